@@ -1,0 +1,111 @@
+"""The errors a user can meet, and the exit code each one ends the command line with.
+
+::
+
+    CompressError                1  internal error
+    ├── UsageError               2  wrong command line
+    ├── InputError (ValueError)  3  an input is refused
+    │   ├── RecipeError             the recipe
+    │   ├── DataError               the data
+    │   ├── ModelError              a model or its weights
+    │   └── ArtifactError           a stored artifact, truncated or tampered with
+    ├── EnvironmentFault         5  a package, device, runtime or writable disk is missing
+    ├── StageError               6  a stage could not do what was asked
+    └── LockedError              7  another process is writing the same thing
+
+Exit code 0 is success, 4 a missed gate (everything is saved), 130 and 143 an interruption.
+"""
+
+from typing import ClassVar
+
+GATE_MISSED = 4
+INTERRUPTED = 130
+
+EXIT_CODES: dict[int, str] = {
+    0: "success",
+    1: "internal error (please report it)",
+    2: "wrong command line",
+    3: "an input is refused: recipe, data, model or artifact",
+    4: "a gate is missed; the best student and the report are saved",
+    5: "a package, runtime, device or writable disk is missing",
+    6: "a stage failed; earlier stages are saved",
+    7: "another process holds the same store entry",
+    130: "interrupted; the same command continues",
+    143: "terminated; the same command continues",
+}
+
+
+class CompressError(Exception):
+    """Base of every error that compress raises on purpose.
+
+    Args:
+        message: what is wrong, in one sentence.
+        expected: what would have been right.
+        got: what was found instead.
+        where: file and line, stage, module or tensor.
+        hint: what to do next.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: object = None,
+        got: object = None,
+        where: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.message = message
+        lines = [message]
+        for label, value in (("expected", expected), ("got", got), ("where", where), ("next", hint)):
+            if value is not None:
+                lines.append(f"  {label + ':':<10}{value}")
+        super().__init__("\n".join(lines))
+
+
+class UsageError(CompressError):
+    """The command line does not say what to do."""
+
+    exit_code = 2
+
+
+class InputError(CompressError, ValueError):
+    """Something the user handed in is refused."""
+
+    exit_code = 3
+
+
+class RecipeError(InputError):
+    """The recipe is not valid; the message lists every fault found."""
+
+
+class DataError(InputError):
+    """The data cannot be used as they are."""
+
+
+class ModelError(InputError):
+    """A model or its weights cannot be used as they are."""
+
+
+class ArtifactError(InputError):
+    """A stored artifact is truncated, tampered with or of an unknown format."""
+
+
+class EnvironmentFault(CompressError):
+    """A package, runtime, device or writable disk is missing."""
+
+    exit_code = 5
+
+
+class StageError(CompressError):
+    """A stage could not do what was asked; the stages before it are saved."""
+
+    exit_code = 6
+
+
+class LockedError(CompressError):
+    """Another process is writing the same store entry."""
+
+    exit_code = 7
