@@ -1,0 +1,28 @@
+"""What a model takes and gives: the part of a task that export, parity and the bundle need."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Tensor(BaseModel):
+    """One named input or output.
+
+    Attributes:
+        name: the ONNX name.
+        dtype: NumPy dtype name, such as ``float32``.
+        shape: one entry per axis: a positive size, or the name of a dynamic axis (``batch`` comes first).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class Signature(BaseModel):
+    """Inputs and outputs of a model, in call order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
