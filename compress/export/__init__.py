@@ -1,0 +1,1 @@
+"""The one ONNX writer: graph, parity, metadata, bundle; and the verification that needs no torch."""

@@ -1,0 +1,112 @@
+"""Does the file compute what the module computes? Measured on real inputs, at several batch sizes, both ways ORT runs.
+
+Formulas, over the rows of one output (its last axis holds the classes):
+
+* error: largest absolute difference; allowed: tolerance * max(1, largest absolute reference output);
+* argmax agreement: share of rows with the same largest entry;
+* KL: mean over rows of sum p (log p - log q), p and q the softmax of reference and output, in float64, in nats.
+"""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from compress.errors import StageError
+from compress.export.session import Session
+
+FP32_TOLERANCE = 1e-4
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log of the softmax over the last axis, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def difference(reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
+    """How far `output` is from `reference` (same shape, any leading axes).
+
+    Returns:
+        ``max_abs``, ``mean_abs``, ``scale`` (max(1, largest absolute reference)), and for outputs with at least two
+        entries in the last axis ``argmax_agreement`` (0 to 1) and ``kl_nats``.
+
+    Raises:
+        StageError: the shapes differ, or a value is not finite.
+    """
+    if reference.shape != output.shape:
+        raise StageError("the outputs differ in shape", expected=reference.shape, got=output.shape)
+    if not (np.isfinite(reference).all() and np.isfinite(output).all()):
+        raise StageError(
+            "an output is not finite",
+            expected="finite numbers",
+            got=f"{int((~np.isfinite(reference)).sum())} in the reference, {int((~np.isfinite(output)).sum())} in ORT",
+        )
+    reference = reference.astype(np.float64)
+    output = output.astype(np.float64)
+    error = np.abs(reference - output)
+    report = {
+        "max_abs": float(error.max()),
+        "mean_abs": float(error.mean()),
+        "scale": max(1.0, float(np.abs(reference).max())),
+    }
+    if reference.ndim > 1 and reference.shape[-1] > 1:
+        log_p, log_q = log_softmax(reference), log_softmax(output)
+        report["argmax_agreement"] = float((reference.argmax(-1) == output.argmax(-1)).mean())
+        report["kl_nats"] = float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean())
+    return report
+
+
+def check_parity(
+    model: nn.Module, path: Path, inputs: tuple[np.ndarray, ...], *, tolerance: float = FP32_TOLERANCE
+) -> dict[str, float]:
+    """Compares an fp32 file with its module at batch 1, 2 and an odd size, ORT optimisations off and on.
+
+    Args:
+        model: the torch module; run on a CPU copy in inference mode and left as it is.
+        path: the ONNX file.
+        inputs: real inputs, at least 3 along the first axis of each; the odd size is the largest there is.
+        tolerance: allowed error relative to max(1, largest absolute output).
+
+    Returns:
+        The worst case over sizes, outputs and optimisation levels: the keys of `difference`.
+
+    Raises:
+        StageError: outside the tolerance, not finite, or other shapes.
+    """
+    rows = min(len(array) for array in inputs)
+    if rows < 3:
+        raise StageError("parity needs at least 3 inputs", expected="3 or more", got=rows, where=path)
+    module = copy.deepcopy(model).cpu().eval()
+    worst: dict[str, float] = {}
+    for optimize in (False, True):
+        session = Session(path, optimize=optimize)
+        for size in (1, 2, rows - 1 + rows % 2):
+            batch = tuple(np.ascontiguousarray(array[:size]) for array in inputs)
+            references = _run(module, batch)
+            where = f"{path.name}, batch {size}, ORT optimisations {'on' if optimize else 'off'}"
+            for name, expected, got in zip(session.outputs, references, session(*batch), strict=True):
+                report = difference(expected, got)
+                if report["max_abs"] > tolerance * report["scale"]:
+                    raise StageError(
+                        "the ONNX file does not compute what the model computes",
+                        expected=f"largest error at most {tolerance * report['scale']:.3g}",
+                        got=f"{report['max_abs']:.3g}",
+                        where=f"output {name!r}, {where}",
+                    )
+                worst = {key: _worse(key, report, worst) for key in report}
+    return worst
+
+
+def _worse(key: str, report: dict[str, float], worst: dict[str, float]) -> float:
+    pick = min if key == "argmax_agreement" else max
+    return pick(report[key], worst.get(key, report[key]))
+
+
+@torch.no_grad()
+def _run(module: nn.Module, batch: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    outputs = module(*(torch.from_numpy(array) for array in batch))
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return tuple(output.float().numpy() for output in outputs)

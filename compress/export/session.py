@@ -1,0 +1,82 @@
+"""A model file as a function from arrays to arrays, for scoring (the benchmark has its own, with providers)."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: no telemetry leaves a user's machine
+
+import onnxruntime as ort  # noqa: E402
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # noqa: E402 # pyright: ignore[reportAttributeAccessIssue]
+
+from compress.errors import ArtifactError  # noqa: E402
+
+_LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+class Session:
+    """One ONNX file loaded on the CPU.
+
+    Args:
+        model: path of the file, or its bytes.
+        threads: threads inside one operation.
+        optimize: ONNX Runtime's own graph optimisations, all or none.
+        exact_int8: on a CPU without VNNI, run int8 products without saturation (slower); no effect elsewhere.
+        save_optimized: writes the optimised graph to this path.
+
+    Attributes:
+        inputs: names of the inputs, in call order.
+        outputs: names of the outputs, in return order.
+        metadata: the file's own key-value pairs.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load the file.
+    """
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        threads: int = 1,
+        optimize: bool = True,
+        exact_int8: bool = False,
+        save_optimized: Path | None = None,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        if exact_int8:
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        if save_optimized is not None:
+            options.optimized_model_filepath = str(save_optimized)
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except _LOAD_ERRORS as error:
+            raise ArtifactError(
+                "ONNX Runtime cannot load the model",
+                got=str(error)[:600],
+                where="bytes in memory" if isinstance(model, bytes) else model,
+            ) from error
+        self.inputs = tuple(value.name for value in self._session.get_inputs())
+        self.outputs = tuple(value.name for value in self._session.get_outputs())
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def __call__(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Runs one batch: one array per input, one array per output."""
+        feeds: dict[str, Any] = dict(zip(self.inputs, arrays, strict=True))
+        return tuple(np.asarray(output) for output in self._session.run(None, feeds))
