@@ -1,0 +1,266 @@
+"""The store: directories that are written once, committed atomically, found by key and checked by digest.
+
+Commit protocol: everything is written to a temporary directory on the same filesystem, every file is fsynced,
+``manifest.json`` is written last, the directory is renamed into place and its parent is fsynced. A directory without a
+manifest does not exist. Model files are plain files, never links: onnx refuses linked external data.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from compress.errors import ArtifactError, EnvironmentFault, LockedError
+
+FORMAT = 1
+Kind = Literal["model", "quantized", "bundle", "scores", "outputs", "step"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One committed directory.
+
+    Attributes:
+        path: the directory.
+        kind: ``model`` (trainable torch model), ``quantized`` (torch model with a quantization plan), ``bundle`` (ONNX
+            files for deployment), or one of the store's own: ``scores``, ``outputs``, ``step``.
+        key: SHA-256 of everything that decides the content; finds it again.
+        digest: SHA-256 of the content itself; proves it.
+        inputs: what the key was made of, by name.
+        facts: what the maker wants known, JSON values.
+    """
+
+    path: Path
+    kind: Kind
+    key: str
+    digest: str
+    inputs: dict[str, Any]
+    facts: dict[str, Any]
+
+    def read_json(self, name: str) -> Any:
+        """Return the content of a JSON file of this artifact."""
+        return json.loads((self.path / name).read_text())
+
+
+def hash_values(values: Any) -> str:
+    """Return the SHA-256 of JSON values in canonical form."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    """One directory for all pipelines: artifacts by key, teacher outputs, scores, work in progress, runs, MLflow.
+
+    Attributes:
+        root: the directory; made when missing.
+    """
+
+    root: Path
+
+    @classmethod
+    def open(cls, root: Path) -> "Store":
+        """Return the store at a directory, making it when missing.
+
+        Raises:
+            EnvironmentFault: when it cannot be written.
+        """
+        root = root.expanduser().absolute()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            probe = root / f".probe-{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise EnvironmentFault(
+                "the store cannot be written", got=error, where=root, hint="name another with --store or COMPRESS_STORE"
+            ) from error
+        return cls(root)
+
+    def find(self, key: str, *, verify: bool = False) -> Artifact | None:
+        """Return the artifact of a key, or None when it was never committed.
+
+        Args:
+            key: see ``Artifact.key``.
+            verify: also recompute every file's SHA-256; sizes are always compared.
+
+        Raises:
+            ArtifactError: when it is truncated, changed, unreadable or of a newer format.
+        """
+        path = self.root / "artifacts" / key
+        return read_artifact(path, verify=verify) if (path / "manifest.json").exists() else None
+
+    def work(self, key: str) -> Path:
+        """Return the directory for work in progress on a key: checkpoints and half-written files."""
+        path = self.root / "work" / key
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def commit(
+        self, inputs: dict[str, Any], *, kind: Kind, write: Callable[[Path], dict[str, Any]], discard_work: bool = True
+    ) -> Artifact:
+        """Write and commit the artifact that these inputs decide; return the existing one if it is there already.
+
+        Args:
+            inputs: what decides the content; its hash is the key.
+            kind: the kind of artifact.
+            write: fills a given empty directory and returns the facts.
+            discard_work: remove the key's work directory once committed.
+
+        Raises:
+            EnvironmentFault: when the disk is full or not writable; earlier artifacts are untouched.
+        """
+        key = hash_values(inputs)
+        found = self.find(key)
+        if found is not None:
+            return found
+        target = self.root / "artifacts" / key
+        draft = self.root / "artifacts" / f".draft-{key[:16]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            draft.mkdir(parents=True)
+            facts = write(draft)
+            manifest = _manifest(draft, kind=kind, key=key, inputs=inputs, facts=facts)
+            (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
+            _sync(draft)
+            os.rename(draft, target)
+            _sync_directory(target.parent)
+        except OSError as error:
+            if (target / "manifest.json").exists():  # another process was faster; contents with one key are equal
+                return read_artifact(target, verify=False)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise EnvironmentFault(
+                    "the store cannot be written; earlier artifacts are intact",
+                    got=error,
+                    where=self.root,
+                    hint="free disk space, then run the same command again",
+                ) from error
+            raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        if discard_work:
+            shutil.rmtree(self.root / "work" / key, ignore_errors=True)
+        return read_artifact(target, verify=False)
+
+    @contextmanager
+    def lock(self, name: str, *, wait: Callable[[str], None] | None) -> Iterator[None]:
+        """Hold an exclusive lock, which the kernel frees when the process dies.
+
+        Args:
+            name: what is locked.
+            wait: called once with a message when another process holds it, before waiting; None refuses instead.
+
+        Raises:
+            LockedError: when another process holds it and ``wait`` is None.
+        """
+        path = self.root / "locks" / f"{name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                if wait is None:
+                    raise LockedError(
+                        "another process is running this", got=holder, where=path, hint="wait for it, or stop it"
+                    ) from None
+                wait(f"waiting for {holder}, which is making the same artifact")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            file.truncate()
+            file.write(f"process {os.getpid()} since {time.strftime('%H:%M:%S')}")
+            file.flush()
+            yield
+
+
+def read_artifact(path: Path, *, verify: bool) -> Artifact:
+    """Return the artifact at a directory after checking its files against its manifest.
+
+    Raises:
+        ArtifactError: when a file is missing, truncated or (with ``verify``) changed, or the format is newer.
+    """
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        if manifest["format"] > FORMAT:
+            raise ArtifactError(
+                "the artifact was written by a newer compress",
+                expected=f"format {FORMAT}",
+                got=manifest["format"],
+                where=path,
+            )
+        for name, entry in manifest["files"].items():
+            file = path / name
+            size = file.stat().st_size
+            if size != entry["size_bytes"]:
+                raise _damaged(path, name, f"{entry['size_bytes']} bytes", f"{size} bytes")
+            if verify and (found := hash_file(file)) != entry["sha256"]:
+                raise _damaged(path, name, f"sha256 {entry['sha256'][:16]}...", f"sha256 {found[:16]}...")
+        return Artifact(
+            path, manifest["kind"], manifest["key"], manifest["digest"], manifest["inputs"], manifest["facts"]
+        )
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            "the artifact cannot be read", got=error, where=path, hint=f"delete {path}; the next run makes it again"
+        ) from error
+
+
+def _damaged(path: Path, name: str, expected: str, got: str) -> ArtifactError:
+    return ArtifactError(
+        f"{name} is not the file that was committed",
+        expected=expected,
+        got=got,
+        where=path,
+        hint=f"delete {path}; the next run makes it again",
+    )
+
+
+def _manifest(
+    directory: Path, *, kind: Kind, key: str, inputs: dict[str, Any], facts: dict[str, Any]
+) -> dict[str, Any]:
+    files = {
+        str(path.relative_to(directory)): {"size_bytes": path.stat().st_size, "sha256": hash_file(path)}
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    digest = hash_values({name: entry["sha256"] for name, entry in files.items()})
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "key": key,
+        "digest": digest,
+        "inputs": inputs,
+        "facts": facts,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "files": files,
+    }
+
+
+def _sync(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for path in (directory, *(path for path in directory.rglob("*") if path.is_dir())):
+        _sync_directory(path)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,36 @@
+"""Model families, and the pickle-free format in which a reshaped model is stored."""
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from compress.choice import one_key
+from compress.models.cnn import Cnn
+from compress.models.external import HuggingFace, Timm, UserFile
+from compress.models.mlp import Mlp
+from compress.models.mobilenet import MobileNet
+from compress.models.resnet import ResNet
+from compress.models.spec import Model
+from compress.models.structure import load_model, load_structure, save_model
+from compress.models.weights import load_weights
+
+AnyModel = Annotated[
+    Annotated[Cnn | HuggingFace | Mlp | MobileNet | ResNet | Timm | UserFile, Field(discriminator="family")],
+    BeforeValidator(one_key("family")),
+]
+
+__all__ = [
+    "AnyModel",
+    "Cnn",
+    "HuggingFace",
+    "Mlp",
+    "MobileNet",
+    "Model",
+    "ResNet",
+    "Timm",
+    "UserFile",
+    "load_model",
+    "load_structure",
+    "load_weights",
+    "save_model",
+]

@@ -1,0 +1,57 @@
+"""Create: a model from its family, with fresh or given weights; where every chain begins."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from compress.artifact import Artifact, Kind, hash_file
+from compress.models import AnyModel, load_weights
+from compress.stage import Context, Need, Stage
+
+
+class Create(Stage):
+    """Builds a model; the weights are drawn from the stage's seed, or read from a file.
+
+    Attributes:
+        model: the family and its arguments.
+        weights: safetensors or a state dict; None for fresh weights.
+    """
+
+    consumes: ClassVar[frozenset[Kind]] = frozenset()
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    verb: Literal["create"] = "create"
+    model: AnyModel
+    weights: Path | None = None
+
+    def run(self, source: Artifact | None, context: Context) -> Artifact:
+        """Build, load weights if given, commit.
+
+        Raises:
+            ModelError: when the model cannot be built or the weights do not fit it.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed(source, context))
+            module = self.model.build(context.task.signature, code=context.code)
+        if self.weights is not None:
+            load_weights(module, self.weights)
+        parameters = sum(value.numel() for value in module.parameters())
+        return context.commit_model(
+            self,
+            source,
+            module,
+            model=self.model,
+            signature=context.task.signature,
+            facts={"parameters": parameters},
+        )
+
+    def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:
+        """Add the content of the files that the fields name, and leave their paths out."""
+        inputs = super().inputs(source, context)
+        if self.weights is not None and self.weights.is_file():
+            inputs["fields"]["weights"] = hash_file(self.weights)
+        inputs["code"] = (
+            sorted(hash_file(path) for path in context.code) if inputs["fields"]["model"]["family"] == "file" else []
+        )
+        return inputs

@@ -1,0 +1,53 @@
+"""Train: a model on labels alone; how a teacher is made when none is given, and what students are compared with."""
+
+from typing import ClassVar, Literal, Self
+
+from compress.artifact import Artifact
+from compress.loss import GuidedLoss
+from compress.models import load_model, load_structure
+from compress.stage import Context, Need, Stage
+from compress.training import Optimization, fit
+
+
+class Train(Optimization, Stage):
+    """Minimises cross-entropy with the labels: the guided loss with all its weight on the hard term.
+
+    With augmentation every epoch sees a view of its own.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"data"})
+
+    verb: Literal["train"] = "train"
+
+    def run(self, source: Artifact, context: Context) -> Artifact:
+        """Train a copy of the source and commit it.
+
+        Raises:
+            StageError: when the loss is no longer finite.
+        """
+        structure = load_structure(source.path)
+        module = load_model(source.path, code=context.code)
+        augmented = context.task.augment is not None
+        result = fit(
+            module,
+            context,
+            loss=GuidedLoss(hard_weight=1, soft_weight=0),
+            teacher=None,
+            optimization=self,
+            seed=self.seed(source, context),
+            work=context.store.work(self.key(source, context)),
+            name=self.title,
+            views=lambda epoch, _: epoch if augmented else None,
+        )
+        return context.commit_model(
+            self,
+            source,
+            module,
+            model=structure.model,
+            signature=structure.signature,
+            facts={"steps": result.steps, "final_loss": result.final_loss},
+        )
+
+    def smoke(self) -> Self:
+        """One epoch."""
+        return self.model_copy(update={"epochs": 1})

@@ -1,0 +1,180 @@
+"""Image classification: one image in, one row of logits out, one label per image."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from compress.choice import Values
+from compress.data.samples import Data, Samples
+from compress.errors import DataError
+from compress.tasks.batch import Batch
+from compress.tasks.signature import Signature, Tensor
+
+
+class Augment(Values):
+    """Random crops and flips, drawn from a fixed number of views.
+
+    View v of sample i is the same image in every epoch, stage and run with the same seed, so that a teacher's outputs
+    are computed once per view and reused (TinyViT, Wu et al. 2022, arXiv 2207.10666, stores seeds to the same end).
+
+    Attributes:
+        crop_padding: pixels of zero padding on each side before a random crop of the original size.
+        flip: mirror left to right with probability one half.
+        views: how many different views of each sample exist.
+        seed: draws the views; apart from the training seed, so that seeds and stages share them.
+    """
+
+    crop_padding: Annotated[int, Field(ge=0, le=64)] = 2
+    flip: bool = False
+    views: Annotated[int, Field(ge=1, le=64)] = 4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ImageClassification:
+    """How images become batches, how outputs become a loss and a score.
+
+    Attributes:
+        classes: class names in label order.
+        shape: channels, height, width of one image.
+        scale: what raw values are multiplied by: 1/255 for uint8 images, 1 for float32 arrays.
+        mean: per-channel mean of the scaled train images.
+        std: per-channel standard deviation of the same.
+        augment: views for training, or None.
+    """
+
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment | None = None
+
+    @classmethod
+    def of(cls, data: Data, *, augment: Augment | None) -> "ImageClassification":
+        """Return the task for these data, normalised by the mean and deviation of the train role.
+
+        Raises:
+            DataError: when the inputs are no images [N, C, H, W] of uint8 or float32.
+        """
+        inputs = data.train.inputs
+        if inputs.ndim != 4 or inputs.dtype not in (np.uint8, np.float32):
+            raise DataError(
+                "image classification needs images",
+                expected="uint8 or float32 [samples, channels, height, width]",
+                got=f"{inputs.dtype} {list(inputs.shape)}",
+            )
+        scale = 1 / 255 if inputs.dtype == np.uint8 else 1.0
+        axes = (0, 2, 3)
+        mean = inputs.mean(axis=axes, dtype=np.float64) * scale
+        std = np.maximum(inputs.std(axis=axes, dtype=np.float64) * scale, 1e-6)
+        return cls(
+            classes=data.classes,
+            shape=(int(inputs.shape[1]), int(inputs.shape[2]), int(inputs.shape[3])),
+            scale=scale,
+            mean=tuple(round(float(value), 6) for value in mean),
+            std=tuple(round(float(value), 6) for value in std),
+            augment=augment,
+        )
+
+    @property
+    def signature(self) -> Signature:
+        """One float32 image batch in, one float32 logits batch out."""
+        return Signature(
+            inputs=(Tensor(name="image", dtype="float32", shape=("batch", *self.shape)),),
+            outputs=(Tensor(name="logits", dtype="float32", shape=("batch", len(self.classes))),),
+        )
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What a deployment must do to raw images: ``(raw * scale - mean) / std`` per channel, channels first."""
+        return {"layout": "NCHW", "scale": self.scale, "mean": list(self.mean), "std": list(self.std)}
+
+    @property
+    def views(self) -> tuple[int | None, ...]:
+        """The views that training draws from; ``(None,)`` without augmentation."""
+        return (None,) if self.augment is None else tuple(range(self.augment.views))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides what a batch holds."""
+        augment = None if self.augment is None else self.augment.model_dump_json()
+        state = (self.classes, self.shape, self.scale, self.mean, self.std, augment)
+        return hashlib.sha256(repr(state).encode()).hexdigest()
+
+    def batch(self, samples: Samples, index: torch.Tensor, *, view: int | None = None) -> Batch:
+        """Return the preprocessed samples at these positions.
+
+        Args:
+            samples: a role.
+            index: int64 [B].
+            view: which augmented view; None for the plain images.
+        """
+        positions = index.numpy()
+        images = torch.from_numpy(np.ascontiguousarray(samples.inputs[positions]))
+        if view is not None:
+            images = self._augmented(images, index, view=view, count=len(samples))
+        mean = torch.tensor(self.mean).view(-1, 1, 1)
+        std = torch.tensor(self.std).view(-1, 1, 1)
+        inputs = images.to(torch.float32).mul_(self.scale).sub_(mean).div_(std)
+        labels = None if samples.labels is None else torch.from_numpy(samples.labels[positions])
+        return Batch(inputs=(inputs,), labels=labels, index=index, view=view)
+
+    def _augmented(self, images: torch.Tensor, index: torch.Tensor, *, view: int, count: int) -> torch.Tensor:
+        assert self.augment is not None
+        tops, lefts, flips = _draws(self.augment, view=view, count=count)
+        pad = self.augment.crop_padding
+        _, height, width = self.shape
+        if pad:
+            padded = F.pad(images, (pad, pad, pad, pad))
+            rows = (tops[index].unsqueeze(1) + torch.arange(height)).view(-1, 1, height, 1)
+            columns = (lefts[index].unsqueeze(1) + torch.arange(width)).view(-1, 1, 1, width)
+            samples = torch.arange(len(images)).view(-1, 1, 1, 1)
+            channels = torch.arange(images.shape[1]).view(1, -1, 1, 1)
+            images = padded[samples, channels, rows, columns]
+        return torch.where(flips[index].view(-1, 1, 1, 1), images.flip(-1), images)
+
+    def forward(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return logits [B, classes]."""
+        return model(*batch.inputs)
+
+    def hard_loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return the cross-entropy of each sample, float32 [B], in nats.
+
+        Raises:
+            DataError: when the batch has no labels.
+        """
+        if batch.labels is None:
+            raise DataError(
+                "the hard loss needs labels", got="an unlabelled role", hint="set the loss's hard_weight to 0"
+            )
+        return F.cross_entropy(logits.float(), batch.labels, reduction="none")
+
+    def correct(self, logits: NDArray[np.floating], samples: Samples) -> NDArray[np.bool_]:
+        """Return which decisions are right, bool [N].
+
+        Raises:
+            DataError: when the role has no labels.
+        """
+        if samples.labels is None:
+            raise DataError("accuracy needs labels", got="an unlabelled role", hint="label the select and test roles")
+        return logits.argmax(axis=1) == samples.labels
+
+
+@lru_cache(maxsize=64)
+def _draws(augment: Augment, *, view: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return crop tops and lefts (int64 [N]) and flips (bool [N]) of one view."""
+    generator = torch.Generator().manual_seed(augment.seed * 1_000_003 + view)
+    high = 2 * augment.crop_padding + 1
+    tops = torch.randint(high, (count,), generator=generator)
+    lefts = torch.randint(high, (count,), generator=generator)
+    flips = torch.rand(count, generator=generator) < (0.5 if augment.flip else 0.0)
+    return tops, lefts, flips

@@ -1,0 +1,342 @@
+"""fit(): the one training loop, for every stage that trains."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from compress.choice import Values
+from compress.data import Samples
+from compress.errors import StageError
+from compress.loss import GuidedLoss
+from compress.stage import Context
+from compress.tasks import Batch
+
+CHECKPOINT_EVERY_S = 30.0
+LOG_EVERY_STEPS = 50
+
+TeacherLogits = Callable[[Batch], Tensor]
+
+
+class Optimization(Values):
+    """How weights are updated: the fields that every training stage shares.
+
+    Attributes:
+        epochs: passes over the train role.
+        batch_size: samples per forward pass.
+        accumulate: forward passes per update; the loss is divided by the units of all of them.
+        optimizer: ``sgd`` with Nesterov momentum 0.9, or ``adamw``.
+        learning_rate: the peak of the schedule: linear warm-up, then a cosine to zero.
+        warmup_fraction: share of the steps spent warming up.
+        weight_decay: applied to matrices and kernels, not to biases and norms.
+        clip_norm: largest gradient norm; larger ones are scaled down.
+    """
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 128
+    accumulate: Annotated[int, Field(ge=1, le=1024)] = 1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.1
+    warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
+    clip_norm: Annotated[float, Field(gt=0)] = 5.0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training run did.
+
+    Attributes:
+        steps: updates of the weights.
+        final_loss: mean of the total loss over the last epoch, nats per unit.
+        images_per_s: throughput of this process's share of the run; 0 when everything was done before.
+    """
+
+    steps: int
+    final_loss: float
+    images_per_s: float
+
+
+def fit(
+    module: nn.Module,
+    context: Context,
+    *,
+    loss: GuidedLoss,
+    teacher: TeacherLogits | None,
+    optimization: Optimization,
+    seed: int,
+    work: Path,
+    name: str,
+    views: Callable[[int, torch.Generator], int | None],
+) -> Fit:
+    """Train a module in place on the train role, continuing from the last checkpoint in ``work`` if there is one.
+
+    On the CPU the same call ends with bitwise the same weights whether or not it was killed and repeated: order and
+    views are drawn from (seed, epoch), dropout's generator is checkpointed.
+
+    Args:
+        module: trained in place; left in evaluation mode.
+        context: task, data, execution, progress, recorder.
+        loss: the guided loss.
+        teacher: gives teacher logits [B, C] for a batch; None when the loss needs no teacher.
+        optimization: schedule and update rule.
+        seed: decides order, views and dropout.
+        work: directory for checkpoints.
+        name: shown in progress.
+        views: gives the view of a batch from the epoch and a generator.
+
+    Raises:
+        StageError: when the loss is no longer finite, or there are fewer samples than one batch.
+        KeyboardInterrupt: when ``context.interrupted`` says so, after writing a checkpoint.
+    """
+    samples, task = context.data.train, context.task
+    per_update = optimization.batch_size * optimization.accumulate
+    steps_per_epoch = len(samples) // per_update
+    if steps_per_epoch == 0:
+        raise StageError(
+            "the train role is smaller than one update",
+            expected=f"at least {per_update} samples (batch_size x accumulate)",
+            got=len(samples),
+            where=name,
+            hint="lower batch_size",
+        )
+    total_steps = steps_per_epoch * optimization.epochs
+    with _numerics(context, seed=seed):
+        module.train()
+        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        updates = _optimizer(module, optimization)
+        first = _restore(module, updates, work)
+        window = Window(loss)
+        started_s, saved_s = time.monotonic(), time.monotonic()
+        with context.reporter.bar(name, total_steps) as bar:
+            bar.advance(first)
+            for step, batches in _updates(context, samples, optimization, seed=seed, views=views, first=first):
+                rate = _learning_rate(step, total_steps, optimization)
+                for group in updates.param_groups:
+                    group["lr"] = rate
+                updates.zero_grad(set_to_none=True)
+                for batch in batches:
+                    terms = _forward(module, context, batch, loss=loss, teacher=teacher)
+                    (terms.total_per_unit.sum() / per_update).backward()
+                    window.add(terms.named())
+                nn.utils.clip_grad_norm_(module.parameters(), optimization.clip_norm)
+                updates.step()
+                bar.advance()
+                done = step + 1
+                if done % LOG_EVERY_STEPS == 0 or done == total_steps:
+                    means = window.take(name=name, step=done)
+                    bar.advance(0, note=f"loss {means['total']:.4f}")
+                    curves = {f"train/loss_{term}": value for term, value in means.items()}
+                    context.recorder.metrics({**curves, "train/learning_rate": rate}, step=done)
+                if done < total_steps and (context.interrupted() or time.monotonic() - saved_s > CHECKPOINT_EVERY_S):
+                    _save(module, updates, work, step=done)
+                    saved_s = time.monotonic()
+                    if context.interrupted():
+                        raise KeyboardInterrupt
+        elapsed_s = time.monotonic() - started_s
+    module.eval()
+    return Fit(
+        steps=total_steps,
+        final_loss=window.last["total"] if window.last else math.nan,
+        images_per_s=(total_steps - first) * per_update / elapsed_s if total_steps > first else 0.0,
+    )
+
+
+class Window:
+    """Running sums of the loss terms between two log lines; turned into numbers only there."""
+
+    def __init__(self, loss: GuidedLoss) -> None:
+        self.loss = loss
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.last: dict[str, float] = {}
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Add the means of one batch."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.count += 1
+
+    def take(self, *, name: str, step: int) -> dict[str, float]:
+        """Return the mean of each term and start anew.
+
+        Raises:
+            StageError: when one of them is not finite.
+        """
+        means = {term: float(value) / self.count for term, value in self.sums.items()}
+        if not all(map(math.isfinite, means.values())):
+            raise StageError(
+                "the loss is not finite",
+                expected="finite loss terms",
+                got=means,
+                where=f"{name}, step {step}, loss {self.loss}",
+                hint="lower learning_rate, or look for extreme values in the train role",
+            )
+        self.sums, self.count, self.last = {}, 0, means
+        return means
+
+
+def predict(
+    module: nn.Module,
+    context: Context,
+    samples: Samples,
+    *,
+    view: int | None = None,
+    batch_size: int = 512,
+    name: str = "",
+) -> Tensor:
+    """Return the logits of every sample, float32 [N, C], in evaluation mode without gradients.
+
+    Batches have a fixed order and size, so that the same call gives the same bits.
+    """
+    parts: list[Tensor] = []
+    training = module.training
+    module.eval()
+    with (
+        _numerics(context, seed=0),
+        torch.no_grad(),
+        context.reporter.bar(name, len(samples)) if name else _silent() as bar,
+    ):
+        for start in range(0, len(samples), batch_size):
+            index = torch.arange(start, min(start + batch_size, len(samples)))
+            batch = context.task.batch(samples, index, view=view)
+            with _autocast(context):
+                parts.append(context.task.forward(module, _channels_last(batch)).float())
+            if bar is not None:
+                bar.advance(len(index))
+    module.train(training)
+    return torch.cat(parts)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    yield None
+
+
+@contextmanager
+def _numerics(context: Context, *, seed: int) -> Iterator[None]:
+    """Fix thread count and seed for the block, and restore both after it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(context.execution.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _autocast(context: Context) -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=context.execution.precision == "bfloat16")
+
+
+def _channels_last(batch: Batch) -> Batch:
+    inputs = tuple(value.to(memory_format=torch.channels_last) if value.dim() == 4 else value for value in batch.inputs)
+    return Batch(inputs=inputs, labels=batch.labels, index=batch.index, view=batch.view)
+
+
+def guided_terms(module: nn.Module, context: Context, batch: Batch, *, loss: GuidedLoss, teacher: TeacherLogits | None):  # noqa: ANN201
+    """Return the loss terms of one batch, in full precision: what importance and ranking differentiate."""
+    logits = context.task.forward(module, batch)
+    hard = context.task.hard_loss(logits, batch) if loss.needs_labels else None
+    return loss(logits, teacher=None if teacher is None else teacher(batch), hard=hard)
+
+
+def _forward(module: nn.Module, context: Context, batch: Batch, *, loss: GuidedLoss, teacher: TeacherLogits | None):  # noqa: ANN202
+    with _autocast(context):
+        logits = context.task.forward(module, _channels_last(batch))
+    hard = context.task.hard_loss(logits, batch) if loss.needs_labels else None
+    return loss(logits, teacher=None if teacher is None else teacher(batch), hard=hard)
+
+
+def _updates(
+    context: Context,
+    samples: Samples,
+    optimization: Optimization,
+    *,
+    seed: int,
+    views: Callable[[int, torch.Generator], int | None],
+    first: int,
+) -> Iterator[tuple[int, Sequence[Batch]]]:
+    """Yield (step, its batches) from step ``first`` on; order and views depend on (seed, epoch) alone."""
+    size, accumulate = optimization.batch_size, optimization.accumulate
+    steps_per_epoch = len(samples) // (size * accumulate)
+    for epoch in range(first // steps_per_epoch, optimization.epochs):
+        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+        order = torch.randperm(len(samples), generator=generator)
+        for within in range(steps_per_epoch):
+            step = epoch * steps_per_epoch + within
+            drawn = [views(epoch, generator) for _ in range(accumulate)]
+            if step < first:
+                continue
+            start = within * size * accumulate
+            rows = order[start : start + size * accumulate].split(size)
+            yield step, [context.task.batch(samples, index, view=view) for index, view in zip(rows, drawn, strict=True)]
+
+
+def _learning_rate(step: int, total: int, optimization: Optimization) -> float:
+    """Return the rate of a step: linear warm-up to the peak, then a half cosine to zero."""
+    warmup = optimization.warmup_fraction * total
+    if step < warmup:
+        return optimization.learning_rate * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(total - warmup, 1)
+    return optimization.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _optimizer(module: nn.Module, optimization: Optimization) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [value for value in trained if value.dim() > 1], "weight_decay": optimization.weight_decay},
+        {"params": [value for value in trained if value.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if optimization.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=optimization.learning_rate, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=optimization.learning_rate)
+
+
+def _save(module: nn.Module, updates: torch.optim.Optimizer, work: Path, *, step: int) -> None:
+    """Write a checkpoint under a temporary name, then rename it over the previous one."""
+    state = updates.state_dict()
+    tensors = {f"model.{name}": value.contiguous() for name, value in module.state_dict().items()}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            if value is not None:
+                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).contiguous()
+    tensors["rng"] = torch.get_rng_state()
+    draft = work / f"checkpoint.draft-{os.getpid()}"
+    save_file(tensors, draft, metadata={"step": json.dumps(step)})
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    draft.rename(work / "checkpoint.safetensors")
+
+
+def _restore(module: nn.Module, updates: torch.optim.Optimizer, work: Path) -> int:
+    """Load the checkpoint, if any; return the step to go on from."""
+    path = work / "checkpoint.safetensors"
+    if not path.exists():
+        return 0
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        step = json.loads(file.metadata()["step"])
+    tensors = load_file(path)
+    module.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, entry = name.split(".")
+            state.setdefault(int(index), {})[entry] = value
+    updates.load_state_dict({"state": state, "param_groups": updates.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["rng"])
+    return step
