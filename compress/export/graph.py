@@ -45,12 +45,12 @@ def to_onnx(
     # exporter makes a dozen as_strided nodes of a single average pool.
     exported = copy.deepcopy(model).cpu().eval()
     for parameter in exported.parameters():
-        parameter.data = parameter.data.contiguous()
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)  # contiguous() keeps odd strides
     with _quiet():
         try:
             program = torch.onnx.export(
                 exported,
-                tuple(tensor.detach().cpu().contiguous() for tensor in example),
+                tuple(tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for tensor in example),
                 dynamo=True,
                 opset_version=opset,
                 input_names=[tensor.name for tensor in signature.inputs],
