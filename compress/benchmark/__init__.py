@@ -1,0 +1,33 @@
+"""Measure deployable files against each other: size, latency, memory and accuracy, each with its uncertainty."""
+
+from compress.benchmark.compare import PRESETS, QUICK, STANDARD, STRICT, Comparison, Preset, compare
+from compress.benchmark.measure import Measurement, Profile, default_profiles, size_bytes
+from compress.benchmark.report import Entry, Row, build, load, markdown, profile_table, save, table
+from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
+
+__all__ = [
+    "PRESETS",
+    "QUICK",
+    "STANDARD",
+    "STRICT",
+    "Comparison",
+    "Entry",
+    "Estimate",
+    "Measurement",
+    "Preset",
+    "Profile",
+    "Row",
+    "agreement",
+    "build",
+    "compare",
+    "default_profiles",
+    "load",
+    "markdown",
+    "mcnemar_p",
+    "paired_change",
+    "profile_table",
+    "save",
+    "size_bytes",
+    "table",
+    "wilson_interval",
+]

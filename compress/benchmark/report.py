@@ -1,0 +1,282 @@
+"""One result file and the views of it: versioned JSON, a terminal table and a Markdown table.
+
+The views read the JSON document and nothing else, so a stored result prints as it did on its day.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.table import Table
+
+from compress.benchmark.compare import Comparison
+from compress.benchmark.environment import describe
+from compress.benchmark.measure import size_bytes
+from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
+from compress.errors import ArtifactError, InputError
+
+SCHEMA = 1
+HEAD = ("model", "size", "params", "accuracy %", "change", "p50 ms", "speedup")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row to report: one deployable file and how it scored."""
+
+    name: str
+    path: Path
+    """The file (or directory) whose bytes count."""
+    num_params: int | None = None
+    correct: NDArray[np.bool_] | None = None
+    """Whether each sample was right, in one order for all entries; None for metrics without such samples."""
+    decisions: NDArray[np.int64] | None = None
+    """The class decided for each sample, for the agreement with the reference."""
+    accuracy: float | None = None
+    """A metric (0 to 1) without an interval; used when `correct` is None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table. Accuracies are shares from 0 to 1, latencies milliseconds per call."""
+
+    name: str
+    size_bytes: int
+    num_params: int | None
+    accuracy: Estimate | None
+    accuracy_change: Estimate | None
+    """Against the reference on the same samples; None for the reference itself."""
+    mcnemar_p: float | None
+    agreement: Estimate | None
+    latency_ms: dict[str, float]
+    """Median per call, by profile."""
+    speedup: dict[str, Estimate]
+    """Over the reference, by profile."""
+    measurable: dict[str, bool]
+    """Whether that speedup stands out of the noise, by profile."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why there is no measurement, by profile."""
+
+
+def build(
+    entries: Sequence[Entry], comparisons: Sequence[Comparison], *, reference: str, seed: int, title: str
+) -> dict[str, Any]:
+    """The result document: rows, every measurement with its rounds, and the environment.
+
+    Args:
+        entries: the rows in table order; names match the models of the comparisons.
+        comparisons: one per profile; the first is the primary profile of the tables.
+        reference: the row that changes and speedups refer to.
+        seed: of the bootstrap intervals.
+        title: what was compared.
+
+    Raises:
+        InputError: when the reference is not an entry.
+    """
+    by_name = {entry.name: entry for entry in entries}
+    if reference not in by_name:
+        raise InputError("the reference is not among the rows", expected=", ".join(by_name), got=reference)
+    rows = [_row(entry, comparisons, reference=by_name[reference], seed=seed) for entry in entries]
+    return {
+        "schema": SCHEMA,
+        "title": title,
+        "reference": reference,
+        "environment": describe(seed=seed),
+        "profiles": [comparison.profile.name for comparison in comparisons],
+        "rows": [asdict(row) for row in rows],
+        "comparisons": [asdict(comparison) for comparison in comparisons],
+    }
+
+
+def save(document: dict[str, Any], path: Path) -> None:
+    """Write a result document."""
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a result document.
+
+    Raises:
+        ArtifactError: when it is not one, or comes from a newer version.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError("not a benchmark result", got=error, where=path) from error
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != SCHEMA:
+        raise ArtifactError(
+            "unknown schema of a benchmark result", expected=SCHEMA, got=found, where=path, hint="update compress"
+        )
+    return document
+
+
+def table(document: dict[str, Any]) -> Table:
+    """The rows under the primary profile, at most 100 columns wide; rich colours it on a terminal only."""
+    caption = "\n".join([*_noise_lines(document), _footnote(document)])
+    made = Table(
+        title=document["title"],
+        caption=caption,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    made.add_column(HEAD[0], min_width=14, overflow="fold")
+    for head in HEAD[1:]:
+        made.add_column(head, justify="right", no_wrap=True)
+    for row in document["rows"]:
+        style = "dim" if row["name"] == document["reference"] else "red" if row["failures"] else None
+        made.add_row(*_cells(row, document), style=style)
+    return made
+
+
+def profile_table(document: dict[str, Any]) -> Table:
+    """Median latency and speedup of every row under every profile."""
+    made = Table(title="p50 ms (speedup)", box=box.SIMPLE_HEAD, pad_edge=False)
+    made.add_column("model", overflow="fold")
+    for name in document["profiles"]:
+        made.add_column(name, justify="right")
+    for row in document["rows"]:
+        made.add_row(row["name"], *(_profile_cell(row, profile) for profile in document["profiles"]))
+    return made
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """Both tables and the environment as Markdown."""
+    lines = [_line(HEAD), _line(["---", *["---:"] * (len(HEAD) - 1)])]
+    lines += [_line(_cells(row, document)) for row in document["rows"]]
+    if len(document["profiles"]) > 1:
+        lines += ["", _line(["p50 ms (speedup)", *document["profiles"]])]
+        lines += [_line(["---", *["---:"] * len(document["profiles"])])]
+        lines += [
+            _line([row["name"], *(_profile_cell(row, profile) for profile in document["profiles"])])
+            for row in document["rows"]
+        ]
+    return "\n".join([*lines, "", *_noise_lines(document), _footnote(document), ""])
+
+
+def _row(entry: Entry, comparisons: Sequence[Comparison], *, reference: Entry, seed: int) -> Row:
+    accuracy = None if entry.accuracy is None else Estimate(entry.accuracy, entry.accuracy, entry.accuracy)
+    if entry.correct is not None:
+        accuracy = wilson_interval(int(entry.correct.sum()), len(entry.correct))
+    change, p_value, agreed = None, None, None
+    if entry is not reference and entry.correct is not None and reference.correct is not None:
+        change = paired_change(entry.correct, reference.correct, seed=seed)
+        p_value = mcnemar_p(entry.correct, reference.correct)
+    if entry is not reference and entry.decisions is not None and reference.decisions is not None:
+        agreed = agreement(entry.decisions, reference.decisions)
+    latency_ms, failures = {}, {}
+    speedup: dict[str, Estimate] = {}
+    for comparison in comparisons:
+        profile, measured = comparison.profile.name, comparison.measurements
+        if entry.name in comparison.failures:
+            failures[profile] = comparison.failures[entry.name]
+        if entry.name in measured:
+            latency_ms[profile] = measured[entry.name].median_ms
+            if entry is not reference and reference.name in measured:
+                speedup[profile] = comparison.speedup(entry.name, over=reference.name)
+    return Row(
+        name=entry.name,
+        size_bytes=size_bytes(entry.path),
+        num_params=entry.num_params,
+        accuracy=accuracy,
+        accuracy_change=change,
+        mcnemar_p=p_value,
+        agreement=agreed,
+        latency_ms=latency_ms,
+        speedup=speedup,
+        measurable={
+            comparison.profile.name: comparison.is_measurable(speedup[comparison.profile.name])
+            for comparison in comparisons
+            if comparison.profile.name in speedup
+        },
+        failures=failures,
+    )
+
+
+def _cells(row: dict[str, Any], document: dict[str, Any]) -> list[str]:
+    primary = document["profiles"][0] if document["profiles"] else ""
+    failed = primary in row["failures"]
+    return [
+        row["name"],
+        format_bytes(row["size_bytes"]),
+        format_count(row["num_params"]),
+        _percent(row["accuracy"], sign=""),
+        _percent(row["accuracy_change"], sign="+"),
+        "failed" if failed else format_ms(row["latency_ms"].get(primary)),
+        _times(row["speedup"].get(primary), measurable=row["measurable"].get(primary, False)),
+    ]
+
+
+def _profile_cell(row: dict[str, Any], profile: str) -> str:
+    if profile in row["failures"]:
+        return "failed"
+    speedup = row["speedup"].get(profile)
+    return format_ms(row["latency_ms"].get(profile)) + (f" ({_factor(speedup['value'])}x)" if speedup else "")
+
+
+def _noise_lines(document: dict[str, Any]) -> list[str]:
+    lines = []
+    for comparison, profile in zip(document["comparisons"], document["profiles"], strict=True):
+        own = {f"{name}: {why}" for name, found in comparison["measurements"].items() for why in found["degraded"]}
+        lines += [f"degraded ({profile}): {reason}" for reason in [*comparison["degraded"], *sorted(own)]]
+        lines += [f"failed ({profile}): {name}: {reason}" for name, reason in comparison["failures"].items()]
+    return lines
+
+
+def _footnote(document: dict[str, Any]) -> str:
+    environment = document["environment"]
+    flags = " ".join(flag for flag in environment["cpu_flags"] if "vnni" in flag or "int8" in flag or "i8mm" in flag)
+    profile = document["profiles"][0] if document["profiles"] else "no latency measured"
+    return (
+        f"{profile}; {environment['cpu_model']} ({flags or 'no int8 instructions'}); {environment['date'][:10]}; "
+        "95% intervals; ~ marks a speedup within the noise"
+    )
+
+
+def format_bytes(size: int) -> str:
+    """Decimal units, as file managers show: 2.81 MB, 99.4 kB."""
+    unit, scale = next(((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if size >= s), ("B", 1))
+    return f"{size / scale:.3g} {unit}" if size < 999.5 * scale else f"{size / scale:.0f} {unit}"
+
+
+def format_count(count: int | None) -> str:
+    """696k, 11.2M, or a dash."""
+    if count is None:
+        return "-"
+    unit, scale = next(((u, s) for u, s in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if count >= s), ("", 1))
+    return f"{count / scale:.3g}{unit}"
+
+
+def format_ms(value: float | None) -> str:
+    """Three significant digits, or a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _percent(estimate: dict[str, float] | None, *, sign: str) -> str:
+    if estimate is None:
+        return "-"
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    return f"{value:{sign}.2f}" if low == high else f"{value:{sign}.2f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def _times(estimate: dict[str, float] | None, *, measurable: bool) -> str:
+    if estimate is None:
+        return "-"
+    value, low, high = (_factor(estimate[key]) for key in ("value", "low", "high"))
+    return f"{'' if measurable else '~'}{value}x [{low}, {high}]"
+
+
+def _factor(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

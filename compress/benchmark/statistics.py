@@ -1,0 +1,136 @@
+"""How sure a number is: percentiles, ratios and accuracies with the guarantee their sample count supports.
+
+Pure functions on arrays. Deliberately absent: a test that turns "no measurable difference" into "equal".
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+RESAMPLES = 10_000
+PERCENTILE_CONFIDENCE = 0.99  # MLPerf inference rules, early stopping
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its two-sided 95% interval, all in the unit of the value."""
+
+    value: float
+    low: float
+    high: float
+
+
+def over_latency_budget(num_samples: int, *, quantile: float) -> int:
+    """The largest t for which t samples above the true quantile are ruled out with 99% confidence.
+
+    The number of samples above the true quantile is Binomial(n, 1 - quantile); t is the largest count
+    with P(X <= t) <= 0.01. Source: MLPerf inference rules, "early stopping", with tolerance 0.
+
+    Returns:
+        0 when the samples are too few for any statement.
+    """
+    tail = 1.0 - quantile
+    counts = np.arange(num_samples)
+    # log P(X = k + 1) - log P(X = k), summed up in logarithms because P(X = 0) underflows for long runs.
+    steps = np.log((num_samples - counts) / (counts + 1.0)) + math.log(tail / quantile)
+    log_first = num_samples * math.log(quantile)
+    cumulative = np.cumsum(np.exp(log_first + np.concatenate(([0.0], np.cumsum(steps)))))
+    return max(0, int(np.searchsorted(cumulative, 1.0 - PERCENTILE_CONFIDENCE, side="right")) - 1)
+
+
+def percentile_bound(samples: Sequence[float] | NDArray[np.float64], *, quantile: float) -> float | None:
+    """An upper bound of the quantile that holds with 99% confidence, or None when the samples are too few.
+
+    Discards the t - 1 largest samples and reports the next (`over_latency_budget`). p50 needs 11 samples,
+    p90 64, p95 130, p99 662. Assumes independent samples; slow drift within a run is not covered.
+    """
+    budget = over_latency_budget(len(samples), quantile=quantile)
+    return float(np.sort(np.asarray(samples, dtype=np.float64))[-budget]) if budget else None
+
+
+def geometric_mean_ratio(log_ratios: Sequence[float] | NDArray[np.float64], *, seed: int) -> Estimate:
+    """The geometric mean of paired ratios, with a percentile bootstrap interval over the rounds.
+
+    Args:
+        log_ratios: natural logarithm of the ratio of each round. Rounds, not single calls: the calls of
+            a block are correlated, so resampling them would make the interval too narrow.
+        seed: of the 10,000 resamples.
+
+    Raises:
+        ValueError: without at least two rounds.
+    """
+    values = np.asarray(log_ratios, dtype=np.float64)
+    if len(values) < 2:
+        raise ValueError(f"an interval needs at least 2 rounds, got {len(values)}")
+    picks = np.random.default_rng(seed).integers(0, len(values), size=(RESAMPLES, len(values)))
+    low, high = np.quantile(values[picks].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(math.exp(values.mean()), math.exp(low), math.exp(high))
+
+
+def wilson_interval(num_correct: int, num_samples: int) -> Estimate:
+    """An accuracy (0 to 1) with its Wilson score interval (Wilson 1927; no continuity correction).
+
+    Raises:
+        ValueError: without samples, or when num_correct is not between 0 and num_samples.
+    """
+    if num_samples < 1 or not 0 <= num_correct <= num_samples:
+        raise ValueError(f"{num_correct} correct of {num_samples} samples is no accuracy")
+    z = 1.959963984540054  # the 0.975 quantile of the normal distribution
+    share = num_correct / num_samples
+    scale = 1 + z * z / num_samples
+    centre = (share + z * z / (2 * num_samples)) / scale
+    half = z * math.sqrt(share * (1 - share) / num_samples + (z / (2 * num_samples)) ** 2) / scale
+    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def paired_change(correct: NDArray[np.bool_], reference: NDArray[np.bool_], *, seed: int) -> Estimate:
+    """Accuracy minus the reference's accuracy on the same ordered samples, with a paired bootstrap interval.
+
+    The change per sample is -1, 0 or 1, so the bootstrap draws the three counts from a multinomial: the
+    same distribution as resampling the samples one by one, at none of the cost.
+
+    Raises:
+        ValueError: when the two arrays are empty or differ in length.
+    """
+    gained, lost = discordant(correct, reference)
+    total = len(correct)
+    counts = np.random.default_rng(seed).multinomial(
+        total, [gained / total, lost / total, (total - gained - lost) / total], size=RESAMPLES
+    )
+    changes = (counts[:, 0] - counts[:, 1]) / total
+    low, high = np.quantile(changes, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate((gained - lost) / total, float(low), float(high))
+
+
+def mcnemar_p(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float:
+    """Exact two-sided McNemar p-value (McNemar 1947): a sign test on the samples where the two disagree."""
+    gained, lost = discordant(correct, reference)
+    total = gained + lost
+    ways = sum(math.comb(total, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * ways / 2**total)
+
+
+def agreement(decisions: NDArray[np.int64], reference: NDArray[np.int64]) -> Estimate:
+    """The share of samples (0 to 1) decided alike, right or wrong, with its Wilson interval.
+
+    Raises:
+        ValueError: when the two arrays are empty or differ in shape.
+    """
+    if decisions.shape != reference.shape or not decisions.size:
+        raise ValueError(f"decisions do not pair: {decisions.shape} against {reference.shape}")
+    return wilson_interval(int((decisions == reference).sum()), decisions.size)
+
+
+def discordant(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> tuple[int, int]:
+    """How many samples only the first got right, and how many only the reference did.
+
+    Raises:
+        ValueError: when the two arrays are empty or differ in shape.
+    """
+    if correct.shape != reference.shape or not correct.size:
+        raise ValueError(f"samples do not pair: {correct.shape} against {reference.shape}")
+    return int((correct & ~reference).sum()), int((~correct & reference).sum())

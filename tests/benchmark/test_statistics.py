@@ -1,0 +1,78 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from compress.benchmark import statistics
+
+SMALLEST_COUNT = {0.50: 11, 0.90: 64, 0.95: 130, 0.99: 662}  # from the MLPerf formula
+
+
+@pytest.mark.parametrize(("quantile", "count"), SMALLEST_COUNT.items())
+def test_a_percentile_needs_the_sample_count_of_the_mlperf_table(quantile: float, count: int):
+    assert statistics.percentile_bound(np.arange(count - 1.0), quantile=quantile) is None
+    assert statistics.percentile_bound(np.arange(float(count)), quantile=quantile) == count - 1
+
+
+@pytest.mark.parametrize("quantile", SMALLEST_COUNT)
+@pytest.mark.parametrize("count", [1, 10, 64, 700, 6636, 50_000])
+def test_the_over_latency_budget_is_the_binomial_quantile_of_scipy(quantile: float, count: int):
+    allowed = np.flatnonzero(stats.binom.cdf(np.arange(count + 1), count, 1 - quantile) <= 0.01)
+    expected = int(allowed[-1]) if len(allowed) else 0
+    assert statistics.over_latency_budget(count, quantile=quantile) == expected
+
+
+def test_the_percentile_bound_covers_the_true_quantile_as_often_as_it_promises():
+    draws = np.random.default_rng(0).exponential(size=(2000, 700))
+    true_p90 = -math.log(0.1)
+    covered = np.mean([statistics.percentile_bound(row, quantile=0.9) >= true_p90 for row in draws])
+    assert covered >= 0.985
+
+
+def test_the_ratio_interval_agrees_with_scipys_bootstrap():
+    logs = np.random.default_rng(1).normal(math.log(3), 0.05, size=40)
+    ours = statistics.geometric_mean_ratio(logs, seed=0)
+    theirs = stats.bootstrap((logs,), np.mean, method="percentile", n_resamples=10_000, rng=0).confidence_interval
+    assert ours.value == pytest.approx(float(stats.gmean(np.exp(logs))))
+    assert (ours.low, ours.high) == pytest.approx((math.exp(theirs.low), math.exp(theirs.high)), rel=2e-3)
+
+
+def test_the_ratio_interval_repeats_with_its_seed_and_needs_two_rounds():
+    logs = [0.1, 0.2, 0.3]
+    assert statistics.geometric_mean_ratio(logs, seed=5) == statistics.geometric_mean_ratio(logs, seed=5)
+    with pytest.raises(ValueError, match="2 rounds"):
+        statistics.geometric_mean_ratio([0.1], seed=0)
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 10), (10, 10), (93, 100), (9350, 10_000), (1, 1)])
+def test_the_wilson_interval_is_scipys(correct: int, total: int):
+    ours = statistics.wilson_interval(correct, total)
+    theirs = stats.binomtest(correct, total).proportion_ci(method="wilson")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_the_paired_change_agrees_with_resampling_one_by_one():
+    rng = np.random.default_rng(2)
+    reference = rng.random(1500) < 0.95
+    correct = np.where(rng.random(1500) < 0.03, ~reference, reference)
+    ours = statistics.paired_change(correct, reference, seed=0)
+    difference = correct.astype(float) - reference.astype(float)
+    theirs = stats.bootstrap((difference,), np.mean, method="percentile", n_resamples=10_000, rng=1)
+    assert ours.value == pytest.approx(difference.mean())
+    interval = theirs.confidence_interval
+    assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), abs=1.01 / 1500)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (3, 9), (9, 3), (5, 5), (0, 12)])
+def test_mcnemar_is_scipys_exact_sign_test(gained: int, lost: int):
+    correct = np.array([True] * gained + [False] * lost + [True] * 20)
+    reference = np.array([False] * gained + [True] * lost + [True] * 20)
+    expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert statistics.mcnemar_p(correct, reference) == pytest.approx(expected)
+
+
+def test_agreement_counts_equal_decisions_and_refuses_unpaired_ones():
+    assert statistics.agreement(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 0])).value == 0.75
+    with pytest.raises(ValueError, match="do not pair"):
+        statistics.agreement(np.array([1, 2]), np.array([1]))
