@@ -1,0 +1,118 @@
+"""Models on disk: reshaped modules come back as they were, without pickle."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from compress.errors import ArtifactError, ModelError
+from compress.models import Cnn, Mlp, MobileNet, ResNet, UserFile, load_model, load_weights, save_model
+from compress.tasks import Signature, Tensor
+
+SIGNATURE = Signature(
+    inputs=(Tensor(name="image", dtype="float32", shape=("batch", 3, 16, 16)),),
+    outputs=(Tensor(name="logits", dtype="float32", shape=("batch", 5)),),
+)
+FAMILIES = [Cnn(), Mlp(), MobileNet(), ResNet()]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.family)
+def test_saved_model_computes_the_same_bits(family, tmp_path):
+    module = family.build(SIGNATURE, code=()).eval()
+    save_model(module, tmp_path, model=family, signature=SIGNATURE)
+    x = torch.randn(4, 3, 16, 16)
+    assert torch.equal(module(x), load_model(tmp_path)(x))
+
+
+def test_reshaped_layers_are_restored(tmp_path):
+    family = Cnn(widths=(8, 16), strides=(1, 2))
+    module = family.build(SIGNATURE, code=()).eval()
+    first, norm, second = (module.get_submodule(f"layers.{index}") for index in (0, 1, 3))
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(second, nn.Conv2d)
+    keep = torch.tensor([0, 2, 5])
+    first.weight, first.out_channels = nn.Parameter(first.weight[keep]), 3
+    norm.weight, norm.bias = nn.Parameter(norm.weight[keep]), nn.Parameter(norm.bias[keep])
+    norm.running_mean, norm.running_var = norm.running_mean[keep], norm.running_var[keep]
+    norm.num_features = 3
+    second.weight, second.in_channels = nn.Parameter(second.weight[:, keep]), 3
+    save_model(module, tmp_path, model=family, signature=SIGNATURE)
+    loaded = load_model(tmp_path)
+    x = torch.randn(4, 3, 16, 16)
+    assert torch.equal(module(x), loaded(x))
+    assert loaded.get_submodule("layers.0").out_channels == 3
+    assert loaded.get_submodule("layers.1").num_features == 3
+    assert type(loaded.get_submodule("layers.0")) is nn.Conv2d
+
+
+def test_loading_leaves_the_global_generator_alone(tmp_path):
+    save_model(Cnn().build(SIGNATURE, code=()), tmp_path, model=Cnn(), signature=SIGNATURE)
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    load_model(tmp_path)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "garbage", "missing"])
+def test_damaged_weights_are_refused(tmp_path, damage):
+    save_model(Cnn().build(SIGNATURE, code=()), tmp_path, model=Cnn(), signature=SIGNATURE)
+    path = tmp_path / "model.safetensors"
+    if damage == "truncate":
+        path.write_bytes(path.read_bytes()[:100])
+    elif damage == "garbage":
+        path.write_bytes(b"\xff" * 64)
+    else:
+        path.unlink()
+    with pytest.raises(ArtifactError, match="stored weights cannot be read"):
+        load_model(tmp_path)
+
+
+def test_newer_structure_is_refused(tmp_path):
+    save_model(Cnn().build(SIGNATURE, code=()), tmp_path, model=Cnn(), signature=SIGNATURE)
+    path = tmp_path / "structure.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(ArtifactError, match="newer compress"):
+        load_model(tmp_path)
+
+
+def test_a_users_file_runs_only_when_named(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\ndef build(width): return nn.Sequential(nn.Flatten(), nn.Linear(768, width))\n"
+    )
+    family = UserFile(path=file, arguments={"width": 5})
+    with pytest.raises(ModelError, match="--code"):
+        family.build(SIGNATURE, code=())
+    assert family.build(SIGNATURE, code=(file,))(torch.randn(2, 3, 16, 16)).shape == (2, 5)
+    with pytest.raises(ModelError, match="defines no 'missing'"):
+        UserFile(path=file, factory="missing").build(SIGNATURE, code=(file,))
+
+
+class Exploit:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_pickled_weights_are_refused_and_not_run(tmp_path, capsys):
+    path = tmp_path / "weights.pt"
+    torch.save({"model": Exploit()}, path)
+    with pytest.raises(ModelError, match="cannot be read safely"):
+        load_weights(nn.Linear(1, 1), path)
+    path.write_bytes(pickle.dumps(Exploit(), protocol=2))
+    with pytest.raises(ModelError, match="cannot be read safely"):
+        load_weights(nn.Linear(1, 1), path)
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_state_dict_is_loaded_and_misfits_are_listed(tmp_path):
+    source, path = nn.Linear(3, 2), tmp_path / "weights.pth"
+    torch.save(source.state_dict(), path)
+    target = nn.Linear(3, 2)
+    load_weights(target, path)
+    assert torch.equal(target.weight, source.weight)
+    with pytest.raises(ModelError, match=r"weight: expected \(2, 4\), got \(2, 3\)"):
+        load_weights(nn.Linear(4, 2), path)

@@ -1,0 +1,176 @@
+"""The store: commits are atomic, damage is found, a key decides the content."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from compress.artifact import Store, hash_values, read_artifact
+from compress.errors import ArtifactError, EnvironmentFault, LockedError
+
+
+def write_two(directory: Path) -> dict:
+    (directory / "a.txt").write_text("alpha")
+    (directory / "sub").mkdir()
+    (directory / "sub" / "b.bin").write_bytes(b"\0" * 100)
+    return {"answer": 42}
+
+
+def test_commit_then_find_gives_the_same_artifact(tmp_path):
+    store = Store.open(tmp_path / "s")
+    made = store.commit({"x": 1}, kind="model", write=write_two)
+    found = store.find(hash_values({"x": 1}), verify=True)
+    assert found == made
+    assert made.facts == {"answer": 42}
+    assert store.find(hash_values({"x": 2})) is None
+
+
+def test_an_existing_key_is_not_written_again(tmp_path):
+    store = Store.open(tmp_path)
+    first = store.commit({"x": 1}, kind="model", write=write_two)
+
+    def fail(directory):
+        raise AssertionError("written twice")
+
+    assert store.commit({"x": 1}, kind="model", write=fail) == first
+
+
+def test_digest_depends_on_content_not_on_key(tmp_path):
+    store = Store.open(tmp_path)
+    one, two = (store.commit({"x": x}, kind="model", write=write_two) for x in (1, 2))
+    assert one.key != two.key
+    assert one.digest == two.digest
+
+
+def test_truncated_file_is_found_by_size(tmp_path):
+    store = Store.open(tmp_path)
+    made = store.commit({"x": 1}, kind="model", write=write_two)
+    (made.path / "a.txt").write_text("al")
+    with pytest.raises(ArtifactError, match=r"a\.txt is not the file that was committed"):
+        store.find(made.key)
+
+
+def test_tampered_file_of_equal_size_is_found_by_hash(tmp_path):
+    store = Store.open(tmp_path)
+    made = store.commit({"x": 1}, kind="model", write=write_two)
+    (made.path / "a.txt").write_text("alphb")
+    assert store.find(made.key) is not None
+    with pytest.raises(ArtifactError, match="sha256"):
+        store.find(made.key, verify=True)
+
+
+def test_newer_format_is_refused(tmp_path):
+    made = Store.open(tmp_path).commit({"x": 1}, kind="model", write=write_two)
+    manifest = json.loads((made.path / "manifest.json").read_text())
+    (made.path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(ArtifactError, match="newer compress"):
+        read_artifact(made.path, verify=False)
+
+
+def test_failed_write_leaves_nothing(tmp_path):
+    store = Store.open(tmp_path)
+
+    def fail(directory):
+        write_two(directory)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        store.commit({"x": 1}, kind="model", write=fail)
+    assert not list((tmp_path / "artifacts").iterdir())
+
+
+def test_full_disk_is_a_clear_error_and_leaves_earlier_artifacts(tmp_path):
+    store = Store.open(tmp_path)
+    earlier = store.commit({"x": 1}, kind="model", write=write_two)
+
+    def full(directory):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(EnvironmentFault, match="No space left") as caught:
+        store.commit({"x": 2}, kind="model", write=full)
+    assert caught.value.exit_code == 5
+    assert store.find(earlier.key, verify=True) == earlier
+
+
+def test_unwritable_store_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentFault, match="cannot be written"):
+        Store.open(tmp_path / "file")
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    import compress.artifact as artifact
+    point, root = sys.argv[1], Path(sys.argv[2])
+    def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
+    if point == "write": write = lambda directory: (directory / "a").write_text("x") and die()
+    else: write = lambda directory: (directory / "a").write_text("alpha") and {}
+    if point == "manifest": artifact._manifest = die
+    if point == "sync": artifact._sync = die
+    if point == "rename": artifact.os.rename = die
+    if point == "after": artifact._sync_directory = die
+    artifact.Store.open(root).commit({"x": 1}, kind="model", write=write)
+"""
+
+
+@pytest.mark.parametrize("point", ["write", "manifest", "sync", "rename"])
+def test_killed_before_the_rename_there_is_no_artifact_and_the_next_commit_works(tmp_path, point):
+    code = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), point, str(tmp_path)], check=False).returncode
+    assert code == -signal.SIGKILL
+    store = Store.open(tmp_path)
+    assert store.find(hash_values({"x": 1})) is None
+    made = store.commit({"x": 1}, kind="model", write=lambda directory: (directory / "a").write_text("alpha") and {})
+    assert store.find(made.key, verify=True) == made
+
+
+def _hold(root: str, ready, done) -> None:
+    with Store.open(Path(root)).lock("k", wait=None):
+        ready.set()
+        done.wait(20)
+
+
+def test_a_second_process_is_refused_or_waits(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    ready, done = spawn.Event(), spawn.Event()
+    holder = spawn.Process(target=_hold, args=(str(tmp_path), ready, done))
+    holder.start()
+    assert ready.wait(30)
+    store = Store.open(tmp_path)
+    with pytest.raises(LockedError, match="process"), store.lock("k", wait=None):
+        pass
+    said: list[str] = []
+
+    def release(message: str) -> None:
+        said.append(message)
+        done.set()
+
+    with store.lock("k", wait=release):
+        assert "waiting for process" in said[0]
+    holder.join()
+
+
+def test_a_killed_holder_frees_its_lock(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    ready, done = spawn.Event(), spawn.Event()
+    holder = spawn.Process(target=_hold, args=(str(tmp_path), ready, done))
+    holder.start()
+    assert ready.wait(30)
+    assert holder.pid is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    for _ in range(100):
+        try:
+            with Store.open(tmp_path).lock("k", wait=None):
+                return
+        except LockedError:
+            time.sleep(0.05)
+    raise AssertionError("the lock outlived its holder")
