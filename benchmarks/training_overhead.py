@@ -1,0 +1,142 @@
+"""How much of the fastest bare loop's throughput does fit() reach? Side by side, in one run.
+
+    python benchmarks/training_overhead.py [--rounds 8] [--images 12800] [--threads N]
+
+The bare loop holds normalised bfloat16-ready tensors in memory, runs autocast with channels_last, never calls
+``.item()`` and writes no log. fit() makes its batches from raw uint8 images, logs, clips and could be killed at any
+step. Rounds of both alternate in random order; the ratio is the geometric mean over rounds with a bootstrap interval.
+The result is written to ``benchmarks/results/training_overhead.json``.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compress.artifact import Store
+from compress.benchmark.environment import allowed_cores, describe
+from compress.benchmark.statistics import geometric_mean_ratio
+from compress.data import Data
+from compress.data.sources import Idx
+from compress.data.samples import Samples
+from compress.loss import GuidedLoss
+from compress.models import ResNet
+from compress.progress import Reporter
+from compress.stage import Context, Execution
+from compress.tasks import ImageClassification
+from compress.training import Optimization, fit
+
+BATCH = 128
+MODEL = ResNet(width=16, blocks=(1, 1, 1))
+
+
+class Nowhere:
+    """A recorder that forgets."""
+
+    def metrics(self, values, *, step):
+        """Forget."""
+
+    def artifact(self, path, folder=""):
+        """Forget."""
+
+
+def bare_loop(context: Context, samples: Samples) -> float:
+    """Return images per second of the fastest loop we can write."""
+    torch.manual_seed(0)
+    module = MODEL.build(context.task.signature, code=()).to(memory_format=torch.channels_last).train()
+    batch = context.task.batch(samples, torch.arange(len(samples)))
+    images = batch.inputs[0].to(memory_format=torch.channels_last)
+    labels = batch.labels
+    assert labels is not None
+    optimizer = torch.optim.SGD(
+        module.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
+    )
+    order = torch.randperm(len(samples))
+    started_s = time.perf_counter()
+    for index in order.split(BATCH):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = module(images[index])
+        loss = F.cross_entropy(logits.float(), labels[index])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    return len(samples) / (time.perf_counter() - started_s)
+
+
+def our_loop(context: Context) -> float:
+    """Return images per second of fit() on the same images, its start included."""
+    torch.manual_seed(0)
+    module: nn.Module = MODEL.build(context.task.signature, code=())
+    with tempfile.TemporaryDirectory() as work:
+        started_s = time.perf_counter()
+        fit(
+            module,
+            context,
+            loss=GuidedLoss(hard_weight=1, soft_weight=0),
+            teacher=None,
+            optimization=Optimization(epochs=1, batch_size=BATCH, learning_rate=0.01),
+            seed=0,
+            work=Path(work),
+            name="fit",
+            views=lambda *_: None,
+        )
+    return len(context.data.train) / (time.perf_counter() - started_s)
+
+
+def main() -> None:
+    """Run both loops in alternation and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--images", type=int, default=12_800)
+    parser.add_argument("--threads", type=int, default=allowed_cores())
+    parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    raw = Idx(directory=arguments.data).load(code=())
+    train = raw.roles["train"].take(np.arange(arguments.images))
+    data = Data(roles=dict.fromkeys(("train", "calibration", "select", "test"), train), classes=raw.classes)
+    with tempfile.TemporaryDirectory() as store:
+        context = Context(
+            task=ImageClassification.of(data, augment=None),
+            data=data,
+            loss=GuidedLoss(),
+            teacher=None,
+            store=Store.open(Path(store)),
+            seed=0,
+            execution=Execution(threads=arguments.threads, precision="bfloat16"),
+            recorder=Nowhere(),
+            reporter=Reporter(quiet=True),
+        )
+        rates: dict[str, list[float]] = {"bare": [], "fit": []}
+        loops = {"bare": lambda: bare_loop(context, train), "fit": lambda: our_loop(context)}
+        chance = random.Random(0)
+        for index in range(arguments.rounds + 1):
+            for name in chance.sample(sorted(loops), 2):
+                rate = loops[name]()
+                if index > 0:  # the first round warms up
+                    rates[name].append(rate)
+            print({name: f"{values[-1]:.0f} images/s" for name, values in rates.items() if values})
+    ratio = geometric_mean_ratio(np.log(rates["fit"]) - np.log(rates["bare"]), seed=0)
+    result = {
+        "fit_over_bare": {"value": ratio.value, "low": ratio.low, "high": ratio.high},
+        "images_per_s": rates,
+        "model": MODEL.model_dump(),
+        "batch_size": BATCH,
+        "threads": arguments.threads,
+        "environment": describe(seed=0),
+    }
+    path = Path(__file__).parent / "results" / "training_overhead.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"fit() reaches {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] of the bare loop")
+
+
+if __name__ == "__main__":
+    main()
