@@ -1,0 +1,106 @@
+"""What samples must be before they may play a role; every refusal names the role."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from compress.data.samples import Role, Samples
+from compress.errors import DataError
+
+
+def check_inputs(roles: Mapping[Role, Samples]) -> None:
+    """Refuse what no role may hold, before anything is computed from it.
+
+    Raises:
+        DataError: naming the role and the sample.
+    """
+    first = roles["train"].inputs
+    for role, samples in roles.items():
+        inputs, labels = samples.inputs, samples.labels
+        if len(inputs) == 0:
+            raise DataError(f"the {role} role is empty", expected="at least 1 sample", got=0, where=role)
+        if inputs.dtype not in (np.uint8, np.float32) or inputs.ndim != 4:
+            raise DataError(
+                "the inputs are no images",
+                expected="uint8 or float32 [samples, channels, height, width]",
+                got=f"{inputs.dtype} {list(inputs.shape)}",
+                where=role,
+                hint="convert them with .astype(np.float32)",
+            )
+        if inputs.dtype == np.float32 and not np.isfinite(inputs).all():
+            bad = int(np.argmax(~np.isfinite(inputs).all(axis=(1, 2, 3))))
+            raise DataError("an input is not finite", got="NaN or infinity", where=f"{role}, sample {bad}")
+        if inputs.dtype != first.dtype or inputs.shape[1:] != first.shape[1:]:
+            raise DataError(
+                "the roles hold different kinds of inputs",
+                expected=f"{first.dtype} {list(first.shape[1:])}, as in train",
+                got=f"{inputs.dtype} {list(inputs.shape[1:])}",
+                where=role,
+            )
+        if labels is not None and labels.shape != (len(inputs),):
+            raise DataError(
+                "inputs and labels do not pair",
+                expected=f"labels [{len(inputs)}]",
+                got=f"labels {list(labels.shape)}",
+                where=role,
+            )
+
+
+def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the class names after checking every label against them; without names, labels must be 0 to C - 1.
+
+    Raises:
+        DataError: when a label is out of range or a number is skipped without a reason.
+    """
+    labelled = {role: samples.labels for role, samples in roles.items() if samples.labels is not None}
+    if not labelled:
+        raise DataError("no role has labels", hint="label at least the select and test roles")
+    count = len(names) or max(int(labels.max()) for labels in labelled.values()) + 1
+    for role, labels in labelled.items():
+        outside = (labels < 0) | (labels >= count)
+        if outside.any():
+            raise DataError(
+                "a label is out of range",
+                expected=f"0 to {count - 1}",
+                got=f"{labels[outside][0]} ({int(outside.sum())} such labels)",
+                where=f"{role}, sample {int(np.argmax(outside))}",
+                hint="name every class in label order under classes" if names else None,
+            )
+    if len(set(names)) != len(names):
+        raise DataError("two classes have the same name", got=sorted({name for name in names if names.count(name) > 1}))
+    if names:
+        return names
+    seen = np.unique(np.concatenate(list(labelled.values())))
+    if len(seen) != count:
+        absent = sorted(set(range(count)) - set(seen.tolist()))
+        raise DataError(
+            "labels skip numbers, and no class names say that this is meant",
+            expected=f"every number from 0 to {count - 1}",
+            got=f"no sample of {', '.join(map(str, absent[:8]))}{' and others' if len(absent) > 8 else ''}",
+            hint="renumber the labels, or name every class in label order under classes",
+        )
+    return tuple(map(str, range(count)))
+
+
+def check_labels(role: Role, samples: Samples, classes: tuple[str, ...]) -> None:
+    """Refuse a role that nothing can be learnt from or judged on.
+
+    Raises:
+        DataError: when select or test is unlabelled, or the role holds a single class.
+    """
+    if samples.labels is None:
+        if role in ("select", "test"):
+            raise DataError(
+                f"the {role} role has no labels",
+                where=role,
+                hint="give a labelled select and test role; only train and calibration may be unlabelled",
+            )
+        return
+    seen = np.unique(samples.labels)
+    if role != "calibration" and (len(seen) < 2 or len(classes) < 2):
+        raise DataError(
+            f"the {role} role holds a single class",
+            expected="at least 2 classes",
+            got=f"{len(samples)} samples of class {classes[int(seen[0])]!r}",
+            where=role,
+        )

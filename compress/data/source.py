@@ -1,0 +1,73 @@
+"""What every source of samples is, and the shapes and types it may leave to us."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.choice import Values
+from compress.data.samples import Role, Samples
+from compress.errors import DataError
+
+Layout = Literal["NCHW", "NHWC"]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a source holds, unchecked.
+
+    Attributes:
+        roles: the roles that the source itself tells apart; all of them are train when it does not.
+        classes: class names in label order; empty when the source has none.
+    """
+
+    roles: dict[Role, Samples]
+    classes: tuple[str, ...]
+
+
+class Source(Values):
+    """A place samples come from."""
+
+    @abstractmethod
+    def load(self, *, code: Sequence[Path]) -> Raw:
+        """Return its samples.
+
+        Args:
+            code: the user's Python files that may be run.
+
+        Raises:
+            DataError: when something is missing or damaged.
+        """
+
+
+def class_numbers(labels: object) -> NDArray[np.int64]:
+    """Return labels as int64.
+
+    Raises:
+        DataError: when they are no integers.
+    """
+    values = np.asarray(labels)
+    if values.dtype.kind not in "iu":
+        raise DataError("labels are no class numbers", expected="integers", got=values.dtype)
+    return values.astype(np.int64)
+
+
+def channels_first(inputs: NDArray[np.generic], *, layout: Layout) -> NDArray[np.generic]:
+    """Return images [N, C, H, W] from [N, H, W], or from the four axes that ``layout`` names.
+
+    Raises:
+        DataError: when four axes look like the other layout.
+    """
+    if inputs.ndim == 3:
+        return inputs[:, None]
+    if inputs.ndim == 4 and layout == "NHWC":
+        return np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
+    if inputs.ndim == 4 and inputs.shape[3] in (1, 3) and inputs.shape[1] > 4:
+        raise DataError(
+            "the images look channels-last", expected="[N, C, H, W]", got=list(inputs.shape), hint="set layout: NHWC"
+        )
+    return inputs

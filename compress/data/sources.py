@@ -1,0 +1,152 @@
+"""Where samples come from, as values a recipe can hold: ``{idx: {directory: ...}}`` is ``Idx(directory=...)``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from compress.choice import one_key
+from compress.data.arrays import Numpy
+from compress.data.idx import read_idx
+from compress.data.images import Mode, read_folder
+from compress.data.samples import ROLES, Role, Samples
+from compress.data.source import Raw, Source, channels_first, class_numbers
+from compress.errors import DataError
+from compress.models.spec import run_user_file, user_function
+
+Side = Annotated[int, Field(ge=1, le=8192)]
+
+
+class Digits(Source):
+    """scikit-learn's 1,797 handwritten digits, 8 x 8; grey levels 0 to 16 are scaled to 0 to 255."""
+
+    source: Literal["digits"] = "digits"
+
+    def load(self, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
+        """Return all digits as train."""
+        from sklearn.datasets import load_digits
+
+        images, labels = load_digits(return_X_y=True)
+        pixels = np.round(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+        return Raw({"train": Samples(pixels, class_numbers(labels))}, tuple(map(str, range(10))))
+
+
+class Idx(Source):
+    """A directory of IDX files under MNIST's names, gzipped or plain; the ``t10k`` files are test.
+
+    Attributes:
+        directory: holds ``train-images-idx3-ubyte`` and its companions.
+        classes: class names in label order; empty names them by number.
+    """
+
+    source: Literal["idx"] = "idx"
+    directory: Path
+    classes: tuple[str, ...] = ()
+
+    def load(self, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
+        """Return train, and test when its files are there.
+
+        Raises:
+            DataError: when a file is missing or damaged.
+        """
+        roles: dict[Role, Samples] = {"train": self._role("train")}
+        if self._find("t10k-images-idx3-ubyte") is not None:
+            roles["test"] = self._role("t10k")
+        return Raw(roles, self.classes)
+
+    def _role(self, prefix: str) -> Samples:
+        images = read_idx(self._required(f"{prefix}-images-idx3-ubyte"))
+        labels = read_idx(self._required(f"{prefix}-labels-idx1-ubyte"))
+        return Samples(images[:, None] if images.ndim == 3 else images, class_numbers(labels))
+
+    def _find(self, name: str) -> Path | None:
+        candidates = (self.directory / name, self.directory / f"{name}.gz")
+        return next((path for path in candidates if path.is_file()), None)
+
+    def _required(self, name: str) -> Path:
+        found = self._find(name)
+        if found is None:
+            raise DataError(
+                "an IDX file is missing",
+                expected=f"{name} or {name}.gz",
+                where=self.directory,
+                hint="Debian and Ubuntu: apt install dataset-fashion-mnist gives /usr/share/datasets/fashion-mnist",
+            )
+        return found
+
+
+class ImageFolder(Source):
+    """Image files in ``root/role/class/``, or in ``root/class/`` for roles drawn by us.
+
+    Attributes:
+        root: the folder.
+        size: side of the square every image is resized to, or height and width.
+        mode: one channel or three.
+    """
+
+    source: Literal["image-folder"] = "image-folder"
+    root: Path
+    size: Side | tuple[Side, Side]
+    mode: Mode = "rgb"
+
+    def load(self, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
+        """Return the roles that the folder names.
+
+        Raises:
+            DataError: when a folder is missing or an image is corrupt.
+        """
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return Raw(*read_folder(self.root, size=size, mode=self.mode))
+
+
+class File(Source):
+    """A function in the user's own Python file; the file must be named on the command line (``--code``).
+
+    It returns roles to pairs of inputs (uint8 or float32 [N, C, H, W] or [N, H, W]) and labels (integers [N], or None).
+
+    Attributes:
+        path: the Python file.
+        factory: the function.
+        arguments: passed to it by name.
+        classes: class names in label order; empty names them by number.
+    """
+
+    source: Literal["file"] = "file"
+    path: Path
+    factory: str = "data"
+    arguments: dict[str, Any] = {}
+    classes: tuple[str, ...] = ()
+
+    def load(self, *, code: Sequence[Path]) -> Raw:
+        """Return what the function returns.
+
+        Raises:
+            ModelError: when the file was not named or has no such function.
+            DataError: when it returns something else than roles to pairs.
+        """
+        factory = user_function(run_user_file(self.path, code=code), self.factory, path=self.path)
+        returned = factory(**self.arguments) if callable(factory) else factory
+        if not isinstance(returned, Mapping) or not set(returned) <= set(ROLES):
+            raise DataError(
+                f"{self.factory} does not return data",
+                expected=f"a mapping of some of {', '.join(ROLES)} to (inputs, labels)",
+                got=list(returned) if isinstance(returned, Mapping) else type(returned).__name__,
+                where=self.path,
+            )
+        roles: dict[Role, Samples] = {}
+        for role, pair in returned.items():
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise DataError(f"{self.factory} gives {role} no pair", expected="(inputs, labels)", where=self.path)
+            inputs, labels = pair
+            roles[role] = Samples(
+                channels_first(np.asarray(inputs), layout="NCHW"), None if labels is None else class_numbers(labels)
+            )
+        return Raw(roles, self.classes)
+
+
+AnySource = Annotated[
+    Annotated[Digits | File | Idx | ImageFolder | Numpy, Field(discriminator="source")],
+    BeforeValidator(one_key("source")),
+]

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+
+from compress.data import Samples
+from compress.data.roles import Split, assign, subset
+from compress.data.source import Raw
+from compress.errors import DataError
+
+SPLIT = Split(test=0.2, select=30, calibration=10)
+
+
+def raw(**roles: tuple) -> Raw:
+    return Raw({role: Samples(*pair) for role, pair in roles.items()}, ())
+
+
+def hashes(data, role) -> set:
+    return set(data.roles[role].hashes)
+
+
+def test_missing_roles_are_drawn_without_overlap_and_in_proportion(images, labels):
+    data = assign(raw(train=(images, labels)), split=SPLIT, overlap="refuse")
+    sizes = {role: len(samples) for role, samples in data.roles.items()}
+    assert sizes == {"train": 120, "test": 40, "select": 30, "calibration": 10}
+    assert np.bincount(data.test.labels).tolist() == [20, 12, 6, 2]
+    assert len(set().union(*(hashes(data, role) for role in sizes))) == 200
+
+
+def test_the_order_of_samples_changes_nothing(images, labels):
+    shuffled = np.random.default_rng(1).permutation(len(images))
+    first = assign(raw(train=(images, labels)), split=SPLIT, overlap="refuse")
+    second = assign(raw(train=(images[shuffled], labels[shuffled])), split=SPLIT, overlap="refuse")
+    assert first.digest == second.digest
+
+
+def test_another_seed_draws_other_samples(images, labels):
+    first, second = (
+        assign(raw(train=(images, labels)), split=SPLIT.model_copy(update={"seed": seed}), overlap="refuse")
+        for seed in (0, 1)
+    )
+    assert hashes(first, "test") != hashes(second, "test")
+
+
+def test_a_later_role_does_not_move_an_earlier_one(images, labels):
+    first, second = (
+        assign(raw(train=(images, labels)), split=SPLIT.model_copy(update={"select": size}), overlap="refuse")
+        for size in (30, 50)
+    )
+    assert hashes(first, "test") == hashes(second, "test")
+
+
+def test_duplicates_are_dropped_and_counted_before_the_split(images, labels):
+    doubled = (np.concatenate([images, images[:7]]), np.concatenate([labels, labels[:7]]))
+    data = assign(raw(train=doubled), split=SPLIT, overlap="refuse")
+    assert data.dropped_duplicates == 7
+    assert sum(map(len, data.roles.values())) == 200
+
+
+def test_train_may_be_unlabelled_when_others_are_not(images, labels):
+    labelled = labels[85:110]
+    fixed = raw(train=(images[:150], None), select=(images[150:175], labelled), test=(images[175:], labelled))
+    data = assign(fixed, split=SPLIT, overlap="refuse")
+    assert data.train.labels is None
+    assert len(data.calibration) == 10
+
+
+def test_overlapping_roles_are_refused(images, labels):
+    overlapping = raw(train=(images, labels), test=(images[95:105], labels[95:105]))
+    with pytest.raises(DataError, match="10 train samples are also in another role") as caught:
+        assign(overlapping, split=SPLIT, overlap="refuse")
+    assert "drop-from-train" in str(caught.value)
+
+
+def test_an_overlap_leaves_train_when_asked_and_never_test(images, labels):
+    overlapping = raw(train=(images, labels), test=(images[95:105], labels[95:105]))
+    data = assign(overlapping, split=SPLIT, overlap="drop-from-train")
+    assert data.dropped_duplicates == 10
+    assert len(data.test) == 10
+    assert not hashes(data, "train") & hashes(data, "test")
+
+
+def test_an_overlap_of_select_and_test_is_never_dropped(images, labels):
+    part = (images[90:110], labels[90:110])
+    with pytest.raises(DataError, match="in two roles"):
+        assign(raw(train=(images[:80], labels[:80]), select=part, test=part), split=SPLIT, overlap="drop-from-train")
+
+
+def faulty(images: np.ndarray, labels: np.ndarray) -> dict[str, tuple[dict, str]]:
+    not_finite = images.astype(np.float32)
+    not_finite[3, 0, 0, 0] = np.nan
+    outside, gap = labels.copy(), labels.copy()
+    outside[5], gap[5] = -1, 250
+    return {
+        "no train": ({"test": (images, labels)}, "train role is missing"),
+        "empty": ({"train": (images, labels), "select": (images[:0], labels[:0])}, "select role is empty"),
+        "float64": ({"train": (images.astype(np.float64), labels)}, "float64"),
+        "flat": ({"train": (images.reshape(200, 20), labels)}, "no images"),
+        "nan": ({"train": (not_finite, labels)}, "sample 3"),
+        "out of range": ({"train": (images, outside)}, "out of range"),
+        "gap": ({"train": (images, gap)}, "skip numbers"),
+        "single class": ({"train": (images, np.zeros_like(labels))}, "single class"),
+        "too few labels": ({"train": (images, labels[1:])}, "do not pair"),
+        "unlabelled": ({"train": (images, None)}, "no role has labels"),
+        "other size": ({"train": (images, labels), "test": (images[:, :, 1:], labels)}, "different kinds"),
+        "too small": ({"train": (images[95:135], labels[95:135])}, "too small"),
+    }
+
+
+@pytest.mark.parametrize("fault", list(faulty(np.zeros((200, 1, 5, 4), np.uint8), np.zeros(200, np.int64))))
+def test_unusable_data_are_refused(images, labels, fault):
+    roles, message = faulty(images, labels)[fault]
+    with pytest.raises(DataError, match=message):
+        assign(Raw(raw(**roles).roles, ()), split=Split(test=20, select=15, calibration=5), overlap="refuse")
+
+
+def test_a_label_beyond_the_named_classes_is_refused(images, labels):
+    with pytest.raises(DataError, match="0 to 2"):
+        assign(Raw(raw(train=(images, labels)).roles, ("a", "b", "c")), split=SPLIT, overlap="refuse")
+
+
+def test_a_subset_keeps_every_class(images, labels):
+    data = subset(assign(raw(train=(images, labels)), split=SPLIT, overlap="refuse"), per_role=20)
+    assert {role: len(samples) for role, samples in data.roles.items()} == {
+        "train": 20, "test": 20, "select": 20, "calibration": 10
+    }  # fmt: skip
+    assert np.bincount(data.train.labels).tolist() == [10, 6, 3, 1]
