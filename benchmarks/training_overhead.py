@@ -24,8 +24,8 @@ from compress.artifact import Store
 from compress.benchmark.environment import allowed_cores, describe
 from compress.benchmark.statistics import geometric_mean_ratio
 from compress.data import Data
-from compress.data.sources import Idx
 from compress.data.samples import Samples
+from compress.data.sources import Idx
 from compress.loss import GuidedLoss
 from compress.models import ResNet
 from compress.progress import Reporter

@@ -104,6 +104,14 @@ class Store:
         path = self.root / "artifacts" / key
         return read_artifact(path, verify=verify) if (path / "manifest.json").exists() else None
 
+    def discard(self, key: str) -> None:
+        """Remove the artifact of a key, if there is one; a reader that has its files open keeps them."""
+        path = self.root / "artifacts" / key
+        if path.exists():
+            doomed = path.with_name(f".discarded-{key[:16]}-{uuid.uuid4().hex[:8]}")
+            path.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
     def work(self, key: str) -> Path:
         """Return the directory for work in progress on a key: checkpoints and half-written files."""
         path = self.root / "work" / key

@@ -99,7 +99,7 @@ def fit(
         StageError: when the loss is no longer finite, or there are fewer samples than one batch.
         KeyboardInterrupt: when ``context.interrupted`` says so, after writing a checkpoint.
     """
-    samples, task = context.data.train, context.task
+    samples = context.data.train
     per_update = optimization.batch_size * optimization.accumulate
     steps_per_epoch = len(samples) // per_update
     if steps_per_epoch == 0:
@@ -245,7 +245,9 @@ def _channels_last(batch: Batch) -> Batch:
     return Batch(inputs=inputs, labels=batch.labels, index=batch.index, view=batch.view)
 
 
-def guided_terms(module: nn.Module, context: Context, batch: Batch, *, loss: GuidedLoss, teacher: TeacherLogits | None):  # noqa: ANN201
+def guided_terms(
+    module: nn.Module, context: Context, batch: Batch, *, loss: GuidedLoss, teacher: TeacherLogits | None
+) -> LossTerms:
     """Return the loss terms of one batch, in full precision: what importance and ranking differentiate."""
     logits = context.task.forward(module, batch)
     hard = context.task.hard_loss(logits, batch) if loss.needs_labels else None
@@ -301,8 +303,8 @@ def _optimizer(module: nn.Module, optimization: Optimization) -> torch.optim.Opt
     ]
     groups = [group for group in groups if group["params"]]
     if optimization.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=optimization.learning_rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=optimization.learning_rate)
+        return torch.optim.SGD(groups, lr=optimization.learning_rate, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=optimization.learning_rate, fused=True)
 
 
 def _save(module: nn.Module, updates: torch.optim.Optimizer, work: Path, *, step: int) -> None:

@@ -50,7 +50,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             expected="safetensors, or a state dict of tensors",
             got=str(error).splitlines()[0],
             where=path,
-            hint="in the program that trained it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')",
+            hint="where it was trained: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')",
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

@@ -1,0 +1,363 @@
+"""The one pipeline loop: teacher -> stages -> score each -> race and verdict -> report."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from compress.recipe import Recipe
+from compress.stages.quantize import Quantize
+
+from compress import reporting
+from compress.artifact import Artifact, Store, hash_values
+from compress.benchmark.environment import allowed_cores, cpu_flags, describe
+from compress.data import Data
+from compress.data.roles import subset
+from compress.errors import StageError
+from compress.progress import Reporter
+from compress.scoring import Scores, score
+from compress.stage import Context, Execution, Stage
+from compress.stages.create import Create
+from compress.tasks import ImageClassification
+from compress.tracking import Run, Tracker
+from compress.verdict import Contender, Verdict, judge
+
+SMOKE_SAMPLES = 512
+RIVALS = ("teacher-int8-static", "teacher-int8-dynamic")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a recipe, apart from what is in it.
+
+    Attributes:
+        store: the store's directory.
+        code: the user's Python files that may be run.
+        threads: training threads; None for all cores that the process may use.
+        from_stage: start at this stage; what comes before must be in the store.
+        until_stage: stop after this stage; nothing is raced or judged.
+        force: stages to run again although the store has their output.
+        smoke: a few steps of everything in a store of its own; gates are not judged.
+        reporter: progress and notices.
+        interrupted: says whether to checkpoint and stop.
+    """
+
+    store: Path
+    code: Sequence[Path] = ()
+    threads: int | None = None
+    from_stage: str | None = None
+    until_stage: str | None = None
+    force: Sequence[str] = ()
+    smoke: bool = False
+    reporter: Reporter = field(default_factory=Reporter)
+    interrupted: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pipeline run came to.
+
+    Attributes:
+        passed: whether every gate holds; None when none was judged.
+        report: the result document, as in ``report.json``.
+        run_dir: recipe, report, tables, picture, and the bundle when there is one.
+        shipped: the last artifact.
+    """
+
+    passed: bool | None
+    report: dict[str, Any]
+    run_dir: Path
+    shipped: Artifact
+
+
+@dataclass(frozen=True)
+class Step:
+    """A row of the pipeline: what was made or reused, its scores on select, its tracked run."""
+
+    title: str
+    artifact: Artifact
+    scores: Scores
+    reused: bool
+    run: Run
+    seconds: float
+
+
+def run(recipe: Recipe, options: Options) -> Outcome:
+    """Run a recipe from its teacher to its verdict, reusing what the store has.
+
+    Raises:
+        CompressError: see ``errors.py``; everything committed before stays.
+        KeyboardInterrupt: when interrupted; the same call continues.
+    """
+    recipe, options, data = _prepared(recipe, options)
+    store = Store.open(options.store)
+    task = ImageClassification.of(data, augment=recipe.data.augment)
+    run_dir = store.root / "runs" / run_name(recipe, data)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    started_s = time.monotonic()
+    with (
+        store.lock(f"run-{run_dir.name}", wait=None),
+        Tracker.open(store.root, uri=recipe.tracking.uri, required=recipe.tracking.required) as tracker,
+        tracker.run(
+            recipe.name,
+            experiment=recipe.tracking.experiment or recipe.name,
+            tags={"compress.role": "pipeline", "compress.pipeline_id": run_dir.name},
+        ) as parent,
+    ):
+        context = Context(
+            task=task,
+            data=data,
+            loss=recipe.loss,
+            teacher=None,
+            store=store,
+            seed=recipe.seed,
+            execution=_execution(run_dir, threads=options.threads),
+            recorder=parent,
+            reporter=options.reporter,
+            code=options.code,
+            interrupted=options.interrupted,
+        )
+        loop = Loop(recipe, options, tracker, parent)
+        teacher = loop.teacher(context)
+        context = replace(context, teacher=teacher.artifact)
+        student = loop.student(context, teacher)
+        baselines = [] if options.until_stage else loop.baselines(context, teacher)
+        steps: list[Step] = []
+        for stage in recipe.stages:
+            source = steps[-1].artifact if steps else student
+            steps.append(loop.step(stage, source, context, teacher=teacher.scores))
+            if stage.title == options.until_stage:
+                break
+        rows = [teacher, *baselines, *steps]
+        verdict = None
+        if not options.until_stage:
+            contenders = [Contender(row.title, row.artifact, row.scores) for row in rows]
+            verdict = judge(recipe, context, contenders, rivals=RIVALS, work=run_dir)
+        report = _report(recipe, context, rows, verdict, seconds=time.monotonic() - started_s)
+        loop.publish(report, verdict, rows, run_dir)
+    passed = None if verdict is None or options.smoke else verdict.passed
+    return Outcome(passed=passed, report=report, run_dir=run_dir, shipped=rows[-1].artifact)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The moves of the loop: each finds or makes an artifact, scores what it reads back, records it."""
+
+    recipe: Recipe
+    options: Options
+    tracker: Tracker
+    parent: Run
+
+    def step(
+        self,
+        stage: Stage,
+        source: Artifact | None,
+        context: Context,
+        *,
+        teacher: Scores | None,
+        title: str = "",
+        role: str = "stage",
+    ) -> Step:
+        """Run one stage, or reuse its output, and score the result on select."""
+        title = title or stage.title
+        started_s = time.monotonic()
+        tags = {"compress.role": role, "compress.stage": title, "compress.loss": stage.guided_loss(context).fingerprint}
+        with self.tracker.run(title, parent=self.parent, tags=tags) as run:
+            run.params(stage.model_dump(mode="json"))
+            artifact, reused = self.made(stage, source, replace(context, recorder=run), title=title)
+            scores = score(artifact, context, role="select", teacher=teacher)
+            run.tags({"compress.key": artifact.key, "compress.cache": "hit" if reused else "miss"})
+            run.headline(_headline(scores, teacher))
+        seconds = time.monotonic() - started_s
+        self.options.reporter.say(
+            f"{title:<22}{'reused' if reused else f'{seconds:.1f} s':>9}   "
+            f"{100 * scores.accuracy:6.2f}% on select   {scores.facts['size_bytes'] / 1e3:9,.1f} kB"
+        )
+        return Step(title, artifact, scores, reused, run, seconds)
+
+    def made(self, stage: Stage, source: Artifact | None, context: Context, *, title: str) -> tuple[Artifact, bool]:
+        """Return a stage's output, and whether the store had it.
+
+        Raises:
+            StageError: when the stage changed nothing, or ``from_stage`` asks for an output that is not there.
+        """
+        key = stage.key(source, context)
+        with context.store.lock(key, wait=context.reporter.say):
+            if title in self.options.force:
+                context.store.discard(key)
+            found = context.store.find(key)
+            if found is not None:
+                return found, True
+            if self._must_exist(title):
+                raise StageError(
+                    f"{title} comes before {self.options.from_stage} and is not in the store",
+                    where=context.store.root,
+                    hint="run without --from once",
+                )
+            artifact = stage.run(source, context)  # pyright: ignore[reportArgumentType] # Create alone takes None
+        if source is not None and artifact.digest == source.digest:
+            raise StageError("the stage changed nothing", where=title, hint="remove it, or ask more of it")
+        return artifact, False
+
+    def _must_exist(self, title: str) -> bool:
+        if self.options.from_stage is None:
+            return False
+        titles = [stage.title for stage in self.recipe.stages]
+        return title not in titles[titles.index(self.options.from_stage) :]
+
+    def teacher(self, context: Context) -> Step:
+        """Return the teacher: given weights, or created and trained.
+
+        Raises:
+            ModelError: when its accuracy is not the expected one.
+        """
+        given = self.recipe.teacher
+        create = Create(model=given.model, weights=given.weights)
+        if given.train is None:
+            step = self.step(create, None, context, teacher=None, title="teacher", role="teacher")
+        else:
+            created, _ = self.made(create, None, context, title="teacher")
+            step = self.step(given.train, created, context, teacher=None, title="teacher", role="teacher")
+        given.check(step.scores.accuracy)
+        return step
+
+    def student(self, context: Context, teacher: Step) -> Artifact:
+        """Return what the first stage starts from: a fresh student, or a copy of the teacher.
+
+        A fresh student is scored at once, so that one that cannot be exported fails before it is trained.
+        """
+        if self.recipe.student == "teacher":
+            return teacher.artifact
+        created, _ = self.made(Create(model=self.recipe.student), None, context, title="student")
+        score(created, context, role="select", teacher=None)
+        return created
+
+    def baselines(self, context: Context, teacher: Step) -> list[Step]:
+        """Return the teacher with quantization only, static and dynamic, and the models trained alone."""
+        rows = []
+        for title, mode in zip(RIVALS, ("static", "dynamic"), strict=True):
+            stage = Quantize.unbounded(mode=mode)
+            rows.append(
+                self.step(stage, teacher.artifact, context, teacher=teacher.scores, title=title, role="baseline")
+            )
+        for title, baseline in self.recipe.baselines.items():
+            created, _ = self.made(Create(model=baseline.model), None, context, title=title)
+            rows.append(
+                self.step(baseline.train, created, context, teacher=teacher.scores, title=title, role="baseline")
+            )
+        return rows
+
+    def publish(self, report: dict[str, Any], verdict: Verdict | None, rows: Sequence[Step], run_dir: Path) -> None:
+        """Write the report and its views, and record them; register the student when its gates pass."""
+        (run_dir / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        (run_dir / "report.md").write_text(reporting.markdown(report))
+        (run_dir / "recipe.yaml").write_text(self.recipe.to_yaml())
+        names = ["report.json", "report.md", "recipe.yaml"]
+        shipped = rows[-1]
+        if verdict is not None:
+            reporting.plot_waterfall(report, run_dir / "waterfall.png")
+            names.append("waterfall.png")
+            self._record_race(verdict, rows)
+        for name in names:
+            self.parent.artifact(run_dir / name)
+        self.parent.params(self.recipe.parameters())
+        if shipped.artifact.kind == "bundle":
+            bundle = run_dir / "bundle"
+            shutil.rmtree(bundle, ignore_errors=True)
+            shutil.copytree(shipped.artifact.path, bundle, ignore=shutil.ignore_patterns("manifest.json"))
+            if verdict is not None and verdict.passed and not self.options.smoke:
+                manifest = json.loads((bundle / "bundle.json").read_text())
+                self.parent.register_onnx(bundle / manifest["primary"], name=self.recipe.name)
+
+    def _record_race(self, verdict: Verdict, rows: Sequence[Step]) -> None:
+        primary = verdict.document["profiles"][0]
+        by_name = {row["name"]: row for row in verdict.document["rows"]}
+        tests = {row["name"]: row["accuracy"]["value"] for row in verdict.test}
+        for row in rows:
+            found = by_name[row.title]
+            values = {"headline/latency_p50_ms": found["latency_ms"].get(primary)}
+            if primary in found["speedup"]:
+                values["headline/speedup_x"] = found["speedup"][primary]["value"]
+            if row.title in tests:
+                values["headline/accuracy_test"] = tests[row.title]
+            known = {key: value for key, value in values.items() if value is not None}
+            row.run.headline(known)
+            if row is rows[-1]:
+                self.parent.headline(known | _headline(row.scores, rows[0].scores))
+
+
+def run_name(recipe: Recipe, data: Data) -> str:
+    """Return the name of a recipe's run directory: the same recipe on the same data continues there."""
+    return f"{recipe.name}-{hash_values([recipe.model_dump(mode='json'), data.digest])[:10]}"
+
+
+def _prepared(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
+    if not options.smoke:
+        return recipe, options, recipe.data.load(code=options.code)
+    data = subset(recipe.data.load(code=options.code), per_role=SMOKE_SAMPLES)
+    return recipe.smoke(), replace(options, store=options.store / "smoke"), data
+
+
+def _execution(run_dir: Path, *, threads: int | None) -> Execution:
+    """Return threads and precision, decided once per run directory and kept on resume.
+
+    bfloat16 autocast is taken where the CPU multiplies bfloat16 in hardware; elsewhere it is slower than float32.
+    """
+    path = run_dir / "execution.json"
+    if path.exists() and threads is None:
+        return Execution(**json.loads(path.read_text()))
+    fast = {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags()
+    execution = Execution(threads=threads or allowed_cores(), precision="bfloat16" if fast else "float32")
+    path.write_text(json.dumps({"threads": execution.threads, "precision": execution.precision}))
+    return execution
+
+
+def _headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:
+    facts = scores.facts
+    values = {
+        "headline/accuracy_select": scores.accuracy,
+        "headline/size_mb": facts["size_bytes"] / 1e6,
+        "headline/params_m": facts["parameters"] / 1e6,
+        "headline/macs_m": facts["macs"] / 1e6,
+    }
+    if teacher is not None:
+        values["headline/accuracy_delta"] = scores.accuracy - teacher.accuracy
+        values["headline/compression_x"] = teacher.facts["size_bytes"] / facts["size_bytes"]
+        values["headline/teacher_kl_nats"] = facts.get("teacher_kl_nats", 0.0)
+    return values
+
+
+def _report(
+    recipe: Recipe, context: Context, rows: Sequence[Step], verdict: Verdict | None, *, seconds: float
+) -> dict[str, Any]:
+    return {
+        "schema": reporting.SCHEMA,
+        "recipe": recipe.name,
+        "recipe_sha256": hash_values(recipe.model_dump(mode="json")),
+        "loss": {"fields": recipe.loss.model_dump(), "fingerprint": recipe.loss.fingerprint},
+        "execution": {"threads": context.execution.threads, "precision": context.execution.precision},
+        "data": {
+            "samples": {role: len(samples) for role, samples in context.data.roles.items()},
+            "dropped_duplicates": context.data.dropped_duplicates,
+        },
+        "stages": [
+            {
+                "name": row.title,
+                "key": row.artifact.key,
+                "digest": row.artifact.digest,
+                "kind": row.artifact.kind,
+                "reused": row.reused,
+                "seconds": round(row.seconds, 2),
+                "facts": row.artifact.facts,
+                "scores": row.scores.facts,
+            }
+            for row in rows
+        ],
+        "benchmark": None if verdict is None else verdict.document,
+        "verdict": None if verdict is None else reporting.verdict_section(verdict),
+        "environment": describe(seed=recipe.seed),
+        "seconds": round(seconds, 1),
+    }

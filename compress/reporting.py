@@ -1,0 +1,139 @@
+"""The report of a pipeline: one JSON document, and its views as a terminal table, Markdown and a picture."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from compress.benchmark import report as benchmark_report
+from compress.errors import RecipeError
+from compress.verdict import GateResult, Verdict
+
+SCHEMA = 1
+MARKERS = ("<!-- result: written by `compressor run`, do not edit -->", "<!-- end of result -->")
+
+
+def verdict_section(verdict: Verdict) -> dict[str, Any]:
+    """Return what was judged as JSON values."""
+    return {
+        "test": verdict.test,
+        "rival": verdict.rival,
+        "speedup_over_rival": asdict(verdict.over_rival),
+        "gates": [asdict(gate) for gate in verdict.gates],
+        "passed": verdict.passed,
+    }
+
+
+def print_report(report: dict[str, Any], console: Console) -> None:
+    """Print the tables, at most 100 columns wide; colours only on a terminal."""
+    if report["benchmark"] is not None:
+        console.print(benchmark_report.table(report["benchmark"]))
+        console.print(benchmark_report.profile_table(report["benchmark"]))
+    if report["verdict"] is not None:
+        console.print(_test_table(report["verdict"]))
+        for line in verdict_lines(report["verdict"]):
+            console.print(line, highlight=False)
+
+
+def verdict_lines(verdict: dict[str, Any]) -> list[str]:
+    """Return the comparison with the rival and each gate, in words."""
+    over = verdict["speedup_over_rival"]
+    lines = [f"{over['value']:.2f}x [{over['low']:.2f}, {over['high']:.2f}] as fast as {verdict['rival']}"]
+    for entry in verdict["gates"]:
+        gate = GateResult(**entry)
+        lines.append(f"gate {'passed' if gate.passed else 'MISSED'}  {gate.gap}")
+    return lines
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Return the tables, the verdict and the environment as Markdown."""
+    parts = []
+    if report["benchmark"] is not None:
+        parts += [f"**{report['benchmark']['title']}**", "", benchmark_report.markdown(report["benchmark"])]
+    if report["verdict"] is not None:
+        parts += ["**Verdict (test, read once)**", ""]
+        parts += ["| model | accuracy % | change in points | agreement with the teacher |", "|---|---:|---:|---:|"]
+        parts += ["| " + " | ".join(cells) + " |" for cells in map(_test_cells, report["verdict"]["test"])]
+        parts += ["", *(f"- {line}" for line in verdict_lines(report["verdict"])), ""]
+    environment = report["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
+    minutes = report["seconds"] / 60
+    reused = [stage["name"] for stage in report["stages"] if stage["reused"]]
+    parts.append(
+        f"{environment['date'][:10]}; {environment['cpu_model']}, {environment['allowed_cores']} cores; seed "
+        f"{environment['seed']}; {versions}; {minutes:.1f} minutes"
+        + (f" with {', '.join(reused)} reused from the store" if reused else " from nothing")
+        + f"; recipe {report['recipe_sha256'][:12]}."
+    )
+    return "\n".join(parts) + "\n"
+
+
+def write_into(readme: Path, report: dict[str, Any]) -> None:
+    """Replace the text between the result markers of a Markdown file by this report.
+
+    Raises:
+        RecipeError: when the file has no markers.
+    """
+    text = readme.read_text() if readme.is_file() else ""
+    begin, end = (text.find(marker) for marker in MARKERS)
+    if begin < 0 or end < begin:
+        raise RecipeError("the file has no place for the result", expected=" ... ".join(MARKERS), where=readme)
+    readme.write_text(text[: begin + len(MARKERS[0])] + "\n\n" + markdown(report) + "\n" + text[end:])
+
+
+def plot_waterfall(report: dict[str, Any], path: Path) -> None:
+    """Draw accuracy, size and latency of every row, one panel each, as a PNG."""
+    from matplotlib.figure import Figure
+
+    document = report["benchmark"]
+    rows, primary = document["rows"], document["profiles"][0]
+    names = [row["name"] for row in rows]
+    figure = Figure(figsize=(11, 0.42 * len(rows) + 1.4), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    accuracy = [100 * row["accuracy"]["value"] for row in rows]
+    errors = [[100 * abs(row["accuracy"][end] - row["accuracy"]["value"]) for row in rows] for end in ("low", "high")]
+    axes[0].errorbar(accuracy, names, xerr=errors, fmt="o", color="#1f5f8b", capsize=3)
+    axes[0].set_xlabel("accuracy on select, %, 95% interval")
+    axes[1].barh(names, [row["size_bytes"] / 1e3 for row in rows], color="#8fb8de")
+    axes[1].set_xlabel("file, kB")
+    axes[2].barh(names, [row["latency_ms"].get(primary, 0.0) for row in rows], color="#f2b880")
+    axes[2].set_xlabel(f"median latency, ms ({primary})")
+    for axis, values, unit in ((axes[1], "size_bytes", "kB"), (axes[2], "latency_ms", "ms")):
+        for index, row in enumerate(rows):
+            value = row[values] / 1e3 if unit == "kB" else row[values].get(primary, 0.0)
+            label = f" {value:,.3g}" if value < 1000 else f" {value:,.0f}"
+            axis.annotate(label, (value, index), va="center", fontsize=8)
+        axis.margins(x=0.18)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="x", alpha=0.25)
+        axis.set_axisbelow(True)
+    axes[0].invert_yaxis()
+    figure.suptitle(document["title"], fontsize=11)
+    figure.savefig(path, dpi=130)
+
+
+def _test_table(verdict: dict[str, Any]) -> Table:
+    table = Table(title="Verdict (test, read once)", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, head in enumerate(("model", "accuracy %", "change in points", "agreement")):
+        table.add_column(head, justify="left" if index == 0 else "right")
+    for row in verdict["test"]:
+        table.add_row(*_test_cells(row))
+    return table
+
+
+def _test_cells(row: dict[str, Any]) -> Sequence[str]:
+    agreed = row.get("agreement")
+    agreement = "" if agreed is None else f"{100 * agreed['value']:.2f}%"
+    return row["name"], _points(row["accuracy"], sign=""), _points(row.get("change"), sign="+"), agreement
+
+
+def _points(estimate: dict[str, float] | None, *, sign: str) -> str:
+    if estimate is None:
+        return ""
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    return f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"

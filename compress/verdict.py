@@ -1,0 +1,198 @@
+"""The verdict: the files raced against each other, test read once, gates judged on interval bounds."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from compress.recipe import Gates, Recipe
+from numpy.typing import NDArray
+
+from compress.artifact import Artifact
+from compress.benchmark import report as benchmark_report
+from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
+from compress.benchmark.measure import Profile
+from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
+from compress.scoring import Scores, inputs_of, score
+from compress.stage import Context
+
+TORCH = "torch-cpu"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One file in the race.
+
+    Attributes:
+        name: row name.
+        artifact: what the file is the ONNX form of.
+        scores: its scores on select.
+    """
+
+    name: str
+    artifact: Artifact
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate.
+
+    Attributes:
+        name: the recipe's field.
+        limit: the recipe's value.
+        estimate: the measured value.
+        judged: the interval bound that was compared with the limit.
+        passed: whether the gate holds.
+    """
+
+    name: str
+    limit: float
+    estimate: float
+    judged: float
+    passed: bool
+
+    @property
+    def gap(self) -> str:
+        """What is missing, in words."""
+        relation = "at least" if self.name == "min_speedup" else "at most"
+        judged = f"{self.judged:.4g} at the interval's bound ({self.estimate:.4g} measured)"
+        return f"{self.name}: {relation} {self.limit:g} asked, {judged}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the shipped file came to.
+
+    Attributes:
+        document: the benchmark's result document.
+        test: rows of the test role: the teacher, the teacher with quantization only, the shipped file.
+        rival: name of the teacher-with-quantization row that is faster.
+        over_rival: speed of the shipped file over it.
+        gates: judged gates; empty when the recipe has none.
+    """
+
+    document: dict[str, Any]
+    test: list[dict[str, Any]]
+    rival: str
+    over_rival: Estimate
+    gates: tuple[GateResult, ...]
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether every gate holds; None without gates."""
+        return all(gate.passed for gate in self.gates) if self.gates else None
+
+
+def judge(
+    recipe: Recipe, context: Context, contenders: Sequence[Contender], *, rivals: Sequence[str], work: Path
+) -> Verdict:
+    """Race the files, read test once and judge the gates.
+
+    Args:
+        recipe: benchmark profiles and gates.
+        context: task, data, store.
+        contenders: the teacher first, the shipped file last.
+        rivals: names of the rows that are the teacher with quantization only.
+        work: where the sample inputs are written.
+
+    Raises:
+        StageError: when a file's outputs are not finite.
+    """
+    teacher, shipped = contenders[0], contenders[-1]
+    inputs = work / "inputs.npz"
+    rows = context.data.select.take(np.arange(min(256, len(context.data.select))))
+    np.savez(inputs, image=inputs_of(context, rows))
+    preset = PRESETS[recipe.benchmark.preset]
+    comparisons = []
+    with context.reporter.bar("benchmark", len(recipe.benchmark.profiles)) as bar:
+        for profile in recipe.benchmark.profiles:
+            comparisons.append(race(contenders, profile=profile, preset=preset, inputs=inputs, seed=recipe.seed))
+            bar.advance()
+    primary = comparisons[0]
+    rival = max(rivals, key=lambda name: primary.speedup(name, over=teacher.name).value)
+    document = benchmark_report.build(
+        [
+            benchmark_report.Entry(
+                name=entry.name,
+                path=entry.scores.onnx_path,
+                num_params=entry.scores.facts["parameters"],
+                correct=entry.scores.correct,
+                decisions=entry.scores.logits.argmax(axis=1),
+            )
+            for entry in contenders
+        ],
+        comparisons,
+        reference=teacher.name,
+        seed=recipe.seed,
+        title=f"{recipe.name}: what each stage bought and cost (accuracy on select)",
+    )
+    judged = [teacher, next(entry for entry in contenders if entry.name == rival), shipped]
+    test = test_rows(judged, context, seed=recipe.seed)
+    speedup = primary.speedup(shipped.name, over=teacher.name)
+    return Verdict(
+        document=document,
+        test=test,
+        rival=rival,
+        over_rival=primary.speedup(shipped.name, over=rival),
+        gates=judge_gates(
+            recipe.gates, change=test[-1]["change"], size_bytes=shipped.scores.facts["size_bytes"], speedup=speedup
+        ),
+    )
+
+
+def race(contenders: Sequence[Contender], *, profile: Profile, preset: Preset, inputs: Path, seed: int) -> Comparison:
+    """Measure all contenders under one profile, interleaved; torch runs only the ones that torch can load."""
+    if profile.runtime == TORCH:
+        models = {entry.name: entry.artifact.path for entry in contenders if entry.artifact.kind == "model"}
+    else:
+        models = {entry.name: entry.scores.onnx_path for entry in contenders}
+    return compare(models, reference=contenders[0].name, inputs=inputs, profile=profile, preset=preset, seed=seed)
+
+
+def test_rows(judged: Sequence[Contender], context: Context, *, seed: int) -> list[dict[str, Any]]:
+    """Return accuracy with its Wilson interval and the paired change against the first row, on the test role."""
+    rows: list[dict[str, Any]] = []
+    reference: NDArray[np.bool_] | None = None
+    teacher: Scores | None = None
+    for entry in judged:
+        scores = score(entry.artifact, context, role="test", teacher=teacher)
+        row: dict[str, Any] = {
+            "name": entry.name,
+            "samples": len(scores.correct),
+            "accuracy": asdict(wilson_interval(int(scores.correct.sum()), len(scores.correct))),
+        }
+        if reference is None or teacher is None:
+            reference, teacher = scores.correct, scores
+        else:
+            decisions = (scores.logits.argmax(axis=1), teacher.logits.argmax(axis=1))
+            row["change"] = asdict(paired_change(scores.correct, reference, seed=seed))
+            row["mcnemar_p"] = mcnemar_p(scores.correct, reference)
+            row["agreement"] = asdict(agreement(*decisions))
+        rows.append(row)
+    return rows
+
+
+def judge_gates(
+    gates: Gates, *, change: dict[str, float], size_bytes: int, speedup: Estimate
+) -> tuple[GateResult, ...]:
+    """Judge each gate that the recipe names; accuracy and speed on the unfavourable bound of their interval.
+
+    Args:
+        gates: the limits.
+        change: accuracy of the shipped file minus the teacher's on test: value, low, high, as shares.
+        size_bytes: of the shipped file.
+        speedup: of the shipped file over the teacher under the primary profile.
+    """
+    found = []
+    if gates.max_accuracy_drop is not None:
+        found.append(("max_accuracy_drop", gates.max_accuracy_drop, -change["value"], -change["low"], False))
+    if gates.max_size_mb is not None:
+        found.append(("max_size_mb", gates.max_size_mb, size_bytes / 1e6, size_bytes / 1e6, False))
+    if gates.min_speedup is not None:
+        found.append(("min_speedup", gates.min_speedup, speedup.value, speedup.low, True))
+    return tuple(
+        GateResult(name, limit, estimate, judged, judged >= limit if least else judged <= limit)
+        for name, limit, estimate, judged, least in found
+    )
