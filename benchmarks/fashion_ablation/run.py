@@ -1,0 +1,227 @@
+"""What does each stage of the Fashion-MNIST pipeline buy? One cell per (arm, seed), each with its own JSON.
+
+    python benchmarks/fashion_ablation/run.py [--seeds 0 1 2 3 4] [--store DIR] [--threads N]
+    python benchmarks/fashion_ablation/run.py --table
+
+Arms, all from the teacher, student and loss of ``pipelines/fashion_mnist/recipe.yaml``, shortened to DISTILL_EPOCHS and
+RECOVER_EPOCHS, with equal steps where two arms are compared:
+
+* ``distilled``: the student on the guided loss; ``alone``: the same student, views and steps on the labels alone.
+* ``taylor-guided``: distilled, pruned by Taylor scores of the guided loss, recovered on the guided loss;
+  ``taylor-plain``: recovered on the labels alone; ``magnitude-guided``: pruned by weight magnitude instead.
+* ``scratch-guided``: the widths that ``taylor-guided`` ended with, fresh weights, the guided loss for all its steps.
+
+A cell that has its JSON is not run again, so the grid resumes. Accuracy is on select; test is not read.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from scipy import stats
+
+from compress.artifact import Artifact, Store
+from compress.benchmark.environment import allowed_cores, describe
+from compress.loss import GuidedLoss
+from compress.models import load_model, load_structure
+from compress.progress import Reporter
+from compress.recipe import Recipe
+from compress.scoring import score
+from compress.stage import Context, Execution
+from compress.stages.create import Create
+from compress.stages.distill import Distill
+from compress.stages.prune import Prune
+from compress.tasks import ImageClassification
+
+HERE = Path(__file__).parent
+RECIPE = HERE.parents[1] / "pipelines" / "fashion_mnist" / "recipe.yaml"
+RESULTS = HERE / "results"
+DISTILL_EPOCHS = 8
+RECOVER_EPOCHS = 5
+LABELS_ALONE = GuidedLoss(hard_weight=1, soft_weight=0)
+ARMS = ("distilled", "alone", "taylor-guided", "taylor-plain", "magnitude-guided", "scratch-guided")
+QUESTIONS = (
+    ("Does the teacher help the student?", "distilled", "alone"),
+    ("Does the teacher help the recovery?", "taylor-guided", "taylor-plain"),
+    ("Does the guided loss choose better channels than magnitude?", "taylor-guided", "magnitude-guided"),
+    ("Is pruning better than training the final widths from scratch?", "taylor-guided", "scratch-guided"),
+)
+
+
+class Nowhere:
+    """A recorder that forgets."""
+
+    def metrics(self, values, *, step):
+        """Forget."""
+
+    def artifact(self, path, folder=""):
+        """Forget."""
+
+
+def shared_context(recipe: Recipe, store: Store, *, threads: int) -> Context:
+    """Return the context of seed 0 with the recipe's teacher, from the store or trained now."""
+    data = recipe.data.load()
+    context = Context(
+        task=ImageClassification.of(data, augment=recipe.data.augment),
+        data=data,
+        loss=recipe.loss,
+        teacher=None,
+        store=store,
+        seed=recipe.seed,
+        execution=Execution(threads=threads, precision="bfloat16"),
+        recorder=Nowhere(),
+        reporter=Reporter(),
+    )
+    return replace(context, teacher=find_teacher(recipe, context))
+
+
+def find_teacher(recipe: Recipe, context: Context) -> Artifact:
+    """Return the pipeline's teacher, whatever number of threads it was trained with, or train it."""
+    assert recipe.teacher.train is not None
+    create = Create(model=recipe.teacher.model)
+    for threads in range(1, 65):
+        there = replace(context, execution=replace(context.execution, threads=threads))
+        created = context.store.find(create.key(None, there))
+        trained = None if created is None else context.store.find(recipe.teacher.train.key(created, there))
+        if trained is not None:
+            return trained
+    return recipe.teacher.train.run(create.run(None, context), context)
+
+
+def stages_of(recipe: Recipe) -> tuple[Distill, Prune, Distill]:
+    """Return the recipe's distill, prune and recover stages, shortened."""
+    distill, recover = (stage for stage in recipe.stages if isinstance(stage, Distill))
+    (prune,) = (stage for stage in recipe.stages if isinstance(stage, Prune))
+    return (
+        distill.model_copy(update={"epochs": DISTILL_EPOCHS}),
+        prune,
+        recover.model_copy(update={"epochs": RECOVER_EPOCHS}),
+    )
+
+
+def made(stage: Distill | Prune | Create, source: Artifact | None, context: Context) -> Artifact:
+    """Return the stage's output from the store, or run it."""
+    return context.store.find(stage.key(source, context)) or stage.run(source, context)  # pyright: ignore[reportArgumentType]
+
+
+def run_arm(arm: str, recipe: Recipe, context: Context) -> Artifact:
+    """Return the arm's final artifact."""
+    distill, prune, recover = stages_of(recipe)
+    assert recipe.student != "teacher"
+    student = made(Create(model=recipe.student), None, context)
+    if arm == "alone":
+        return made(distill.model_copy(update={"loss": LABELS_ALONE}), student, context)
+    distilled = made(distill, student, context)
+    if arm == "distilled":
+        return distilled
+    if arm == "magnitude-guided":
+        prune = prune.model_copy(update={"importance": "magnitude"})
+    pruned = made(prune, distilled, context)
+    if arm == "taylor-plain":
+        return made(recover.model_copy(update={"loss": LABELS_ALONE}), pruned, context)
+    if arm == "scratch-guided":
+        total = distill.model_copy(update={"epochs": DISTILL_EPOCHS + RECOVER_EPOCHS})
+        return made(total, fresh_weights(pruned, context), context)
+    return made(recover, pruned, context)
+
+
+def fresh_weights(pruned: Artifact, context: Context) -> Artifact:
+    """Commit the pruned architecture with newly drawn weights."""
+    structure = load_structure(pruned.path)
+    module = load_model(pruned.path)
+    torch.manual_seed(context.seed)
+    for layer in module.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear)):
+            layer.reset_parameters()
+    return context.commit_model(
+        Create(name="fresh", model=structure.model),
+        pruned,
+        module,
+        model=structure.model,
+        signature=structure.signature,
+        facts={},
+    )
+
+
+def run_cell(arm: str, recipe: Recipe, context: Context, *, seed: int) -> None:
+    """Run one cell and write its JSON."""
+    path = RESULTS / f"{arm}-seed{seed}.json"
+    if path.exists():
+        return
+    started_s = time.monotonic()
+    scores = score(run_arm(arm, recipe, replace(context, seed=seed)), context, role="select", teacher=None)
+    result = {
+        "arm": arm,
+        "seed": seed,
+        "accuracy_select": scores.accuracy,
+        "samples": len(scores.correct),
+        "parameters": scores.facts["parameters"],
+        "macs": scores.facts["macs"],
+        "distill_epochs": DISTILL_EPOCHS,
+        "recover_epochs": RECOVER_EPOCHS,
+        "loss": recipe.loss.fingerprint,
+        "seconds": round(time.monotonic() - started_s, 1),
+        "environment": describe(seed=seed),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{arm} seed {seed}: {100 * scores.accuracy:.2f}% in {result['seconds']:.0f} s", flush=True)
+
+
+def table() -> str:
+    """Return the committed cells as Markdown: means, and paired differences with 95% t intervals over seeds."""
+    cells = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    accuracy = {(cell["arm"], cell["seed"]): 100 * cell["accuracy_select"] for cell in cells}
+    lines = ["| arm | accuracy on select, % (mean, standard deviation over seeds) | parameters | MACs |", "|---|---:|---:|---:|"]
+    for arm in ARMS:
+        values = [value for (name, _), value in accuracy.items() if name == arm]
+        last = next(cell for cell in cells if cell["arm"] == arm)
+        spread = f"{statistics.mean(values):.2f}, {statistics.stdev(values):.2f} (n = {len(values)})"
+        lines.append(f"| {arm} | {spread} | {last['parameters']:,} | {last['macs']:,} |")
+    lines += ["", "| question | difference in points, 95% interval, paired by seed | verdict |", "|---|---:|---|"]
+    for question, ours, rival in QUESTIONS:
+        seeds = sorted({seed for arm, seed in accuracy if arm == ours} & {seed for arm, seed in accuracy if arm == rival})
+        gains = [accuracy[ours, seed] - accuracy[rival, seed] for seed in seeds]
+        half = float(stats.t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / math.sqrt(len(gains))
+        mean = statistics.mean(gains)
+        verdict = "yes" if mean - half > 0 else "no, it is worse" if mean + half < 0 else "cannot tell"
+        shown = f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+        lines.append(f"| {question} ({ours} - {rival}) | {shown} | {verdict} |")
+    environment = cells[0]["environment"]
+    lines += [
+        "",
+        f"{cells[0]['samples']:,} select samples; distill {cells[0]['distill_epochs']} epochs, recover "
+        f"{cells[0]['recover_epochs']}; loss {cells[0]['loss']}; {environment['cpu_model']}; torch "
+        f"{environment['versions']['torch']}; {min(cell['environment']['date'] for cell in cells)[:10]}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the missing cells, or write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--store", type=Path, default=Path("compress-store"))
+    parser.add_argument("--threads", type=int, default=allowed_cores())
+    parser.add_argument("--table", action="store_true", help="write README.md from the committed cells")
+    arguments = parser.parse_args()
+    if arguments.table:
+        readme = HERE / "README.md"
+        begin, end = "<!-- table: written by run.py --table -->", "<!-- end of table -->"
+        head, tail = readme.read_text().split(begin)[0], readme.read_text().split(end)[1]
+        readme.write_text(f"{head}{begin}\n\n{table()}\n{end}{tail}")
+        return
+    recipe = Recipe.load(RECIPE)
+    context = shared_context(recipe, Store.open(arguments.store), threads=arguments.threads)
+    for seed in arguments.seeds:
+        for arm in ARMS:
+            run_cell(arm, recipe, context, seed=seed)
+
+
+if __name__ == "__main__":
+    main()
