@@ -14,7 +14,7 @@ from compress.data.images import Mode, read_folder
 from compress.data.samples import ROLES, Role, Samples
 from compress.data.source import Raw, Source, channels_first, class_numbers
 from compress.errors import DataError
-from compress.models.spec import run_user_file, user_function
+from compress.user_code import run_user_file, user_function
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 
@@ -123,7 +123,7 @@ class File(Source):
         """Return what the function returns.
 
         Raises:
-            ModelError: when the file was not named or has no such function.
+            InputError: when the file was not named or has no such function.
             DataError: when it returns something else than roles to pairs.
         """
         factory = user_function(run_user_file(self.path, code=code), self.factory, path=self.path)

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from compress.errors import EnvironmentFault, ModelError
-from compress.models.spec import Model, image_sizes, run_user_file, user_function
+from compress.models.spec import Model, image_sizes
 from compress.tasks.signature import Signature
+from compress.user_code import run_user_file, user_function
 
 
 class UserFile(Model):
@@ -29,7 +30,8 @@ class UserFile(Model):
         """Return what the factory returns.
 
         Raises:
-            ModelError: when the file was not named, the factory is missing, or it returns no module.
+            InputError: when the file was not named or has no such function.
+            ModelError: when it returns no module.
         """
         factory = user_function(run_user_file(self.path, code=code), self.factory, path=self.path)
         if not callable(factory):

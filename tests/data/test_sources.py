@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from compress.data.arrays import ArrayPair, Numpy
-from compress.data.config import DataConfig
 from compress.data.idx import read_idx
+from compress.data.roles import Split, assign
 from compress.data.sources import Digits, File, Idx, ImageFolder
-from compress.errors import DataError, ModelError
+from compress.errors import DataError, InputError
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -43,7 +43,7 @@ def test_idx_reads_plain_and_gzipped_files(idx_directory, images, labels):
 
 @pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed")
 def test_fashion_mnist_keeps_its_own_test_role():
-    data = DataConfig(source=Idx(directory=FASHION_MNIST)).load()
+    data = assign(Idx(directory=FASHION_MNIST).load(code=()), split=Split(), overlap="refuse")
     assert len(data.test) == 10_000
     assert len(data.train) + len(data.select) + len(data.calibration) == 60_000
     assert data.dropped_duplicates == 0
@@ -171,7 +171,7 @@ def test_a_users_file_runs_only_when_it_is_named(tmp_path):
     path.write_text(CODE)
     source = File(path=path, arguments={"count": 6})
     assert source.load(code=[path]).roles["train"].inputs.shape == (6, 1, 4, 4)
-    with pytest.raises(ModelError, match="--code"):
+    with pytest.raises(InputError, match="--code"):
         source.load(code=())
 
 
