@@ -1,0 +1,102 @@
+"""An append-only file of events: one JSON object a line, each with its checksum, safe against kill -9.
+
+A line is ``{"crc":"<crc32 of the event's bytes, hex>","event":{...}}``. A last line that a crash tore is
+dropped when the file is opened for writing again; a bad line anywhere else means that the file was edited.
+"""
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from compress.errors import ArtifactError, EnvironmentFault, LockedError
+
+Event = dict[str, Any]
+
+
+class Journal:
+    """The one writer of a journal file, by an advisory lock that the kernel frees when the process ends.
+
+    Args:
+        path: the file; made when absent, with its folder.
+
+    Raises:
+        LockedError: when another process writes it.
+        ArtifactError: when a line before the last is damaged.
+        EnvironmentFault: when the disk cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise EnvironmentFault("the journal cannot be written", got=error.strerror, where=path) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise LockedError("another process writes this journal", where=path) from error
+        self.size_bytes = 0
+        try:
+            for _, self.size_bytes in read(path):
+                pass
+        except ArtifactError:
+            os.close(self._descriptor)
+            raise
+        os.ftruncate(self._descriptor, self.size_bytes)
+
+    def append(self, event: Event, *, sync: bool = False) -> None:
+        """Write one event; with sync it is on the disk when this returns.
+
+        Raises:
+            EnvironmentFault: when the disk is full or gone. The journal stays readable.
+            ValueError: when the event holds NaN or infinity.
+        """
+        body = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        line = b'{"crc":"%08x","event":%s}\n' % (zlib.crc32(body), body)
+        try:
+            written = os.write(self._descriptor, line)
+            if written == len(line) and sync:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            raise EnvironmentFault("the journal cannot be written", got=error.strerror, where=self.path) from error
+        if written != len(line):
+            os.ftruncate(self._descriptor, self.size_bytes)
+            raise EnvironmentFault("the disk is full", where=self.path, hint="free space and run the command again")
+        self.size_bytes += len(line)
+
+    def close(self) -> None:
+        """Sync and give up the lock."""
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+
+
+def read(path: Path, *, start: int = 0) -> Iterator[tuple[Event, int]]:
+    """Events from byte `start` on, each with the byte at which its line ends; a torn last line is left out.
+
+    Raises:
+        ArtifactError: when a line before the last is damaged.
+    """
+    with path.open("rb") as file:
+        end = file.seek(start)
+        for line in file:
+            event = _parse(line)
+            if event is None:
+                if line.endswith(b"\n") and file.peek(1):
+                    raise ArtifactError("a journal line is damaged", where=f"{path}, byte {end}", hint="move it away")
+                return
+            end += len(line)
+            yield event, end
+
+
+def _parse(line: bytes) -> Event | None:
+    head, _, rest = line.partition(b',"event":')
+    body = rest[:-2]
+    if not rest.endswith(b"}\n") or head != b'{"crc":"%08x"' % zlib.crc32(body):
+        return None
+    return json.loads(body)

@@ -1,0 +1,155 @@
+"""Events to MLflow, through MlflowClient alone: no active run, no global state of the fluent interface.
+
+The only module that imports mlflow (with `onnx_model`); imported when a tracker opens, never before.
+"""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlflow.entities import Experiment, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from compress.errors import EnvironmentFault
+from compress.tracking.journal import Event
+from compress.tracking.outbox import Down, Points, Refused
+
+UID_TAG = "compress.run_uid"
+PARENT_TAG = "mlflow.parentRunId"
+_METRICS_PER_REQUEST, _OTHERS_PER_REQUEST = 800, 100  # MLflow's limits: 1000 points, of them 100 params, 100 tags
+_REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "BAD_REQUEST",
+    "MALFORMED_REQUEST",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "INVALID_STATE",
+    "NOT_FOUND",
+    "NOT_IMPLEMENTED",
+}
+
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial MLflow database tables"
+
+
+class MlflowSink:
+    """A connection to an MLflow server or database.
+
+    Args:
+        uri: tracking URI.
+        artifact_root: where a local database's experiments keep their files; None leaves it to the server.
+
+    Raises:
+        Down: when nothing answers.
+        EnvironmentFault: when the database belongs to another version of MLflow.
+    """
+
+    def __init__(self, uri: str, *, artifact_root: Path | None) -> None:
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._uri, self._artifact_root = uri, artifact_root
+        self._experiments: dict[str, str] = {}
+        with _translated():
+            try:
+                self._client.search_experiments(max_results=1)
+            except MlflowException as error:
+                if "out-of-date database schema" not in str(error):
+                    raise
+                versions = re.search(r"found version (\w+), but expected (\w+)", str(error))
+                raise EnvironmentFault(
+                    "the MLflow database belongs to another version of MLflow",
+                    expected=versions and f"schema {versions[2]}",
+                    got=versions and f"schema {versions[1]}",
+                    hint="back it up, then run `mlflow db upgrade <tracking URI>`; or install the newer mlflow",
+                ) from error
+
+    def start(self, event: Event, *, parent_id: str | None) -> str:
+        """Find the run that an earlier attempt created, or create it. See `Sink`."""
+        with _translated(refuses=False):
+            experiment_id = self._experiment_id(event["experiment"])
+            found = self._client.search_runs([experiment_id], f"tags.`{UID_TAG}` = '{event['uid']}'", max_results=1)
+            if found:
+                return found[0].info.run_id
+            tags = event["tags"] | {UID_TAG: event["uid"]} | ({PARENT_TAG: parent_id} if parent_id else {})
+            created = self._client.create_run(experiment_id, start_time=event["ms"], tags=tags, run_name=event["name"])
+            return created.info.run_id
+
+    def reopen(self, run_id: str) -> None:
+        """See `Sink`."""
+        with _translated():
+            self._client.update_run(run_id, status="RUNNING")
+
+    def log(self, run_id: str, points: Points) -> None:
+        """See `Sink`. MLflow drops a metric whose key, step, time and value it has, so repeating adds nothing."""
+        metrics = [Metric(*metric) for metric in points.metrics]
+        params = [Param(key, value) for key, value in points.params.items()]
+        tags = [RunTag(key, value) for key, value in points.tags.items()]
+        while metrics or params or tags:
+            with _translated():
+                self._client.log_batch(
+                    run_id,
+                    metrics[:_METRICS_PER_REQUEST],
+                    params[:_OTHERS_PER_REQUEST],
+                    tags[:_OTHERS_PER_REQUEST],
+                )
+            del metrics[:_METRICS_PER_REQUEST], params[:_OTHERS_PER_REQUEST], tags[:_OTHERS_PER_REQUEST]
+
+    def artifact(self, run_id: str, path: Path, *, folder: str) -> None:
+        """See `Sink`."""
+        with _translated():
+            self._client.log_artifact(run_id, str(path), folder or None)
+
+    def register(self, run_id: str, path: Path, example: Path, *, event: Event) -> None:
+        """See `Sink`."""
+        from compress.tracking.onnx_model import register  # onnx is needed here alone
+
+        with _translated():
+            register(self._client, run_id, path, example, event=event, is_local=self._artifact_root is not None)
+
+    def end(self, run_id: str, *, status: str, end_ms: int) -> None:
+        """See `Sink`."""
+        with _translated():
+            self._client.set_terminated(run_id, status, end_time=end_ms)
+
+    def _experiment_id(self, name: str) -> str:
+        if name not in self._experiments:
+            self._experiments[name] = self._find_or_create(name)
+        return self._experiments[name]
+
+    def _find_or_create(self, name: str) -> str:
+        found: Experiment | None = self._client.get_experiment_by_name(name)
+        if found is not None:
+            if found.lifecycle_stage != "active":
+                self._client.restore_experiment(found.experiment_id)
+            return found.experiment_id
+        # Explicit and absolute: the default is relative to whoever opens the database.
+        location = None if self._artifact_root is None else (self._artifact_root / _folder_name(name)).as_uri()
+        try:
+            return self._client.create_experiment(name, artifact_location=location)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return self._find_or_create(name)  # another process was faster
+
+
+@contextlib.contextmanager
+def _translated(*, refuses: bool = True) -> Iterator[None]:
+    """MLflow's errors as Refused or Down; with refuses off all are Down, because the event must not be lost."""
+    try:
+        yield
+    except MlflowException as error:
+        if refuses and error.error_code in _REFUSALS:
+            raise Refused(_first_line(error)) from error
+        raise Down(_first_line(error)) from error
+    except OSError as error:  # requests' errors included
+        raise Down(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The start of a message, without the user and password that a URI in it may hold."""
+    return re.sub(r"//[^/@\s]*@", "//", str(error).split("\n", 1)[0])[:300]
+
+
+def _folder_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)

@@ -1,0 +1,111 @@
+"""An exported ONNX file as a registered MLflow model whose data file is the exported file, byte for byte.
+
+``mlflow.onnx.save_model`` serialises the model again, which changes its bytes and so its sha256. The model
+directory it writes is kept and the data file in it replaced by the original.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from mlflow.entities import LoggedModel, LoggedModelOutput
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.onnx import save_model
+from mlflow.tracking import MlflowClient
+from mlflow.types import Schema, TensorSpec
+
+from compress.tracking.journal import Event
+
+SHA256_TAG = "compress.sha256"
+
+
+def register(client: MlflowClient, run_id: str, path: Path, example: Path, *, event: Event, is_local: bool) -> None:
+    """Log the file as a model of the run, register it as a version, and move the alias to that version.
+
+    Does nothing again that an interrupted attempt has done.
+
+    Args:
+        client: for tracking and registry.
+        run_id: the run that exported the file.
+        path: the ONNX file.
+        example: .npz with one batch of inputs.
+        event: name, inputs, outputs, tags, alias and sha256, as `Run.register_onnx` writes them.
+        is_local: whether the store is a local database: MLflow resolves ``models:/`` sources through its
+            global tracking URI there, so the artifact location is given instead.
+    """
+    name = event["name"]
+    versions = [
+        version
+        for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        if version.tags.get(SHA256_TAG) == event["sha256"]
+    ]
+    if not versions:
+        model = _logged_model(client, run_id, path, example, event=event)
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        versions = [
+            client.create_model_version(
+                name,
+                source=model.artifact_location if is_local else f"models:/{model.model_id}",
+                run_id=run_id,
+                model_id=model.model_id,
+                tags=event["tags"] | {SHA256_TAG: event["sha256"]},
+            )
+        ]
+    client.set_registered_model_alias(name, event["alias"], versions[0].version)
+    client.set_tag(run_id, SHA256_TAG, event["sha256"])
+
+
+def _logged_model(client: MlflowClient, run_id: str, path: Path, example: Path, *, event: Event) -> LoggedModel:
+    experiment_id = client.get_run(run_id).info.experiment_id
+    model = client.create_logged_model(
+        experiment_id, name=event["name"], source_run_id=run_id, tags={SHA256_TAG: event["sha256"]}, model_type="onnx"
+    )
+    description = Model(
+        artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "model"
+        _write_directory(directory, path, example, description=description, event=event)
+        client.log_model_artifacts(model.model_id, str(directory))
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    return client.finalize_logged_model(model.model_id, "READY")
+
+
+def _write_directory(directory: Path, path: Path, example: Path, *, description: Model, event: Event) -> None:
+    with np.load(example, allow_pickle=False) as stored:
+        inputs = {name: stored[name] for name in stored.files}
+    save_model(
+        onnx.load(path),
+        directory,
+        mlflow_model=description,
+        signature=ModelSignature(_schema(event["inputs"]), _schema(event["outputs"])),
+        input_example=inputs,
+        pip_requirements=[f"{package}=={metadata.version(package)}" for package in ("onnx", "onnxruntime", "numpy")],
+        onnx_execution_providers=["CPUExecutionProvider"],
+        save_as_external_data=False,
+    )
+    data = directory / "model.onnx"
+    shutil.copyfile(path, data)
+    description.model_size_bytes = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    description.save(str(directory / "MLmodel"))
+    assert hashlib.sha256(data.read_bytes()).hexdigest() == event["sha256"]
+
+
+def _schema(tensors: list[list[Any]]) -> Schema:
+    """From [name, dtype, shape], where a dynamic axis is its name."""
+    return Schema(
+        [
+            TensorSpec(np.dtype(dtype), tuple(axis if isinstance(axis, int) else -1 for axis in shape), name)
+            for name, dtype, shape in tensors
+        ]
+    )

@@ -1,0 +1,200 @@
+"""The events of one pipeline on disk, and how far they have been delivered.
+
+A directory: ``events.ndjson`` (what was logged, the truth), ``delivery.ndjson`` (which run id the server gave
+to which run, and up to which byte the events were taken), ``files/`` (copies of artifact files until taken).
+Delivery repeats what a crash may have cut off between sending and noting it, so every operation of a `Sink`
+is idempotent.
+"""
+
+import contextlib
+import logging
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from compress.tracking.journal import Event, Journal, read
+
+_log = logging.getLogger("compress.tracking")
+BATCH_POINTS = 1000  # MLflow's limit of metrics per request
+
+
+class Down(Exception):  # noqa: N818 - a state of the server, not a fault of ours
+    """The server cannot be reached or failed by itself: try again later."""
+
+
+class Refused(Exception):  # noqa: N818 - see Down
+    """The server will never take this event: note why and go on."""
+
+
+@dataclass
+class Points:
+    """What `log` sends for one run: metrics as (key, value, timestamp in ms, step)."""
+
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def add(self, event: Event) -> None:
+        """Add what a log event holds."""
+        self.metrics += [(key, value, event["ms"], event["step"]) for key, value in event.get("metrics", {}).items()]
+        self.params |= event.get("params", {})
+        self.tags |= event.get("tags", {})
+
+    def __len__(self) -> int:
+        return len(self.metrics) + len(self.params) + len(self.tags)
+
+    def single(self) -> Iterator["Points"]:
+        """Each point alone."""
+        yield from (Points(metrics=[metric]) for metric in self.metrics)
+        yield from (Points(params={key: value}) for key, value in self.params.items())
+        yield from (Points(tags={key: value}) for key, value in self.tags.items())
+
+
+class Sink(Protocol):
+    """Where events go. Every operation may be repeated with the same effect, and raises Down or Refused."""
+
+    def start(self, event: Event, *, parent_id: str | None) -> str:
+        """Find the run of this event, or create it; returns the server's run id."""
+        ...
+
+    def reopen(self, run_id: str) -> None:
+        """Mark a run as running again."""
+        ...
+
+    def log(self, run_id: str, points: Points) -> None:
+        """Add points to a run."""
+        ...
+
+    def artifact(self, run_id: str, path: Path, *, folder: str) -> None:
+        """Add a file to a run."""
+        ...
+
+    def register(self, run_id: str, path: Path, example: Path, *, event: Event) -> None:
+        """Register an ONNX file as a model version."""
+        ...
+
+    def end(self, run_id: str, *, status: str, end_ms: int) -> None:
+        """Close a run."""
+        ...
+
+
+class Outbox:
+    """One pipeline's events, opened by the one process that may add or deliver them.
+
+    Raises:
+        LockedError: when another process holds it.
+        ArtifactError: when its journal was edited.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.events = Journal(directory / "events.ndjson")
+        self._delivery = Journal(directory / "delivery.ndjson")
+        self._settled = directory / "settled"
+        self._settled.unlink(missing_ok=True)
+        self._taken = 0
+        self._run_ids: dict[str, str] = {}
+        for note, _ in read(self._delivery.path):
+            self._taken = note.get("taken", self._taken)
+            self._run_ids |= note.get("run_ids", {})
+
+    @staticmethod
+    def is_settled(directory: Path) -> bool:
+        """Whether an outbox was closed with everything delivered and every run ended."""
+        return (directory / "settled").exists()
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the server has every event."""
+        return self._taken >= self.events.size_bytes
+
+    def keep(self, path: Path) -> str:
+        """Copy a file that may change before it is delivered.
+
+        Returns:
+            Its name for an event, relative to the outbox.
+
+        Raises:
+            OSError: when it cannot be copied.
+        """
+        name = f"files/{uuid.uuid4().hex}/{path.name}"
+        copy = self.directory / name
+        copy.parent.mkdir(parents=True)
+        shutil.copyfile(path, copy)
+        return name
+
+    def deliver(self, sink: Sink) -> None:
+        """Send every pending event, in order, points gathered into batches.
+
+        Raises:
+            Down: when the server went away; what it took is noted, the rest stays.
+        """
+        gathered: dict[str, Points] = {}
+        done = self._taken
+        for event, end in read(self.events.path, start=self._taken):
+            if event["do"] == "log":
+                gathered.setdefault(event["run"], Points()).add(event)
+            else:
+                self._send(sink, gathered, upto=done)
+                self._act(sink, event)
+                self._note({"taken": end})
+                for file in event.get("files", ()):
+                    shutil.rmtree((self.directory / file).parent, ignore_errors=True)
+            done = end
+            if sum(map(len, gathered.values())) >= BATCH_POINTS:
+                self._send(sink, gathered, upto=done)
+        self._send(sink, gathered, upto=done)
+
+    def close(self) -> None:
+        """Give up the lock; when all is delivered, note that nobody needs to look here again."""
+        if self.is_delivered:
+            self._settled.touch()
+            shutil.rmtree(self.directory / "files", ignore_errors=True)
+        self.events.close()
+        self._delivery.close()
+
+    def _note(self, note: Event) -> None:
+        self._delivery.append(note)
+        self._taken = note.get("taken", self._taken)
+
+    def _send(self, sink: Sink, gathered: dict[str, Points], *, upto: int) -> None:
+        for run, points in gathered.items():
+            try:
+                sink.log(self._run_ids[run], points)
+            except Refused:  # find the point that was refused, and keep the others
+                for point in points.single():
+                    with self._noting_refusal(f"{point} of {run}"):
+                        sink.log(self._run_ids[run], point)
+        gathered.clear()
+        if upto > self._taken:
+            self._note({"taken": upto})
+
+    def _act(self, sink: Sink, event: Event) -> None:
+        run, action = event["run"], event["do"]
+        if action == "start":
+            parent = event["parent"]
+            self._run_ids[run] = sink.start(event, parent_id=None if parent is None else self._run_ids[parent])
+            self._note({"run_ids": {run: self._run_ids[run]}})
+            return
+        run_id = self._run_ids[run]
+        files = [self.directory / name for name in event.get("files", ())]
+        with self._noting_refusal(f"{action} of {run}"):
+            if action == "reopen":
+                sink.reopen(run_id)
+            elif action == "artifact":
+                sink.artifact(run_id, files[0], folder=event["folder"])
+            elif action == "register":
+                sink.register(run_id, *files, event=event)
+            else:
+                sink.end(run_id, status=event["status"], end_ms=event["ms"])
+
+    @contextlib.contextmanager
+    def _noting_refusal(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Refused as refusal:
+            _log.warning("the tracking server refused %s: %s", what, refusal)
+            self._note({"refused": what, "why": str(refusal)})

@@ -1,0 +1,218 @@
+"""One run as the pipeline sees it: every call is an event in the pipeline's journal."""
+
+import hashlib
+import json
+import math
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.tracking.courier import Courier
+from compress.tracking.headline import HEADLINE
+from compress.tracking.journal import Event, read
+from compress.tracking.outbox import Outbox
+
+TensorRow = tuple[str, str, Sequence[int | str]]
+"""Name, NumPy dtype and shape of a tensor; a dynamic axis is its name."""
+
+
+@dataclass
+class Record:
+    """What the journal says about one run."""
+
+    id: str
+    name: str
+    parent: str | None
+    experiment: str
+    status: str = "RUNNING"
+    last_ms: int = 0
+    headline: dict[str, float] = field(default_factory=dict)
+    nonfinite: set[str] = field(default_factory=set)
+
+
+class Tree:
+    """A pipeline's parent run and its stages, as its journal holds them.
+
+    Raises:
+        ArtifactError: when the journal was edited.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.outbox = outbox
+        self.records: dict[str, Record] = {}
+        for event, _ in read(outbox.events.path):
+            if event["do"] == "start":
+                fields = {"id": event["run"]} | {key: event[key] for key in ("name", "parent", "experiment")}
+                self.records[event["run"]] = Record(**fields)
+            record = self.records[event["run"]]
+            record.last_ms = event["ms"]
+            if event["do"] == "end":
+                record.status = event["status"]
+            elif event["do"] == "reopen":
+                record.status = "RUNNING"
+            points = event.get("metrics", {}).items()
+            record.headline |= {key: value for key, value in points if key.startswith(HEADLINE)}
+
+    @property
+    def root(self) -> Record:
+        """The parent run."""
+        return self.records["0"]
+
+    def start(self, name: str, *, experiment: str, parent: str | None, tags: dict[str, str]) -> Record:
+        """Add a run; the first one is the parent."""
+        record = Record(id=str(len(self.records)), name=name, parent=parent, experiment=experiment)
+        self.records[record.id] = record
+        fields = {"name": name, "parent": parent, "experiment": experiment, "tags": tags}
+        # The uid finds the run on the server again when a crash hid the id it was given.
+        self.append(record, {"do": "start", "uid": uuid.uuid4().hex} | fields, sync=True)
+        return record
+
+    def reopen(self, record: Record, tags: dict[str, str]) -> Record:
+        """Mark a run as running again."""
+        record.status = "RUNNING"
+        self.append(record, {"do": "reopen"}, sync=True)
+        self.append(record, {"do": "log", "tags": tags})
+        return record
+
+    def end_stale(self, *, children_only: bool) -> None:
+        """Mark runs whose process is gone as KILLED, at the time of their last event."""
+        for record in self.records.values():
+            if record.status == "RUNNING" and not (children_only and record is self.root):
+                record.status = "KILLED"
+                self.append(record, {"do": "end", "status": "KILLED"}, ms=record.last_ms, sync=True)
+
+    def append(self, record: Record, fields: Event, *, ms: int | None = None, sync: bool = False) -> None:
+        """Write one event of a run, at the present time unless given."""
+        now_ms = time.time_ns() // 1_000_000
+        self.outbox.events.append(fields | {"run": record.id, "ms": now_ms if ms is None else ms}, sync=sync)
+
+
+class Run:
+    """One run. A context manager: FINISHED at its end, FAILED on an error, KILLED on an interruption."""
+
+    def __init__(self, tree: Tree, record: Record, *, courier: Courier) -> None:
+        self.tree, self.record, self._courier = tree, record, courier
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log a configuration, nested or flat, under dotted keys. A param cannot be changed later."""
+        self._log({"params": dict(flattened(values))})
+
+    def tags(self, values: Mapping[str, object]) -> None:
+        """Set tags; a later value replaces an earlier one."""
+        self._log({"tags": {key: str(value) for key, value in values.items()}})
+
+    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        """Log points of curves. NaN and infinities are left out and named in a tag.
+
+        Raises:
+            ValueError: for a headline key: those have no steps.
+        """
+        wrong = [key for key in values if key.startswith(HEADLINE)]
+        if wrong:
+            raise ValueError(f"use headline() for {', '.join(wrong)}")
+        self._points(values, step=step)
+
+    def headline(self, values: Mapping[str, float]) -> None:
+        """Log final numbers, once, at step 0; ``headline/`` is put before each key."""
+        known = self.record.headline
+        fresh = {HEADLINE + key: float(value) for key, value in values.items() if known.get(HEADLINE + key) != value}
+        known.update(fresh)
+        self._points(fresh, step=0)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Log a copy of a file, or of every file below a directory."""
+        if path.is_dir():
+            for file in sorted(found for found in path.rglob("*") if found.is_file()):
+                below = file.parent.relative_to(path.parent).as_posix()
+                self.artifact(file, f"{folder}/{below}" if folder else below)
+            return
+        self._append({"do": "artifact", "files": [self.tree.outbox.keep(path)], "folder": folder})
+
+    def register_onnx(
+        self,
+        path: Path,
+        *,
+        name: str,
+        inputs: Sequence[TensorRow],
+        outputs: Sequence[TensorRow],
+        example: Mapping[str, NDArray[Any]],
+        tags: Mapping[str, object] | None = None,
+        alias: str = "candidate",
+    ) -> str:
+        """Log an exported file as an MLflow ONNX model and register it as a version, byte for byte.
+
+        Args:
+            path: one ONNX file without external data.
+            name: of the registered model.
+            inputs: its input tensors.
+            outputs: its output tensors.
+            example: one small batch, by input name.
+            tags: of the version, such as headline numbers.
+            alias: moved to this version.
+
+        Returns:
+            The sha256 of the file, which is also a tag of the run, the model and the version.
+        """
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        model = self.tree.outbox.keep(path)
+        example_name = str(Path(model).with_name("example.npz"))
+        arrays: dict[str, Any] = dict(example)
+        np.savez(self.tree.outbox.directory / example_name, **arrays)
+        self._append(
+            {
+                "do": "register",
+                "files": [model, example_name],
+                "sha256": sha256,
+                "name": name,
+                "inputs": [[*row[:2], list(row[2])] for row in inputs],
+                "outputs": [[*row[:2], list(row[2])] for row in outputs],
+                "tags": {key: str(value) for key, value in (tags or {}).items()},
+                "alias": alias,
+            }
+        )
+        return sha256
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+        self.record.status = status
+        self._append({"do": "end", "status": status}, sync=True)
+        self._courier.flush(timeout_s=0.0)
+
+    def _points(self, values: Mapping[str, float], *, step: int) -> None:
+        finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
+        bad = values.keys() - finite.keys() - self.record.nonfinite
+        if finite:
+            self._log({"metrics": finite, "step": int(step)})
+        if bad:
+            self.record.nonfinite |= bad
+            self.tags({"compress.nonfinite": ", ".join(sorted(self.record.nonfinite))})
+
+    def _log(self, fields: Event) -> None:
+        self._append({"do": "log"} | fields)
+
+    def _append(self, fields: Event, *, sync: bool = False) -> None:
+        self.tree.append(self.record, fields, sync=sync)
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys; lists that hold no mappings stay one value, as JSON."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Sequence) and not isinstance(value, str) and any(isinstance(v, Mapping) for v in value):
+            value = dict(enumerate(value))
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{name}.")
+        else:
+            yield name, value if isinstance(value, str) else json.dumps(value, default=str)
