@@ -1,0 +1,58 @@
+"""Writes a dynamic quant plan: int8 weights, and activations quantized batch by batch with ranges of their own.
+
+Each layer becomes DynamicQuantizeLinear, MatMulInteger, and a multiplication with both scales; ONNX Runtime fuses
+them, bias included, into DynamicQuantizeMatMul. A Gemm's weight is transposed once, here.
+"""
+
+import numpy as np
+import onnx
+
+from compress.errors import StageError
+from compress.quantization.edit import Editor
+from compress.quantization.formulas import quantize_weight, weight_scale
+from compress.quantization.plan import QuantPlan, resolve
+from compress.quantization.view import View, attribute
+
+
+def write_dynamic(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
+    """Returns a copy of the float `model` with the layers of a dynamic `plan` in int8.
+
+    Raises:
+        StageError: the plan is not dynamic, names a layer that is no Gemm or MatMul, or one that the graph lacks.
+    """
+    if plan.mode != "dynamic":
+        raise StageError("the plan is not dynamic", expected="dynamic", got=plan.mode)
+    quantized = onnx.ModelProto()
+    quantized.CopyFrom(model)
+    view = View(quantized.graph)
+    nodes, _ = resolve(plan, view)
+    editor = Editor(quantized.graph)
+    for node in nodes:
+        if node.op_type not in {"Gemm", "MatMul"}:
+            raise StageError("dynamic int8 covers Gemm and MatMul", got=node.op_type, where=node.name)
+        _write_layer(editor, view, node, reduce_range=plan.reduce_range)
+    editor.finish()
+    onnx.checker.check_model(quantized, full_check=True)
+    return quantized
+
+
+def _write_layer(editor: Editor, view: View, node: onnx.NodeProto, *, reduce_range: bool) -> None:
+    weight_name, value, name = node.input[1], node.input[0], node.name
+    weight = view.array(weight_name)
+    if node.op_type == "Gemm" and attribute(node, "transB", 0):
+        weight = weight.T
+    scale = weight_scale(weight, axis=1, reduce_range=reduce_range)
+    int8 = editor.constant(f"{weight_name}_int8", np.ascontiguousarray(quantize_weight(weight, scale, axis=1)))
+    scale_name = editor.constant(f"{weight_name}_scale", scale)
+    zero = editor.constant(f"zero_int8_{len(scale)}", np.zeros(len(scale), np.int8))
+    parts = [f"{value}_uint8", f"{value}_scale", f"{value}_zero"]
+    editor.add("DynamicQuantizeLinear", [value], parts)
+    product = editor.add("MatMulInteger", [parts[0], int8, parts[2], zero], [f"{name}/int32"])
+    product = editor.add("Cast", [product], [f"{name}/float"], attributes={"to": onnx.TensorProto.FLOAT})
+    both = editor.add("Mul", [parts[1], scale_name], [f"{name}/scale"])
+    bias = node.input[2] if len(node.input) > 2 else ""
+    output = node.output[0]
+    product = editor.add("Mul", [product, both], [f"{name}/scaled" if bias else output])
+    if bias:
+        editor.add("Add", [product, bias], [output])
+    editor.remove(node)

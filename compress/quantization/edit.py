@@ -1,0 +1,67 @@
+"""Edits of an ONNX graph: collect new nodes and constants, then put them in, sorted, without what nobody reads."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+
+class Editor:
+    """Collects edits of `graph`; nothing but inputs of nodes changes before `finish`.
+
+    Attributes:
+        graph: what is edited.
+    """
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self._nodes = list(graph.node)
+        self._made: set[str] = set()
+        self._constants = {tensor.name: tensor for tensor in graph.initializer}
+
+    def constant(self, name: str, array: np.ndarray) -> str:
+        """Adds a constant unless one of that name is there; returns the name."""
+        if name not in self._constants:
+            self._constants[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def add(
+        self, op_type: str, inputs: list[str], outputs: list[str], *, attributes: Mapping[str, int] | None = None
+    ) -> str:
+        """Adds a node called after its first output, unless this editor made it before; returns that output."""
+        if outputs[0] not in self._made:
+            self._made.add(outputs[0])
+            node = helper.make_node(op_type, inputs, outputs, name=outputs[0])
+            node.attribute.extend(helper.make_attribute(key, value) for key, value in (attributes or {}).items())
+            self._nodes.append(node)
+        return outputs[0]
+
+    def remove(self, node: onnx.NodeProto) -> None:
+        """Takes out a node whose outputs another one makes."""
+        self._nodes = [other for other in self._nodes if other is not node]
+
+    def finish(self) -> None:
+        """Applies the edits."""
+        outputs = {value.name for value in self.graph.output}
+        known = {*self._constants, *(value.name for value in self.graph.input)}
+        nodes = _sorted(self._nodes, known)
+        used = {name for node in nodes for name in node.input} | outputs
+        constants = [tensor for name, tensor in self._constants.items() if name in used]
+        del self.graph.node[:]
+        self.graph.node.extend(nodes)
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(constants)
+
+
+def _sorted(nodes: list[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
+    """Topological order that is otherwise the given one."""
+    ordered: list[onnx.NodeProto] = []
+    known = known | {""}
+    while nodes:
+        ready = [node for node in nodes if all(name in known for name in node.input)]
+        assert ready, "the graph has a cycle or reads a value that nothing makes"
+        ordered += ready
+        known.update(name for node in ready for name in node.output)
+        nodes = [node for node in nodes if not any(node is other for other in ready)]
+    return ordered

@@ -1,0 +1,195 @@
+"""What a quantized file really runs: the kernels left after ONNX Runtime's own optimisation.
+
+A pair that does not fuse still gives the right numbers, in float, so nothing but this would notice.
+"""
+
+import math
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import shape_inference
+
+from compress.errors import StageError
+from compress.export.session import Session
+from compress.quantization.plan import QuantPlan
+from compress.quantization.view import View
+
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+INT8_PRODUCTS = frozenset(
+    {
+        "QLinearConv",
+        "QLinearMatMul",
+        "QGemm",
+        "ConvInteger",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+    }
+)
+INT8_COMPANIONS = frozenset(
+    {"QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearAveragePool", "QLinearSigmoid"}
+)
+MIN_INT8_MACS_FRACTION = 0.90
+MAX_WEIGHT_BYTES_FRACTION = 0.30
+MIN_AGREEMENT = 0.98
+NOMINAL_LENGTH = 64  # stands for a dynamic axis other than the batch when MACs are counted
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """What ONNX Runtime runs.
+
+    Attributes:
+        kernels: int8 kernels by type, with their number.
+        int8_macs_fraction: multiply-accumulates in int8 kernels, 0 to 1.
+        float_layers: the other products, by name, with the reason.
+        float_macs_fraction: their share of all multiply-accumulates, by name.
+    """
+
+    kernels: dict[str, int]
+    int8_macs_fraction: float
+    float_layers: dict[str, str]
+    float_macs_fraction: dict[str, float]
+
+
+def macs(model: onnx.ModelProto) -> dict[str, int]:
+    """Multiply-accumulates of one sample by node name, for every product of a float graph.
+
+    Raises:
+        StageError: a shape cannot be inferred.
+    """
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    del fixed.graph.value_info[:]
+    for value in fixed.graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_param:
+                dim.dim_value = 1 if axis == 0 else NOMINAL_LENGTH
+    for value in fixed.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    graph = shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    counts: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type in PRODUCTS:
+            source, weight, output = (shapes.get(name, (0,)) for name in (*node.input[:2], node.output[0]))
+            if node.op_type == "Conv":
+                count = math.prod(output) * math.prod(weight[1:])
+            elif node.op_type == "ConvTranspose":
+                count = math.prod(source) * math.prod(weight[1:])
+            else:
+                count = math.prod(output) * (source[0] if _transposed(node) else source[-1])
+            if not count:
+                raise StageError("a shape cannot be inferred", where=node.name)
+            counts[node.name] = count
+    return counts
+
+
+def _transposed(node: onnx.NodeProto) -> bool:
+    return any(entry.name == "transA" and entry.i for entry in node.attribute)
+
+
+def inspect_kernels(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: QuantPlan) -> KernelReport:
+    """Loads `quantized` as it would be loaded in production and looks at what is left.
+
+    Args:
+        model: the float graph.
+        quantized: the same graph with `plan` written into it.
+        plan: for the reasons.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "optimized.onnx"
+        Session(quantized.SerializeToString(), save_optimized=path)
+        optimized = onnx.load(path).graph
+    types = Counter(node.op_type for node in optimized.node)
+    in_int8 = {name for node in optimized.node if node.op_type in INT8_PRODUCTS for name in node.input}
+    view = View(model.graph)
+    counts = macs(model)
+    total = sum(counts.values())
+    reasons: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.name not in counts or f"{node.input[1]}_int8" in in_int8:
+            continue
+        default = "ONNX Runtime left it in float" if node.input[1] in view.constants else "both inputs depend on data"
+        reasons[node.name] = plan.kept_float.get(node.name, default)
+    return KernelReport(
+        kernels={name: types[name] for name in sorted(INT8_PRODUCTS | INT8_COMPANIONS) if types[name]},
+        int8_macs_fraction=1 - sum(counts[name] for name in reasons) / total,
+        float_layers=reasons,
+        float_macs_fraction={name: counts[name] / total for name in reasons},
+    )
+
+
+def check_kernels(report: KernelReport, *, min_int8_macs_fraction: float = MIN_INT8_MACS_FRACTION) -> None:
+    """Refuses a file that says int8 and runs float.
+
+    Raises:
+        StageError: too few multiply-accumulates in int8, with the layers that did it; or no int8 product at all,
+            whatever the bound.
+    """
+    worst = sorted(report.float_layers, key=report.float_macs_fraction.__getitem__, reverse=True)
+    named = [f"{name} ({report.float_macs_fraction[name]:.1%} of MACs: {report.float_layers[name]})" for name in worst]
+    if not INT8_PRODUCTS & report.kernels.keys():
+        raise StageError("no layer runs in int8", expected="at least one int8 kernel", got="; ".join(named))
+    if report.int8_macs_fraction < min_int8_macs_fraction:
+        raise StageError(
+            "too little of the model runs in int8",
+            expected=f"at least {min_int8_macs_fraction:.1%} of multiply-accumulates",
+            got=f"{report.int8_macs_fraction:.1%}; in float: " + "; ".join(named[:10]),
+            hint="allow a larger accuracy drop, keep fewer layers in float, or lower min_int8_macs_fraction",
+        )
+
+
+def weight_bytes_fraction(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: QuantPlan) -> float:
+    """Bytes of the quantized weights and of any float copy left, over their fp32 bytes.
+
+    Scales are not counted: a layer with 16 inputs spends 4 bytes a channel on one, whatever the writer does.
+    """
+    before = {node.name: node.input[1] for node in model.graph.node if len(node.input) > 1}
+    names = {before[entry.at.path] for entry in plan.weights}
+    sizes = {tensor.name: _size(tensor) for tensor in quantized.graph.initializer}
+    original = {tensor.name: _size(tensor) for tensor in model.graph.initializer}
+    after = sum(sizes.get(name + suffix, 0) for name in names for suffix in ("", "_int8"))
+    return after / sum(original[name] for name in names)
+
+
+def _size(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims) * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+
+
+def check_weight_bytes(fraction: float, *, max_weight_bytes_fraction: float = MAX_WEIGHT_BYTES_FRACTION) -> None:
+    """Refuses a file whose quantized weights did not shrink.
+
+    Raises:
+        StageError: they take too much of their fp32 bytes.
+    """
+    if fraction > max_weight_bytes_fraction:
+        raise StageError(
+            "the quantized weights take too many bytes",
+            expected=f"at most {max_weight_bytes_fraction:.0%} of fp32",
+            got=f"{fraction:.1%}",
+            hint="a layer in float shares its weight with one in int8: keep both in float",
+        )
+
+
+def check_agreement(reference: np.ndarray, quantized: np.ndarray, *, min_agreement: float = MIN_AGREEMENT) -> float:
+    """The share of rows whose largest entry is in the same place; rows are all but the last axis.
+
+    Raises:
+        StageError: below the bound.
+    """
+    agreement = float((reference.argmax(-1) == quantized.argmax(-1)).mean())
+    if agreement < min_agreement:
+        raise StageError(
+            "the quantized model decides differently from the float model",
+            expected=f"at least {min_agreement:.1%} of decisions equal",
+            got=f"{agreement:.1%}",
+            hint="try another calibration method, more calibration data, or a smaller max_accuracy_drop",
+        )
+    return agreement

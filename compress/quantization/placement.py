@@ -1,0 +1,188 @@
+"""Where int8 begins and ends in a float graph, for ONNX Runtime's CPU kernels.
+
+A *layer* is a node with a constant weight: Conv, Gemm, or MatMul with a matrix. A *companion* is an operation that
+ONNX Runtime can run between int8 layers without going back to float. A value that gets a Q/DQ pair is an *int8 value*.
+The rules, each because it is what ONNX Runtime fuses:
+
+* A layer reads an int8 value. A convolution must also write one (there is no kernel from int8 to float); a Gemm or
+  MatMul writes float unless something in int8 reads it, so heads and layers before a float activation keep full
+  precision and save a pair.
+* Relu and Clip between a layer (or Add) and its Q are absorbed: the pair goes after them, and the zero point does the
+  clipping.
+* A companion joins when everything it reads is in int8 anyway. Operations that only move or select values keep the
+  range of their input, and the inputs of a Concat share one range, so that no kernel has to rescale.
+* The two layers of a squeeze-excite gate see one pixel: int8 saves nothing there and costs accuracy, as NNCF found.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from compress.quantization.view import View, attribute
+
+CLIPPING = frozenset({"Relu", "Clip"})
+SAME_RANGE = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"})
+POOLING = frozenset({"GlobalAveragePool", "AveragePool"})
+GATES = frozenset({"Sigmoid", "HardSigmoid"})
+GATE_OPERATIONS = (
+    GATES
+    | CLIPPING
+    | SAME_RANGE
+    | {"GlobalAveragePool", "Conv", "Gemm", "MatMul", "Add", "Mul", "HardSwish", "Gelu", "Tanh", "LeakyRelu"}
+)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What is in int8.
+
+    Attributes:
+        layers: layers in int8, by node name, in graph order.
+        values: int8 values, in graph order.
+        same: groups of int8 values that share one range.
+        kept_float: layers left in float, with the reason.
+    """
+
+    layers: tuple[str, ...]
+    values: tuple[str, ...]
+    same: tuple[frozenset[str], ...]
+    kept_float: dict[str, str]
+
+
+def layers(view: View) -> list[onnx.NodeProto]:
+    """Every node with a weight of its own, in graph order, whether or not it can be quantized."""
+    found = []
+    for node in view.graph.node:
+        if node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and node.input[1] in view.constants:
+            found.append(node)
+    return found
+
+
+def unsupported(view: View, node: onnx.NodeProto) -> str | None:
+    """Why a layer cannot be quantized, or None."""
+    if node.op_type == "ConvTranspose":
+        return "ONNX Runtime has no int8 kernel for ConvTranspose"
+    if node.op_type == "MatMul" and len(view.constants[node.input[1]].dims) != 2:
+        return "the weight is not a matrix"
+    if node.op_type == "Gemm" and (
+        attribute(node, "transA", 0) or attribute(node, "alpha", 1.0) != 1.0 or attribute(node, "beta", 1.0) != 1.0
+    ):
+        return "Gemm scales or transposes its input"
+    if len(node.input) > 2 and node.input[2] and node.input[2] not in view.constants:
+        return "the bias is not constant"
+    return None
+
+
+def squeeze_excite(view: View) -> set[str]:
+    """Names of the layers between the global average of a feature map and the gate that multiplies the same map."""
+    found: set[str] = set()
+    for node in view.graph.node:
+        if node.op_type != "Mul" or len(view.activations(node)) != 2:
+            continue
+        for gated, value in (view.activations(node), view.activations(node)[::-1]):
+            gate = view.producer.get(value)
+            if gate is not None and gate.op_type in GATES and gate.input[0] != gated:  # equal: x * sigmoid(x), a SiLU
+                chain = _back_to_pool(view, gate, pooled=gated)
+                found |= {layer.name for layer in chain if layer.op_type in {"Conv", "Gemm", "MatMul"}}
+    return found
+
+
+def _back_to_pool(view: View, gate: onnx.NodeProto, *, pooled: str) -> list[onnx.NodeProto]:
+    """The nodes from `gate` back to the global average of value `pooled`; empty when they lead elsewhere."""
+    chain: list[onnx.NodeProto] = []
+    frontier = [gate.output[0]]
+    while frontier:
+        value = frontier.pop()
+        node = view.producer.get(value)
+        if node is None or node.op_type not in GATE_OPERATIONS:
+            return []
+        if node.op_type == "GlobalAveragePool":
+            if node.input[0] != pooled:
+                return []
+        elif node not in chain:
+            chain.append(node)
+            frontier += view.activations(node)
+    return chain
+
+
+def place_static(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | None = None) -> Placement:
+    """Decides which layers and values are in int8, with ranges known beforehand.
+
+    Args:
+        graph: float, with named nodes.
+        keep_float: layers that must stay in float, by name, with the reason.
+    """
+    view = View(graph)
+    kept = {name: "squeeze-excite gate" for name in squeeze_excite(view)} | dict(keep_float or {})
+    kept |= {node.name: reason for node in layers(view) if (reason := unsupported(view, node))}
+    quantized = [node for node in layers(view) if node.name not in kept]
+    values = {node.input[0] for node in quantized}
+    values |= {clipped(view, node.output[0]) for node in quantized if node.op_type == "Conv"}
+    same = _add_companions(view, values)
+    order = [*(value.name for value in graph.input), *(name for node in graph.node for name in node.output)]
+    return Placement(
+        layers=tuple(node.name for node in quantized),
+        values=tuple(name for name in order if name in values),
+        same=tuple(same),
+        kept_float=kept,
+    )
+
+
+def place_dynamic(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | None = None) -> Placement:
+    """Decides which layers are in int8 with ranges of each batch: matrix products only.
+
+    Dynamic convolutions (ConvInteger) exist, but took 4.5 times as long as float ones on a small CNN, one thread of an
+    x86 CPU with VNNI, ONNX Runtime 1.32.
+
+    Args:
+        graph: float, with named nodes.
+        keep_float: layers that must stay in float, by name, with the reason.
+    """
+    view = View(graph)
+    kept = dict(keep_float or {})
+    for node in layers(view):
+        if reason := unsupported(view, node):
+            kept[node.name] = reason
+        elif node.op_type == "Conv":
+            kept[node.name] = "ONNX Runtime's dynamic int8 convolution is slower than float"
+    quantized = tuple(node.name for node in layers(view) if node.name not in kept)
+    return Placement(layers=quantized, values=(), same=(), kept_float=kept)
+
+
+def clipped(view: View, value: str) -> str:
+    """`value`, or what is left of it after the Relu or Clip that alone reads it."""
+    readers = view.readers(value)
+    if len(readers) == 1 and value not in view.outputs and readers[0].op_type in CLIPPING:
+        return readers[0].output[0]
+    return value
+
+
+def _add_companions(view: View, values: set[str]) -> list[frozenset[str]]:
+    """Extends `values` in place over the companions; returns the groups that share a range.
+
+    A Gemm or MatMul whose output only a companion reads stays out: float to float is cheaper than two pairs.
+    """
+    group: dict[str, set[str]] = {}
+
+    def share(names: Collection[str]) -> None:
+        merged = set().union(*(group.get(name, {name}) for name in names))
+        for name in merged:
+            group[name] = merged
+
+    for node in view.graph.node:
+        inputs = view.activations(node)
+        if not inputs or not all(name in values for name in inputs):
+            continue
+        output = node.output[0]
+        if node.op_type in SAME_RANGE and len(inputs) == 1:
+            values.add(output)
+            share((inputs[0], output))
+        elif node.op_type == "Concat":
+            values.add(output)
+            share((*inputs, output))
+        elif node.op_type in POOLING:
+            values.add(output)
+        elif node.op_type == "Add" and len(inputs) == 2:
+            values.add(clipped(view, output))
+    return list({id(names): frozenset(names) for names in group.values()}.values())
