@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from compress.choice import Values
 from compress.data import Samples
 from compress.errors import StageError
-from compress.loss import GuidedLoss
+from compress.loss import GuidedLoss, LossTerms
 from compress.stage import Context
 from compress.tasks import Batch
 
