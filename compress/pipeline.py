@@ -6,27 +6,27 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compress.recipe import Recipe
 from compress.stages.quantize import Quantize
 
 from compress import reporting
 from compress.artifact import Artifact, Store, hash_values
-from compress.benchmark.environment import allowed_cores, cpu_flags, describe
+from compress.benchmark.environment import allowed_cores, describe
 from compress.data import Data
 from compress.data.roles import subset
 from compress.errors import StageError
 from compress.progress import Reporter
 from compress.scoring import Scores, score
 from compress.stage import Context, Execution, Stage
-from compress.stages.create import Create
+from compress.stages.create import Adopt, Create
 from compress.tasks import ImageClassification
-from compress.tracking import Run, Tracker
+from compress.tracking import Run, Tracker, tracked_headline
 from compress.verdict import Contender, Verdict, judge
 
 SMOKE_SAMPLES = 512
-RIVALS = ("teacher-int8-static", "teacher-int8-dynamic")
+RIVALS = ("teacher-static", "teacher-dynamic")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Options:
         smoke: a few steps of everything in a store of its own; gates are not judged.
         reporter: progress and notices.
         interrupted: says whether to checkpoint and stop.
+        checkpoint_every_s: seconds between checkpoints inside training.
     """
 
     store: Path
@@ -54,6 +55,7 @@ class Options:
     smoke: bool = False
     reporter: Reporter = field(default_factory=Reporter)
     interrupted: Callable[[], bool] = lambda: False
+    checkpoint_every_s: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         tracker.run(
             recipe.name,
             experiment=recipe.tracking.experiment or recipe.name,
+            key=run_dir.name,
             tags={"compress.role": "pipeline", "compress.pipeline_id": run_dir.name},
         ) as parent,
     ):
@@ -119,6 +122,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
             reporter=options.reporter,
             code=options.code,
             interrupted=options.interrupted,
+            checkpoint_every_s=options.checkpoint_every_s,
         )
         loop = Loop(recipe, options, tracker, parent)
         teacher = loop.teacher(context)
@@ -166,11 +170,12 @@ class Loop:
         started_s = time.monotonic()
         tags = {"compress.role": role, "compress.stage": title, "compress.loss": stage.guided_loss(context).fingerprint}
         with self.tracker.run(title, parent=self.parent, tags=tags) as run:
-            run.params(stage.model_dump(mode="json"))
+            run.params({title: stage.model_dump(mode="json", exclude={"name", "verb"})})
             artifact, reused = self.made(stage, source, replace(context, recorder=run), title=title)
             scores = score(artifact, context, role="select", teacher=teacher)
             run.tags({"compress.key": artifact.key, "compress.cache": "hit" if reused else "miss"})
             run.headline(_headline(scores, teacher))
+            self.tracker.flush(timeout_s=0)
         seconds = time.monotonic() - started_s
         self.options.reporter.say(
             f"{title:<22}{'reused' if reused else f'{seconds:.1f} s':>9}   "
@@ -215,7 +220,7 @@ class Loop:
             ModelError: when its accuracy is not the expected one.
         """
         given = self.recipe.teacher
-        create = Create(model=given.model, weights=given.weights)
+        create = Create(model=given.model, weights=given.weights) if given.model else Adopt(artifact=given.artifact)
         if given.train is None:
             step = self.step(create, None, context, teacher=None, title="teacher", role="teacher")
         else:
@@ -239,7 +244,7 @@ class Loop:
         """Return the teacher with quantization only, static and dynamic, and the models trained alone."""
         rows = []
         for title, mode in zip(RIVALS, ("static", "dynamic"), strict=True):
-            stage = Quantize.unbounded(mode=mode)
+            stage = without_bounds(mode)
             rows.append(
                 self.step(stage, teacher.artifact, context, teacher=teacher.scores, title=title, role="baseline")
             )
@@ -269,8 +274,7 @@ class Loop:
             shutil.rmtree(bundle, ignore_errors=True)
             shutil.copytree(shipped.artifact.path, bundle, ignore=shutil.ignore_patterns("manifest.json"))
             if verdict is not None and verdict.passed and not self.options.smoke:
-                manifest = json.loads((bundle / "bundle.json").read_text())
-                self.parent.register_onnx(bundle / manifest["primary"], name=self.recipe.name)
+                self._register(shipped, bundle)
 
     def _record_race(self, verdict: Verdict, rows: Sequence[Step]) -> None:
         primary = verdict.document["profiles"][0]
@@ -278,15 +282,20 @@ class Loop:
         tests = {row["name"]: row["accuracy"]["value"] for row in verdict.test}
         for row in rows:
             found = by_name[row.title]
-            values = {"headline/latency_p50_ms": found["latency_ms"].get(primary)}
+            values = {"latency_p50_ms": found["latency_ms"].get(primary), "accuracy_test": tests.get(row.title)}
             if primary in found["speedup"]:
-                values["headline/speedup_x"] = found["speedup"][primary]["value"]
-            if row.title in tests:
-                values["headline/accuracy_test"] = tests[row.title]
+                values["speedup_x"] = found["speedup"][primary]["value"]
             known = {key: value for key, value in values.items() if value is not None}
             row.run.headline(known)
             if row is rows[-1]:
                 self.parent.headline(known | _headline(row.scores, rows[0].scores))
+
+
+def without_bounds(mode: Literal["static", "dynamic"]) -> Quantize:
+    """Return quantization as a rival would do it: every layer, nothing refused."""
+    return Quantize(
+        mode=mode, max_accuracy_drop=None, min_agreement=0, min_int8_macs_fraction=0, max_weight_bytes_fraction=1
+    )
 
 
 def run_name(recipe: Recipe, data: Data) -> str:
@@ -309,24 +318,17 @@ def _execution(run_dir: Path, *, threads: int | None) -> Execution:
     path = run_dir / "execution.json"
     if path.exists() and threads is None:
         return Execution(**json.loads(path.read_text()))
-    fast = {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags()
+    fast = {"avx512_bf16", "amx_bf16", "bf16"} & set(describe(seed=0)["cpu_flags"])
     execution = Execution(threads=threads or allowed_cores(), precision="bfloat16" if fast else "float32")
     path.write_text(json.dumps({"threads": execution.threads, "precision": execution.precision}))
     return execution
 
 
 def _headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:
-    facts = scores.facts
-    values = {
-        "headline/accuracy_select": scores.accuracy,
-        "headline/size_mb": facts["size_bytes"] / 1e6,
-        "headline/params_m": facts["parameters"] / 1e6,
-        "headline/macs_m": facts["macs"] / 1e6,
-    }
+    values = tracked_headline(scores.facts)
     if teacher is not None:
-        values["headline/accuracy_delta"] = scores.accuracy - teacher.accuracy
-        values["headline/compression_x"] = teacher.facts["size_bytes"] / facts["size_bytes"]
-        values["headline/teacher_kl_nats"] = facts.get("teacher_kl_nats", 0.0)
+        values["accuracy_delta"] = scores.accuracy - teacher.accuracy
+        values["compression_x"] = teacher.facts["size_bytes"] / scores.facts["size_bytes"]
     return values
 
 

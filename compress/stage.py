@@ -62,6 +62,7 @@ class Context:
         reporter: progress and notices.
         code: the user's Python files that may be run.
         interrupted: says whether to checkpoint and stop.
+        checkpoint_every_s: seconds between checkpoints inside training.
     """
 
     task: ImageClassification
@@ -75,6 +76,7 @@ class Context:
     reporter: Reporter = field(default_factory=Reporter)
     code: Sequence[Path] = ()
     interrupted: Callable[[], bool] = lambda: False
+    checkpoint_every_s: float = 30.0
 
     def commit_model(
         self,

@@ -22,7 +22,6 @@ from compress.loss import GuidedLoss, LossTerms
 from compress.stage import Context
 from compress.tasks import Batch
 
-CHECKPOINT_EVERY_S = 30.0
 LOG_EVERY_STEPS = 50
 
 TeacherLogits = Callable[[Batch], Tensor]
@@ -138,11 +137,12 @@ def fit(
                     bar.advance(0, note=f"loss {means['total']:.4f}")
                     curves = {f"train/loss_{term}": value for term, value in means.items()}
                     context.recorder.metrics({**curves, "train/learning_rate": rate}, step=done)
-                if done < total_steps and (context.interrupted() or time.monotonic() - saved_s > CHECKPOINT_EVERY_S):
+                stop = context.interrupted()
+                if done < total_steps and (stop or time.monotonic() - saved_s > context.checkpoint_every_s):
                     _save(module, updates, work, step=done)
                     saved_s = time.monotonic()
-                    if context.interrupted():
-                        raise KeyboardInterrupt
+                if stop:
+                    raise KeyboardInterrupt
         elapsed_s = time.monotonic() - started_s
     module.eval()
     return Fit(

@@ -104,10 +104,10 @@ def judge(
     inputs = work / "inputs.npz"
     rows = context.data.select.take(np.arange(min(256, len(context.data.select))))
     np.savez(inputs, image=inputs_of(context, rows))
-    preset = PRESETS[recipe.benchmark.preset]
+    preset, profiles = PRESETS[recipe.benchmark.preset], recipe.benchmark.measured()
     comparisons = []
-    with context.reporter.bar("benchmark", len(recipe.benchmark.profiles)) as bar:
-        for profile in recipe.benchmark.profiles:
+    with context.reporter.bar("benchmark", len(profiles)) as bar:
+        for profile in profiles:
             comparisons.append(race(contenders, profile=profile, preset=preset, inputs=inputs, seed=recipe.seed))
             bar.advance()
     primary = comparisons[0]

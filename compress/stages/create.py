@@ -5,8 +5,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from compress.artifact import Artifact, Kind, hash_file
-from compress.models import AnyModel, load_weights
+from compress.artifact import Artifact, Kind, hash_file, read_artifact
+from compress.errors import ModelError
+from compress.models import AnyModel, load_model, load_structure, load_weights
 from compress.stage import Context, Need, Stage
 
 
@@ -54,4 +55,49 @@ class Create(Stage):
         inputs["code"] = (
             sorted(hash_file(path) for path in context.code) if inputs["fields"]["model"]["family"] == "file" else []
         )
+        return inputs
+
+
+class Adopt(Stage):
+    """Takes a stored model from another store or pipeline into this one.
+
+    Attributes:
+        artifact: the directory of the stored model.
+    """
+
+    consumes: ClassVar[frozenset[Kind]] = frozenset()
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    verb: Literal["adopt"] = "adopt"
+    artifact: Path
+
+    def run(self, source: Artifact | None, context: Context) -> Artifact:
+        """Check every file against the manifest, load the model and commit a copy of it.
+
+        Raises:
+            ArtifactError: when it is damaged.
+            ModelError: when it is no trainable model, or made for other inputs or outputs.
+        """
+        given = read_artifact(self.artifact, verify=True)
+        structure = load_structure(given.path)
+        if given.kind != "model" or structure.signature != context.task.signature:
+            raise ModelError(
+                "the stored model does not fit",
+                expected=f"a model for {context.task.signature}",
+                got=f"a {given.kind} for {structure.signature}",
+                where=self.artifact,
+            )
+        return context.commit_model(
+            self,
+            source,
+            load_model(given.path, code=context.code),
+            model=structure.model,
+            signature=structure.signature,
+            facts={"adopted": given.digest},
+        )
+
+    def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:
+        """Replace the path by the digest of what it holds."""
+        inputs = super().inputs(source, context)
+        inputs["fields"]["artifact"] = read_artifact(self.artifact, verify=False).digest
         return inputs
