@@ -1,0 +1,16 @@
+"""Recipes: YAML and Python objects that describe a whole pipeline."""
+
+from compress.recipe.recipe import AnyStage, Recipe
+from compress.recipe.sections import Baseline, Benchmark, DataConfig, Gates, ProfileChoice, Teacher, Tracking
+
+__all__ = [
+    "AnyStage",
+    "Baseline",
+    "Benchmark",
+    "DataConfig",
+    "Gates",
+    "ProfileChoice",
+    "Recipe",
+    "Teacher",
+    "Tracking",
+]

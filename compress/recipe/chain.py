@@ -1,0 +1,55 @@
+"""Whether stages can follow each other: what one leaves is what the next one takes."""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from compress.artifact import Kind
+from compress.stage import Stage
+
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+RESERVED = frozenset({"teacher", "student", "benchmark"})  # rows of every result table
+
+
+@dataclass(frozen=True)
+class Link:
+    """One stage of a chain, known at least by name.
+
+    Attributes:
+        name: unique in the pipeline.
+        kind: its class; None when the recipe names none that exists.
+    """
+
+    name: str
+    kind: type[Stage] | None
+
+
+def chain_faults(
+    links: Sequence[Link], *, baselines: Collection[str], judged: bool
+) -> list[tuple[tuple[str | int, ...], str]]:
+    """Return what makes a chain impossible, each with its location in a recipe.
+
+    Args:
+        links: the stages in order.
+        baselines: names of the other rows of the result table.
+        judged: whether gates are set.
+    """
+    faults: list[tuple[tuple[str | int, ...], str]] = []
+    left: Kind | None = "model"
+    before = "student"
+    for index, link in enumerate(links):
+        where = ("stages", index)
+        if link.name in {other.name for other in links[:index]}:
+            faults.append((where, f"a stage is named {link.name!r} already; give this one a `name` of its own"))
+        elif link.name in RESERVED or link.name in baselines:
+            faults.append((where, f"{link.name!r} is the name of another row of the result; give the stage another"))
+        elif not NAME.fullmatch(link.name):
+            faults.append((where, f"a name is lower-case letters, digits, - and _, at most 40; got {link.name!r}"))
+        if link.kind is not None and left is not None and left not in link.kind.consumes:
+            takes = " or ".join(sorted(link.kind.consumes)) or "nothing"
+            faults.append((where, f"{link.name!r} cannot follow {before!r}: it takes a {takes}, and that is a {left}"))
+        left = None if link.kind is None else link.kind.produces
+        before = link.name
+    if judged and left not in ("bundle", None):
+        faults.append((("gates",), "gates judge the exported file, and no stage exports one; end with `- export`"))
+    return faults

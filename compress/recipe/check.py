@@ -1,0 +1,65 @@
+"""Everything wrong with a document, as faults with their places."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from compress.recipe.chain import Link, chain_faults
+from compress.recipe.faults import Fault, explain
+from compress.recipe.plain import tag_of
+from compress.recipe.schema import keys_at
+from compress.recipe.text import Document, stage_names
+from compress.stage import Stage
+
+
+def refused(document: Document, error: ValidationError, *, schema: Mapping[str, Any]) -> list[Fault]:
+    """Return what validation refused; the chain, which has no location of its own, is left out."""
+    faults: list[Fault] = []
+    for details in error.errors(include_url=False):
+        if details["loc"]:
+            path = document.resolve(details["loc"])
+            beside = path[:-1] if details["type"] == "extra_forbidden" else path
+            where, dotted = document.place(path), document.dotted(path)
+            faults.append(explain(details, where=where, path=dotted, keys=keys_at(schema, beside)))
+    return faults
+
+
+def chain(document: Document, *, verbs: Mapping[str, type[Stage]]) -> list[Fault]:
+    """Return the faults of the chain in a document, whatever else is wrong with it."""
+    values = document.values
+    stages = values.get("stages")
+    names = [stage_names(item) for item in stages] if isinstance(stages, list) else []
+    baselines, gates = values.get("baselines"), values.get("gates")
+    return [
+        Fault(document.place(path), document.dotted(path), message, None)
+        for path, message in chain_faults(
+            [Link(name, verbs.get(verb)) for verb, name in names if name],
+            baselines=set(baselines) if isinstance(baselines, dict) else set(),
+            judged=isinstance(gates, dict) and any(value is not None for value in gates.values()),
+        )
+    ]
+
+
+def coerced(document: Document, given: Any, read_as: Any, path: tuple[str | int, ...] = ()) -> list[Fault]:
+    """Return the scalars that were read as another type than they were written: ``"4"`` for 4, ``yes`` for 1."""
+    if isinstance(given, dict):
+        if isinstance(read_as, dict):
+            inner = [(key, value, read_as[key]) for key, value in given.items()]
+        else:
+            tag = tag_of(type(read_as))
+            if tag is not None and list(given) == [read_as.__dict__[tag]]:
+                key = next(iter(given))
+                return coerced(document, given[key], read_as, (*path, key))
+            fields = {field.alias or name: name for name, field in type(read_as).model_fields.items()}
+            inner = [(key, value, read_as.__dict__[fields[key]]) for key, value in given.items()]
+        return [fault for key, value, now in inner for fault in coerced(document, value, now, (*path, key))]
+    if isinstance(given, list) and isinstance(read_as, tuple | list):
+        pairs = enumerate(zip(given, read_as, strict=True))
+        return [fault for index, pair in pairs for fault in coerced(document, *pair, (*path, index))]
+    number = isinstance(read_as, int | float)
+    exact = type(given) is type(read_as) or (type(given) is int and type(read_as) is float)
+    if not number or exact or given == "all":
+        return []
+    wanted = f"a value of type {type(read_as).__name__}"
+    return [Fault(document.place(path), document.dotted(path), "wrong value", wanted, got=repr(given))]

@@ -1,0 +1,178 @@
+"""Recipe: a whole pipeline as values; YAML and Python objects are the same thing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
+
+from compress.choice import Values, one_key
+from compress.errors import RecipeError, UsageError
+from compress.loss import GuidedLoss
+from compress.models import AnyModel
+from compress.recipe.chain import NAME, Link, chain_faults
+from compress.recipe.check import chain, coerced, refused
+from compress.recipe.faults import nearest
+from compress.recipe.plain import anchored, leaves, plain
+from compress.recipe.schema import OneKeySchema
+from compress.recipe.sections import Baseline, Benchmark, DataConfig, Gates, Teacher, Tracking
+from compress.recipe.text import Document, read
+from compress.stage import Stage
+from compress.stages.distill import Distill
+from compress.stages.train import Train
+
+SCHEMA = 1
+
+# The one table of verbs: what a recipe can name under ``stages``.
+AnyStage = Annotated[
+    Annotated[Distill | Train, Field(discriminator="verb")],
+    BeforeValidator(one_key("verb")),
+]
+VERBS: dict[str, type[Stage]] = {kind.model_fields["verb"].default: kind for kind in get_args(get_args(AnyStage)[0])}
+
+Student = Annotated[
+    Annotated[Literal["teacher"], Tag("teacher")] | Annotated[AnyModel, Tag("model")],
+    Discriminator(lambda value: "teacher" if value == "teacher" else "model"),
+]
+
+
+class Recipe(Values):
+    """A whole pipeline.
+
+    Attributes:
+        schema_version: of this format; ``schema`` in YAML.
+        name: lower-case; names run directories, the experiment and the registered model.
+        seed: every stage derives its own from it.
+        data: samples and their roles.
+        teacher: the frozen large model.
+        student: the model to make, or ``teacher`` for a copy of the teacher's weights.
+        baselines: models trained alone, by the name of their row.
+        loss: trains, ranks channels, recovers and ranks layers.
+        stages: what is done, in order.
+        benchmark: how speed is measured.
+        gates: what the exported file must reach.
+        tracking: where runs are recorded.
+    """
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
+    name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataConfig
+    teacher: Teacher
+    student: Student
+    baselines: dict[str, Baseline] = {}
+    loss: GuidedLoss = GuidedLoss()
+    stages: Annotated[tuple[AnyStage, ...], Field(min_length=1)]
+    benchmark: Benchmark = Benchmark()
+    gates: Gates = Gates()
+    tracking: Tracking = Tracking()
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse a chain whose stages do not fit together."""
+        links = [Link(stage.title, type(stage)) for stage in self.stages]
+        faults = chain_faults(links, baselines=self.baselines, judged=self.gates.judged)
+        if faults:
+            raise ValueError("; ".join(message for _, message in faults))
+
+    @classmethod
+    def load(cls, path: Path, *, overrides: Sequence[str] = ()) -> Self:
+        """Read a recipe file; relative paths in it start from its directory.
+
+        Args:
+            path: the YAML file.
+            overrides: ``dotted.path=value``, applied in order; a stage goes by its name.
+
+        Raises:
+            RecipeError: with every fault found: file, line, column, path, what was expected, the nearest valid name.
+            UsageError: when an override is not ``path=value``.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(
+                "the recipe cannot be read", got=error, where=path, hint="`compressor init digits` writes one"
+            ) from error
+        return cls.parse(text, origin=str(path), directory=path.absolute().parent, overrides=overrides)
+
+    @classmethod
+    def parse(cls, text: str, *, origin: str, directory: Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a recipe's text; see ``load``.
+
+        Args:
+            text: YAML.
+            origin: shown before line and column.
+            directory: where relative paths start from.
+            overrides: as for ``load``.
+        """
+        document = read(text, origin=origin)
+        if not isinstance(document.values, dict):
+            raise RecipeError("the recipe is no mapping", expected="keys such as data, teacher, stages", where=origin)
+        version = document.values.get("schema", SCHEMA)
+        if isinstance(version, int) and version > SCHEMA:
+            raise RecipeError(
+                "the recipe is written for a newer compress",
+                expected=f"schema {SCHEMA}",
+                got=f"schema {version}",
+                where=str(document.place(("schema",))),
+                hint="pip install --upgrade compress-onnx",
+            )
+        for override in overrides:
+            document.override(override)
+        faults = list(document.faults)
+        try:
+            recipe = cls.model_validate(document.values)
+            faults += coerced(document, document.values, recipe)
+        except ValidationError as error:
+            recipe = None
+            faults += refused(document, error, schema=cls.json_schema()) + chain(document, verbs=VERBS)
+        if faults or recipe is None:
+            told = sorted(set(faults), key=lambda fault: fault.where.order)
+            raise RecipeError("\n".join([f"the recipe has {len(told)} fault(s):", *(f"  {fault}" for fault in told)]))
+        return anchored(recipe, directory)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON schema of the YAML form."""
+        return cls.model_json_schema(schema_generator=OneKeySchema)
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML with every default written out; reading it gives an equal recipe."""
+        return yaml.safe_dump(plain(self), sort_keys=False, allow_unicode=True)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return every scalar by its dotted path, as ``--set`` spells it."""
+        document = Document("", plain(self))
+        return {document.dotted(path): value for path, value in leaves(document.values)}
+
+    def stage_index(self, name: str, *, option: str) -> int:
+        """Return the position of a stage.
+
+        Raises:
+            UsageError: when there is no such stage; with the nearest one.
+        """
+        titles = [stage.title for stage in self.stages]
+        if name not in titles:
+            guess = nearest(name, titles)
+            raise UsageError(
+                f"{option} names no stage of this recipe",
+                expected=", ".join(titles),
+                got=name,
+                hint=f"did you mean {guess}?" if guess else None,
+            )
+        return titles.index(name)
+
+    def smoke(self) -> Self:
+        """Return the recipe with a few steps per stage, one quick timing and nothing judged."""
+        return self.model_copy(
+            update={
+                "teacher": self.teacher.smoke(),
+                "baselines": {
+                    name: baseline.model_copy(update={"train": baseline.train.smoke()})
+                    for name, baseline in self.baselines.items()
+                },
+                "stages": tuple(stage.smoke() for stage in self.stages),
+                "benchmark": self.benchmark.smoke(),
+                "gates": Gates(),
+            }
+        )

@@ -1,0 +1,217 @@
+"""The sections of a recipe besides the student, the loss and the stages."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from compress.benchmark.environment import allowed_cores
+from compress.benchmark.measure import Profile, default_profiles
+from compress.benchmark.worker import RUNTIMES
+from compress.choice import Values
+from compress.data import Data
+from compress.data.roles import Overlap, Split, assign
+from compress.data.sources import AnySource
+from compress.errors import ModelError
+from compress.models import AnyModel
+from compress.stages.train import Train
+from compress.tasks import Augment
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class DataConfig(Values):
+    """Where samples come from, which role each plays, and how training varies them.
+
+    Attributes:
+        source: a place that samples come from.
+        split: sizes of the roles that the source does not fix.
+        overlap: what to do with train samples that are also in a role the source fixed: ``refuse`` the data, or
+            ``drop-from-train`` and count them. The other roles are never touched.
+        augment: views of the train samples; None trains on the plain ones.
+    """
+
+    source: AnySource
+    split: Split = Split()
+    overlap: Overlap = "refuse"
+    augment: Augment | None = None
+
+    def load(self, *, code: Sequence[Path] = ()) -> Data:
+        """Return the samples in their roles.
+
+        Args:
+            code: the user's Python files that may be run.
+
+        Raises:
+            DataError: when the samples cannot be used as they are.
+            InputError: when the source is a user's file that ``code`` does not name.
+        """
+        return assign(self.source.load(code=code), split=self.split, overlap=self.overlap)
+
+
+class Teacher(Values):
+    """The frozen large model: trained here, given as weights, or an artifact of an earlier run.
+
+    Attributes:
+        model: its architecture.
+        train: how it is trained on the labels; None when it is trained already.
+        weights: safetensors or a state dict; training starts from them when both are given.
+        artifact: the directory of a stored model, instead of the three above.
+        expected_accuracy: what it is known to reach, 0 to 1; checked on select before anything trains.
+        accuracy_tolerance: how far below that it may be, 0 to 1; select is a sample.
+    """
+
+    model: AnyModel | None = None
+    train: Train | None = None
+    weights: Path | None = None
+    artifact: Path | None = None
+    expected_accuracy: Fraction | None = None
+    accuracy_tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.02
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse a teacher from nowhere, and one from two places."""
+        if (self.model is None) == (self.artifact is None):
+            raise ValueError("a teacher is either a model or the artifact of an earlier run")
+        if self.artifact is not None and (self.train is not None or self.weights is not None):
+            raise ValueError("a teacher that is an artifact is trained already: leave out train and weights")
+        if self.model is not None and not (self.train or self.weights or self.expected_accuracy):
+            raise ValueError(
+                "a teacher is trained (train), given (weights), or its model brings published weights and "
+                "expected_accuracy proves them"
+            )
+
+    def check(self, accuracy: float) -> None:
+        """Compare the measured accuracy with the expected one.
+
+        Args:
+            accuracy: on select, 0 to 1.
+
+        Raises:
+            ModelError: when it is too low: other weights, classes or preprocessing than it was trained with.
+        """
+        if self.expected_accuracy is not None and accuracy < self.expected_accuracy - self.accuracy_tolerance:
+            raise ModelError(
+                "the teacher is worse than expected",
+                expected=f"accuracy {self.expected_accuracy:.2%}, less at most {self.accuracy_tolerance:.2%}",
+                got=f"{accuracy:.2%} on select",
+                where="teacher",
+                hint="compare its preprocessing and the order of its classes with the data",
+            )
+
+    def smoke(self) -> Self:
+        """The same teacher after a few steps, its accuracy not asked."""
+        update = {"train": None if self.train is None else self.train.smoke()}
+        if self.train is not None or self.weights is not None or self.artifact is not None:
+            update["expected_accuracy"] = None
+        return self.model_copy(update=update)
+
+
+class Baseline(Values):
+    """A model trained alone, on labels: a row to compare the student with.
+
+    Attributes:
+        model: its architecture.
+        train: how it is trained.
+    """
+
+    model: AnyModel
+    train: Train = Train()
+
+
+def _known_runtime(name: str) -> str:
+    if name not in RUNTIMES:
+        raise ValueError(f"unknown runtime {name!r}; expected one of {', '.join(RUNTIMES)}")
+    return name
+
+
+class ProfileChoice(Values):
+    """A runtime with batch size and threads.
+
+    Attributes:
+        runtime: where models run.
+        batch_size: samples per call.
+        threads: of the runtime; ``all`` means every core this process may use.
+    """
+
+    runtime: Annotated[str, AfterValidator(_known_runtime), Field(json_schema_extra={"enum": [*sorted(RUNTIMES)]})] = (
+        "ort-cpu"
+    )
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 1
+    threads: Annotated[
+        int,
+        BeforeValidator(lambda value: allowed_cores() if value == "all" else value),
+        Field(ge=1, le=1024, json_schema_extra={"type": ["integer", "string"], "description": "a number, or `all`"}),
+    ] = 1
+
+    @property
+    def profile(self) -> Profile:
+        """The same for the harness."""
+        return Profile(self.runtime, self.batch_size, self.threads)
+
+
+class Benchmark(Values):
+    """How speed is measured.
+
+    Attributes:
+        preset: how long; ``quick`` takes seconds per model, ``strict`` minutes.
+        profiles: what is measured; empty means batch 1 and 32, each on one thread and on all cores.
+        primary: name of the headline's profile, such as ``ort-cpu-b1-t1``; empty means the first.
+    """
+
+    preset: Literal["quick", "standard", "strict"] = "standard"
+    profiles: tuple[ProfileChoice, ...] = ()
+    primary: str = ""
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse a primary profile that is not measured."""
+        names = [choice.name for choice in self._measured()]
+        if self.primary and self.primary not in names:
+            raise ValueError(f"primary names no profile; expected one of {', '.join(names)}, got {self.primary!r}")
+
+    def measured(self) -> tuple[Profile, ...]:
+        """The profiles to measure, the primary one first."""
+        return tuple(sorted(self._measured(), key=lambda profile: profile.name != self.primary))
+
+    def _measured(self) -> list[Profile]:
+        return [choice.profile for choice in self.profiles] or default_profiles()
+
+    def smoke(self) -> Self:
+        """One quick timing."""
+        first = self.measured()[0]
+        choice = ProfileChoice(runtime=first.runtime, batch_size=first.batch_size, threads=first.threads)
+        return self.model_copy(update={"preset": "quick", "profiles": (choice,)})
+
+
+class Gates(Values):
+    """Conditions on the exported file; a missed one ends the run with exit code 4.
+
+    Attributes:
+        max_accuracy_drop: accuracy lost against the teacher on test, 0 to 1 (0.01 is one point), at the upper bound of
+            its interval.
+        max_size_mb: size of the file, in units of 1,000,000 bytes.
+        min_speedup: times faster than the teacher in the primary profile, at the lower bound of its interval.
+    """
+
+    max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_size_mb: Annotated[float, Field(gt=0)] | None = None
+    min_speedup: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def judged(self) -> bool:
+        """Whether any gate is set."""
+        return any(value is not None for value in (self.max_accuracy_drop, self.max_size_mb, self.min_speedup))
+
+
+class Tracking(Values):
+    """Where runs are recorded.
+
+    Attributes:
+        uri: MLflow's tracking URI; None keeps a database in the store.
+        required: fail when the server is down at the start, instead of recording to disk until it is back.
+        experiment: under which runs are grouped; None groups by the name of the recipe.
+    """
+
+    uri: str | None = None
+    required: bool = False
+    experiment: str | None = None

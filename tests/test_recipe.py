@@ -1,0 +1,253 @@
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from compress.errors import ModelError, RecipeError, UsageError
+from compress.loss import GuidedLoss
+from compress.models import Cnn, ResNet
+from compress.recipe import Baseline, DataConfig, Gates, Recipe, Teacher
+from compress.recipe.schema import keys_at
+from compress.stages.distill import Distill
+from compress.stages.train import Train
+
+TEXT = """\
+schema: 1
+name: digits
+data:
+  source: digits
+  split: {test: 0.2, select: 200}
+teacher:
+  model: {resnet: {width: 16}}
+  train: {epochs: 3, learning_rate: 1e-1}
+student:
+  cnn: {widths: [16, 32], strides: [1, 2]}
+baselines:
+  alone: {model: cnn}
+stages:
+  - distill: {epochs: 4}
+  - distill: {name: recover, epochs: 2}
+"""
+
+
+def parse(text: str, *overrides: str) -> Recipe:
+    return Recipe.parse(text, origin="r.yaml", directory=Path("/project"), overrides=overrides)
+
+
+def faults(text: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        parse(text, *overrides)
+    return str(caught.value)
+
+
+def test_yaml_and_python_objects_are_the_same():
+    assert parse(TEXT) == Recipe(
+        name="digits",
+        data=DataConfig.model_validate({"source": "digits", "split": {"test": 0.2, "select": 200}}),
+        teacher=Teacher(model=ResNet(width=16), train=Train(epochs=3, learning_rate=0.1)),
+        student=Cnn(widths=(16, 32), strides=(1, 2)),
+        baselines={"alone": Baseline(model=Cnn())},
+        stages=(Distill(epochs=4), Distill(name="recover", epochs=2)),
+    )
+
+
+@pytest.mark.parametrize("student", ["teacher", "mlp", "{resnet: {width: 8}}", "{timm: {name: resnet18}}"])
+def test_a_recipe_survives_writing_and_reading(student):
+    text = TEXT.replace("cnn: {widths: [16, 32], strides: [1, 2]}", student)
+    recipe = parse(text, "loss.temperature=2.5", "teacher.weights=w.safetensors")
+    assert parse(recipe.to_yaml()) == recipe
+
+
+def test_the_word_teacher_is_a_student():
+    assert parse(TEXT.replace("\n  cnn: {widths: [16, 32], strides: [1, 2]}", " teacher")).student == "teacher"
+
+
+def test_relative_paths_start_from_the_recipe():
+    recipe = parse(TEXT.replace("source: digits", "source: {idx: {directory: images}}"), "teacher.weights=/w.pt")
+    assert recipe.data.source.directory == Path("/project/images")
+    assert recipe.teacher.weights == Path("/w.pt")
+
+
+def test_all_faults_are_told_at_once_in_the_order_of_the_file():
+    text = (
+        TEXT.replace("name: digits", "nam: digits")
+        .replace("source: digits", "source: digit")
+        .replace("width: 16", "widht: 16")
+        .replace("epochs: 3", "epochs: three")
+        .replace("name: recover, ", "")
+        + "gates: {min_speedup: 2}\nbenchmark: {preset: fast}\n"
+    )
+    lines = faults(text).splitlines()[1:]
+    expected = [
+        ("r.yaml:1:1: ", "the key 'name' is missing"),
+        ("r.yaml:2:1: nam: ", "did you mean 'name'?"),
+        ("r.yaml:4:3: data.source: ", "got 'digit'; did you mean 'digits'?"),
+        ("r.yaml:7:20: teacher.model.resnet.widht: ", "did you mean 'width'?"),
+        ("r.yaml:8:11: teacher.train.epochs: ", "expected a valid integer; got 'three'"),
+        ("r.yaml:15:5: stages.distill: ", "named 'distill' already"),
+        ("r.yaml:16:1: gates: ", "end with `- export`"),
+        ("r.yaml:17:13: benchmark.preset: ", "expected one of quick, standard, strict; got 'fast'"),
+    ]
+    assert len(lines) == len(expected)
+    for line, (place, words) in zip(lines, expected, strict=True):
+        assert line.strip().startswith(place)
+        assert words in line
+
+
+def test_an_unknown_stage_names_the_nearest():
+    message = faults(TEXT.replace("- distill: {epochs: 4}", "- distil"))
+    assert "r.yaml:14:5: stages.distil: unknown choice" in message
+    assert "did you mean 'distill'?" in message
+
+
+def test_a_value_read_as_another_type_is_refused():
+    message = faults(TEXT.replace("epochs: 4", "epochs: '4'").replace("epochs: 2", "epochs: true"))
+    assert "r.yaml:14:15: stages.distill.epochs: wrong value; expected a value of type int; got '4'" in message
+    assert "stages.recover.epochs: wrong value; expected a value of type int; got True" in message
+
+
+def test_a_key_that_stands_twice_is_refused():
+    assert "r.yaml:16:1: name: the key stands here twice" in faults(TEXT + "name: again\n")
+
+
+def test_names_that_collide_are_refused():
+    assert "another row" in faults(TEXT, "stages.recover.name=alone")
+    assert "another row" in faults(TEXT, "stages.recover.name=teacher")
+    assert "lower-case" in faults(TEXT, "stages.recover.name=Re.cover")
+
+
+def test_a_chain_is_checked_in_python_too():
+    source = DataConfig.model_validate({"source": "digits"})
+    with pytest.raises(ValueError, match="named 'distill' already"):
+        Recipe(name="r", data=source, teacher=Teacher(artifact=Path("t")), student="teacher", stages=(Distill(),) * 2)
+
+
+def test_a_newer_schema_is_told_alone():
+    message = faults(TEXT.replace("schema: 1", "schema: 2") + "unknown: 1\n")
+    assert "newer compress" in message
+    assert "r.yaml:1:1" in message
+    assert "unknown" not in message
+
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{after}: &{after} [{', '.join([f'*{before}'] * 10)}]\n" for before, after in pairwise("abcdefg")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "no valid YAML"),
+        ("a: *b", "no valid YAML"),
+        ("- 1", "no mapping"),
+        ("", "no mapping"),
+        (
+            "a: !!python/object/apply:os.system [ls]",
+            "the tag tag:yaml.org,2002:python/object/apply:os.system is not allowed",
+        ),
+        ("a: " + "[" * 2000, "nested too deeply"),
+        ("a: " + "x" * 300_000, "too large"),
+        ("a: &a [*a]", "nested too deeply"),
+        (BOMB, "expand to too much"),
+    ],
+)
+def test_text_that_is_no_safe_yaml_is_refused(text, message):
+    assert message in faults(text)
+
+
+def test_aliases_within_reason_are_read():
+    text = TEXT.replace("{epochs: 3, learning_rate: 1e-1}", "&train {epochs: 3}") + ""
+    assert (
+        parse(text.replace("alone: {model: cnn}", "alone: {model: cnn, train: *train}")).baselines["alone"].train.epochs
+        == 3
+    )
+
+
+def test_overrides_address_stages_by_name():
+    recipe = parse(
+        TEXT, "stages.recover.epochs=7", "student.cnn.kernel=5", "baselines.alone.model.cnn.kernel=1", "seed=3"
+    )
+    assert [stage.model_dump()["epochs"] for stage in recipe.stages] == [4, 7]
+    assert isinstance(recipe.student, Cnn)
+    assert recipe.student.kernel == 5
+    assert recipe.seed == 3
+    assert recipe.parameters()["stages.recover.epochs"] == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stages.recovr.epochs=3", "unknown stage 'recovr'; expected one of distill, recover; did you mean 'recover'?"),
+        ("loss.temprature=2", "--set loss.temprature=2: loss.temprature: unknown key"),
+        ("seed.x=2", "--set seed.x=2: seed: wrong value"),
+        ("name.x=2", "it is no mapping"),
+        ("stages.recover=2", "field by field"),
+        ("stages.distill.epochs=many", "expected a valid integer; got 'many'"),
+    ],
+)
+def test_a_wrong_override_is_told_by_its_own_words(override, message):
+    assert message in faults(TEXT, override)
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "seed=[1"])
+def test_an_override_that_is_none_is_a_usage_error(override):
+    with pytest.raises(UsageError):
+        parse(TEXT, override)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(RecipeError, match="cannot be read"):
+        Recipe.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    ["{model: cnn}", "{artifact: a, model: cnn}", "{artifact: a, weights: w.pt}", "{train: {epochs: 1}}"],
+)
+def test_a_teacher_comes_from_one_place(teacher):
+    text = TEXT.replace("\n  model: {resnet: {width: 16}}\n  train: {epochs: 3, learning_rate: 1e-1}", f" {teacher}")
+    assert "r.yaml:6:1: teacher: " in faults(text)
+
+
+def test_a_teacher_below_its_expected_accuracy_is_refused():
+    teacher = Teacher(model=Cnn(), weights=Path("w.pt"), expected_accuracy=0.9)
+    teacher.check(0.885)
+    with pytest.raises(ModelError, match="worse than expected"):
+        teacher.check(0.5)
+
+
+def test_a_smoke_copy_trains_little_and_judges_nothing():
+    smoke = parse(TEXT, "benchmark.preset=strict").model_copy(update={"gates": Gates(min_speedup=3)}).smoke()
+    assert [stage.model_dump()["epochs"] for stage in smoke.stages] == [1, 1]
+    assert smoke.teacher.train is not None
+    assert smoke.teacher.train.epochs == 1
+    assert smoke.benchmark.preset == "quick"
+    assert len(smoke.benchmark.measured()) == 1
+    assert not smoke.gates.judged
+
+
+def test_the_primary_profile_is_measured_first():
+    recipe = parse(TEXT + "benchmark: {primary: ort-cpu-b8-t1, profiles: [{}, {batch_size: 8}]}\n")
+    assert [profile.name for profile in recipe.benchmark.measured()] == ["ort-cpu-b8-t1", "ort-cpu-b1-t1"]
+    assert "primary names no profile" in faults(TEXT + "benchmark: {primary: gpu, profiles: [{}]}\n")
+    assert "unknown runtime" in faults(TEXT + "benchmark: {profiles: [{runtime: gpu}]}\n")
+
+
+def test_an_unknown_stage_name_is_a_usage_error():
+    assert parse(TEXT).stage_index("recover", option="--from") == 1
+    with pytest.raises(UsageError, match="did you mean recover"):
+        parse(TEXT).stage_index("recver", option="--from")
+
+
+def test_the_schema_describes_the_yaml_form():
+    schema = Recipe.json_schema()
+    json.dumps(schema)
+    assert keys_at(schema, ("student", "resnet")) == ["blocks", "stem_stride", "width"]
+    assert "epochs" in keys_at(schema, ("stages", 0, "distill"))
+    assert keys_at(schema, ("stages", 0, "distill", "loss")) == sorted(GuidedLoss.model_fields)
+    assert {"digits", "idx"} <= set(keys_at(schema, ("data", "source")))
+    assert "verb" not in keys_at(schema, ("teacher", "train"))
+    sources = schema["$defs"]["DataConfig"]["properties"]["source"]["anyOf"]
+    assert {"enum": ["digits", "numpy"]} in sources
+    assert schema["$defs"]["Distill"]["properties"]["epochs"]["maximum"] == 10_000
