@@ -12,7 +12,7 @@ from compress.recipe.faults import Fault, Place, nearest
 
 MAX_CHARACTERS = 256 * 1024
 MAX_VALUES = 20_000  # after aliases are expanded: ten nested lists of ten aliases are ten billion
-SCALARS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null"))
+TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null"))
 
 Steps = tuple[str | int, ...]
 
@@ -191,17 +191,17 @@ class _Reading:
         self.count += 1
         if self.count > MAX_VALUES:  # also ends an alias that contains itself
             raise RecipeError("the recipe's aliases expand to too much", expected=f"at most {MAX_VALUES} values")
+        if node.tag == "tag:yaml.org,2002:timestamp":
+            return node.value
+        if node.tag not in TAGS:
+            self.fault(node, path, f"the tag {node.tag} is not allowed")
+            return None
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
                 self.document.places[(*path, index)] = self.document.place_of(item)
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-        if node.tag == "tag:yaml.org,2002:timestamp":
-            return node.value
-        if node.tag not in SCALARS:
-            self.fault(node, path, f"the tag {node.tag} is not allowed")
-            return None
         return self.loader.construct_object(node)
 
     def mapping(self, node: yaml.MappingNode, path: Steps) -> dict[str, Any]:
