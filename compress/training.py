@@ -334,10 +334,15 @@ def _restore(module: nn.Module, updates: torch.optim.Optimizer, work: Path) -> i
         step = json.loads(file.metadata()["step"])
     tensors = load_file(path)
     module.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
+    trained = [parameter for group in updates.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, index, entry = name.split(".")
+            parameter = trained[int(index)]
+            if value.shape == parameter.shape:
+                # Fused updates walk parameter and state side by side in memory, so both need the same strides.
+                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
             state.setdefault(int(index), {})[entry] = value
     updates.load_state_dict({"state": state, "param_groups": updates.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["rng"])

@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from compress.export.order import in_order
+
 
 class Editor:
     """Collects edits of `graph`; nothing but inputs of nodes changes before `finish`.
@@ -45,23 +47,10 @@ class Editor:
         """Applies the edits."""
         outputs = {value.name for value in self.graph.output}
         known = {*self._constants, *(value.name for value in self.graph.input)}
-        nodes = _sorted(self._nodes, known)
+        nodes = in_order(self._nodes, known)
         used = {name for node in nodes for name in node.input} | outputs
         constants = [tensor for name, tensor in self._constants.items() if name in used]
         del self.graph.node[:]
         self.graph.node.extend(nodes)
         del self.graph.initializer[:]
         self.graph.initializer.extend(constants)
-
-
-def _sorted(nodes: list[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
-    """Topological order that is otherwise the given one."""
-    ordered: list[onnx.NodeProto] = []
-    known = known | {""}
-    while nodes:
-        ready = [node for node in nodes if all(name in known for name in node.input)]
-        assert ready, "the graph has a cycle or reads a value that nothing makes"
-        ordered += ready
-        known.update(name for node in ready for name in node.output)
-        nodes = [node for node in nodes if not any(node is other for other in ready)]
-    return ordered

@@ -10,7 +10,7 @@ import onnx
 from compress.quantization.calibration import Range
 from compress.quantization.placement import Placement, place_dynamic, place_static
 from compress.quantization.plan import Mode, QuantPlan, dynamic_plan, static_plan
-from compress.quantization.writer import write
+from compress.quantization.writer import write_quantized
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def choose_layers(
 
         reference = score(quantizer.model)
         increase = {
-            name: score(write(quantizer.model, quantizer.alone(ranges, name))).loss - reference.loss
+            name: score(write_quantized(quantizer.model, quantizer.alone(ranges, name))).loss - reference.loss
             for name in quantizer.layers
         }
         ranking = dict(sorted(increase.items(), key=lambda item: -item[1]))
@@ -140,7 +140,7 @@ def choose_layers(
         def meets(count: int) -> bool:
             if count == len(worst):
                 return True
-            scored[count] = Point(worst[:count], score(write(quantizer.model, kept(count))))
+            scored[count] = Point(worst[:count], score(write_quantized(quantizer.model, kept(count))))
             return scored[count].score.accuracy >= reference.accuracy - max_accuracy_drop
 
         low, high = 0, 0 if not worst or meets(0) else len(worst)

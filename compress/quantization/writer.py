@@ -9,7 +9,7 @@ from compress.quantization.plan import Mode, QuantPlan, dynamic_plan, static_pla
 from compress.quantization.static import write_static
 
 
-def write(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
+def write_quantized(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
     """Returns a quantized copy of the float `model`; weight scales come from the weights that are in it now.
 
     Raises:
@@ -21,7 +21,7 @@ def write(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
 def plan_without_training(model: onnx.ModelProto, batches: Batches, *, mode: Mode, find: Finder) -> QuantPlan:
     """A plan for any float ONNX graph: all that has an int8 kernel, ranges from calibration.
 
-    With `write` this is the honest baseline that a student has to beat: the teacher, quantized and nothing else.
+    Written by `write_quantized`, the teacher's is the honest baseline that a student has to beat.
 
     Args:
         model: float, with named nodes.

@@ -93,6 +93,10 @@ class Courier:
             _log.warning("tracking stopped, events stay on disk: %s", fault)
             self.fault = fault
             return False
+        except Exception as error:  # noqa: BLE001 - a thread's border: unseen, it would end and flush would wait in vain
+            _log.warning("tracking stopped, events stay on disk", exc_info=True)
+            self.fault = EnvironmentFault("delivery to the tracking server failed", got=repr(error))
+            return False
         if self._state == "down":
             _log.warning("the tracking server is back; events on disk were sent")
         self._state = "up"

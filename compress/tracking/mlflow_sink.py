@@ -47,11 +47,11 @@ class MlflowSink:
     """
 
     def __init__(self, uri: str, *, artifact_root: Path | None) -> None:
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        self._uri, self._artifact_root = uri, artifact_root
+        self._artifact_root = artifact_root
         self._experiments: dict[str, str] = {}
         with _translated():
             try:
+                self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
                 self._client.search_experiments(max_results=1)
             except MlflowException as error:
                 if "out-of-date database schema" not in str(error):

@@ -7,6 +7,7 @@ directory it writes is kept and the data file in it replaced by the original.
 import hashlib
 import shutil
 import tempfile
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -84,16 +85,20 @@ def _logged_model(client: MlflowClient, run_id: str, path: Path, example: Path, 
 def _write_directory(directory: Path, path: Path, example: Path, *, description: Model, event: Event) -> None:
     with np.load(example, allow_pickle=False) as stored:
         inputs = {name: stored[name] for name in stored.files}
-    save_model(
-        onnx.load(path),
-        directory,
-        mlflow_model=description,
-        signature=ModelSignature(_schema(event["inputs"]), _schema(event["outputs"])),
-        input_example=inputs,
-        pip_requirements=[f"{package}=={metadata.version(package)}" for package in ("onnx", "onnxruntime", "numpy")],
-        onnx_execution_providers=["CPUExecutionProvider"],
-        save_as_external_data=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # importing mlflow.pyfunc warns about MLflow's own type hints
+        save_model(
+            onnx.load(path),
+            directory,
+            mlflow_model=description,
+            signature=ModelSignature(_schema(event["inputs"]), _schema(event["outputs"])),
+            input_example=inputs,
+            pip_requirements=[
+                f"{package}=={metadata.version(package)}" for package in ("onnx", "onnxruntime", "numpy")
+            ],
+            onnx_execution_providers=["CPUExecutionProvider"],
+            save_as_external_data=False,
+        )
     data = directory / "model.onnx"
     shutil.copyfile(path, data)
     description.model_size_bytes = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())

@@ -11,7 +11,7 @@ from compress.quantization.formulas import activation_scale, quantize_weight, we
 from compress.quantization.kernels import check_kernels, inspect_kernels, weight_bytes_fraction
 from compress.quantization.placement import place_static
 from compress.quantization.plan import QuantPlan, static_plan
-from compress.quantization.writer import plan_without_training, write
+from compress.quantization.writer import plan_without_training, write_quantized
 
 NAMES = ("plain", "resnet", "squeeze_excite", "grouped", "concat", "mlp", "sigmoid")
 
@@ -29,7 +29,7 @@ def arrays(model):
 @pytest.mark.parametrize("name", NAMES)
 def test_int8_is_close_to_float_with_and_without_runtime_optimisation(zoo, images, name):
     model = zoo[name]
-    quantized = write(model, static(model, images)).SerializeToString()
+    quantized = write_quantized(model, static(model, images)).SerializeToString()
     reference = Session(model.SerializeToString())(images[300:400])[0]
     scale = reference.std()
     off = Session(quantized, optimize=False)(images[300:400])[0]
@@ -42,7 +42,7 @@ def test_int8_is_close_to_float_with_and_without_runtime_optimisation(zoo, image
 def test_all_layers_run_in_int8_kernels_except_the_gates(zoo, images, name):
     model = zoo[name]
     plan = static(model, images)
-    report = inspect_kernels(model, write(model, plan), plan)
+    report = inspect_kernels(model, write_quantized(model, plan), plan)
     check_kernels(report)
     gates = {"4.down", "4.up"} if name == "squeeze_excite" else set()
     assert set(report.float_layers) == gates
@@ -62,7 +62,7 @@ def test_all_layers_run_in_int8_kernels_except_the_gates(zoo, images, name):
 def test_companions_join_the_layers(zoo, images, name, expected):
     model = zoo[name]
     plan = static(model, images)
-    assert inspect_kernels(model, write(model, plan), plan).kernels == expected
+    assert inspect_kernels(model, write_quantized(model, plan), plan).kernels == expected
 
 
 def test_a_relu_keeps_no_pair_before_it(zoo, images):
@@ -81,7 +81,7 @@ def test_a_head_and_a_layer_before_a_float_activation_write_float(zoo):
 def test_no_float_copy_of_a_quantized_weight_is_left(zoo, images, name):
     model = zoo[name]
     plan = static(model, images)
-    quantized = write(model, plan)
+    quantized = write_quantized(model, plan)
     weights = {node.input[1] for node in model.graph.node if node.name in {entry.at.path for entry in plan.weights}}
     assert not weights & arrays(quantized).keys()
     assert weight_bytes_fraction(model, quantized, plan) == 0.25
@@ -90,14 +90,14 @@ def test_no_float_copy_of_a_quantized_weight_is_left(zoo, images, name):
 def test_a_float_copy_left_behind_counts(zoo, images):
     model = zoo["mlp"]
     plan = static(model, images)
-    quantized = write(model, plan)
+    quantized = write_quantized(model, plan)
     quantized.graph.initializer.append(next(t for t in model.graph.initializer if t.name == "1.weight"))
     assert weight_bytes_fraction(model, quantized, plan) > 0.30
 
 
 def test_the_float_graph_is_not_changed(zoo, images):
     before = zoo["plain"].SerializeToString()
-    write(zoo["plain"], static(zoo["plain"], images))
+    write_quantized(zoo["plain"], static(zoo["plain"], images))
     assert zoo["plain"].SerializeToString() == before
 
 
@@ -109,24 +109,31 @@ def test_weight_scales_follow_the_weights_in_the_graph(zoo, images):
     for tensor in changed.graph.initializer:
         if tensor.name == "3.0.weight":
             tensor.CopyFrom(numpy_helper.from_array(3 * numpy_helper.to_array(tensor), tensor.name))
-    before, after = arrays(write(model, plan)), arrays(write(changed, plan))
+    before, after = arrays(write_quantized(model, plan)), arrays(write_quantized(changed, plan))
     np.testing.assert_allclose(after["3.0.weight_scale"], 3 * before["3.0.weight_scale"], rtol=1e-6)
     np.testing.assert_array_equal(after["3.0.weight_int8"], before["3.0.weight_int8"])
 
 
 def test_a_plan_survives_an_export_of_the_same_module(trained, export, images):
     plan = static(export(trained), images)
-    assert write(export(trained), plan).SerializeToString() == write(export(trained), plan).SerializeToString()
+    assert (
+        write_quantized(export(trained), plan).SerializeToString()
+        == write_quantized(export(trained), plan).SerializeToString()
+    )
 
 
 def test_a_plan_for_another_architecture_is_refused_by_name(zoo, images):
     with pytest.raises(StageError, match=r"3\.0"):
-        write(zoo["mlp"], static(zoo["plain"], images))
+        write_quantized(zoo["mlp"], static(zoo["plain"], images))
 
 
 def test_reduce_range_keeps_weights_within_7_bits(zoo, images):
     plan = static(zoo["plain"], images).model_copy(update={"reduce_range": True})
-    int8 = [array for array in arrays(write(zoo["plain"], plan)).values() if array.dtype == np.int8 and array.ndim > 1]
+    int8 = [
+        array
+        for array in arrays(write_quantized(zoo["plain"], plan)).values()
+        if array.dtype == np.int8 and array.ndim > 1
+    ]
     assert max(np.abs(array.astype(int)).max() for array in int8) == 63
 
 
@@ -139,7 +146,7 @@ def test_a_large_bias_on_a_dead_channel_fits_int32(zoo, images):
             array[0] = 1e-12 if tensor.name.endswith("weight") else 2.0
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     reference = Session(model.SerializeToString())(images[:50])[0]
-    quantized = Session(write(model, static(model, images)).SerializeToString())(images[:50])[0]
+    quantized = Session(write_quantized(model, static(model, images)).SerializeToString())(images[:50])[0]
     assert np.abs(quantized - reference).mean() < 0.1 * reference.std()
 
 
@@ -166,14 +173,14 @@ def test_any_float_graph_can_be_quantized_without_training(zoo, images, method):
     model = zoo["mlp"]
     plan = plan_without_training(model, lambda: [(images[:256],)], mode=method, find=minmax)
     reference = Session(model.SerializeToString())(images)[0]
-    quantized = Session(write(model, plan).SerializeToString())(images)[0]
+    quantized = Session(write_quantized(model, plan).SerializeToString())(images)[0]
     assert (reference.argmax(1) == quantized.argmax(1)).mean() > 0.95
 
 
 def test_dynamic_layers_fuse_with_their_bias(zoo, images):
     model = zoo["mlp"]
     plan = plan_without_training(model, list, mode="dynamic", find=minmax)
-    quantized = write(model, plan)
+    quantized = write_quantized(model, plan)
     assert inspect_kernels(model, quantized, plan).kernels == {"DynamicQuantizeMatMul": 3}
     assert weight_bytes_fraction(model, quantized, plan) < 0.30
 
@@ -181,7 +188,7 @@ def test_dynamic_layers_fuse_with_their_bias(zoo, images):
 def test_dynamic_mode_leaves_convolutions_in_float_and_says_so(zoo, images):
     model = zoo["plain"]
     plan = plan_without_training(model, list, mode="dynamic", find=minmax)
-    report = inspect_kernels(model, write(model, plan), plan)
+    report = inspect_kernels(model, write_quantized(model, plan), plan)
     assert "dynamic int8 convolution" in report.float_layers["3.0"]
     with pytest.raises(StageError, match="3.0"):
         check_kernels(report)
@@ -190,7 +197,7 @@ def test_dynamic_mode_leaves_convolutions_in_float_and_says_so(zoo, images):
 def test_a_file_without_an_int8_kernel_is_refused_whatever_the_bound(zoo, images):
     model = zoo["plain"]
     plan = static(model, images, keep_float={"0.0": "asked", "3.0": "asked", "5.0": "asked", "7.2": "asked"})
-    report = inspect_kernels(model, write(model, plan), plan)
+    report = inspect_kernels(model, write_quantized(model, plan), plan)
     with pytest.raises(StageError, match="no layer runs in int8"):
         check_kernels(report, min_int8_macs_fraction=0.0)
 
@@ -200,7 +207,7 @@ def test_int8_loses_little_accuracy_on_real_digits(trained, export, images, labe
     plan = static(model, images)
     with torch.no_grad():
         reference = trained(torch.from_numpy(images[1200:])).numpy()
-    quantized = Session(write(model, plan).SerializeToString())(images[1200:])[0]
+    quantized = Session(write_quantized(model, plan).SerializeToString())(images[1200:])[0]
     accuracy = (reference.argmax(1) == labels[1200:]).mean()
     assert accuracy > 0.93
     assert (quantized.argmax(1) == labels[1200:]).mean() > accuracy - 0.01
