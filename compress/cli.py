@@ -1,0 +1,211 @@
+"""The command line: thin, and quick to answer because every command imports what it needs itself."""
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from compress.errors import EXIT_CODES, GATE_MISSED, CompressError, UsageError
+
+EPILOG = "\b\n" + "\n".join(["Exit codes:", *(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())])
+
+app = typer.Typer(
+    name="compressor",
+    help="Compress a trained teacher into the smallest, fastest ONNX student that still passes an accuracy gate.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # its tracebacks print local variables, and those hold secrets
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="PATH=VALUE", help="Override, such as stages.prune.kept_macs_fraction=0.4."),
+]
+Code = Annotated[list[Path], typer.Option("--code", metavar="FILE", help="A Python file of yours that may be run.")]
+StorePath = Annotated[
+    Path, typer.Option("--store", metavar="DIR", envvar="COMPRESS_STORE", help="Artifacts, runs and tracked metrics.")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Training threads; default: all cores.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in a store of its own.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+STORE = Path("compress-store")
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = [],
+    from_stage: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Reuse all stages before.")] = None,
+    until_stage: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
+    force: Annotated[list[str], typer.Option(metavar="STAGE", help="Run again although it is stored.")] = [],
+    smoke: Smoke = False,
+    code: Code = [],
+    store: StorePath = STORE,
+    threads: Threads = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Run a recipe from its teacher to its verdict, reusing what the store has."""
+    from rich.console import Console
+
+    from compress import pipeline, reporting
+    from compress.interruption import watched
+    from compress.progress import Reporter
+
+    loaded = _load(recipe, overrides)
+    for option, names in (("--from", [from_stage]), ("--until", [until_stage]), ("--force", force)):
+        for name in names:
+            if name is not None:
+                loaded.stage_index(name, option=option)
+    with watched() as interrupted:
+        options = pipeline.Options(
+            store=store,
+            code=code,
+            threads=threads,
+            from_stage=from_stage,
+            until_stage=until_stage,
+            force=force,
+            smoke=smoke,
+            reporter=Reporter(quiet=quiet),
+            interrupted=interrupted,
+        )
+        try:
+            outcome = pipeline.run(loaded, options)
+        except KeyboardInterrupt:
+            _say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *sys.argv[1:]])}")
+            raise typer.Exit(interrupted.exit_code) from None
+    if as_json:
+        typer.echo(json.dumps({"passed": outcome.passed, "run_dir": str(outcome.run_dir), **outcome.report}))
+    else:
+        reporting.print_report(outcome.report, Console())
+        typer.echo(f"report: {outcome.run_dir / 'report.md'}")
+    if outcome.passed is False:
+        _say("a gate is missed; the student and the report are saved")
+        raise typer.Exit(GATE_MISSED)
+
+
+@app.command()
+def validate(recipe: RecipePath, overrides: Overrides = []) -> None:
+    """Check a recipe and print it with every default written out."""
+    typer.echo(_load(recipe, overrides).to_yaml(), nl=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from compress.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.json_schema(), indent=1))
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="One of the ready recipes, such as digits.")],
+    directory: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where to; default: ./NAME.")] = None,
+) -> None:
+    """Write a ready recipe."""
+    from importlib.resources import files
+
+    ready = {entry.name.removesuffix(".yaml"): entry for entry in files("compress").joinpath("ready").iterdir()}
+    if name not in ready:
+        raise UsageError("there is no such ready recipe", expected=f"one of {', '.join(sorted(ready))}", got=name)
+    target = (directory or Path(name)) / "recipe.yaml"
+    if target.exists():
+        raise UsageError("there is a recipe already", where=target, hint="name another directory, or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(ready[name].read_text(encoding="utf-8"), encoding="utf-8")
+    typer.echo(f"{target}\nnext: compressor run {shlex.quote(str(target))} --smoke")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The directory of an exported student.")],
+    as_json: AsJson = False,
+) -> None:
+    """Repeat a bundle's check on this machine; needs onnxruntime and numpy only."""
+    from compress.export.verify import verify_bundle
+
+    result = verify_bundle(bundle)
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        for name, variant in result["variants"].items():
+            word = "ok" if variant["passed"] else "DIFFERS"
+            typer.echo(
+                f"{name:<12} {word:<8} agreement {variant['agreement']:.2%}, at most {variant['max_abs']:.2e} off"
+            )
+        typer.echo(
+            f"sha256       {result['sha256']}\ncpu          {' '.join(result['cpu']['flags']) or 'flags unknown'}"
+        )
+    for warning in result["warnings"]:
+        _say(f"warning: {warning}")
+    if not result["passed"]:
+        raise typer.Exit(GATE_MISSED)
+
+
+@app.command()
+def ui(
+    store: StorePath = STORE, port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000
+) -> None:
+    """Open the MLflow UI of a store, on this machine only."""
+    from compress.tracking.server import ui as server
+
+    command = server(store, port=port)
+    _say(f"MLflow at {command.address}, Ctrl-C ends it")
+    os.execve(command.arguments[0], command.arguments, command.environment)
+
+
+@app.command()
+def env(as_json: AsJson = False) -> None:
+    """Print versions, CPU features and which runtimes work here."""
+    from compress.benchmark.environment import describe
+    from compress.benchmark.worker import RUNTIMES
+
+    found: dict[str, Any] = describe(seed=0)
+    found["runtimes"] = {name: _usable(runtime.modules) for name, runtime in RUNTIMES.items()}
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for key, value in found.items():
+        if isinstance(value, dict):
+            typer.echo(f"{key}:")
+            for name, entry in value.items():
+                typer.echo(f"  {name:<16} {entry}")
+        else:
+            typer.echo(f"{key:<18} {' '.join(value) if isinstance(value, list) else value}")
+
+
+def main() -> None:
+    """Run the command line; our own errors are told without a traceback, with their exit code."""
+    try:
+        app(prog_name="compressor")
+    except CompressError as error:
+        _say(f"error: {error}")
+        raise SystemExit(error.exit_code) from None
+
+
+def _load(recipe: Path, overrides: list[str]):  # noqa: ANN202 - naming the type would import it
+    from compress.recipe import Recipe
+
+    return Recipe.load(recipe, overrides=overrides)
+
+
+def _usable(modules: tuple[str, ...]) -> str:
+    import importlib
+
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except (ImportError, OSError, RuntimeError) as error:
+            return f"not usable: {error}"
+    return "usable"
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
