@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ class Net(nn.Module):
         return self.head(y.mean((2, 3)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def signature() -> Signature:
     return Signature(
         inputs=(Tensor(name="image", dtype="float32", shape=("batch", 1, 8, 8)),),
@@ -33,12 +35,20 @@ def signature() -> Signature:
     )
 
 
+@pytest.fixture(scope="session")
+def make_net() -> Callable[[], Net]:
+    def make() -> Net:
+        torch.manual_seed(0)
+        model = Net()
+        model(torch.randn(16, 1, 8, 8))  # running statistics other than 0 and 1
+        return model
+
+    return make
+
+
 @pytest.fixture
-def net() -> Net:
-    torch.manual_seed(0)
-    model = Net()
-    model(torch.randn(16, 1, 8, 8))  # running statistics other than 0 and 1
-    return model
+def net(make_net) -> Net:
+    return make_net()
 
 
 @pytest.fixture

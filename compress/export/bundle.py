@@ -1,0 +1,102 @@
+"""The directory that ships: the variants of one student, and all that is needed to run and to check them.
+
+::
+
+    fp32.onnx int8-x86.onnx ...   the variants, all from one artifact
+    bundle.json                   which is primary; sha256 and size of every other file; lineage, signature, bounds
+    labels.json                   class names in the order of the logits
+    preprocessing.json            what turns raw data into inputs
+    reference.npz                 ``input/<name>`` and, for each variant, ``<variant>/<output>``
+    predict.py                    labels inputs with onnxruntime and numpy alone
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from compress.errors import StageError
+from compress.export import predict
+from compress.export.metadata import Metadata, write_metadata
+from compress.export.session import Session
+
+FORMAT_VERSION = 1
+MANIFEST = "bundle.json"
+MIN_REFERENCE_ROWS = 32
+
+# How far outputs on another machine may be from the reference, relative to max(1, largest output). fp16 keeps 11 bits;
+# integers differ where a CPU without VNNI saturates, so int8 is judged by its decisions.
+TOLERANCES: dict[str, float | None] = {"fp32": 1e-4, "fp16": 2e-2, "int8": None}
+MIN_AGREEMENT = 0.98
+
+
+def write_bundle(
+    directory: Path,
+    *,
+    variants: Mapping[str, onnx.ModelProto],
+    primary: str,
+    metadata: Metadata,
+    inputs: tuple[np.ndarray, ...],
+) -> dict[str, Any]:
+    """Fills an empty directory with a bundle.
+
+    Args:
+        directory: exists.
+        variants: name to graph; a name starts with its precision (``fp32``, ``fp16-gpu``, ``int8-x86``). The graphs
+            get our metadata, in place.
+        primary: the name of the variant that the headline is about.
+        metadata: its ``variant`` is replaced by each variant's name.
+        inputs: one preprocessed array per graph input, 32 rows or more; they become public with the bundle.
+
+    Returns:
+        The content of ``bundle.json``.
+
+    Raises:
+        StageError: an unknown primary or precision, too few inputs, or an output that is not finite.
+    """
+    if primary not in variants:
+        raise StageError("the primary variant is not among the variants", expected=sorted(variants), got=primary)
+    rows = min(len(array) for array in inputs)
+    if rows < MIN_REFERENCE_ROWS:
+        raise StageError("a bundle needs reference inputs", expected=f"{MIN_REFERENCE_ROWS} rows or more", got=rows)
+    reference = {f"input/{spec.name}": array for spec, array in zip(metadata.signature.inputs, inputs, strict=True)}
+    described: dict[str, dict[str, Any]] = {}
+    for name, model in variants.items():
+        precision = name.partition("-")[0]
+        if precision not in TOLERANCES:
+            raise StageError("a variant is named after its precision", expected=sorted(TOLERANCES), got=name)
+        write_metadata(model, metadata.model_copy(update={"variant": name}))
+        path = directory / f"{name}.onnx"
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        session = Session(path)
+        for output, array in zip(session.outputs, session(*inputs), strict=True):
+            if not np.isfinite(array).all():
+                raise StageError("an output is not finite", where=f"{name}, output {output!r}")
+            reference[f"{name}/{output}"] = array
+        described[name] = {
+            "file": path.name,
+            "tolerance": TOLERANCES[precision],
+            "min_agreement": MIN_AGREEMENT,
+        }
+    (directory / "labels.json").write_text(json.dumps(metadata.labels, indent=1))
+    (directory / "preprocessing.json").write_text(json.dumps(metadata.preprocessing, indent=1))
+    np.savez_compressed(directory / "reference.npz", allow_pickle=False, **reference)
+    (directory / "predict.py").write_text(Path(predict.__file__).read_text())
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "primary": f"{primary}.onnx",
+        "variants": described,
+        "lineage": metadata.lineage,
+        "signature": metadata.signature.model_dump(mode="json"),
+        "files": {path.name: _entry(path) for path in sorted(directory.iterdir()) if path.name != MANIFEST},
+    }
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    return manifest
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size_bytes": path.stat().st_size}

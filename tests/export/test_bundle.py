@@ -1,0 +1,191 @@
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from compress.errors import ArtifactError, StageError
+from compress.export.bundle import write_bundle
+from compress.export.graph import to_onnx
+from compress.export.half import to_half
+from compress.export.metadata import Metadata, read_metadata
+from compress.export.session import Session
+from compress.export.verify import verify_bundle
+from compress.quantization.calibration import minmax
+from compress.quantization.writer import plan_without_training, write_quantized
+
+BLOCKED = ("torch", "onnx", "onnxscript", "mlflow", "pydantic", "sklearn", "scipy")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return np.random.default_rng(0).standard_normal((64, 1, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def metadata(signature):
+    return Metadata(
+        variant="",
+        lineage={"teacher": "aa", "distill": "bb"},
+        labels=("a", "b", "c", "d", "e"),
+        preprocessing={"scale": 1 / 255},
+        signature=signature,
+    )
+
+
+@pytest.fixture(scope="module")
+def variants(make_net, signature, rows):
+    fp32 = to_onnx(make_net(), signature, (torch.zeros(2, 1, 8, 8),))
+    plan = plan_without_training(fp32, lambda: [(rows,)], mode="static", find=minmax)
+    return {"fp32": fp32, "int8-x86": write_quantized(fp32, plan), "fp16-gpu": to_half(fp32)}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, variants, metadata, rows):
+    directory = tmp_path_factory.mktemp("bundle")
+    write_bundle(directory, variants=variants, primary="int8-x86", metadata=metadata, inputs=(rows,))
+    return directory
+
+
+@pytest.fixture
+def bundle(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "bundle")
+
+
+def test_a_bundle_verifies_where_it_was_made(bundle):
+    report = verify_bundle(bundle)
+    assert report["passed"]
+    assert report["primary"] == "int8-x86.onnx"
+    assert set(report["variants"]) == {"fp32", "int8-x86", "fp16-gpu"}
+    assert report["variants"]["fp32"]["max_abs"] == 0.0
+    assert report["sha256"] == json.loads((bundle / "bundle.json").read_text())["files"]["int8-x86.onnx"]["sha256"]
+
+
+def test_verify_needs_onnxruntime_and_numpy_alone(bundle):
+    script = (
+        "import sys\n"
+        f"for name in {BLOCKED!r}: sys.modules[name] = None\n"
+        "from pathlib import Path\n"
+        "from compress.export.verify import verify_bundle\n"
+        "assert verify_bundle(Path(sys.argv[1]))['passed']\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(bundle)], check=True)
+
+
+def test_predict_needs_onnxruntime_and_numpy_alone(bundle, rows):
+    script = (
+        "import runpy, sys\n"
+        f"for name in (*{BLOCKED!r}, 'compress'): sys.modules[name] = None\n"
+        "path = sys.argv[1]; sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(path, run_name='__main__')\n"
+    )
+    run = [sys.executable, "-c", script, str(bundle / "predict.py")]
+    done = subprocess.run(run, check=True, capture_output=True, text=True)
+    expected = Session(bundle / "int8-x86.onnx")(rows)[0].argmax(1)
+    assert done.stdout.split() == ["abcde"[index] for index in expected]
+    np.save(bundle / "rows.npy", rows[:3])
+    done = subprocess.run([*run, str(bundle / "rows.npy")], check=True, capture_output=True, text=True)
+    assert len(done.stdout.split()) == 3
+
+
+def test_predict_refuses_a_changed_file(bundle):
+    model = bundle / "int8-x86.onnx"
+    model.write_bytes(model.read_bytes() + b"\0")
+    done = subprocess.run([sys.executable, str(bundle / "predict.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "not the file that was exported" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["fp32.onnx", "labels.json", "reference.npz", "predict.py"])
+def test_tampering_and_truncation_are_found(bundle, name):
+    content = (bundle / name).read_bytes()
+    (bundle / name).write_bytes(content[:-1])
+    with pytest.raises(ArtifactError, match="truncated"):
+        verify_bundle(bundle)
+    (bundle / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ArtifactError, match="changed"):
+        verify_bundle(bundle)
+    (bundle / name).unlink()
+    with pytest.raises(ArtifactError, match="missing"):
+        verify_bundle(bundle)
+
+
+def test_a_directory_without_manifest_and_a_newer_format_are_refused(bundle):
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps(manifest | {"format_version": 99}))
+    with pytest.raises(ArtifactError, match="another format"):
+        verify_bundle(bundle)
+    (bundle / "bundle.json").write_text("{")
+    with pytest.raises(ArtifactError, match="no bundle"):
+        verify_bundle(bundle)
+
+
+def test_a_machine_that_computes_something_else_does_not_pass(bundle):
+    """The same bundle with another machine's outputs as its reference."""
+    with np.load(bundle / "reference.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["fp32/logits"] = arrays["fp32/logits"] + 0.01
+    arrays["int8-x86/logits"] = -arrays["int8-x86/logits"]
+    np.savez_compressed(bundle / "reference.npz", **arrays)
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    content = (bundle / "reference.npz").read_bytes()
+    manifest["files"]["reference.npz"] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    report = verify_bundle(bundle)
+    assert not report["passed"]
+    assert {name for name, entry in report["variants"].items() if not entry["passed"]} == {"fp32", "int8-x86"}
+
+
+def test_missing_vnni_is_a_warning(bundle, monkeypatch):
+    monkeypatch.setattr("compress.export.verify.cpu_flags", lambda: frozenset({"avx2"}))
+    assert any("no VNNI" in warning for warning in verify_bundle(bundle)["warnings"])
+
+
+def test_the_files_carry_our_metadata(bundle, metadata):
+    for name in ("fp32", "int8-x86", "fp16-gpu"):
+        found = read_metadata(Session(bundle / f"{name}.onnx").metadata)
+        assert found == metadata.model_copy(update={"variant": name})
+
+
+def test_a_file_without_our_metadata_or_of_another_format_is_refused(metadata):
+    with pytest.raises(ArtifactError, match="no compress metadata"):
+        read_metadata({"other": "1"})
+    newer = json.dumps(json.loads(metadata.model_dump_json()) | {"format_version": 2})
+    with pytest.raises(ArtifactError, match="another format version"):
+        read_metadata({"compress": newer})
+
+
+def test_the_same_variants_give_the_same_bytes(bundle, tmp_path, variants, metadata, rows):
+    again = tmp_path / "again"
+    again.mkdir()
+    write_bundle(again, variants=variants, primary="int8-x86", metadata=metadata, inputs=(rows,))
+    for path in bundle.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def test_a_moved_bundle_verifies(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / "elsewhere")
+    assert verify_bundle(tmp_path / "elsewhere")["passed"]
+
+
+def test_few_inputs_and_unknown_names_are_refused(tmp_path, variants, metadata, rows):
+    with pytest.raises(StageError, match="32 rows"):
+        write_bundle(tmp_path, variants=variants, primary="fp32", metadata=metadata, inputs=(rows[:31],))
+    with pytest.raises(StageError, match="not among the variants"):
+        write_bundle(tmp_path, variants=variants, primary="int4", metadata=metadata, inputs=(rows,))
+    with pytest.raises(StageError, match="after its precision"):
+        write_bundle(tmp_path, variants={"small": variants["fp32"]}, primary="small", metadata=metadata, inputs=(rows,))
+
+
+def test_half_precision_halves_the_weights_and_keeps_float_inputs(variants, rows):
+    half, full = variants["fp16-gpu"], variants["fp32"]
+    types = {tensor.data_type for tensor in half.graph.initializer if len(tensor.dims) > 1}
+    assert types == {onnx.TensorProto.FLOAT16}
+    np.testing.assert_allclose(
+        Session(half.SerializeToString())(rows)[0], Session(full.SerializeToString())(rows)[0], atol=5e-3
+    )
