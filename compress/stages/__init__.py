@@ -1,0 +1,1 @@
+"""Stages: the steps a pipeline is made of."""
