@@ -60,6 +60,7 @@ def register(client: MlflowClient, run_id: str, path: Path, example: Path, *, ev
                 run_id=run_id,
                 model_id=model.model_id,
                 tags=event["tags"] | {SHA256_TAG: event["sha256"]},
+                await_creation_for=0,
             )
         ]
     client.set_registered_model_alias(name, event["alias"], versions[0].version)

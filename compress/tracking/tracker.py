@@ -24,9 +24,9 @@ _log = logging.getLogger("compress.tracking")
 DATABASE = "mlflow.db"
 MLFLOW_DEFAULTS = {  # set before the import; what the user has set stays
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # a dead server costs seconds, not minutes: the outbox retries
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the outbox retries, and says so once
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",  # seconds
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is the command's own
 }
 CONNECT_LIMIT_S = 45.0  # a slow import and a new database take seconds; a dead server fails sooner by itself
 

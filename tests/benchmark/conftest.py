@@ -27,18 +27,18 @@ def save_mlp(path: Path, *, width: int, layers: int = 2) -> Path:
     return path
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    return save_mlp(tmp_path / "small.onnx", width=64)
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_mlp(tmp_path_factory.mktemp("small") / "small.onnx", width=64)
 
 
-@pytest.fixture
-def large(tmp_path: Path) -> Path:
-    return save_mlp(tmp_path / "large.onnx", width=1024, layers=4)
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_mlp(tmp_path_factory.mktemp("large") / "large.onnx", width=1024, layers=4)
 
 
-@pytest.fixture
-def samples(tmp_path: Path) -> Path:
-    path = tmp_path / "samples.npz"
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("samples") / "samples.npz"
     np.savez(path, x=np.random.default_rng(1).normal(size=(10, 16)).astype(np.float32))
     return path

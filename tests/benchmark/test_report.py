@@ -17,9 +17,9 @@ TINY = Preset(name="tiny", rounds=4, block_ms=2.0, warm_up_limit_ms=10.0)
 STUDENT = "a student with a long name"
 
 
-@pytest.fixture
-def document(large: Path, small: Path, samples: Path, tmp_path: Path) -> dict:
-    broken = tmp_path / "broken.onnx"
+@pytest.fixture(scope="module")
+def document(large: Path, small: Path, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    broken = tmp_path_factory.mktemp("broken") / "broken.onnx"
     broken.write_bytes(b"not a model")
     models = {"teacher": large, STUDENT: small, "broken": broken}
     comparisons: list[Comparison] = [
