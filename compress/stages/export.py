@@ -1,0 +1,136 @@
+"""Export: the bundle that ships, every variant from one artifact."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import onnx
+import torch
+from pydantic import Field, model_validator
+
+from compress.artifact import Artifact, Kind
+from compress.errors import StageError
+from compress.export.bundle import MIN_REFERENCE_ROWS, write_bundle
+from compress.export.graph import OPSET, to_onnx
+from compress.export.half import to_half
+from compress.export.metadata import Metadata
+from compress.export.parity import check_parity, difference
+from compress.models import load_model, load_structure
+from compress.quantization.plan import QuantPlan
+from compress.quantization.writer import write_quantized
+from compress.scoring import inputs_of
+from compress.stage import Context, Need, Stage
+from compress.surgery.cost import model_cost
+
+Variant = Literal["fp32", "fp16-gpu", "int8-x86"]
+
+
+class Export(Stage):
+    """Writes the bundle: fp32 is compared with the torch module first, the other variants are made from it.
+
+    Attributes:
+        variants: which files to ship; by default fp32, and int8-x86 when the source has a quant plan.
+        primary: the variant that the headline and the gates are about; by default int8-x86 if there is one, else the
+            first.
+        opset: of every variant.
+        reference_rows: inputs of the select role that ship with their outputs, to check another machine by.
+        synthetic_reference: ship noise instead, when data may not leave.
+    """
+
+    consumes: ClassVar[frozenset[Kind]] = frozenset({"model", "quantized"})
+    produces: ClassVar[Kind] = "bundle"
+    needs: ClassVar[frozenset[Need]] = frozenset({"data"})
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxruntime", "onnxscript")
+
+    verb: Literal["export"] = "export"
+    variants: tuple[Variant, ...] | None = None
+    primary: Variant | None = None
+    opset: int = Field(default=OPSET, ge=18, le=23)
+    reference_rows: int = Field(default=64, ge=MIN_REFERENCE_ROWS, le=1024)
+    synthetic_reference: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.variants is not None and (not self.variants or len(set(self.variants)) < len(self.variants)):
+            raise ValueError(f"variants must name at least one variant, each once; got {list(self.variants)}")
+        if self.variants is not None and self.primary is not None and self.primary not in self.variants:
+            raise ValueError(f"primary must be one of the variants {list(self.variants)}; got {self.primary!r}")
+        return self
+
+    def run(self, source: Artifact, context: Context) -> Artifact:
+        """Write, compare and commit.
+
+        Raises:
+            StageError: when fp32 does not compute what the module computes, or a variant needs a quant plan that is
+                not there.
+        """
+        wanted = self._variants(source)
+        primary = self.primary or ("int8-x86" if "int8-x86" in wanted else wanted[0])
+        module = load_model(source.path, code=context.code)
+        signature = load_structure(source.path).signature
+        example = context.task.batch(context.data.select, torch.arange(2)).inputs
+        rows = self._reference(context)
+        fp32 = to_onnx(module, signature, example, opset=self.opset)
+        metadata = Metadata(
+            variant=primary,
+            lineage={"source": source.digest},
+            labels=context.task.classes,
+            preprocessing=context.task.preprocessing,
+            signature=signature,
+        )
+
+        def write(directory: Path) -> dict[str, Any]:
+            path = directory / "fp32.onnx"
+            path.write_bytes(fp32.SerializeToString())
+            parity = check_parity(module, path, (rows,))
+            path.unlink()
+            graphs = {name: variant_of(fp32, name, source) for name in wanted}
+            manifest = write_bundle(directory, variants=graphs, primary=primary, metadata=metadata, inputs=(rows,))
+            with torch.no_grad(), np.load(directory / "reference.npz") as archive:
+                reference = module(torch.from_numpy(rows)).numpy()
+                output = signature.outputs[0].name
+                against = {name: difference(reference, archive[f"{name}/{output}"]) for name in wanted}
+            cost = model_cost(module, example)
+            return {
+                "parameters": cost.parameters,
+                "macs": cost.macs,
+                "parity": parity,
+                "primary": primary,
+                "sha256": manifest["files"][manifest["primary"]]["sha256"],
+                "variants": {
+                    name: against[name] | {"size_bytes": manifest["files"][f"{name}.onnx"]["size_bytes"]}
+                    for name in wanted
+                },
+            }
+
+        return context.store.commit(self.inputs(source, context), kind="bundle", write=write)
+
+    def _variants(self, source: Artifact) -> tuple[Variant, ...]:
+        default: tuple[Variant, ...] = ("fp32", "int8-x86") if source.kind == "quantized" else ("fp32",)
+        wanted = default if self.variants is None else self.variants
+        if "int8-x86" in wanted and source.kind != "quantized":
+            raise StageError(
+                "an int8 variant needs a quant plan",
+                got=f"a source of kind {source.kind!r}",
+                where=self.title,
+                hint="put `- quantize` before `- export`, or leave int8-x86 out of `variants`",
+            )
+        return wanted
+
+    def _reference(self, context: Context) -> np.ndarray:
+        if self.synthetic_reference:
+            shape = (self.reference_rows, *context.task.shape)
+            return np.random.default_rng(context.seed).standard_normal(shape).astype(np.float32)
+        count = min(self.reference_rows, len(context.data.select))
+        return inputs_of(context, context.data.select.take(np.arange(count)))
+
+
+def variant_of(fp32: onnx.ModelProto, name: Variant, source: Artifact) -> onnx.ModelProto:
+    """The graph of one variant."""
+    if name == "fp16-gpu":
+        return to_half(fp32)
+    if name == "int8-x86":
+        return write_quantized(fp32, QuantPlan.model_validate(source.read_json("quant_plan.json")))
+    copy = onnx.ModelProto()
+    copy.CopyFrom(fp32)
+    return copy

@@ -1,0 +1,200 @@
+"""Quantize: int8 where it costs little, float where it costs too much; a torch model with its plan comes out."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import onnx
+import torch
+from pydantic import Field
+
+from compress.artifact import Artifact, Kind
+from compress.errors import StageError
+from compress.export.graph import to_onnx
+from compress.models import load_model, load_structure
+from compress.quantization import kernels
+from compress.quantization.calibration import Batches, Range, finder, observe
+from compress.quantization.plan import Mode, QuantPlan
+from compress.quantization.sensitivity import Choice, Quantizer, Score, Scorer, choose_layers
+from compress.quantization.writer import write_quantized
+from compress.scoring import inputs_of, run_onnx
+from compress.stage import Context, Need, Stage
+from compress.tasks import Batch
+from compress.teacher import teacher_outputs
+
+BATCH = 64  # one batch of activations is held at a time
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Quantize(Stage):
+    """Plans int8 for the source; its weights stay as they are, and export writes the plan.
+
+    Layers are ranked by the guided loss on select with only that layer in int8, against the teacher's cached outputs;
+    the fewest that keep the accuracy stay in float. The written file must then really run in int8.
+
+    Attributes:
+        mode: ``static`` (ranges from the calibration role; for convolutions) or ``dynamic`` (ranges of each batch; for
+            matrix products, convolutions stay in float).
+        calibration: how a range is picked from what was seen.
+        percentile: for ``calibration: percentile``, per cent of all elements on the near side of each bound.
+        max_accuracy_drop: on select, as a share; None quantizes everything and ranks nothing.
+        keep_float: globs of module paths that stay in float whatever the ranking says.
+        reduce_range: 7-bit weights, for CPUs without VNNI.
+        min_int8_macs_fraction: of the multiply-accumulates, in int8 kernels after ONNX Runtime's own optimisation.
+        min_agreement: share of decisions on select equal to the float model's.
+        max_weight_bytes_fraction: bytes of the quantized weights over their fp32 bytes.
+    """
+
+    produces: ClassVar[Kind] = "quantized"
+    needs: ClassVar[frozenset[Need]] = frozenset({"data", "loss", "teacher"})
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxruntime", "onnxscript")
+
+    verb: Literal["quantize"] = "quantize"
+    mode: Mode = "static"
+    calibration: Literal["minmax", "percentile", "entropy"] = "percentile"
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    max_accuracy_drop: Fraction | None = 0.005
+    keep_float: tuple[str, ...] = ()
+    reduce_range: bool = False
+    min_int8_macs_fraction: Fraction = kernels.MIN_INT8_MACS_FRACTION
+    min_agreement: Fraction = kernels.MIN_AGREEMENT
+    max_weight_bytes_fraction: Fraction = kernels.MAX_WEIGHT_BYTES_FRACTION
+
+    @classmethod
+    def unbounded(cls, *, mode: Mode) -> Self:
+        """The baseline "quantization only": everything that has an int8 kernel, taken as it comes out."""
+        return cls(
+            mode=mode,
+            max_accuracy_drop=None,
+            min_int8_macs_fraction=0,
+            min_agreement=0,
+            max_weight_bytes_fraction=1,
+        )
+
+    def run(self, source: Artifact, context: Context) -> Artifact:
+        """Calibrate, rank, choose, check what runs, and commit the model with its plan.
+
+        Raises:
+            StageError: when a bound is missed, with the layers that did it; or when a glob matches nothing.
+        """
+        structure = load_structure(source.path)
+        module = load_model(source.path, code=context.code)
+        example = context.task.batch(context.data.select, torch.arange(2)).inputs
+        model = to_onnx(module, structure.signature, example)
+        quantizer = Quantizer(model, mode=self.mode, keep_float=self._kept(model), reduce_range=self.reduce_range)
+        ranges = self._ranges(model, quantizer, context)
+        if self.max_accuracy_drop is None:
+            plan, curve = quantizer.plan(ranges, {}), None
+        else:
+            scorer = select_scorer(self, context)
+            choice = choose_layers(quantizer, ranges, scorer, max_accuracy_drop=self.max_accuracy_drop)
+            plan, curve = choice.plan, describe(choice)
+        facts = self._check(model, plan, context)
+        files = {"quant_plan.json": plan.model_dump_json(indent=1)}
+        if curve is not None:
+            files["quant_curve.json"] = json.dumps(curve, indent=1)
+        artifact = context.commit_model(
+            self,
+            source,
+            module,
+            model=structure.model,
+            signature=structure.signature,
+            facts=facts | {"loss_fingerprint": self.guided_loss(context).fingerprint},
+            files=files,
+            kind="quantized",
+        )
+        for name in files:
+            context.recorder.artifact(artifact.path / name)
+        return artifact
+
+    def _kept(self, model: onnx.ModelProto) -> dict[str, str]:
+        """Layers that a glob keeps in float, with the reason."""
+        names = list(kernels.macs(model))
+        kept = {name: f"keep_float: {glob}" for glob in self.keep_float for name in names if fnmatchcase(name, glob)}
+        for glob in self.keep_float:
+            if not any(fnmatchcase(name, glob) for name in names):
+                raise StageError("keep_float matches no layer", expected=f"one of {names}", got=glob, where=self.title)
+        return kept
+
+    def _ranges(self, model: onnx.ModelProto, quantizer: Quantizer, context: Context) -> dict[str, Range]:
+        if self.mode == "dynamic":
+            return {}
+        histograms = observe(model, quantizer.values, calibration_batches(context))
+        find = finder(self.calibration, percent=self.percentile)
+        return {name: find(histogram) for name, histogram in histograms.items()}
+
+    def _check(self, model: onnx.ModelProto, plan: QuantPlan, context: Context) -> dict[str, Any]:
+        """What the written file runs, against the bounds."""
+        quantized = write_quantized(model, plan)
+        report = kernels.inspect_kernels(model, quantized, plan)
+        kernels.check_kernels(report, min_int8_macs_fraction=self.min_int8_macs_fraction)
+        fraction = kernels.weight_bytes_fraction(model, quantized, plan)
+        kernels.check_weight_bytes(fraction, max_weight_bytes_fraction=self.max_weight_bytes_fraction)
+        inputs = inputs_of(context, context.data.select)
+        threads = context.execution.threads
+        reference, logits = (run_model(proto, inputs, threads=threads) for proto in (model, quantized))
+        agreement = kernels.check_agreement(reference, logits, min_agreement=self.min_agreement)
+        return {
+            "kernels": report.kernels,
+            "int8_macs_fraction": report.int8_macs_fraction,
+            "float_layers": report.float_layers,
+            "weight_bytes_fraction": fraction,
+            "agreement": agreement,
+        }
+
+    def smoke(self) -> Self:
+        """The same search and the same writer; accuracy is not judged, because nothing is trained."""
+        drop = None if self.max_accuracy_drop is None else 1.0
+        return self.model_copy(update={"max_accuracy_drop": drop, "min_agreement": 0.0})
+
+
+def calibration_batches(context: Context) -> Batches:
+    """The calibration role in fixed batches, preprocessed."""
+    samples = context.data.calibration
+    return lambda: (
+        tuple(tensor.numpy() for tensor in context.task.batch(samples, index).inputs)
+        for index in torch.arange(len(samples)).split(BATCH)
+    )
+
+
+def run_model(model: onnx.ModelProto, inputs: np.ndarray, *, threads: int) -> np.ndarray:
+    """The logits of a graph that is not on disk."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model.onnx"
+        onnx.save(model, path)
+        return run_onnx(path, inputs, threads=threads)
+
+
+def select_scorer(stage: Stage, context: Context) -> Scorer:
+    """Scores a file by the stage's guided loss and by accuracy, both on select."""
+    samples, loss = context.data.select, stage.guided_loss(context)
+    inputs = inputs_of(context, samples)
+    teacher = teacher_outputs(context, samples, views=(None,)).logits[None] if loss.needs_teacher else None
+    labels = None if samples.labels is None else torch.from_numpy(samples.labels)
+    batch = Batch(inputs=(), labels=labels, index=torch.arange(len(samples)), view=None)
+
+    def score(path: Path) -> Score:
+        logits = run_onnx(path, inputs, threads=context.execution.threads)
+        student = torch.from_numpy(logits)
+        hard = context.task.hard_loss(student, batch) if loss.needs_labels else None
+        return Score(
+            loss=float(loss(student, teacher=teacher, hard=hard).total),
+            accuracy=float(context.task.correct(logits, samples).mean()),
+        )
+
+    return score
+
+
+def describe(choice: Choice) -> Mapping[str, Any]:
+    """The search as JSON: loss increase by layer, and every file that was scored."""
+    return {
+        "float": asdict(choice.float_score),
+        "loss_increase_nats": choice.ranking,
+        "curve": [asdict(point) for point in choice.curve],
+        "kept_float": choice.plan.kept_float,
+    }

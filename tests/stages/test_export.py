@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from compress.artifact import Store
+from compress.errors import StageError
+from compress.export.metadata import read_metadata
+from compress.export.session import Session
+from compress.export.verify import verify_bundle
+from compress.scoring import inputs_of
+from compress.stages.export import Export
+from compress.stages.quantize import Quantize
+
+
+@pytest.fixture
+def context(make_context, trained_digits):
+    return make_context(teacher=trained_digits)
+
+
+def test_a_quantized_model_ships_as_int8_with_its_float_form_beside_it(context, trained_digits):
+    quantized = Quantize(max_accuracy_drop=None).run(trained_digits, context)
+    bundle = Export().run(quantized, context)
+    assert bundle.kind == "bundle"
+    assert bundle.facts["primary"] == "int8-x86"
+    assert bundle.facts["parity"]["max_abs"] < 1e-4 * bundle.facts["parity"]["scale"]
+    assert bundle.facts["variants"]["int8-x86"]["argmax_agreement"] > 0.98
+    assert bundle.facts["variants"]["int8-x86"]["size_bytes"] < 0.5 * bundle.facts["variants"]["fp32"]["size_bytes"]
+    report = verify_bundle(bundle.path)
+    assert report["passed"]
+    assert report["sha256"] == bundle.facts["sha256"]
+
+
+def test_the_shipped_file_is_as_accurate_as_its_source(context, trained_digits):
+    bundle = Export().run(Quantize(max_accuracy_drop=None).run(trained_digits, context), context)
+    logits = Session(bundle.path / "int8-x86.onnx")(inputs_of(context, context.data.select))[0]
+    assert context.task.correct(logits, context.data.select).mean() > 0.9
+
+
+def test_the_files_say_where_they_come_from(context, trained_digits):
+    bundle = Export().run(trained_digits, context)
+    metadata = read_metadata(Session(bundle.path / "fp32.onnx").metadata)
+    assert metadata.lineage == {"source": trained_digits.digest}
+    assert metadata.labels == tuple("0123456789")
+    assert metadata.preprocessing == context.task.preprocessing
+
+
+def test_a_float_model_ships_alone_or_in_half_precision(context, trained_digits):
+    bundle = Export(variants=("fp16-gpu", "fp32")).run(trained_digits, context)
+    assert set(bundle.facts["variants"]) == {"fp32", "fp16-gpu"}
+    assert bundle.facts["primary"] == "fp16-gpu"
+
+
+def test_int8_without_a_plan_is_refused(context, trained_digits):
+    with pytest.raises(StageError, match="needs a quant plan"):
+        Export(variants=("int8-x86",)).run(trained_digits, context)
+
+
+def test_contradicting_fields_are_refused_at_construction():
+    with pytest.raises(ValidationError, match="one of the variants"):
+        Export(variants=("fp32",), primary="int8-x86")
+    with pytest.raises(ValidationError, match="each once"):
+        Export(variants=("fp32", "fp32"))
+
+
+def test_data_that_may_not_leave_do_not(context, trained_digits):
+    bundle = Export(synthetic_reference=True).run(trained_digits, context)
+    with np.load(bundle.path / "reference.npz") as archive:
+        rows = archive["input/image"]
+    real = inputs_of(context, context.data.select)
+    assert rows.shape == (64, *context.task.shape)
+    assert not any(np.array_equal(row, other) for row in rows for other in real)
+
+
+def test_the_same_artifact_gives_the_same_bundle(context, make_context, trained_digits, tmp_path):
+    first = Export().run(trained_digits, context)
+    second = Export().run(trained_digits, make_context(teacher=trained_digits, store=Store.open(tmp_path / "other")))
+    assert first.digest == second.digest

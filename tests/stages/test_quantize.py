@@ -1,0 +1,87 @@
+import onnx
+import pytest
+import torch
+
+from compress.errors import StageError
+from compress.export.graph import to_onnx
+from compress.models import load_model, load_structure
+from compress.quantization.plan import QuantPlan
+from compress.quantization.writer import write_quantized
+from compress.scoring import inputs_of
+from compress.stages.quantize import Quantize, run_model
+
+
+def written(artifact, context) -> onnx.ModelProto:
+    module, signature = load_model(artifact.path), load_structure(artifact.path).signature
+    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    return write_quantized(
+        to_onnx(module, signature, example), QuantPlan.model_validate(artifact.read_json("quant_plan.json"))
+    )
+
+
+@pytest.fixture
+def context(make_context, trained_digits):
+    return make_context(teacher=trained_digits)
+
+
+def test_a_trained_model_becomes_int8_with_the_same_weights(context, trained_digits):
+    artifact = Quantize().run(trained_digits, context)
+    assert artifact.kind == "quantized"
+    before, after = load_model(trained_digits.path).state_dict(), load_model(artifact.path).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert artifact.facts["int8_macs_fraction"] == 1.0
+    assert artifact.facts["weight_bytes_fraction"] == 0.25
+    assert artifact.facts["agreement"] >= 0.98
+    assert artifact.facts["kernels"]["QLinearConv"] == 3
+    logits = run_model(written(artifact, context), inputs_of(context, context.data.select), threads=1)
+    assert context.task.correct(logits, context.data.select).mean() > 0.9
+
+
+def test_the_plan_and_the_curve_are_recorded(context, trained_digits):
+    artifact = Quantize().run(trained_digits, context)
+    assert [path.name for path in context.recorder.files] == ["quant_plan.json", "quant_curve.json"]
+    curve = artifact.read_json("quant_curve.json")
+    assert len(curve["loss_increase_nats"]) == 4
+    assert curve["curve"][0]["kept_float"] == []
+
+
+@pytest.mark.parametrize("calibration", ["minmax", "percentile", "entropy"])
+def test_every_calibration_keeps_the_decisions(context, trained_digits, calibration):
+    artifact = Quantize(calibration=calibration, max_accuracy_drop=None).run(trained_digits, context)
+    assert artifact.facts["agreement"] >= 0.98
+    assert not (artifact.path / "quant_curve.json").exists()
+
+
+def test_layers_can_be_kept_in_float_by_glob(context, trained_digits):
+    module = load_model(trained_digits.path)
+    head = next(name for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear))
+    stage = Quantize(keep_float=(head,), max_accuracy_drop=None)
+    artifact = stage.run(trained_digits, context)
+    assert artifact.facts["float_layers"] == {head: f"keep_float: {head}"}
+
+
+def test_a_glob_that_matches_nothing_is_refused(context, trained_digits):
+    with pytest.raises(StageError, match="matches no layer"):
+        Quantize(keep_float=("layers.9.*",)).run(trained_digits, context)
+
+
+def test_dynamic_mode_on_a_convolutional_network_misses_the_bound_by_name(context, trained_digits):
+    with pytest.raises(StageError, match="dynamic int8 convolution"):
+        Quantize(mode="dynamic").run(trained_digits, context)
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_quantization_only_is_taken_as_it_comes_out(context, trained_digits, mode):
+    artifact = Quantize.unbounded(mode=mode).run(trained_digits, context)
+    assert artifact.read_json("quant_plan.json")["mode"] == mode
+
+
+def test_a_bound_on_decisions_is_kept(context, trained_digits):
+    with pytest.raises(StageError, match="decides differently"):
+        Quantize(percentile=51, max_accuracy_drop=None, min_agreement=1.0).run(trained_digits, context)
+
+
+def test_smoke_searches_but_does_not_judge_accuracy():
+    assert Quantize().smoke().max_accuracy_drop == 1.0
+    assert Quantize().smoke().min_agreement == 0.0
+    assert Quantize.unbounded(mode="static").smoke().max_accuracy_drop is None
