@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from compress.recipe import Recipe
-from compress.stages.quantize import Quantize
+import numpy as np
 
 from compress import reporting
 from compress.artifact import Artifact, Store, hash_values
@@ -18,15 +17,18 @@ from compress.data import Data
 from compress.data.roles import subset
 from compress.errors import StageError
 from compress.progress import Reporter
+from compress.quantization.plan import Mode
+from compress.recipe import Recipe
 from compress.scoring import Scores, score
 from compress.stage import Context, Execution, Stage
 from compress.stages.create import Adopt, Create
-from compress.tasks import ImageClassification
+from compress.stages.quantize import Quantize
+from compress.tasks import ImageClassification, Signature
 from compress.tracking import Run, Tracker, tracked_headline
 from compress.verdict import Contender, Verdict, judge
 
 SMOKE_SAMPLES = 512
-RIVALS = ("teacher-static", "teacher-dynamic")
+RIVALS: dict[str, Mode] = {"teacher-static": "static", "teacher-dynamic": "dynamic"}
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         verdict = None
         if not options.until_stage:
             contenders = [Contender(row.title, row.artifact, row.scores) for row in rows]
-            verdict = judge(recipe, context, contenders, rivals=RIVALS, work=run_dir)
+            verdict = judge(recipe, context, contenders, rivals=tuple(RIVALS), work=run_dir)
         report = _report(recipe, context, rows, verdict, seconds=time.monotonic() - started_s)
         loop.publish(report, verdict, rows, run_dir)
     passed = None if verdict is None or options.smoke else verdict.passed
@@ -243,8 +245,8 @@ class Loop:
     def baselines(self, context: Context, teacher: Step) -> list[Step]:
         """Return the teacher with quantization only, static and dynamic, and the models trained alone."""
         rows = []
-        for title, mode in zip(RIVALS, ("static", "dynamic"), strict=True):
-            stage = without_bounds(mode)
+        for title, mode in RIVALS.items():
+            stage = Quantize.unbounded(mode=mode)
             rows.append(
                 self.step(stage, teacher.artifact, context, teacher=teacher.scores, title=title, role="baseline")
             )
@@ -274,7 +276,7 @@ class Loop:
             shutil.rmtree(bundle, ignore_errors=True)
             shutil.copytree(shipped.artifact.path, bundle, ignore=shutil.ignore_patterns("manifest.json"))
             if verdict is not None and verdict.passed and not self.options.smoke:
-                self._register(shipped, bundle)
+                self._register(bundle, verdict)
 
     def _record_race(self, verdict: Verdict, rows: Sequence[Step]) -> None:
         primary = verdict.document["profiles"][0]
@@ -290,12 +292,23 @@ class Loop:
             if row is rows[-1]:
                 self.parent.headline(known | _headline(row.scores, rows[0].scores))
 
-
-def without_bounds(mode: Literal["static", "dynamic"]) -> Quantize:
-    """Return quantization as a rival would do it: every layer, nothing refused."""
-    return Quantize(
-        mode=mode, max_accuracy_drop=None, min_agreement=0, min_int8_macs_fraction=0, max_weight_bytes_fraction=1
-    )
+    def _register(self, bundle: Path, verdict: Verdict) -> None:
+        manifest = json.loads((bundle / "bundle.json").read_text())
+        signature = Signature.model_validate(manifest["signature"])
+        inputs, outputs = (
+            [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
+            for tensors in (signature.inputs, signature.outputs)
+        )
+        with np.load(bundle / "reference.npz") as archive:
+            example = {name: archive[f"input/{name}"][:1] for name, _, _ in inputs}
+        self.parent.register_onnx(
+            bundle / manifest["primary"],
+            name=self.recipe.name,
+            inputs=inputs,
+            outputs=outputs,
+            example=example,
+            tags={"accuracy_test": verdict.test[-1]["accuracy"]["value"]},
+        )
 
 
 def run_name(recipe: Recipe, data: Data) -> str:

@@ -113,7 +113,7 @@ def write_probe(artifact: Artifact, context: Context, path: Path) -> dict[str, A
     A float probe is compared with its torch module; a bundle's file was compared when it was written.
     """
     if artifact.kind == "bundle":
-        manifest = artifact.read_json("manifest-bundle.json")
+        manifest = artifact.read_json("bundle.json")
         path.write_bytes((artifact.path / manifest["primary"]).read_bytes())
         return {key: artifact.facts[key] for key in ("parameters", "macs", "parity")}
     module = load_model(artifact.path, code=context.code)

@@ -20,13 +20,16 @@ from compress.recipe.sections import Baseline, Benchmark, DataConfig, Gates, Tea
 from compress.recipe.text import Document, read
 from compress.stage import Stage
 from compress.stages.distill import Distill
+from compress.stages.export import Export
+from compress.stages.prune import Prune
+from compress.stages.quantize import Quantize
 from compress.stages.train import Train
 
 SCHEMA = 1
 
 # The one table of verbs: what a recipe can name under ``stages``.
 AnyStage = Annotated[
-    Annotated[Distill | Train, Field(discriminator="verb")],
+    Annotated[Distill | Export | Prune | Quantize | Train, Field(discriminator="verb")],
     BeforeValidator(one_key("verb")),
 ]
 VERBS: dict[str, type[Stage]] = {kind.model_fields["verb"].default: kind for kind in get_args(get_args(AnyStage)[0])}

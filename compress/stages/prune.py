@@ -1,0 +1,242 @@
+"""Prune: removes the channels that the guided loss can best do without; a smaller plain module comes out."""
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from compress.artifact import Artifact, hash_values
+from compress.errors import StageError
+from compress.loss import GuidedLoss
+from compress.models import load_model, load_structure, save_model
+from compress.models.structure import Structure
+from compress.stage import Context, Need, Stage
+from compress.surgery import cut, verify
+from compress.surgery.cost import CostModel, cost_model
+from compress.surgery.find import find_groups
+from compress.surgery.groups import Group, keep_all
+from compress.surgery.importance import Importance, magnitude, taylor
+from compress.surgery.plan import describe
+from compress.surgery.widths import Choice, Measure, Ranking, choose
+from compress.tasks import Batch
+from compress.teacher import teacher_outputs
+from compress.training import Optimization, fit, guided_terms
+
+VERIFIED_SAMPLES = 8
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Prune(Stage):
+    """Removes whole channels, with everything coupled to them, until the model costs a fraction of what it did.
+
+    The result is checked against a masked copy of the unpruned model in float64.
+
+    Attributes:
+        kept_macs_fraction: share of the multiply-accumulates to keep; this or the next, not both.
+        kept_params_fraction: share of the parameters to keep.
+        importance: ``taylor`` scores channels by the guided loss on train samples; ``magnitude`` by their weights.
+        importance_batches: batches of ``importance_batch_size`` samples that taylor differentiates.
+        importance_batch_size: samples per batch.
+        ranking: ``global`` ranks isomorphic groups together; ``uniform`` takes the same share of every group.
+        round_to: widths are multiples of it; None takes multiples of 8 up to 64, of 16 above.
+        tolerance: largest shortfall below the target, as a share of the unpruned cost; None takes the nearest below.
+        protected: globs of module paths whose outputs keep all their channels.
+        steps: the target is approached in this many equal ratios, scored anew each time.
+        recover: how the model is trained between steps, on the guided loss; needed when ``steps`` is above 1.
+        loss: overrides the pipeline's loss.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"data", "loss", "teacher"})
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning")
+
+    verb: Literal["prune"] = "prune"
+    kept_macs_fraction: Fraction | None = None
+    kept_params_fraction: Fraction | None = None
+    importance: Literal["taylor", "magnitude"] = "taylor"
+    importance_batches: Annotated[int, Field(ge=1, le=10_000)] = 16
+    importance_batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
+    ranking: Ranking = "global"
+    round_to: Annotated[int, Field(ge=1, le=256)] | None = None
+    tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
+    protected: tuple[str, ...] = ()
+    steps: Annotated[int, Field(ge=1, le=100)] = 1
+    recover: Optimization | None = None
+    loss: GuidedLoss | None = None
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse no target, two targets, and steps without recovery."""
+        if (self.kept_macs_fraction is None) == (self.kept_params_fraction is None):
+            raise ValueError("expected kept_macs_fraction or kept_params_fraction, and not both")
+        if (self.steps > 1) != (self.recover is not None):
+            raise ValueError("steps above 1 and recover go together: the model is trained between steps")
+
+    def run(self, source: Artifact, context: Context) -> Artifact:
+        """Prune a copy of the source step by step and commit it with its plan.
+
+        Raises:
+            StageError: when the target cannot be reached, nothing was removed, or the result is not the masked model.
+            ModelError: when a layer that depends on prunable channels cannot be cut; it is named.
+        """
+        structure = load_structure(source.path)
+        current = source
+        plans: list[dict[str, Any]] = []
+        while len(plans) < self.steps - 1:
+            inputs = self.inputs(source, context) | {"step": len(plans) + 1, "previous": current.digest}
+            current = self._intermediate(inputs, current, structure, context, plans=plans)
+            plans.append(current.read_json("plan.json"))
+        module, plan = self._pruned(current, context, plans=plans)
+        before = [*plans, plan][0]["before"]
+        facts = {
+            "before": before,
+            "after": plan["after"],
+            "kept_params_fraction": plan["after"]["parameters"] / before["parameters"],
+            "kept_macs_fraction": plan["after"]["macs"] / before["macs"],
+            "importance": plan["importance"],
+            "masked_difference": plan["masked_difference"],
+            "widths": {group["name"]: [group["width_before"], group["width_after"]] for group in plan["groups"]},
+        }
+        artifact = context.commit_model(
+            self,
+            source,
+            module,
+            model=structure.model,
+            signature=structure.signature,
+            facts=facts,
+            files={"plan.json": json.dumps({"steps": [*plans, plan]}, indent=1)},
+        )
+        context.recorder.artifact(artifact.path / "plan.json")
+        return artifact
+
+    def _pruned(
+        self, current: Artifact, context: Context, *, plans: Sequence[dict[str, Any]]
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """Return the module after the step that follows ``plans``, verified, and what was done."""
+        module = load_model(current.path, code=context.code)
+        original = copy.deepcopy(module)
+        example = context.task.batch(context.data.select, torch.arange(VERIFIED_SAMPLES)).inputs
+        groups = find_groups(module, example, protected=self._protected(module))
+        if not groups:
+            raise StageError("the model has no channels that could be removed", where=self.title)
+        importance = self._importance(module, groups, context, step=len(plans))
+        choice = self._choose(groups, importance, cost_model(module, groups, example), plans=plans)
+        cut.apply(module, groups, choice.kept)
+        difference = verify.against_masked(original, module, groups, choice.kept, example)
+        if choice.after == choice.before:
+            raise StageError(
+                "pruning removed nothing",
+                expected=f"a cost below {choice.target:.4f} of the unpruned one",
+                got=f"{choice.reached:.4f}",
+                where=self.title,
+                hint="ask for less, or lower round_to",
+            )
+        context.reporter.say(
+            f"  {self.title}: kept {choice.reached:.4f} of the {choice.measure} ({choice.target:.4f} asked), channels "
+            f"ranked by {importance.method}"
+            + (", because the loss has no gradient here" if importance.method == "fisher" else "")
+        )
+        return module, describe(groups, importance, choice) | {"masked_difference": difference}
+
+    def _intermediate(
+        self,
+        inputs: dict[str, Any],
+        current: Artifact,
+        structure: Structure,
+        context: Context,
+        *,
+        plans: Sequence[dict[str, Any]],
+    ) -> Artifact:
+        """Prune and recover one step, commit it, or return it from the store."""
+        found = context.store.find(hash_values(inputs))
+        if found is not None:
+            return found
+        assert self.recover is not None
+        module, plan = self._pruned(current, context, plans=plans)
+        loss, views = self.guided_loss(context), context.task.views
+        fit(
+            module,
+            context,
+            loss=loss,
+            teacher=teacher_outputs(context, context.data.train, views=views) if loss.needs_teacher else None,
+            optimization=self.recover,
+            seed=int(hash_values(inputs)[:8], 16) % 2**31,
+            work=context.store.work(hash_values(inputs)),
+            name=f"{self.title}, step {len(plans) + 1} of {self.steps}",
+            views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
+        )
+
+        def write(directory: Path) -> dict[str, Any]:
+            save_model(module, directory, model=structure.model, signature=structure.signature)
+            (directory / "plan.json").write_text(json.dumps(plan, indent=1))
+            return {"after": plan["after"]}
+
+        return context.store.commit(inputs, kind="step", write=write)
+
+    def _protected(self, module: nn.Module) -> frozenset[str]:
+        paths = [path for path, _ in module.named_modules() if path]
+        for glob in self.protected:
+            if not any(fnmatchcase(path, glob) for path in paths):
+                raise StageError("protected matches no module", expected=f"one of {paths}", got=glob, where=self.title)
+        return frozenset(path for path in paths if any(fnmatchcase(path, glob) for glob in self.protected))
+
+    def _importance(self, module: nn.Module, groups: tuple[Group, ...], context: Context, *, step: int) -> Importance:
+        if self.importance == "magnitude":
+            return magnitude(module, groups)
+        loss = self.guided_loss(context)
+        count = min(self.importance_batches * self.importance_batch_size, len(context.data.train))
+        generator = torch.Generator().manual_seed(context.seed * 1000 + step)
+        drawn = torch.randperm(len(context.data.train), generator=generator)[:count].sort().values
+        samples = context.data.train.take(drawn.numpy())
+        teacher = teacher_outputs(context, samples, views=(None,)) if loss.needs_teacher else None
+
+        def batches() -> Iterator[Batch]:
+            with context.reporter.bar(f"{self.title}, importance", count) as bar:
+                for index in torch.arange(count).split(self.importance_batch_size):
+                    yield context.task.batch(samples, index)
+                    bar.advance(len(index))
+
+        def per_sample(model: nn.Module, batch: Batch) -> Tensor:
+            return guided_terms(model, context, batch, loss=loss, teacher=teacher).total_per_unit
+
+        return taylor(module, groups, batches(), loss=per_sample, logits=context.task.forward, seed=context.seed)
+
+    def _choose(
+        self,
+        groups: tuple[Group, ...],
+        importance: Importance,
+        costs: CostModel,
+        *,
+        plans: Sequence[dict[str, Any]],
+    ) -> Choice:
+        """Choose widths for the next step: after n of k steps the source's cost is down to target^(n / k)."""
+        target = self.kept_macs_fraction or self.kept_params_fraction
+        assert target is not None
+        measure: Measure = "macs" if self.kept_macs_fraction else "parameters"
+        now = asdict(costs.cost(keep_all(groups)))[measure]
+        source = plans[0]["before"][measure] if plans else now
+        return choose(
+            groups,
+            importance.scores,
+            costs,
+            ranking=self.ranking,
+            measure=measure,
+            target=target ** ((len(plans) + 1) / self.steps) * source / now,
+            round_to=self.round_to,
+            tolerance=self.tolerance,
+        )
+
+    def guided_loss(self, context: Context) -> GuidedLoss:
+        """The stage's own loss if it has one, else the pipeline's."""
+        return self.loss or context.loss
+
+    def smoke(self) -> Self:
+        """One step, one small batch."""
+        return self.model_copy(
+            update={"steps": 1, "recover": None, "importance_batches": 1, "importance_batch_size": 16}
+        )

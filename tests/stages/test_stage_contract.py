@@ -1,0 +1,110 @@
+"""What every stage must hold to. A new stage is one line in STAGES."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from compress.errors import CompressError
+from compress.models import Cnn, load_model
+from compress.recipe.recipe import VERBS
+from compress.stage import Stage
+from compress.stages.create import Create
+from compress.stages.distill import Distill
+from compress.stages.export import Export
+from compress.stages.prune import Prune
+from compress.stages.quantize import Quantize
+from compress.stages.train import Train
+
+# A quick instance of each stage, and other values for some of its fields.
+STAGES: list[tuple[Stage, dict[str, object]]] = [
+    (Create(model=Cnn(widths=(8, 8), strides=(1, 2))), {"model": Cnn()}),
+    (Train(epochs=1, batch_size=100), {"epochs": 2, "learning_rate": 0.2}),
+    (Distill(epochs=1, batch_size=100), {"epochs": 2, "optimizer": "adamw"}),
+    (Prune(kept_macs_fraction=0.6, importance_batches=2), {"kept_macs_fraction": 0.5, "importance": "magnitude"}),
+    (Quantize(), {"mode": "dynamic", "calibration": "minmax"}),
+    (Export(variants=("fp32",)), {"variants": ("fp32", "int8-x86")}),
+]
+each_stage = pytest.mark.parametrize(("stage", "changes"), STAGES, ids=lambda value: getattr(value, "verb", ""))
+
+
+@pytest.fixture
+def context(make_context, trained_digits):
+    return make_context(teacher=trained_digits)
+
+
+def source_of(stage, trained_digits):
+    return trained_digits if stage.consumes else None
+
+
+def test_every_verb_of_a_recipe_is_here():
+    assert set(VERBS) <= {stage.verb for stage, _ in STAGES}
+
+
+@each_stage
+def test_it_is_a_frozen_value_that_refuses_unknown_keys(stage, changes):
+    with pytest.raises(ValidationError, match="frozen"):
+        stage.name = "other"
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        type(stage).model_validate({**stage.model_dump(), "nonsense": 1})
+
+
+@each_stage
+def test_json_gives_the_same_value_back(stage, changes):
+    assert type(stage).model_validate(json.loads(stage.model_dump_json())) == stage
+
+
+@each_stage
+def test_the_key_depends_on_every_field_but_the_name(stage, changes, context, trained_digits):
+    source = source_of(stage, trained_digits)
+    key = stage.key(source, context)
+    assert stage.model_copy(update={"name": "renamed"}).key(source, context) == key
+    for field, value in changes.items():
+        assert stage.model_copy(update={field: value}).key(source, context) != key, field
+
+
+@each_stage
+def test_it_commits_under_its_key_and_leaves_its_source_alone(stage, changes, context, trained_digits):
+    from compress.artifact import read_artifact
+
+    source = source_of(stage, trained_digits)
+    made = stage.run(source, context)
+    assert made.kind == stage.produces
+    assert made.key == stage.key(source, context)
+    assert context.store.find(made.key, verify=True) == made
+    read_artifact(trained_digits.path, verify=True)
+    assert stage.run(source, context) == made
+    if made.kind in ("model", "quantized"):
+        assert not load_model(made.path).training
+
+
+@each_stage
+def test_two_stores_give_the_same_bytes(stage, changes, context, trained_digits, tmp_path):
+    from dataclasses import replace
+
+    from compress.artifact import Store
+
+    source = source_of(stage, trained_digits)
+    elsewhere = replace(context, store=Store.open(tmp_path / "elsewhere"))
+    assert stage.run(source, context).digest == stage.run(source, elsewhere).digest
+
+
+@each_stage
+def test_smoke_is_the_same_stage_with_less_to_do(stage, changes):
+    assert type(stage.smoke()) is type(stage)
+    assert stage.smoke().title == stage.title
+
+
+@each_stage
+def test_a_failure_is_one_of_ours(stage, changes, context, tmp_path, trained_digits):
+    """A source without weights is refused in our words, by every stage that has a source."""
+    import shutil
+    from dataclasses import replace
+
+    if not stage.consumes:
+        pytest.skip("starts from nothing")
+    broken = tmp_path / "broken"
+    shutil.copytree(trained_digits.path, broken)
+    (broken / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CompressError):
+        stage.run(replace(trained_digits, path=broken), context)

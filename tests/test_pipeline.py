@@ -1,0 +1,180 @@
+"""The loop: reuse, resume after kills, shared beginnings, one experiment list."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from compress.artifact import Store
+from compress.pipeline import Options, run
+from compress.progress import Reporter
+from compress.recipe import Recipe
+
+RECIPE = """
+schema: 1
+name: tiny
+data: {source: digits, augment: {crop_padding: 1, views: 2}}
+teacher:
+  model: {resnet: {width: 16, blocks: [1, 1]}}
+  train: {epochs: 3, batch_size: 64}
+student: {cnn: {widths: [16, 32, 32], strides: [1, 2, 1]}}
+stages:
+  - distill: {epochs: 6, batch_size: 64}
+  - prune: {kept_macs_fraction: 0.6, importance_batches: 4}
+  - distill: {name: recover, epochs: 3, batch_size: 64}
+  - quantize: {max_accuracy_drop: 0.03, min_agreement: 0.9}
+  - export: {variants: [int8-x86, fp32]}
+benchmark: {preset: quick, profiles: [{}]}
+gates: {max_accuracy_drop: 0.2, max_size_mb: 0.1, min_speedup: 0.5}
+"""
+
+
+def recipe(*overrides: str, name: str = "tiny") -> Recipe:
+    text = RECIPE.replace("name: tiny", f"name: {name}")
+    return Recipe.parse(text, origin="recipe.yaml", directory=Path(), overrides=overrides)
+
+
+def options(store: Path, **fields) -> Options:
+    return Options(store=store, threads=1, reporter=Reporter(quiet=True), **fields)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One undisturbed run."""
+    store = tmp_path_factory.mktemp("finished")
+    return run(recipe(), options(store)), store
+
+
+def digests(report) -> dict[str, str]:
+    return {stage["name"]: stage["digest"] for stage in report["stages"]}
+
+
+def test_every_stage_is_a_row_scored_on_the_runtime(finished):
+    outcome, _ = finished
+    names = [row["name"] for row in outcome.report["benchmark"]["rows"]]
+    expected = ["teacher", "teacher-static", "teacher-dynamic", "distill", "prune", "recover", "quantize", "export"]
+    assert names == expected
+    assert all(stage["scores"]["role"] == "select" for stage in outcome.report["stages"])
+    assert [row["name"] for row in outcome.report["verdict"]["test"]] == [
+        "teacher",
+        outcome.report["verdict"]["rival"],
+        "export",
+    ]
+    assert outcome.passed is True
+
+
+def test_the_pruned_and_quantized_files_are_smaller(finished):
+    size = {stage["name"]: stage["scores"]["size_bytes"] for stage in finished[0].report["stages"]}
+    assert size["prune"] < size["distill"]
+    assert size["quantize"] < 0.45 * size["recover"]
+
+
+def test_a_second_run_reuses_everything(finished):
+    outcome, store = finished
+    again = run(recipe(), options(store))
+    assert all(stage["reused"] for stage in again.report["stages"])
+    assert digests(again.report) == digests(outcome.report)
+    assert again.run_dir == outcome.run_dir
+
+
+def test_recipes_with_a_common_beginning_share_it_and_one_experiment_list(finished):
+    outcome, store = finished
+    other = run(recipe("stages.prune.kept_macs_fraction=0.8", name="other"), options(store))
+    reused = {stage["name"]: stage["reused"] for stage in other.report["stages"]}
+    assert reused["teacher"]
+    assert reused["distill"]
+    assert not reused["prune"]
+    assert digests(other.report)["distill"] == digests(outcome.report)["distill"]
+
+    from mlflow import MlflowClient
+
+    from compress.tracking import database_uri
+
+    client = MlflowClient(database_uri(store))
+    names = {experiment.name for experiment in client.search_experiments()}
+    assert {"tiny", "other"} <= names
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    parents = client.search_runs(experiments, "tags.`compress.role` = 'pipeline'")
+    assert {parent.info.run_name for parent in parents} == {"tiny", "other"}
+    for parent in parents:
+        assert {"headline/accuracy_select", "headline/size_mb", "headline/latency_p50_ms", "headline/speedup_x"} <= set(
+            parent.data.metrics
+        )
+
+
+def test_force_runs_a_stage_again_and_until_stops(finished, tmp_path):
+    _, store = finished
+    forced = run(recipe(), options(store, force=("distill",), until_stage="distill"))
+    reused = {stage["name"]: stage["reused"] for stage in forced.report["stages"]}
+    assert reused == {"teacher": True, "distill": False}
+    assert forced.passed is None
+
+
+def test_a_missed_gate_keeps_the_best_student_and_names_the_gap(finished):
+    _, store = finished
+    outcome = run(recipe("gates.min_speedup=1000"), options(store))
+    assert outcome.passed is False
+    (gate,) = [gate for gate in outcome.report["verdict"]["gates"] if gate["name"] == "min_speedup"]
+    assert not gate["passed"]
+    assert (outcome.run_dir / "bundle" / "predict.py").exists()
+
+
+DRIVER = """
+    import sys
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[2])
+    from test_pipeline import options, recipe
+    from compress.pipeline import run
+    run(recipe(), options(Path(sys.argv[1]), checkpoint_every_s=0.05))
+"""
+
+
+def start(store: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(store), str(Path(__file__).parent)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_again_and_again_it_ends_with_the_same_bits(finished, tmp_path, seed):
+    """SIGKILL at random moments, until it is through; every artifact equals the undisturbed run's."""
+    outcome, _ = finished
+    chance = random.Random(seed)
+    kills = 0
+    for attempt in range(40):
+        process = start(tmp_path)
+        try:
+            process.wait(timeout=6 + chance.uniform(0, 6) + attempt)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            continue
+        assert process.stderr is not None
+        assert process.returncode == 0, process.stderr.read()
+        break
+    assert kills >= 1
+    resumed = run(recipe(), options(tmp_path))
+    assert digests(resumed.report) == digests(outcome.report)
+
+
+def test_killed_inside_training_it_continues_from_the_checkpoint(finished, tmp_path):
+    outcome, _ = finished
+    process = start(tmp_path)
+    work = tmp_path / "work"
+    for _ in range(2400):
+        if list(work.glob("*/checkpoint.safetensors")):
+            break
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(work.glob("*/checkpoint.safetensors"))
+    resumed = run(recipe(), options(tmp_path, until_stage="distill"))
+    expected = digests(outcome.report)
+    assert digests(resumed.report) == {name: expected[name] for name in ("teacher", "distill")}
+    assert Store.open(tmp_path).find(resumed.report["stages"][0]["key"], verify=True)
