@@ -1,0 +1,43 @@
+"""Remove channels from a model by explicit indices."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compress.surgery import layers
+from compress.surgery.groups import Group, Kept, check_kept, removed
+
+
+def apply(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:
+    """Remove, in place, every channel that `kept` does not name; layers that lose nothing are not touched.
+
+    Parameters of cut layers become new objects without gradient, so optimizers and hooks on them must be rebuilt. The
+    groups describe the uncut model: find them again before cutting a second time.
+
+    Args:
+        model: the model that `groups` were found in, on any device.
+        groups: every prunable group of the model.
+        kept: channels to keep, for every group.
+
+    Raises:
+        ModelError: `kept` does not fit the groups; the model is unchanged.
+    """
+    check_kept(groups, kept)
+    gone: dict[tuple[str, layers.Side], list[Tensor]] = defaultdict(list)
+    for group in groups:
+        channels = removed(group, kept)
+        if len(channels):
+            for member in group.members:
+                gone[member.path, member.side].append(member.of(channels, group.width))
+    # Layouts first: cutting one side of a grouped convolution can make it look like another kind of layer.
+    planned = {key: layers.layout(model.get_submodule(key[0]), key[1]) for key in gone}
+    for (path, side), found in planned.items():
+        assert found is not None
+        module = model.get_submodule(path)
+        keep = torch.ones(found.size, dtype=torch.bool)
+        keep[torch.cat(gone[path, side])] = False
+        parameters = list(module.parameters(recurse=False))
+        device = parameters[0].device if parameters else None
+        layers.select(module, side, found, keep.nonzero().flatten().to(device))

@@ -1,0 +1,193 @@
+"""Where a layer keeps its channels: which tensors, which dimension, which attributes.
+
+This table is the only place that knows layer types; finding, scoring, costing, cutting and checking all read it.
+A layer that is not in it cannot lose channels, and a model in which it would have to is refused by name.
+
+Lacks on purpose: layer normalisation (removing a channel changes the statistics of the others, so removing is not
+the same as masking), recurrent cells, `nn.MultiheadAttention` and embeddings.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Side = Literal["out", "in"]
+
+# The classes whose sizes `models.structure` stores: a pruned model of any other could not be loaded again.
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+TRANSPOSED = (nn.ConvTranspose2d,)
+RUNNING_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+PRODUCERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+_KINDS = (*PRODUCERS, *RUNNING_NORMS, nn.GroupNorm, nn.PReLU)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one side of one layer stores its channels."""
+
+    kind: str
+    """Name of the torch class it is or derives from, with "Depthwise" or "Grouped" before it where that matters."""
+    size: int
+    """Number of channels on this side."""
+    dims: tuple[tuple[str, int], ...]
+    """(tensor name, dimension) pairs that carry one slice per channel (per channel of a block, see `blocks`)."""
+    attributes: tuple[str, ...]
+    """Integer attributes that equal `size`."""
+    blocks: int = 1
+    """Equal runs of consecutive channels that must stay equally long (grouped convolutions)."""
+    run: int = 1
+    """Consecutive channels that leave together (one normalisation group of a GroupNorm)."""
+
+
+def layout(module: nn.Module, side: Side) -> Layout | None:
+    """Describe one side of a layer, or None where the layer (or that side) cannot lose channels.
+
+    Layers that treat each channel alone (normalisation, PReLU, depthwise convolution) have only an "out" side.
+    """
+    kind = next((known.__name__ for known in _KINDS if isinstance(module, known)), None)
+    own = {name for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))}
+    found: Layout | None = None
+    if isinstance(module, CONVOLUTIONS):
+        found = _convolution(module, side, kind=str(kind))
+    elif isinstance(module, TRANSPOSED) and module.groups == 1:
+        found = (
+            Layout(str(kind), module.out_channels, (("weight", 1), ("bias", 0)), ("out_channels",))
+            if side == "out"
+            else Layout(str(kind), module.in_channels, (("weight", 0),), ("in_channels",))
+        )
+    elif isinstance(module, nn.Linear):
+        found = (
+            Layout("Linear", module.out_features, (("weight", 0), ("bias", 0)), ("out_features",))
+            if side == "out"
+            else Layout("Linear", module.in_features, (("weight", 1),), ("in_features",))
+        )
+    elif side == "in":
+        return None
+    elif isinstance(module, RUNNING_NORMS):
+        dims = (("weight", 0), ("bias", 0), ("running_mean", 0), ("running_var", 0))
+        found = Layout(str(kind), module.num_features, dims, ("num_features",))
+    elif isinstance(module, nn.GroupNorm) and module.num_groups > 1:
+        run = module.num_channels // module.num_groups
+        found = Layout("GroupNorm", module.num_channels, (("weight", 0), ("bias", 0)), ("num_channels",), run=run)
+    elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
+        found = Layout("PReLU", module.num_parameters, (("weight", 0),), ("num_parameters",))
+    if found is None or (isinstance(module, PRODUCERS) and "weight" not in own):
+        return None  # a weight that another tensor computes (weight norm, parametrisations) cannot be sliced here
+    return Layout(
+        found.kind,
+        found.size,
+        tuple((name, dim) for name, dim in found.dims if name in own),
+        found.attributes,
+        found.blocks,
+        found.run,
+    )
+
+
+def _convolution(module: nn.Module, side: Side, *, kind: str) -> Layout | None:
+    assert isinstance(module, CONVOLUTIONS)
+    if module.groups == 1:
+        if side == "out":
+            return Layout(kind, module.out_channels, (("weight", 0), ("bias", 0)), ("out_channels",))
+        return Layout(kind, module.in_channels, (("weight", 1),), ("in_channels",))
+    if module.groups == module.in_channels == module.out_channels:
+        sizes = ("out_channels", "in_channels", "groups")
+        whole = Layout(f"Depthwise{kind}", module.out_channels, (("weight", 0), ("bias", 0)), sizes)
+        return whole if side == "out" else None
+    if module.groups == module.out_channels:
+        return None  # torch-pruning takes it for depthwise and ties its inputs to its outputs one to one
+    if side == "out":
+        dims = (("weight", 0), ("bias", 0))
+        return Layout(f"Grouped{kind}", module.out_channels, dims, ("out_channels",), blocks=module.groups)
+    return Layout(f"Grouped{kind}", module.in_channels, (("weight", 1),), ("in_channels",), blocks=module.groups)
+
+
+def is_per_channel(module: nn.Module) -> bool:
+    """Whether each output channel of the layer depends on the same input channel only (one shared set of channels)."""
+    return layout(module, "out") is not None and layout(module, "in") is None
+
+
+def channel_dim(module: nn.Module) -> int:
+    """The dimension of the layer's input and output that holds channels: the last for Linear, else 1."""
+    return -1 if isinstance(module, nn.Linear) else 1
+
+
+def rows(module: nn.Module, side: Side) -> list[Tensor]:
+    """The parameters of one side, one row per channel: tensors of shape (channels, anything).
+
+    Views where torch can; running statistics are left out, since they are no parameters.
+    """
+    found = layout(module, side)
+    assert found is not None
+    parameters = dict(module.named_parameters(recurse=False))
+    result = []
+    for name, dim in found.dims:
+        if name not in parameters:
+            continue
+        tensor = parameters[name]
+        if side == "in" and found.blocks > 1:
+            result.append(_by_block(tensor, found.blocks).movedim(2, 1).flatten(0, 1).flatten(1))
+        else:
+            result.append(tensor.movedim(dim, 0).reshape(tensor.shape[dim], -1))
+    return result
+
+
+def _by_block(weight: Tensor, blocks: int) -> Tensor:
+    """A grouped convolution's weight as (blocks, outputs per block, inputs per block, *kernel)."""
+    return weight.unflatten(0, (blocks, weight.shape[0] // blocks))
+
+
+def select(module: nn.Module, side: Side, found: Layout, keep: Tensor) -> None:
+    """Keep the channels `keep` (int64, ascending) of one side of a layer: tensors and attributes, in place.
+
+    Parameters become new `nn.Parameter` objects with the same `requires_grad` and no gradient.
+
+    Args:
+        module: the layer.
+        side: which of its sides.
+        found: that side's layout before anything was cut (cutting one side can make the layer look like another kind).
+        keep: on the layer's device.
+    """
+    parameters = dict(module.named_parameters(recurse=False))
+    buffers = dict(module.named_buffers(recurse=False))
+    for name, dim in found.dims:
+        tensor = parameters[name] if name in parameters else buffers[name]
+        source = tensor.detach()
+        if side == "in" and found.blocks > 1:
+            per_block = found.size // found.blocks
+            local = (keep % per_block).view(found.blocks, -1)
+            pairs = zip(_by_block(source, found.blocks), local, strict=True)
+            smaller = torch.cat([block.index_select(1, index) for block, index in pairs])
+        else:
+            smaller = source.index_select(dim, keep)
+        if name in parameters:
+            setattr(module, name, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
+        else:
+            setattr(module, name, smaller)
+    for attribute in found.attributes:
+        setattr(module, attribute, len(keep))
+    if isinstance(module, nn.GroupNorm):
+        module.num_groups = len(keep) // found.run
+
+
+def expected_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes that the layer's own attributes imply for its tensors; empty for a layer that is not in the table."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    if isinstance(module, CONVOLUTIONS):
+        shapes["weight"] = (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+        shapes["bias"] = (module.out_channels,)
+    elif isinstance(module, TRANSPOSED):
+        shapes["weight"] = (module.in_channels, module.out_channels // module.groups, *module.kernel_size)
+        shapes["bias"] = (module.out_channels,)
+    elif isinstance(module, nn.Linear):
+        shapes["weight"] = (module.out_features, module.in_features)
+        shapes["bias"] = (module.out_features,)
+    elif isinstance(module, RUNNING_NORMS):
+        shapes = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (module.num_features,))
+    elif isinstance(module, nn.GroupNorm):
+        shapes = dict.fromkeys(("weight", "bias"), (module.num_channels,))
+    elif isinstance(module, nn.PReLU):
+        shapes["weight"] = (module.num_parameters,)
+    own = {name for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))}
+    return {name: shape for name, shape in shapes.items() if name in own}
