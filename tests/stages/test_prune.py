@@ -1,0 +1,156 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from compress.artifact import Store
+from compress.errors import StageError
+from compress.loss import GuidedLoss
+from compress.models import MobileNet, ResNet, load_model
+from compress.stages.create import Create
+from compress.stages.prune import Prune
+from compress.surgery.cost import model_cost
+from compress.training import Optimization
+
+QUICK = {"importance_batches": 2, "importance_batch_size": 32}
+
+
+@pytest.fixture
+def context(make_context, trained_digits):
+    return make_context(teacher=trained_digits)
+
+
+def plan_of(artifact) -> list[dict]:
+    return json.loads((artifact.path / "plan.json").read_text())["steps"]
+
+
+def test_the_stored_model_is_plain_and_costs_what_the_facts_say(context, trained_digits):
+    made = Prune(kept_macs_fraction=0.5, **QUICK).run(trained_digits, context)
+    module = load_model(made.path)
+    cost = model_cost(module, context.task.batch(context.data.select, torch.arange(2)).inputs)
+    assert made.facts["after"] == {"parameters": cost.parameters, "macs": cost.macs}
+    assert made.facts["kept_macs_fraction"] <= 0.5
+    assert made.facts["masked_difference"] <= 1e-9
+    assert plan_of(made)[0]["importance"] == made.facts["importance"]
+
+
+def test_parameters_can_be_the_measure(context, trained_digits):
+    made = Prune(kept_params_fraction=0.4, importance="magnitude").run(trained_digits, context)
+    assert made.facts["kept_params_fraction"] <= 0.4
+    assert made.facts["importance"]["method"] == "magnitude"
+
+
+@pytest.mark.parametrize("family", [ResNet(), MobileNet()], ids=lambda family: family.family)
+def test_built_in_families_reload_after_pruning(context, family):
+    source = Create(model=family).run(None, context)
+    made = Prune(kept_macs_fraction=0.5, importance="magnitude").run(source, context)
+    batch = context.task.batch(context.data.select, torch.arange(3))
+    assert load_model(made.path)(*batch.inputs).shape == (3, 10)
+
+
+def test_a_student_that_is_its_own_teacher_is_ranked_by_fisher_information(context, trained_digits):
+    own = Prune(kept_macs_fraction=0.5, loss=GuidedLoss(hard_weight=0, soft_weight=1), **QUICK)
+    assert own.run(trained_digits, context).facts["importance"]["method"] == "fisher"
+    labelled = Prune(kept_macs_fraction=0.5, loss=GuidedLoss(hard_weight=1, soft_weight=0), **QUICK)
+    assert labelled.run(trained_digits, context).facts["importance"]["method"] == "taylor"
+
+
+def test_pruning_by_the_loss_keeps_more_accuracy_than_pruning_the_opposite(context, trained_digits, monkeypatch):
+    """The ranking has the right sign: removing the best channels instead does more harm."""
+    import compress.stages.prune as module
+    from compress.surgery.importance import Importance
+
+    def accuracy(artifact) -> float:
+        select = context.data.select
+        logits = load_model(artifact.path)(*context.task.batch(select, torch.arange(len(select))).inputs)
+        return float(context.task.correct(logits.detach().numpy(), select).mean())
+
+    stage = Prune(kept_macs_fraction=0.7, ranking="uniform", round_to=1, **QUICK)
+    right = accuracy(stage.run(trained_digits, context))
+    score = module.taylor
+
+    def inverted(*arguments, **options):
+        found = score(*arguments, **options)
+        flipped = {name: values.max() - values for name, values in found.scores.items()}
+        return Importance(flipped, found.method, found.samples, found.gradient_ratio)
+
+    monkeypatch.setattr(module, "taylor", inverted)
+    wrong = accuracy(stage.model_copy(update={"importance_batch_size": 33}).run(trained_digits, context))
+    assert right > wrong + 0.1
+
+
+def test_steps_approach_the_target_in_equal_ratios_and_train_in_between(context, trained_digits):
+    stage = Prune(kept_macs_fraction=0.25, steps=2, round_to=1, recover=Optimization(epochs=1), **QUICK)
+    made = stage.run(trained_digits, context)
+    first, second = plan_of(made)
+    assert 0.45 < first["after"]["macs"] / first["before"]["macs"] <= 0.5
+    assert second["before"] == first["after"]
+    assert 0.22 < made.facts["kept_macs_fraction"] <= 0.25
+    assert any("train/loss_total" in values for _, values in context.recorder.points)
+
+
+def test_a_killed_run_continues_after_its_last_step(context, trained_digits, monkeypatch, tmp_path):
+    """The step that was committed is not made again, and the result is bitwise that of an undisturbed run."""
+    import compress.stages.prune as module
+
+    stage = Prune(kept_macs_fraction=0.3, steps=3, round_to=1, recover=Optimization(epochs=1), **QUICK)
+    trainings = []
+    fit = module.fit
+
+    def killed(*arguments, **options):
+        trainings.append(options["name"])
+        if len(trainings) == 2:
+            raise KeyboardInterrupt
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(module, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(trained_digits, context)
+    resumed = stage.run(trained_digits, context)
+    assert trainings == [f"prune, step {step} of 3" for step in (1, 2, 2)]
+    assert len(plan_of(resumed)) == 3
+    undisturbed = stage.run(trained_digits, replace(context, store=Store.open(tmp_path / "undisturbed")))
+    assert resumed.digest == undisturbed.digest
+
+
+def test_steps_finer_than_the_widths_do_no_harm(context, trained_digits):
+    """A step whose share was overshot already by the one before has nothing to remove, and is no failure."""
+    stage = Prune(kept_macs_fraction=0.5, steps=5, recover=Optimization(epochs=1, batch_size=500), **QUICK)
+    made = stage.run(trained_digits, context)
+    assert made.facts["kept_macs_fraction"] <= 0.5
+
+
+def test_protected_globs_keep_widths_and_must_match(context, trained_digits):
+    free = Prune(kept_macs_fraction=0.6, importance="magnitude").run(trained_digits, context)
+    names = list(free.facts["widths"])
+    kept = Prune(kept_macs_fraction=0.6, importance="magnitude", protected=(names[0],)).run(trained_digits, context)
+    assert names[0] not in kept.facts["widths"]
+    assert set(names[1:]) <= set(kept.facts["widths"])
+    with pytest.raises(StageError, match="matches no module"):
+        Prune(kept_macs_fraction=0.6, protected=("nothing.*",)).run(trained_digits, context)
+    with pytest.raises(StageError, match="no channels"):
+        Prune(kept_macs_fraction=0.6, protected=("*",)).run(trained_digits, context)
+
+
+def test_an_unreachable_target_and_a_miss_name_what_is_reachable(context, trained_digits):
+    with pytest.raises(StageError, match=r"at least 0\.\d+"):
+        Prune(kept_macs_fraction=0.001, importance="magnitude").run(trained_digits, context)
+    with pytest.raises(StageError, match="nearest below"):
+        Prune(kept_macs_fraction=0.5, importance="magnitude", round_to=16, tolerance=1e-6).run(trained_digits, context)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"kept_macs_fraction": 0.5, "kept_params_fraction": 0.5},
+        {"kept_macs_fraction": 1.0},
+        {"kept_macs_fraction": 0.5, "steps": 2},
+        {"kept_macs_fraction": 0.5, "recover": {"epochs": 1}},
+    ],
+)
+def test_fields_that_contradict_are_refused_at_once(fields):
+    with pytest.raises(ValidationError):
+        Prune.model_validate(fields)
