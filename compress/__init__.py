@@ -9,45 +9,83 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 if TYPE_CHECKING:
+    from compress.data.sources import Digits, Idx, ImageFolder, Numpy
     from compress.errors import CompressError
     from compress.loss import GuidedLoss
+    from compress.models import Cnn, HuggingFace, Mlp, MobileNet, ResNet, Timm, UserFile, load_model
     from compress.pipeline import Options, Outcome, run
     from compress.recipe import Baseline, Benchmark, DataConfig, Gates, Recipe, Teacher, Tracking
     from compress.stages.distill import Distill
+    from compress.stages.export import Export
+    from compress.stages.prune import Prune
+    from compress.stages.quantize import Quantize
     from compress.stages.train import Train
+    from compress.tasks import Augment
 
 # Where each public name lives. It is imported on first use, so that the command line answers at once.
 _HOMES = {
+    "Augment": "compress.tasks",
     "Baseline": "compress.recipe",
     "Benchmark": "compress.recipe",
+    "Cnn": "compress.models",
     "CompressError": "compress.errors",
     "DataConfig": "compress.recipe",
+    "Digits": "compress.data.sources",
     "Distill": "compress.stages.distill",
+    "Export": "compress.stages.export",
     "Gates": "compress.recipe",
     "GuidedLoss": "compress.loss",
+    "HuggingFace": "compress.models",
+    "Idx": "compress.data.sources",
+    "ImageFolder": "compress.data.sources",
+    "Mlp": "compress.models",
+    "MobileNet": "compress.models",
+    "Numpy": "compress.data.sources",
     "Options": "compress.pipeline",
     "Outcome": "compress.pipeline",
+    "Prune": "compress.stages.prune",
+    "Quantize": "compress.stages.quantize",
     "Recipe": "compress.recipe",
+    "ResNet": "compress.models",
     "Teacher": "compress.recipe",
+    "Timm": "compress.models",
     "Tracking": "compress.recipe",
     "Train": "compress.stages.train",
+    "UserFile": "compress.models",
+    "load_model": "compress.models",
     "run": "compress.pipeline",
 }
 
 __all__ = [
+    "Augment",
     "Baseline",
     "Benchmark",
+    "Cnn",
     "CompressError",
     "DataConfig",
+    "Digits",
     "Distill",
+    "Export",
     "Gates",
     "GuidedLoss",
+    "HuggingFace",
+    "Idx",
+    "ImageFolder",
+    "Mlp",
+    "MobileNet",
+    "Numpy",
     "Options",
     "Outcome",
+    "Prune",
+    "Quantize",
     "Recipe",
+    "ResNet",
     "Teacher",
+    "Timm",
     "Tracking",
     "Train",
+    "UserFile",
+    "load_model",
     "run",
 ]
 

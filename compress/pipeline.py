@@ -195,7 +195,7 @@ class Loop:
         with context.store.lock(key, wait=context.reporter.say):
             if title in self.options.force:
                 context.store.discard(key)
-            found = context.store.find(key)
+            found = context.store.find(key, verify=True)
             if found is not None:
                 return found, True
             if self._must_exist(title):
@@ -222,7 +222,10 @@ class Loop:
             ModelError: when its accuracy is not the expected one.
         """
         given = self.recipe.teacher
-        create = Create(model=given.model, weights=given.weights) if given.model else Adopt(artifact=given.artifact)
+        if given.artifact is not None:
+            create: Stage = Adopt(artifact=given.artifact)
+        else:
+            create = Create(model=given.model, weights=given.weights)
         if given.train is None:
             step = self.step(create, None, context, teacher=None, title="teacher", role="teacher")
         else:

@@ -133,7 +133,7 @@ class Stage(Values):
     needs: ClassVar[frozenset[Need]] = frozenset({"data"})
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
 
-    verb: str = ""
+    verb: Any = ""  # each stage narrows it to a literal of its own
     name: str = ""
 
     @property

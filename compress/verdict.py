@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compress.recipe import Gates, Recipe
 from numpy.typing import NDArray
 
 from compress.artifact import Artifact
@@ -14,6 +13,7 @@ from compress.benchmark import report as benchmark_report
 from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
 from compress.benchmark.measure import Profile
 from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
+from compress.recipe import Gates, Recipe
 from compress.scoring import Scores, inputs_of, score
 from compress.stage import Context
 

@@ -177,7 +177,10 @@ def table() -> str:
     """Return the committed cells as Markdown: means, and paired differences with 95% t intervals over seeds."""
     cells = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     accuracy = {(cell["arm"], cell["seed"]): 100 * cell["accuracy_select"] for cell in cells}
-    lines = ["| arm | accuracy on select, % (mean, standard deviation over seeds) | parameters | MACs |", "|---|---:|---:|---:|"]
+    lines = [
+        "| arm | accuracy on select, % (mean, standard deviation over seeds) | parameters | MACs |",
+        "|---|---:|---:|---:|",
+    ]
     for arm in ARMS:
         values = [value for (name, _), value in accuracy.items() if name == arm]
         last = next(cell for cell in cells if cell["arm"] == arm)
@@ -185,7 +188,9 @@ def table() -> str:
         lines.append(f"| {arm} | {spread} | {last['parameters']:,} | {last['macs']:,} |")
     lines += ["", "| question | difference in points, 95% interval, paired by seed | verdict |", "|---|---:|---|"]
     for question, ours, rival in QUESTIONS:
-        seeds = sorted({seed for arm, seed in accuracy if arm == ours} & {seed for arm, seed in accuracy if arm == rival})
+        seeds = sorted(
+            {seed for arm, seed in accuracy if arm == ours} & {seed for arm, seed in accuracy if arm == rival}
+        )
         gains = [accuracy[ours, seed] - accuracy[rival, seed] for seed in seeds]
         half = float(stats.t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / math.sqrt(len(gains))
         mean = statistics.mean(gains)

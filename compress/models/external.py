@@ -61,7 +61,7 @@ class Timm(Model):
             EnvironmentFault: when timm is not installed or does not import.
         """
         try:
-            import timm
+            import timm  # pyright: ignore[reportMissingImports] # an extra
         except (ImportError, RuntimeError) as error:
             raise EnvironmentFault(
                 "timm does not import", got=error, where=f"model {self.name}", hint="pip install 'compress-onnx[timm]'"

@@ -8,7 +8,8 @@ from compress.artifact import Kind
 from compress.stage import Stage
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
-RESERVED = frozenset({"teacher", "teacher-static", "teacher-dynamic", "student", "benchmark"})  # rows of every result table
+# Rows of every result table.
+RESERVED = frozenset({"teacher", "teacher-static", "teacher-dynamic", "student", "benchmark"})
 
 
 @dataclass(frozen=True)

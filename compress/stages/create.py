@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import nn
 
 from compress.artifact import Artifact, Kind, hash_file, read_artifact
 from compress.errors import ModelError
@@ -30,13 +31,14 @@ class Create(Stage):
         """Build, load weights if given, commit.
 
         Raises:
-            ModelError: when the model cannot be built or the weights do not fit it.
+            ModelError: when the model cannot be built, the weights do not fit it, or its outputs are not the task's.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed(source, context))
             module = self.model.build(context.task.signature, code=context.code)
         if self.weights is not None:
             load_weights(module, self.weights)
+        self._check_outputs(module, context)
         parameters = sum(value.numel() for value in module.parameters())
         return context.commit_model(
             self,
@@ -46,6 +48,30 @@ class Create(Stage):
             signature=context.task.signature,
             facts={"parameters": parameters},
         )
+
+    def _check_outputs(self, module: nn.Module, context: Context) -> None:
+        """Run the plain module on two samples: what does not fit is refused before anything is exported or trained."""
+        batch = context.task.batch(context.data.select, torch.arange(2))
+        expected = [2, len(context.task.classes)]
+        module.eval()
+        try:
+            with torch.no_grad():
+                outputs = context.task.forward(module, batch)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(
+                "the model does not take the task's inputs",
+                expected=f"inputs {[list(value.shape) for value in batch.inputs]}",
+                got=str(error).splitlines()[0],
+                where=f"model {self.model}",
+            ) from error
+        if not isinstance(outputs, torch.Tensor) or list(outputs.shape) != expected:
+            raise ModelError(
+                "the model's outputs do not match the task's, and so not the teacher's",
+                expected=f"logits {expected}: two samples, one column per class",
+                got=list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__,
+                where=f"model {self.model}",
+                hint="give the model as many outputs as there are classes",
+            )
 
     def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:
         """Add the content of the files that the fields name, and leave their paths out."""

@@ -1,10 +1,10 @@
 """Export: the bundle that ships, every variant from one artifact."""
 
+import copy
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
-import onnx
 import torch
 from pydantic import Field, model_validator
 
@@ -21,6 +21,9 @@ from compress.quantization.writer import write_quantized
 from compress.scoring import inputs_of
 from compress.stage import Context, Need, Stage
 from compress.surgery.cost import model_cost
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 Variant = Literal["fp32", "fp16-gpu", "int8-x86"]
 
@@ -125,12 +128,10 @@ class Export(Stage):
         return inputs_of(context, context.data.select.take(np.arange(count)))
 
 
-def variant_of(fp32: onnx.ModelProto, name: Variant, source: Artifact) -> onnx.ModelProto:
+def variant_of(fp32: "ModelProto", name: Variant, source: Artifact) -> "ModelProto":
     """The graph of one variant."""
     if name == "fp16-gpu":
         return to_half(fp32)
     if name == "int8-x86":
         return write_quantized(fp32, QuantPlan.model_validate(source.read_json("quant_plan.json")))
-    copy = onnx.ModelProto()
-    copy.CopyFrom(fp32)
-    return copy
+    return copy.deepcopy(fp32)

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-import onnx
 import torch
 from pydantic import Field
 
@@ -26,6 +25,9 @@ from compress.scoring import inputs_of, run_onnx
 from compress.stage import Context, Need, Stage
 from compress.tasks import Batch
 from compress.teacher import teacher_outputs
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 BATCH = 64  # one batch of activations is held at a time
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -112,7 +114,7 @@ class Quantize(Stage):
             context.recorder.artifact(artifact.path / name)
         return artifact
 
-    def _kept(self, model: onnx.ModelProto) -> dict[str, str]:
+    def _kept(self, model: "ModelProto") -> dict[str, str]:
         """Layers that a glob keeps in float, with the reason."""
         names = list(kernels.macs(model))
         kept = {name: f"keep_float: {glob}" for glob in self.keep_float for name in names if fnmatchcase(name, glob)}
@@ -121,14 +123,14 @@ class Quantize(Stage):
                 raise StageError("keep_float matches no layer", expected=f"one of {names}", got=glob, where=self.title)
         return kept
 
-    def _ranges(self, model: onnx.ModelProto, quantizer: Quantizer, context: Context) -> dict[str, Range]:
+    def _ranges(self, model: "ModelProto", quantizer: Quantizer, context: Context) -> dict[str, Range]:
         if self.mode == "dynamic":
             return {}
         histograms = observe(model, quantizer.values, calibration_batches(context))
         find = finder(self.calibration, percent=self.percentile)
         return {name: find(histogram) for name, histogram in histograms.items()}
 
-    def _check(self, model: onnx.ModelProto, plan: QuantPlan, context: Context) -> dict[str, Any]:
+    def _check(self, model: "ModelProto", plan: QuantPlan, context: Context) -> dict[str, Any]:
         """What the written file runs, against the bounds."""
         quantized = write_quantized(model, plan)
         report = kernels.inspect_kernels(model, quantized, plan)
@@ -162,11 +164,11 @@ def calibration_batches(context: Context) -> Batches:
     )
 
 
-def run_model(model: onnx.ModelProto, inputs: np.ndarray, *, threads: int) -> np.ndarray:
+def run_model(model: "ModelProto", inputs: np.ndarray, *, threads: int) -> np.ndarray:
     """The logits of a graph that is not on disk."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.onnx"
-        onnx.save(model, path)
+        path.write_bytes(model.SerializeToString())
         return run_onnx(path, inputs, threads=threads)
 
 

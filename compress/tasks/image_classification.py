@@ -130,8 +130,8 @@ class ImageClassification:
 
     def _augmented(self, images: torch.Tensor, index: torch.Tensor, *, view: int, count: int) -> torch.Tensor:
         assert self.augment is not None
-        tops, lefts, flips = _draws(self.augment, view=view, count=count)
-        pad = self.augment.crop_padding
+        pad, flip, seed = self.augment.crop_padding, self.augment.flip, self.augment.seed
+        tops, lefts, flips = _draws(seed=seed, padding=pad, flip=flip, view=view, count=count)
         _, height, width = self.shape
         if pad:
             padded = F.pad(images, (pad, pad, pad, pad))
@@ -170,11 +170,13 @@ class ImageClassification:
 
 
 @lru_cache(maxsize=64)
-def _draws(augment: Augment, *, view: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _draws(
+    *, seed: int, padding: int, flip: bool, view: int, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return crop tops and lefts (int64 [N]) and flips (bool [N]) of one view."""
-    generator = torch.Generator().manual_seed(augment.seed * 1_000_003 + view)
-    high = 2 * augment.crop_padding + 1
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + view)
+    high = 2 * padding + 1
     tops = torch.randint(high, (count,), generator=generator)
     lefts = torch.randint(high, (count,), generator=generator)
-    flips = torch.rand(count, generator=generator) < (0.5 if augment.flip else 0.0)
+    flips = torch.rand(count, generator=generator) < (0.5 if flip else 0.0)
     return tops, lefts, flips
