@@ -1,0 +1,301 @@
+"""The command line as a user types it: in a process of its own."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+RECIPE = """\
+schema: 1
+name: tiny
+data:
+  source: digits
+teacher:
+  model: {cnn: {widths: [8], strides: [2]}}
+  train: {epochs: 1, batch_size: 64}
+student: {cnn: {widths: [4], strides: [2]}}
+stages:
+  - distill: {epochs: 1, batch_size: 64}
+"""
+
+
+def compressor(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m compress`` and return its exit code, stdout and stderr."""
+    return subprocess.run(
+        [sys.executable, "-m", "compress", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def change(project: Path, old: str, new: str) -> None:
+    path = project / "recipe.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def refused(project: Path, *arguments: str | Path, code: int, words: tuple[str, ...]) -> None:
+    """Assert that ``run`` ends with this exit code, these words and no traceback, and says nothing on stdout."""
+    result = compressor("run", "recipe.yaml", "--until", "distill", *arguments, cwd=project)
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    for word in words:
+        assert word in result.stderr
+
+
+def test_help_lists_the_exit_codes_and_imports_nothing_heavy(tmp_path):
+    code = "import sys, compress.cli as c\ntry: c.main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "--help"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "130  interrupted; the same command continues" in result.stdout
+    loaded = set(result.stderr.split())
+    assert not loaded & {"torch", "numpy", "mlflow", "onnx", "onnxruntime", "sklearn", "pydantic", "yaml", "rich"}
+
+
+def test_help_answers_at_once(tmp_path):
+    seconds = []
+    for _ in range(5):
+        started = time.monotonic()
+        compressor("--help", cwd=tmp_path)
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 0.4
+
+
+def test_telemetry_is_off_unless_the_user_says_otherwise(tmp_path):
+    code = "import compress, os; print(os.environ['ORT_DISABLE_TELEMETRY'], os.environ['MLFLOW_DISABLE_TELEMETRY'])"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "MLFLOW_DISABLE_TELEMETRY": "false"}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["1", "false"]
+
+
+def test_validate_prints_the_whole_recipe_which_is_a_recipe(project):
+    first = compressor("validate", "recipe.yaml", "--set", "stages.distill.epochs=3", cwd=project)
+    assert "epochs: 3" in first.stdout
+    (project / "again.yaml").write_text(first.stdout)
+    assert compressor("validate", "again.yaml", cwd=project).stdout == first.stdout
+
+
+def test_the_schema_is_json(tmp_path):
+    assert "stages" in json.loads(compressor("schema", cwd=tmp_path).stdout)["properties"]
+
+
+def test_init_writes_a_valid_recipe_once(tmp_path):
+    assert "digits/recipe.yaml" in compressor("init", "digits", cwd=tmp_path).stdout
+    assert compressor("validate", "digits/recipe.yaml", cwd=tmp_path).returncode == 0
+    again = compressor("init", "digits", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "there is a recipe already" in again.stderr
+    assert "one of digits" in compressor("init", "digts", cwd=tmp_path).stderr
+
+
+def test_env_says_which_runtimes_work(tmp_path):
+    found = json.loads(compressor("env", "--json", cwd=tmp_path).stdout)
+    assert found["runtimes"] == {"ort-cpu": "usable", "torch-cpu": "usable"}
+    assert found["versions"]["torch"]
+
+
+def test_a_wrong_command_line_is_2(project):
+    assert compressor("run", cwd=project).returncode == 2
+    assert compressor("rum", cwd=project).returncode == 2
+    refused(project, "--from", "distil", code=2, words=("--from names no stage", "did you mean distill?"))
+    refused(project, "--set", "seed", code=2, words=("--set needs a path and a value",))
+
+
+def test_a_run_prints_json_on_stdout_and_progress_on_stderr(project):
+    result = compressor("run", "recipe.yaml", "--until", "distill", "--json", "--threads", "1", cwd=project)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["passed"] is None
+    assert [stage["name"] for stage in report["stages"]] == ["teacher", "distill"]
+    assert "on select" in result.stderr
+    quiet = compressor("run", "recipe.yaml", "--until", "distill", "-q", "--threads", "1", cwd=project)
+    assert quiet.returncode == 0
+    assert quiet.stderr == ""
+
+
+def test_the_store_comes_from_the_environment(project):
+    result = compressor("run", "recipe.yaml", "--until", "distill", cwd=project, COMPRESS_STORE=str(project / "there"))
+    assert result.returncode == 0, result.stderr
+    assert (project / "there" / "artifacts").is_dir()
+    assert not (project / "compress-store").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_checkpoints_and_says_how_to_go_on(project, number, code):
+    change(project, "train: {epochs: 1, batch_size: 64}", "train: {epochs: 10000, batch_size: 64}")
+    with subprocess.Popen(
+        [sys.executable, "-m", "compress", "run", "recipe.yaml", "--until", "distill", "--threads", "1"],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        checkpoints = project / "compress-store" / "work"
+        deadline = time.monotonic() + 60
+        while not list(checkpoints.glob("*")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert "compressor run recipe.yaml --until distill" in stderr
+    assert "Traceback" not in stderr
+    assert list(checkpoints.glob("*/checkpoint.safetensors"))
+
+
+# Bad input: each with its message and exit code.
+
+
+def test_faults_of_a_recipe_are_told_together(project):
+    change(project, "epochs: 1, batch_size: 64}\nstudent", "epocs: 1, batch_size: many}\nstudent")
+    words = ("recipe.yaml:7:11: teacher.train.epocs", "did you mean 'epochs'?", "recipe.yaml:7:21", "got 'many'")
+    refused(project, code=3, words=words)
+
+
+def test_a_missing_recipe_is_told(project):
+    (project / "recipe.yaml").unlink()
+    refused(project, code=3, words=("recipe.yaml", "No such file"))
+
+
+def test_a_recipe_from_a_newer_schema_is_told(project):
+    change(project, "schema: 1", "schema: 2")
+    refused(project, code=3, words=("newer compress", "recipe.yaml:1:1"))
+
+
+def test_a_missing_data_file_is_told(project):
+    change(project, "source: digits", "source: {idx: {directory: images}}")
+    refused(project, code=3, words=("an IDX file is missing", "train-images-idx3-ubyte"))
+
+
+def test_a_corrupt_idx_file_is_told(project):
+    change(project, "source: digits", "source: {idx: {directory: images}}")
+    (project / "images").mkdir()
+    (project / "images" / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03\0\0\0\x05")
+    refused(project, code=3, words=("no IDX file", "train-images-idx3-ubyte"))
+
+
+def test_a_corrupt_image_is_told(project):
+    change(project, "source: digits", "source: {image-folder: {root: images, size: 8}}")
+    for name in ("cat", "dog"):
+        (project / "images" / name).mkdir(parents=True)
+        (project / "images" / name / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nnot an image")
+    refused(project, code=3, words=("the image cannot be read", "cat/1.png"))
+
+
+INPUTS = np.random.default_rng(0).integers(0, 256, (200, 8, 8), np.uint8)
+LABELS = np.arange(200) % 4
+ARRAYS = {
+    "labels out of range": ({"train_labels": LABELS - 1}, ("label is out of range", "got:      -1", "train, sample 0")),
+    "a single class": ({"train_labels": LABELS * 0}, ("holds a single class",)),
+    "an empty role": ({"test_inputs": INPUTS[:0], "test_labels": LABELS[:0]}, ("the test role is empty",)),
+    "overlapping roles": ({"test_inputs": INPUTS[:9], "test_labels": LABELS[:9]}, ("9 train", "drop-from-train")),
+    "not finite": ({"train_inputs": np.full((200, 8, 8), np.nan, np.float32)}, ("an input is not finite", "sample 0")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", ARRAYS)
+def test_unusable_arrays_are_told(project, fault):
+    arrays, words = ARRAYS[fault]
+    np.savez(project / "data.npz", **({"train_inputs": INPUTS, "train_labels": LABELS} | arrays))
+    change(project, "source: digits", "source: {numpy: {archive: data.npz}}")
+    refused(project, code=3, words=words)
+
+
+def test_a_loss_that_is_not_finite_fails_the_stage(project):
+    np.savez(project / "data.npz", train_inputs=INPUTS, train_labels=LABELS)
+    change(project, "source: digits", "source: {numpy: {archive: data.npz}}")
+    change(
+        project,
+        "epochs: 1, batch_size: 64}\nstudent",
+        "epochs: 9, batch_size: 64, learning_rate: 100, clip_norm: 1e30}\nstudent",
+    )
+    change(project, "model: {cnn: {widths: [8], strides: [2]}}", "model: {mlp: {widths: [64, 64, 64, 64]}}")
+    refused(project, code=6, words=("the loss is not finite", "lower learning_rate"))
+
+
+MODEL = """
+from torch import nn
+
+def three_outputs():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+"""
+
+
+def test_a_student_whose_outputs_do_not_match_is_told(project):
+    (project / "my_model.py").write_text(MODEL)
+    change(
+        project,
+        "student: {cnn: {widths: [4], strides: [2]}}",
+        "student: {file: {path: my_model.py, factory: three_outputs}}",
+    )
+    refused(project, code=3, words=("my_model.py is Python code", "--code"))
+    refused(project, "--code", "my_model.py", code=3, words=("outputs do not match", "[2, 10]", "[2, 3]"))
+
+
+def test_an_unwritable_store_is_told(project):
+    (project / "file").write_text("no directory")
+    refused(project, "--store", "file/store", code=5, words=("the store cannot be written", "--store"))
+
+
+def test_a_pickled_checkpoint_is_told(project):
+    class Model:
+        pass
+
+    with (project / "teacher.pt").open("wb") as file:
+        pickle.dump({"model": np.float64(3)}, file)
+    change(project, "train: {epochs: 1, batch_size: 64}", "weights: teacher.pt")
+    refused(project, code=3, words=("the weights cannot be read safely", "safetensors", "teacher.pt"))
+    torch.save(torch.nn.Linear(2, 2), project / "teacher.pt")
+    refused(project, code=3, words=("the weights cannot be read safely", "safetensors", "teacher.pt"))
+
+
+@pytest.mark.parametrize(("damage", "words"), [("truncate", "bytes"), ("tamper", "sha256")])
+def test_a_damaged_artifact_is_told(project, damage, words):
+    assert compressor("run", "recipe.yaml", "--until", "distill", cwd=project).returncode == 0
+    stored = sorted((project / "compress-store" / "artifacts").glob("*/model.safetensors"))
+    for path in stored:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 255
+        path.write_bytes(content[:-1] if damage == "truncate" else content)
+    refused(project, code=3, words=("model.safetensors", "not the file that was committed", words, "delete"))
+
+
+def test_a_store_in_use_is_told(project):
+    change(project, "train: {epochs: 1, batch_size: 64}", "train: {epochs: 10000, batch_size: 64}")
+    with subprocess.Popen(
+        [sys.executable, "-m", "compress", "run", "recipe.yaml", "--until", "distill", "-q"],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    ) as process:
+        while not list((project / "compress-store").glob("work/*")):
+            time.sleep(0.1)
+        refused(project, code=7, words=("another process is running this", str(process.pid)))
+        process.kill()
