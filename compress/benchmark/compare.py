@@ -82,7 +82,8 @@ def compare(
     preset: Preset = STANDARD,
     seed: int = 0,
     code: Sequence[Path] = (),
-    reply_limit_s: float = 120.0,
+    load_limit_s: float = 120.0,
+    reply_limit_s: float = 60.0,
 ) -> Comparison:
     """Measure models against each other. A model that fails is reported and the rest goes on.
 
@@ -94,7 +95,8 @@ def compare(
         preset: how long.
         seed: of the order in each round and of the bootstrap.
         code: the user's Python files that torch may run to build a model.
-        reply_limit_s: longest wait for a worker beyond the time asked for.
+        load_limit_s: longest wait for a model's load and first run.
+        reply_limit_s: longest wait for a block beyond the time asked for.
 
     Raises:
         InputError: when `reference` is not among the models, or a path does not exist.
@@ -108,7 +110,7 @@ def compare(
         for name, path in paths.items():
             running = Worker(
                 runtime=profile.runtime, model=path, inputs=inputs, batch_size=profile.batch_size,
-                threads=profile.threads, reply_limit_s=reply_limit_s, code=code,
+                threads=profile.threads, code=code, load_limit_s=load_limit_s, reply_limit_s=reply_limit_s,
             )  # fmt: skip
             workers.enter_context(running)
             with _noting(failures, name):

@@ -37,7 +37,8 @@ class Worker:
         threads: intra-op threads.
         cpus: the CPUs it may use; None inherits the parent's.
         code: the user's Python files that torch may run to build the model.
-        reply_limit_s: longest wait for one reply beyond the time asked for; loading included.
+        load_limit_s: longest wait for the load and the first run.
+        reply_limit_s: longest wait for any other reply, beyond the time asked for.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class Worker:
         threads: int,
         cpus: Sequence[int] | None = None,
         code: Sequence[Path] = (),
-        reply_limit_s: float = 120.0,
+        load_limit_s: float = 120.0,
+        reply_limit_s: float = 60.0,
     ) -> None:
-        self._limit_s = reply_limit_s
+        self._load_limit_s, self._reply_limit_s = load_limit_s, reply_limit_s
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker, closed by close()
         environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"ORT_DISABLE_TELEMETRY": "1"}
         self._process = subprocess.Popen(
@@ -103,7 +105,7 @@ class Worker:
         Raises:
             WorkerError: when the model cannot be loaded or run within the limit.
         """
-        return self._ask({"do": "load", **asdict(self._load)})
+        return self._ask({"do": "load", **asdict(self._load)}, limit_s=self._load_limit_s)
 
     def block(self, *, block_ms: float) -> tuple[list[int], int | None]:
         """Time calls for block_ms.
@@ -114,7 +116,7 @@ class Worker:
         Raises:
             WorkerError: when the worker is gone or does not answer.
         """
-        reply = self._ask({"do": "block", "block_ms": block_ms}, extra_s=block_ms / 1e3)
+        reply = self._ask({"do": "block", "block_ms": block_ms}, limit_s=self._reply_limit_s + block_ms / 1e3)
         return reply["times_ns"], reply["involuntary_switches"]
 
     def memory_bytes(self) -> dict[str, int | None]:
@@ -123,7 +125,7 @@ class Worker:
         Raises:
             WorkerError: when the worker is gone or does not answer.
         """
-        return self._ask({"do": "memory"})["memory_bytes"]
+        return self._ask({"do": "memory"}, limit_s=self._reply_limit_s)["memory_bytes"]
 
     def close(self) -> None:
         """End the process, gently when it still listens."""
@@ -145,8 +147,7 @@ class Worker:
             self._replies.put(line)
         self._replies.put("")
 
-    def _ask(self, request: dict[str, Any], *, extra_s: float = 0.0, limit_s: float | None = None) -> dict[str, Any]:
-        limit_s = self._limit_s + extra_s if limit_s is None else limit_s
+    def _ask(self, request: dict[str, Any], *, limit_s: float) -> dict[str, Any]:
         try:
             self._requests.write(json.dumps(request) + "\n")
             self._requests.flush()

@@ -18,6 +18,14 @@ from compress.benchmark.compare import Comparison
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import size_bytes
 from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
+from compress.benchmark.units import (
+    format_bytes,
+    format_count,
+    format_factor,
+    format_ms,
+    format_share,
+    format_speedup,
+)
 from compress.errors import ArtifactError, InputError
 
 SCHEMA = 1
@@ -206,10 +214,10 @@ def _cells(row: dict[str, Any], document: dict[str, Any]) -> list[str]:
         row["name"],
         format_bytes(row["size_bytes"]),
         format_count(row["num_params"]),
-        _percent(row["accuracy"], sign=""),
-        _percent(row["accuracy_change"], sign="+"),
+        format_share(row["accuracy"], sign=""),
+        format_share(row["accuracy_change"], sign="+"),
         "failed" if failed else format_ms(row["latency_ms"].get(primary)),
-        _times(row["speedup"].get(primary), measurable=row["measurable"].get(primary, False)),
+        format_speedup(row["speedup"].get(primary), measurable=row["measurable"].get(primary, False)),
     ]
 
 
@@ -217,7 +225,7 @@ def _profile_cell(row: dict[str, Any], profile: str) -> str:
     if profile in row["failures"]:
         return "failed"
     speedup = row["speedup"].get(profile)
-    return format_ms(row["latency_ms"].get(profile)) + (f" ({_factor(speedup['value'])}x)" if speedup else "")
+    return format_ms(row["latency_ms"].get(profile)) + (f" ({format_factor(speedup['value'])}x)" if speedup else "")
 
 
 def _noise_lines(document: dict[str, Any]) -> list[str]:
@@ -237,45 +245,6 @@ def _footnote(document: dict[str, Any]) -> str:
         f"{profile}; {environment['cpu_model']} ({flags or 'no int8 instructions'}); {environment['date'][:10]}; "
         "95% intervals; ~ marks a speedup within the noise"
     )
-
-
-def format_bytes(size: int) -> str:
-    """Decimal units, as file managers show: 2.81 MB, 99.4 kB."""
-    unit, scale = next(((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if size >= s), ("B", 1))
-    return f"{size / scale:.3g} {unit}" if size < 999.5 * scale else f"{size / scale:.0f} {unit}"
-
-
-def format_count(count: int | None) -> str:
-    """696k, 11.2M, or a dash."""
-    if count is None:
-        return "-"
-    unit, scale = next(((u, s) for u, s in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if count >= s), ("", 1))
-    return f"{count / scale:.3g}{unit}"
-
-
-def format_ms(value: float | None) -> str:
-    """Three significant digits, or a dash."""
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _percent(estimate: dict[str, float] | None, *, sign: str) -> str:
-    if estimate is None:
-        return "-"
-    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
-    return f"{value:{sign}.2f}" if low == high else f"{value:{sign}.2f} [{low:{sign}.1f}, {high:{sign}.1f}]"
-
-
-def _times(estimate: dict[str, float] | None, *, measurable: bool) -> str:
-    if estimate is None:
-        return "-"
-    value, low, high = (_factor(estimate[key]) for key in ("value", "low", "high"))
-    return f"{'' if measurable else '~'}{value}x [{low}, {high}]"
-
-
-def _factor(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ def test_models_are_measured_in_the_same_rounds_against_one_reference(large: Pat
     measured = found.measurements["small"]
     assert len(measured.block_median_ms) == TINY.rounds
     assert measured.size_bytes == small.stat().st_size
-    assert measured.throughput_per_s == pytest.approx(1e3 / measured.median_ms, rel=0.5)
+    assert 0 < measured.throughput_per_s < 2e3 / min(measured.block_median_ms)
     assert measured.settings["spinning"] is False
     speedup = found.speedup("small", over="large")
     assert speedup.low > 1

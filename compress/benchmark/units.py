@@ -1,0 +1,47 @@
+"""Numbers as a table shows them: three digits, a unit, a dash for what was not measured."""
+
+
+def format_bytes(size: int) -> str:
+    """Decimal units, as file managers show: 2.81 MB, 99.4 kB."""
+    return _scaled(size, {" GB": 1e9, " MB": 1e6, " kB": 1e3, " B": 1.0})
+
+
+def format_count(count: int | None) -> str:
+    """696k, 11.2M, or a dash."""
+    return "-" if count is None else _scaled(count, {"G": 1e9, "M": 1e6, "k": 1e3, "": 1.0})
+
+
+def format_ms(value: float | None) -> str:
+    """Three significant digits, or a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def format_share(estimate: dict[str, float] | None, *, sign: str) -> str:
+    """A share (0 to 1) in percent with its interval, or a dash; sign "+" also marks gains."""
+    if estimate is None:
+        return "-"
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    return f"{value:{sign}.2f}" if low == high else f"{value:{sign}.2f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def format_speedup(estimate: dict[str, float] | None, *, measurable: bool) -> str:
+    """12.3x [12.0, 12.6], with ~ before a speedup within the noise, or a dash."""
+    if estimate is None:
+        return "-"
+    value, low, high = (format_factor(estimate[key]) for key in ("value", "low", "high"))
+    return f"{'' if measurable else '~'}{value}x [{low}, {high}]"
+
+
+def format_factor(value: float) -> str:
+    """Three significant digits: 1.23, 12.3, 123."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _scaled(value: float, units: dict[str, float]) -> str:
+    """Three significant digits in the largest unit that the rounded value reaches."""
+    unit, scale = next(
+        ((name, scale) for name, scale in units.items() if value >= 0.9995 * scale), (list(units)[-1], 1.0)
+    )
+    return f"{value / scale:.3g}{unit}"
