@@ -28,7 +28,7 @@ MLFLOW_DEFAULTS = {  # set before the import; what the user has set stays
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",  # seconds
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output is the command's own
 }
-CONNECT_LIMIT_S = 45.0  # a slow import and a new database take seconds; a dead server fails sooner by itself
+CONNECT_LIMIT_S = 120.0  # a new database takes seconds, on a busy machine many; a dead server fails sooner by itself
 
 
 class Tracker:
