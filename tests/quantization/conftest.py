@@ -69,6 +69,7 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
         conv(16, 64, 1),
         head(64),
     ),
+    "gated": lambda: nn.Sequential(conv(1, 16), nn.ReLU(), SqueezeExcite(16), conv(16, 64), nn.ReLU(), head(64)),
     "grouped": lambda: nn.Sequential(conv(1, 16), nn.ReLU(), conv(16, 32, groups=4), nn.ReLU(), head(32)),
     "concat": lambda: nn.Sequential(
         conv(1, 16), nn.ReLU(), Concat(), nn.MaxPool2d(2), conv(24, 16), nn.ReLU(), head(16)

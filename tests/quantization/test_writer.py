@@ -13,7 +13,7 @@ from compress.quantization.placement import place_static
 from compress.quantization.plan import QuantPlan, static_plan
 from compress.quantization.writer import plan_without_training, write_quantized
 
-NAMES = ("plain", "resnet", "squeeze_excite", "grouped", "concat", "mlp", "sigmoid")
+NAMES = ("plain", "resnet", "squeeze_excite", "gated", "grouped", "concat", "mlp", "sigmoid")
 
 
 def static(model, images, **choice):
@@ -44,7 +44,7 @@ def test_all_layers_run_in_int8_kernels_except_the_gates(zoo, images, name):
     plan = static(model, images)
     report = inspect_kernels(model, write_quantized(model, plan), plan)
     check_kernels(report)
-    gates = {"4.down", "4.up"} if name == "squeeze_excite" else set()
+    gates = {"squeeze_excite": {"4.down", "4.up"}, "gated": {"2.down", "2.up"}}.get(name, set())
     assert set(report.float_layers) == gates
     assert all(reason == "squeeze-excite gate" for reason in report.float_layers.values())
 
@@ -54,6 +54,7 @@ def test_all_layers_run_in_int8_kernels_except_the_gates(zoo, images, name):
     [
         ("plain", {"QLinearConv": 3, "QGemm": 1, "QLinearGlobalAveragePool": 1}),
         ("resnet", {"QLinearConv": 6, "QLinearAdd": 2, "QGemm": 1, "QLinearGlobalAveragePool": 1}),
+        ("gated", {"QLinearConv": 2, "QLinearMul": 1, "QGemm": 1, "QLinearGlobalAveragePool": 2}),
         ("grouped", {"QLinearConv": 2, "QGemm": 1, "QLinearGlobalAveragePool": 1}),
         ("concat", {"QLinearConv": 4, "QLinearConcat": 1, "QGemm": 1, "QLinearGlobalAveragePool": 1}),
         ("mlp", {"QGemm": 3}),
