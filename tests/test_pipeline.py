@@ -1,8 +1,6 @@
 """The loop: reuse, resume after kills, shared beginnings, one experiment list."""
 
-import os
 import random
-import signal
 import subprocess
 import sys
 import textwrap
@@ -140,23 +138,22 @@ def start(store: Path) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_killed_again_and_again_it_ends_with_the_same_bits(finished, tmp_path, seed):
+def test_killed_again_and_again_it_ends_with_the_same_bits(finished, tmp_path):
     """SIGKILL at random moments, until it is through; every artifact equals the undisturbed run's."""
     outcome, _ = finished
-    chance = random.Random(seed)
+    chance = random.Random(0)
     kills = 0
     for attempt in range(40):
         process = start(tmp_path)
         try:
-            process.wait(timeout=6 + chance.uniform(0, 6) + attempt)
+            process.wait(timeout=8 + chance.uniform(0, 8) + 2 * attempt)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.communicate()
             kills += 1
             continue
-        assert process.stderr is not None
-        assert process.returncode == 0, process.stderr.read()
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
         break
     assert kills >= 1
     resumed = run(recipe(), options(tmp_path))
@@ -171,8 +168,8 @@ def test_killed_inside_training_it_continues_from_the_checkpoint(finished, tmp_p
         if list(work.glob("*/checkpoint.safetensors")):
             break
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate()
     assert list(work.glob("*/checkpoint.safetensors"))
     resumed = run(recipe(), options(tmp_path, until_stage="distill"))
     expected = digests(outcome.report)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import ArtifactError, ModelError
+from compress.errors import ArtifactError, InputError, ModelError
 from compress.models import Cnn, Mlp, MobileNet, ResNet, UserFile, load_model, load_weights, save_model
 from compress.tasks import Signature, Tensor
 
@@ -85,10 +85,10 @@ def test_a_users_file_runs_only_when_named(tmp_path):
         "from torch import nn\ndef build(width): return nn.Sequential(nn.Flatten(), nn.Linear(768, width))\n"
     )
     family = UserFile(path=file, arguments={"width": 5})
-    with pytest.raises(ModelError, match="--code"):
+    with pytest.raises(InputError, match="--code"):
         family.build(SIGNATURE, code=())
     assert family.build(SIGNATURE, code=(file,))(torch.randn(2, 3, 16, 16)).shape == (2, 5)
-    with pytest.raises(ModelError, match="defines no 'missing'"):
+    with pytest.raises(InputError, match="defines no 'missing'"):
         UserFile(path=file, factory="missing").build(SIGNATURE, code=(file,))
 
 
