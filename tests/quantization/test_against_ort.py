@@ -59,10 +59,8 @@ def test_the_same_int8_kernels_run_and_nothing_else_is_added(files):
 
 
 def test_accuracy_on_real_digits_is_the_same_within_noise(files, images, labels):
-    correct = [
-        (Session(files / name)(images[1200:])[0].argmax(1) == labels[1200:]).mean()
-        for name in ("ours.onnx", "ort.onnx")
-    ]
+    sessions = [Session(files / name) for name in ("ours.onnx", "ort.onnx")]
+    correct = [(session(images[1200:])[0].argmax(1) == labels[1200:]).mean() for session in sessions]
     assert abs(correct[0] - correct[1]) < 0.01  # 6 of 597 digits; one standard error is 5
 
 
