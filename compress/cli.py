@@ -4,12 +4,16 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from compress.errors import EXIT_CODES, GATE_MISSED, CompressError, UsageError
+
+if TYPE_CHECKING:
+    from compress.recipe import Recipe
 
 EPILOG = "\b\n" + "\n".join(["Exit codes:", *(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())])
 
@@ -31,6 +35,8 @@ Code = Annotated[list[Path], typer.Option("--code", metavar="FILE", help="A Pyth
 StorePath = Annotated[
     Path, typer.Option("--store", metavar="DIR", envvar="COMPRESS_STORE", help="Artifacts, runs and tracked metrics.")
 ]
+Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")]
+Force = Annotated[list[str], typer.Option("--force", metavar="STAGE", help="Run again although it is stored.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Training threads; default: all cores.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in a store of its own.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -42,8 +48,8 @@ def run(
     recipe: RecipePath,
     overrides: Overrides = [],
     from_stage: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Reuse all stages before.")] = None,
-    until_stage: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
-    force: Annotated[list[str], typer.Option(metavar="STAGE", help="Run again although it is stored.")] = [],
+    until_stage: Until = None,
+    force: Force = [],
     smoke: Smoke = False,
     code: Code = [],
     store: StorePath = STORE,
@@ -59,10 +65,7 @@ def run(
     from compress.progress import Reporter
 
     loaded = _load(recipe, overrides)
-    for option, names in (("--from", [from_stage]), ("--until", [until_stage]), ("--force", force)):
-        for name in names:
-            if name is not None:
-                loaded.stage_index(name, option=option)
+    _check_stages(loaded, {"--from": [from_stage], "--until": [until_stage], "--force": force})
     with watched() as interrupted:
         options = pipeline.Options(
             store=store,
@@ -83,11 +86,39 @@ def run(
     if as_json:
         typer.echo(json.dumps({"passed": outcome.passed, "run_dir": str(outcome.run_dir), **outcome.report}))
     else:
-        reporting.print_report(outcome.report, Console())
+        # The tables need 110 columns; a narrower terminal wraps whole lines rather than losing columns.
+        reporting.print_report(outcome.report, Console(width=max(Console().width, 110)))
         typer.echo(f"report: {outcome.run_dir / 'report.md'}")
     if outcome.passed is False:
         _say("a gate is missed; the student and the report are saved")
         raise typer.Exit(GATE_MISSED)
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = [],
+    until_stage: Until = None,
+    force: Force = [],
+    smoke: Smoke = False,
+    code: Code = [],
+    store: StorePath = STORE,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what would run, what would be reused and why not more; nothing is written."""
+    from compress.pipeline import Options
+    from compress.planning import plan as rows_of
+
+    loaded = _load(recipe, overrides)
+    _check_stages(loaded, {"--until": [until_stage], "--force": force})
+    options = Options(store=store, code=code, threads=threads, until_stage=until_stage, force=force, smoke=smoke)
+    rows = rows_of(loaded, options)
+    if as_json:
+        typer.echo(json.dumps([row.__dict__ for row in rows]))
+        return
+    for row in rows:
+        typer.echo(f"{row.name:<22}{row.action:<8}{row.why}".rstrip())
 
 
 @app.command()
@@ -190,10 +221,17 @@ def main() -> None:
         raise SystemExit(error.exit_code) from None
 
 
-def _load(recipe: Path, overrides: list[str]):  # noqa: ANN202 - naming the type would import it
+def _load(recipe: Path, overrides: Sequence[str]) -> "Recipe":
     from compress.recipe import Recipe
 
     return Recipe.load(recipe, overrides=overrides)
+
+
+def _check_stages(recipe: "Recipe", options: Mapping[str, Sequence[str | None]]) -> None:
+    for option, names in options.items():
+        for name in names:
+            if name is not None:
+                recipe.stage_index(name, option=option)
 
 
 def _usable(modules: tuple[str, ...]) -> str:

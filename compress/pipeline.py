@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from compress.data.roles import subset
 from compress.errors import StageError
 from compress.progress import Reporter
 from compress.quantization.plan import Mode
-from compress.recipe import Recipe
+from compress.recipe import Recipe, Teacher
 from compress.scoring import Scores, score
 from compress.stage import Context, Execution, Stage
 from compress.stages.create import Adopt, Create
@@ -96,11 +96,13 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         CompressError: see ``errors.py``; everything committed before stays.
         KeyboardInterrupt: when interrupted; the same call continues.
     """
-    recipe, options, data = _prepared(recipe, options)
+    recipe, options, data = prepared(recipe, options)
     store = Store.open(options.store)
     task = ImageClassification.of(data, augment=recipe.data.augment)
     run_dir = store.root / "runs" / run_name(recipe, data)
+    execution = decide_execution(run_dir, threads=options.threads)
     run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "execution.json").write_text(json.dumps(asdict(execution)))
     started_s = time.monotonic()
     with (
         store.lock(f"run-{run_dir.name}", wait=None),
@@ -119,7 +121,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
             teacher=None,
             store=store,
             seed=recipe.seed,
-            execution=_execution(run_dir, threads=options.threads),
+            execution=execution,
             recorder=parent,
             reporter=options.reporter,
             code=options.code,
@@ -127,13 +129,13 @@ def run(recipe: Recipe, options: Options) -> Outcome:
             checkpoint_every_s=options.checkpoint_every_s,
         )
         loop = Loop(recipe, options, tracker, parent)
+        student = loop.student(context)
         teacher = loop.teacher(context)
         context = replace(context, teacher=teacher.artifact)
-        student = loop.student(context, teacher)
         baselines = [] if options.until_stage else loop.baselines(context, teacher)
         steps: list[Step] = []
         for stage in recipe.stages:
-            source = steps[-1].artifact if steps else student
+            source = steps[-1].artifact if steps else student or teacher.artifact
             steps.append(loop.step(stage, source, context, teacher=teacher.scores))
             if stage.title == options.until_stage:
                 break
@@ -198,6 +200,8 @@ class Loop:
             found = context.store.find(key, verify=True)
             if found is not None:
                 return found, True
+            if context.interrupted():
+                raise KeyboardInterrupt
             if self._must_exist(title):
                 raise StageError(
                     f"{title} comes before {self.options.from_stage} and is not in the store",
@@ -222,25 +226,24 @@ class Loop:
             ModelError: when its accuracy is not the expected one.
         """
         given = self.recipe.teacher
-        if given.artifact is not None:
-            create: Stage = Adopt(artifact=given.artifact)
-        else:
-            create = Create(model=given.model, weights=given.weights)
+        create = teacher_origin(given)
         if given.train is None:
             step = self.step(create, None, context, teacher=None, title="teacher", role="teacher")
         else:
             created, _ = self.made(create, None, context, title="teacher")
+            # Scoring exports it: a teacher that cannot be exported fails before it is trained.
+            score(created, context, role="select", teacher=None)
             step = self.step(given.train, created, context, teacher=None, title="teacher", role="teacher")
         given.check(step.scores.accuracy)
         return step
 
-    def student(self, context: Context, teacher: Step) -> Artifact:
-        """Return what the first stage starts from: a fresh student, or a copy of the teacher.
+    def student(self, context: Context) -> Artifact | None:
+        """Return the fresh student that the first stage starts from; None when that is a copy of the teacher.
 
-        A fresh student is scored at once, so that one that cannot be exported fails before it is trained.
+        It is scored at once, so that one that cannot be exported fails before anything is trained.
         """
         if self.recipe.student == "teacher":
-            return teacher.artifact
+            return None
         created, _ = self.made(Create(model=self.recipe.student), None, context, title="student")
         score(created, context, role="select", teacher=None)
         return created
@@ -319,14 +322,23 @@ def run_name(recipe: Recipe, data: Data) -> str:
     return f"{recipe.name}-{hash_values([recipe.model_dump(mode='json'), data.digest])[:10]}"
 
 
-def _prepared(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
+def teacher_origin(given: Teacher) -> Create | Adopt:
+    """Return the stage that a teacher begins with."""
+    if given.artifact is not None:
+        return Adopt(artifact=given.artifact)
+    assert given.model is not None
+    return Create(model=given.model, weights=given.weights)
+
+
+def prepared(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
+    """Return what really runs: the recipe and its data, or for a smoke run little of both, in a store of its own."""
     if not options.smoke:
         return recipe, options, recipe.data.load(code=options.code)
     data = subset(recipe.data.load(code=options.code), per_role=SMOKE_SAMPLES)
     return recipe.smoke(), replace(options, store=options.store / "smoke"), data
 
 
-def _execution(run_dir: Path, *, threads: int | None) -> Execution:
+def decide_execution(run_dir: Path, *, threads: int | None) -> Execution:
     """Return threads and precision, decided once per run directory and kept on resume.
 
     bfloat16 autocast is taken where the CPU multiplies bfloat16 in hardware; elsewhere it is slower than float32.
@@ -335,9 +347,7 @@ def _execution(run_dir: Path, *, threads: int | None) -> Execution:
     if path.exists() and threads is None:
         return Execution(**json.loads(path.read_text()))
     fast = {"avx512_bf16", "amx_bf16", "bf16"} & set(describe(seed=0)["cpu_flags"])
-    execution = Execution(threads=threads or allowed_cores(), precision="bfloat16" if fast else "float32")
-    path.write_text(json.dumps({"threads": execution.threads, "precision": execution.precision}))
-    return execution
+    return Execution(threads=threads or allowed_cores(), precision="bfloat16" if fast else "float32")
 
 
 def _headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+STUDENT = "student: {cnn: {widths: [4], strides: [2]}}"
+STAGE = "- distill: {epochs: 1, batch_size: 64}"
 RECIPE = """\
 schema: 1
 name: tiny
@@ -171,6 +173,32 @@ def test_an_interruption_checkpoints_and_says_how_to_go_on(project, number, code
     assert list(checkpoints.glob("*/checkpoint.safetensors"))
 
 
+def test_a_plan_says_what_is_reused_and_why_not_and_writes_nothing(project):
+    def plan(*arguments: str) -> list[tuple[str, str, str]]:
+        result = compressor(
+            "plan", "recipe.yaml", "--until", "distill", "--threads", "1", "--json", *arguments, cwd=project
+        )
+        return [(row["name"], row["action"], row["why"]) for row in json.loads(result.stdout)]
+
+    assert plan() == [
+        ("teacher", "run", "never run before"),
+        ("distill", "run", "what it starts from is made anew"),
+    ]
+    assert not (project / "compress-store").exists()
+    compressor("run", "recipe.yaml", "--until", "distill", "--threads", "1", cwd=project)
+    assert plan() == [("teacher", "reuse", ""), ("distill", "reuse", "")]
+    assert plan("--force", "distill")[1] == ("distill", "run", "forced")
+    assert plan("--set", "stages.distill.epochs=2")[1] == ("distill", "run", "epochs 1 -> 2")
+
+
+def test_a_plan_refuses_a_student_that_a_run_would_refuse(project):
+    (project / "my_model.py").write_text(MODEL)
+    change(project, STUDENT, "student: {file: {path: my_model.py, factory: three_outputs}}")
+    result = compressor("plan", "recipe.yaml", "--code", "my_model.py", cwd=project)
+    assert result.returncode == 3
+    assert "outputs do not match" in result.stderr
+
+
 # Bad input: each with its message and exit code.
 
 
@@ -258,6 +286,76 @@ def test_a_student_whose_outputs_do_not_match_is_told(project):
     )
     refused(project, code=3, words=("my_model.py is Python code", "--code"))
     refused(project, "--code", "my_model.py", code=3, words=("outputs do not match", "[2, 10]", "[2, 3]"))
+
+
+UNMAPPED = """
+import torch
+from torch import nn
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 16, 3, stride=2)
+        self.mixing = nn.Parameter(torch.randn(16, 16))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, image):
+        return self.head(torch.einsum("bchw,cd->bd", self.first(image).relu(), self.mixing))
+
+def odd():
+    return Odd()
+"""
+
+
+def test_a_model_that_pruning_cannot_map_names_the_parameter(project):
+    (project / "my_model.py").write_text(UNMAPPED)
+    change(project, STUDENT, "student: {file: {path: my_model.py, factory: odd}}")
+    change(project, STAGE, "- prune: {kept_macs_fraction: 0.5}")
+    result = compressor("run", "recipe.yaml", "--until", "prune", "--code", "my_model.py", cwd=project)
+    assert result.returncode == 3, result.stderr
+    assert "mixing" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unreachable_prune_target_names_what_is_reachable(project):
+    change(project, STUDENT, "student: {cnn: {widths: [16, 16], strides: [2, 1]}}")
+    change(project, STAGE, "- prune: {kept_macs_fraction: 0.01, tolerance: 0.005}")
+    result = compressor("run", "recipe.yaml", "--until", "prune", cwd=project)
+    assert result.returncode == 6, result.stderr
+    assert "reach" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_damaged_bundle_is_told(project):
+    change(project, STAGE, "- export: {variants: [fp32]}")
+    result = compressor("run", "recipe.yaml", "--until", "export", "--json", "-q", cwd=project)
+    assert result.returncode == 0, result.stderr
+    bundle = Path(json.loads(result.stdout)["run_dir"]) / "bundle"
+    checked = compressor("verify", bundle, "--json", cwd=project)
+    assert json.loads(checked.stdout)["passed"] is True, checked.stderr
+    path = bundle / json.loads((bundle / "bundle.json").read_text())["primary"]
+    content = path.read_bytes()
+    for damaged, words in ((content[:-1], "truncated"), (content[:-1] + b"\0", "changed")):
+        path.write_bytes(damaged)
+        told = compressor("verify", bundle, cwd=project)
+        assert told.returncode == 3
+        assert words in told.stderr
+
+
+def test_verify_needs_onnxruntime_and_numpy_only(project):
+    code = "import sys, compress.cli as c\ntry: c.main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "verify", "none"],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 3
+    assert "onnxruntime" in result.stderr.split()
+    # pydantic may be there: typer looks for it when it reads arguments.
+    assert not {"torch", "onnx", "yaml", "sklearn", "mlflow"} & set(result.stderr.split())
 
 
 def test_an_unwritable_store_is_told(project):

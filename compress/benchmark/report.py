@@ -229,10 +229,14 @@ def _profile_cell(row: dict[str, Any], profile: str) -> str:
 
 
 def _noise_lines(document: dict[str, Any]) -> list[str]:
+    """Why to trust the numbers less: what disturbed a whole profile, and the first of what disturbed single models."""
     lines = []
     for comparison, profile in zip(document["comparisons"], document["profiles"], strict=True):
-        own = {f"{name}: {why}" for name, found in comparison["measurements"].items() for why in found["degraded"]}
-        lines += [f"degraded ({profile}): {reason}" for reason in [*comparison["degraded"], *sorted(own)]]
+        own = sorted(
+            f"{name}: {why}" for name, found in comparison["measurements"].items() for why in found["degraded"]
+        )
+        shown = own if len(own) < 3 else [own[0], f"and {len(own) - 1} more models alike; all are in the JSON"]
+        lines += [f"degraded ({profile}): {reason}" for reason in [*comparison["degraded"], *shown]]
         lines += [f"failed ({profile}): {name}: {reason}" for name, reason in comparison["failures"].items()]
     return lines
 

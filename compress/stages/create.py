@@ -35,10 +35,7 @@ class Create(Stage):
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed(source, context))
-            module = self.model.build(context.task.signature, code=context.code)
-        if self.weights is not None:
-            load_weights(module, self.weights)
-        self._check_outputs(module, context)
+            module = self.built(context)
         parameters = sum(value.numel() for value in module.parameters())
         return context.commit_model(
             self,
@@ -48,6 +45,18 @@ class Create(Stage):
             signature=context.task.signature,
             facts={"parameters": parameters},
         )
+
+    def built(self, context: Context) -> nn.Module:
+        """Return the module, with the given weights or fresh ones from torch's global generator.
+
+        Raises:
+            ModelError: see ``run``.
+        """
+        module = self.model.build(context.task.signature, code=context.code)
+        if self.weights is not None:
+            load_weights(module, self.weights)
+        self._check_outputs(module, context)
+        return module
 
     def _check_outputs(self, module: nn.Module, context: Context) -> None:
         """Run the plain module on two samples: what does not fit is refused before anything is exported or trained."""

@@ -1,0 +1,161 @@
+"""The plan: what a run would do, what it would reuse, and why not more. Nothing is written."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from compress.artifact import Artifact, Store
+from compress.export.graph import to_onnx
+from compress.pipeline import RIVALS, Options, decide_execution, prepared, run_name, teacher_origin
+from compress.recipe import Recipe
+from compress.recipe.plain import leaves
+from compress.stage import Context, Stage
+from compress.stages.create import Create
+from compress.stages.quantize import Quantize
+from compress.tasks import ImageClassification
+
+SHOWN = 3  # differences told of one stage
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step of a plan.
+
+    Attributes:
+        name: of the stage or row.
+        action: whether its output is in the store.
+        why: what is different from the most similar stored output, or why that cannot be known yet.
+        key: finds its output; None while what it starts from does not exist.
+    """
+
+    name: str
+    action: Literal["reuse", "run"]
+    why: str
+    key: str | None
+
+
+class _Nowhere:
+    """A recorder for a plan, which records nothing."""
+
+    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        """Record nothing."""
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Record nothing."""
+
+
+def plan(recipe: Recipe, options: Options) -> list[Row]:
+    """Return the steps of a run in order, after building and exporting the untrained teacher and student once.
+
+    Raises:
+        CompressError: for data, models and files that a run would refuse.
+    """
+    recipe, options, data = prepared(recipe, options)
+    store = Store(options.store.expanduser().absolute())
+    execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
+    context = Context(
+        task=ImageClassification.of(data, augment=recipe.data.augment),
+        data=data,
+        loss=recipe.loss,
+        teacher=None,
+        store=store,
+        seed=recipe.seed,
+        execution=execution,
+        recorder=_Nowhere(),
+        code=options.code,
+    )
+    student = None if recipe.student == "teacher" else Create(model=recipe.student)
+    origin, train = teacher_origin(recipe.teacher), recipe.teacher.train
+    for create in (origin, student):
+        if isinstance(create, Create):
+            _export_untrained(create, context)
+    walk = _Walk(options)
+    teacher = walk.visit("teacher", origin, None, context, quiet=train is not None)
+    if train is not None:
+        teacher = walk.visit("teacher", train, teacher, context)
+    context = replace(context, teacher=teacher)
+    if not options.until_stage:
+        for name, mode in RIVALS.items():
+            walk.visit(name, Quantize.unbounded(mode=mode), teacher, context)
+        for name, baseline in recipe.baselines.items():
+            created = walk.visit(name, Create(model=baseline.model), None, context, quiet=True)
+            walk.visit(name, baseline.train, created, context)
+    source = teacher if student is None else walk.visit("student", student, None, context, quiet=True)
+    for stage in recipe.stages:
+        source = walk.visit(stage.title, stage, source, context)
+        if stage.title == options.until_stage:
+            break
+    return walk.rows
+
+
+@dataclass
+class _Walk:
+    """Visits the steps in order, following the store as far as it goes."""
+
+    options: Options
+    rows: list[Row] = field(default_factory=list)
+
+    def visit(
+        self, name: str, stage: Stage, source: Artifact | None, context: Context, *, quiet: bool = False
+    ) -> Artifact | None:
+        """Return a stage's stored output, if there is one, and note why it is or is not reused.
+
+        Args:
+            name: of the row.
+            stage: the step.
+            source: what it starts from; None when that is not stored, or when it starts from nothing.
+            context: of the run.
+            quiet: note nothing: building a fresh model takes no time.
+        """
+        key, found = None, None
+        if stage.consumes and source is None:
+            why = "what it starts from is made anew" if self.rows else "never run before"
+        elif "teacher" in stage.needs and stage.guided_loss(context).needs_teacher and context.teacher is None:
+            why = "the teacher is made anew"
+        else:
+            inputs = stage.inputs(source, context)
+            key = stage.key(source, context)
+            found = context.store.find(key) if name not in self.options.force else None
+            why = "forced" if name in self.options.force else _difference(inputs, context.store)
+        if not quiet:
+            self.rows.append(Row(name, "run" if found is None else "reuse", "" if found else why, key))
+        return found
+
+
+def _difference(inputs: dict[str, Any], store: Store) -> str:
+    """Return what sets these inputs apart from the most similar stored output of the same stage."""
+    wanted = {".".join(map(str, path)): value for path, value in leaves(inputs)}
+    nearest: list[str] | None = None
+    for path in (store.root / "artifacts").glob("*/manifest.json"):
+        stored = json.loads(path.read_text())["inputs"]
+        if stored.get("stage") != inputs["stage"]:
+            continue
+        known = {".".join(map(str, path)): value for path, value in leaves(stored)}
+        changed = [
+            f"{name.removeprefix('fields.')} {_short(known.get(name))} -> {_short(wanted.get(name))}"
+            for name in sorted(wanted.keys() | known.keys())
+            if wanted.get(name) != known.get(name)
+        ]
+        if nearest is None or len(changed) < len(nearest):
+            nearest = changed
+    if nearest is None:
+        return "never run before"
+    more = f" and {len(nearest) - SHOWN} more" if len(nearest) > SHOWN else ""
+    return "; ".join(nearest[:SHOWN]) + more
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text[:8] if len(text) == 64 else text
+
+
+def _export_untrained(create: Create, context: Context) -> None:
+    """Build a model and write its ONNX form, to fail before a run would."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(context.seed)
+        module = create.built(context)
+    to_onnx(module, context.task.signature, context.task.batch(context.data.select, torch.arange(2)).inputs)
