@@ -60,7 +60,7 @@ def run(
     """Run a recipe from its teacher to its verdict, reusing what the store has."""
     from rich.console import Console
 
-    from compress import pipeline, reporting
+    from compress import estimate, pipeline, reporting
     from compress.interruption import watched
     from compress.progress import Reporter
 
@@ -88,6 +88,8 @@ def run(
     else:
         # The tables need 110 columns; a narrower terminal wraps whole lines rather than losing columns.
         reporting.print_report(outcome.report, Console(width=max(Console().width, 110)))
+        if outcome.report["estimate"] is not None:
+            typer.echo(estimate.sentence(outcome.report["estimate"]))
         typer.echo(f"report: {outcome.run_dir / 'report.md'}")
     if outcome.passed is False:
         _say("a gate is missed; the student and the report are saved")

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from compress.benchmark.environment import allowed_cores, describe
 from compress.data import Data
 from compress.data.roles import subset
 from compress.errors import StageError
+from compress.estimate import Measured, estimate
 from compress.progress import Reporter
 from compress.quantization.plan import Mode
 from compress.recipe import Recipe, Teacher
@@ -96,6 +97,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         CompressError: see ``errors.py``; everything committed before stays.
         KeyboardInterrupt: when interrupted; the same call continues.
     """
+    real = recipe
     recipe, options, data = prepared(recipe, options)
     store = Store.open(options.store)
     task = ImageClassification.of(data, augment=recipe.data.augment)
@@ -144,7 +146,17 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         if not options.until_stage:
             contenders = [Contender(row.title, row.artifact, row.scores) for row in rows]
             verdict = judge(recipe, context, contenders, rivals=tuple(RIVALS), work=run_dir)
-        report = _report(recipe, context, rows, verdict, seconds=time.monotonic() - started_s)
+        made_s = seconds_by_digest(run_dir) | {row.artifact.digest: row.seconds for row in rows if not row.reused}
+        report = _report(recipe, context, rows, verdict, made_s=made_s, seconds=time.monotonic() - started_s)
+        if options.smoke:
+            measured = {
+                row.title: Measured(
+                    made_s.get(row.artifact.digest, row.seconds), row.artifact.facts, row.scores.facts["size_bytes"]
+                )
+                for row in rows
+            }
+            full = real.data.load(code=options.code)
+            report["estimate"] = estimate(real, full, smoke_select=len(data.select), rows=measured)
         loop.publish(report, verdict, rows, run_dir)
     passed = None if verdict is None or options.smoke else verdict.passed
     return Outcome(passed=passed, report=report, run_dir=run_dir, shipped=rows[-1].artifact)
@@ -322,6 +334,15 @@ def run_name(recipe: Recipe, data: Data) -> str:
     return f"{recipe.name}-{hash_values([recipe.model_dump(mode='json'), data.digest])[:10]}"
 
 
+def seconds_by_digest(run_dir: Path) -> dict[str, float]:
+    """Return how long each artifact took when it was made, from the report of an earlier run of the same recipe."""
+    path = run_dir / "report.json"
+    if not path.exists():
+        return {}
+    stages = json.loads(path.read_text())["stages"]
+    return {stage["digest"]: stage["made_s"] for stage in stages if stage.get("made_s") is not None}
+
+
 def teacher_origin(given: Teacher) -> Create | Adopt:
     """Return the stage that a teacher begins with."""
     if given.artifact is not None:
@@ -359,7 +380,13 @@ def _headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:
 
 
 def _report(
-    recipe: Recipe, context: Context, rows: Sequence[Step], verdict: Verdict | None, *, seconds: float
+    recipe: Recipe,
+    context: Context,
+    rows: Sequence[Step],
+    verdict: Verdict | None,
+    *,
+    made_s: Mapping[str, float],
+    seconds: float,
 ) -> dict[str, Any]:
     return {
         "schema": reporting.SCHEMA,
@@ -378,12 +405,13 @@ def _report(
                 "digest": row.artifact.digest,
                 "kind": row.artifact.kind,
                 "reused": row.reused,
-                "seconds": round(row.seconds, 2),
+                "made_s": made_s.get(row.artifact.digest),
                 "facts": row.artifact.facts,
                 "scores": row.scores.facts,
             }
             for row in rows
         ],
+        "estimate": None,
         "benchmark": None if verdict is None else verdict.document,
         "verdict": None if verdict is None else reporting.verdict_section(verdict),
         "environment": describe(seed=recipe.seed),

@@ -61,13 +61,15 @@ def markdown(report: dict[str, Any]) -> str:
         parts += ["", *(f"- {line}" for line in verdict_lines(report["verdict"])), ""]
     environment = report["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
-    minutes = report["seconds"] / 60
-    reused = [stage["name"] for stage in report["stages"] if stage["reused"]]
+    made = {stage["name"]: stage["made_s"] for stage in report["stages"] if stage["made_s"] is not None}
+    unknown = [stage["name"] for stage in report["stages"] if stage["made_s"] is None]
     parts.append(
-        f"{environment['date'][:10]}; {environment['cpu_model']}, {environment['allowed_cores']} cores; seed "
-        f"{environment['seed']}; {versions}; {minutes:.1f} minutes"
-        + (f" with {', '.join(reused)} reused from the store" if reused else " from nothing")
-        + f"; recipe {report['recipe_sha256'][:12]}."
+        f"{environment['date'][:10]}; {environment['cpu_model']}, {environment['allowed_cores']} cores, "
+        f"{report['execution']['threads']} training threads, {report['execution']['precision']}; seed "
+        f"{environment['seed']}; {versions}; recipe {report['recipe_sha256'][:12]}. Seconds to make and score: "
+        + ", ".join(f"{name} {seconds:.0f}" for name, seconds in made.items())
+        + (f"; {', '.join(unknown)} reused from another run" if unknown else "")
+        + f"; {sum(made.values()) / 60:.1f} minutes together."
     )
     return "\n".join(parts) + "\n"
 

@@ -59,7 +59,12 @@ class Distill(Optimization, Stage):
             module,
             model=structure.model,
             signature=structure.signature,
-            facts={"steps": result.steps, "final_loss": result.final_loss, "loss_fingerprint": loss.fingerprint},
+            facts={
+                "steps": result.steps,
+                "images_per_s": result.images_per_s,
+                "final_loss": result.final_loss,
+                "loss_fingerprint": loss.fingerprint,
+            },
         )
 
     def guided_loss(self, context: Context) -> GuidedLoss:

@@ -45,7 +45,7 @@ class Train(Optimization, Stage):
             module,
             model=structure.model,
             signature=structure.signature,
-            facts={"steps": result.steps, "final_loss": result.final_loss},
+            facts={"steps": result.steps, "images_per_s": result.images_per_s, "final_loss": result.final_loss},
         )
 
     def smoke(self) -> Self:
