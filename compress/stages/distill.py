@@ -72,5 +72,7 @@ class Distill(Optimization, Stage):
         return self.loss or context.loss
 
     def smoke(self) -> Self:
-        """One epoch."""
-        return self.model_copy(update={"epochs": 1})
+        """One epoch, in updates that a smoke run has samples for."""
+        return self.model_copy(
+            update={"epochs": 1, "batch_size": min(self.batch_size, 128), "accumulate": min(self.accumulate, 2)}
+        )

@@ -5,6 +5,7 @@ The only module that imports mlflow (with `onnx_model`); imported when a tracker
 
 import contextlib
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,24 @@ _REFUSALS = {
 }
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial MLflow database tables"
+
+
+def make_database(path: Path) -> None:
+    """Create a local MLflow database whole, or not at all; one that is there is left alone.
+
+    MLflow creates its tables one by one and never repairs a database whose creation was cut off: a process killed
+    meanwhile would spoil the store for good. So it is made under another name and linked into place when complete.
+    """
+    if path.exists():
+        return
+    draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    with _translated():
+        uri = f"sqlite:///{draft}"
+        MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
+    with contextlib.suppress(FileExistsError):  # another process was faster
+        os.link(draft, path)
+    draft.unlink()
 
 
 class MlflowSink:

@@ -61,8 +61,10 @@ class Tracker:
         def connect() -> Sink:
             for name, value in MLFLOW_DEFAULTS.items():
                 os.environ.setdefault(name, value)
-            from compress.tracking.mlflow_sink import MlflowSink  # mlflow takes a second to import
+            from compress.tracking.mlflow_sink import MlflowSink, make_database  # mlflow takes a second to import
 
+            if uri is None:
+                make_database(store / DATABASE)
             return MlflowSink(target, artifact_root=artifact_root)
 
         # A folder per server: what waits for one is never sent to another.
