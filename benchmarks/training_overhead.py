@@ -24,7 +24,7 @@ from compress.artifact import Store
 from compress.benchmark.environment import allowed_cores, describe
 from compress.benchmark.statistics import geometric_mean_ratio
 from compress.data import Data
-from compress.data.samples import Samples
+from compress.data.samples import ROLES, Samples
 from compress.data.sources import Idx
 from compress.loss import GuidedLoss
 from compress.models import ResNet
@@ -99,9 +99,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    raw = Idx(directory=arguments.data).load(code=())
-    train = raw.roles["train"].take(np.arange(arguments.images))
-    data = Data(roles=dict.fromkeys(("train", "calibration", "select", "test"), train), classes=raw.classes)
+    train = Idx(directory=arguments.data).load(code=()).roles["train"].take(np.arange(arguments.images))
+    roles = dict.fromkeys(ROLES, train)
+    data = Data(roles=roles, classes=tuple("0123456789"))
     with tempfile.TemporaryDirectory() as store:
         context = Context(
             task=ImageClassification.of(data, augment=None),
