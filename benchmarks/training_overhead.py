@@ -26,7 +26,7 @@ from compress.benchmark.statistics import geometric_mean_ratio
 from compress.data import Data
 from compress.data.samples import ROLES, Samples
 from compress.data.sources import Idx
-from compress.loss import GuidedLoss
+from compress.loss import GuidedLoss, Hard
 from compress.models import ResNet
 from compress.progress import Reporter
 from compress.stage import Context, Execution
@@ -79,7 +79,7 @@ def our_loop(context: Context) -> float:
         fit(
             module,
             context,
-            loss=GuidedLoss(hard_weight=1, soft_weight=0),
+            loss=GuidedLoss(hard=Hard()),
             teacher=None,
             optimization=Optimization(epochs=1, batch_size=BATCH, learning_rate=0.01),
             seed=0,
@@ -106,7 +106,7 @@ def main() -> None:
         context = Context(
             task=ImageClassification.of(data, augment=None),
             data=data,
-            loss=GuidedLoss(),
+            loss=GuidedLoss(preset="hinton"),
             teacher=None,
             store=Store.open(Path(store)),
             seed=0,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
+import torch
 from torch import nn
 
 from compress.artifact import Artifact, Kind, Store, hash_values
@@ -47,6 +48,19 @@ class Execution:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A further teacher, whose soft targets are averaged with the first one's.
+
+    Attributes:
+        artifact: its model.
+        weight: against the first teacher's 1.
+    """
+
+    artifact: Artifact
+    weight: float
+
+
+@dataclass(frozen=True)
 class Context:
     """What a stage is handed besides its source.
 
@@ -63,6 +77,7 @@ class Context:
         code: the user's Python files that may be run.
         interrupted: says whether to checkpoint and stop.
         checkpoint_every_s: seconds between checkpoints inside training.
+        ensemble: further teachers, averaged with the first.
     """
 
     task: ImageClassification
@@ -77,6 +92,11 @@ class Context:
     code: Sequence[Path] = ()
     interrupted: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 30.0
+    ensemble: Sequence[Member] = ()
+
+    def autocast(self) -> torch.autocast:
+        """Return the precision of forward passes as a context manager."""
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.execution.precision == "bfloat16")
 
     def commit_model(
         self,
@@ -157,6 +177,11 @@ class Stage(Values):
         """The loss this stage uses: the pipeline's, unless the stage overrides it."""
         return context.loss
 
+    def misfits(self, loss: GuidedLoss) -> list[str]:
+        """Return why this stage cannot work with a pipeline's loss, if it cannot; told before anything runs."""
+        del loss
+        return []
+
     def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:
         """Return everything that decides the output, as JSON values; its hash is the output's key.
 
@@ -176,9 +201,10 @@ class Stage(Values):
         if "data" in self.needs:
             inputs["data"] = context.data.digest
         if "loss" in self.needs:
-            inputs["loss"] = self.guided_loss(context).model_dump(mode="json")
+            inputs["loss"] = self.guided_loss(context).model_dump(mode="json", exclude_none=True)
         if "teacher" in self.needs and self.guided_loss(context).needs_teacher:
             inputs["teacher"] = None if context.teacher is None else context.teacher.digest
+            inputs["ensemble"] = [[member.artifact.digest, member.weight] for member in context.ensemble]
         return inputs
 
     def key(self, source: Artifact | None, context: Context) -> str:

@@ -4,9 +4,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,14 +17,32 @@ from torch import Tensor, nn
 
 from compress.choice import Values
 from compress.data import Samples
-from compress.errors import StageError
-from compress.loss import GuidedLoss, LossTerms
+from compress.errors import DataError, StageError
+from compress.loss import BoundLoss, GuidedLoss, LossTerms, Tap, Targets
+from compress.loss.taps import captured
 from compress.stage import Context
 from compress.tasks import Batch
 
 LOG_EVERY_STEPS = 50
+BATCH = 512  # of forward passes without gradients
 
-TeacherLogits = Callable[[Batch], Tensor]
+
+@dataclass(frozen=True)
+class Taught:
+    """What the teachers say of one batch.
+
+    Attributes:
+        logits: of each teacher, [B, C].
+        weights: of the teachers, summing to 1.
+        features: the first teacher's tapped tensors.
+    """
+
+    logits: tuple[Tensor, ...]
+    weights: tuple[float, ...] = (1.0,)
+    features: Mapping[Tap, Tensor] = field(default_factory=dict)
+
+
+Teaching = Callable[[Batch], Taught]
 
 
 class Optimization(Values):
@@ -51,13 +69,21 @@ class Optimization(Values):
     clip_norm: Annotated[float, Field(gt=0)] = 5.0
 
 
+def coupling_faults(loss: GuidedLoss, optimization: Optimization) -> list[str]:
+    """Return why a loss cannot be minimised this way: a coupled term over parts of a batch is another term."""
+    if optimization.accumulate == 1 or not loss.coupled:
+        return []
+    names = ", ".join(loss.coupled)
+    return [f"accumulate above 1 splits the batch, which {names} compares as a whole; raise batch_size instead"]
+
+
 @dataclass(frozen=True)
 class Fit:
     """What a training run did.
 
     Attributes:
         steps: updates of the weights.
-        final_loss: mean of the total loss over the last epoch, nats per unit.
+        final_loss: mean of the total loss over the last logged window, at most 50 updates.
         images_per_s: throughput of this process's share of the run; 0 when everything was done before.
     """
 
@@ -70,13 +96,14 @@ def fit(
     module: nn.Module,
     context: Context,
     *,
-    loss: GuidedLoss,
-    teacher: TeacherLogits | None,
+    loss: BoundLoss,
+    teacher: Teaching | None,
     optimization: Optimization,
     seed: int,
     work: Path,
     name: str,
     views: Callable[[int, torch.Generator], int | None],
+    on_epoch: Callable[[int], None] = lambda _epoch: None,
 ) -> Fit:
     """Train a module in place on the train role, continuing from the last checkpoint in ``work`` if there is one.
 
@@ -86,16 +113,18 @@ def fit(
     Args:
         module: trained in place; left in evaluation mode.
         context: task, data, execution, progress, recorder.
-        loss: the guided loss.
-        teacher: gives teacher logits [B, C] for a batch; None when the loss needs no teacher.
+        loss: the guided loss, bound to the module; its projectors are trained and checkpointed too.
+        teacher: says what the teachers make of a batch; None when the loss needs no teacher.
         optimization: schedule and update rule.
         seed: decides order, views and dropout.
         work: directory for checkpoints.
         name: shown in progress.
         views: gives the view of a batch from the epoch and a generator.
+        on_epoch: called before each epoch's first step; a resumed epoch is not begun again.
 
     Raises:
         StageError: when the loss is no longer finite, or there are fewer samples than one batch.
+        DataError: when the loss reads labels and the train role has none.
         KeyboardInterrupt: when ``context.interrupted`` says so, after writing a checkpoint.
     """
     samples = context.data.train
@@ -109,26 +138,40 @@ def fit(
             where=name,
             hint="lower batch_size",
         )
+    if loss.loss.needs_labels and samples.labels is None:
+        raise DataError(
+            "the loss reads labels, and the train role has none",
+            where=name,
+            hint="leave out hard and dkd, as the preset function-matching does",
+        )
     total_steps = steps_per_epoch * optimization.epochs
-    with _numerics(context, seed=seed):
+    with _numerics(context, seed=seed), loss.attached(module):
         module.train()
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        updates = _optimizer(module, optimization)
-        first = _restore(module, updates, work)
-        window = Window(loss)
+        trained = nn.ModuleDict({"model": module, "loss": loss})
+        updates = _optimizer(trained, optimization)
+        first = _restore(trained, updates, work)
+        window = Window(loss.loss)
         started_s, saved_s = time.monotonic(), time.monotonic()
         with context.reporter.bar(name, total_steps) as bar:
             bar.advance(first)
-            for step, batches in _updates(context, samples, optimization, seed=seed, views=views, first=first):
+            mixup = loss.loss.mixup
+            for step, batches in _updates(
+                context, samples, optimization, seed=seed, views=views, first=first, mixup=mixup
+            ):
+                if step % steps_per_epoch == 0:
+                    on_epoch(step // steps_per_epoch)
                 rate = _learning_rate(step, total_steps, optimization)
                 for group in updates.param_groups:
                     group["lr"] = rate
                 updates.zero_grad(set_to_none=True)
                 for batch in batches:
-                    terms = _forward(module, context, batch, loss=loss, teacher=teacher)
-                    (terms.total_per_unit.sum() / per_update).backward()
+                    terms = _forward(
+                        module, context, batch, loss=loss, teacher=teacher, progress=(step + 0.5) / total_steps
+                    )
+                    terms.objective(units=per_update).backward()
                     window.add(terms.named())
-                nn.utils.clip_grad_norm_(module.parameters(), optimization.clip_norm)
+                nn.utils.clip_grad_norm_(trained.parameters(), optimization.clip_norm)
                 updates.step()
                 bar.advance()
                 done = step + 1
@@ -139,7 +182,7 @@ def fit(
                     context.recorder.metrics({**curves, "train/learning_rate": rate}, step=done)
                 stop = context.interrupted()
                 if done < total_steps and (stop or time.monotonic() - saved_s > context.checkpoint_every_s):
-                    _save(module, updates, work, step=done)
+                    _save(trained, updates, work, step=done)
                     saved_s = time.monotonic()
                 if stop:
                     raise KeyboardInterrupt
@@ -158,14 +201,14 @@ class Window:
     def __init__(self, loss: GuidedLoss) -> None:
         self.loss = loss
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.counts: dict[str, int] = {}
         self.last: dict[str, float] = {}
 
     def add(self, terms: dict[str, Tensor]) -> None:
-        """Add the means of one batch."""
+        """Add the means of one batch; a term that its schedule turns off is not among them."""
         for name, value in terms.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        self.count += 1
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def take(self, *, name: str, step: int) -> dict[str, float]:
         """Return the mean of each term and start anew.
@@ -173,7 +216,7 @@ class Window:
         Raises:
             StageError: when one of them is not finite.
         """
-        means = {term: float(value) / self.count for term, value in self.sums.items()}
+        means = {term: float(value) / self.counts[term] for term, value in self.sums.items()}
         if not all(map(math.isfinite, means.values())):
             raise StageError(
                 "the loss is not finite",
@@ -182,40 +225,60 @@ class Window:
                 where=f"{name}, step {step}, loss {self.loss}",
                 hint="lower learning_rate, or look for extreme values in the train role",
             )
-        self.sums, self.count, self.last = {}, 0, means
+        self.sums, self.counts, self.last = {}, {}, means
         return means
 
 
-def predict(
+def predict(module: nn.Module, context: Context, samples: Samples) -> Tensor:
+    """Return the logits of every plain sample, float32 [N, C]; see `forward_all`."""
+    return forward_all(module, context, samples, index=torch.arange(len(samples)))[0]
+
+
+def forward_all(
     module: nn.Module,
     context: Context,
     samples: Samples,
     *,
+    index: Tensor,
     view: int | None = None,
-    batch_size: int = 512,
+    mixup: float = 0.0,
+    taps: Sequence[Tap] = (),
     name: str = "",
-) -> Tensor:
-    """Return the logits of every sample, float32 [N, C], in evaluation mode without gradients.
+) -> tuple[Tensor, dict[Tap, Tensor]]:
+    """Return logits, float32 [N, C], and tapped tensors [N, ...], in evaluation mode without gradients.
 
     Batches have a fixed order and size, so that the same call gives the same bits.
+
+    Args:
+        module: put back into its mode afterwards.
+        context: task, execution, progress.
+        samples: a role.
+        index: int64 [N], which of its samples.
+        view: which view of them.
+        mixup: share of them that are mixed with another.
+        taps: what to read besides the logits.
+        name: shown in progress; empty shows none.
     """
-    parts: list[Tensor] = []
+    logits: list[Tensor] = []
+    features: dict[Tap, list[Tensor]] = {tap: [] for tap in taps}
     training = module.training
     module.eval()
     with (
         _numerics(context, seed=0),
         torch.no_grad(),
-        context.reporter.bar(name, len(samples)) if name else _silent() as bar,
+        captured(module, taps) as capture,
+        context.reporter.bar(name, len(index)) if name else _silent() as bar,
     ):
-        for start in range(0, len(samples), batch_size):
-            index = torch.arange(start, min(start + batch_size, len(samples)))
-            batch = context.task.batch(samples, index, view=view)
-            with _autocast(context):
-                parts.append(context.task.forward(module, _channels_last(batch)).float())
+        for rows in index.split(BATCH):
+            batch = context.task.batch(samples, rows, view=view, mixup=mixup)
+            with context.autocast():
+                logits.append(context.task.forward(module, _channels_last(batch)).float())
+            for tap, value in capture.take().items():
+                features[tap].append(value)
             if bar is not None:
-                bar.advance(len(index))
+                bar.advance(len(rows))
     module.train(training)
-    return torch.cat(parts)
+    return torch.cat(logits), {tap: torch.cat(values) for tap, values in features.items()}
 
 
 @contextmanager
@@ -236,29 +299,41 @@ def _numerics(context: Context, *, seed: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _autocast(context: Context) -> torch.autocast:
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=context.execution.precision == "bfloat16")
-
-
 def _channels_last(batch: Batch) -> Batch:
     inputs = tuple(value.to(memory_format=torch.channels_last) if value.dim() == 4 else value for value in batch.inputs)
-    return Batch(inputs=inputs, labels=batch.labels, index=batch.index, view=batch.view)
+    return replace(batch, inputs=inputs)
 
 
-def guided_terms(
-    module: nn.Module, context: Context, batch: Batch, *, loss: GuidedLoss, teacher: TeacherLogits | None
-) -> LossTerms:
-    """Return the loss terms of one batch, in full precision: what importance and ranking differentiate."""
+def per_sample_loss(
+    module: nn.Module, context: Context, batch: Batch, *, loss: GuidedLoss, teacher: Teaching | None
+) -> Tensor:
+    """Return the loss of each sample, float32 [B], in full precision with final weights: what importance ranks by.
+
+    Only terms that read logits and give each sample a value of its own count: features change width under surgery.
+    """
     logits = context.task.forward(module, batch)
-    hard = context.task.hard_loss(logits, batch) if loss.needs_labels else None
-    return loss(logits, teacher=None if teacher is None else teacher(batch), hard=hard)
+    targets = targets_of(context, batch, logits, loss=loss, taught=None if teacher is None else teacher(batch))
+    return loss.on_logits(logits, targets, per_unit=True).total_per_unit
 
 
-def _forward(module: nn.Module, context: Context, batch: Batch, *, loss: GuidedLoss, teacher: TeacherLogits | None):  # noqa: ANN202
-    with _autocast(context):
+def targets_of(context: Context, batch: Batch, logits: Tensor, *, loss: GuidedLoss, taught: Taught | None) -> Targets:
+    """Return what a batch's student logits [B, C] are compared with."""
+    return Targets(
+        teachers=() if taught is None else taught.logits,
+        teacher_weights=(1.0,) if taught is None else taught.weights,
+        labels=batch.labels,
+        hard=None if loss.hard is None else context.task.hard_loss(logits, batch),
+    )
+
+
+def _forward(
+    module: nn.Module, context: Context, batch: Batch, *, loss: BoundLoss, teacher: Teaching | None, progress: float
+) -> LossTerms:
+    with context.autocast():
         logits = context.task.forward(module, _channels_last(batch))
-    hard = context.task.hard_loss(logits, batch) if loss.needs_labels else None
-    return loss(logits, teacher=None if teacher is None else teacher(batch), hard=hard)
+    taught = None if teacher is None else teacher(batch)
+    targets = targets_of(context, batch, logits, loss=loss.loss, taught=taught)
+    return loss(logits, targets, teacher_features=None if taught is None else taught.features, progress=progress)
 
 
 def _updates(
@@ -269,6 +344,7 @@ def _updates(
     seed: int,
     views: Callable[[int, torch.Generator], int | None],
     first: int,
+    mixup: float,
 ) -> Iterator[tuple[int, Sequence[Batch]]]:
     """Yield (step, its batches) from step ``first`` on; order and views depend on (seed, epoch) alone."""
     size, accumulate = optimization.batch_size, optimization.accumulate
@@ -283,7 +359,13 @@ def _updates(
                 continue
             start = within * size * accumulate
             rows = order[start : start + size * accumulate].split(size)
-            yield step, [context.task.batch(samples, index, view=view) for index, view in zip(rows, drawn, strict=True)]
+            yield (
+                step,
+                [
+                    context.task.batch(samples, index, view=view, mixup=mixup)
+                    for index, view in zip(rows, drawn, strict=True)
+                ],
+            )
 
 
 def _learning_rate(step: int, total: int, optimization: Optimization) -> float:
@@ -295,11 +377,11 @@ def _learning_rate(step: int, total: int, optimization: Optimization) -> float:
     return optimization.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _optimizer(module: nn.Module, optimization: Optimization) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def _optimizer(trained: nn.Module, optimization: Optimization) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [value for value in trained if value.dim() > 1], "weight_decay": optimization.weight_decay},
-        {"params": [value for value in trained if value.dim() <= 1], "weight_decay": 0.0},
+        {"params": [value for value in parameters if value.dim() > 1], "weight_decay": optimization.weight_decay},
+        {"params": [value for value in parameters if value.dim() <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if optimization.optimizer == "sgd":
@@ -307,10 +389,10 @@ def _optimizer(module: nn.Module, optimization: Optimization) -> torch.optim.Opt
     return torch.optim.AdamW(groups, lr=optimization.learning_rate, fused=True)
 
 
-def _save(module: nn.Module, updates: torch.optim.Optimizer, work: Path, *, step: int) -> None:
+def _save(trained: nn.Module, updates: torch.optim.Optimizer, work: Path, *, step: int) -> None:
     """Write a checkpoint under a temporary name, then rename it over the previous one."""
     state = updates.state_dict()
-    tensors = {f"model.{name}": value.contiguous() for name, value in module.state_dict().items()}
+    tensors = {name: value.contiguous() for name, value in trained.state_dict().items()}
     for index, entries in state["state"].items():
         for name, value in entries.items():
             if value is not None:
@@ -323,7 +405,7 @@ def _save(module: nn.Module, updates: torch.optim.Optimizer, work: Path, *, step
     draft.rename(work / "checkpoint.safetensors")
 
 
-def _restore(module: nn.Module, updates: torch.optim.Optimizer, work: Path) -> int:
+def _restore(trained: nn.Module, updates: torch.optim.Optimizer, work: Path) -> int:
     """Load the checkpoint, if any; return the step to go on from."""
     path = work / "checkpoint.safetensors"
     if not path.exists():
@@ -333,13 +415,13 @@ def _restore(module: nn.Module, updates: torch.optim.Optimizer, work: Path) -> i
     with safe_open(path, framework="pt") as file:
         step = json.loads(file.metadata()["step"])
     tensors = load_file(path)
-    module.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
-    trained = [parameter for group in updates.param_groups for parameter in group["params"]]
+    trained.load_state_dict({name: value for name, value in tensors.items() if name.startswith(("model.", "loss."))})
+    parameters = [parameter for group in updates.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, index, entry = name.split(".")
-            parameter = trained[int(index)]
+            parameter = parameters[int(index)]
             if value.shape == parameter.shape:
                 # Fused updates walk parameter and state side by side in memory, so both need the same strides.
                 value = torch.empty_like(parameter, requires_grad=False).copy_(value)

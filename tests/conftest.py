@@ -55,7 +55,7 @@ def make_context(digits: Data, tmp_path: Path) -> Callable[..., Context]:
         context = Context(
             task=ImageClassification.of(data, augment=augment),
             data=data,
-            loss=GuidedLoss(),
+            loss=GuidedLoss(preset="hinton"),
             teacher=None,
             store=Store.open(tmp_path / "store"),
             seed=0,
@@ -74,7 +74,7 @@ def trained_digits(digits: Data, tmp_path_factory: pytest.TempPathFactory) -> Ar
     context = Context(
         task=ImageClassification.of(digits, augment=None),
         data=digits,
-        loss=GuidedLoss(),
+        loss=GuidedLoss(preset="hinton"),
         teacher=None,
         store=Store.open(tmp_path_factory.mktemp("trained")),
         seed=0,

@@ -257,16 +257,30 @@ def test_unusable_arrays_are_told(project, fault):
     refused(project, code=3, words=words)
 
 
+ROOTED = """
+import torch
+from torch import nn
+
+class Rooted(nn.Module):
+    # Finite outputs, but the square root has no finite gradient at 0, where the gate begins.
+    def __init__(self):
+        super().__init__()
+        self.inner, self.head = nn.Linear(64, 16), nn.Linear(16, 10)
+        self.gate = nn.Parameter(torch.zeros(16))
+
+    def forward(self, image):
+        return self.head((self.gate * self.inner(image.flatten(1))).square().sqrt())
+
+def rooted():
+    return Rooted()
+"""
+
+
 def test_a_loss_that_is_not_finite_fails_the_stage(project):
-    np.savez(project / "data.npz", train_inputs=INPUTS, train_labels=LABELS)
-    change(project, "source: digits", "source: {numpy: {archive: data.npz}}")
-    change(
-        project,
-        "epochs: 1, batch_size: 64}\nstudent",
-        "epochs: 9, batch_size: 64, learning_rate: 100, clip_norm: 1e30}\nstudent",
-    )
-    change(project, "model: {cnn: {widths: [8], strides: [2]}}", "model: {mlp: {widths: [64, 64, 64, 64]}}")
-    refused(project, code=6, words=("the loss is not finite", "lower learning_rate"))
+    (project / "my_model.py").write_text(ROOTED)
+    change(project, STUDENT, "student: {file: {path: my_model.py, factory: rooted}}")
+    words = ("the loss is not finite", "lower learning_rate", "distill, step")
+    refused(project, "--code", "my_model.py", code=6, words=words)
 
 
 MODEL = """

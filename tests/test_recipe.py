@@ -55,7 +55,7 @@ def test_yaml_and_python_objects_are_the_same():
 @pytest.mark.parametrize("student", ["teacher", "mlp", "{resnet: {width: 8}}", "{timm: {name: resnet18}}"])
 def test_a_recipe_survives_writing_and_reading(student):
     text = TEXT.replace("cnn: {widths: [16, 32], strides: [1, 2]}", student)
-    recipe = parse(text, "loss.temperature=2.5", "teacher.weights=w.safetensors")
+    recipe = parse(text, "loss.kl.temperature=2.5", "teacher.weights=w.safetensors")
     assert parse(recipe.to_yaml()) == recipe
 
 
@@ -179,7 +179,7 @@ def test_overrides_address_stages_by_name():
     ("override", "message"),
     [
         ("stages.recovr.epochs=3", "unknown stage 'recovr'; expected one of distill, recover; did you mean 'recover'?"),
-        ("loss.temprature=2", "--set loss.temprature=2: loss.temprature: unknown key"),
+        ("loss.kl.temprature=2", "--set loss.kl.temprature=2: loss.kl.temprature: unknown key"),
         ("seed.x=2", "--set seed.x=2: seed: wrong value"),
         ("name.x=2", "it is no mapping"),
         ("stages.recover=2", "field by field"),

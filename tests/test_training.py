@@ -4,15 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from compress.errors import StageError
-from compress.loss import GuidedLoss
+from compress.loss import GuidedLoss, Hard, Hint, Kl, LastFeature, bind
 from compress.models import Cnn, Mlp, load_model
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.train import Train
 from compress.tasks import Augment
 from compress.training import Optimization, _learning_rate, fit, predict
+
+LABELS = GuidedLoss(hard=Hard())
 
 
 class StopAfter:
@@ -64,6 +67,25 @@ def test_distillation_resumes_to_the_same_bits(make_context, tmp_path, trained_d
     assert stage.run(created, context).digest == expected.digest
 
 
+@pytest.mark.parametrize("limit_gb", [0, 4])
+def test_projectors_are_checkpointed_with_the_student(make_context, tmp_path, trained_digits, limit_gb):
+    """Cached taps and live ones; the last features are cached either way."""
+    from compress.artifact import Store
+
+    loss = GuidedLoss(kl=Kl(), hint=Hint(weight=1), last_feature=LastFeature())
+    stage = Distill(epochs=2, batch_size=100, cache_limit_gb=limit_gb, loss=loss)
+    context = make_context(teacher=trained_digits, augment=Augment(crop_padding=1, views=2))
+    undisturbed = replace(context, store=Store.open(tmp_path / "undisturbed"))
+    model = Create(model=Cnn(widths=(8, 8), strides=(1, 2)))
+    expected = stage.run(model.run(None, undisturbed), undisturbed)
+    created = model.run(None, context)
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(created, replace(context, interrupted=StopAfter(7)))
+    resumed = stage.run(created, context)
+    assert resumed.digest == expected.digest
+    assert set(weights(resumed)) == set(weights(created))
+
+
 def test_accumulation_equals_one_large_batch(make_context):
     """The loss is divided by the units of the whole update, not by the mean of the micro-batches' means."""
     context = make_context()
@@ -76,7 +98,7 @@ def test_accumulation_equals_one_large_batch(make_context):
         work = context.store.work(f"w{accumulate}")
         optimization = Optimization(epochs=1, batch_size=size, accumulate=accumulate, learning_rate=0.05)
         fit(
-            module, context, loss=GuidedLoss(hard_weight=1, soft_weight=0), teacher=None, optimization=optimization,
+            module, context, loss=bind(LABELS, module, None, (), seed=0), teacher=None, optimization=optimization,
             seed=3, work=work, name="t", views=lambda *_: None,
         )  # fmt: skip
         made.append(module.state_dict())
@@ -84,11 +106,27 @@ def test_accumulation_equals_one_large_batch(make_context):
         torch.testing.assert_close(value, made[1][name], rtol=1e-4, atol=1e-5)
 
 
+class Rooted(nn.Module):
+    """Finite outputs, but the square root has no finite gradient at 0, where the gate begins."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.head = nn.Linear(64, 16), nn.Linear(16, 10)
+        self.gate = nn.Parameter(torch.zeros(16))
+
+    def forward(self, image):
+        return self.head((self.gate * self.inner(image.flatten(1))).square().sqrt())
+
+
 def test_non_finite_loss_stops_with_advice(make_context):
     context = make_context()
-    created = Create(model=Mlp(widths=(16,))).run(None, context)
+    torch.manual_seed(0)
+    module = Rooted()
     with pytest.raises(StageError, match="not finite") as caught:
-        Train(epochs=6, batch_size=100, learning_rate=100.0, weight_decay=1.0, warmup_fraction=0).run(created, context)
+        fit(
+            module, context, loss=bind(LABELS, module, None, (), seed=0), teacher=None, optimization=Optimization(),
+            seed=0, work=context.store.work("w"), name="t", views=lambda *_: None,
+        )  # fmt: skip
     assert "lower learning_rate" in str(caught.value)
 
 
@@ -115,7 +153,7 @@ def test_training_learns_and_leaves_its_source_alone(make_context, trained_digit
 
 
 def test_distilled_student_agrees_with_the_teacher_it_was_given(make_context, trained_digits):
-    context = make_context(teacher=trained_digits, loss=GuidedLoss(hard_weight=0, soft_weight=1))
+    context = make_context(teacher=trained_digits, loss=GuidedLoss(kl=Kl()))
     unlabelled = replace(context.data.train, labels=None)
     data = replace(context.data, roles={**context.data.roles, "train": unlabelled})
     context = replace(context, data=data)

@@ -27,7 +27,7 @@ from scipy import stats
 
 from compress.artifact import Artifact, Store
 from compress.benchmark.environment import allowed_cores, describe
-from compress.loss import GuidedLoss
+from compress.loss import GuidedLoss, Hard
 from compress.models import load_model, load_structure
 from compress.progress import Reporter
 from compress.recipe import Recipe
@@ -43,7 +43,7 @@ RECIPE = HERE.parents[1] / "pipelines" / "fashion_mnist" / "recipe.yaml"
 RESULTS = HERE / "results"
 DISTILL_EPOCHS = 3
 RECOVER_EPOCHS = 2
-LABELS_ALONE = GuidedLoss(hard_weight=1, soft_weight=0)
+LABELS_ALONE = GuidedLoss(hard=Hard())
 ARMS = ("distilled", "alone", "taylor-guided", "taylor-plain", "magnitude-guided", "scratch-guided")
 QUESTIONS = (
     ("Does the teacher help the student?", "distilled", "alone"),

@@ -2,16 +2,20 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Any, get_args
 
 import torch
-from pydantic import Field
+from pydantic import GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 from torch import Tensor
 
 from compress.choice import Values
-from compress.loss.logits import softened_kl
-
-Weight = Annotated[float, Field(ge=0, le=1e6)]
+from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
+from compress.loss.features import AttentionTransfer, Cosine, FeatureTerm, Hidden, Hint, LastFeature, Rkd
+from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, LogitTerm, Mse
+from compress.loss.presets import PRESETS, PresetName
+from compress.loss.term import Share, Targets, Term
 
 
 @dataclass(frozen=True)
@@ -19,80 +23,189 @@ class LossTerms:
     """What one batch costs.
 
     Attributes:
-        per_unit: named terms, each float32 [N] in nats, unweighted.
-        weights: the weight of each term.
+        values: named terms, unweighted: float32 [N] per unit, or a float32 scalar for a coupled term.
+        weights: the weight of each term now.
     """
 
-    per_unit: dict[str, Tensor]
+    values: dict[str, Tensor]
     weights: dict[str, float]
 
     @property
     def total_per_unit(self) -> Tensor:
-        """Weighted sum of the terms, float32 [N]."""
-        return torch.stack([self.weights[name] * value for name, value in self.per_unit.items()]).sum(dim=0)
+        """Weighted sum of the terms, float32 [N]; there must be no coupled term."""
+        assert all(value.dim() == 1 for value in self.values.values())
+        return torch.stack([self.weights[name] * value for name, value in self.values.items()]).sum(dim=0)
 
     @property
     def total(self) -> Tensor:
-        """Mean of the weighted sum over the units, a float32 scalar."""
-        return self.total_per_unit.mean()
+        """Weighted sum of coupled terms and of the means of the others, a float32 scalar."""
+        return torch.stack([self.weights[name] * value.mean() for name, value in self.values.items()]).sum()
+
+    def objective(self, *, units: int) -> Tensor:
+        """Return what to differentiate: per-unit terms are divided by the units of the whole update.
+
+        Args:
+            units: of all forward passes of the update; with a coupled term there is only one pass.
+        """
+        shares = [
+            self.weights[name] * (value.sum() / units if value.dim() else value) for name, value in self.values.items()
+        ]
+        return torch.stack(shares).sum()
 
     def named(self) -> dict[str, Tensor]:
         """The mean of each unweighted term and of the total, detached scalars."""
-        means = {name: value.detach().mean() for name, value in self.per_unit.items()}
+        means = {name: value.detach().mean() for name, value in self.values.items()}
         return {"total": self.total.detach(), **means}
 
 
 class GuidedLoss(Values):
-    """hard_weight * cross-entropy with the labels + soft_weight * T^2 KL to the teacher (Hinton et al. 2015).
+    """A weighted sum of named terms; a value without state.
 
-    A value without state: every stage of a pipeline holds the same one, and logs its fingerprint. A term whose weight
-    is 0 is not computed, so labels are not needed when ``hard_weight`` is 0, nor a teacher when ``soft_weight`` is 0.
+    Every stage of a pipeline holds the same one and logs its fingerprint. In a recipe each term is a key with its
+    fields, and the name of a preset stands for its terms: ``loss: hinton``. A preset under ``preset`` is the base that
+    the other keys change: ``loss: {preset: hinton, kl: {temperature: 8}}``.
 
     Attributes:
-        hard_weight: weight of the labels' term, dimensionless.
-        soft_weight: weight of the teacher's term; it is not divided by the number of classes.
-        temperature: softens both distributions; 4 is the common choice for ten to a hundred classes.
+        preset: replaced by the terms it stands for.
+        mixup: share of the samples of a batch that are mixed with another sample (Zhang et al. 2018, arXiv 1710.09412,
+            with a uniform coefficient, as function matching does); teacher and student see the same mixture, so no
+            label fits, and terms that read labels are refused.
+        hard: the labels' term.
+        kl: softened divergence from the teacher.
+        hard_token: cross-entropy with the teacher's decision.
+        dkd: target and non-target classes apart.
+        dist: correlations over classes and over the batch.
+        bernoulli: independent labels.
+        mse: squared error to the teacher's outputs.
+        hint: middle features through a projector.
+        hidden: features of all stages, relative to the teacher's size.
+        cosine: direction of the last hidden states.
+        attention_transfer: where activations are strong.
+        rkd: distances and angles within the batch.
+        last_feature: last features through an orthogonal projector.
+        layers: hidden states of a transformer's layers.
+        dynamic_layers: the same, matched with the layers that pruning left.
+        scores: attention of a transformer's heads.
+        relations: relations between queries, keys and values.
     """
 
-    hard_weight: Weight = 0.1
-    soft_weight: Weight = 0.9
-    temperature: Annotated[float, Field(gt=0, le=100)] = 4.0
+    preset: PresetName | None = None
+    mixup: Share = 0.0
+    hard: Hard | None = None
+    kl: Kl | None = None
+    hard_token: HardToken | None = None
+    dkd: Dkd | None = None
+    dist: Dist | None = None
+    bernoulli: Bernoulli | None = None
+    mse: Mse | None = None
+    hint: Hint | None = None
+    hidden: Hidden | None = None
+    cosine: Cosine | None = None
+    attention_transfer: AttentionTransfer | None = None
+    rkd: Rkd | None = None
+    last_feature: LastFeature | None = None
+    layers: Layers | None = None
+    dynamic_layers: DynamicLayers | None = None
+    scores: Scores | None = None
+    relations: Relations | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expanded(cls, given: Any) -> Any:
+        """Replace a preset by its terms; keys beside it change them."""
+        if isinstance(given, str):
+            given = {"preset": given}
+        if not isinstance(given, dict) or given.get("preset") not in PRESETS:
+            return given  # what is wrong with it is told by the fields
+        merged: dict[str, Any] = dict(PRESETS[given["preset"]])
+        for name, fields in given.items():
+            if name != "preset":
+                both = isinstance(fields, dict) and isinstance(merged.get(name), dict)
+                merged[name] = {**merged[name], **fields} if both else fields
+        return merged
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """A mapping of terms, or the name of a preset."""
+        return {"anyOf": [handler(core), {"enum": list(get_args(PresetName))}]}
 
     def model_post_init(self, _context: object) -> None:
-        """Refuse a loss without any term."""
-        if self.hard_weight == 0 and self.soft_weight == 0:
-            raise ValueError("hard_weight and soft_weight are both 0: nothing would be learnt")
+        """Refuse a loss without any term, and labels for mixtures."""
+        if not self.terms:
+            raise ValueError("a loss without terms: nothing would be learnt; name a term such as kl, or a preset")
+        ends = 0.0
+        for begin, end in sorted(
+            (term.schedule.begin_fraction, term.schedule.end_fraction) for term in self.terms.values()
+        ):
+            if begin > ends:
+                break
+            ends = max(ends, end)
+        if ends < 1:
+            raise ValueError(f"no term counts after {ends:g} of the steps; let a schedule begin there, or end later")
+        labelled = [name for name, term in self.terms.items() if term.reads_labels]
+        if self.mixup and labelled:
+            raise ValueError(f"no label fits a mixture of two samples; leave out mixup or {', '.join(labelled)}")
+
+    @property
+    def terms(self) -> dict[str, Term]:
+        """The terms by name, in a fixed order."""
+        return {name: value for name, value in self.__dict__.items() if isinstance(value, Term)}
+
+    @property
+    def logit_terms(self) -> dict[str, LogitTerm]:
+        """The terms that need logits only."""
+        return {name: term for name, term in self.terms.items() if isinstance(term, LogitTerm)}
+
+    @property
+    def feature_terms(self) -> dict[str, FeatureTerm]:
+        """The terms that need taps."""
+        return {name: term for name, term in self.terms.items() if isinstance(term, FeatureTerm)}
+
+    @property
+    def coupled(self) -> tuple[str, ...]:
+        """Names of the terms that compare the units of a batch with each other."""
+        return tuple(name for name, term in self.terms.items() if term.kind == "coupled")
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether teacher logits must be given."""
-        return self.soft_weight > 0
+        """Whether a teacher must be there."""
+        return any(term.reads_teacher for term in self.terms.values())
 
     @property
     def needs_labels(self) -> bool:
-        """Whether the hard loss must be given."""
-        return self.hard_weight > 0
+        """Whether samples must be labelled."""
+        return any(term.reads_labels for term in self.terms.values())
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change with any field."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits that change with any term, weight or schedule."""
+        return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()[:12]
 
-    def __call__(self, student: Tensor, *, teacher: Tensor | None, hard: Tensor | None) -> LossTerms:
-        """Return the terms of one batch.
+    def on_logits(
+        self, student: Tensor, targets: Targets, *, progress: float = 1.0, per_unit: bool = False
+    ) -> LossTerms:
+        """Return the terms that need logits only; by default with their final weights.
+
+        Terms whose weight is 0 now are not computed.
 
         Args:
-            student: student logits [N, C].
-            teacher: teacher logits [N, C]; may be None when ``soft_weight`` is 0.
-            hard: the task's hard loss per unit, float32 [N]; may be None when ``hard_weight`` is 0.
+            student: logits [N, C].
+            targets: the teacher's logits and the labels.
+            progress: share of the training steps done, 0 to 1.
+            per_unit: leave out coupled terms too, for a score of each sample.
         """
-        per_unit: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
-        if self.needs_labels:
-            assert hard is not None
-            per_unit["hard"], weights["hard"] = hard, self.hard_weight
-        if self.needs_teacher:
-            assert teacher is not None
-            per_unit["soft"] = softened_kl(student, teacher, temperature=self.temperature)
-            weights["soft"] = self.soft_weight
-        return LossTerms(per_unit=per_unit, weights=weights)
+        for name, term in self.logit_terms.items():
+            weight = term.weight * term.schedule.factor(progress)
+            if weight > 0 and not (per_unit and term.kind == "coupled"):
+                values[name], weights[name] = term.value(student, targets), weight
+        return LossTerms(values, weights)
+
+    def final_logit_terms(self, *, per_unit: bool = False) -> tuple[str, ...]:
+        """Return the names of the terms, or of the per-unit ones, that read logits alone and have weight at the end."""
+        return tuple(
+            name
+            for name, term in self.logit_terms.items()
+            if term.schedule.factor(1.0) > 0 and not (per_unit and term.kind == "coupled")
+        )

@@ -13,7 +13,7 @@ from compress.loss import GuidedLoss
 from compress.models import AnyModel
 from compress.recipe.chain import NAME, Link, chain_faults
 from compress.recipe.check import chain, coerced, refused
-from compress.recipe.faults import nearest
+from compress.recipe.faults import Fault, nearest
 from compress.recipe.plain import anchored, leaves, plain
 from compress.recipe.schema import OneKeySchema
 from compress.recipe.sections import Baseline, Benchmark, DataConfig, Gates, Teacher, Tracking
@@ -65,7 +65,7 @@ class Recipe(Values):
     teacher: Teacher
     student: Student
     baselines: dict[str, Baseline] = {}
-    loss: GuidedLoss = GuidedLoss()
+    loss: GuidedLoss = GuidedLoss(preset="hinton")
     stages: Annotated[tuple[AnyStage, ...], Field(min_length=1)]
     benchmark: Benchmark = Benchmark()
     gates: Gates = Gates()
@@ -126,6 +126,10 @@ class Recipe(Values):
         try:
             recipe = cls.model_validate(document.values)
             faults += coerced(document, document.values, recipe)
+            faults += [
+                Fault(document.place(("stages", index)), document.dotted(("stages", index)), message, None)
+                for index, message in recipe.misfits()
+            ]
         except ValidationError as error:
             recipe = None
             faults += refused(document, error, schema=cls.json_schema()) + chain(document, verbs=VERBS)
@@ -142,6 +146,10 @@ class Recipe(Values):
     def to_yaml(self) -> str:
         """Return the recipe as YAML with every default written out; reading it gives an equal recipe."""
         return yaml.safe_dump(plain(self), sort_keys=False, allow_unicode=True)
+
+    def misfits(self) -> list[tuple[int, str]]:
+        """Return the stages that cannot work with the loss, by position, and why."""
+        return [(index, message) for index, stage in enumerate(self.stages) for message in stage.misfits(self.loss)]
 
     def parameters(self) -> dict[str, Any]:
         """Return every scalar by its dotted path, as ``--set`` spells it."""

@@ -130,6 +130,8 @@ class Document:
             path = (*path, key)
             if last:
                 return path
+            if key == "loss" and isinstance(target.get(key), str):  # a preset, which the next key changes
+                target[key] = {"preset": target[key]}
             if target.get(key) is None or target[key] == keys[depth + 1]:  # absent, or a bare choice such as `cnn`
                 target[key] = {} if target.get(key) is None else {target[key]: {}}
             target = target[key]

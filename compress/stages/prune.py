@@ -26,8 +26,8 @@ from compress.surgery.importance import Importance, magnitude, taylor
 from compress.surgery.plan import describe
 from compress.surgery.widths import Choice, Measure, Ranking, choose
 from compress.tasks import Batch
-from compress.teacher import teacher_outputs
-from compress.training import Optimization, fit, guided_terms
+from compress.teacher import fit_guided, teacher_outputs
+from compress.training import Optimization, coupling_faults, per_sample_loss
 
 VERIFIED_SAMPLES = 8
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -100,9 +100,10 @@ class Prune(Stage):
             "kept_macs_fraction": plan["after"]["macs"] / before["macs"],
             "importance": plan["importance"],
             "masked_difference": plan["masked_difference"],
+            "loss_fingerprint": self.guided_loss(context).fingerprint,
             "widths": {group["name"]: [group["width_before"], group["width_after"]] for group in plan["groups"]},
         }
-        artifact = context.commit_model(
+        return context.commit_model(
             self,
             source,
             module,
@@ -111,8 +112,6 @@ class Prune(Stage):
             facts=facts,
             files={"plan.json": json.dumps({"steps": [*plans, plan]}, indent=1)},
         )
-        context.recorder.artifact(artifact.path / "plan.json")
-        return artifact
 
     def _pruned(
         self, current: Artifact, context: Context, *, plans: Sequence[dict[str, Any]]
@@ -159,17 +158,14 @@ class Prune(Stage):
             return found
         assert self.recover is not None
         module, plan = self._pruned(current, context, plans=plans)
-        loss, views = self.guided_loss(context), context.task.views
-        fit(
+        fit_guided(
             module,
             context,
-            loss=loss,
-            teacher=teacher_outputs(context, context.data.train, views=views) if loss.needs_teacher else None,
+            loss=self.guided_loss(context),
             optimization=self.recover,
             seed=int(hash_values(inputs)[:8], 16) % 2**31,
             work=context.store.work(hash_values(inputs)),
             name=f"{self.title}, step {len(plans) + 1} of {self.steps}",
-            views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
         )
 
         def write(directory: Path) -> dict[str, Any]:
@@ -203,7 +199,7 @@ class Prune(Stage):
                     bar.advance(len(index))
 
         def per_sample(model: nn.Module, batch: Batch) -> Tensor:
-            return guided_terms(model, context, batch, loss=loss, teacher=teacher).total_per_unit
+            return per_sample_loss(model, context, batch, loss=loss, teacher=teacher)
 
         return taylor(module, groups, batches(), loss=per_sample, logits=context.task.forward, seed=context.seed)
 
@@ -235,6 +231,19 @@ class Prune(Stage):
     def guided_loss(self, context: Context) -> GuidedLoss:
         """The stage's own loss if it has one, else the pipeline's."""
         return self.loss or context.loss
+
+    def misfits(self, loss: GuidedLoss) -> list[str]:
+        """Taylor scores need a term that gives each sample a value of its own, from its logits."""
+        loss = self.loss or loss
+        found = []
+        if self.importance == "taylor" and not loss.final_logit_terms(per_unit=True):
+            found.append(
+                f"importance taylor needs a loss with a value for each sample from logits alone (hard, kl, dkd ...); "
+                f"this one has {', '.join(loss.terms)}; give the stage a `loss` of its own, or importance: magnitude"
+            )
+        if self.recover is not None:
+            found += coupling_faults(loss, self.recover)
+        return found
 
     def smoke(self) -> Self:
         """One step, one small batch."""

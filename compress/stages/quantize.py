@@ -15,6 +15,7 @@ from pydantic import Field
 from compress.artifact import Artifact, Kind
 from compress.errors import StageError
 from compress.export.graph import to_onnx
+from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure
 from compress.quantization import kernels
 from compress.quantization.calibration import Batches, Range, finder, observe
@@ -25,6 +26,7 @@ from compress.scoring import inputs_of, run_onnx
 from compress.stage import Context, Need, Stage
 from compress.tasks import Batch
 from compress.teacher import teacher_outputs
+from compress.training import targets_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -149,6 +151,15 @@ class Quantize(Stage):
             "agreement": agreement,
         }
 
+    def misfits(self, loss: GuidedLoss) -> list[str]:
+        """Ranking runs ONNX files, which give logits alone."""
+        if self.max_accuracy_drop is None or loss.final_logit_terms():
+            return []
+        return [
+            f"layers are ranked by the loss on logits, and {', '.join(loss.terms)} end with none; add a term such as "
+            "kl, or set max_accuracy_drop: null"
+        ]
+
     def smoke(self) -> Self:
         """The same search and the same writer; accuracy is not judged, because nothing is trained."""
         drop = None if self.max_accuracy_drop is None else 1.0
@@ -176,16 +187,16 @@ def select_scorer(stage: Stage, context: Context) -> Scorer:
     """Scores a file by the stage's guided loss and by accuracy, both on select."""
     samples, loss = context.data.select, stage.guided_loss(context)
     inputs = inputs_of(context, samples)
-    teacher = teacher_outputs(context, samples, views=(None,)).logits[None] if loss.needs_teacher else None
+    teacher = teacher_outputs(context, samples, views=(None,)) if loss.needs_teacher else None
     labels = None if samples.labels is None else torch.from_numpy(samples.labels)
     batch = Batch(inputs=(), labels=labels, index=torch.arange(len(samples)), view=None)
+    taught = None if teacher is None else teacher(batch)
 
     def score(path: Path) -> Score:
         logits = run_onnx(path, inputs, threads=context.execution.threads)
         student = torch.from_numpy(logits)
-        hard = context.task.hard_loss(student, batch) if loss.needs_labels else None
         return Score(
-            loss=float(loss(student, teacher=teacher, hard=hard).total),
+            loss=float(loss.on_logits(student, targets_of(context, batch, student, loss=loss, taught=taught)).total),
             accuracy=float(context.task.correct(logits, samples).mean()),
         )
 

@@ -3,10 +3,12 @@
 from typing import ClassVar, Literal, Self
 
 from compress.artifact import Artifact
-from compress.loss import GuidedLoss
+from compress.loss import GuidedLoss, Hard, bind
 from compress.models import load_model, load_structure
 from compress.stage import Context, Need, Stage
 from compress.training import Optimization, fit
+
+LABELS_ALONE = GuidedLoss(hard=Hard())
 
 
 class Train(Optimization, Stage):
@@ -31,7 +33,7 @@ class Train(Optimization, Stage):
         result = fit(
             module,
             context,
-            loss=GuidedLoss(hard_weight=1, soft_weight=0),
+            loss=bind(LABELS_ALONE, module, None, (), seed=0),
             teacher=None,
             optimization=self,
             seed=self.seed(source, context),
@@ -47,6 +49,10 @@ class Train(Optimization, Stage):
             signature=structure.signature,
             facts={"steps": result.steps, "images_per_s": result.images_per_s, "final_loss": result.final_loss},
         )
+
+    def guided_loss(self, context: Context) -> GuidedLoss:  # noqa: ARG002 # whatever the pipeline's loss is
+        """The labels alone."""
+        return LABELS_ALONE
 
     def smoke(self) -> Self:
         """One epoch, in updates that a smoke run has samples for."""

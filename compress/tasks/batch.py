@@ -11,7 +11,7 @@ class Batch:
 
     Attributes:
         inputs: the model's arguments in call order, each [B, ...].
-        labels: int64 [B], or None when the role is unlabelled.
+        labels: int64 [B], or None when the role is unlabelled or the samples are mixed.
         index: int64 [B], positions in the role; they find cached teacher outputs.
         view: which fixed augmented view the inputs are, or None for the plain one.
     """

@@ -18,6 +18,8 @@ from compress.errors import DataError
 from compress.tasks.batch import Batch
 from compress.tasks.signature import Signature, Tensor
 
+MIXED_VIEWS = 4  # of samples that are mixed but not augmented
+
 
 class Augment(Values):
     """Random crops and flips, drawn from a fixed number of views.
@@ -98,10 +100,11 @@ class ImageClassification:
         """What a deployment must do to raw images: ``(raw * scale - mean) / std`` per channel, channels first."""
         return {"layout": "NCHW", "scale": self.scale, "mean": list(self.mean), "std": list(self.std)}
 
-    @property
-    def views(self) -> tuple[int | None, ...]:
-        """The views that training draws from; ``(None,)`` without augmentation."""
-        return (None,) if self.augment is None else tuple(range(self.augment.views))
+    def views(self, *, mixup: float = 0.0) -> tuple[int | None, ...]:
+        """The views that training draws from; ``(None,)`` without augmentation and mixture."""
+        if self.augment is None:
+            return tuple(range(MIXED_VIEWS)) if mixup else (None,)
+        return tuple(range(self.augment.views))
 
     @cached_property
     def digest(self) -> str:
@@ -110,17 +113,26 @@ class ImageClassification:
         state = (self.classes, self.shape, self.scale, self.mean, self.std, augment)
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
-    def batch(self, samples: Samples, index: torch.Tensor, *, view: int | None = None) -> Batch:
+    def batch(self, samples: Samples, index: torch.Tensor, *, view: int | None = None, mixup: float = 0.0) -> Batch:
         """Return the preprocessed samples at these positions.
 
         Args:
             samples: a role.
             index: int64 [B].
             view: which augmented view; None for the plain images.
+            mixup: share of the samples that are mixed with another sample of the role, the same one with the same
+                coefficient whenever this view is taken; 0 mixes none. Mixed samples have no labels.
         """
+        if mixup:
+            assert view is not None
+            partners, own = _mixtures(view=view, share=mixup, count=len(samples))
+            left, right = (self.batch(samples, rows, view=view).inputs[0] for rows in (index, partners[index]))
+            return Batch(
+                inputs=(torch.lerp(right, left, own[index].view(-1, 1, 1, 1)),), labels=None, index=index, view=view
+            )
         positions = index.numpy()
         images = torch.from_numpy(np.ascontiguousarray(samples.inputs[positions]))
-        if view is not None:
+        if view is not None and self.augment is not None:
             images = self._augmented(images, index, view=view, count=len(samples))
         mean = torch.tensor(self.mean).view(-1, 1, 1)
         std = torch.tensor(self.std).view(-1, 1, 1)
@@ -154,7 +166,7 @@ class ImageClassification:
         """
         if batch.labels is None:
             raise DataError(
-                "the hard loss needs labels", got="an unlabelled role", hint="set the loss's hard_weight to 0"
+                "the hard loss needs labels", got="an unlabelled role", hint="leave the term `hard` out of the loss"
             )
         return F.cross_entropy(logits.float(), batch.labels, reduction="none")
 
@@ -167,6 +179,16 @@ class ImageClassification:
         if samples.labels is None:
             raise DataError("accuracy needs labels", got="an unlabelled role", hint="label the select and test roles")
         return logits.argmax(axis=1) == samples.labels
+
+
+@lru_cache(maxsize=64)
+def _mixtures(*, view: int, share: float, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a partner for each sample (int64 [N]) and the sample's own share of the mixture (float32 [N], 0 to 1)."""
+    generator = torch.Generator().manual_seed(5_000_011 + view)
+    partners = torch.randint(count, (count,), generator=generator)
+    own = torch.rand(count, generator=generator)
+    mixed = torch.rand(count, generator=generator) < share
+    return partners, torch.where(mixed, own, 1.0)
 
 
 @lru_cache(maxsize=64)

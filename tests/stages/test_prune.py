@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from compress.artifact import Store
 from compress.errors import StageError
-from compress.loss import GuidedLoss
+from compress.loss import GuidedLoss, Hard, Kl
 from compress.models import MobileNet, ResNet, load_model
 from compress.stages.create import Create
 from compress.stages.prune import Prune
@@ -51,9 +51,9 @@ def test_built_in_families_reload_after_pruning(context, family):
 
 
 def test_a_student_that_is_its_own_teacher_is_ranked_by_fisher_information(context, trained_digits):
-    own = Prune(kept_macs_fraction=0.5, loss=GuidedLoss(hard_weight=0, soft_weight=1), **QUICK)
+    own = Prune(kept_macs_fraction=0.5, loss=GuidedLoss(kl=Kl()), **QUICK)
     assert own.run(trained_digits, context).facts["importance"]["method"] == "fisher"
-    labelled = Prune(kept_macs_fraction=0.5, loss=GuidedLoss(hard_weight=1, soft_weight=0), **QUICK)
+    labelled = Prune(kept_macs_fraction=0.5, loss=GuidedLoss(hard=Hard()), **QUICK)
     assert labelled.run(trained_digits, context).facts["importance"]["method"] == "taylor"
 
 
@@ -97,7 +97,7 @@ def test_a_killed_run_continues_after_its_last_step(context, trained_digits, mon
 
     stage = Prune(kept_macs_fraction=0.3, steps=3, round_to=1, recover=Optimization(epochs=1), **QUICK)
     trainings = []
-    fit = module.fit
+    fit = module.fit_guided
 
     def killed(*arguments, **options):
         trainings.append(options["name"])
@@ -105,7 +105,7 @@ def test_a_killed_run_continues_after_its_last_step(context, trained_digits, mon
             raise KeyboardInterrupt
         return fit(*arguments, **options)
 
-    monkeypatch.setattr(module, "fit", killed)
+    monkeypatch.setattr(module, "fit_guided", killed)
     with pytest.raises(KeyboardInterrupt):
         stage.run(trained_digits, context)
     resumed = stage.run(trained_digits, context)

@@ -63,7 +63,7 @@ def test_every_augmented_image_is_a_crop_or_mirrored_crop(images):
 def test_hard_loss_without_labels_is_refused(images):
     task = ImageClassification.of(images, augment=None)
     batch = task.batch(Samples(images.train.inputs, None), torch.arange(2))
-    with pytest.raises(DataError, match="hard_weight to 0"):
+    with pytest.raises(DataError, match="leave the term `hard` out"):
         task.hard_loss(torch.zeros(2, 3), batch)
 
 

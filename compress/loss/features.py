@@ -1,0 +1,490 @@
+"""Terms on intermediate features: hints, normalised hidden states, attention maps, relations between samples.
+
+A feature is [N, D], [N, L, D] (tokens) or [N, C, H, W]. Unless a class says otherwise a value is the mean over all
+positions and channels of one unit, so that neither size nor padding changes its scale; units are samples.
+
+Where two maps differ in height or width, the larger is averaged down to the smaller. Where they differ in channels, a
+trained projector takes the student's features to the teacher's width; it belongs to the loss and is never exported.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import orthogonal
+
+from compress.errors import ModelError
+from compress.loss.taps import Tap, Trace
+from compress.loss.term import Kind, Property, Term
+
+Pairs = Literal["auto"] | dict[str, str]
+Shape = tuple[int, ...]
+INDEPENDENT: frozenset[Property] = frozenset(
+    {"zero-at-equality", "duplication", "micro-batching", "bfloat16", "padding"}
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two tensors that a term compares.
+
+    Attributes:
+        student: where in the student.
+        teacher: where in the teacher.
+        shapes: of both, batch first.
+        heads: attention heads of both; 0 where the term does not split heads.
+    """
+
+    student: Tap
+    teacher: Tap
+    shapes: tuple[Shape, Shape]
+    heads: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A pair and what a batch gave for it.
+
+    Attributes:
+        pair: where it was read.
+        student: after its projector, any float dtype.
+        teacher: without gradient, any float dtype.
+    """
+
+    pair: Pair
+    student: Tensor
+    teacher: Tensor
+
+    def sized(self) -> tuple[Tensor, Tensor]:
+        """Return both in float32, maps averaged down to the smaller size; no gradient flows to the teacher."""
+        ours, theirs = self.student.float(), self.teacher.detach().float()
+        if ours.dim() == 4 and ours.shape[2:] != theirs.shape[2:]:
+            size = (min(ours.shape[2], theirs.shape[2]), min(ours.shape[3], theirs.shape[3]))
+            ours, theirs = (
+                side if side.shape[2:] == size else F.adaptive_avg_pool2d(side, size) for side in (ours, theirs)
+            )
+        return ours, theirs
+
+
+class FeatureTerm(Term):
+    """A term that compares tapped tensors pair by pair.
+
+    Attributes:
+        pairs: student path to teacher path. Globs match in the order in which modules run; where one side has more
+            matches, the other's are spread evenly over its depth (layer m of M goes with layer ceil(m N / M) of N).
+            ``auto`` pairs what the class says. `compressor plan` prints the result.
+        progressive: compare one pair at a time, first to last, each for an equal share of the term's steps (the
+            progressive knowledge transfer of MobileBERT, section 3.4, without freezing the layers below).
+    """
+
+    taps_per_pair: ClassVar[int] = 1
+
+    pairs: Pairs = "auto"
+    progressive: bool = False
+
+    def paired(self, student: Trace, teacher: Trace) -> tuple[Pair, ...]:
+        """Return the pairs of two models.
+
+        Raises:
+            ModelError: when a path matches nothing, or two tensors cannot be compared.
+        """
+        taps = self.automatic(student, teacher) if self.pairs == "auto" else self.named(student, teacher)
+        found = tuple(Pair(ours, theirs, (student.shape(ours), teacher.shape(theirs))) for ours, theirs in taps)
+        for pair in found:
+            self.check(pair)
+        return found
+
+    def named(self, student: Trace, teacher: Trace) -> list[tuple[Tap, Tap]]:
+        """Return the pairs that the globs of ``pairs`` name."""
+        assert self.pairs != "auto"
+        return [
+            pair
+            for ours, theirs in self.pairs.items()
+            for pair in spread(student.matches(ours), teacher.matches(theirs))
+        ]
+
+    @abstractmethod
+    def automatic(self, student: Trace, teacher: Trace) -> list[tuple[Tap, Tap]]:
+        """Return the pairs of ``auto``."""
+
+    def check(self, pair: Pair) -> None:
+        """Refuse a pair that cannot be compared.
+
+        Raises:
+            ModelError: when the ranks or the numbers of tokens differ.
+        """
+        ours, theirs = pair.shapes
+        if len(ours) != len(theirs) or (len(ours) == 3 and ours[1] != theirs[1]) or not 2 <= len(ours) <= 4:
+            raise ModelError(
+                "two features cannot be compared",
+                expected="both [N, D], [N, L, D] with equal L, or [N, C, H, W]",
+                got=f"student {list(ours)}, teacher {list(theirs)}",
+                where=f"{pair.student} : {pair.teacher}",
+                hint="name other modules under pairs",
+            )
+
+    def projectors(self, pairs: Sequence[Pair]) -> list[nn.Module | None]:
+        """Return the projector of each pair; a module may serve several."""
+        return [self.projector(pair) for pair in pairs]
+
+    def projector(self, pair: Pair) -> nn.Module | None:
+        """Return a trained map from the student's width to the teacher's; None where they are equal."""
+        width_s, width_t = (channels(shape) for shape in pair.shapes)
+        return None if width_s == width_t else linear_map(pair)
+
+    @abstractmethod
+    def value(self, compared: Sequence[Compared], *, mask: Tensor | None) -> Tensor:
+        """Return float32 [N], or a float32 scalar for a coupled term.
+
+        Args:
+            compared: the pairs that count now, in the order of `paired`.
+            mask: bool [N, L], true for valid tokens; None when all are.
+        """
+
+
+class Hint(FeatureTerm):
+    """Squared error to the teacher's features after a trained projector (FitNets, Romero et al. 2015, arXiv 1412.6550).
+
+    Equation 3 with two deviations: the mean over elements instead of half their sum (as in RepDistiller, whose weight
+    of 100 is the default), and joint training with the other terms instead of a first stage of its own; a ``schedule``
+    that ends early gives the two stages. ``auto`` takes the middle pair of stages, as the paper does. The sum over
+    pairs.
+    """
+
+    unit: ClassVar[str] = "squared feature"
+    properties: ClassVar[frozenset[Property]] = INDEPENDENT
+
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 100.0
+
+    def automatic(self, student: Trace, teacher: Trace) -> list[tuple[Tap, Tap]]:
+        """The middle one of the pairs of stages."""
+        pairs = stage_pairs(student, teacher)
+        return [pairs[(len(pairs) - 1) // 2]]
+
+    def value(self, compared: Sequence[Compared], *, mask: Tensor | None) -> Tensor:
+        """Return the sum over pairs of the mean squared error, float32 [N]."""
+        errors = [unit_mean((ours - theirs).square(), mask) for ours, theirs in map(Compared.sized, compared)]
+        return torch.stack(errors).sum(dim=0)
+
+
+class Hidden(FeatureTerm):
+    """Squared error relative to the teacher's own size, so that layers of any scale count alike.
+
+    SquareHead (Kurtic et al. 2023, arXiv 2310.06927, equation 2): ||W f_s - f_t||^2 / ||f_t||^2. Deviations: the
+    quotient is taken per unit, not per batch, so that units stay independent, and the mean over pairs is returned.
+    ``auto`` takes all pairs of stages.
+    """
+
+    unit: ClassVar[str] = "relative squared error"
+    properties: ClassVar[frozenset[Property]] = INDEPENDENT
+
+    def automatic(self, student: Trace, teacher: Trace) -> list[tuple[Tap, Tap]]:
+        """All pairs of stages."""
+        return stage_pairs(student, teacher)
+
+    def value(self, compared: Sequence[Compared], *, mask: Tensor | None) -> Tensor:
+        """Return the mean over pairs of the relative error, float32 [N]."""
+        ratios = [
+            unit_mean((ours - theirs).square(), mask) / unit_mean(theirs.square(), mask).clamp(min=1e-12)
+            for ours, theirs in map(Compared.sized, compared)
+        ]
+        return torch.stack(ratios).mean(dim=0)
+
+
+class Cosine(FeatureTerm):
+    """One minus the cosine between hidden states (DistilBERT, Sanh et al. 2019, arXiv 1910.01108, section 3).
+
+    The mean over positions and pairs. ``auto`` takes the last pair of stages.
+    """
+
+    unit: ClassVar[str] = "1 - cosine"
+    properties: ClassVar[frozenset[Property]] = frozenset(
+        {"zero-at-equality", "duplication", "micro-batching", "bfloat16", "padding", "student-scale"}
+    )
+
+    def automatic(self, student: Trace, teacher: Trace) -> list[tuple[Tap, Tap]]:
+        """The last pair of stages."""
+        return stage_pairs(student, teacher)[-1:]
+
+    def value(self, compared: Sequence[Compared], *, mask: Tensor | None) -> Tensor:
+        """Return the mean over pairs, float32 [N]."""
+        values = []
+        for ours, theirs in map(Compared.sized, compared):
+            dim = 1 if ours.dim() == 4 else -1
+            values.append(unit_mean(1 - F.cosine_similarity(ours, theirs, dim=dim, eps=1e-8), mask))
+        return torch.stack(values).mean(dim=0)
+
+
+class AttentionTransfer(FeatureTerm):
+    """Where activations are strong (Zagoruyko & Komodakis 2017, arXiv 1612.03928, equation 2, with p = 2).
+
+    The mean over channels of squared features, L2-normalised over positions; the mean squared difference, as in the
+    authors' code, whose weight of 1000 is the default. The sum over pairs. ``auto`` takes all pairs of stages that have
+    a height and a width. No projector: channels are averaged out.
+    """
+
+    unit: ClassVar[str] = "squared normalised attention"
+    properties: ClassVar[frozenset[Property]] = frozenset(
+        {"zero-at-equality", "duplication", "micro-batching", "bfloat16", "student-scale"}
+    )
+
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1000.0
+
+    def automatic(self, student: Trace, teacher: Trace) -> list[tuple[Tap, Tap]]:
+        """All pairs of stages."""
+        return stage_pairs(student, teacher)
+
+    def check(self, pair: Pair) -> None:
+        """Refuse anything but maps.
+
+        Raises:
+            ModelError: when either side has no height and width.
+        """
+        if any(len(shape) != 4 for shape in pair.shapes):
+            raise ModelError(
+                "attention transfer compares maps",
+                expected="features [N, C, H, W] on both sides",
+                got=f"student {list(pair.shapes[0])}, teacher {list(pair.shapes[1])}",
+                where=f"{pair.student} : {pair.teacher}",
+                hint="for transformers use scores or relations",
+            )
+
+    def projector(self, pair: Pair) -> None:
+        """Return none."""
+
+    def value(self, compared: Sequence[Compared], *, mask: Tensor | None) -> Tensor:
+        """Return the sum over pairs, float32 [N]."""
+        del mask  # images have none
+        values = []
+        for ours, theirs in map(Compared.sized, compared):
+            maps = [F.normalize(side.square().mean(dim=1).flatten(1), dim=1) for side in (ours, theirs)]
+            values.append((maps[0] - maps[1]).square().mean(dim=1))
+        return torch.stack(values).sum(dim=0)
+
+
+class Rkd(FeatureTerm):
+    """Distances and angles between the samples of a batch (Park et al. 2019, arXiv 1904.05068, equations 5 and 7).
+
+    Smooth L1 on distances divided by their batch mean, and on the cosines of all triplets; memory grows with the cube
+    of the batch. ``auto`` takes the last features. No projector: only relations are compared.
+
+    Attributes:
+        distance_weight: 25 in the paper.
+        angle_weight: 50 in the paper.
+    """
+
+    kind: ClassVar[Kind] = "coupled"
+    unit: ClassVar[str] = "smooth L1 of relations"
+    properties: ClassVar[frozenset[Property]] = frozenset({"zero-at-equality", "bfloat16", "padding", "student-scale"})
+
+    distance_weight: Annotated[float, Field(ge=0, le=1e6)] = 25.0
+    angle_weight: Annotated[float, Field(ge=0, le=1e6)] = 50.0
+
+    def automatic(self, student: Trace, teacher: Trace) -> list[tuple[Tap, Tap]]:
+        """The last features."""
+        return [(last_features(student), last_features(teacher))]
+
+    def projector(self, pair: Pair) -> None:
+        """Return none."""
+
+    def value(self, compared: Sequence[Compared], *, mask: Tensor | None) -> Tensor:
+        """Return the weighted sum, a float32 scalar."""
+        total = torch.zeros(())
+        for item in compared:
+            ours, theirs = (pooled(side, mask) for side in item.sized())
+            total = total + self.distance_weight * F.smooth_l1_loss(distances(ours), distances(theirs))
+            total = total + self.angle_weight * F.smooth_l1_loss(angles(ours), angles(theirs))
+        return total
+
+
+class LastFeature(FeatureTerm):
+    """Squared error to the teacher's normalised last features through an orthogonal projector.
+
+    VkD (Miles et al. 2024, arXiv 2403.06213, equations 4 and 5): a projector with orthonormal rows or columns cannot
+    learn features of its own, so the student's must. Deviation: the teacher's features are standardised per unit, not
+    whitened over the batch, so that units stay independent; the student's are standardised too.
+    ``auto`` takes the input of the last linear layer.
+    """
+
+    unit: ClassVar[str] = "squared standardised feature"
+    properties: ClassVar[frozenset[Property]] = frozenset(
+        {"zero-at-equality", "duplication", "micro-batching", "bfloat16", "padding", "student-scale"}
+    )
+
+    def automatic(self, student: Trace, teacher: Trace) -> list[tuple[Tap, Tap]]:
+        """The last features."""
+        return [(last_features(student), last_features(teacher))]
+
+    def projector(self, pair: Pair) -> nn.Module | None:
+        """Return an orthogonal map, or none where widths are equal and the identity is orthogonal already."""
+        width_s, width_t = (channels(shape) for shape in pair.shapes)
+        return None if width_s == width_t else Channelwise(orthogonal(nn.Linear(width_s, width_t, bias=False)))
+
+    def value(self, compared: Sequence[Compared], *, mask: Tensor | None) -> Tensor:
+        """Return the mean squared error, float32 [N]."""
+        values = []
+        for item in compared:
+            ours, theirs = (pooled(side, mask) for side in item.sized())
+            ours, theirs = (F.layer_norm(side, side.shape[-1:], eps=1e-12) for side in (ours, theirs))
+            values.append((ours - theirs).square().mean(dim=-1))
+        return torch.stack(values).sum(dim=0)
+
+
+class Channelwise(nn.Module):
+    """Applies a linear layer to the channels of a feature of any of the three shapes."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Return the feature with its channels mapped."""
+        if feature.dim() == 4:
+            return self.linear(feature.movedim(1, -1)).movedim(-1, 1)
+        return self.linear(feature)
+
+
+def linear_map(pair: Pair) -> nn.Module:
+    """Return a fresh 1x1 convolution for maps, or a linear layer, from the student's width to the teacher's."""
+    width_s, width_t = (channels(shape) for shape in pair.shapes)
+    if len(pair.shapes[0]) == 4:
+        return nn.Conv2d(width_s, width_t, 1, bias=False)
+    return nn.Linear(width_s, width_t, bias=False)
+
+
+def channels(shape: Shape) -> int:
+    """Return the number of channels of a feature shape, batch first."""
+    return shape[1] if len(shape) == 4 else shape[-1]
+
+
+def unit_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean over all but the first dimension, float32 [N]; dimension 1 counts only where the mask is true."""
+    if mask is None or values.dim() == 1:
+        return values.flatten(1).mean(dim=1) if values.dim() > 1 else values
+    tokens = values if values.dim() == 2 else values.flatten(2).mean(dim=2)
+    return tokens.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def pooled(feature: Tensor, mask: Tensor | None) -> Tensor:
+    """Return one float32 vector per unit: the feature itself, or its mean over positions."""
+    feature = feature.float()
+    if feature.dim() == 4:
+        return feature.mean(dim=(2, 3))
+    if feature.dim() == 3:
+        if mask is None:
+            return feature.mean(dim=1)
+        return feature.masked_fill(~mask.unsqueeze(-1), 0.0).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return feature
+
+
+def distances(features_ND: Tensor) -> Tensor:
+    """Return Euclidean distances [N, N] divided by their mean over distinct pairs (Park et al., equation 4)."""
+    gaps = features_ND.unsqueeze(1) - features_ND.unsqueeze(0)
+    squares = gaps.square().sum(dim=-1)
+    # The square root has no gradient at 0, where a sample meets itself or its twin.
+    apart = squares > 0
+    lengths = torch.where(apart, squares, 1.0).sqrt() * apart
+    count = max(len(features_ND) * (len(features_ND) - 1), 1)
+    return lengths / (lengths.sum() / count).clamp(min=1e-12)
+
+
+def angles(features_ND: Tensor) -> Tensor:
+    """Return cosines [N, N, N] of the angle at the second of every three samples (Park et al., equation 6)."""
+    edges = F.normalize(features_ND.unsqueeze(0) - features_ND.unsqueeze(1), dim=-1)
+    return torch.einsum("jid,jkd->ijk", edges, edges)
+
+
+def spread(ours: Sequence[Tap], theirs: Sequence[Tap]) -> list[tuple[Tap, Tap]]:
+    """Return pairs in order, the shorter list spread evenly over the longer, last with last.
+
+    TinyBERT's uniform map (Jiao et al. 2020, arXiv 1909.10351, section 4.2: g(m) = 3m) for any two depths.
+    """
+    count = min(len(ours), len(theirs))
+    picked = [[side[-(-(index + 1) * len(side) // count) - 1] for index in range(count)] for side in (ours, theirs)]
+    return list(zip(*picked, strict=True))
+
+
+def stage_pairs(student: Trace, teacher: Trace) -> list[tuple[Tap, Tap]]:
+    """Return the stages of two models, paired by map size where sizes occur in both, else by relative depth.
+
+    Raises:
+        ModelError: when either model has no stages that can be told apart, or they are of different kinds.
+    """
+    ours, theirs = stages(student), stages(teacher)
+    sizes = [{student.shape(tap)[2:]: tap for tap in ours}, {teacher.shape(tap)[2:]: tap for tap in theirs}]
+    if len(student.shape(ours[0])) == 4 and len(teacher.shape(theirs[0])) == 4:
+        shared = [size for size in sizes[0] if size in sizes[1]]
+        if shared:
+            return [(sizes[0][size], sizes[1][size]) for size in shared]
+    return spread(ours, theirs)
+
+
+def stages(trace: Trace) -> list[Tap]:
+    """Return the ends of a model's stages, in order.
+
+    Maps: the last module of each height and width above 1 x 1. Tokens: the layers of the longest list of modules.
+    Vectors: what each activation, or else each linear layer, gives, but for the last.
+
+    Raises:
+        ModelError: when there is none.
+    """
+    maps: dict[Shape, Tap] = {}
+    for path, seen in trace.seen.items():
+        if isinstance(seen.module, nn.Sequential):
+            continue  # gives what its last member gives
+        if seen.output is not None and len(seen.output) == 4 and max(seen.output[2:]) > 1 and seen.calls == 1:
+            size = seen.output[2:]
+            maps.pop(size, None)  # keeps the order of the last
+            maps[size] = Tap(path)
+    layers = token_layers(trace)
+    if len(layers) > 1:
+        return layers
+    if maps:
+        return list(maps.values())
+    vectors = [
+        Tap(path)
+        for path, seen in trace.seen.items()
+        if seen.output is not None
+        and len(seen.output) == 2
+        and not isinstance(seen.module, nn.Dropout)
+        and not any(True for _ in seen.module.parameters())
+        and not any(True for _ in seen.module.children())
+    ]
+    if not vectors:
+        vectors = [Tap(path) for path, seen in trace.seen.items() if isinstance(seen.module, nn.Linear)][:-1]
+    if not vectors:
+        raise ModelError(
+            f"the {trace.role} has no stages that can be paired by themselves",
+            where=trace.role,
+            hint="name modules under pairs, as in `pairs: {layers.1: layers.3}`",
+        )
+    return vectors
+
+
+def token_layers(trace: Trace) -> list[Tap]:
+    """Return the outputs of the longest run of sibling modules that map tokens to tokens [N, L, D]."""
+    families: dict[str, list[Tap]] = {}
+    for path, seen in trace.seen.items():
+        parent, _, index = path.rpartition(".")
+        if index.isdigit() and seen.output is not None and len(seen.output) == 3:
+            families.setdefault(parent, []).append(Tap(path))
+    return max(families.values(), key=len, default=[])
+
+
+def last_features(trace: Trace) -> Tap:
+    """Return the input of the last linear layer.
+
+    Raises:
+        ModelError: when the model has none.
+    """
+    linear = [
+        path for path, seen in trace.seen.items() if isinstance(seen.module, nn.Linear) and seen.input is not None
+    ]
+    if not linear:
+        raise ModelError(f"the {trace.role} has no linear layer", where=trace.role, hint="name modules under pairs")
+    return Tap(linear[-1], "input")

@@ -1,0 +1,171 @@
+"""Taps: where in a model features are read, found by module path, checked on a dry run, captured by hooks."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from compress.errors import ModelError
+
+Side = Literal["output", "input"]
+
+
+@dataclass(frozen=True, order=True)
+class Tap:
+    """One tensor of a model.
+
+    Attributes:
+        path: of the module.
+        side: what the module returns, or its first argument.
+    """
+
+    path: str
+    side: Side = "output"
+
+    def __str__(self) -> str:
+        """As a recipe spells it: the path, with ``:input`` behind it for an input."""
+        return self.path if self.side == "output" else f"{self.path}:input"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a dry run saw of one module.
+
+    Attributes:
+        module: the module.
+        output: shape of the first tensor that it returns, or None.
+        input: shape of its first argument, or None when that is no tensor.
+        calls: times it ran.
+    """
+
+    module: nn.Module
+    output: tuple[int, ...] | None
+    input: tuple[int, ...] | None
+    calls: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One forward pass, module by module.
+
+    Attributes:
+        role: ``student`` or ``teacher``; named in messages.
+        seen: module path to what was seen, in the order in which modules finished.
+    """
+
+    role: str
+    seen: Mapping[str, Seen]
+
+    def shape(self, tap: Tap) -> tuple[int, ...]:
+        """Return the shape of a tapped tensor, batch first.
+
+        Raises:
+            ModelError: when there is no such module, it ran other than once, or there is no tensor on that side.
+        """
+        seen = self.seen.get(tap.path)
+        if seen is None:
+            raise ModelError(
+                f"no module of the {self.role} runs under this path",
+                expected=f"one of {', '.join(self.seen)}",
+                got=tap.path,
+                where=f"tap {tap}",
+                hint="`compressor plan` lists the pairs; * matches any part of a path",
+            )
+        shape = seen.output if tap.side == "output" else seen.input
+        if shape is None or seen.calls != 1:
+            what = f"{seen.calls} calls" if seen.calls != 1 else f"no tensor as its {tap.side}"
+            raise ModelError(
+                f"a tap of the {self.role} is not one tensor", expected="one", got=what, where=f"tap {tap}"
+            )
+        return shape
+
+    def matches(self, pattern: str) -> list[Tap]:
+        """Return the taps that a glob names, in the order in which they run.
+
+        Raises:
+            ModelError: when it names none.
+        """
+        glob, _, side = pattern.partition(":")
+        found = [Tap(path, "input" if side == "input" else "output") for path in self.seen if fnmatchcase(path, glob)]
+        if not found:
+            self.shape(Tap(glob))  # tells what there is
+        return found
+
+
+def dry_run(module: nn.Module, inputs: Sequence[Tensor], *, role: str) -> Trace:
+    """Run a module once, in evaluation mode without gradients, and return what each submodule took and gave."""
+    seen: dict[str, Seen] = {}
+
+    def note(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(inner: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+            calls = seen[path].calls + 1 if path in seen else 1
+            given = arguments[0] if arguments and isinstance(arguments[0], Tensor) else None
+            returned = first_tensor(output)
+            seen[path] = Seen(
+                inner,
+                None if returned is None else tuple(returned.shape),
+                None if given is None else tuple(given.shape),
+                calls,
+            )
+
+        return hook
+
+    handles = [inner.register_forward_hook(note(path)) for path, inner in module.named_modules() if path]
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            module(*inputs)
+    finally:
+        module.train(training)
+        for handle in handles:
+            handle.remove()
+    return Trace(role, seen)
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """Return the first tensor of whatever containers a module returns."""
+    return next((leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)), None)
+
+
+class Capture:
+    """Hooks that keep what passes some taps, each once, until it is taken."""
+
+    def __init__(self, module: nn.Module, taps: Sequence[Tap]) -> None:
+        self.kept: dict[Tap, Tensor] = {}
+        self.handles = [
+            module.get_submodule(tap.path).register_forward_hook(self._keep(tap)) for tap in dict.fromkeys(taps)
+        ]
+
+    def _keep(self, tap: Tap) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(_module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+            tensor = first_tensor(output) if tap.side == "output" else arguments[0]
+            assert tensor is not None
+            self.kept[tap] = tensor
+
+        return hook
+
+    def take(self) -> dict[Tap, Tensor]:
+        """Return what passed since the last call, and forget it."""
+        kept, self.kept = self.kept, {}
+        return kept
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for handle in self.handles:
+            handle.remove()
+
+
+@contextmanager
+def captured(module: nn.Module, taps: Sequence[Tap]) -> Iterator[Capture]:
+    """Capture some taps of a module for the block."""
+    capture = Capture(module, taps)
+    try:
+        yield capture
+    finally:
+        capture.close()

@@ -1,0 +1,148 @@
+"""What every term of the guided loss is: frozen values with a weight, a schedule and declared properties."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from compress.choice import Values
+
+Weight = Annotated[float, Field(gt=0, le=1e6)]
+Temperature = Annotated[float, Field(gt=0, le=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Kind = Literal["per-unit", "coupled"]
+Property = Literal[
+    "zero-at-equality",
+    "duplication",
+    "micro-batching",
+    "bfloat16",
+    "impossible-classes",
+    "shift",
+    "high-temperature",
+    "uniform-teacher",
+    "student-scale",
+    "padding",
+]
+
+
+class Schedule(Values):
+    """When a term counts, as shares of the training steps; by default always and fully.
+
+    Attributes:
+        begin_fraction: before it the term is off.
+        end_fraction: after it the term is off.
+        warmup_fraction: after the beginning, the weight rises linearly from 0 over this share.
+        decay_fraction: before the end, the weight falls linearly to 0 over this share.
+    """
+
+    begin_fraction: Share = 0.0
+    end_fraction: Share = 1.0
+    warmup_fraction: Share = 0.0
+    decay_fraction: Share = 0.0
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse a schedule that never lets the term count, and a rise that is cut off by the fall."""
+        length = self.end_fraction - self.begin_fraction
+        if length <= 0:
+            raise ValueError(f"end_fraction {self.end_fraction:g} is not after begin_fraction {self.begin_fraction:g}")
+        if self.warmup_fraction + self.decay_fraction > length + 1e-9:
+            raise ValueError(
+                f"warmup_fraction and decay_fraction together are longer than the term's share of {length:g}"
+            )
+
+    def factor(self, progress: float) -> float:
+        """Return what the weight is multiplied by, 0 to 1.
+
+        Args:
+            progress: share of the steps that are done, 0 to 1; 1 gives the final weight.
+        """
+        last = progress >= 1.0 and self.end_fraction >= 1.0
+        if progress < self.begin_fraction or (progress >= self.end_fraction and not last):
+            return 0.0
+        rising = (progress - self.begin_fraction) / self.warmup_fraction if self.warmup_fraction else 1.0
+        falling = (self.end_fraction - progress) / self.decay_fraction if self.decay_fraction else 1.0
+        return max(0.0, min(1.0, rising, falling))
+
+
+ALWAYS = Schedule()
+
+
+class Term(Values):
+    """One named part of the guided loss.
+
+    Class attributes:
+        kind: ``per-unit`` gives one value per unit, float32 [N], whatever else is in the batch; ``coupled`` compares
+            units with each other and gives one float32 scalar, so it allows neither accumulation nor per-sample scores.
+        unit: of its values.
+        properties: what `compress.testing` proves of it in its default form.
+        reads_labels: whether labels must be there.
+        reads_teacher: whether a teacher must be there.
+
+    Attributes:
+        weight: dimensionless.
+        schedule: when the term counts.
+    """
+
+    kind: ClassVar[Kind] = "per-unit"
+    unit: ClassVar[str] = "nats"
+    properties: ClassVar[frozenset[Property]]
+    reads_labels: ClassVar[bool] = False
+    reads_teacher: ClassVar[bool] = True
+
+    weight: Weight = 1.0
+    schedule: Schedule = ALWAYS
+
+    @property
+    def declared(self) -> frozenset[Property]:
+        """The properties of the term with these fields; what is not among them is shown to fail."""
+        return self.properties
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What logits are compared with.
+
+    Attributes:
+        teachers: logits [N, C] of each teacher; empty without one.
+        teacher_weights: of each teacher, summing to 1.
+        labels: int64 [N], or None when unlabelled.
+        hard: the task's own loss against the labels, float32 [N], or None when unlabelled.
+    """
+
+    teachers: tuple[Tensor, ...] = ()
+    teacher_weights: tuple[float, ...] = (1.0,)
+    labels: Tensor | None = None
+    hard: Tensor | None = None
+
+    def teacher(self, *, temperature: float = 1.0, standardise: bool = False) -> Tensor:
+        """Return float32 logits [N, C] whose softmax at a temperature is the teachers' averaged soft target.
+
+        The average is arithmetic, over probabilities (Hinton et al. 2015, arXiv 1503.02531, section 1, name both means
+        for ensembles). A single teacher's logits are returned as they are.
+
+        Args:
+            temperature: at which they will be softened; the average depends on it.
+            standardise: z-score each teacher's rows first.
+        """
+        logits = [teacher.detach().float() for teacher in self.teachers]
+        if standardise:
+            logits = [standardised(teacher) for teacher in logits]
+        if len(logits) == 1:
+            return logits[0]
+        softened = [
+            torch.log_softmax(teacher / temperature, dim=-1) + torch.tensor(weight).log()
+            for teacher, weight in zip(logits, self.teacher_weights, strict=True)
+        ]
+        return temperature * torch.stack(softened).logsumexp(dim=0)
+
+
+def standardised(logits_NC: Tensor) -> Tensor:
+    """Return each row with mean 0 and deviation 1, float32 [N, C].
+
+    Logit standardisation, Sun et al. 2024 (arXiv 2403.01427), algorithm 1; as in the authors' code the deviation has
+    Bessel's correction and 1e-7 is added to it.
+    """
+    logits = logits_NC.float()
+    return (logits - logits.mean(dim=-1, keepdim=True)) / (logits.std(dim=-1, keepdim=True) + 1e-7)
