@@ -1,0 +1,335 @@
+"""What is each way to distil worth? One cell per (arm, seed), each with its own JSON.
+
+    python benchmarks/distillation/run.py [--seeds 0 1 ... 7] [--arms hinton dkd] [--store DIR] [--threads N]
+    python benchmarks/distillation/run.py --table
+
+Fashion-MNIST, IMAGES training images without augmentation, the teacher of ``pipelines/fashion_mnist`` (trained on all
+54,000), one small convolutional student, EPOCHS epochs for every arm: equal steps, the last epoch counts. A seed
+decides initial weights and batch order alike for all arms, so differences are paired by seed. Method settings are the
+papers' and presets' defaults; nothing was tuned here.
+
+Controls: ``alone`` learns from the labels; ``label-smoothing`` mixes them with the uniform distribution; ``permuted``
+is ``hinton`` with the teacher's non-target classes shuffled for each sample, which keeps its confidence and destroys
+what it knows about similarity. ``born-again-1`` has ``alone`` of its seed as its teacher, ``born-again-2`` that one.
+
+A cell that has its JSON is not run again, so the grid resumes. Accuracy is on select; test is not read.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import nn
+
+from compress.artifact import Artifact, Store
+from compress.benchmark.environment import allowed_cores, describe
+from compress.loss import GuidedLoss, bind
+from compress.models import Cnn, load_model
+from compress.progress import Reporter
+from compress.recipe import Recipe
+from compress.stage import Context, Execution
+from compress.stages.create import Create
+from compress.tasks import Batch, ImageClassification
+from compress.teacher import teacher_outputs
+from compress.training import Optimization, Taught, Teaching, fit, predict
+
+HERE = Path(__file__).parent
+RECIPE = HERE.parents[1] / "pipelines" / "fashion_mnist" / "recipe.yaml"
+RESULTS = HERE / "results"
+DOCUMENT = HERE.parents[1] / "docs" / "distillation.md"
+MARKERS = ("<!-- table: written by benchmarks/distillation/run.py --table -->", "<!-- end of table -->")
+IMAGES = 10_000
+OPTIMIZATION = Optimization(epochs=8, batch_size=128, learning_rate=0.1, weight_decay=1e-4)
+STUDENT = Cnn(widths=(8, 16, 32), strides=(2, 1, 2))
+SMOOTHING = 0.1
+LABELS = {"hard": {"weight": 0.1}}
+CONTROLS = ("alone", "label-smoothing", "permuted")
+
+# What every arm minimises; "born-again-N" and the controls differ in whom they learn from.
+ARMS: dict[str, object] = {
+    "alone": {"hard": {}},
+    "label-smoothing": {"kl": {"temperature": 1}},
+    "permuted": "hinton",
+    "hinton": "hinton",
+    "kl-without-labels": {"kl": {"temperature": 4}},
+    "kl-temperature-1": {**LABELS, "kl": {"weight": 0.9, "temperature": 1}},
+    "kl-reverse": {**LABELS, "kl": {"weight": 0.9, "divergence": "reverse"}},
+    "kl-jensen-shannon": {**LABELS, "kl": {"weight": 0.9, "divergence": "jensen-shannon"}},
+    "kl-skew": {**LABELS, "kl": {"weight": 0.9, "divergence": "skew"}},
+    "kl-top-3": {**LABELS, "kl": {"weight": 0.9, "top_k": 3}},
+    "kl-standardised": {**LABELS, "kl": {"weight": 9, "temperature": 2, "standardise": True}},
+    "hard-token": {"hard": {"weight": 0.5}, "hard_token": {}},
+    "dkd": "dkd",
+    "dist": "dist",
+    "bernoulli": {**LABELS, "bernoulli": {"weight": 0.9, "temperature": 4}},
+    "logit-mse": {**LABELS, "mse": {"weight": 0.1}},
+    "function-matching": "function-matching",
+    "fitnets": "fitnets",
+    "hidden": {"preset": "hinton", "hidden": {}},
+    "cosine": {"preset": "hinton", "cosine": {}},
+    "attention-transfer": "attention-transfer",
+    "rkd": {"preset": "hinton", "rkd": {}},
+    "last-feature": {"preset": "hinton", "last_feature": {}},
+    "born-again-1": "born-again",
+    "born-again-2": "born-again",
+}
+
+
+class Nowhere:
+    """A recorder that forgets."""
+
+    def metrics(self, values, *, step):
+        """Forget."""
+
+    def artifact(self, path, folder=""):
+        """Forget."""
+
+
+def prepared(store: Store, *, threads: int) -> Context:
+    """Return the context with the pipeline's teacher, from the store or trained now, and the reduced train role."""
+    recipe = Recipe.load(RECIPE)
+    data = recipe.data.load()
+    context = Context(
+        task=ImageClassification.of(data, augment=recipe.data.augment),
+        data=data,
+        loss=recipe.loss,
+        teacher=None,
+        store=store,
+        seed=recipe.seed,
+        execution=Execution(threads=threads, precision="bfloat16"),
+        recorder=Nowhere(),
+        reporter=Reporter(),
+    )
+    teacher = find_teacher(recipe, context)
+    # The same normalisation as the teacher's, no augmentation; samples are in the order of their hashes.
+    small = replace(data, roles={**data.roles, "train": data.train.take(np.arange(IMAGES))})
+    return replace(
+        context, task=replace(context.task, augment=None), data=small, teacher=teacher, reporter=Reporter(quiet=True)
+    )
+
+
+def find_teacher(recipe: Recipe, context: Context) -> Artifact:
+    """Return the pipeline's teacher, whatever number of threads it was trained with, or train it."""
+    assert recipe.teacher.train is not None
+    create = Create(model=recipe.teacher.model)
+    for threads in range(1, 65):
+        there = replace(context, execution=replace(context.execution, threads=threads))
+        created = context.store.find(create.key(None, there))
+        trained = None if created is None else context.store.find(recipe.teacher.train.key(created, there))
+        if trained is not None:
+            return trained
+    return recipe.teacher.train.run(create.run(None, context), context)
+
+
+def train(context: Context, loss: GuidedLoss, teacher: nn.Module | None, taught: Teaching | None, *, seed: int):
+    """Return a student trained from the seed's weights in the seed's order, and the seconds that took."""
+    torch.manual_seed(seed)
+    student = STUDENT.build(context.task.signature, code=())
+    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    views = context.task.views(mixup=loss.mixup)
+    started_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as work:
+        fit(
+            student,
+            context,
+            loss=bind(loss, student, teacher, example, seed=seed),
+            teacher=taught,
+            optimization=OPTIMIZATION,
+            seed=seed,
+            work=Path(work),
+            name="",
+            views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
+        )
+    return student, time.monotonic() - started_s
+
+
+def says(logits: torch.Tensor) -> Teaching:
+    """Return a teacher that says these logits [N, C] of the train role."""
+    return lambda batch: Taught((logits[batch.index],))
+
+
+def smoothed(context: Context) -> Teaching:
+    """Return a teacher that knows the labels and spreads SMOOTHING evenly over all classes."""
+    labels, classes = context.data.train.labels, len(context.task.classes)
+    assert labels is not None
+    probabilities = torch.full((len(labels), classes), SMOOTHING / classes)
+    probabilities[torch.arange(len(labels)), torch.from_numpy(labels)] += 1 - SMOOTHING
+    return says(probabilities.log())
+
+
+def permuted(context: Context, logits: torch.Tensor, *, seed: int) -> Teaching:
+    """Return the teacher with the logits of all classes but the label shuffled, sample by sample."""
+    labels = context.data.train.labels
+    assert labels is not None
+    generator = torch.Generator().manual_seed(1_000 + seed)
+    keys = torch.rand(logits.shape, generator=generator)
+    target = torch.nn.functional.one_hot(torch.from_numpy(labels), logits.shape[1]).bool()
+    others = torch.arange(logits.shape[1]).expand_as(logits)[~target].view(len(logits), -1)
+    shuffled = others.gather(1, keys[:, 1:].argsort(dim=1))
+    changed = logits.clone()
+    changed.scatter_(1, others, logits.gather(1, shuffled))
+    return says(changed)
+
+
+def run_arm(arm: str, context: Context, *, seed: int) -> tuple[nn.Module, float]:
+    """Return the arm's student and its training seconds."""
+    loss = GuidedLoss.model_validate(ARMS[arm])
+    if arm == "alone":
+        return train(context, loss, None, None, seed=seed)
+    if arm == "label-smoothing":
+        return train(context, loss, None, smoothed(context), seed=seed)
+    if arm.startswith("born-again"):
+        generation = int(arm[-1])
+        earlier = "alone" if generation == 1 else f"born-again-{generation - 1}"
+        teacher, _ = run_arm(earlier, context, seed=seed)
+        return train(context, loss, None, says(predict(teacher, context, context.data.train)), seed=seed + generation)
+    assert context.teacher is not None
+    teacher = load_model(context.teacher.path)
+    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    taps = bind(loss, STUDENT.build(context.task.signature, code=()), teacher, example, seed=0).teacher_taps
+    views = context.task.views(mixup=loss.mixup)
+    outputs = teacher_outputs(context, context.data.train, views=views, taps=taps, mixup=loss.mixup, limit_bytes=4e9)
+    taught: Callable[[Batch], Taught] = outputs
+    if arm == "permuted":
+        taught = permuted(context, outputs.logits[None], seed=seed)
+    return train(context, loss, teacher, taught, seed=seed)
+
+
+def run_cell(arm: str, context: Context, *, seed: int) -> None:
+    """Run one cell and write its JSON."""
+    path = RESULTS / f"{arm}-seed{seed}.json"
+    if path.exists():
+        return
+    student, seconds = run_arm(arm, context, seed=seed)
+    select = context.data.select
+    logits = predict(student, context, select)
+    assert context.teacher is not None
+    theirs = teacher_outputs(context, select, views=(None,)).logits[None]
+    divergence = GuidedLoss.model_validate({"kl": {"temperature": 1}}).terms["kl"]
+    from compress.loss import Targets
+
+    result = {
+        "arm": arm,
+        "seed": seed,
+        "accuracy_select": float(context.task.correct(logits.numpy(), select).mean()),
+        "teacher_agreement": float((logits.argmax(1) == theirs.argmax(1)).float().mean()),
+        "teacher_kl_nats": float(divergence.value(logits, Targets(teachers=(theirs,))).mean()),
+        "samples": len(select),
+        "parameters": sum(value.numel() for value in student.parameters()),
+        "images": IMAGES,
+        "optimization": OPTIMIZATION.model_dump(),
+        "student": STUDENT.model_dump(),
+        "loss": GuidedLoss.model_validate(ARMS[arm]).model_dump(exclude_none=True, exclude_defaults=True),
+        "teacher_accuracy_select": float(context.task.correct(theirs.numpy(), select).mean()),
+        "seconds": round(seconds, 1),
+        "environment": describe(seed=seed),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{arm} seed {seed}: {100 * result['accuracy_select']:.2f}% in {seconds:.0f} s", flush=True)
+
+
+def holm(values: dict[str, float]) -> dict[str, float]:
+    """Return p-values adjusted for their number (Holm 1979): step-down, each at least the one before."""
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for index, (name, p) in enumerate(sorted(values.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(values) - index) * p))
+        adjusted[name] = largest
+    return adjusted
+
+
+def differences(accuracy: dict[tuple[str, int], float], arm: str, rival: str) -> list[float]:
+    """Return accuracy of one arm minus another's, in points, for every seed that both have."""
+    seeds = sorted(
+        {seed for name, seed in accuracy if name == arm} & {seed for name, seed in accuracy if name == rival}
+    )
+    return [accuracy[arm, seed] - accuracy[rival, seed] for seed in seeds]
+
+
+def interval(gains: list[float]) -> tuple[float, float, float]:
+    """Return mean and 95% t interval."""
+    mean = statistics.mean(gains)
+    half = float(stats.t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / math.sqrt(len(gains))
+    return mean, mean - half, mean + half
+
+
+def table() -> str:
+    """Return the committed cells as Markdown."""
+    cells = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    accuracy = {(cell["arm"], cell["seed"]): 100 * cell["accuracy_select"] for cell in cells}
+    arms = [arm for arm in ARMS if sum(name == arm for name, _ in accuracy) >= 2]
+    tested = [arm for arm in arms if arm != "alone"]
+    p_values = holm({arm: float(stats.ttest_1samp(differences(accuracy, arm, "alone"), 0).pvalue) for arm in tested})
+    lines = [
+        "| arm | accuracy % (mean, sd, n) | over alone, points | over permuted, points | p (Holm) | agreement % | KL, "
+        "nats | verdict |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    for arm in arms:
+        own = [cell for cell in cells if cell["arm"] == arm]
+        values = [100 * cell["accuracy_select"] for cell in own]
+        shown = f"{statistics.mean(values):.2f}, {statistics.stdev(values):.2f}, {len(values)}"
+        parts = [f"{arm} (control)" if arm in CONTROLS else arm, shown]
+        for rival in ("alone", "permuted"):
+            gains = differences(accuracy, arm, rival)
+            if arm == rival or len(gains) < 2:
+                parts.append("")
+            else:
+                mean, low, high = interval(gains)
+                parts.append(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]")
+        p = p_values.get(arm)
+        parts.append("" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}")
+        parts.append(f"{100 * statistics.mean(cell['teacher_agreement'] for cell in own):.1f}")
+        parts.append(f"{statistics.mean(cell['teacher_kl_nats'] for cell in own):.3f}")
+        parts.append("" if p is None else verdict(p, statistics.mean(differences(accuracy, arm, "alone"))))
+        lines.append("| " + " | ".join(parts) + " |")
+    environment = cells[0]["environment"]
+    lines += [
+        "",
+        f"{IMAGES:,} training images, {OPTIMIZATION.epochs} epochs, {cells[0]['samples']:,} select samples; teacher "
+        f"{100 * cells[0]['teacher_accuracy_select']:.2f}%; student {cells[0]['parameters']:,} parameters; 95% t "
+        f"intervals paired by seed; {environment['cpu_model']}; torch {environment['versions']['torch']}; "
+        f"{min(cell['environment']['date'] for cell in cells)[:10]}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(p: float, gain: float) -> str:
+    """Return in words whether an arm differs from the student alone."""
+    if p >= 0.05:
+        return "cannot tell"
+    return "better than alone" if gain > 0 else "worse than alone"
+
+
+def main() -> None:
+    """Run the missing cells, or write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--store", type=Path, default=Path("compress-store"))
+    parser.add_argument("--threads", type=int, default=allowed_cores())
+    parser.add_argument("--table", action="store_true", help="write docs/distillation.md from the committed cells")
+    arguments = parser.parse_args()
+    if arguments.table:
+        begin, end = MARKERS
+        head, tail = DOCUMENT.read_text().split(begin)[0], DOCUMENT.read_text().split(end)[1]
+        DOCUMENT.write_text(f"{head}{begin}\n\n{table()}\n{end}{tail}")
+        return
+    context = prepared(Store.open(arguments.store), threads=arguments.threads)
+    for seed in arguments.seeds:
+        for arm in arguments.arms:
+            run_cell(arm, context, seed=seed)
+
+
+if __name__ == "__main__":
+    main()
