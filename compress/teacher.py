@@ -18,10 +18,11 @@ from compress.errors import ModelError, StageError
 from compress.loss import GuidedLoss, Tap, bind
 from compress.loss.taps import captured
 from compress.models import load_model
-from compress.stage import Context
+from compress.stage import Context, Precision
 from compress.tasks import Batch
 from compress.training import Fit, Optimization, Taught, fit, forward_all
 
+Shape = tuple[int, ...]
 SHARD = 8192  # samples per committed directory, a multiple of the batch that they are computed in
 CHECKED_SHARE = 0.01
 MAX_CHECKED = 256
@@ -121,7 +122,7 @@ def teacher_outputs(
     samples: Samples,
     *,
     views: Sequence[int | None],
-    taps: Sequence[Tap] = (),
+    taps: Mapping[Tap, Shape] | None = None,
     mixup: float = 0.0,
     limit_bytes: float = 0.0,
 ) -> TeacherOutputs:
@@ -135,7 +136,7 @@ def teacher_outputs(
         context: teacher, task, store.
         samples: the role.
         views: which views of it.
-        taps: what is read of the first teacher besides its logits.
+        taps: what is read of the first teacher besides its logits, and the shapes of one sample.
         mixup: share of mixed samples in each view.
         limit_bytes: of the cached taps that are no vectors, all views together.
 
@@ -147,7 +148,10 @@ def teacher_outputs(
         raise StageError(
             "the guided loss needs a teacher", hint="name a teacher, or give the loss no term that reads one"
         )
-    stored, live = split_taps(context, samples, taps, views=len(views), limit_bytes=limit_bytes)
+    taps = taps or {}
+    stored = stored_taps(
+        taps, samples=len(samples) * len(views), precision=context.execution.precision, limit_bytes=limit_bytes
+    )
     teachers = (context.teacher, *(member.artifact for member in context.ensemble))
     weights = (1.0, *(member.weight for member in context.ensemble))
     cached = {
@@ -164,7 +168,7 @@ def teacher_outputs(
         cached=cached,
         weights=tuple(weight / sum(weights) for weight in weights),
         taps=tuple(taps),
-        live=load_model(context.teacher.path, code=context.code) if live else None,
+        live=load_model(context.teacher.path, code=context.code) if len(stored) < len(taps) else None,
     )
 
 
@@ -199,7 +203,7 @@ def fit_guided(
             context,
             context.data.train,
             views=views,
-            taps=bound.teacher_taps,
+            taps=bound.teacher_shapes,
             mixup=loss.mixup,
             limit_bytes=cache_limit_gb * 1e9,
         )
@@ -217,25 +221,25 @@ def fit_guided(
     )
 
 
-def split_taps(
-    context: Context, samples: Samples, taps: Sequence[Tap], *, views: int, limit_bytes: float
-) -> tuple[tuple[Tap, ...], tuple[Tap, ...]]:
-    """Return the taps that are cached and those that are computed live."""
-    if not taps:
-        return (), ()
-    assert context.teacher is not None
-    module = load_model(context.teacher.path, code=context.code)
-    batch = context.task.batch(context.data.select, torch.arange(2))
-    shapes = {tap: tuple(value.shape[1:]) for tap, value in live_features(module, context, batch, taps).items()}
-    width = 2 if context.execution.precision == "bfloat16" else 4
+def stored_taps(
+    taps: Mapping[Tap, Shape], *, samples: int, precision: Precision, limit_bytes: float
+) -> tuple[Tap, ...]:
+    """Return the taps that are worth storing: vectors always, others while all of them stay below the limit.
+
+    Args:
+        taps: with the shape of one sample.
+        samples: in all views together.
+        precision: of the teacher's activations.
+        limit_bytes: of the stored taps that are no vectors.
+    """
     stored: list[Tap] = []
-    used = 0.0
-    for tap in taps:
-        size = views * len(samples) * math.prod(shapes[tap]) * width
-        if len(shapes[tap]) == 1 or used + size <= limit_bytes:
+    used = 0
+    for tap, shape in taps.items():
+        size = samples * math.prod(shape) * (2 if precision == "bfloat16" else 4) if len(shape) > 1 else 0
+        if used + size <= limit_bytes or not size:
             stored.append(tap)
-            used += size if len(shapes[tap]) > 1 else 0
-    return tuple(stored), tuple(tap for tap in taps if tap not in stored)
+            used += size
+    return tuple(stored)
 
 
 def live_features(module: nn.Module, context: Context, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:

@@ -17,7 +17,8 @@ from compress.teacher import teacher_outputs
 from compress.training import Optimization, predict
 
 STUDENT = Create(model=Cnn(widths=(8, 8), strides=(1, 2)))
-TAPS = (Tap("layers.2"), Tap("head", "input"))
+TAPS = {Tap("layers.2"): (16, 8, 8), Tap("head", "input"): (32,)}
+MAP, VECTOR = TAPS
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_shards_hold_what_one_pass_gives(context, trained_digits, monkeypatch):
     batch = context.task.batch(context.data.train, torch.tensor([700, 3, 512, 511]))
     taught = outputs(batch)
     assert torch.equal(taught.logits[0], outputs.logits[None][batch.index])
-    live = module.live_features(load_model(trained_digits.path), context, batch, TAPS)
+    live = module.live_features(load_model(trained_digits.path), context, batch, list(TAPS))
     for tap in TAPS:
         torch.testing.assert_close(taught.features[tap].float(), live[tap].float(), rtol=1e-4, atol=1e-4)
 
@@ -59,8 +60,8 @@ def test_maps_above_the_limit_come_from_a_live_pass_and_vectors_never_do(context
     for limit, live in ((size - 1, True), (size, False)):
         outputs = teacher_outputs(context, context.data.train, views=(None,), taps=TAPS, limit_bytes=limit)
         assert (outputs.live is not None) == live
-        assert (TAPS[0] in outputs.cached[None][0].features) != live
-        assert TAPS[1] in outputs.cached[None][0].features
+        assert (MAP in outputs.cached[None][0].features) != live
+        assert VECTOR in outputs.cached[None][0].features
         assert set(outputs(context.task.batch(context.data.train, torch.arange(3))).features) == set(TAPS)
 
 

@@ -195,7 +195,7 @@ def run_arm(arm: str, context: Context, *, seed: int) -> tuple[nn.Module, float]
     assert context.teacher is not None
     teacher = load_model(context.teacher.path)
     example = context.task.batch(context.data.select, torch.arange(2)).inputs
-    taps = bind(loss, STUDENT.build(context.task.signature, code=()), teacher, example, seed=0).teacher_taps
+    taps = bind(loss, STUDENT.build(context.task.signature, code=()), teacher, example, seed=0).teacher_shapes
     views = context.task.views(mixup=loss.mixup)
     outputs = teacher_outputs(context, context.data.train, views=views, taps=taps, mixup=loss.mixup, limit_bytes=4e9)
     taught: Callable[[Batch], Taught] = outputs

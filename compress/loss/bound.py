@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import ModelError
-from compress.loss.features import Compared, FeatureTerm, Pair
+from compress.loss.features import Compared, FeatureTerm, Pair, Shape
 from compress.loss.guided import GuidedLoss, LossTerms
 from compress.loss.taps import Capture, Tap, captured, dry_run
 from compress.loss.term import Targets
@@ -40,9 +40,9 @@ class BoundLoss(nn.Module):
         return tuple(dict.fromkeys(pair.student for pairs in self.pairs.values() for pair in pairs))
 
     @property
-    def teacher_taps(self) -> tuple[Tap, ...]:
-        """What is read of the teacher, each once."""
-        return tuple(dict.fromkeys(pair.teacher for pairs in self.pairs.values() for pair in pairs))
+    def teacher_shapes(self) -> dict[Tap, Shape]:
+        """What is read of the teacher, each once, with the shape of one sample."""
+        return {pair.teacher: pair.shapes[1][1:] for pairs in self.pairs.values() for pair in pairs}
 
     @contextmanager
     def attached(self, student: nn.Module) -> Iterator[None]:

@@ -96,7 +96,7 @@ def terms_of(loss, student, teacher):
     bound = bind(loss, student, teacher, (IMAGES[:2],), seed=0)
     with bound.attached(student), torch.no_grad():
         logits = student(IMAGES)
-        with_taps = dict(zip(bound.teacher_taps, _taps(teacher, bound.teacher_taps), strict=True))
+        with_taps = dict(zip(list(bound.teacher_shapes), _taps(teacher, list(bound.teacher_shapes)), strict=True))
         return bound(logits, Targets(teachers=(teacher(IMAGES),)), teacher_features=with_taps)
 
 

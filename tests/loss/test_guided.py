@@ -127,7 +127,7 @@ def test_projectors_are_built_at_once_trained_and_no_part_of_the_student():
     assert all(torch.equal(value, bound.state_dict()[name]) for name, value in again.state_dict().items())
     from compress.loss.taps import captured
 
-    with bound.attached(student), captured(teacher, bound.teacher_taps) as capture:
+    with bound.attached(student), captured(teacher, list(bound.teacher_shapes)) as capture:
         logits, targets = student(IMAGES), Targets(teachers=(teacher(IMAGES).detach(),))
         bound(logits, targets, teacher_features=capture.take()).total.backward()
     assert all(value.grad is not None for value in bound.parameters())
