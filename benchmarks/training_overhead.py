@@ -37,16 +37,6 @@ BATCH = 128
 MODEL = ResNet(width=16, blocks=(1, 1, 1))
 
 
-class Nowhere:
-    """A recorder that forgets."""
-
-    def metrics(self, values, *, step):
-        """Forget."""
-
-    def artifact(self, path, folder=""):
-        """Forget."""
-
-
 def bare_loop(context: Context, samples: Samples) -> float:
     """Return images per second of the fastest loop we can write."""
     torch.manual_seed(0)
@@ -111,7 +101,6 @@ def main() -> None:
             store=Store.open(Path(store)),
             seed=0,
             execution=Execution(threads=arguments.threads, precision="bfloat16"),
-            recorder=Nowhere(),
             reporter=Reporter(quiet=True),
         )
         rates: dict[str, list[float]] = {"bare": [], "fit": []}

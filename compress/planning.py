@@ -1,9 +1,7 @@
 """The plan: what a run would do, what it would reuse, and why not more. Nothing is written."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -38,16 +36,6 @@ class Row:
     key: str | None
 
 
-class _Nowhere:
-    """A recorder for a plan, which records nothing."""
-
-    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
-        """Record nothing."""
-
-    def artifact(self, path: Path, folder: str = "") -> None:
-        """Record nothing."""
-
-
 def plan(recipe: Recipe, options: Options) -> list[Row]:
     """Return the steps of a run in order, after building and exporting the untrained teacher and student once.
 
@@ -65,7 +53,6 @@ def plan(recipe: Recipe, options: Options) -> list[Row]:
         store=store,
         seed=recipe.seed,
         execution=execution,
-        recorder=_Nowhere(),
         code=options.code,
     )
     student = None if recipe.student == "teacher" else Create(model=recipe.student)

@@ -34,6 +34,16 @@ class Recorder(Protocol):
         ...
 
 
+class Unrecorded:
+    """A recorder that forgets; for plans and experiments."""
+
+    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        """Forget."""
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Forget."""
+
+
 @dataclass(frozen=True)
 class Execution:
     """What decides numerics besides the recipe; part of every key, fixed for a whole pipeline.
@@ -87,7 +97,7 @@ class Context:
     store: Store
     seed: int
     execution: Execution
-    recorder: Recorder
+    recorder: Recorder = field(default_factory=Unrecorded)
     reporter: Reporter = field(default_factory=Reporter)
     code: Sequence[Path] = ()
     interrupted: Callable[[], bool] = lambda: False

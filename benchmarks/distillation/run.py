@@ -84,16 +84,6 @@ ARMS: dict[str, object] = {
 }
 
 
-class Nowhere:
-    """A recorder that forgets."""
-
-    def metrics(self, values, *, step):
-        """Forget."""
-
-    def artifact(self, path, folder=""):
-        """Forget."""
-
-
 def prepared(store: Store, *, threads: int) -> Context:
     """Return the context with the pipeline's teacher, from the store or trained now, and the reduced train role."""
     recipe = Recipe.load(RECIPE)
@@ -106,7 +96,6 @@ def prepared(store: Store, *, threads: int) -> Context:
         store=store,
         seed=recipe.seed,
         execution=Execution(threads=threads, precision="bfloat16"),
-        recorder=Nowhere(),
         reporter=Reporter(),
     )
     teacher = find_teacher(recipe, context)

@@ -53,16 +53,6 @@ QUESTIONS = (
 )
 
 
-class Nowhere:
-    """A recorder that forgets."""
-
-    def metrics(self, values, *, step):
-        """Forget."""
-
-    def artifact(self, path, folder=""):
-        """Forget."""
-
-
 def shared_context(recipe: Recipe, store: Store, *, threads: int) -> Context:
     """Return the context of seed 0 with the recipe's teacher, from the store or trained now."""
     data = recipe.data.load()
@@ -74,7 +64,6 @@ def shared_context(recipe: Recipe, store: Store, *, threads: int) -> Context:
         store=store,
         seed=recipe.seed,
         execution=Execution(threads=threads, precision="bfloat16"),
-        recorder=Nowhere(),
         reporter=Reporter(),
     )
     return replace(context, teacher=find_teacher(recipe, context))
