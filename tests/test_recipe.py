@@ -11,6 +11,7 @@ from compress.recipe import Baseline, DataConfig, Gates, Recipe, Teacher
 from compress.recipe.schema import keys_at
 from compress.stages.distill import Distill
 from compress.stages.train import Train
+from compress.tasks import Normalize
 
 TEXT = """\
 schema: 1
@@ -57,6 +58,14 @@ def test_a_recipe_survives_writing_and_reading(student):
     text = TEXT.replace("cnn: {widths: [16, 32], strides: [1, 2]}", student)
     recipe = parse(text, "loss.temperature=2.5", "teacher.weights=w.safetensors")
     assert parse(recipe.to_yaml()) == recipe
+
+
+def test_the_normalisation_of_given_weights_is_stated_with_the_data():
+    text = TEXT.replace("  source: digits\n", "  source: digits\n  normalize: {mean: [0.5], std: [0.25]}\n")
+    recipe = parse(text)
+    assert recipe.data.normalize == Normalize(mean=(0.5,), std=(0.25,))
+    assert parse(recipe.to_yaml()) == recipe
+    assert "r.yaml:5:34: data.normalize.std.0" in faults(text.replace("0.25", "0"))
 
 
 def test_the_word_teacher_is_a_student():
