@@ -9,8 +9,9 @@ import onnx
 import pytest
 import torch
 
+from compress.data.checks import MIN_SELECT_SAMPLES
 from compress.errors import ArtifactError, StageError
-from compress.export.bundle import write_bundle
+from compress.export.bundle import MIN_REFERENCE_ROWS, write_bundle
 from compress.export.graph import to_onnx
 from compress.export.half import to_half
 from compress.export.metadata import Metadata, read_metadata
@@ -171,6 +172,10 @@ def test_the_same_variants_give_the_same_bytes(bundle, tmp_path, variants, metad
 def test_a_moved_bundle_verifies(bundle, tmp_path):
     shutil.copytree(bundle, tmp_path / "elsewhere")
     assert verify_bundle(tmp_path / "elsewhere")["passed"]
+
+
+def test_the_smallest_select_role_fills_a_bundle():
+    assert MIN_SELECT_SAMPLES >= MIN_REFERENCE_ROWS
 
 
 def test_few_inputs_and_unknown_names_are_refused(tmp_path, variants, metadata, rows):
