@@ -10,6 +10,7 @@ from compress.models import Cnn, ResNet
 from compress.recipe import Baseline, DataConfig, Gates, Recipe, Teacher
 from compress.recipe.schema import keys_at
 from compress.stages.distill import Distill
+from compress.stages.export import Export
 from compress.stages.train import Train
 from compress.tasks import Normalize
 
@@ -126,10 +127,39 @@ def test_names_that_collide_are_refused():
     assert "lower-case" in faults(TEXT, "stages.recover.name=Re.cover")
 
 
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (
+            "[export: {variants: [int8-x86]}]",
+            "stages.export: 'export' cannot follow 'student': it takes a quantized model",
+        ),
+        ("[export: {primary: int8-x86}]", "it takes a quantized model, and that leaves a float model"),
+        ("[quantize, export: {variants: [fp32]}]", "it takes a float model, and that leaves a quantized model"),
+        ("[quantize, prune: {kept_macs_fraction: 0.5}]", "it takes a float model, and that leaves a quantized model"),
+        ("[export, distill]", "'distill' cannot follow 'export': it takes a float model, and that leaves a bundle"),
+        # A fault elsewhere does not hide the chain's.
+        ("[export: {variants: [int8-x86]}, distill: {name: d, epochs: x}]", "it takes a quantized model"),
+    ],
+)
+def test_a_chain_whose_stages_do_not_fit_is_refused_at_its_place(stages, message):
+    told = faults(TEXT[: TEXT.index("stages:")] + f"stages: {stages}\n")
+    assert message in told
+    assert "r.yaml:13:" in told
+
+
+@pytest.mark.parametrize("export", ["export", "export: {variants: [int8-x86, fp32]}", "export: {primary: fp32}"])
+def test_a_chain_whose_stages_fit_is_taken(export):
+    assert len(parse(TEXT[: TEXT.index("stages:")] + f"stages: [quantize, {export}]\n").stages) == 2
+
+
 def test_a_chain_is_checked_in_python_too():
     source = DataConfig.model_validate({"source": "digits"})
     with pytest.raises(ValueError, match="named 'distill' already"):
         Recipe(name="r", data=source, teacher=Teacher(artifact=Path("t")), student="teacher", stages=(Distill(),) * 2)
+    int8 = (Export(variants=("int8-x86",)),)
+    with pytest.raises(ValueError, match="it takes a quantized model"):
+        Recipe(name="r", data=source, teacher=Teacher(artifact=Path("t")), student="teacher", stages=int8)
 
 
 def test_a_newer_schema_is_told_alone():

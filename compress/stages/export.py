@@ -58,7 +58,16 @@ class Export(Stage):
             raise ValueError(f"variants must name at least one variant, each once; got {list(self.variants)}")
         if self.variants is not None and self.primary is not None and self.primary not in self.variants:
             raise ValueError(f"primary must be one of the variants {list(self.variants)}; got {self.primary!r}")
+        if self.variants is None and self.primary == "fp16-gpu":
+            raise ValueError("fp16-gpu is no default variant; name it under variants too")
         return self
+
+    @property
+    def takes(self) -> frozenset[Kind]:
+        """A quantized model for an int8 variant, and no quantized one when that would be lost."""
+        if "int8-x86" in (*(self.variants or ()), self.primary):
+            return frozenset({"quantized"})
+        return self.consumes if self.variants is None else frozenset({"model"})
 
     def run(self, source: Artifact, context: Context) -> Artifact:
         """Write, compare and commit.

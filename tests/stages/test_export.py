@@ -60,6 +60,8 @@ def test_contradicting_fields_are_refused_at_construction():
         Export(variants=("fp32",), primary="int8-x86")
     with pytest.raises(ValidationError, match="each once"):
         Export(variants=("fp32", "fp32"))
+    with pytest.raises(ValidationError, match="no default variant"):
+        Export(primary="fp16-gpu")
 
 
 def test_data_that_may_not_leave_do_not(context, trained_digits):
