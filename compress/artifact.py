@@ -295,13 +295,39 @@ def read_artifact(path: Path, *, verify: bool) -> Artifact:
                 raise _damaged(path, name, f"{entry['size_bytes']} bytes", f"{size} bytes")
             if verify and (found := hash_file(file)) != entry["sha256"]:
                 raise _damaged(path, name, f"sha256 {entry['sha256'][:16]}...", f"sha256 {found[:16]}...")
-        return Artifact(
-            path, manifest["kind"], manifest["key"], manifest["digest"], manifest["inputs"], manifest["facts"]
-        )
+        return _of_manifest(path, manifest)
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ArtifactError(
             "the artifact cannot be read", got=error, where=path, hint=f"delete {path}; the next run makes it again"
         ) from error
+
+
+def ancestry(artifact: Artifact) -> list[Artifact]:
+    """Return an artifact and what it was made from, the first ancestor first, itself last.
+
+    Ancestors are looked for in the store that it lies in; their files are not checked. Where one is no longer there,
+    the line begins after it.
+    """
+    stored: dict[str | None, list[Artifact]] = {}
+    for path in sorted(artifact.path.parent.glob("[!.]*/manifest.json")):
+        try:
+            found = _of_manifest(path.parent, json.loads(path.read_text()))
+        except (OSError, json.JSONDecodeError, KeyError, TypeError):  # being discarded, or damaged: no ancestor of use
+            continue
+        stored.setdefault(found.digest, []).append(found)
+    line, descendants = [artifact], {artifact.digest}
+    while True:
+        # Equal contents may have been made in several ways: the first by key, but not from what descends from them.
+        origins = stored.get(line[0].inputs.get("source"), [])
+        descendants |= {made.digest for made in origins}
+        parent = next((made for made in origins if made.inputs.get("source") not in descendants), None)
+        if parent is None:
+            return line
+        line.insert(0, parent)
+
+
+def _of_manifest(path: Path, manifest: dict[str, Any]) -> Artifact:
+    return Artifact(path, manifest["kind"], manifest["key"], manifest["digest"], manifest["inputs"], manifest["facts"])
 
 
 def _damaged(path: Path, name: str, expected: str, got: str) -> ArtifactError:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from compress import artifact
-from compress.artifact import Store, hash_values, read_artifact
+from compress.artifact import Store, ancestry, hash_values, read_artifact
 from compress.errors import ArtifactError, EnvironmentFault, LockedError
 
 
@@ -49,6 +49,30 @@ def test_digest_depends_on_content_not_on_key(tmp_path):
     one, two = (store.commit({"x": x}, kind="model", write=write_two) for x in (1, 2))
     assert one.key != two.key
     assert one.digest == two.digest
+
+
+def test_the_ancestry_is_the_chain_of_sources_and_a_loop_ends(tmp_path):
+    store = Store.open(tmp_path)
+
+    def made(text: str, source: str | None):
+        return store.commit(
+            {"text": text, "source": source}, kind="model", write=lambda directory: write_text(directory, text)
+        )
+
+    def write_text(directory: Path, text: str) -> dict:
+        (directory / "a").write_text(text)
+        return {}
+
+    first = made("one", None)
+    second = made("two", first.digest)
+    third = made("three", second.digest)
+    made("one", second.digest)  # the same content again, from its own descendant
+    (tmp_path / "artifacts" / "damaged").mkdir()
+    (tmp_path / "artifacts" / "damaged" / "manifest.json").write_text("{")
+    line = ancestry(third)
+    assert line == [first, second, third]
+    store.discard(second.key)
+    assert ancestry(third) == [third]
 
 
 def test_truncated_file_is_found_by_size(tmp_path):
