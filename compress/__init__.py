@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from compress.stages.prune import Prune
     from compress.stages.quantize import Quantize
     from compress.stages.train import Train
-    from compress.tasks import Augment
+    from compress.tasks import Augment, Normalize
 
 # Where each public name lives. It is imported on first use, so that the command line answers at once.
 _HOMES = {
@@ -40,6 +40,7 @@ _HOMES = {
     "ImageFolder": "compress.data.sources",
     "Mlp": "compress.models",
     "MobileNet": "compress.models",
+    "Normalize": "compress.tasks",
     "Numpy": "compress.data.sources",
     "Options": "compress.pipeline",
     "Outcome": "compress.pipeline",
@@ -73,6 +74,7 @@ __all__ = [
     "ImageFolder",
     "Mlp",
     "MobileNet",
+    "Normalize",
     "Numpy",
     "Options",
     "Outcome",

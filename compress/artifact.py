@@ -10,6 +10,8 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import time
 import uuid
@@ -19,9 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import SafetensorError
+
 from compress.errors import ArtifactError, EnvironmentFault, LockedError
 
 FORMAT = 1
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS})
+# numpy and safetensors tell of a failed write in words only: "100 requested and 7 written", "... (os error 28)".
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
+DRAFT = re.compile(r"\.draft-[0-9a-f]{16}-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
+FOREIGN_DRAFT_S = 24 * 3600.0  # a draft of another machine is left alone for so long
 Kind = Literal["model", "quantized", "bundle", "scores", "outputs", "step"]
 
 
@@ -62,6 +72,36 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def writable(root: Path) -> Iterator[None]:
+    """Turn writes inside the block that the disk refuses (full, quota, read-only) into an error of ours.
+
+    Args:
+        root: the store that is written to.
+
+    Raises:
+        EnvironmentFault: for such an OSError or SafetensorError; every other error passes unchanged.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if not _disk_refused(error):
+            raise
+        raise EnvironmentFault(
+            "the store cannot be written; earlier artifacts are intact",
+            got=error,
+            where=root,
+            hint="free disk space, then run the same command again",
+        ) from error
+
+
+def _disk_refused(error: OSError | SafetensorError) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in DISK_ERRORS
+    number = OS_ERROR.search(str(error))
+    return int(number[1]) in DISK_ERRORS if number else SHORT_WRITE.search(str(error)) is not None
+
+
 @dataclass(frozen=True)
 class Store:
     """One directory for all pipelines: artifacts by key, teacher outputs, scores, work in progress, runs, MLflow.
@@ -74,7 +114,7 @@ class Store:
 
     @classmethod
     def open(cls, root: Path) -> "Store":
-        """Return the store at a directory, making it when missing.
+        """Return the store at a directory, making it when missing; what killed processes left half-written is removed.
 
         Raises:
             EnvironmentFault: when it cannot be written.
@@ -89,6 +129,7 @@ class Store:
             raise EnvironmentFault(
                 "the store cannot be written", got=error, where=root, hint="name another with --store or COMPRESS_STORE"
             ) from error
+        _remove_leftovers(root / "artifacts")
         return cls(root)
 
     def find(self, key: str, *, verify: bool = False) -> Artifact | None:
@@ -113,9 +154,14 @@ class Store:
             shutil.rmtree(doomed, ignore_errors=True)
 
     def work(self, key: str) -> Path:
-        """Return the directory for work in progress on a key: checkpoints and half-written files."""
+        """Return the directory for work in progress on a key: checkpoints and half-written files.
+
+        Raises:
+            EnvironmentFault: when it cannot be made.
+        """
         path = self.root / "work" / key
-        path.mkdir(parents=True, exist_ok=True)
+        with writable(self.root):
+            path.mkdir(parents=True, exist_ok=True)
         return path
 
     def commit(
@@ -137,25 +183,19 @@ class Store:
         if found is not None:
             return found
         target = self.root / "artifacts" / key
-        draft = self.root / "artifacts" / f".draft-{key[:16]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        draft = self.root / "artifacts" / f".draft-{key[:16]}-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
-            draft.mkdir(parents=True)
-            facts = write(draft)
-            manifest = _manifest(draft, kind=kind, key=key, inputs=inputs, facts=facts)
-            (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
-            _sync(draft)
-            os.rename(draft, target)
-            _sync_directory(target.parent)
-        except OSError as error:
+            with writable(self.root):
+                draft.mkdir(parents=True)
+                facts = write(draft)
+                manifest = _manifest(draft, kind=kind, key=key, inputs=inputs, facts=facts)
+                (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
+                _sync(draft)
+                os.rename(draft, target)
+                _sync_directory(target.parent)
+        except OSError:
             if (target / "manifest.json").exists():  # another process was faster; contents with one key are equal
                 return read_artifact(target, verify=False)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-                raise EnvironmentFault(
-                    "the store cannot be written; earlier artifacts are intact",
-                    got=error,
-                    where=self.root,
-                    hint="free disk space, then run the same command again",
-                ) from error
             raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -173,10 +213,13 @@ class Store:
 
         Raises:
             LockedError: when another process holds it and ``wait`` is None.
+            EnvironmentFault: when the disk is full or not writable.
         """
         path = self.root / "locks" / f"{name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as file:
+        with writable(self.root):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            opened = path.open("a+")
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -188,11 +231,46 @@ class Store:
                     ) from None
                 wait(f"waiting for {holder}, which is making the same artifact")
                 fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            file.truncate()
-            file.write(f"process {os.getpid()} since {time.strftime('%H:%M:%S')}")
-            file.flush()
+            with writable(self.root):
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), f"process {os.getpid()} since {time.strftime('%H:%M:%S')}".encode())
             yield
+
+
+def _machine() -> str:
+    """Return eight digits for this host and process namespace: a process number means the same only there."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return hash_values([platform.node(), namespace])[:8]
+
+
+def _remove_leftovers(artifacts: Path) -> None:
+    """Remove what was being discarded, and drafts whose process is gone or, on another machine, surely gone."""
+    for path in artifacts.glob(".d*"):
+        if path.name.startswith(".discarded-") or _abandoned(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _abandoned(path: Path) -> bool:
+    name = DRAFT.fullmatch(path.name)
+    if name is not None and name["machine"] == _machine():
+        return not _alive(int(name["pid"]))
+    try:
+        return path.name.startswith(".draft-") and time.time() - path.stat().st_mtime > FOREIGN_DRAFT_S
+    except FileNotFoundError:  # its process has just committed it
+        return False
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 def read_artifact(path: Path, *, verify: bool) -> Artifact:
@@ -217,13 +295,39 @@ def read_artifact(path: Path, *, verify: bool) -> Artifact:
                 raise _damaged(path, name, f"{entry['size_bytes']} bytes", f"{size} bytes")
             if verify and (found := hash_file(file)) != entry["sha256"]:
                 raise _damaged(path, name, f"sha256 {entry['sha256'][:16]}...", f"sha256 {found[:16]}...")
-        return Artifact(
-            path, manifest["kind"], manifest["key"], manifest["digest"], manifest["inputs"], manifest["facts"]
-        )
+        return _of_manifest(path, manifest)
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ArtifactError(
             "the artifact cannot be read", got=error, where=path, hint=f"delete {path}; the next run makes it again"
         ) from error
+
+
+def ancestry(artifact: Artifact) -> list[Artifact]:
+    """Return an artifact and what it was made from, the first ancestor first, itself last.
+
+    Ancestors are looked for in the store that it lies in; their files are not checked. Where one is no longer there,
+    the line begins after it.
+    """
+    stored: dict[str | None, list[Artifact]] = {}
+    for path in sorted(artifact.path.parent.glob("[!.]*/manifest.json")):
+        try:
+            found = _of_manifest(path.parent, json.loads(path.read_text()))
+        except (OSError, json.JSONDecodeError, KeyError, TypeError):  # being discarded, or damaged: no ancestor of use
+            continue
+        stored.setdefault(found.digest, []).append(found)
+    line, descendants = [artifact], {artifact.digest}
+    while True:
+        # Equal contents may have been made in several ways: the first by key, but not from what descends from them.
+        origins = stored.get(line[0].inputs.get("source"), [])
+        descendants |= {made.digest for made in origins}
+        parent = next((made for made in origins if made.inputs.get("source") not in descendants), None)
+        if parent is None:
+            return line
+        line.insert(0, parent)
+
+
+def _of_manifest(path: Path, manifest: dict[str, Any]) -> Artifact:
+    return Artifact(path, manifest["kind"], manifest["key"], manifest["digest"], manifest["inputs"], manifest["facts"])
 
 
 def _damaged(path: Path, name: str, expected: str, got: str) -> ArtifactError:

@@ -100,7 +100,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
     real = recipe
     recipe, options, data = prepared(recipe, options)
     store = Store.open(options.store)
-    task = ImageClassification.of(data, augment=recipe.data.augment)
+    task = ImageClassification.of(data, augment=recipe.data.augment, normalize=recipe.data.normalize)
     run_dir = store.root / "runs" / run_name(recipe, data)
     execution = decide_execution(run_dir, threads=options.threads)
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ def plan(recipe: Recipe, options: Options) -> list[Row]:
     store = Store(options.store.expanduser().absolute())
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
     context = Context(
-        task=ImageClassification.of(data, augment=recipe.data.augment),
+        task=ImageClassification.of(data, augment=recipe.data.augment, normalize=recipe.data.normalize),
         data=data,
         loss=recipe.loss,
         teacher=None,

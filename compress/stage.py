@@ -171,6 +171,11 @@ class Stage(Values):
         """The stage's unique name in its pipeline: ``name``, or its verb."""
         return self.name or self.verb
 
+    @property
+    def takes(self) -> frozenset[Kind]:
+        """The kinds that it can start from with these fields, among ``consumes``."""
+        return self.consumes
+
     @abstractmethod
     def run(self, source: Artifact, context: Context) -> Artifact:
         """Do the step and commit its output; the source is not changed.

@@ -10,7 +10,9 @@ from compress.models import Cnn, ResNet
 from compress.recipe import Baseline, DataConfig, Gates, Recipe, Teacher
 from compress.recipe.schema import keys_at
 from compress.stages.distill import Distill
+from compress.stages.export import Export
 from compress.stages.train import Train
+from compress.tasks import Normalize
 
 TEXT = """\
 schema: 1
@@ -57,6 +59,14 @@ def test_a_recipe_survives_writing_and_reading(student):
     text = TEXT.replace("cnn: {widths: [16, 32], strides: [1, 2]}", student)
     recipe = parse(text, "loss.kl.temperature=2.5", "teacher.weights=w.safetensors")
     assert parse(recipe.to_yaml()) == recipe
+
+
+def test_the_normalisation_of_given_weights_is_stated_with_the_data():
+    text = TEXT.replace("  source: digits\n", "  source: digits\n  normalize: {mean: [0.5], std: [0.25]}\n")
+    recipe = parse(text)
+    assert recipe.data.normalize == Normalize(mean=(0.5,), std=(0.25,))
+    assert parse(recipe.to_yaml()) == recipe
+    assert "r.yaml:5:34: data.normalize.std.0" in faults(text.replace("0.25", "0"))
 
 
 def test_the_word_teacher_is_a_student():
@@ -117,10 +127,39 @@ def test_names_that_collide_are_refused():
     assert "lower-case" in faults(TEXT, "stages.recover.name=Re.cover")
 
 
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (
+            "[export: {variants: [int8-x86]}]",
+            "stages.export: 'export' cannot follow 'student': it takes a quantized model",
+        ),
+        ("[export: {primary: int8-x86}]", "it takes a quantized model, and that leaves a float model"),
+        ("[quantize, export: {variants: [fp32]}]", "it takes a float model, and that leaves a quantized model"),
+        ("[quantize, prune: {kept_macs_fraction: 0.5}]", "it takes a float model, and that leaves a quantized model"),
+        ("[export, distill]", "'distill' cannot follow 'export': it takes a float model, and that leaves a bundle"),
+        # A fault elsewhere does not hide the chain's.
+        ("[export: {variants: [int8-x86]}, distill: {name: d, epochs: x}]", "it takes a quantized model"),
+    ],
+)
+def test_a_chain_whose_stages_do_not_fit_is_refused_at_its_place(stages, message):
+    told = faults(TEXT[: TEXT.index("stages:")] + f"stages: {stages}\n")
+    assert message in told
+    assert "r.yaml:13:" in told
+
+
+@pytest.mark.parametrize("export", ["export", "export: {variants: [int8-x86, fp32]}", "export: {primary: fp32}"])
+def test_a_chain_whose_stages_fit_is_taken(export):
+    assert len(parse(TEXT[: TEXT.index("stages:")] + f"stages: [quantize, {export}]\n").stages) == 2
+
+
 def test_a_chain_is_checked_in_python_too():
     source = DataConfig.model_validate({"source": "digits"})
     with pytest.raises(ValueError, match="named 'distill' already"):
         Recipe(name="r", data=source, teacher=Teacher(artifact=Path("t")), student="teacher", stages=(Distill(),) * 2)
+    int8 = (Export(variants=("int8-x86",)),)
+    with pytest.raises(ValueError, match="it takes a quantized model"):
+        Recipe(name="r", data=source, teacher=Teacher(artifact=Path("t")), student="teacher", stages=int8)
 
 
 def test_a_newer_schema_is_told_alone():

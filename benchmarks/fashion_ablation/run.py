@@ -57,7 +57,7 @@ def shared_context(recipe: Recipe, store: Store, *, threads: int) -> Context:
     """Return the context of seed 0 with the recipe's teacher, from the store or trained now."""
     data = recipe.data.load()
     context = Context(
-        task=ImageClassification.of(data, augment=recipe.data.augment),
+        task=ImageClassification.of(data, augment=recipe.data.augment, normalize=recipe.data.normalize),
         data=data,
         loss=recipe.loss,
         teacher=None,

@@ -7,6 +7,8 @@ import numpy as np
 from compress.data.samples import Role, Samples
 from compress.errors import DataError
 
+MIN_SELECT_SAMPLES = 32  # a bundle ships as many for its check on other machines; fewer choose nothing either
+
 
 def check_inputs(roles: Mapping[Role, Samples]) -> None:
     """Refuse what no role may hold, before anything is computed from it.
@@ -82,12 +84,20 @@ def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[
     return tuple(map(str, range(count)))
 
 
-def check_labels(role: Role, samples: Samples, classes: tuple[str, ...]) -> None:
+def check_role(role: Role, samples: Samples, classes: tuple[str, ...]) -> None:
     """Refuse a role that nothing can be learnt from or judged on.
 
     Raises:
-        DataError: when select or test is unlabelled, or the role holds a single class.
+        DataError: when select or test is unlabelled, select is too small, or the role holds a single class.
     """
+    if role == "select" and len(samples) < MIN_SELECT_SAMPLES:
+        raise DataError(
+            "the select role is too small to choose by",
+            expected=f"{MIN_SELECT_SAMPLES} samples or more",
+            got=len(samples),
+            where=role,
+            hint="raise data.split.select, or add samples where the source fixes the role",
+        )
     if samples.labels is None:
         if role in ("select", "test"):
             raise DataError(

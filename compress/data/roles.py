@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from compress.choice import Values
-from compress.data.checks import check_inputs, check_labels, class_names
+from compress.data.checks import check_inputs, check_role, class_names
 from compress.data.samples import ROLES, Data, Role, Samples
 from compress.data.source import Raw
 from compress.errors import DataError
@@ -32,7 +32,7 @@ class Split(Values):
 
     Attributes:
         test: a number of samples (1 or more), or a fraction of train (below 1).
-        select: the same; every choice is made on it, so it should have a thousand samples where there are that many.
+        select: the same, 32 or more; every choice is made on it, so it should have a thousand where there are as many.
         calibration: the same; quantization ranges settle within a few hundred samples.
         seed: draws the roles; apart from the pipeline's seed, so that repeated trainings share their roles.
     """
@@ -55,7 +55,8 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
         overlap: what to do with train samples that are also in another fixed role. The other roles are never touched.
 
     Raises:
-        DataError: when a role is missing, empty, unlabelled, overlapping or not what a classifier can learn from.
+        DataError: when a role is missing, empty, too small, unlabelled, overlapping or not what a classifier can learn
+            from.
     """
     if "train" not in raw.roles:
         raise DataError("the train role is missing", expected="train among the roles", got=sorted(raw.roles))
@@ -71,7 +72,7 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
     if missing:
         roles |= _draw(roles["train"], missing, split=split)
     for role in ROLES:
-        check_labels(role, roles[role], classes)
+        check_role(role, roles[role], classes)
     return Data(roles, classes, dropped_duplicates=dropped + overlapping)
 
 

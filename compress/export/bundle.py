@@ -6,7 +6,7 @@
     bundle.json                   which is primary; sha256 and size of every other file; lineage, signature, bounds
     labels.json                   class names in the order of the logits
     preprocessing.json            what turns raw data into inputs
-    reference.npz                 ``input/<name>`` and, for each variant, ``<variant>/<output>``
+    reference.npz                 ``input/<name>`` and, for each variant and fp32 in any case, ``<variant>/<output>``
     predict.py                    labels inputs with onnxruntime and numpy alone
 """
 
@@ -37,6 +37,7 @@ MIN_AGREEMENT = 0.98
 def write_bundle(
     directory: Path,
     *,
+    fp32: onnx.ModelProto,
     variants: Mapping[str, onnx.ModelProto],
     primary: str,
     metadata: Metadata,
@@ -46,6 +47,7 @@ def write_bundle(
 
     Args:
         directory: exists.
+        fp32: the float graph that the variants are made from; the reference holds its outputs in any case.
         variants: name to graph; a name starts with its precision (``fp32``, ``fp16-gpu``, ``int8-x86``). The graphs
             get our metadata, in place.
         primary: the name of the variant that the headline is about.
@@ -64,6 +66,7 @@ def write_bundle(
     if rows < MIN_REFERENCE_ROWS:
         raise StageError("a bundle needs reference inputs", expected=f"{MIN_REFERENCE_ROWS} rows or more", got=rows)
     reference = {f"input/{spec.name}": array for spec, array in zip(metadata.signature.inputs, inputs, strict=True)}
+    reference |= _outputs("fp32", Session(fp32.SerializeToString()), inputs)
     described: dict[str, dict[str, Any]] = {}
     for name, model in variants.items():
         precision = name.partition("-")[0]
@@ -72,11 +75,7 @@ def write_bundle(
         write_metadata(model, metadata.model_copy(update={"variant": name}))
         path = directory / f"{name}.onnx"
         path.write_bytes(model.SerializeToString(deterministic=True))
-        session = Session(path)
-        for output, array in zip(session.outputs, session(*inputs), strict=True):
-            if not np.isfinite(array).all():
-                raise StageError("an output is not finite", where=f"{name}, output {output!r}")
-            reference[f"{name}/{output}"] = array
+        reference |= _outputs(name, Session(path), inputs)
         described[name] = {
             "file": path.name,
             "tolerance": TOLERANCES[precision],
@@ -90,12 +89,25 @@ def write_bundle(
         "format_version": FORMAT_VERSION,
         "primary": f"{primary}.onnx",
         "variants": described,
-        "lineage": metadata.lineage,
+        "lineage": metadata.lineage.model_dump(mode="json"),
         "signature": metadata.signature.model_dump(mode="json"),
         "files": {path.name: _entry(path) for path in sorted(directory.iterdir()) if path.name != MANIFEST},
     }
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1))
     return manifest
+
+
+def _outputs(name: str, session: Session, inputs: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
+    """What a variant computes, by its name in the reference.
+
+    Raises:
+        StageError: an output is not finite.
+    """
+    outputs = dict(zip(session.outputs, session(*inputs), strict=True))
+    for output, array in outputs.items():
+        if not np.isfinite(array).all():
+            raise StageError("an output is not finite", where=f"{name}, output {output!r}")
+    return {f"{name}/{output}": array for output, array in outputs.items()}
 
 
 def _entry(path: Path) -> dict[str, Any]:

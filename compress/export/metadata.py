@@ -10,8 +10,38 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compress.errors import ArtifactError
 from compress.tasks.signature import Signature
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEY = "compress"
+
+
+class Ancestor(BaseModel):
+    """One step that led to the shipped file.
+
+    Attributes:
+        stage: the stage's verb.
+        key: finds its output in the store; SHA-256.
+        digest: of that output's content; SHA-256.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    key: str
+    digest: str
+
+
+class Lineage(BaseModel):
+    """Where a shipped file comes from.
+
+    Attributes:
+        teacher: digest of the teacher that the pipeline compared with; None when there was none.
+        stages: every stage before the export, first one first; the last one's artifact holds the quant plan, if any.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    teacher: str | None
+    stages: tuple[Ancestor, ...]
 
 
 class Metadata(BaseModel):
@@ -20,7 +50,7 @@ class Metadata(BaseModel):
     Attributes:
         format_version: of this record; a newer one is refused.
         variant: which deployable file this is, such as ``int8-x86``.
-        lineage: name to digest, first ancestor first (teacher, each stage, the quant plan).
+        lineage: the teacher, and every stage before the export.
         labels: class names in the order of the logits; empty when there are none.
         preprocessing: what turns raw data into the inputs, as the task describes it.
         signature: names, dtypes and shapes of inputs and outputs.
@@ -30,7 +60,7 @@ class Metadata(BaseModel):
 
     format_version: int = FORMAT_VERSION
     variant: str
-    lineage: dict[str, str]
+    lineage: Lineage
     labels: tuple[str, ...]
     preprocessing: dict[str, Any]
     signature: Signature

@@ -1,18 +1,26 @@
 """What every model family is: a frozen description that builds a fresh ``nn.Module``."""
 
+import importlib.metadata
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import nn
 
 from compress.choice import Values
-from compress.errors import ModelError
+from compress.errors import EnvironmentFault, ModelError
 from compress.tasks.signature import Signature
 
 
 class Model(Values):
-    """A model's architecture as values: named in a recipe, stored in ``structure.json``, never pickled."""
+    """A model's architecture as values: named in a recipe, stored in ``structure.json``, never pickled.
+
+    Class attributes:
+        libraries: distributions besides torch whose version decides what is built.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:
@@ -24,6 +32,35 @@ class Model(Values):
             signature: the task's inputs and outputs; sizes are read from it.
             code: the user's Python files that may be run.
         """
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the built module, as JSON values: the fields, files by their content instead of path."""
+        return self.model_dump(mode="json")
+
+    def stored(self, module: nn.Module) -> "Model":  # noqa: ARG002
+        """Return what builds the architecture of a module again without weights, network or the paths of today.
+
+        Args:
+            module: what this was built into.
+        """
+        return self
+
+    def versions(self) -> dict[str, str]:
+        """Return the installed version of each of ``libraries``.
+
+        Raises:
+            EnvironmentFault: when one is not installed.
+        """
+        try:
+            return {name: importlib.metadata.version(name) for name in self.libraries}
+        except importlib.metadata.PackageNotFoundError as error:
+            raise EnvironmentFault(
+                "the model's library is not installed",
+                expected=", ".join(self.libraries),
+                got=error,
+                where=f"model {self}",
+                hint=f"pip install {' '.join(self.libraries)}",
+            ) from error
 
 
 def image_sizes(signature: Signature, *, family: str) -> tuple[int, int, int, int]:

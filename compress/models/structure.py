@@ -66,7 +66,7 @@ def save_model(module: nn.Module, directory: Path, *, model: Model, signature: S
     sizes = {path: found for path, layer in module.named_modules() if (found := _sizes(layer))}
     structure = {
         "format": FORMAT,
-        "model": model.model_dump(mode="json"),
+        "model": model.stored(module).model_dump(mode="json"),
         "signature": signature.model_dump(mode="json"),
         "sizes": sizes,
         "tensors": {name: list(value.shape) for name, value in module.state_dict().items()},

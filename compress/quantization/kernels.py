@@ -6,6 +6,7 @@ A pair that does not fuse still gives the right numbers, in float, so nothing bu
 import math
 import tempfile
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ INT8_COMPANIONS = frozenset(
 MIN_INT8_MACS_FRACTION = 0.90
 MAX_WEIGHT_BYTES_FRACTION = 0.30
 MIN_AGREEMENT = 0.98
+SHOWN = 10  # layers named in a message
 NOMINAL_LENGTH = 64  # stands for a dynamic axis other than the batch when MACs are counted
 
 
@@ -141,7 +143,7 @@ def check_kernels(report: KernelReport, *, min_int8_macs_fraction: float = MIN_I
         raise StageError(
             "too little of the model runs in int8",
             expected=f"at least {min_int8_macs_fraction:.1%} of multiply-accumulates",
-            got=f"{report.int8_macs_fraction:.1%}; in float: " + "; ".join(named[:10]),
+            got=f"{report.int8_macs_fraction:.1%}; in float: " + "; ".join(named[:SHOWN]),
             hint="allow a larger accuracy drop, keep fewer layers in float, or lower min_int8_macs_fraction",
         )
 
@@ -163,33 +165,60 @@ def _size(tensor: onnx.TensorProto) -> int:
     return math.prod(tensor.dims) * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
 
 
-def check_weight_bytes(fraction: float, *, max_weight_bytes_fraction: float = MAX_WEIGHT_BYTES_FRACTION) -> None:
+def float_copies(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: QuantPlan) -> dict[str, int]:
+    """Bytes of the fp32 weights that are left in the file beside their int8 form, by layer, largest first."""
+    before = {node.name: node.input[1] for node in model.graph.node if len(node.input) > 1}
+    left = {tensor.name: _size(tensor) for tensor in quantized.graph.initializer}
+    layers = [entry.at.path for entry in plan.weights if before[entry.at.path] in left]
+    return dict(sorted(((layer, left[before[layer]]) for layer in layers), key=lambda item: -item[1]))
+
+
+def check_weight_bytes(
+    fraction: float, *, copies: Mapping[str, int], max_weight_bytes_fraction: float = MAX_WEIGHT_BYTES_FRACTION
+) -> None:
     """Refuses a file whose quantized weights did not shrink.
 
+    Args:
+        fraction: see `weight_bytes_fraction`.
+        copies: see `float_copies`.
+        max_weight_bytes_fraction: the bound.
+
     Raises:
-        StageError: they take too much of their fp32 bytes.
+        StageError: they take too much of their fp32 bytes, with the layers that did it.
     """
     if fraction > max_weight_bytes_fraction:
+        named = [f"{name} ({size} bytes)" for name, size in copies.items()]
         raise StageError(
             "the quantized weights take too many bytes",
-            expected=f"at most {max_weight_bytes_fraction:.0%} of fp32",
-            got=f"{fraction:.1%}",
-            hint="a layer in float shares its weight with one in int8: keep both in float",
+            expected=f"at most {max_weight_bytes_fraction:.1%} of fp32",
+            got=f"{fraction:.1%}; still in fp32 too: {'; '.join(named[:SHOWN]) or 'none'}",
+            hint="a layer in float shares its weight with one in int8: keep both in float"
+            if named
+            else "int8 takes a quarter of fp32: raise max_weight_bytes_fraction",
         )
 
 
-def check_agreement(reference: np.ndarray, quantized: np.ndarray, *, min_agreement: float = MIN_AGREEMENT) -> float:
+def check_agreement(
+    reference: np.ndarray, quantized: np.ndarray, *, layers: Sequence[str], min_agreement: float = MIN_AGREEMENT
+) -> float:
     """The share of rows whose largest entry is in the same place; rows are all but the last axis.
 
+    Args:
+        reference: logits of the float model [..., C].
+        quantized: logits of the quantized model, the same shape.
+        layers: what is in int8, in words, what hurts most first.
+        min_agreement: the bound, 0 to 1.
+
     Raises:
-        StageError: below the bound.
+        StageError: below the bound, with the layers that did it.
     """
     agreement = float((reference.argmax(-1) == quantized.argmax(-1)).mean())
     if agreement < min_agreement:
         raise StageError(
             "the quantized model decides differently from the float model",
             expected=f"at least {min_agreement:.1%} of decisions equal",
-            got=f"{agreement:.1%}",
-            hint="try another calibration method, more calibration data, or a smaller max_accuracy_drop",
+            got=f"{agreement:.1%}; in int8: {'; '.join(layers[:SHOWN])}",
+            hint="keep the first of them in float (keep_float), or try another calibration method, more calibration "
+            "data, or a smaller max_accuracy_drop",
         )
     return agreement

@@ -5,11 +5,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from compress.artifact import Kind
-from compress.stage import Stage
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 # Rows of every result table.
 RESERVED = frozenset({"teacher", "teacher-static", "teacher-dynamic", "student", "benchmark"})
+WORDS: dict[Kind, str] = {"model": "a float model", "quantized": "a quantized model", "bundle": "a bundle"}
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,13 @@ class Link:
 
     Attributes:
         name: unique in the pipeline.
-        kind: its class; None when the recipe names none that exists.
+        takes: kinds it can start from; None when the recipe names no stage that exists.
+        leaves: the kind it leaves; None likewise.
     """
 
     name: str
-    kind: type[Stage] | None
+    takes: frozenset[Kind] | None
+    leaves: Kind | None
 
 
 def chain_faults(
@@ -46,10 +48,12 @@ def chain_faults(
             faults.append((where, f"{link.name!r} is the name of another row of the result; give the stage another"))
         elif not NAME.fullmatch(link.name):
             faults.append((where, f"a name is lower-case letters, digits, - and _, at most 40; got {link.name!r}"))
-        if link.kind is not None and left is not None and left not in link.kind.consumes:
-            takes = " or ".join(sorted(link.kind.consumes)) or "nothing"
-            faults.append((where, f"{link.name!r} cannot follow {before!r}: it takes a {takes}, and that is a {left}"))
-        left = None if link.kind is None else link.kind.produces
+        if link.takes is not None and left is not None and left not in link.takes:
+            takes = " or ".join(WORDS[kind] for kind in sorted(link.takes))
+            faults.append(
+                (where, f"{link.name!r} cannot follow {before!r}: it takes {takes}, and that leaves {WORDS[left]}")
+            )
+        left = link.leaves
         before = link.name
     if judged and left not in ("bundle", None):
         faults.append((("gates",), "gates judge the exported file, and no stage exports one; end with `- export`"))

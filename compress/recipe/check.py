@@ -29,16 +29,29 @@ def chain(document: Document, *, verbs: Mapping[str, type[Stage]]) -> list[Fault
     """Return the faults of the chain in a document, whatever else is wrong with it."""
     values = document.values
     stages = values.get("stages")
-    names = [stage_names(item) for item in stages] if isinstance(stages, list) else []
+    links = [_link(item, verbs) for item in stages] if isinstance(stages, list) else []
     baselines, gates = values.get("baselines"), values.get("gates")
     return [
         Fault(document.place(path), document.dotted(path), message, None)
         for path, message in chain_faults(
-            [Link(name, verbs.get(verb)) for verb, name in names if name],
+            [link for link in links if link.name],
             baselines=set(baselines) if isinstance(baselines, dict) else set(),
             judged=isinstance(gates, dict) and any(value is not None for value in gates.values()),
         )
     ]
+
+
+def _link(item: Any, verbs: Mapping[str, type[Stage]]) -> Link:
+    """Return an item under ``stages`` as far as it can be read; ``refused`` tells what is wrong with its fields."""
+    verb, name = stage_names(item)
+    kind = verbs.get(verb)
+    if kind is None:
+        return Link(name, None, None)
+    try:
+        fields = item[verb] if isinstance(item, dict) else None
+        return Link(name, kind.model_validate({} if fields is None else fields).takes, kind.produces)
+    except ValidationError:
+        return Link(name, kind.consumes, kind.produces)
 
 
 def coerced(document: Document, given: Any, read_as: Any, path: tuple[str | int, ...] = ()) -> list[Fault]:

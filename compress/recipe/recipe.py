@@ -73,7 +73,7 @@ class Recipe(Values):
 
     def model_post_init(self, _context: object) -> None:
         """Refuse a chain whose stages do not fit together."""
-        links = [Link(stage.title, type(stage)) for stage in self.stages]
+        links = [Link(stage.title, stage.takes, stage.produces) for stage in self.stages]
         faults = chain_faults(links, baselines=self.baselines, judged=self.gates.judged)
         if faults:
             raise ValueError("; ".join(message for _, message in faults))

@@ -16,7 +16,7 @@ from compress.data.sources import AnySource
 from compress.errors import ModelError
 from compress.models import AnyModel
 from compress.stages.train import Train
-from compress.tasks import Augment
+from compress.tasks import Augment, Normalize
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -30,12 +30,14 @@ class DataConfig(Values):
         overlap: what to do with train samples that are also in a role the source fixed: ``refuse`` the data, or
             ``drop-from-train`` and count them. The other roles are never touched.
         augment: views of the train samples; None trains on the plain ones.
+        normalize: mean and deviation that given weights were trained with; None takes those of the train role.
     """
 
     source: AnySource
     split: Split = Split()
     overlap: Overlap = "refuse"
     augment: Augment | None = None
+    normalize: Normalize | None = None
 
     def load(self, *, code: Sequence[Path] = ()) -> Data:
         """Return the samples in their roles.

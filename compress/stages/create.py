@@ -83,8 +83,14 @@ class Create(Stage):
             )
 
     def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:
-        """Add the content of the files that the fields name, and leave their paths out."""
+        """Add the content of the files that the fields name, and leave their paths out.
+
+        Raises:
+            EnvironmentFault: when a library that the model needs is not installed.
+        """
         inputs = super().inputs(source, context)
+        inputs["fields"]["model"] = self.model.identity()
+        inputs["libraries"] |= self.model.versions()
         if self.weights is not None and self.weights.is_file():
             inputs["fields"]["weights"] = hash_file(self.weights)
         inputs["code"] = (

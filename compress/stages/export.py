@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from compress.artifact import Artifact, Kind
+from compress.artifact import Artifact, Kind, ancestry
 from compress.errors import StageError
 from compress.export.bundle import MIN_REFERENCE_ROWS, write_bundle
 from compress.export.graph import OPSET, to_onnx
 from compress.export.half import to_half
-from compress.export.metadata import Metadata
+from compress.export.metadata import Ancestor, Lineage, Metadata
 from compress.export.parity import check_parity, difference
+from compress.export.session import Session
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
@@ -37,7 +38,7 @@ class Export(Stage):
             first.
         opset: of every variant.
         reference_rows: inputs of the select role that ship with their outputs, to check another machine by.
-        synthetic_reference: ship noise instead, when data may not leave.
+        synthetic_reference: ship noise instead, when data may not leave; parity is measured on real inputs anyway.
     """
 
     consumes: ClassVar[frozenset[Kind]] = frozenset({"model", "quantized"})
@@ -58,7 +59,16 @@ class Export(Stage):
             raise ValueError(f"variants must name at least one variant, each once; got {list(self.variants)}")
         if self.variants is not None and self.primary is not None and self.primary not in self.variants:
             raise ValueError(f"primary must be one of the variants {list(self.variants)}; got {self.primary!r}")
+        if self.variants is None and self.primary == "fp16-gpu":
+            raise ValueError("fp16-gpu is no default variant; name it under variants too")
         return self
+
+    @property
+    def takes(self) -> frozenset[Kind]:
+        """A quantized model for an int8 variant, and no quantized one when that would be lost."""
+        if "int8-x86" in (*(self.variants or ()), self.primary):
+            return frozenset({"quantized"})
+        return self.consumes if self.variants is None else frozenset({"model"})
 
     def run(self, source: Artifact, context: Context) -> Artifact:
         """Write, compare and commit.
@@ -72,11 +82,14 @@ class Export(Stage):
         module = load_model(source.path, code=context.code)
         signature = load_structure(source.path).signature
         example = context.task.batch(context.data.select, torch.arange(2)).inputs
-        rows = self._reference(context)
+        rows = inputs_of(
+            context, context.data.select.take(np.arange(min(self.reference_rows, len(context.data.select))))
+        )
+        reference = self._noise(context) if self.synthetic_reference else rows
         fp32 = to_onnx(module, signature, example, opset=self.opset)
         metadata = Metadata(
             variant=primary,
-            lineage={"source": source.digest},
+            lineage=lineage_of(source, context),
             labels=context.task.classes,
             preprocessing=context.task.preprocessing,
             signature=signature,
@@ -88,11 +101,12 @@ class Export(Stage):
             parity = check_parity(module, path, (rows,))
             path.unlink()
             graphs = {name: variant_of(fp32, name, source) for name in wanted}
-            manifest = write_bundle(directory, variants=graphs, primary=primary, metadata=metadata, inputs=(rows,))
-            with torch.no_grad(), np.load(directory / "reference.npz") as archive:
-                reference = module(torch.from_numpy(rows)).numpy()
-                output = signature.outputs[0].name
-                against = {name: difference(reference, archive[f"{name}/{output}"]) for name in wanted}
+            manifest = write_bundle(
+                directory, fp32=fp32, variants=graphs, primary=primary, metadata=metadata, inputs=(reference,)
+            )
+            with torch.no_grad():
+                logits = module(torch.from_numpy(rows)).numpy()
+            against = {name: difference(logits, Session(directory / f"{name}.onnx")(rows)[0]) for name in wanted}
             cost = model_cost(module, example)
             return {
                 "parameters": cost.parameters,
@@ -111,7 +125,7 @@ class Export(Stage):
     def _variants(self, source: Artifact) -> tuple[Variant, ...]:
         default: tuple[Variant, ...] = ("fp32", "int8-x86") if source.kind == "quantized" else ("fp32",)
         wanted = default if self.variants is None else self.variants
-        if "int8-x86" in wanted and source.kind != "quantized":
+        if "int8-x86" in (*wanted, self.primary) and source.kind != "quantized":
             raise StageError(
                 "an int8 variant needs a quant plan",
                 got=f"a source of kind {source.kind!r}",
@@ -120,12 +134,24 @@ class Export(Stage):
             )
         return wanted
 
-    def _reference(self, context: Context) -> np.ndarray:
-        if self.synthetic_reference:
-            shape = (self.reference_rows, *context.task.shape)
-            return np.random.default_rng(context.seed).standard_normal(shape).astype(np.float32)
-        count = min(self.reference_rows, len(context.data.select))
-        return inputs_of(context, context.data.select.take(np.arange(count)))
+    def _noise(self, context: Context) -> np.ndarray:
+        shape = (self.reference_rows, *context.task.shape)
+        return np.random.default_rng(context.seed).standard_normal(shape).astype(np.float32)
+
+    def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:
+        """Add the lineage, which the files tell."""
+        inputs = super().inputs(source, context)
+        if source is not None:
+            inputs["lineage"] = lineage_of(source, context).model_dump(mode="json")
+        return inputs
+
+
+def lineage_of(source: Artifact, context: Context) -> Lineage:
+    """Where the exported model comes from: verbs, keys and digests; no paths, no dates."""
+    stages = (
+        Ancestor(stage=made.inputs["fields"]["verb"], key=made.key, digest=made.digest) for made in ancestry(source)
+    )
+    return Lineage(teacher=None if context.teacher is None else context.teacher.digest, stages=tuple(stages))
 
 
 def variant_of(fp32: "ModelProto", name: Variant, source: Artifact) -> "ModelProto":

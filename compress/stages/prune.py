@@ -119,7 +119,8 @@ class Prune(Stage):
         """Return the module after the step that follows ``plans``, verified, and what was done."""
         module = load_model(current.path, code=context.code)
         original = copy.deepcopy(module)
-        example = context.task.batch(context.data.select, torch.arange(VERIFIED_SAMPLES)).inputs
+        count = min(VERIFIED_SAMPLES, len(context.data.select))
+        example = context.task.batch(context.data.select, torch.arange(count)).inputs
         groups = find_groups(module, example, protected=self._protected(module))
         if not groups:
             raise StageError("the model has no channels that could be removed", where=self.title)

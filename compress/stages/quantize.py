@@ -93,12 +93,12 @@ class Quantize(Stage):
         quantizer = Quantizer(model, mode=self.mode, keep_float=self._kept(model), reduce_range=self.reduce_range)
         ranges = self._ranges(model, quantizer, context)
         if self.max_accuracy_drop is None:
-            plan, curve = quantizer.plan(ranges, {}), None
+            plan, ranking, curve = quantizer.plan(ranges, {}), {}, None
         else:
             scorer = select_scorer(self, context)
             choice = choose_layers(quantizer, ranges, scorer, max_accuracy_drop=self.max_accuracy_drop)
-            plan, curve = choice.plan, describe(choice)
-        facts = self._check(model, plan, context)
+            plan, ranking, curve = choice.plan, choice.ranking, describe(choice)
+        facts = self._check(model, plan, context, ranking=ranking)
         files = {"quant_plan.json": plan.model_dump_json(indent=1)}
         if curve is not None:
             files["quant_curve.json"] = json.dumps(curve, indent=1)
@@ -132,17 +132,25 @@ class Quantize(Stage):
         find = finder(self.calibration, percent=self.percentile)
         return {name: find(histogram) for name, histogram in histograms.items()}
 
-    def _check(self, model: "ModelProto", plan: QuantPlan, context: Context) -> dict[str, Any]:
-        """What the written file runs, against the bounds."""
+    def _check(
+        self, model: "ModelProto", plan: QuantPlan, context: Context, *, ranking: Mapping[str, float]
+    ) -> dict[str, Any]:
+        """What the written file runs, against the bounds; ``ranking`` is empty when layers were not ranked."""
         quantized = write_quantized(model, plan)
         report = kernels.inspect_kernels(model, quantized, plan)
         kernels.check_kernels(report, min_int8_macs_fraction=self.min_int8_macs_fraction)
         fraction = kernels.weight_bytes_fraction(model, quantized, plan)
-        kernels.check_weight_bytes(fraction, max_weight_bytes_fraction=self.max_weight_bytes_fraction)
+        kernels.check_weight_bytes(
+            fraction,
+            copies=kernels.float_copies(model, quantized, plan),
+            max_weight_bytes_fraction=self.max_weight_bytes_fraction,
+        )
         inputs = inputs_of(context, context.data.select)
         threads = context.execution.threads
         reference, logits = (run_model(proto, inputs, threads=threads) for proto in (model, quantized))
-        agreement = kernels.check_agreement(reference, logits, min_agreement=self.min_agreement)
+        int8 = [entry.at.path for entry in plan.weights]
+        ranked = [f"{name} ({increase:+.4f} nats alone)" for name, increase in ranking.items() if name in int8]
+        agreement = kernels.check_agreement(reference, logits, layers=ranked or int8, min_agreement=self.min_agreement)
         return {
             "kernels": report.kernels,
             "int8_macs_fraction": report.int8_macs_fraction,

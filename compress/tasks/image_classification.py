@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 from torch import nn
 from torch.nn import functional as F
 
@@ -40,6 +40,23 @@ class Augment(Values):
     seed: int = 0
 
 
+class Normalize(Values):
+    """The normalisation that given weights were trained with, in units of the scaled input (0 to 1 for uint8 images).
+
+    Attributes:
+        mean: subtracted from each channel.
+        std: divides each channel, above 0.
+    """
+
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse means that do not pair with deviations."""
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"expected one std per mean, got {len(self.std)} for {len(self.mean)} channels")
+
+
 @dataclass(frozen=True)
 class ImageClassification:
     """How images become batches, how outputs become a loss and a score.
@@ -48,8 +65,8 @@ class ImageClassification:
         classes: class names in label order.
         shape: channels, height, width of one image.
         scale: what raw values are multiplied by: 1/255 for uint8 images, 1 for float32 arrays.
-        mean: per-channel mean of the scaled train images.
-        std: per-channel standard deviation of the same.
+        mean: what is subtracted from each channel of the scaled images.
+        std: what then divides it.
         augment: views for training, or None.
     """
 
@@ -61,11 +78,17 @@ class ImageClassification:
     augment: Augment | None = None
 
     @classmethod
-    def of(cls, data: Data, *, augment: Augment | None) -> "ImageClassification":
-        """Return the task for these data, normalised by the mean and deviation of the train role.
+    def of(cls, data: Data, *, augment: Augment | None, normalize: Normalize | None = None) -> "ImageClassification":
+        """Return the task for these data.
+
+        Args:
+            data: samples by role.
+            augment: views for training, or None.
+            normalize: None takes the per-channel mean and standard deviation of the train role.
 
         Raises:
-            DataError: when the inputs are no images [N, C, H, W] of uint8 or float32.
+            DataError: when the inputs are no images [N, C, H, W] of uint8 or float32, or ``normalize`` is for another
+                number of channels.
         """
         inputs = data.train.inputs
         if inputs.ndim != 4 or inputs.dtype not in (np.uint8, np.float32):
@@ -75,15 +98,21 @@ class ImageClassification:
                 got=f"{inputs.dtype} {list(inputs.shape)}",
             )
         scale = 1 / 255 if inputs.dtype == np.uint8 else 1.0
-        axes = (0, 2, 3)
-        mean = inputs.mean(axis=axes, dtype=np.float64) * scale
-        std = np.maximum(inputs.std(axis=axes, dtype=np.float64) * scale, 1e-6)
+        if normalize is None:
+            normalize = _normalize(inputs, scale=scale)
+        elif len(normalize.mean) != inputs.shape[1]:
+            raise DataError(
+                "data.normalize is for images with another number of channels",
+                expected=f"{inputs.shape[1]} means and deviations",
+                got=len(normalize.mean),
+                where="data.normalize",
+            )
         return cls(
             classes=data.classes,
             shape=(int(inputs.shape[1]), int(inputs.shape[2]), int(inputs.shape[3])),
             scale=scale,
-            mean=tuple(round(float(value), 6) for value in mean),
-            std=tuple(round(float(value), 6) for value in std),
+            mean=normalize.mean,
+            std=normalize.std,
             augment=augment,
         )
 
@@ -179,6 +208,16 @@ class ImageClassification:
         if samples.labels is None:
             raise DataError("accuracy needs labels", got="an unlabelled role", hint="label the select and test roles")
         return logits.argmax(axis=1) == samples.labels
+
+
+def _normalize(inputs: NDArray[np.generic], *, scale: float) -> Normalize:
+    """Return the mean and the standard deviation of each channel of the scaled images [N, C, H, W]."""
+    axes = (0, 2, 3)
+    mean = inputs.mean(axis=axes, dtype=np.float64) * scale
+    std = np.maximum(inputs.std(axis=axes, dtype=np.float64) * scale, 1e-6)
+    return Normalize(
+        mean=tuple(round(float(value), 6) for value in mean), std=tuple(round(float(value), 6) for value in std)
+    )
 
 
 @lru_cache(maxsize=64)

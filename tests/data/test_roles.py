@@ -6,7 +6,7 @@ from compress.data.roles import Split, assign, subset
 from compress.data.source import Raw
 from compress.errors import DataError
 
-SPLIT = Split(test=0.2, select=30, calibration=10)
+SPLIT = Split(test=0.2, select=40, calibration=10)
 
 
 def raw(**roles: tuple) -> Raw:
@@ -20,7 +20,7 @@ def hashes(data, role) -> set:
 def test_missing_roles_are_drawn_without_overlap_and_in_proportion(images, labels):
     data = assign(raw(train=(images, labels)), split=SPLIT, overlap="refuse")
     sizes = {role: len(samples) for role, samples in data.roles.items()}
-    assert sizes == {"train": 120, "test": 40, "select": 30, "calibration": 10}
+    assert sizes == {"train": 110, "test": 40, "select": 40, "calibration": 10}
     assert np.bincount(data.test.labels).tolist() == [20, 12, 6, 2]
     assert len(set().union(*(hashes(data, role) for role in sizes))) == 200
 
@@ -43,7 +43,7 @@ def test_another_seed_draws_other_samples(images, labels):
 def test_a_later_role_does_not_move_an_earlier_one(images, labels):
     first, second = (
         assign(raw(train=(images, labels)), split=SPLIT.model_copy(update={"select": size}), overlap="refuse")
-        for size in (30, 50)
+        for size in (40, 50)
     )
     assert hashes(first, "test") == hashes(second, "test")
 
@@ -56,8 +56,8 @@ def test_duplicates_are_dropped_and_counted_before_the_split(images, labels):
 
 
 def test_train_may_be_unlabelled_when_others_are_not(images, labels):
-    labelled = labels[85:110]
-    fixed = raw(train=(images[:150], None), select=(images[150:175], labelled), test=(images[175:], labelled))
+    labelled = labels[80:115]
+    fixed = raw(train=(images[:130], None), select=(images[130:165], labelled), test=(images[165:], labelled))
     data = assign(fixed, split=SPLIT, overlap="refuse")
     assert data.train.labels is None
     assert len(data.calibration) == 10
@@ -101,7 +101,11 @@ def faulty(images: np.ndarray, labels: np.ndarray) -> dict[str, tuple[dict, str]
         "too few labels": ({"train": (images, labels[1:])}, "do not pair"),
         "unlabelled": ({"train": (images, None)}, "no role has labels"),
         "other size": ({"train": (images, labels), "test": (images[:, :, 1:], labels)}, "different kinds"),
-        "too small": ({"train": (images[95:135], labels[95:135])}, "too small"),
+        "select too small": (
+            {"train": (images[31:], labels[31:]), "select": (images[:31], labels[80:111])},
+            "select role is too small",
+        ),
+        "too small": ({"train": (images[95:135], labels[95:135])}, "train is too small"),
     }
 
 
@@ -113,8 +117,11 @@ def test_unusable_data_are_refused(images, labels, fault):
 
 
 def test_a_label_beyond_the_named_classes_is_refused(images, labels):
-    with pytest.raises(DataError, match="0 to 2"):
+    with pytest.raises(DataError, match="out of range") as caught:
         assign(Raw(raw(train=(images, labels)).roles, ("a", "b", "c")), split=SPLIT, overlap="refuse")
+    assert "0 to 2" in str(caught.value)
+    assert "3 (10 such labels)" in str(caught.value)
+    assert "train, sample 190" in str(caught.value)
 
 
 def test_a_subset_keeps_every_class(images, labels):

@@ -3,17 +3,19 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
+from compress.data.checks import MIN_SELECT_SAMPLES
 from compress.errors import ArtifactError, StageError
-from compress.export.bundle import write_bundle
+from compress.export.bundle import MIN_REFERENCE_ROWS, write_bundle
 from compress.export.graph import to_onnx
 from compress.export.half import to_half
-from compress.export.metadata import Metadata, read_metadata
+from compress.export.metadata import Ancestor, Lineage, Metadata, read_metadata
 from compress.export.session import Session
 from compress.export.verify import verify_bundle
 from compress.quantization.calibration import minmax
@@ -31,7 +33,7 @@ def rows():
 def metadata(signature):
     return Metadata(
         variant="",
-        lineage={"teacher": "aa", "distill": "bb"},
+        lineage=Lineage(teacher="aa", stages=(Ancestor(stage="distill", key="bb", digest="cc"),)),
         labels=("a", "b", "c", "d", "e"),
         preprocessing={"scale": 1 / 255},
         signature=signature,
@@ -48,7 +50,9 @@ def variants(make_net, signature, rows):
 @pytest.fixture(scope="module")
 def original(tmp_path_factory, variants, metadata, rows):
     directory = tmp_path_factory.mktemp("bundle")
-    write_bundle(directory, variants=variants, primary="int8-x86", metadata=metadata, inputs=(rows,))
+    write_bundle(
+        directory, fp32=variants["fp32"], variants=variants, primary="int8-x86", metadata=metadata, inputs=(rows,)
+    )
     return directory
 
 
@@ -155,7 +159,7 @@ def test_the_files_carry_our_metadata(bundle, metadata):
 def test_a_file_without_our_metadata_or_of_another_format_is_refused(metadata):
     with pytest.raises(ArtifactError, match="no compress metadata"):
         read_metadata({"other": "1"})
-    newer = json.dumps(json.loads(metadata.model_dump_json()) | {"format_version": 2})
+    newer = json.dumps(json.loads(metadata.model_dump_json()) | {"format_version": 99})
     with pytest.raises(ArtifactError, match="another format version"):
         read_metadata({"compress": newer})
 
@@ -163,9 +167,20 @@ def test_a_file_without_our_metadata_or_of_another_format_is_refused(metadata):
 def test_the_same_variants_give_the_same_bytes(bundle, tmp_path, variants, metadata, rows):
     again = tmp_path / "again"
     again.mkdir()
-    write_bundle(again, variants=variants, primary="int8-x86", metadata=metadata, inputs=(rows,))
+    write_bundle(again, fp32=variants["fp32"], variants=variants, primary="int8-x86", metadata=metadata, inputs=(rows,))
     for path in bundle.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def test_the_float_outputs_are_in_the_reference_when_only_int8_ships(tmp_path, variants, metadata, rows):
+    int8 = {"int8-x86": variants["int8-x86"]}
+    write_bundle(tmp_path, fp32=variants["fp32"], variants=int8, primary="int8-x86", metadata=metadata, inputs=(rows,))
+    assert not (tmp_path / "fp32.onnx").exists()
+    with np.load(tmp_path / "reference.npz") as archive:
+        floats, integers = archive["fp32/logits"], archive["int8-x86/logits"]
+    np.testing.assert_array_equal(floats, Session(variants["fp32"].SerializeToString())(rows)[0])
+    assert (floats != integers).any()
+    assert list(verify_bundle(tmp_path)["variants"]) == ["int8-x86"]
 
 
 def test_a_moved_bundle_verifies(bundle, tmp_path):
@@ -173,13 +188,18 @@ def test_a_moved_bundle_verifies(bundle, tmp_path):
     assert verify_bundle(tmp_path / "elsewhere")["passed"]
 
 
+def test_the_smallest_select_role_fills_a_bundle():
+    assert MIN_SELECT_SAMPLES >= MIN_REFERENCE_ROWS
+
+
 def test_few_inputs_and_unknown_names_are_refused(tmp_path, variants, metadata, rows):
+    write = partial(write_bundle, tmp_path, fp32=variants["fp32"], metadata=metadata)
     with pytest.raises(StageError, match="32 rows"):
-        write_bundle(tmp_path, variants=variants, primary="fp32", metadata=metadata, inputs=(rows[:31],))
+        write(variants=variants, primary="fp32", inputs=(rows[:31],))
     with pytest.raises(StageError, match="not among the variants"):
-        write_bundle(tmp_path, variants=variants, primary="int4", metadata=metadata, inputs=(rows,))
+        write(variants=variants, primary="int4", inputs=(rows,))
     with pytest.raises(StageError, match="after its precision"):
-        write_bundle(tmp_path, variants={"small": variants["fp32"]}, primary="small", metadata=metadata, inputs=(rows,))
+        write(variants={"small": variants["fp32"]}, primary="small", inputs=(rows,))
 
 
 def test_half_precision_halves_the_weights_and_keeps_float_inputs(variants, rows):

@@ -92,6 +92,35 @@ def test_a_users_file_runs_only_when_named(tmp_path):
         UserFile(path=file, factory="missing").build(SIGNATURE, code=(file,))
 
 
+USERS_FILE = """
+from torch import nn
+class Net(nn.Sequential):
+    def forward(self, image): return super().forward(image) * 1
+def build(): return Net(nn.Flatten(), nn.Linear(768, 5))
+"""
+
+
+def test_a_stored_model_is_built_by_the_file_of_that_content_wherever_it_lies(tmp_path):
+    (tmp_path / "project").mkdir()
+    file, stored = tmp_path / "project" / "mine.py", tmp_path / "stored"
+    stored.mkdir()
+    file.write_text(USERS_FILE)
+    family = UserFile(path=file)
+    module = family.build(SIGNATURE, code=(file,)).eval()
+    save_model(module, stored, model=family, signature=SIGNATURE)
+    assert str(tmp_path) not in (stored / "structure.json").read_text()
+    moved = (tmp_path / "project").rename(tmp_path / "moved") / "mine.py"
+    other = tmp_path / "other.py"
+    other.write_text("raise AssertionError('not the file that was asked for')")
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(load_model(stored, code=(other, moved))(x), module(x))
+    with pytest.raises(ModelError, match=r"add --code mine\.py"):
+        load_model(stored)
+    moved.write_text(USERS_FILE.replace("* 1", "* 2"))
+    with pytest.raises(ModelError, match="unchanged since the model was made"):
+        load_model(stored, code=(moved,))
+
+
 class Exploit:
     def __reduce__(self):
         return (print, ("code ran",))

@@ -8,7 +8,13 @@ from compress.errors import StageError
 from compress.export.session import Session
 from compress.quantization.calibration import minmax, observe
 from compress.quantization.formulas import activation_scale, quantize_weight, weight_scale
-from compress.quantization.kernels import check_kernels, inspect_kernels, weight_bytes_fraction
+from compress.quantization.kernels import (
+    check_kernels,
+    check_weight_bytes,
+    float_copies,
+    inspect_kernels,
+    weight_bytes_fraction,
+)
 from compress.quantization.placement import place_static
 from compress.quantization.plan import QuantPlan, static_plan
 from compress.quantization.writer import plan_without_training, write_quantized
@@ -86,14 +92,22 @@ def test_no_float_copy_of_a_quantized_weight_is_left(zoo, images, name):
     weights = {node.input[1] for node in model.graph.node if node.name in {entry.at.path for entry in plan.weights}}
     assert not weights & arrays(quantized).keys()
     assert weight_bytes_fraction(model, quantized, plan) == 0.25
+    assert float_copies(model, quantized, plan) == {}
 
 
-def test_a_float_copy_left_behind_counts(zoo, images):
+def test_float_copies_left_behind_count_and_are_named_the_largest_first(zoo, images):
     model = zoo["mlp"]
     plan = static(model, images)
     quantized = write_quantized(model, plan)
-    quantized.graph.initializer.append(next(t for t in model.graph.initializer if t.name == "1.weight"))
-    assert weight_bytes_fraction(model, quantized, plan) > 0.30
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    quantized.graph.initializer.extend([weights["3.weight"], weights["1.weight"]])
+    fraction, copies = weight_bytes_fraction(model, quantized, plan), float_copies(model, quantized, plan)
+    assert list(copies.items()) == [("1", 64 * 32 * 4), ("3", 32 * 32 * 4)]
+    with pytest.raises(StageError, match=r"still in fp32 too: 1 \(8192 bytes\); 3 \(4096 bytes\)") as caught:
+        check_weight_bytes(fraction, copies=copies)
+    assert "keep both in float" in str(caught.value)
+    with pytest.raises(StageError, match="raise max_weight_bytes_fraction"):
+        check_weight_bytes(0.25, copies={}, max_weight_bytes_fraction=0.2)
 
 
 def test_the_float_graph_is_not_changed(zoo, images):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -7,8 +9,12 @@ from compress.errors import StageError
 from compress.export.metadata import read_metadata
 from compress.export.session import Session
 from compress.export.verify import verify_bundle
+from compress.models import Cnn
 from compress.scoring import inputs_of
+from compress.stages.create import Create
+from compress.stages.distill import Distill
 from compress.stages.export import Export
+from compress.stages.prune import Prune
 from compress.stages.quantize import Quantize
 
 
@@ -39,9 +45,29 @@ def test_the_shipped_file_is_as_accurate_as_its_source(context, trained_digits):
 def test_the_files_say_where_they_come_from(context, trained_digits):
     bundle = Export().run(trained_digits, context)
     metadata = read_metadata(Session(bundle.path / "fp32.onnx").metadata)
-    assert metadata.lineage == {"source": trained_digits.digest}
     assert metadata.labels == tuple("0123456789")
     assert metadata.preprocessing == context.task.preprocessing
+
+
+def test_the_lineage_is_every_stage_in_order_and_the_teacher(context, trained_digits):
+    created = Create(model=Cnn(widths=(8, 8), strides=(1, 2))).run(None, context)
+    distilled = Distill(epochs=1, batch_size=100).run(created, context)
+    pruned = Prune(kept_macs_fraction=0.9, importance="magnitude", round_to=1).run(distilled, context)
+    recovered = Distill(name="recover", epochs=1, batch_size=100).run(pruned, context)
+    quantized = Quantize(max_accuracy_drop=None, min_agreement=0).run(recovered, context)
+    bundle = Export().run(quantized, context)
+    text = Session(bundle.path / "int8-x86.onnx").metadata["compress"]
+    lineage = read_metadata({"compress": text}).lineage
+    made = [created, distilled, pruned, recovered, quantized]
+    assert [stage.stage for stage in lineage.stages] == ["create", "distill", "prune", "distill", "quantize"]
+    assert [(stage.key, stage.digest) for stage in lineage.stages] == [(one.key, one.digest) for one in made]
+    assert lineage.teacher == trained_digits.digest
+    assert bundle.read_json("bundle.json")["lineage"] == lineage.model_dump(mode="json")
+    assert str(context.store.root) not in text
+
+
+def test_another_lineage_is_another_bundle(context, trained_digits):
+    assert Export().key(trained_digits, context) != Export().key(trained_digits, replace(context, teacher=None))
 
 
 def test_a_float_model_ships_alone_or_in_half_precision(context, trained_digits):
@@ -53,6 +79,8 @@ def test_a_float_model_ships_alone_or_in_half_precision(context, trained_digits)
 def test_int8_without_a_plan_is_refused(context, trained_digits):
     with pytest.raises(StageError, match="needs a quant plan"):
         Export(variants=("int8-x86",)).run(trained_digits, context)
+    with pytest.raises(StageError, match="needs a quant plan"):
+        Export(primary="int8-x86").run(trained_digits, context)
 
 
 def test_contradicting_fields_are_refused_at_construction():
@@ -60,6 +88,8 @@ def test_contradicting_fields_are_refused_at_construction():
         Export(variants=("fp32",), primary="int8-x86")
     with pytest.raises(ValidationError, match="each once"):
         Export(variants=("fp32", "fp32"))
+    with pytest.raises(ValidationError, match="no default variant"):
+        Export(primary="fp16-gpu")
 
 
 def test_data_that_may_not_leave_do_not(context, trained_digits):
@@ -69,6 +99,10 @@ def test_data_that_may_not_leave_do_not(context, trained_digits):
     real = inputs_of(context, context.data.select)
     assert rows.shape == (64, *context.task.shape)
     assert not any(np.array_equal(row, other) for row in rows for other in real)
+    # Parity and differences are those of real inputs, whatever the archive holds.
+    usual = Export().run(trained_digits, context)
+    assert bundle.facts["parity"] == usual.facts["parity"]
+    assert bundle.facts["variants"]["fp32"]["max_abs"] == usual.facts["variants"]["fp32"]["max_abs"]
 
 
 def test_the_same_artifact_gives_the_same_bundle(context, make_context, trained_digits, tmp_path):

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -134,9 +135,21 @@ def test_protected_globs_keep_widths_and_must_match(context, trained_digits):
         Prune(kept_macs_fraction=0.6, protected=("*",)).run(trained_digits, context)
 
 
-def test_an_unreachable_target_and_a_miss_name_what_is_reachable(context, trained_digits):
-    with pytest.raises(StageError, match=r"at least 0\.\d+"):
+def test_a_select_role_smaller_than_what_is_verified_is_no_obstacle(make_context, trained_digits, digits):
+    few = replace(digits, roles={**digits.roles, "select": digits.select.take(np.arange(3))})
+    context = make_context(data=few, teacher=trained_digits)
+    made = Prune(kept_macs_fraction=0.5, importance="magnitude").run(trained_digits, context)
+    assert made.facts["masked_difference"] <= 1e-9
+
+
+def test_an_unreachable_target_names_the_reachable_one_and_a_miss_the_nearest(context, trained_digits):
+    with pytest.raises(StageError, match=r"a fraction of at least 0\.\d{4}") as caught:
         Prune(kept_macs_fraction=0.001, importance="magnitude").run(trained_digits, context)
+    named = float(str(caught.value).split("at least ")[1].split()[0])
+    with pytest.raises(StageError, match="at least"):
+        Prune(kept_macs_fraction=named - 1e-3, importance="magnitude").run(trained_digits, context)
+    made = Prune(kept_macs_fraction=named + 1e-4, importance="magnitude").run(trained_digits, context)
+    assert made.facts["kept_macs_fraction"] == pytest.approx(named, abs=1e-4)
     with pytest.raises(StageError, match="nearest below"):
         Prune(kept_macs_fraction=0.5, importance="magnitude", round_to=16, tolerance=1e-6).run(trained_digits, context)
 

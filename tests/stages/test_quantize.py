@@ -76,9 +76,15 @@ def test_quantization_only_is_taken_as_it_comes_out(context, trained_digits, mod
     assert artifact.read_json("quant_plan.json")["mode"] == mode
 
 
-def test_a_bound_on_decisions_is_kept(context, trained_digits):
-    with pytest.raises(StageError, match="decides differently"):
+def test_a_bound_on_decisions_is_kept_and_names_the_layers(context, trained_digits):
+    with pytest.raises(StageError, match=r"decides differently[^$]*in int8: layers\.0; "):
         Quantize(percentile=51, max_accuracy_drop=None, min_agreement=1.0).run(trained_digits, context)
+    with pytest.raises(StageError, match=r"decides differently[^$]*nats alone\)") as caught:
+        Quantize(percentile=51, max_accuracy_drop=1.0, min_agreement=1.0).run(trained_digits, context)
+    told = str(caught.value).split("in int8: ")[1].split(" nats alone)")[:-1]
+    increases = [float(part.rsplit("(", 1)[1]) for part in told]
+    assert increases == sorted(increases, reverse=True)
+    assert len(increases) > 1
 
 
 def test_smoke_searches_but_does_not_judge_accuracy():

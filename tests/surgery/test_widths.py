@@ -126,6 +126,8 @@ def test_an_unreachable_target_names_what_is_reachable():
     with pytest.raises(StageError, match=r"at least 0\.\d{4}") as caught:
         choose(groups, scores, costs, ranking="global", measure="macs", target=0.01)
     smallest = float(str(caught.value).split("at least ")[1].split()[0])
+    with pytest.raises(StageError, match="at least"):
+        choose(groups, scores, costs, ranking="global", measure="macs", target=smallest - 1e-3)
     assert (
         choose(groups, scores, costs, ranking="global", measure="macs", target=smallest + 1e-4).reached
         <= smallest + 1e-4

@@ -1,12 +1,13 @@
-"""Batches: normalised by the train role, augmented by fixed views."""
+"""Batches: normalised by the train role or as given, augmented by fixed views."""
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from compress.data import Data, Samples
 from compress.errors import DataError
-from compress.tasks import Augment, ImageClassification
+from compress.tasks import Augment, ImageClassification, Normalize
 
 
 @pytest.fixture
@@ -24,8 +25,28 @@ def test_normalisation_gives_zero_mean_and_unit_deviation(images):
     torch.testing.assert_close(x.std((0, 2, 3), correction=0), torch.ones(2), atol=1e-4, rtol=0)
 
 
-def test_batch_equals_the_documented_preprocessing(images):
-    task = ImageClassification.of(images, augment=None)
+def test_given_weights_are_fed_what_they_were_trained_with(images):
+    normalize = Normalize(mean=(0.485, 0.5), std=(0.229, 0.25))
+    task = ImageClassification.of(images, augment=None, normalize=normalize)
+    (x,) = task.batch(images.train, torch.tensor([3])).inputs
+    assert float(x[0, 0, 2, 4]) == pytest.approx((images.train.inputs[3, 0, 2, 4] / 255 - 0.485) / 0.229, rel=1e-5)
+    assert (task.preprocessing["mean"], task.preprocessing["std"]) == ([0.485, 0.5], [0.229, 0.25])
+    assert task.digest != ImageClassification.of(images, augment=None).digest
+
+
+def test_a_normalisation_that_does_not_fit_is_refused(images):
+    three = Normalize(mean=(0.5,) * 3, std=(0.5,) * 3)
+    with pytest.raises(DataError, match="2 means and deviations"):
+        ImageClassification.of(images, augment=None, normalize=three)
+    with pytest.raises(ValidationError, match="one std per mean"):
+        Normalize(mean=(0.5,), std=(0.5, 0.5))
+    with pytest.raises(ValidationError, match="greater than 0"):
+        Normalize(mean=(0.5,), std=(0.0,))
+
+
+@pytest.mark.parametrize("normalize", [None, Normalize(mean=(0.485, 0.5), std=(0.229, 0.25))])
+def test_batch_equals_the_documented_preprocessing(images, normalize):
+    task = ImageClassification.of(images, augment=None, normalize=normalize)
     (x,) = task.batch(images.train, torch.tensor([3, 1])).inputs
     how = task.preprocessing
     mean, std = (np.array(how[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
