@@ -4,6 +4,7 @@ import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,12 @@ class TeacherOutputs:
         """The first teacher's logits, view to float32 [N, C]."""
         return {view: outputs[0].logits for view, outputs in self.cached.items()}
 
+    @cached_property
+    def _teacher(self) -> nn.Module:
+        """The first teacher as a module, for live checks."""
+        assert self.context.teacher is not None
+        return self.live or load_model(self.context.teacher.path, code=self.context.code)
+
     def __call__(self, batch: Batch) -> Taught:
         """Return what the teachers say of a batch of this role."""
         outputs = self.cached[batch.view]
@@ -100,9 +107,7 @@ class TeacherOutputs:
         index = torch.randperm(len(self.samples), generator=generator)[:count].sort().values
         views = list(self.cached)
         view = views[epoch % len(views)]
-        assert self.context.teacher is not None
-        module = self.live or load_model(self.context.teacher.path, code=self.context.code)
-        logits, _ = forward_all(module, self.context, self.samples, index=index, view=view, mixup=self.mixup)
+        logits, _ = forward_all(self._teacher, self.context, self.samples, index=index, view=view, mixup=self.mixup)
         kept = self.cached[view][0].logits[index]
         difference = float((logits - kept).abs().max())
         allowed = TOLERANCE[self.context.execution.precision] * max(1.0, float(kept.abs().max()))

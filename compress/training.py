@@ -15,6 +15,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from compress.artifact import writable
 from compress.choice import Values
 from compress.data import Samples
 from compress.errors import DataError, StageError
@@ -390,7 +391,11 @@ def _optimizer(trained: nn.Module, optimization: Optimization) -> torch.optim.Op
 
 
 def _save(trained: nn.Module, updates: torch.optim.Optimizer, work: Path, *, step: int) -> None:
-    """Write a checkpoint under a temporary name, then rename it over the previous one."""
+    """Write a checkpoint under a temporary name, then rename it over the previous one.
+
+    Raises:
+        EnvironmentFault: when the disk is full or not writable.
+    """
     state = updates.state_dict()
     tensors = {name: value.contiguous() for name, value in trained.state_dict().items()}
     for index, entries in state["state"].items():
@@ -399,10 +404,11 @@ def _save(trained: nn.Module, updates: torch.optim.Optimizer, work: Path, *, ste
                 tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).contiguous()
     tensors["rng"] = torch.get_rng_state()
     draft = work / f"checkpoint.draft-{os.getpid()}"
-    save_file(tensors, draft, metadata={"step": json.dumps(step)})
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.rename(work / "checkpoint.safetensors")
+    with writable(work):
+        save_file(tensors, draft, metadata={"step": json.dumps(step)})
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.rename(work / "checkpoint.safetensors")
 
 
 def _restore(trained: nn.Module, updates: torch.optim.Optimizer, work: Path) -> int:
