@@ -1,18 +1,17 @@
 """The one pipeline loop: teacher -> stages -> score each -> race and verdict -> report."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compress import reporting
-from compress.artifact import Artifact, Store, hash_values
-from compress.benchmark.environment import allowed_cores, describe
+from compress.artifact import Artifact, Store, hash_values, write_atomically
+from compress.benchmark.environment import describe
 from compress.data import Data
 from compress.data.roles import subset
 from compress.errors import StageError
@@ -20,8 +19,9 @@ from compress.estimate import Measured, estimate
 from compress.progress import Reporter
 from compress.quantization.plan import Mode
 from compress.recipe import Recipe, Teacher
+from compress.run_directory import place_bundle, seconds_by_digest, settle_execution, writing
 from compress.scoring import Scores, score
-from compress.stage import Context, Execution, Stage
+from compress.stage import Context, Stage
 from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
 from compress.tasks import ImageClassification, Signature
@@ -102,9 +102,6 @@ def run(recipe: Recipe, options: Options) -> Outcome:
     store = Store.open(options.store)
     task = ImageClassification.of(data, augment=recipe.data.augment)
     run_dir = store.root / "runs" / run_name(recipe, data)
-    execution = decide_execution(run_dir, threads=options.threads)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "execution.json").write_text(json.dumps(asdict(execution)))
     started_s = time.monotonic()
     with (
         store.lock(f"run-{run_dir.name}", wait=None),
@@ -123,7 +120,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
             teacher=None,
             store=store,
             seed=recipe.seed,
-            execution=execution,
+            execution=settle_execution(run_dir, threads=options.threads),
             recorder=parent,
             reporter=options.reporter,
             code=options.code,
@@ -146,7 +143,8 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         if not options.until_stage:
             contenders = [Contender(row.title, row.artifact, row.scores) for row in rows]
             verdict = judge(recipe, context, contenders, rivals=tuple(RIVALS), work=run_dir)
-        made_s = seconds_by_digest(run_dir) | {row.artifact.digest: row.seconds for row in rows if not row.reused}
+        earlier_s = seconds_by_digest(run_dir, say=options.reporter.say)
+        made_s = earlier_s | {row.artifact.digest: row.seconds for row in rows if not row.reused}
         report = _report(recipe, context, rows, verdict, made_s=made_s, seconds=time.monotonic() - started_s)
         if options.smoke:
             measured = {
@@ -157,7 +155,8 @@ def run(recipe: Recipe, options: Options) -> Outcome:
             }
             full = real.data.load(code=options.code)
             report["estimate"] = estimate(real, full, smoke_select=len(data.select), rows=measured)
-        loop.publish(report, verdict, rows, run_dir)
+        with writing(run_dir):
+            loop.publish(report, verdict, rows, run_dir)
     passed = None if verdict is None or options.smoke else verdict.passed
     return Outcome(passed=passed, report=report, run_dir=run_dir, shipped=rows[-1].artifact)
 
@@ -277,10 +276,14 @@ class Loop:
 
     def publish(self, report: dict[str, Any], verdict: Verdict | None, rows: Sequence[Step], run_dir: Path) -> None:
         """Write the report and its views, and record them; register the student when its gates pass."""
-        (run_dir / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-        (run_dir / "report.md").write_text(reporting.markdown(report))
-        (run_dir / "recipe.yaml").write_text(self.recipe.to_yaml())
-        names = ["report.json", "report.md", "recipe.yaml"]
+        texts = {
+            "report.json": json.dumps(report, indent=1) + "\n",
+            "report.md": reporting.markdown(report),
+            "recipe.yaml": self.recipe.to_yaml(),
+        }
+        for name, text in texts.items():
+            write_atomically(run_dir / name, text)
+        names = [*texts]
         shipped = rows[-1]
         if verdict is not None:
             reporting.plot_waterfall(report, run_dir / "waterfall.png")
@@ -290,9 +293,7 @@ class Loop:
             self.parent.artifact(run_dir / name)
         self.parent.params(self.recipe.parameters())
         if shipped.artifact.kind == "bundle":
-            bundle = run_dir / "bundle"
-            shutil.rmtree(bundle, ignore_errors=True)
-            shutil.copytree(shipped.artifact.path, bundle, ignore=shutil.ignore_patterns("manifest.json"))
+            bundle = place_bundle(shipped.artifact.path, run_dir)
             if verdict is not None and verdict.passed and not self.options.smoke:
                 self._register(bundle, verdict)
 
@@ -334,15 +335,6 @@ def run_name(recipe: Recipe, data: Data) -> str:
     return f"{recipe.name}-{hash_values([recipe.model_dump(mode='json'), data.digest])[:10]}"
 
 
-def seconds_by_digest(run_dir: Path) -> dict[str, float]:
-    """Return how long each artifact took when it was made, from the report of an earlier run of the same recipe."""
-    path = run_dir / "report.json"
-    if not path.exists():
-        return {}
-    stages = json.loads(path.read_text())["stages"]
-    return {stage["digest"]: stage["made_s"] for stage in stages if stage.get("made_s") is not None}
-
-
 def teacher_origin(given: Teacher) -> Create | Adopt:
     """Return the stage that a teacher begins with."""
     if given.artifact is not None:
@@ -357,18 +349,6 @@ def prepared(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
         return recipe, options, recipe.data.load(code=options.code)
     data = subset(recipe.data.load(code=options.code), per_role=SMOKE_SAMPLES)
     return recipe.smoke(), replace(options, store=options.store / "smoke"), data
-
-
-def decide_execution(run_dir: Path, *, threads: int | None) -> Execution:
-    """Return threads and precision, decided once per run directory and kept on resume.
-
-    bfloat16 autocast is taken where the CPU multiplies bfloat16 in hardware; elsewhere it is slower than float32.
-    """
-    path = run_dir / "execution.json"
-    if path.exists() and threads is None:
-        return Execution(**json.loads(path.read_text()))
-    fast = {"avx512_bf16", "amx_bf16", "bf16"} & set(describe(seed=0)["cpu_flags"])
-    return Execution(threads=threads or allowed_cores(), precision="bfloat16" if fast else "float32")
 
 
 def _headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:

@@ -14,6 +14,7 @@ from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
 from compress.benchmark.measure import Profile
 from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
 from compress.recipe import Gates, Recipe
+from compress.run_directory import writing
 from compress.scoring import Scores, inputs_of, score
 from compress.stage import Context
 
@@ -103,7 +104,8 @@ def judge(
     teacher, shipped = contenders[0], contenders[-1]
     inputs = work / "inputs.npz"
     rows = context.data.select.take(np.arange(min(256, len(context.data.select))))
-    np.savez(inputs, image=inputs_of(context, rows))
+    with writing(work):
+        np.savez(inputs, image=inputs_of(context, rows))
     preset, profiles = PRESETS[recipe.benchmark.preset], recipe.benchmark.measured()
     comparisons = []
     with context.reporter.bar("benchmark", len(profiles)) as bar:

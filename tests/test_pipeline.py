@@ -1,5 +1,6 @@
 """The loop: reuse, resume after kills, shared beginnings, one experiment list."""
 
+import json
 import random
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from compress.artifact import Store
+from compress.errors import LockedError
 from compress.pipeline import Options, run
 from compress.progress import Reporter
 from compress.recipe import Recipe
@@ -104,6 +106,24 @@ def test_recipes_with_a_common_beginning_share_it_and_one_experiment_list(finish
         assert {"headline/accuracy_select", "headline/size_mb", "headline/latency_p50_ms", "headline/speedup_x"} <= set(
             parent.data.metrics
         )
+
+
+def test_a_run_that_is_refused_by_the_lock_changes_nothing(finished):
+    outcome, store = finished
+    noted = (outcome.run_dir / "execution.json").read_text()
+    with Store.open(store).lock(f"run-{outcome.run_dir.name}", wait=None), pytest.raises(LockedError):
+        run(recipe(), Options(store=store, threads=2, reporter=Reporter(quiet=True)))
+    assert (outcome.run_dir / "execution.json").read_text() == noted
+
+
+def test_a_report_cut_off_by_a_kill_is_written_anew(finished):
+    outcome, store = finished
+    (outcome.run_dir / "report.json").write_text("{")
+    again = run(recipe(), options(store, until_stage="distill"))
+    assert (
+        json.loads((outcome.run_dir / "report.json").read_text())["stages"][0]["digest"]
+        == (again.report["stages"][0]["digest"])
+    )
 
 
 def test_force_runs_a_stage_again_and_until_stops(finished, tmp_path):
