@@ -126,6 +126,31 @@ def test_a_report_cut_off_by_a_kill_is_written_anew(finished):
     )
 
 
+USER_MODEL = """
+from torch import nn
+
+def small():
+    return nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10))
+"""
+
+
+def test_torch_measures_a_model_of_the_users_own_file(finished, tmp_path):
+    _, store = finished
+    code = tmp_path / "my_model.py"
+    code.write_text(USER_MODEL)
+    text = RECIPE[: RECIPE.index("student:")].replace("name: tiny", "name: own") + (
+        f"student: {{file: {{path: {code}, factory: small}}}}\n"
+        "stages: [{distill: {epochs: 1, batch_size: 64}}, export]\n"
+        "benchmark: {preset: quick, profiles: [{}, {runtime: torch-cpu}]}\n"
+    )
+    own = Recipe.parse(text, origin="recipe.yaml", directory=Path())
+    outcome = run(own, options(store, code=[code]))
+    rows = {row["name"]: row for row in outcome.report["benchmark"]["rows"]}
+    assert not any(row["failures"] for row in rows.values())
+    measured = {name for name, row in rows.items() if "torch-cpu-b1-t1" in row["latency_ms"]}
+    assert measured == {"teacher", "distill"}
+
+
 def test_force_runs_a_stage_again_and_until_stops(finished, tmp_path):
     _, store = finished
     forced = run(recipe(), options(store, force=("distill",), until_stage="distill"))
