@@ -146,7 +146,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         earlier_s = seconds_by_digest(run_dir, say=options.reporter.say)
         made_s = earlier_s | {row.artifact.digest: row.seconds for row in rows if not row.reused}
         report = _report(recipe, context, rows, verdict, made_s=made_s, seconds=time.monotonic() - started_s)
-        if options.smoke:
+        if options.smoke and verdict is not None:
             measured = {
                 row.title: Measured(
                     made_s.get(row.artifact.digest, row.seconds), row.artifact.facts, row.scores.facts["size_bytes"]
@@ -154,7 +154,9 @@ def run(recipe: Recipe, options: Options) -> Outcome:
                 for row in rows
             }
             full = real.data.load(code=options.code)
-            report["estimate"] = estimate(real, full, smoke_select=len(data.select), rows=measured)
+            report["estimate"] = estimate(
+                real, full, smoke_select=len(data.select), rows=measured, num_raced=len(verdict.document["rows"])
+            )
         with writing(run_dir):
             loop.publish(report, verdict, rows, run_dir)
     passed = None if verdict is None or options.smoke else verdict.passed

@@ -143,6 +143,12 @@ def test_a_run_prints_json_on_stdout_and_progress_on_stderr(project):
     assert quiet.stderr == ""
 
 
+def test_a_smoke_run_that_stops_early_predicts_nothing(project):
+    result = compressor("run", "recipe.yaml", "--smoke", "--until", "distill", "--json", "-q", cwd=project)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["estimate"] is None
+
+
 def test_the_store_comes_from_the_environment(project):
     result = compressor("run", "recipe.yaml", "--until", "distill", cwd=project, COMPRESS_STORE=str(project / "there"))
     assert result.returncode == 0, result.stderr
