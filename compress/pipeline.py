@@ -139,13 +139,15 @@ def run(recipe: Recipe, options: Options) -> Outcome:
             if stage.title == options.until_stage:
                 break
         rows = [teacher, *baselines, *steps]
+        variants = loop.other_variants(rows[-1], context, teacher=teacher.scores)
         verdict = None
         if not options.until_stage:
             contenders = [Contender(row.title, row.artifact, row.scores) for row in rows]
+            contenders[-1:-1] = variants
             verdict = judge(recipe, context, contenders, rivals=tuple(RIVALS), work=run_dir)
         earlier_s = seconds_by_digest(run_dir, say=options.reporter.say)
         made_s = earlier_s | {row.artifact.digest: row.seconds for row in rows if not row.reused}
-        report = _report(recipe, context, rows, verdict, made_s=made_s, seconds=time.monotonic() - started_s)
+        report = _report(recipe, context, rows, variants, verdict, made_s=made_s, started_s=started_s)
         if options.smoke and verdict is not None:
             measured = {
                 row.title: Measured(
@@ -276,6 +278,20 @@ class Loop:
             )
         return rows
 
+    def other_variants(self, shipped: Step, context: Context, *, teacher: Scores) -> list[Contender]:
+        """Return the files of a bundle besides its primary one, scored on select like everything else."""
+        if shipped.artifact.kind != "bundle":
+            return []
+        names = [name for name in shipped.artifact.facts["variants"] if name != shipped.artifact.facts["primary"]]
+        return [
+            Contender(
+                f"{shipped.title}:{name}",
+                shipped.artifact,
+                score(shipped.artifact, context, role="select", teacher=teacher, variant=name),
+            )
+            for name in names
+        ]
+
     def publish(self, report: dict[str, Any], verdict: Verdict | None, rows: Sequence[Step], run_dir: Path) -> None:
         """Write the report and its views, and record them; register the student when its gates pass."""
         texts = {
@@ -365,10 +381,11 @@ def _report(
     recipe: Recipe,
     context: Context,
     rows: Sequence[Step],
+    variants: Sequence[Contender],
     verdict: Verdict | None,
     *,
     made_s: Mapping[str, float],
-    seconds: float,
+    started_s: float,
 ) -> dict[str, Any]:
     return {
         "schema": reporting.SCHEMA,
@@ -393,9 +410,10 @@ def _report(
             }
             for row in rows
         ],
+        "variants": {entry.name: entry.scores.facts for entry in variants},
         "estimate": None,
         "benchmark": None if verdict is None else verdict.document,
         "verdict": None if verdict is None else reporting.verdict_section(verdict),
         "environment": describe(seed=recipe.seed),
-        "seconds": round(seconds, 1),
+        "seconds": round(time.monotonic() - started_s, 1),
     }

@@ -58,8 +58,8 @@ def digests(report) -> dict[str, str]:
 def test_every_stage_is_a_row_scored_on_the_runtime(finished):
     outcome, _ = finished
     names = [row["name"] for row in outcome.report["benchmark"]["rows"]]
-    expected = ["teacher", "teacher-static", "teacher-dynamic", "distill", "prune", "recover", "quantize", "export"]
-    assert names == expected
+    baselines, stages = ["teacher-static", "teacher-dynamic"], ["distill", "prune", "recover", "quantize"]
+    assert names == ["teacher", *baselines, *stages, "export:fp32", "export"]
     assert all(stage["scores"]["role"] == "select" for stage in outcome.report["stages"])
     assert [row["name"] for row in outcome.report["verdict"]["test"]] == [
         "teacher",
@@ -73,6 +73,24 @@ def test_the_pruned_and_quantized_files_are_smaller(finished):
     size = {stage["name"]: stage["scores"]["size_bytes"] for stage in finished[0].report["stages"]}
     assert size["prune"] < size["distill"]
     assert size["quantize"] < 0.45 * size["recover"]
+
+
+def test_every_variant_of_the_bundle_is_scored_and_timed(finished):
+    report = finished[0].report
+    rows = {row["name"]: row for row in report["benchmark"]["rows"]}
+    scores = report["variants"]["export:fp32"]
+    assert scores["role"] == "select"
+    assert scores["size_bytes"] == (finished[0].run_dir / "bundle" / "fp32.onnx").stat().st_size
+    assert scores["size_bytes"] == rows["export:fp32"]["size_bytes"] > 2 * rows["export"]["size_bytes"]
+    assert scores["accuracy"] == rows["export:fp32"]["accuracy"]["value"]
+    assert rows["export:fp32"]["latency_ms"].keys() == rows["export"]["latency_ms"].keys()
+
+
+def test_what_is_quantized_decides_alike_at_every_batch_size(finished):
+    parity = {stage["name"]: stage["scores"]["parity"] for stage in finished[0].report["stages"]}
+    assert parity["quantize"]["argmax_agreement"] >= 0.98
+    assert parity["export"]["argmax_agreement"] >= 0.98
+    assert parity["distill"]["max_abs"] < 1e-4 * parity["distill"]["scale"]
 
 
 def test_a_second_run_reuses_everything(finished):
