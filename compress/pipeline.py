@@ -29,6 +29,7 @@ from compress.tracking import Run, Tracker, tracked_headline
 from compress.verdict import Contender, Verdict, judge
 
 SMOKE_SAMPLES = 512
+PLANS = ("plan.json", "quant_plan.json", "quant_curve.json")  # what a stage decided, recorded also when it is reused
 RIVALS: dict[str, Mode] = {"teacher-static": "static", "teacher-dynamic": "dynamic"}
 
 
@@ -191,6 +192,9 @@ class Loop:
         with self.tracker.run(title, parent=self.parent, tags=tags) as run:
             run.params({title: stage.model_dump(mode="json", exclude={"name", "verb"})})
             artifact, reused = self.made(stage, source, replace(context, recorder=run), title=title)
+            for name in PLANS:
+                if (artifact.path / name).exists():
+                    run.artifact(artifact.path / name)
             scores = score(artifact, context, role="select", teacher=teacher)
             run.tags({"compress.key": artifact.key, "compress.cache": "hit" if reused else "miss"})
             run.headline(_headline(scores, teacher))
@@ -293,11 +297,12 @@ class Loop:
         ]
 
     def publish(self, report: dict[str, Any], verdict: Verdict | None, rows: Sequence[Step], run_dir: Path) -> None:
-        """Write the report and its views, and record them; register the student when its gates pass."""
+        """Write the report and its views, record them and the bundle; register the student when its gates pass."""
         texts = {
             "report.json": json.dumps(report, indent=1) + "\n",
             "report.md": reporting.markdown(report),
             "recipe.yaml": self.recipe.to_yaml(),
+            "plan.json": json.dumps([_planned(row) for row in rows], indent=1) + "\n",
         }
         for name, text in texts.items():
             write_atomically(run_dir / name, text)
@@ -312,6 +317,7 @@ class Loop:
         self.parent.params(self.recipe.parameters())
         if shipped.artifact.kind == "bundle":
             bundle = place_bundle(shipped.artifact.path, run_dir)
+            self.parent.artifact(bundle)
             if verdict is not None and verdict.passed and not self.options.smoke:
                 self._register(bundle, verdict)
 
@@ -375,6 +381,10 @@ def _headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:
         values["accuracy_delta"] = scores.accuracy - teacher.accuracy
         values["compression_x"] = teacher.facts["size_bytes"] / scores.facts["size_bytes"]
     return values
+
+
+def _planned(row: Step) -> dict[str, str]:
+    return {"name": row.title, "action": "reused" if row.reused else "run", "key": row.artifact.key}
 
 
 def _report(

@@ -3,7 +3,9 @@
 ::
 
     execution.json   threads and precision, decided once
-    report.json      the result; report.md, recipe.yaml, plan.json and waterfall.png beside it
+    report.json      the result; beside it report.md and waterfall.png
+    recipe.yaml      with every default
+    plan.json        which steps were run and which reused, with their keys
     bundle/          the shipped files
 """
 

@@ -69,7 +69,7 @@ def test_a_file_that_depends_on_its_batch_is_found(tmp_path, images):
 
 
 def test_a_file_whose_outputs_are_not_finite_fails_without_any_bound(path, images):
-    images[4] = np.inf
+    images[4] = np.nan
     with pytest.raises(StageError, match="not finite"):
         check_decisions(path, (images,), min_agreement=0)
 
