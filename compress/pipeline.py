@@ -81,7 +81,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Step:
-    """A row of the pipeline: what was made or reused, its scores on select, its tracked run."""
+    """A row of the pipeline: what was made or reused, its scores on select, its tracked run, the loss if it has one."""
 
     title: str
     artifact: Artifact
@@ -89,6 +89,7 @@ class Step:
     reused: bool
     run: Run
     seconds: float
+    loss_fingerprint: str | None
 
 
 def run(recipe: Recipe, options: Options) -> Outcome:
@@ -100,6 +101,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
     """
     real = recipe
     recipe, options, data = prepared(recipe, options)
+    options.reporter.say(reporting.data_line(reporting.data_section(data)))
     store = Store.open(options.store)
     task = ImageClassification.of(data, augment=recipe.data.augment)
     run_dir = store.root / "runs" / run_name(recipe, data)
@@ -188,7 +190,8 @@ class Loop:
         """Run one stage, or reuse its output, and score the result on select."""
         title = title or stage.title
         started_s = time.monotonic()
-        tags = {"compress.role": role, "compress.stage": title, "compress.loss": stage.guided_loss(context).fingerprint}
+        loss = stage.guided_loss(context).fingerprint
+        tags = {"compress.role": role, "compress.stage": title, "compress.loss": loss}
         with self.tracker.run(title, parent=self.parent, tags=tags) as run:
             run.params({title: stage.model_dump(mode="json", exclude={"name", "verb"})})
             artifact, reused = self.made(stage, source, replace(context, recorder=run), title=title)
@@ -204,7 +207,7 @@ class Loop:
             f"{title:<22}{'reused' if reused else f'{seconds:.1f} s':>9}   "
             f"{100 * scores.accuracy:6.2f}% on select   {scores.facts['size_bytes'] / 1e3:9,.1f} kB"
         )
-        return Step(title, artifact, scores, reused, run, seconds)
+        return Step(title, artifact, scores, reused, run, seconds, loss if "loss" in stage.needs else None)
 
     def made(self, stage: Stage, source: Artifact | None, context: Context, *, title: str) -> tuple[Artifact, bool]:
         """Return a stage's output, and whether the store had it.
@@ -403,10 +406,7 @@ def _report(
         "recipe_sha256": hash_values(recipe.model_dump(mode="json")),
         "loss": {"fields": recipe.loss.model_dump(), "fingerprint": recipe.loss.fingerprint},
         "execution": {"threads": context.execution.threads, "precision": context.execution.precision},
-        "data": {
-            "samples": {role: len(samples) for role, samples in context.data.roles.items()},
-            "dropped_duplicates": context.data.dropped_duplicates,
-        },
+        "data": reporting.data_section(context.data),
         "stages": [
             {
                 "name": row.title,
@@ -415,6 +415,7 @@ def _report(
                 "kind": row.artifact.kind,
                 "reused": row.reused,
                 "made_s": made_s.get(row.artifact.digest),
+                "loss_fingerprint": row.loss_fingerprint,
                 "facts": row.artifact.facts,
                 "scores": row.scores.facts,
             }
