@@ -48,10 +48,14 @@ class Profile:
         return worker.RUNTIMES[self.runtime].takes_files
 
 
-def default_profiles(*, runtime: str = "ort-cpu", large_batch: int = 32) -> list[Profile]:
-    """Batch 1 and a large batch, each on 1 thread and on all allowed cores; the first is the primary one."""
+def default_profiles(*, large_batch: int = 32) -> list[Profile]:
+    """ONNX Runtime at batch 1 and a large batch, each on 1 thread and on all allowed cores; torch at batch 1.
+
+    The first is the primary one.
+    """
     threads = sorted({1, allowed_cores()})
-    return [Profile(runtime, size, count) for size in (1, large_batch) for count in threads]
+    files = [Profile("ort-cpu", size, count) for size in (1, large_batch) for count in threads]
+    return [*files, Profile("torch-cpu", 1, 1)]
 
 
 @dataclass(frozen=True, slots=True)

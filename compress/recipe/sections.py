@@ -155,7 +155,8 @@ class Benchmark(Values):
 
     Attributes:
         preset: how long; ``quick`` takes seconds per model, ``strict`` minutes.
-        profiles: what is measured; empty means batch 1 and 32, each on one thread and on all cores.
+        profiles: what is measured; empty means ONNX Runtime at batch 1 and 32, each on one thread and on all cores,
+            and torch at batch 1 on one thread.
         primary: name of the headline's profile, such as ``ort-cpu-b1-t1``; empty means the first.
     """
 
