@@ -13,7 +13,8 @@
     ├── StageError               6  a stage could not do what was asked
     └── LockedError              7  another process is writing the same thing
 
-Exit code 0 is success, 4 a missed gate (everything is saved) or a bundle that ``verify`` does not pass, 130 and 143 an interruption.
+Exit code 0 is success, 4 a missed gate (everything is saved) or a bundle whose outputs differ here, 130 and 143 an
+interruption.
 """
 
 from typing import ClassVar

@@ -60,6 +60,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     if report["benchmark"] is not None:
         console.print(benchmark_report.table(report["benchmark"]))
         console.print(benchmark_report.profile_table(report["benchmark"]))
+        console.print(benchmark_report.tail_table(report["benchmark"]))
     if report["verdict"] is not None:
         console.print(_test_table(report["verdict"]))
         for line in verdict_lines(report["verdict"]):

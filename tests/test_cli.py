@@ -201,9 +201,7 @@ def test_the_second_interruption_stops_at_once(project):
             time.sleep(0.1)
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        said = ""
-        while "once more stops at once" not in said:
-            said += process.stderr.readline()
+        assert any("once more stops at once" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
         left = process.stderr.read()
     assert process.returncode == -signal.SIGINT
