@@ -376,3 +376,34 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader, also one after a kill, finds the old content or the new, never a part.
+
+    Args:
+        path: the file; its directory exists.
+        text: the whole content, stored as UTF-8.
+
+    Raises:
+        EnvironmentFault: when the disk is full or not writable; what was there before stays.
+    """
+    draft = path.with_name(f".{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise EnvironmentFault(
+                "the file cannot be written; what was there before is intact",
+                got=error,
+                where=path,
+                hint="free disk space, then run the same command again",
+            ) from error
+        raise
+    finally:
+        draft.unlink(missing_ok=True)

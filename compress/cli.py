@@ -55,6 +55,9 @@ def run(
     store: StorePath = STORE,
     threads: Threads = None,
     as_json: AsJson = False,
+    readme: Annotated[
+        Path | None, typer.Option("--readme", metavar="FILE", help="Write the result between its markers.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run a recipe from its teacher to its verdict, reusing what the store has."""
@@ -66,6 +69,10 @@ def run(
 
     loaded = _load(recipe, overrides)
     _check_stages(loaded, {"--from": [from_stage], "--until": [until_stage], "--force": force})
+    if readme is not None:
+        if smoke or until_stage:
+            raise UsageError("--readme takes the result of a whole run", got="--smoke" if smoke else "--until")
+        reporting.around_result(readme)
     with watched() as interrupted:
         options = pipeline.Options(
             store=store,
@@ -83,6 +90,8 @@ def run(
         except KeyboardInterrupt:
             _say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *sys.argv[1:]])}")
             raise typer.Exit(interrupted.exit_code) from None
+    if readme is not None:
+        reporting.write_into(readme, outcome.report)
     if as_json:
         typer.echo(json.dumps({"passed": outcome.passed, "run_dir": str(outcome.run_dir), **outcome.report}))
     else:
@@ -91,6 +100,10 @@ def run(
         if outcome.report["estimate"] is not None:
             typer.echo(estimate.sentence(outcome.report["estimate"]))
         typer.echo(f"report: {outcome.run_dir / 'report.md'}")
+        if outcome.shipped.kind == "bundle":
+            typer.echo(f"bundle: {outcome.run_dir / 'bundle'}")
+        if loaded.tracking.uri is None:
+            typer.echo(f"MLflow: {shlex.join(['compressor', 'ui', '--store', str(outcome.run_dir.parents[1])])}")
     if outcome.passed is False:
         _say("a gate is missed; the student and the report are saved")
         raise typer.Exit(GATE_MISSED)

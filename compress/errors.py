@@ -13,7 +13,8 @@
     ├── StageError               6  a stage could not do what was asked
     └── LockedError              7  another process is writing the same thing
 
-Exit code 0 is success, 4 a missed gate (everything is saved), 130 and 143 an interruption.
+Exit code 0 is success, 4 a missed gate (everything is saved) or a bundle whose outputs differ here, 130 and 143 an
+interruption.
 """
 
 from typing import ClassVar
@@ -26,7 +27,7 @@ EXIT_CODES: dict[int, str] = {
     1: "internal error (please report it)",
     2: "wrong command line",
     3: "an input is refused: recipe, data, model or artifact",
-    4: "a gate is missed; the best student and the report are saved",
+    4: "a gate is missed (the student and the report are saved), or verify finds that a bundle's outputs differ",
     5: "a package, runtime, device or writable disk is missing",
     6: "a stage failed; earlier stages are saved",
     7: "another process holds the same store entry",

@@ -7,6 +7,7 @@ from typing import Any
 from compress.benchmark.compare import PRESETS
 from compress.data import Data
 from compress.recipe import Recipe
+from compress.stages.prune import Prune
 from compress.training import Optimization
 
 FORWARD_SHARE = 1 / 3  # of a training step: one forward pass, and a backward pass twice as dear
@@ -28,7 +29,9 @@ class Measured:
     size_bytes: int
 
 
-def estimate(recipe: Recipe, data: Data, *, smoke_select: int, rows: Mapping[str, Measured]) -> dict[str, Any]:
+def estimate(
+    recipe: Recipe, data: Data, *, smoke_select: int, rows: Mapping[str, Measured], num_raced: int
+) -> dict[str, Any]:
     """Predict the real run.
 
     Training scales with epochs and samples at the measured throughput, which a few steps understate; the teacher's
@@ -38,10 +41,11 @@ def estimate(recipe: Recipe, data: Data, *, smoke_select: int, rows: Mapping[str
         recipe: the real one.
         data: the real samples.
         smoke_select: select samples of the smoke run.
-        rows: what was measured, by row name.
+        rows: what was measured, by row name; every row of the recipe is there.
+        num_raced: files in the benchmark.
 
     Returns:
-        ``seconds`` by part, ``hours`` in total, ``disk_bytes``.
+        ``seconds`` by part, ``hours`` in total, ``disk_bytes``, and ``unknown``: parts that nothing was measured for.
     """
     trained: dict[str, Optimization] = {
         stage.title: stage for stage in recipe.stages if isinstance(stage, Optimization)
@@ -53,12 +57,19 @@ def estimate(recipe: Recipe, data: Data, *, smoke_select: int, rows: Mapping[str
     seconds = {name: row.seconds * scale for name, row in rows.items() if name not in trained}
     for name, optimization in trained.items():
         seconds[name] = optimization.epochs * samples / rows[name].facts["images_per_s"]
+    unknown: list[str] = []
+    for name, epochs in recovery_epochs(recipe).items():
+        rate = student_rate(recipe, rows)
+        if rate is None:
+            unknown.append(name)
+        else:
+            seconds[name] = epochs * samples / rate
     views = 1 if recipe.data.augment is None else recipe.data.augment.views
     teacher_rate = rows["teacher"].facts.get("images_per_s")
     if teacher_rate and recipe.loss.needs_teacher:
         seconds["teacher outputs"] = views * samples * FORWARD_SHARE / teacher_rate
     preset = PRESETS[recipe.benchmark.preset]
-    timed_s = (len(rows) + 1) * preset.rounds * preset.block_ms / 1e3
+    timed_s = (num_raced + 1) * preset.rounds * preset.block_ms / 1e3
     seconds["benchmark"] = len(recipe.benchmark.measured()) * timed_s * WARM_UP_SHARE
     outputs = 4 * len(data.classes) * (views * samples + (len(rows) + 3) * len(data.select))
     return {
@@ -66,7 +77,28 @@ def estimate(recipe: Recipe, data: Data, *, smoke_select: int, rows: Mapping[str
         "hours": sum(seconds.values()) / 3600,
         # Each row is stored as an artifact, as a scored probe, and once more in MLflow or the run directory.
         "disk_bytes": outputs + 3 * sum(row.size_bytes for row in rows.values()),
+        "unknown": unknown,
     }
+
+
+def recovery_epochs(recipe: Recipe) -> dict[str, int]:
+    """Return how many epochs each pruning stage trains between its steps, by the name of that part."""
+    return {
+        f"{stage.title}, recovery": (stage.steps - 1) * stage.recover.epochs
+        for stage in recipe.stages
+        if isinstance(stage, Prune) and stage.recover is not None
+    }
+
+
+def student_rate(recipe: Recipe, rows: Mapping[str, Measured]) -> float | None:
+    """Return images per second in training the student: of the first stage that does, else of a teacher it copies.
+
+    The smoke run prunes in one step and trains nothing between, so that it measures no rate of its own.
+    """
+    names = [stage.title for stage in recipe.stages if isinstance(stage, Optimization)]
+    if recipe.student == "teacher":
+        names.append("teacher")
+    return next((rate for name in names if (rate := rows[name].facts.get("images_per_s"))), None)
 
 
 def sentence(predicted: Mapping[str, Any]) -> str:
@@ -74,4 +106,5 @@ def sentence(predicted: Mapping[str, Any]) -> str:
     longest: Sequence[tuple[str, float]] = sorted(predicted["seconds"].items(), key=lambda item: -item[1])[:4]
     parts = ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in longest)
     disk = predicted["disk_bytes"] / 1e6
-    return f"the real run: about {predicted['hours']:.2f} h ({parts}), {disk:,.0f} MB in the store"
+    unknown = f"; without {', '.join(predicted['unknown'])}, not measured here" if predicted["unknown"] else ""
+    return f"the real run: about {predicted['hours']:.2f} h ({parts}), {disk:,.0f} MB in the store{unknown}"

@@ -1,18 +1,17 @@
 """The one pipeline loop: teacher -> stages -> score each -> race and verdict -> report."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compress import reporting
-from compress.artifact import Artifact, Store, hash_values
-from compress.benchmark.environment import allowed_cores, describe
+from compress.artifact import Artifact, Store, hash_values, write_atomically
+from compress.benchmark.environment import describe
 from compress.data import Data
 from compress.data.roles import subset
 from compress.errors import StageError
@@ -20,8 +19,9 @@ from compress.estimate import Measured, estimate
 from compress.progress import Reporter
 from compress.quantization.plan import Mode
 from compress.recipe import Recipe, Teacher
+from compress.run_directory import place_bundle, seconds_by_digest, settle_execution, writing
 from compress.scoring import Scores, score
-from compress.stage import Context, Execution, Stage
+from compress.stage import Context, Stage
 from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
 from compress.tasks import ImageClassification, Signature
@@ -29,6 +29,7 @@ from compress.tracking import Run, Tracker, tracked_headline
 from compress.verdict import Contender, Verdict, judge
 
 SMOKE_SAMPLES = 512
+PLANS = ("plan.json", "quant_plan.json", "quant_curve.json")  # what a stage decided, recorded also when it is reused
 RIVALS: dict[str, Mode] = {"teacher-static": "static", "teacher-dynamic": "dynamic"}
 
 
@@ -80,7 +81,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Step:
-    """A row of the pipeline: what was made or reused, its scores on select, its tracked run."""
+    """A row of the pipeline: what was made or reused, its scores on select, its tracked run, the loss if it has one."""
 
     title: str
     artifact: Artifact
@@ -88,6 +89,7 @@ class Step:
     reused: bool
     run: Run
     seconds: float
+    loss_fingerprint: str | None
 
 
 def run(recipe: Recipe, options: Options) -> Outcome:
@@ -99,12 +101,10 @@ def run(recipe: Recipe, options: Options) -> Outcome:
     """
     real = recipe
     recipe, options, data = prepared(recipe, options)
+    options.reporter.say(reporting.data_line(reporting.data_section(data)))
     store = Store.open(options.store)
     task = ImageClassification.of(data, augment=recipe.data.augment, normalize=recipe.data.normalize)
     run_dir = store.root / "runs" / run_name(recipe, data)
-    execution = decide_execution(run_dir, threads=options.threads)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "execution.json").write_text(json.dumps(asdict(execution)))
     started_s = time.monotonic()
     with (
         store.lock(f"run-{run_dir.name}", wait=None),
@@ -123,7 +123,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
             teacher=None,
             store=store,
             seed=recipe.seed,
-            execution=execution,
+            execution=settle_execution(run_dir, threads=options.threads),
             recorder=parent,
             reporter=options.reporter,
             code=options.code,
@@ -142,13 +142,16 @@ def run(recipe: Recipe, options: Options) -> Outcome:
             if stage.title == options.until_stage:
                 break
         rows = [teacher, *baselines, *steps]
+        variants = loop.other_variants(rows[-1], context, teacher=teacher.scores)
         verdict = None
         if not options.until_stage:
             contenders = [Contender(row.title, row.artifact, row.scores) for row in rows]
+            contenders[-1:-1] = variants
             verdict = judge(recipe, context, contenders, rivals=tuple(RIVALS), work=run_dir)
-        made_s = seconds_by_digest(run_dir) | {row.artifact.digest: row.seconds for row in rows if not row.reused}
-        report = _report(recipe, context, rows, verdict, made_s=made_s, seconds=time.monotonic() - started_s)
-        if options.smoke:
+        earlier_s = seconds_by_digest(run_dir, say=options.reporter.say)
+        made_s = earlier_s | {row.artifact.digest: row.seconds for row in rows if not row.reused}
+        report = _report(recipe, context, rows, variants, verdict, made_s=made_s, started_s=started_s)
+        if options.smoke and verdict is not None:
             measured = {
                 row.title: Measured(
                     made_s.get(row.artifact.digest, row.seconds), row.artifact.facts, row.scores.facts["size_bytes"]
@@ -156,8 +159,11 @@ def run(recipe: Recipe, options: Options) -> Outcome:
                 for row in rows
             }
             full = real.data.load(code=options.code)
-            report["estimate"] = estimate(real, full, smoke_select=len(data.select), rows=measured)
-        loop.publish(report, verdict, rows, run_dir)
+            report["estimate"] = estimate(
+                real, full, smoke_select=len(data.select), rows=measured, num_raced=len(verdict.document["rows"])
+            )
+        with writing(run_dir):
+            loop.publish(report, verdict, rows, run_dir)
     passed = None if verdict is None or options.smoke else verdict.passed
     return Outcome(passed=passed, report=report, run_dir=run_dir, shipped=rows[-1].artifact)
 
@@ -184,10 +190,14 @@ class Loop:
         """Run one stage, or reuse its output, and score the result on select."""
         title = title or stage.title
         started_s = time.monotonic()
-        tags = {"compress.role": role, "compress.stage": title, "compress.loss": stage.guided_loss(context).fingerprint}
+        loss = stage.guided_loss(context).fingerprint
+        tags = {"compress.role": role, "compress.stage": title, "compress.loss": loss}
         with self.tracker.run(title, parent=self.parent, tags=tags) as run:
             run.params({title: stage.model_dump(mode="json", exclude={"name", "verb"})})
             artifact, reused = self.made(stage, source, replace(context, recorder=run), title=title)
+            for name in PLANS:
+                if (artifact.path / name).exists():
+                    run.artifact(artifact.path / name)
             scores = score(artifact, context, role="select", teacher=teacher)
             run.tags({"compress.key": artifact.key, "compress.cache": "hit" if reused else "miss"})
             run.headline(_headline(scores, teacher))
@@ -197,7 +207,7 @@ class Loop:
             f"{title:<22}{'reused' if reused else f'{seconds:.1f} s':>9}   "
             f"{100 * scores.accuracy:6.2f}% on select   {scores.facts['size_bytes'] / 1e3:9,.1f} kB"
         )
-        return Step(title, artifact, scores, reused, run, seconds)
+        return Step(title, artifact, scores, reused, run, seconds, loss if "loss" in stage.needs else None)
 
     def made(self, stage: Stage, source: Artifact | None, context: Context, *, title: str) -> tuple[Artifact, bool]:
         """Return a stage's output, and whether the store had it.
@@ -275,12 +285,31 @@ class Loop:
             )
         return rows
 
+    def other_variants(self, shipped: Step, context: Context, *, teacher: Scores) -> list[Contender]:
+        """Return the files of a bundle besides its primary one, scored on select like everything else."""
+        if shipped.artifact.kind != "bundle":
+            return []
+        names = [name for name in shipped.artifact.facts["variants"] if name != shipped.artifact.facts["primary"]]
+        return [
+            Contender(
+                f"{shipped.title}:{name}",
+                shipped.artifact,
+                score(shipped.artifact, context, role="select", teacher=teacher, variant=name),
+            )
+            for name in names
+        ]
+
     def publish(self, report: dict[str, Any], verdict: Verdict | None, rows: Sequence[Step], run_dir: Path) -> None:
-        """Write the report and its views, and record them; register the student when its gates pass."""
-        (run_dir / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-        (run_dir / "report.md").write_text(reporting.markdown(report))
-        (run_dir / "recipe.yaml").write_text(self.recipe.to_yaml())
-        names = ["report.json", "report.md", "recipe.yaml"]
+        """Write the report and its views, record them and the bundle; register the student when its gates pass."""
+        texts = {
+            "report.json": json.dumps(report, indent=1) + "\n",
+            "report.md": reporting.markdown(report),
+            "recipe.yaml": self.recipe.to_yaml(),
+            "plan.json": json.dumps([_planned(row) for row in rows], indent=1) + "\n",
+        }
+        for name, text in texts.items():
+            write_atomically(run_dir / name, text)
+        names = [*texts]
         shipped = rows[-1]
         if verdict is not None:
             reporting.plot_waterfall(report, run_dir / "waterfall.png")
@@ -290,9 +319,8 @@ class Loop:
             self.parent.artifact(run_dir / name)
         self.parent.params(self.recipe.parameters())
         if shipped.artifact.kind == "bundle":
-            bundle = run_dir / "bundle"
-            shutil.rmtree(bundle, ignore_errors=True)
-            shutil.copytree(shipped.artifact.path, bundle, ignore=shutil.ignore_patterns("manifest.json"))
+            bundle = place_bundle(shipped.artifact.path, run_dir)
+            self.parent.artifact(bundle)
             if verdict is not None and verdict.passed and not self.options.smoke:
                 self._register(bundle, verdict)
 
@@ -334,15 +362,6 @@ def run_name(recipe: Recipe, data: Data) -> str:
     return f"{recipe.name}-{hash_values([recipe.model_dump(mode='json'), data.digest])[:10]}"
 
 
-def seconds_by_digest(run_dir: Path) -> dict[str, float]:
-    """Return how long each artifact took when it was made, from the report of an earlier run of the same recipe."""
-    path = run_dir / "report.json"
-    if not path.exists():
-        return {}
-    stages = json.loads(path.read_text())["stages"]
-    return {stage["digest"]: stage["made_s"] for stage in stages if stage.get("made_s") is not None}
-
-
 def teacher_origin(given: Teacher) -> Create | Adopt:
     """Return the stage that a teacher begins with."""
     if given.artifact is not None:
@@ -359,18 +378,6 @@ def prepared(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
     return recipe.smoke(), replace(options, store=options.store / "smoke"), data
 
 
-def decide_execution(run_dir: Path, *, threads: int | None) -> Execution:
-    """Return threads and precision, decided once per run directory and kept on resume.
-
-    bfloat16 autocast is taken where the CPU multiplies bfloat16 in hardware; elsewhere it is slower than float32.
-    """
-    path = run_dir / "execution.json"
-    if path.exists() and threads is None:
-        return Execution(**json.loads(path.read_text()))
-    fast = {"avx512_bf16", "amx_bf16", "bf16"} & set(describe(seed=0)["cpu_flags"])
-    return Execution(threads=threads or allowed_cores(), precision="bfloat16" if fast else "float32")
-
-
 def _headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:
     values = tracked_headline(scores.facts)
     if teacher is not None:
@@ -379,14 +386,19 @@ def _headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:
     return values
 
 
+def _planned(row: Step) -> dict[str, str]:
+    return {"name": row.title, "action": "reused" if row.reused else "run", "key": row.artifact.key}
+
+
 def _report(
     recipe: Recipe,
     context: Context,
     rows: Sequence[Step],
+    variants: Sequence[Contender],
     verdict: Verdict | None,
     *,
     made_s: Mapping[str, float],
-    seconds: float,
+    started_s: float,
 ) -> dict[str, Any]:
     return {
         "schema": reporting.SCHEMA,
@@ -394,10 +406,7 @@ def _report(
         "recipe_sha256": hash_values(recipe.model_dump(mode="json")),
         "loss": {"fields": recipe.loss.model_dump(), "fingerprint": recipe.loss.fingerprint},
         "execution": {"threads": context.execution.threads, "precision": context.execution.precision},
-        "data": {
-            "samples": {role: len(samples) for role, samples in context.data.roles.items()},
-            "dropped_duplicates": context.data.dropped_duplicates,
-        },
+        "data": reporting.data_section(context.data),
         "stages": [
             {
                 "name": row.title,
@@ -406,14 +415,16 @@ def _report(
                 "kind": row.artifact.kind,
                 "reused": row.reused,
                 "made_s": made_s.get(row.artifact.digest),
+                "loss_fingerprint": row.loss_fingerprint,
                 "facts": row.artifact.facts,
                 "scores": row.scores.facts,
             }
             for row in rows
         ],
+        "variants": {entry.name: entry.scores.facts for entry in variants},
         "estimate": None,
         "benchmark": None if verdict is None else verdict.document,
         "verdict": None if verdict is None else reporting.verdict_section(verdict),
         "environment": describe(seed=recipe.seed),
-        "seconds": round(seconds, 1),
+        "seconds": round(time.monotonic() - started_s, 1),
     }

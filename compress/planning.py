@@ -8,9 +8,10 @@ import torch
 
 from compress.artifact import Artifact, Store
 from compress.export.graph import to_onnx
-from compress.pipeline import RIVALS, Options, decide_execution, prepared, run_name, teacher_origin
+from compress.pipeline import RIVALS, Options, prepared, run_name, teacher_origin
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
+from compress.run_directory import decide_execution
 from compress.stage import Context, Stage
 from compress.stages.create import Create
 from compress.stages.quantize import Quantize

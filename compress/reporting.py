@@ -9,8 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from compress.artifact import write_atomically
 from compress.benchmark import report as benchmark_report
-from compress.errors import RecipeError
+from compress.data import Data
+from compress.errors import InputError
 from compress.verdict import GateResult, Verdict
 
 SCHEMA = 1
@@ -28,15 +30,42 @@ def verdict_section(verdict: Verdict) -> dict[str, Any]:
     }
 
 
+def data_section(data: Data) -> dict[str, Any]:
+    """Return how many samples play each role, and how many train samples were dropped, as JSON values."""
+    return {
+        "samples": {role: len(samples) for role, samples in data.roles.items()},
+        "dropped_duplicates": data.dropped_duplicates,
+    }
+
+
+def data_line(section: dict[str, Any]) -> str:
+    """Return the data section in one line."""
+    counts = ", ".join(f"{role} {count:,}" for role, count in section["samples"].items())
+    return f"data: {counts}; {section['dropped_duplicates']:,} duplicates dropped from train"
+
+
+def loss_line(report: dict[str, Any]) -> str:
+    """Return the fingerprint of the pipeline's loss, and of each stage that uses another."""
+    own = report["loss"]["fingerprint"]
+    others = [
+        f"{stage['name']} uses {stage['loss_fingerprint']}"
+        for stage in report["stages"]
+        if stage["loss_fingerprint"] not in (None, own)
+    ]
+    return "; ".join([f"loss: {own}", *others])
+
+
 def print_report(report: dict[str, Any], console: Console) -> None:
-    """Print the tables, at most 100 columns wide; colours only on a terminal."""
+    """Print the tables, at most 110 columns wide; colours only on a terminal."""
     if report["benchmark"] is not None:
         console.print(benchmark_report.table(report["benchmark"]))
         console.print(benchmark_report.profile_table(report["benchmark"]))
+        console.print(benchmark_report.tail_table(report["benchmark"]))
     if report["verdict"] is not None:
         console.print(_test_table(report["verdict"]))
         for line in verdict_lines(report["verdict"]):
             console.print(line, highlight=False)
+    console.print(loss_line(report), highlight=False)
 
 
 def verdict_lines(verdict: dict[str, Any]) -> list[str]:
@@ -59,6 +88,7 @@ def markdown(report: dict[str, Any]) -> str:
         parts += ["| model | accuracy % | change in points | agreement with the teacher |", "|---|---:|---:|---:|"]
         parts += ["| " + " | ".join(cells) + " |" for cells in map(_test_cells, report["verdict"]["test"])]
         parts += ["", *(f"- {line}" for line in verdict_lines(report["verdict"])), ""]
+    parts += [f"{data_line(report['data'])}.", "", f"{loss_line(report)}.", ""]
     environment = report["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
     made = {stage["name"]: stage["made_s"] for stage in report["stages"] if stage["made_s"] is not None}
@@ -69,22 +99,41 @@ def markdown(report: dict[str, Any]) -> str:
         f"{environment['seed']}; {versions}; recipe {report['recipe_sha256'][:12]}. Seconds to make and score: "
         + ", ".join(f"{name} {seconds:.0f}" for name, seconds in made.items())
         + (f"; {', '.join(unknown)} reused from another run" if unknown else "")
-        + f"; {sum(made.values()) / 60:.1f} minutes together."
+        + f"; {sum(made.values()) / 60:.1f} minutes together. This run took {report['seconds']:.0f} s."
     )
     return "\n".join(parts) + "\n"
+
+
+def around_result(readme: Path) -> tuple[str, str]:
+    """Return the text of a Markdown file before and after its result, the markers included.
+
+    Raises:
+        InputError: when the file cannot be read or has no markers.
+    """
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("the file for the result cannot be read", got=error, where=readme) from error
+    begin, end = (text.find(marker) for marker in MARKERS)
+    if begin < 0 or end < begin:
+        raise InputError(
+            "the file has no place for the result",
+            expected=" ... ".join(MARKERS),
+            where=readme,
+            hint="put both lines where the result is to stand",
+        )
+    return text[: begin + len(MARKERS[0])], text[end:]
 
 
 def write_into(readme: Path, report: dict[str, Any]) -> None:
     """Replace the text between the result markers of a Markdown file by this report.
 
     Raises:
-        RecipeError: when the file has no markers.
+        InputError: when the file cannot be read or has no markers.
+        EnvironmentFault: when it cannot be written.
     """
-    text = readme.read_text() if readme.is_file() else ""
-    begin, end = (text.find(marker) for marker in MARKERS)
-    if begin < 0 or end < begin:
-        raise RecipeError("the file has no place for the result", expected=" ... ".join(MARKERS), where=readme)
-    readme.write_text(text[: begin + len(MARKERS[0])] + "\n\n" + markdown(report) + "\n" + text[end:])
+    before, after = around_result(readme)
+    write_atomically(readme.resolve(), f"{before}\n\n{markdown(report)}\n{after}")
 
 
 def plot_waterfall(report: dict[str, Any], path: Path) -> None:

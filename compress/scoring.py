@@ -17,7 +17,7 @@ from compress.artifact import Artifact
 from compress.data import Role, Samples
 from compress.errors import StageError
 from compress.export.graph import to_onnx
-from compress.export.parity import check_parity, difference
+from compress.export.parity import check_decisions, check_parity, difference
 from compress.export.session import Session
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
@@ -25,9 +25,10 @@ from compress.quantization.writer import write_quantized
 from compress.stage import Context
 from compress.surgery.cost import model_cost
 
-VERSION = 1
+VERSION = 2
 BATCH = 256
 PARITY_SAMPLES = 33
+DECISION_SAMPLES = 129  # where decisions are judged: two may differ at 98%
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class Scores:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Accuracy (0 to 1), size_bytes, parameters, macs, parity, and KL and agreement to the teacher if known."""
+        """Accuracy (0 to 1), size_bytes, parameters, macs, parity, and KL and agreement to the teacher if known.
+
+        ``parity`` is against the torch module for float files, else of the file with itself; see ``export.parity``.
+        """
         return self.artifact.facts
 
     @property
@@ -66,22 +70,28 @@ def inputs_of(context: Context, samples: Samples) -> NDArray[np.float32]:
     return np.concatenate(parts)
 
 
-def score(artifact: Artifact, context: Context, *, role: Role, teacher: Scores | None) -> Scores:
+def score(
+    artifact: Artifact, context: Context, *, role: Role, teacher: Scores | None, variant: str | None = None
+) -> Scores:
     """Return the scores of an artifact's ONNX form on a role, from the store when they are there.
 
     Args:
-        artifact: of kind ``model``, ``quantized`` or ``bundle`` (its primary variant, byte for byte).
+        artifact: of kind ``model``, ``quantized`` or ``bundle`` (one of its files, byte for byte).
         context: task, data and store.
         role: ``select`` for everything that chooses, ``test`` for the verdict.
         teacher: the teacher's scores on the same role, for agreement and KL; None for the teacher itself.
+        variant: of a bundle; None for its primary one.
 
     Raises:
-        StageError: when the file does not compute what the torch module computes, or its outputs are not finite.
+        StageError: when the file does not compute what the torch module computes, decides otherwise at another batch
+            size, or its outputs are not finite.
     """
     samples = context.data.roles[role]
     inputs = {
         "scorer": VERSION,
         "artifact": artifact.digest,
+        "variant": variant,
+        "min_agreement": _min_agreement(artifact),
         "samples": samples.digest,
         "task": context.task.digest,
         "teacher": None if teacher is None else teacher.artifact.digest,
@@ -90,7 +100,7 @@ def score(artifact: Artifact, context: Context, *, role: Role, teacher: Scores |
 
     def write(directory: Path) -> dict[str, Any]:
         path = directory / "model.onnx"
-        facts = write_probe(artifact, context, path)
+        facts = write_probe(artifact, context, path, variant=variant)
         logits = run_onnx(path, inputs_of(context, samples), threads=context.execution.threads)
         if not np.isfinite(logits).all():
             raise StageError("the exported file's outputs are not finite", got="NaN or infinity", where=artifact.path)
@@ -107,15 +117,17 @@ def score(artifact: Artifact, context: Context, *, role: Role, teacher: Scores |
     return Scores(artifact=found, logits=logits, correct=context.task.correct(logits, samples))
 
 
-def write_probe(artifact: Artifact, context: Context, path: Path) -> dict[str, Any]:
+def write_probe(artifact: Artifact, context: Context, path: Path, *, variant: str | None) -> dict[str, Any]:
     """Write the artifact's ONNX form; return its parity, parameters and MACs.
 
-    A float probe is compared with its torch module; a bundle's file was compared when it was written.
+    A float probe is compared with its torch module; a bundle's float file was, when it was written. Other files equal
+    no module: their decisions are compared between batch sizes and optimisation levels.
     """
     if artifact.kind == "bundle":
-        manifest = artifact.read_json("bundle.json")
-        path.write_bytes((artifact.path / manifest["primary"]).read_bytes())
-        return {key: artifact.facts[key] for key in ("parameters", "macs", "parity")}
+        name = variant or artifact.facts["primary"]
+        path.write_bytes((artifact.path / f"{name}.onnx").read_bytes())
+        parity = artifact.facts["parity"] if name == "fp32" else _decisions(artifact, context, path)
+        return {"parameters": artifact.facts["parameters"], "macs": artifact.facts["macs"], "parity": parity}
     module = load_model(artifact.path, code=context.code)
     signature = load_structure(artifact.path).signature
     example = context.task.batch(context.data.select, torch.arange(2)).inputs
@@ -125,10 +137,23 @@ def write_probe(artifact: Artifact, context: Context, path: Path) -> dict[str, A
     if artifact.kind == "quantized":
         proto = write_quantized(proto, QuantPlan.model_validate(artifact.read_json("quant_plan.json")))
         path.write_bytes(proto.SerializeToString())
-        return facts | {"parity": None}
+        return facts | {"parity": _decisions(artifact, context, path)}
     path.write_bytes(proto.SerializeToString())
-    rows = inputs_of(context, context.data.select.take(np.arange(min(PARITY_SAMPLES, len(context.data.select)))))
-    return facts | {"parity": check_parity(module, path, (rows,))}
+    return facts | {"parity": check_parity(module, path, (_first(context, PARITY_SAMPLES),))}
+
+
+def _decisions(artifact: Artifact, context: Context, path: Path) -> dict[str, float]:
+    inputs = (_first(context, DECISION_SAMPLES),)
+    return check_decisions(path, inputs, min_agreement=_min_agreement(artifact))
+
+
+def _min_agreement(artifact: Artifact) -> float:
+    """The bound that the quantizing stage was given; a bundle's files come from its output, judged before."""
+    return artifact.inputs["fields"]["min_agreement"] if artifact.kind == "quantized" else 0.0
+
+
+def _first(context: Context, count: int) -> NDArray[np.float32]:
+    return inputs_of(context, context.data.select.take(np.arange(min(count, len(context.data.select)))))
 
 
 def run_onnx(path: Path, inputs: NDArray[np.float32], *, threads: int) -> NDArray[np.float32]:

@@ -13,11 +13,11 @@ from compress.benchmark import report as benchmark_report
 from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
 from compress.benchmark.measure import Profile
 from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
+from compress.errors import StageError
 from compress.recipe import Gates, Recipe
+from compress.run_directory import writing
 from compress.scoring import Scores, inputs_of, score
 from compress.stage import Context
-
-TORCH = "torch-cpu"
 
 
 @dataclass(frozen=True)
@@ -98,18 +98,15 @@ def judge(
         work: where the sample inputs are written.
 
     Raises:
-        StageError: when a file's outputs are not finite.
+        StageError: when a file's outputs are not finite, or one that the verdict is about could not be measured.
+        KeyboardInterrupt: when ``context.interrupted`` says so, between two profiles.
     """
     teacher, shipped = contenders[0], contenders[-1]
     inputs = work / "inputs.npz"
     rows = context.data.select.take(np.arange(min(256, len(context.data.select))))
-    np.savez(inputs, image=inputs_of(context, rows))
-    preset, profiles = PRESETS[recipe.benchmark.preset], recipe.benchmark.measured()
-    comparisons = []
-    with context.reporter.bar("benchmark", len(profiles)) as bar:
-        for profile in profiles:
-            comparisons.append(race(contenders, profile=profile, preset=preset, inputs=inputs, seed=recipe.seed))
-            bar.advance()
+    with writing(work):
+        np.savez(inputs, image=inputs_of(context, rows))
+    comparisons = measured(recipe, context, contenders, needed=(teacher.name, *rivals, shipped.name), inputs=inputs)
     primary = comparisons[0]
     rival = max(rivals, key=lambda name: primary.speedup(name, over=teacher.name).value)
     document = benchmark_report.build(
@@ -142,13 +139,74 @@ def judge(
     )
 
 
-def race(contenders: Sequence[Contender], *, profile: Profile, preset: Preset, inputs: Path, seed: int) -> Comparison:
-    """Measure all contenders under one profile, interleaved; torch runs only the ones that torch can load."""
-    if profile.runtime == TORCH:
-        models = {entry.name: entry.artifact.path for entry in contenders if entry.artifact.kind == "model"}
-    else:
+def measured(
+    recipe: Recipe, context: Context, contenders: Sequence[Contender], *, needed: Sequence[str], inputs: Path
+) -> list[Comparison]:
+    """Return one comparison per profile, the primary one first.
+
+    Args:
+        recipe: profiles, preset and seed.
+        context: reporter, the user's code, and whether to stop.
+        contenders: the rows.
+        needed: names of the rows that must have a measurement under the primary profile.
+        inputs: .npz of real samples.
+
+    Raises:
+        StageError: when one of them has none.
+        KeyboardInterrupt: when ``context.interrupted`` says so, between two profiles.
+    """
+    preset, profiles = PRESETS[recipe.benchmark.preset], recipe.benchmark.measured()
+    comparisons: list[Comparison] = []
+    with context.reporter.bar("benchmark", len(profiles)) as bar:
+        for profile in profiles:
+            if context.interrupted():
+                raise KeyboardInterrupt
+            found = race(contenders, profile=profile, preset=preset, inputs=inputs, seed=recipe.seed, code=context.code)
+            if not comparisons:
+                _check_measured(found, needed)
+            comparisons.append(found)
+            bar.advance()
+    return comparisons
+
+
+def _check_measured(primary: Comparison, needed: Sequence[str]) -> None:
+    for name in needed:
+        if name not in primary.measurements:
+            raise StageError(
+                f"{name} could not be measured, and the verdict is about it",
+                expected="a latency",
+                got=primary.failures.get(name, "not run by this runtime"),
+                where=f"benchmark, profile {primary.profile.name}",
+                hint="run the same command again; every stage is saved",
+            )
+
+
+def race(
+    contenders: Sequence[Contender],
+    *,
+    profile: Profile,
+    preset: Preset,
+    inputs: Path,
+    seed: int,
+    code: Sequence[Path] = (),
+) -> Comparison:
+    """Measure all contenders under one profile, interleaved; torch runs only the ones that torch can load.
+
+    Args:
+        contenders: the rows; the first is the reference.
+        profile: runtime, batch size and threads.
+        preset: how long.
+        inputs: .npz of real samples.
+        seed: of the order and the intervals.
+        code: the user's Python files that torch may run to build a model.
+    """
+    if profile.takes_files:
         models = {entry.name: entry.scores.onnx_path for entry in contenders}
-    return compare(models, reference=contenders[0].name, inputs=inputs, profile=profile, preset=preset, seed=seed)
+    else:
+        models = {entry.name: entry.artifact.path for entry in contenders if entry.artifact.kind == "model"}
+    return compare(
+        models, reference=contenders[0].name, inputs=inputs, profile=profile, preset=preset, seed=seed, code=code
+    )
 
 
 def test_rows(judged: Sequence[Contender], context: Context, *, seed: int) -> list[dict[str, Any]]:

@@ -1,8 +1,11 @@
 """The command line as a user types it: in a process of its own."""
 
+import hashlib
 import json
 import os
 import pickle
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from compress.loss import GuidedLoss
+from compress.reporting import MARKERS
 
 STUDENT = "student: {cnn: {widths: [4], strides: [2]}}"
 STAGE = "- distill: {epochs: 1, batch_size: 64}"
@@ -143,6 +149,12 @@ def test_a_run_prints_json_on_stdout_and_progress_on_stderr(project):
     assert quiet.stderr == ""
 
 
+def test_a_smoke_run_that_stops_early_predicts_nothing(project):
+    result = compressor("run", "recipe.yaml", "--smoke", "--until", "distill", "--json", "-q", cwd=project)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["estimate"] is None
+
+
 def test_the_store_comes_from_the_environment(project):
     result = compressor("run", "recipe.yaml", "--until", "distill", cwd=project, COMPRESS_STORE=str(project / "there"))
     assert result.returncode == 0, result.stderr
@@ -171,6 +183,128 @@ def test_an_interruption_checkpoints_and_says_how_to_go_on(project, number, code
     assert "compressor run recipe.yaml --until distill" in stderr
     assert "Traceback" not in stderr
     assert list(checkpoints.glob("*/checkpoint.safetensors"))
+
+
+def test_the_second_interruption_stops_at_once(project):
+    """Steps of seconds, so that the first one is still waiting for its checkpoint."""
+    change(project, "model: {cnn: {widths: [8], strides: [2]}}", "model: {resnet: {width: 64, blocks: [3, 3]}}")
+    change(project, "train: {epochs: 1, batch_size: 64}", "train: {epochs: 10000, batch_size: 1024}")
+    with subprocess.Popen(
+        [sys.executable, "-m", "compress", "run", "recipe.yaml", "--until", "distill", "--threads", "1"],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        while not list((project / "compress-store" / "work").glob("*")):
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert any("once more stops at once" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        left = process.stderr.read()
+    assert process.returncode == -signal.SIGINT
+    assert "this goes on from here" not in left
+    assert "Traceback" not in left
+    assert not list((project / "compress-store" / "work").glob("*/checkpoint.safetensors"))
+
+
+GATED = """\
+schema: 1
+name: gated
+data: {source: digits}
+teacher:
+  model: {cnn: {widths: [8], strides: [2]}}
+  train: {epochs: 1, batch_size: 64}
+student: {cnn: {widths: [4], strides: [2]}}
+loss: {temperature: 4}
+stages:
+  - distill: {epochs: 1, batch_size: 64, loss: {temperature: 2}}
+  - export
+benchmark: {preset: quick, profiles: [{}]}
+gates: {max_size_mb: 0.0001}
+"""
+
+
+@pytest.fixture(scope="module")
+def missed(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A whole run that misses its gate; read-only."""
+    directory = tmp_path_factory.mktemp("missed")
+    (directory / "recipe.yaml").write_text(GATED)
+    begin, end = MARKERS
+    (directory / "README.md").write_text(f"# Mine\n\n{begin}\n\nold\n\n{end}\n\nThe end.\n")
+    arguments = ("run", "recipe.yaml", "--threads", "1", "--store", "my store", "--readme", "README.md")
+    return directory, compressor(*arguments, cwd=directory)
+
+
+def test_a_missed_gate_is_4_and_everything_is_saved(missed):
+    directory, result = missed
+    assert result.returncode == 4, result.stderr
+    assert "gate MISSED  max_size_mb: at most 0.0001 asked" in result.stdout
+    assert "a gate is missed; the student and the report are saved" in result.stderr
+    (run_dir,) = (directory / "my store" / "runs").iterdir()
+    assert {"report.json", "bundle", "plan.json"} <= {path.name for path in run_dir.iterdir()}
+
+
+def test_a_run_says_where_the_bundle_is_and_how_to_open_mlflow(missed):
+    directory, result = missed
+    (run_dir,) = (directory / "my store" / "runs").iterdir()
+    assert f"bundle: {run_dir / 'bundle'}\n" in result.stdout
+    assert f"MLflow: compressor ui --store '{directory / 'my store'}'\n" in result.stdout
+
+
+def test_a_run_says_what_it_learns_from_before_it_starts(missed):
+    _, result = missed
+    assert re.match(r"data: train [\d,]+, .*select [\d,]+, .*; \d+ duplicates dropped from train\n", result.stderr)
+
+
+def test_a_stage_with_a_loss_of_its_own_shows_it(missed):
+    directory, result = missed
+    own, other = GuidedLoss(temperature=4).fingerprint, GuidedLoss(temperature=2).fingerprint
+    assert f"loss: {own}; distill uses {other}\n" in result.stdout
+    assert f"loss: {own}; distill uses {other}.\n" in (directory / "README.md").read_text()
+
+
+def test_the_result_is_written_between_the_markers(missed):
+    directory, _ = missed
+    text = (directory / "README.md").read_text()
+    (report,) = (directory / "my store" / "runs").glob("*/report.md")
+    assert text == f"# Mine\n\n{MARKERS[0]}\n\n{report.read_text()}\n{MARKERS[1]}\n\nThe end.\n"
+    assert "old" not in text
+    assert re.search(r"^data: train .* duplicates dropped from train\.$", text, re.MULTILINE)
+    assert re.search(r"This run took \d+ s\.", text)
+
+
+@pytest.mark.parametrize("text", [None, "# Mine\n", MARKERS[0]])
+def test_a_readme_without_a_place_for_the_result_is_told_before_anything_runs(project, text):
+    if text is not None:
+        (project / "README.md").write_text(text)
+    result = compressor("run", "recipe.yaml", "--readme", "README.md", cwd=project)
+    assert result.returncode == 3
+    assert "README.md" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (project / "compress-store").exists()
+    refused(project, "--readme", "README.md", code=2, words=("--readme takes the result of a whole run",))
+
+
+def test_a_bundle_that_computes_something_else_here_is_4(missed, tmp_path):
+    """The same bundle with another machine's outputs as its reference."""
+    directory, _ = missed
+    (stored,) = (directory / "my store" / "runs").glob("*/bundle")
+    bundle = shutil.copytree(stored, tmp_path / "bundle")
+    assert compressor("verify", bundle, cwd=tmp_path).returncode == 0
+    with np.load(bundle / "reference.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    np.savez_compressed(bundle / "reference.npz", **arrays | {"fp32/logits": arrays["fp32/logits"] + 1})
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    content = (bundle / "reference.npz").read_bytes()
+    manifest["files"]["reference.npz"] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    result = compressor("verify", bundle, cwd=tmp_path)
+    assert result.returncode == 4
+    assert "DIFFERS" in result.stdout
+    assert "Traceback" not in result.stderr
 
 
 def test_a_plan_says_what_is_reused_and_why_not_and_writes_nothing(project):

@@ -1,5 +1,7 @@
 """The loop: reuse, resume after kills, shared beginnings, one experiment list."""
 
+import hashlib
+import json
 import random
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from compress.artifact import Store
+from compress.errors import LockedError
 from compress.pipeline import Options, run
 from compress.progress import Reporter
 from compress.recipe import Recipe
@@ -53,11 +56,37 @@ def digests(report) -> dict[str, str]:
     return {stage["name"]: stage["digest"] for stage in report["stages"]}
 
 
+def client_of(store: Path):
+    from mlflow import MlflowClient
+
+    from compress.tracking import database_uri
+
+    return MlflowClient(database_uri(store))
+
+
+def newest_run(store: Path, name: str, *, pipeline: str):
+    """The newest tracked run of a name in the experiment of a pipeline."""
+    client = client_of(store)
+    experiment = client.get_experiment_by_name(pipeline)
+    (found,) = client.search_runs(
+        [experiment.experiment_id], f"tags.mlflow.runName = '{name}'", order_by=["start_time DESC"], max_results=1
+    )
+    return found
+
+
+def recorded(store: Path, run_id: str, folder: str = "") -> set[str]:
+    return {entry.path for entry in client_of(store).list_artifacts(run_id, folder)}
+
+
+def sha256(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def test_every_stage_is_a_row_scored_on_the_runtime(finished):
     outcome, _ = finished
     names = [row["name"] for row in outcome.report["benchmark"]["rows"]]
-    expected = ["teacher", "teacher-static", "teacher-dynamic", "distill", "prune", "recover", "quantize", "export"]
-    assert names == expected
+    baselines, stages = ["teacher-static", "teacher-dynamic"], ["distill", "prune", "recover", "quantize"]
+    assert names == ["teacher", *baselines, *stages, "export:fp32", "export"]
     assert all(stage["scores"]["role"] == "select" for stage in outcome.report["stages"])
     assert [row["name"] for row in outcome.report["verdict"]["test"]] == [
         "teacher",
@@ -73,12 +102,71 @@ def test_the_pruned_and_quantized_files_are_smaller(finished):
     assert size["quantize"] < 0.45 * size["recover"]
 
 
+def test_every_variant_of_the_bundle_is_scored_and_timed(finished):
+    report = finished[0].report
+    rows = {row["name"]: row for row in report["benchmark"]["rows"]}
+    scores = report["variants"]["export:fp32"]
+    assert scores["role"] == "select"
+    assert scores["size_bytes"] == (finished[0].run_dir / "bundle" / "fp32.onnx").stat().st_size
+    assert scores["size_bytes"] == rows["export:fp32"]["size_bytes"] > 2 * rows["export"]["size_bytes"]
+    assert scores["accuracy"] == rows["export:fp32"]["accuracy"]["value"]
+    assert rows["export:fp32"]["latency_ms"].keys() == rows["export"]["latency_ms"].keys()
+
+
+def test_what_is_quantized_decides_alike_at_every_batch_size(finished):
+    parity = {stage["name"]: stage["scores"]["parity"] for stage in finished[0].report["stages"]}
+    assert parity["quantize"]["argmax_agreement"] >= 0.9  # the recipe's bound
+    assert parity["export"] == parity["quantize"]
+    assert parity["distill"]["max_abs"] < 1e-4 * parity["distill"]["scale"]
+
+
 def test_a_second_run_reuses_everything(finished):
     outcome, store = finished
     again = run(recipe(), options(store))
     assert all(stage["reused"] for stage in again.report["stages"])
     assert digests(again.report) == digests(outcome.report)
     assert again.run_dir == outcome.run_dir
+
+
+def test_what_stages_decided_and_what_ships_is_recorded_also_when_it_was_reused(finished):
+    """Without gates, so that nothing is registered, and with every stage from the store."""
+    _, store = finished
+    bare = RECIPE[: RECIPE.index("gates:")].replace("name: tiny", "name: ungated")
+    outcome = run(Recipe.parse(bare, origin="recipe.yaml", directory=Path()), options(store))
+    assert outcome.passed is None
+    assert all(stage["reused"] for stage in outcome.report["stages"])
+    parent = newest_run(store, "ungated", pipeline="ungated").info.run_id
+    assert {"report.json", "report.md", "recipe.yaml", "plan.json", "waterfall.png", "bundle"} <= recorded(
+        store, parent
+    )
+    assert {"bundle/int8-x86.onnx", "bundle/fp32.onnx", "bundle/bundle.json"} <= recorded(store, parent, "bundle")
+    for name, files in (("prune", {"plan.json"}), ("quantize", {"quant_plan.json", "quant_curve.json"})):
+        assert recorded(store, newest_run(store, name, pipeline="ungated").info.run_id) == files
+    plan = json.loads((outcome.run_dir / "plan.json").read_text())
+    assert [(row["name"], row["action"], row["key"]) for row in plan] == [
+        (stage["name"], "reused", stage["key"]) for stage in outcome.report["stages"]
+    ]
+    assert client_of(store).search_model_versions("name = 'ungated'") == []
+
+
+def test_a_student_that_passes_its_gates_is_registered_as_the_very_file_that_ships(finished):
+    from mlflow.models import Model
+
+    outcome, store = finished
+    client = client_of(store)
+    version = client.get_model_version_by_alias("tiny", "candidate")
+    bundle = outcome.run_dir / "bundle"
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    model = Path(client.download_artifacts(version.run_id, "bundle/" + manifest["primary"]))
+    logged = Path(version.source.removeprefix("file://"))
+    digests_found = {sha256(path) for path in (bundle / manifest["primary"], model, logged / "model.onnx")}
+    assert digests_found == {version.tags["compress.sha256"]} == {manifest["files"][manifest["primary"]]["sha256"]}
+    described = Model.load(str(logged / "MLmodel"))
+    assert [spec.name for spec in described.signature.inputs] == ["image"]
+    assert [spec.name for spec in described.signature.outputs] == ["logits"]
+    assert described.load_input_example(str(logged))["image"].shape == (1, 1, 8, 8)
+    labelled = subprocess.run([sys.executable, bundle / "predict.py"], capture_output=True, text=True, check=True)
+    assert set(labelled.stdout.split()) <= set("0123456789")
 
 
 def test_recipes_with_a_common_beginning_share_it_and_one_experiment_list(finished):
@@ -90,20 +178,59 @@ def test_recipes_with_a_common_beginning_share_it_and_one_experiment_list(finish
     assert not reused["prune"]
     assert digests(other.report)["distill"] == digests(outcome.report)["distill"]
 
-    from mlflow import MlflowClient
-
-    from compress.tracking import database_uri
-
-    client = MlflowClient(database_uri(store))
+    client = client_of(store)
     names = {experiment.name for experiment in client.search_experiments()}
     assert {"tiny", "other"} <= names
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     parents = client.search_runs(experiments, "tags.`compress.role` = 'pipeline'")
-    assert {parent.info.run_name for parent in parents} == {"tiny", "other"}
+    assert {"tiny", "other"} <= {parent.info.run_name for parent in parents}
     for parent in parents:
         assert {"headline/accuracy_select", "headline/size_mb", "headline/latency_p50_ms", "headline/speedup_x"} <= set(
             parent.data.metrics
         )
+
+
+def test_a_run_that_is_refused_by_the_lock_changes_nothing(finished):
+    outcome, store = finished
+    noted = (outcome.run_dir / "execution.json").read_text()
+    with Store.open(store).lock(f"run-{outcome.run_dir.name}", wait=None), pytest.raises(LockedError):
+        run(recipe(), Options(store=store, threads=2, reporter=Reporter(quiet=True)))
+    assert (outcome.run_dir / "execution.json").read_text() == noted
+
+
+def test_a_report_cut_off_by_a_kill_is_written_anew(finished):
+    outcome, store = finished
+    (outcome.run_dir / "report.json").write_text("{")
+    again = run(recipe(), options(store, until_stage="distill"))
+    assert (
+        json.loads((outcome.run_dir / "report.json").read_text())["stages"][0]["digest"]
+        == (again.report["stages"][0]["digest"])
+    )
+
+
+USER_MODEL = """
+from torch import nn
+
+def small():
+    return nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10))
+"""
+
+
+def test_torch_measures_a_model_of_the_users_own_file(finished, tmp_path):
+    _, store = finished
+    code = tmp_path / "my_model.py"
+    code.write_text(USER_MODEL)
+    text = RECIPE[: RECIPE.index("student:")].replace("name: tiny", "name: own") + (
+        f"student: {{file: {{path: {code}, factory: small}}}}\n"
+        "stages: [{distill: {epochs: 1, batch_size: 64}}, export]\n"
+        "benchmark: {preset: quick, profiles: [{}, {runtime: torch-cpu}]}\n"
+    )
+    own = Recipe.parse(text, origin="recipe.yaml", directory=Path())
+    outcome = run(own, options(store, code=[code]))
+    rows = {row["name"]: row for row in outcome.report["benchmark"]["rows"]}
+    assert not any(row["failures"] for row in rows.values())
+    measured = {name for name, row in rows.items() if "torch-cpu-b1-t1" in row["latency_ms"]}
+    assert measured == {"teacher", "distill"}
 
 
 def test_force_runs_a_stage_again_and_until_stops(finished, tmp_path):
@@ -121,6 +248,9 @@ def test_a_missed_gate_keeps_the_best_student_and_names_the_gap(finished):
     (gate,) = [gate for gate in outcome.report["verdict"]["gates"] if gate["name"] == "min_speedup"]
     assert not gate["passed"]
     assert (outcome.run_dir / "bundle" / "predict.py").exists()
+    parent = newest_run(store, "tiny", pipeline="tiny").info.run_id
+    assert "bundle" in recorded(store, parent)
+    assert not [v for v in client_of(store).search_model_versions("name = 'tiny'") if v.run_id == parent]
 
 
 DRIVER = """

@@ -273,6 +273,19 @@ def test_the_primary_profile_is_measured_first():
     assert "unknown runtime" in faults(TEXT + "benchmark: {profiles: [{runtime: gpu}]}\n")
 
 
+def test_the_primary_profile_runs_the_exported_files():
+    torch_only = TEXT + "benchmark: {profiles: [{runtime: torch-cpu}, {}]}\n"
+    told = faults(torch_only)
+    assert "expected one on ort-cpu, got 'torch-cpu-b1-t1'" in told
+    assert "r.yaml:16:1: benchmark" in told
+    assert parse(torch_only, "benchmark.primary=ort-cpu-b1-t1").benchmark.measured()[0].name == "ort-cpu-b1-t1"
+
+
+def test_a_profile_that_is_asked_for_twice_is_measured_once():
+    recipe = parse(TEXT + "benchmark: {profiles: [{}, {threads: 1}, {batch_size: 8}]}\n")
+    assert [profile.name for profile in recipe.benchmark.measured()] == ["ort-cpu-b1-t1", "ort-cpu-b8-t1"]
+
+
 def test_an_unknown_stage_name_is_a_usage_error():
     assert parse(TEXT).stage_index("recover", option="--from") == 1
     with pytest.raises(UsageError, match="did you mean recover"):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from compress.errors import EXIT_CODES
+
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "pipelines").glob("*/recipe.yaml"))
 
@@ -45,6 +47,11 @@ def test_the_recipe_that_init_writes_is_the_digits_pipeline(tmp_path):
 def test_the_readmes_recipe_is_the_digits_pipeline():
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert yaml.safe_load(text) == yaml.safe_load((ROOT / "pipelines/digits/recipe.yaml").read_text())
+
+
+def test_the_readmes_exit_codes_are_the_ones_there_are():
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
 
 
 def test_the_readmes_python_compresses_a_users_own_model(tmp_path):

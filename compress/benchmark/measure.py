@@ -42,11 +42,20 @@ class Profile:
         """For keys and table heads, such as ort-cpu-b1-t1."""
         return f"{self.runtime}-b{self.batch_size}-t{self.threads}"
 
+    @property
+    def takes_files(self) -> bool:
+        """Whether it runs exported files, and so every row of a comparison."""
+        return worker.RUNTIMES[self.runtime].takes_files
 
-def default_profiles(*, runtime: str = "ort-cpu", large_batch: int = 32) -> list[Profile]:
-    """Batch 1 and a large batch, each on 1 thread and on all allowed cores; the first is the primary one."""
+
+def default_profiles(*, large_batch: int = 32) -> list[Profile]:
+    """ONNX Runtime at batch 1 and a large batch, each on 1 thread and on all allowed cores; torch at batch 1.
+
+    The first is the primary one.
+    """
     threads = sorted({1, allowed_cores()})
-    return [Profile(runtime, size, count) for size in (1, large_batch) for count in threads]
+    files = [Profile("ort-cpu", size, count) for size in (1, large_batch) for count in threads]
+    return [*files, Profile("torch-cpu", 1, 1)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ class WorkerError(CompressError):
 class Worker:
     """A fresh process that holds one model; a context manager that always ends it.
 
+    It has a session of its own, so that Ctrl-C in the terminal reaches the parent alone, which ends it in order. When
+    the parent is killed, the end of standard input ends it.
+
     Args:
         runtime: a name of `worker.RUNTIMES`.
         model: an ONNX file, or an artifact directory for torch.
@@ -65,6 +68,7 @@ class Worker:
             env=environment,
             text=True,
             encoding="utf-8",
+            start_new_session=True,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

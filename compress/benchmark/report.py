@@ -29,6 +29,7 @@ from compress.benchmark.units import (
 from compress.errors import ArtifactError, InputError
 
 SCHEMA = 1
+TAIL_HEAD = "highest supported percentile, ms; peak memory"
 HEAD = ("model", "size", "params", "accuracy %", "change", "p50 ms", "speedup")
 
 
@@ -154,8 +155,19 @@ def profile_table(document: dict[str, Any]) -> Table:
     return made
 
 
+def tail_table(document: dict[str, Any]) -> Table:
+    """The highest percentile that the calls support, and peak memory, of every row under every profile."""
+    made = Table(title=TAIL_HEAD, box=box.SIMPLE_HEAD, pad_edge=False)
+    made.add_column("model", overflow="fold")
+    for name in document["profiles"]:
+        made.add_column(name, justify="right")
+    for row in document["rows"]:
+        made.add_row(row["name"], *_tail_cells(row, document))
+    return made
+
+
 def markdown(document: dict[str, Any]) -> str:
-    """Both tables and the environment as Markdown."""
+    """The tables and the environment as Markdown."""
     lines = [_line(HEAD), _line(["---", *["---:"] * (len(HEAD) - 1)])]
     lines += [_line(_cells(row, document)) for row in document["rows"]]
     if len(document["profiles"]) > 1:
@@ -165,6 +177,10 @@ def markdown(document: dict[str, Any]) -> str:
             _line([row["name"], *(_profile_cell(row, profile) for profile in document["profiles"])])
             for row in document["rows"]
         ]
+    if document["profiles"]:
+        lines += ["", _line([TAIL_HEAD, *document["profiles"]])]
+        lines += [_line(["---", *["---:"] * len(document["profiles"])])]
+        lines += [_line([row["name"], *_tail_cells(row, document)]) for row in document["rows"]]
     return "\n".join([*lines, "", *_noise_lines(document), _footnote(document), ""])
 
 
@@ -226,6 +242,20 @@ def _profile_cell(row: dict[str, Any], profile: str) -> str:
         return "failed"
     speedup = row["speedup"].get(profile)
     return format_ms(row["latency_ms"].get(profile)) + (f" ({format_factor(speedup['value'])}x)" if speedup else "")
+
+
+def _tail_cells(row: dict[str, Any], document: dict[str, Any]) -> list[str]:
+    """Such as ``p99 0.0312 58 MB``; the percentile is its upper bound, see `Measurement.percentile_ms`."""
+    cells = []
+    for comparison, profile in zip(document["comparisons"], document["profiles"], strict=True):
+        measured = comparison["measurements"].get(row["name"])
+        if measured is None:
+            cells.append("failed" if profile in row["failures"] else "-")
+            continue
+        parts = [f"{name} {format_ms(value)}" for name, value in [*measured["percentile_ms"].items()][-1:]]
+        peak = measured["memory_bytes"]["runs"]
+        cells.append(" ".join([*parts, *([] if peak is None else [f"{peak / 1e6:.0f} MB"])]) or "-")
+    return cells
 
 
 def _noise_lines(document: dict[str, Any]) -> list[str]:

@@ -99,11 +99,13 @@ class Runtime:
     modules: tuple[str, ...]
     """Imported first, so that load_ms and the memory of the load are the model's alone."""
     prepare: Callable[[Load, Batches], tuple[Call, Feeds, dict[str, Any]]]
+    takes_files: bool
+    """Whether it runs exported files; else it runs the torch module of an artifact."""
 
 
 RUNTIMES = {
-    "ort-cpu": Runtime(("onnxruntime",), onnxruntime_cpu),
-    "torch-cpu": Runtime(("torch", "compress.models"), torch_cpu),
+    "ort-cpu": Runtime(("onnxruntime",), onnxruntime_cpu, takes_files=True),
+    "torch-cpu": Runtime(("torch", "compress.models"), torch_cpu, takes_files=False),
 }
 
 

@@ -20,7 +20,6 @@ import numpy as np
 import onnx
 
 from compress.errors import StageError
-from compress.export import predict
 from compress.export.metadata import Metadata, write_metadata
 from compress.export.session import Session
 
@@ -84,7 +83,8 @@ def write_bundle(
     (directory / "labels.json").write_text(json.dumps(metadata.labels, indent=1))
     (directory / "preprocessing.json").write_text(json.dumps(metadata.preprocessing, indent=1))
     np.savez_compressed(directory / "reference.npz", allow_pickle=False, **reference)
-    (directory / "predict.py").write_text(Path(predict.__file__).read_text())
+    # Read, not imported: it is a script from its first line to its last.
+    (directory / "predict.py").write_text(Path(__file__).with_name("predict.py").read_text())
     manifest = {
         "format_version": FORMAT_VERSION,
         "primary": f"{primary}.onnx",

@@ -1,4 +1,6 @@
-"""Does the file compute what the module computes? Measured on real inputs, at several batch sizes, both ways ORT runs.
+"""Does the file compute what the module computes, or where no module does, the same thing each time?
+
+Measured on real inputs, at several batch sizes, both ways ORT runs.
 
 Formulas, over the rows of one output (its last axis holds the classes):
 
@@ -76,14 +78,11 @@ def check_parity(
     Raises:
         StageError: outside the tolerance, not finite, or other shapes.
     """
-    rows = min(len(array) for array in inputs)
-    if rows < 3:
-        raise StageError("parity needs at least 3 inputs", expected="3 or more", got=rows, where=path)
     module = copy.deepcopy(model).cpu().eval()
     worst: dict[str, float] = {}
     for optimize in (False, True):
         session = Session(path, optimize=optimize)
-        for size in (1, 2, rows - 1 + rows % 2):
+        for size in (1, 2, _odd_size(inputs, path)):
             batch = tuple(np.ascontiguousarray(array[:size]) for array in inputs)
             references = _run(module, batch)
             where = f"{path.name}, batch {size}, ORT optimisations {'on' if optimize else 'off'}"
@@ -98,6 +97,63 @@ def check_parity(
                     )
                 worst = {key: _worse(key, report, worst) for key in report}
     return worst
+
+
+def check_decisions(path: Path, inputs: tuple[np.ndarray, ...], *, min_agreement: float) -> dict[str, float]:
+    """Compares a file that no module equals, such as int8, with itself: batch 1, 2 and an odd size, both ways ORT runs.
+
+    The reference is the odd size with ORT's optimisations, as it is deployed. Where ranges are found at run time
+    (dynamic int8) they depend on the batch, and where integers replace simulated rounding the last bits differ, so
+    that outputs are reported and decisions are judged.
+
+    Args:
+        path: the ONNX file.
+        inputs: real inputs, at least 3 along the first axis of each; the odd size is the largest there is.
+        min_agreement: smallest share of rows with the same decision, 0 to 1; 0 only reports.
+
+    Returns:
+        The worst case over sizes, outputs and optimisation levels: the keys of `difference`.
+
+    Raises:
+        StageError: too few rows have the same decision, or an output is not finite.
+    """
+    rows = _odd_size(inputs, path)
+    references = _in_batches(Session(path), inputs, rows=rows, size=rows)
+    worst: dict[str, float] = {}
+    for optimize in (True, False):
+        session = Session(path, optimize=optimize)
+        for size in (1, 2, rows):
+            where = f"{path.name}, batch {size}, ORT optimisations {'on' if optimize else 'off'}"
+            outputs = _in_batches(session, inputs, rows=rows, size=size)
+            for name, expected, got in zip(session.outputs, references, outputs, strict=True):
+                report = difference(expected, got)
+                if report.get("argmax_agreement", 1.0) < min_agreement:
+                    raise StageError(
+                        "the ONNX file decides otherwise at another batch size or without ORT's optimisations",
+                        expected=f"the same decision on {min_agreement:.2%} of {rows} rows",
+                        got=f"{report['argmax_agreement']:.2%}, outputs up to {report['max_abs']:.3g} apart",
+                        where=f"output {name!r}, {where}",
+                        hint="keep the most sensitive layers in float (keep_float), or lower min_agreement",
+                    )
+                worst = {key: _worse(key, report, worst) for key in report}
+    return worst
+
+
+def _odd_size(inputs: tuple[np.ndarray, ...], path: Path) -> int:
+    """The largest odd number of rows there is."""
+    rows = min(len(array) for array in inputs)
+    if rows < 3:
+        raise StageError("parity needs at least 3 inputs", expected="3 or more", got=rows, where=path)
+    return rows - 1 + rows % 2
+
+
+def _in_batches(session: Session, inputs: tuple[np.ndarray, ...], *, rows: int, size: int) -> tuple[np.ndarray, ...]:
+    """The outputs of the first ``rows`` inputs, ``size`` at a time."""
+    parts = [
+        session(*(np.ascontiguousarray(array[start : min(start + size, rows)]) for array in inputs))
+        for start in range(0, rows, size)
+    ]
+    return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
 
 
 def _worse(key: str, report: dict[str, float], worst: dict[str, float]) -> float:

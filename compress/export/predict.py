@@ -1,4 +1,7 @@
-"""Label preprocessed inputs with the primary model: python predict.py [inputs.npy]; see preprocessing.json."""
+"""Label preprocessed inputs with the primary model: python predict.py [inputs.npy]; see preprocessing.json.
+
+Prints one label (or class index) per row; without an argument for the rows of reference.npz.
+"""
 
 import hashlib
 import json
@@ -8,21 +11,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-
-def main() -> None:
-    """Prints one label (or class index) per row; without an argument the rows of reference.npz."""
-    here = Path(__file__).parent
-    bundle = json.loads((here / "bundle.json").read_text())
-    model = (here / bundle["primary"]).read_bytes()
-    if hashlib.sha256(model).hexdigest() != bundle["files"][bundle["primary"]]["sha256"]:
-        sys.exit(f"{bundle['primary']} is not the file that was exported")
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    rows = np.load(sys.argv[1]) if len(sys.argv) > 1 else np.load(here / "reference.npz")[f"input/{name}"]
-    labels = json.loads((here / "labels.json").read_text())
-    for index in np.asarray(session.run(None, {name: rows})[0]).argmax(-1):
-        sys.stdout.write(f"{labels[index] if labels else index}\n")
-
-
-if __name__ == "__main__":
-    main()
+here = Path(__file__).parent
+bundle, labels = (json.loads((here / name).read_text()) for name in ("bundle.json", "labels.json"))
+model = (here / bundle["primary"]).read_bytes()
+if hashlib.sha256(model).hexdigest() != bundle["files"][bundle["primary"]]["sha256"]:
+    sys.exit(f"{bundle['primary']} is not the file that was exported")
+session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+name = session.get_inputs()[0].name
+rows = np.load(sys.argv[1]) if len(sys.argv) > 1 else np.load(here / "reference.npz")[f"input/{name}"]
+for index in np.asarray(session.run(None, {name: rows})[0]).argmax(-1):
+    sys.stdout.write(f"{labels[index] if labels else index}\n")

@@ -157,7 +157,8 @@ class Benchmark(Values):
 
     Attributes:
         preset: how long; ``quick`` takes seconds per model, ``strict`` minutes.
-        profiles: what is measured; empty means batch 1 and 32, each on one thread and on all cores.
+        profiles: what is measured; empty means ONNX Runtime at batch 1 and 32, each on one thread and on all cores,
+            and torch at batch 1 on one thread.
         primary: name of the headline's profile, such as ``ort-cpu-b1-t1``; empty means the first.
     """
 
@@ -166,17 +167,25 @@ class Benchmark(Values):
     primary: str = ""
 
     def model_post_init(self, _context: object) -> None:
-        """Refuse a primary profile that is not measured."""
+        """Refuse a primary profile that is not measured, or that cannot run the shipped file."""
         names = [choice.name for choice in self._measured()]
         if self.primary and self.primary not in names:
             raise ValueError(f"primary names no profile; expected one of {', '.join(names)}, got {self.primary!r}")
+        first = self.measured()[0]
+        if not first.takes_files:
+            able = ", ".join(name for name, runtime in RUNTIMES.items() if runtime.takes_files)
+            raise ValueError(
+                f"the primary profile must run the exported files; expected one on {able}, got {first.name!r}, which "
+                "runs torch modules; put another profile first, or name it as primary"
+            )
 
     def measured(self) -> tuple[Profile, ...]:
-        """The profiles to measure, the primary one first."""
+        """The profiles to measure, each once, the primary one first."""
         return tuple(sorted(self._measured(), key=lambda profile: profile.name != self.primary))
 
     def _measured(self) -> list[Profile]:
-        return [choice.profile for choice in self.profiles] or default_profiles()
+        # On one core `all` is 1, and two choices can be one profile.
+        return list(dict.fromkeys(choice.profile for choice in self.profiles)) or default_profiles()
 
     def smoke(self) -> Self:
         """One quick timing."""

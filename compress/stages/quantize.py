@@ -102,7 +102,7 @@ class Quantize(Stage):
         files = {"quant_plan.json": plan.model_dump_json(indent=1)}
         if curve is not None:
             files["quant_curve.json"] = json.dumps(curve, indent=1)
-        artifact = context.commit_model(
+        return context.commit_model(
             self,
             source,
             module,
@@ -112,9 +112,6 @@ class Quantize(Stage):
             files=files,
             kind="quantized",
         )
-        for name in files:
-            context.recorder.artifact(artifact.path / name)
-        return artifact
 
     def _kept(self, model: "ModelProto") -> dict[str, str]:
         """Layers that a glob keeps in float, with the reason."""

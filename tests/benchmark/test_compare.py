@@ -72,6 +72,7 @@ def test_an_unknown_reference_a_missing_file_and_an_unknown_runtime_are_refused(
 
 def test_the_default_profiles_start_with_the_primary_one():
     assert default_profiles()[0].name == "ort-cpu-b1-t1"
+    assert default_profiles()[-1].name == "torch-cpu-b1-t1"
     assert len({profile.name for profile in default_profiles()}) == len(default_profiles())
 
 

@@ -1,5 +1,8 @@
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +70,41 @@ def test_a_killed_worker_is_named_by_its_signal(small: Path, samples: Path):
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(WorkerError, match="killed by signal 9"):
             worker.block(block_ms=10)
+
+
+def test_a_signal_to_the_terminals_group_does_not_reach_a_worker(small: Path, samples: Path):
+    with start(small, samples) as worker:
+        worker.load()
+        assert os.getsid(worker.pid) == worker.pid
+
+
+ORPHAN = """
+import sys, time
+from pathlib import Path
+from compress.benchmark.process import Worker
+
+worker = Worker(runtime="ort-cpu", model=Path(sys.argv[1]), inputs=Path(sys.argv[2]), batch_size=1, threads=1)
+worker.load()
+print(worker.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_worker_ends_when_its_parent_is_killed(small: Path, samples: Path):
+    command = [sys.executable, "-c", ORPHAN, str(small), str(samples)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert is_running(pid)
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(pid)

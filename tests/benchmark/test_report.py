@@ -43,6 +43,7 @@ def printed(document: dict, *, terminal: bool = False) -> str:
     console = Console(file=stream, width=100, force_terminal=terminal, color_system="standard" if terminal else "auto")
     console.print(report.table(document))
     console.print(report.profile_table(document))
+    console.print(report.tail_table(document))
     return stream.getvalue()
 
 
@@ -77,6 +78,16 @@ def test_markdown_is_written_from_the_same_document(document: dict):
     assert lines[0] == "| model | size | params | accuracy % | change | p50 ms | speedup |"
     assert lines[2].startswith("| teacher | 12.6 MB | 3.16M | ")
     assert {line.count("|") for line in lines[:5]} == {8}
+
+
+def test_the_tables_show_the_highest_percentile_and_the_peak_memory(document: dict):
+    measured = document["comparisons"][0]["measurements"]["teacher"]
+    name, value = list(measured["percentile_ms"].items())[-1]
+    cell = f"{name} {value:.3g} {measured['memory_bytes']['runs'] / 1e6:.0f} MB"
+    (line,) = [line for line in report.markdown(document).splitlines() if cell in line]
+    assert line.startswith("| teacher | ")
+    assert cell in printed(document)
+    assert report.markdown(document).splitlines().count("| broken | failed | failed |") == 2
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 99}'])

@@ -1,0 +1,144 @@
+"""A recipe's run directory: what is written there is there whole or not at all, and what is damaged is told.
+
+::
+
+    execution.json   threads and precision, decided once
+    report.json      the result; beside it report.md and waterfall.png
+    recipe.yaml      with every default
+    plan.json        which steps were run and which reused, with their keys
+    bundle/          the shipped files
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+from compress.artifact import write_atomically
+from compress.benchmark.environment import allowed_cores, describe
+from compress.errors import ArtifactError, EnvironmentFault
+from compress.stage import Execution, Precision
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Tell a disk that is full or not writable, met inside the block, as our own error.
+
+    Raises:
+        EnvironmentFault: instead of that OSError; others pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise EnvironmentFault(
+            "the run directory cannot be written; every stage is saved",
+            got=error,
+            where=directory,
+            hint="free disk space, then run the same command again",
+        ) from error
+
+
+def decide_execution(run_dir: Path, *, threads: int | None) -> Execution:
+    """Return threads and precision, decided once per run directory and kept on resume. Nothing is written.
+
+    bfloat16 autocast is taken where the CPU multiplies bfloat16 in hardware; elsewhere it is slower than float32.
+
+    Raises:
+        ArtifactError: when the note of an earlier run is damaged.
+    """
+    noted = _noted_execution(run_dir / "execution.json")
+    if noted is not None and threads is None:
+        return noted
+    fast = {"avx512_bf16", "amx_bf16", "bf16"} & set(describe(seed=0)["cpu_flags"])
+    return Execution(threads=threads or allowed_cores(), precision="bfloat16" if fast else "float32")
+
+
+def settle_execution(run_dir: Path, *, threads: int | None) -> Execution:
+    """Return threads and precision as ``decide_execution`` does, noted for the next run; only under the run's lock.
+
+    Raises:
+        ArtifactError: when the note of an earlier run is damaged.
+        EnvironmentFault: when the directory cannot be written.
+    """
+    path = run_dir / "execution.json"
+    execution = decide_execution(run_dir, threads=threads)
+    if _noted_execution(path) != execution:
+        with writing(run_dir):
+            run_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(asdict(execution)))
+    return execution
+
+
+def seconds_by_digest(run_dir: Path, *, say: Callable[[str], None]) -> dict[str, float]:
+    """Return how long each artifact took when it was made, from the report of an earlier run of the same recipe.
+
+    Args:
+        run_dir: the run directory.
+        say: told when there is a report that cannot be read; the times are then not known.
+    """
+    path = run_dir / "report.json"
+    if not path.exists():
+        return {}
+    try:
+        stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
+        return {stage["digest"]: float(stage["made_s"]) for stage in stages if stage["made_s"] is not None}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        say(f"{path} is damaged ({error!r}): it is written anew, without the times of stages that are reused")
+        return {}
+
+
+def place_bundle(source: Path, run_dir: Path) -> Path:
+    """Copy a stored bundle to ``bundle``, taking the earlier one's place once it is whole; only under the run's lock.
+
+    Returns:
+        Where it is now.
+
+    Raises:
+        OSError: when the directory cannot be written.
+    """
+    bundle, draft, earlier = run_dir / "bundle", run_dir / ".bundle-draft", run_dir / ".bundle-earlier"
+    for left in (draft, earlier):
+        shutil.rmtree(left, ignore_errors=True)
+    draft.mkdir()
+    for path in source.iterdir():
+        if path.name != "manifest.json":  # the store's own
+            _copy(path, draft / path.name)
+    if bundle.exists():
+        bundle.rename(earlier)
+    draft.rename(bundle)
+    shutil.rmtree(earlier, ignore_errors=True)
+    return bundle
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file's bytes and wait until they are on the disk."""
+    shutil.copyfile(source, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _noted_execution(path: Path) -> Execution | None:
+    if not path.exists():
+        return None
+    try:
+        execution = Execution(**json.loads(path.read_text(encoding="utf-8")))
+        if type(execution.threads) is not int or execution.precision not in get_args(Precision):
+            raise ValueError(f"{execution}")
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtifactError(
+            "the note of an earlier run is damaged",
+            expected="threads and precision",
+            got=error,
+            where=path,
+            hint="delete it: both are decided anew, and stages that they made otherwise run again",
+        ) from error
+    return execution
