@@ -88,7 +88,7 @@ def writable(root: Path) -> Iterator[None]:
         if not _disk_refused(error):
             raise
         raise EnvironmentFault(
-            "the store cannot be written; earlier artifacts are intact",
+            "the store cannot be written; what was committed before is intact",
             got=error,
             where=root,
             hint="free disk space, then run the same command again",
@@ -390,20 +390,12 @@ def write_atomically(path: Path, text: str) -> None:
     """
     draft = path.with_name(f".{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise EnvironmentFault(
-                "the file cannot be written; what was there before is intact",
-                got=error,
-                where=path,
-                hint="free disk space, then run the same command again",
-            ) from error
-        raise
+        with writable(path.parent):
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+            _sync_directory(path.parent)
     finally:
         draft.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from compress import reporting
-from compress.artifact import Artifact, Store, hash_values, write_atomically
+from compress.artifact import Artifact, Store, hash_values, writable, write_atomically
 from compress.benchmark.environment import describe
 from compress.data import Data
 from compress.data.roles import subset
@@ -19,7 +19,7 @@ from compress.estimate import Measured, estimate
 from compress.progress import Reporter
 from compress.quantization.plan import Mode
 from compress.recipe import Recipe, Teacher
-from compress.run_directory import place_bundle, seconds_by_digest, settle_execution, writing
+from compress.run_directory import place_bundle, seconds_by_digest, settle_execution
 from compress.scoring import Scores, score
 from compress.stage import Context, Stage
 from compress.stages.create import Adopt, Create
@@ -162,7 +162,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
             report["estimate"] = estimate(
                 real, full, smoke_select=len(data.select), rows=measured, num_raced=len(verdict.document["rows"])
             )
-        with writing(run_dir):
+        with writable(run_dir):
             loop.publish(report, verdict, rows, run_dir)
     passed = None if verdict is None or options.smoke else verdict.passed
     return Outcome(passed=passed, report=report, run_dir=run_dir, shipped=rows[-1].artifact)

@@ -9,42 +9,18 @@
     bundle/          the shipped files
 """
 
-import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-from compress.artifact import write_atomically
+from compress.artifact import writable, write_atomically
 from compress.benchmark.environment import allowed_cores, describe
-from compress.errors import ArtifactError, EnvironmentFault
+from compress.errors import ArtifactError
 from compress.stage import Execution, Precision
-
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
-
-
-@contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Tell a disk that is full or not writable, met inside the block, as our own error.
-
-    Raises:
-        EnvironmentFault: instead of that OSError; others pass.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise EnvironmentFault(
-            "the run directory cannot be written; every stage is saved",
-            got=error,
-            where=directory,
-            hint="free disk space, then run the same command again",
-        ) from error
 
 
 def decide_execution(run_dir: Path, *, threads: int | None) -> Execution:
@@ -72,7 +48,7 @@ def settle_execution(run_dir: Path, *, threads: int | None) -> Execution:
     path = run_dir / "execution.json"
     execution = decide_execution(run_dir, threads=threads)
     if _noted_execution(path) != execution:
-        with writing(run_dir):
+        with writable(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(asdict(execution)))
     return execution

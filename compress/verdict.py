@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifact import Artifact
+from compress.artifact import Artifact, writable
 from compress.benchmark import report as benchmark_report
 from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
 from compress.benchmark.measure import Profile
 from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
 from compress.errors import StageError
 from compress.recipe import Gates, Recipe
-from compress.run_directory import writing
 from compress.scoring import Scores, inputs_of, score
 from compress.stage import Context
 
@@ -104,7 +103,7 @@ def judge(
     teacher, shipped = contenders[0], contenders[-1]
     inputs = work / "inputs.npz"
     rows = context.data.select.take(np.arange(min(256, len(context.data.select))))
-    with writing(work):
+    with writable(work):
         np.savez(inputs, image=inputs_of(context, rows))
     comparisons = measured(recipe, context, contenders, needed=(teacher.name, *rivals, shipped.name), inputs=inputs)
     primary = comparisons[0]

@@ -143,7 +143,7 @@ FULL = """
         return {}
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
     try: store.commit({"x": 2}, kind="model", write=write)
-    except EnvironmentFault as error: assert "earlier artifacts are intact" in str(error)
+    except EnvironmentFault as error: assert "what was committed before is intact" in str(error)
     else: raise AssertionError("written whole")
     assert store.find(earlier.key, verify=True) == earlier
     assert len(list((store.root / "artifacts").iterdir())) == 1

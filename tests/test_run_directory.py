@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from compress.artifact import write_atomically
+from compress.artifact import writable, write_atomically
 from compress.errors import ArtifactError, EnvironmentFault
-from compress.run_directory import decide_execution, place_bundle, seconds_by_digest, settle_execution, writing
+from compress.run_directory import decide_execution, place_bundle, seconds_by_digest, settle_execution
 
 
 def test_the_execution_is_decided_once_and_noted_once(tmp_path):
@@ -40,9 +40,9 @@ def test_a_damaged_report_costs_the_times_it_held_and_nothing_else(tmp_path, tex
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
 def test_a_full_disk_is_a_fault_of_the_environment(tmp_path, number):
-    with pytest.raises(EnvironmentFault, match="free disk space"), writing(tmp_path):
+    with pytest.raises(EnvironmentFault, match="free disk space"), writable(tmp_path):
         raise OSError(number, "no")
-    with pytest.raises(FileNotFoundError), writing(tmp_path):
+    with pytest.raises(FileNotFoundError), writable(tmp_path):
         (tmp_path / "none").read_text()
 
 
@@ -60,7 +60,7 @@ def test_a_bundle_is_replaced_whole(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        with pytest.raises(EnvironmentFault), writing(run_dir):
+        with pytest.raises(EnvironmentFault), writable(run_dir):
             place_bundle(stored, run_dir)
     assert (run_dir / "bundle" / "fp32.onnx").read_text() == "first"
     place_bundle(stored, run_dir)
