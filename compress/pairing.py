@@ -72,7 +72,6 @@ def pairings(stages: Sequence[Stage], context: Context, *, student: nn.Module, t
         stored = stored_taps(
             bound.teacher_shapes,
             samples=views * len(context.data.train),
-            precision=context.execution.precision,
             limit_bytes=stage.cache_limit_gb * 1e9,
         )
         costs = [model_cost(module, example).macs for module in (teacher, student)]

@@ -19,39 +19,46 @@ from compress.errors import ModelError, StageError
 from compress.loss import GuidedLoss, Tap, bind
 from compress.loss.taps import captured
 from compress.models import load_model
-from compress.stage import Context, Precision
+from compress.stage import Context
 from compress.tasks import Batch
-from compress.training import Fit, Optimization, Taught, fit, forward_all
+from compress.training import BATCH, Fit, Optimization, Taught, fit, forward_all
 
 Shape = tuple[int, ...]
-SHARD = 8192  # samples per committed directory, a multiple of the batch that they are computed in
+VERSION = 1  # raised by hand when the same inputs come to mean other outputs
+SHARD = 4096  # samples per committed directory, a multiple of the batch that they are computed in
+VECTOR = 4096  # numbers; a tap with no more of them is stored whatever the limit
 CHECKED_SHARE = 0.01
 MAX_CHECKED = 256
-# Other batches, and so other kernels, may round differently: the errors of bfloat16 activations, and of float32 ones.
-TOLERANCE = {"bfloat16": 0.05, "float32": 1e-3}
+# Other batches, and so other kernels, may round differently: the largest and the mean error of bfloat16 activations and
+# of float32 ones, over the largest value.
+TOLERANCE = {"bfloat16": (0.05, 0.005), "float32": (1e-3, 1e-4)}
 
 
 @dataclass(frozen=True)
 class Cached:
-    """Outputs of one teacher on one view of a role.
+    """Outputs of one teacher on one view of a role, memory-mapped, one part per shard.
 
     Attributes:
-        logits: float32 [N, C].
-        features: tap to its tensors, one memory-mapped part per shard; bfloat16 is stored as its int16 bits.
+        logits: float32 [n, C] each.
+        features: tap to its tensors [n, ...]; bfloat16 is stored as its int16 bits.
     """
 
-    logits: Tensor
+    logits: tuple[NDArray[np.float32], ...]
     features: Mapping[Tap, tuple[NDArray[Any], ...]]
 
-    def feature(self, tap: Tap, index: Tensor) -> Tensor:
-        """Return a tapped tensor of some samples, bfloat16 or float32 [B, ...]."""
-        rows, parts = index.numpy(), self.features[tap]
+    def rows(self, parts: Sequence[NDArray[Any]], index: Tensor) -> Tensor:
+        """Return some samples' entries of logits or of a feature, float32 or bfloat16 [B, ...]."""
+        rows = index.numpy()
         gathered = np.empty((len(rows), *parts[0].shape[1:]), parts[0].dtype)
-        for number, part in enumerate(parts):
+        for number in np.unique(rows // SHARD):
             here = rows // SHARD == number
-            gathered[here] = part[rows[here] - number * SHARD]
+            gathered[here] = parts[number][rows[here] - number * SHARD]
         found = torch.from_numpy(gathered)
         return found.view(torch.bfloat16) if found.dtype == torch.int16 else found
+
+    def of(self, index: Tensor) -> tuple[Tensor, dict[Tap, Tensor]]:
+        """Return logits [B, C] and features [B, ...] of some samples."""
+        return self.rows(self.logits, index), {tap: self.rows(parts, index) for tap, parts in self.features.items()}
 
 
 @dataclass(frozen=True)
@@ -76,50 +83,69 @@ class TeacherOutputs:
     taps: tuple[Tap, ...] = ()
     live: nn.Module | None = field(default=None, repr=False)
 
-    @property
-    def logits(self) -> dict[int | None, Tensor]:
-        """The first teacher's logits, view to float32 [N, C]."""
-        return {view: outputs[0].logits for view, outputs in self.cached.items()}
+    def logits(self, view: int | None) -> Tensor:
+        """Return the first teacher's logits on a view, float32 [N, C], in memory."""
+        return torch.from_numpy(np.concatenate(self.cached[view][0].logits))
 
     @cached_property
-    def _teacher(self) -> nn.Module:
-        """The first teacher as a module, for live checks."""
-        assert self.context.teacher is not None
-        return self.live or load_model(self.context.teacher.path, code=self.context.code)
+    def _modules(self) -> list[nn.Module]:
+        """The teachers as modules, for live checks."""
+        members = [first_teacher(self.context), *(member.artifact for member in self.context.ensemble)]
+        return [load_model(artifact.path, code=self.context.code) for artifact in members]
 
     def __call__(self, batch: Batch) -> Taught:
         """Return what the teachers say of a batch of this role."""
-        outputs = self.cached[batch.view]
-        logits = tuple(teacher.logits[batch.index] for teacher in outputs)
-        features = {tap: outputs[0].feature(tap, batch.index) for tap in self.taps if tap in outputs[0].features}
+        first, *others = self.cached[batch.view]
+        logits, features = first.of(batch.index)
         if self.live is not None:
-            features |= live_features(self.live, self.context, batch, [tap for tap in self.taps if tap not in features])
-        return Taught(logits, self.weights, features)
+            missing = [tap for tap in self.taps if tap not in features]
+            features |= live_features(self.live, self.context, batch, missing)
+        return Taught((logits, *(other.rows(other.logits, batch.index) for other in others)), self.weights, features)
 
     def check(self, epoch: int) -> None:
-        """Compute a hundredth of the samples anew, with a random stream of its own, and compare with the cache.
+        """Compute a hundredth of the samples anew, at most MAX_CHECKED, and compare with what is stored.
+
+        All teachers and all stored taps, on samples drawn by a random stream of its own.
 
         Raises:
             StageError: when they differ by more than the precision's rounding.
         """
-        generator = torch.Generator().manual_seed(7_919 + epoch)
+        generator = torch.Generator().manual_seed(7_919 + epoch + 1_000_003 * self.context.seed)
         count = min(max(1, math.ceil(CHECKED_SHARE * len(self.samples))), MAX_CHECKED)
         index = torch.randperm(len(self.samples), generator=generator)[:count].sort().values
-        views = list(self.cached)
-        view = views[epoch % len(views)]
-        logits, _ = forward_all(self._teacher, self.context, self.samples, index=index, view=view, mixup=self.mixup)
-        kept = self.cached[view][0].logits[index]
-        difference = float((logits - kept).abs().max())
-        allowed = TOLERANCE[self.context.execution.precision] * max(1.0, float(kept.abs().max()))
-        if not difference <= allowed:
+        view = list(self.cached)[epoch % len(self.cached)]
+        for module, cached in zip(self._modules, self.cached[view], strict=True):
+            logits, features = cached.of(index)
+            now, now_features = forward_all(
+                module, self.context, self.samples, index=index, view=view, mixup=self.mixup, taps=list(features)
+            )
+            self._compare("logits", now, logits, where=f"epoch {epoch}, view {view}")
+            for tap, kept in features.items():
+                self._compare(f"tap {tap}", now_features[tap], kept, where=f"epoch {epoch}, view {view}")
+
+    def _compare(self, what: str, now: Tensor, kept: Tensor, *, where: str) -> None:
+        largest, mean = TOLERANCE[self.context.execution.precision]
+        gap, scale = (now.float() - kept.float()).abs(), max(1.0, float(kept.abs().max()))
+        if not (float(gap.max()) <= largest * scale and float(gap.mean()) <= mean * scale):
             raise StageError(
-                "the stored teacher outputs are not what the teacher says now",
-                expected=f"logits within {allowed:.3g} on {count} samples",
-                got=f"{difference:.3g}",
-                where=f"epoch {epoch}, view {view}",
+                f"the stored {what} are not what the teacher says now",
+                expected=f"within {largest * scale:.3g}, {mean * scale:.3g} on average, on {len(kept)} samples",
+                got=f"{float(gap.max()):.3g}, {float(gap.mean()):.3g} on average",
+                where=where,
                 hint="delete the store's outputs and run again; if it comes back, the model's output is not a function "
                 "of its input",
             )
+
+
+def first_teacher(context: Context) -> Artifact:
+    """Return the teacher, whose features are read.
+
+    Raises:
+        StageError: when the context has none.
+    """
+    if context.teacher is None:
+        raise StageError("the guided loss needs a teacher", hint="name a teacher, or leave out terms that read one")
+    return context.teacher
 
 
 def teacher_outputs(
@@ -149,15 +175,9 @@ def teacher_outputs(
         StageError: when the context has no teacher.
         ModelError: when a teacher's outputs do not match the task's classes, or are not finite.
     """
-    if context.teacher is None:
-        raise StageError(
-            "the guided loss needs a teacher", hint="name a teacher, or give the loss no term that reads one"
-        )
-    taps = taps or {}
-    stored = stored_taps(
-        taps, samples=len(samples) * len(views), precision=context.execution.precision, limit_bytes=limit_bytes
-    )
-    teachers = (context.teacher, *(member.artifact for member in context.ensemble))
+    first, taps = first_teacher(context), taps or {}
+    stored = stored_taps(taps, samples=len(samples) * len(views), limit_bytes=limit_bytes)
+    teachers = (first, *(member.artifact for member in context.ensemble))
     weights = (1.0, *(member.weight for member in context.ensemble))
     cached = {
         view: tuple(
@@ -173,7 +193,7 @@ def teacher_outputs(
         cached=cached,
         weights=tuple(weight / sum(weights) for weight in weights),
         taps=tuple(taps),
-        live=load_model(context.teacher.path, code=context.code) if len(stored) < len(taps) else None,
+        live=load_model(first.path, code=context.code) if len(stored) < len(taps) else None,
     )
 
 
@@ -193,15 +213,19 @@ def fit_guided(
     Teacher and student see the identical view of every sample, drawn from the task's fixed views.
 
     Raises:
-        StageError: when the loss is no longer finite, there is no teacher, or stored outputs are not the teacher's.
+        StageError: when the loss is no longer finite, there is no teacher, the student is a copy of it and learns from
+            it alone, or stored outputs are not the teacher's.
         ModelError: when taps cannot be paired, or the teacher's outputs do not match the task.
     """
     views = context.task.views(mixup=loss.mixup)
     teacher = None
-    if loss.needs_teacher and context.teacher is not None:
-        teacher = load_model(context.teacher.path, code=context.code)
+    if loss.needs_teacher:
+        teacher = load_model(first_teacher(context).path, code=context.code)
+        if not loss.needs_labels:
+            _refuse_equal(module, teacher, name=name)
     example = context.task.batch(context.data.select, torch.arange(2)).inputs
-    bound = bind(loss, module, teacher, example, seed=seed)
+    # Projectors are drawn apart from the student's own weights, which may come from the same seed.
+    bound = bind(loss, module, teacher, example, seed=seed + 500_009)
     taught = None
     if loss.needs_teacher:
         taught = teacher_outputs(
@@ -226,22 +250,31 @@ def fit_guided(
     )
 
 
-def stored_taps(
-    taps: Mapping[Tap, Shape], *, samples: int, precision: Precision, limit_bytes: float
-) -> tuple[Tap, ...]:
-    """Return the taps that are worth storing: vectors always, others while all of them stay below the limit.
+def _refuse_equal(student: nn.Module, teacher: nn.Module, *, name: str) -> None:
+    """Refuse a student that is its teacher already when no label could move it: the loss has no gradient there."""
+    ours, theirs = student.state_dict(), teacher.state_dict()
+    if ours.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in ours.items()):
+        raise StageError(
+            "the student is a copy of the teacher, and the loss has no label term: there is nothing to learn",
+            where=name,
+            hint="prune it first, give `hard` a weight, or name a fresh student instead of `student: teacher`",
+        )
+
+
+def stored_taps(taps: Mapping[Tap, Shape], *, samples: int, limit_bytes: float) -> tuple[Tap, ...]:
+    """Return the taps that are worth storing: short vectors always, others while all of them stay below the limit.
 
     Args:
         taps: with the shape of one sample.
         samples: in all views together.
-        precision: of the teacher's activations.
-        limit_bytes: of the stored taps that are no vectors.
+        limit_bytes: of the stored taps that are no short vectors, at four bytes a number.
     """
     stored: list[Tap] = []
     used = 0
     for tap, shape in taps.items():
-        size = samples * math.prod(shape) * (2 if precision == "bfloat16" else 4) if len(shape) > 1 else 0
-        if used + size <= limit_bytes or not size:
+        short = len(shape) == 1 and shape[0] <= VECTOR
+        size = 0 if short else 4 * samples * math.prod(shape)
+        if short or used + size <= limit_bytes:
             stored.append(tap)
             used += size
     return tuple(stored)
@@ -259,19 +292,20 @@ def _cached(
 ) -> Cached:
     """Return one teacher's outputs on one view; each shard is found or computed by itself."""
     module: nn.Module | None = None
-    logits: list[Tensor] = []
+    logits: list[NDArray[np.float32]] = []
     features: dict[Tap, list[NDArray[Any]]] = {tap: [] for tap in taps}
     starts = range(0, len(samples), SHARD)
     for number, start in enumerate(starts):
         index = torch.arange(start, min(start + SHARD, len(samples)))
         inputs = {
             "outputs": ["logits", *map(str, taps)],
+            "version": VERSION,
             "teacher": teacher.digest,
             "samples": samples.digest,
             "task": context.task.digest,
             "view": view,
             "mixup": mixup,
-            "shard": [number, SHARD],
+            "shard": [number, SHARD, BATCH],
             "threads": context.execution.threads,
             "precision": context.execution.precision,
             "torch": importlib.metadata.version("torch"),
@@ -283,10 +317,10 @@ def _cached(
             title = name if len(starts) == 1 else f"{name}, part {number + 1} of {len(starts)}"
             computed = forward_all(module, context, samples, index=index, view=view, mixup=mixup, taps=taps, name=title)
             found = _commit(context, inputs, *computed)
-        logits.append(torch.from_numpy(np.load(found.path / "logits.npy", mmap_mode="c")))
+        logits.append(np.load(found.path / "logits.npy", mmap_mode="r"))
         for position, tap in enumerate(taps):
             features[tap].append(np.load(found.path / f"feature{position}.npy", mmap_mode="r"))
-    return Cached(torch.cat(logits), {tap: tuple(parts) for tap, parts in features.items()})
+    return Cached(tuple(logits), {tap: tuple(parts) for tap, parts in features.items()})
 
 
 def _commit(context: Context, inputs: dict[str, Any], logits: Tensor, features: Mapping[Tap, Tensor]) -> Artifact:

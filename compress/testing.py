@@ -19,7 +19,7 @@ property here catches one of those faults on a small random example:
 
     from compress.testing import logit_properties
 
-    held = logit_properties(lambda student, targets: my_loss(student, targets.teacher()), temperature=None)
+    held = logit_properties(lambda student, targets: my_loss(student, targets.teacher()))
     assert held["impossible-classes"], "divides by the number of classes"
 """
 

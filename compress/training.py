@@ -20,7 +20,7 @@ from compress.choice import Values
 from compress.data import Samples
 from compress.errors import DataError, StageError
 from compress.loss import BoundLoss, GuidedLoss, LossTerms, Tap, Targets
-from compress.loss.taps import captured
+from compress.loss.taps import captured, evaluating
 from compress.stage import Context
 from compress.tasks import Batch
 
@@ -124,7 +124,8 @@ def fit(
         on_epoch: called before each epoch's first step; a resumed epoch is not begun again.
 
     Raises:
-        StageError: when the loss is no longer finite, or there are fewer samples than one batch.
+        StageError: when the loss is no longer finite, there are fewer samples than one batch, or the loss compares a
+            whole batch that ``accumulate`` splits.
         DataError: when the loss reads labels and the train role has none.
         KeyboardInterrupt: when ``context.interrupted`` says so, after writing a checkpoint.
     """
@@ -139,19 +140,17 @@ def fit(
             where=name,
             hint="lower batch_size",
         )
-    if loss.loss.needs_labels and samples.labels is None:
-        raise DataError(
-            "the loss reads labels, and the train role has none",
-            where=name,
-            hint="leave out hard and dkd, as the preset function-matching does",
-        )
+    for fault in coupling_faults(loss.loss, optimization):
+        raise StageError(fault, where=name)
     total_steps = steps_per_epoch * optimization.epochs
     with _numerics(context, seed=seed), loss.attached(module):
         module.train()
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         trained = nn.ModuleDict({"model": module, "loss": loss})
-        updates = _optimizer(trained, optimization)
+        updates = _optimizer(module, loss, optimization)
         first = _restore(trained, updates, work)
+        # Apart, so that large gradients of projectors do not hold the student back.
+        clipped = [values for values in (list(module.parameters()), list(loss.parameters())) if values]
         window = Window(loss.loss)
         started_s, saved_s = time.monotonic(), time.monotonic()
         with context.reporter.bar(name, total_steps) as bar:
@@ -172,7 +171,8 @@ def fit(
                     )
                     terms.objective(units=per_update).backward()
                     window.add(terms.named())
-                nn.utils.clip_grad_norm_(trained.parameters(), optimization.clip_norm)
+                for parameters in clipped:
+                    nn.utils.clip_grad_norm_(parameters, optimization.clip_norm)
                 updates.step()
                 bar.advance()
                 done = step + 1
@@ -262,10 +262,9 @@ def forward_all(
     """
     logits: list[Tensor] = []
     features: dict[Tap, list[Tensor]] = {tap: [] for tap in taps}
-    training = module.training
-    module.eval()
     with (
         _numerics(context, seed=0),
+        evaluating(module),
         torch.no_grad(),
         captured(module, taps) as capture,
         context.reporter.bar(name, len(index)) if name else _silent() as bar,
@@ -278,7 +277,6 @@ def forward_all(
                 features[tap].append(value)
             if bar is not None:
                 bar.advance(len(rows))
-    module.train(training)
     return torch.cat(logits), {tap: torch.cat(values) for tap, values in features.items()}
 
 
@@ -318,7 +316,17 @@ def per_sample_loss(
 
 
 def targets_of(context: Context, batch: Batch, logits: Tensor, *, loss: GuidedLoss, taught: Taught | None) -> Targets:
-    """Return what a batch's student logits [B, C] are compared with."""
+    """Return what a batch's student logits [B, C] are compared with.
+
+    Raises:
+        DataError: when the loss reads labels and the batch has none.
+    """
+    if loss.needs_labels and batch.labels is None:
+        raise DataError(
+            "the loss reads labels, and these samples have none",
+            expected="labels, or a loss without " + ", ".join(n for n, term in loss.terms.items() if term.reads_labels),
+            hint="leave those terms out, as the preset function-matching does",
+        )
     return Targets(
         teachers=() if taught is None else taught.logits,
         teacher_weights=(1.0,) if taught is None else taught.weights,
@@ -378,11 +386,13 @@ def _learning_rate(step: int, total: int, optimization: Optimization) -> float:
     return optimization.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _optimizer(trained: nn.Module, optimization: Optimization) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+def _optimizer(module: nn.Module, loss: nn.Module, optimization: Optimization) -> torch.optim.Optimizer:
+    """Return the update rule; projectors share the student's, without decay, which orthogonal ones do not bear."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [value for value in parameters if value.dim() > 1], "weight_decay": optimization.weight_decay},
         {"params": [value for value in parameters if value.dim() <= 1], "weight_decay": 0.0},
+        {"params": list(loss.parameters()), "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if optimization.optimizer == "sgd":

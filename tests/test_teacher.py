@@ -29,10 +29,10 @@ def context(make_context, trained_digits):
 def test_shards_hold_what_one_pass_gives(context, trained_digits, monkeypatch):
     monkeypatch.setattr(module, "SHARD", 512)
     outputs = teacher_outputs(context, context.data.train, views=(None,), taps=TAPS, limit_bytes=1e9)
-    assert torch.equal(outputs.logits[None], predict(load_model(trained_digits.path), context, context.data.train))
+    assert torch.equal(outputs.logits(None), predict(load_model(trained_digits.path), context, context.data.train))
     batch = context.task.batch(context.data.train, torch.tensor([700, 3, 512, 511]))
     taught = outputs(batch)
-    assert torch.equal(taught.logits[0], outputs.logits[None][batch.index])
+    assert torch.equal(taught.logits[0], outputs.logits(None)[batch.index])
     live = module.live_features(load_model(trained_digits.path), context, batch, list(TAPS))
     for tap in TAPS:
         torch.testing.assert_close(taught.features[tap].float(), live[tap].float(), rtol=1e-4, atol=1e-4)
@@ -68,9 +68,25 @@ def test_maps_above_the_limit_come_from_a_live_pass_and_vectors_never_do(context
 def test_a_cache_that_is_not_the_teachers_is_caught_by_the_live_check(context):
     outputs = teacher_outputs(context, context.data.train, views=(None,))
     outputs.check(0)
-    outputs.cached[None][0].logits[:] += 1.0
+    (first,) = outputs.cached[None]
+    wrong = replace(first, logits=tuple(part + 1 for part in first.logits))
+    outputs = replace(outputs, cached={None: (wrong,)})
     with pytest.raises(StageError, match="not what the teacher says now"):
         outputs.check(1)
+
+
+def test_a_stored_feature_that_is_not_the_teachers_is_caught_too(context):
+    outputs = teacher_outputs(context, context.data.train, views=(None,), taps=TAPS, limit_bytes=1e9)
+    outputs.check(0)
+    (first,) = outputs.cached[None]
+    features = {**first.features, MAP: tuple(part[:, ::-1] for part in first.features[MAP])}
+    with pytest.raises(StageError, match=r"the stored tap layers\.2"):
+        replace(outputs, cached={None: (replace(first, features=features),)}).check(1)
+
+
+def test_a_copy_of_the_teacher_has_nothing_to_learn_without_labels(context, trained_digits):
+    with pytest.raises(StageError, match="nothing to learn"):
+        Distill(epochs=1, batch_size=100, loss=GuidedLoss(preset="born-again")).run(trained_digits, context)
 
 
 def test_a_second_teacher_changes_the_key_and_is_averaged(context, trained_digits):
@@ -170,3 +186,14 @@ def test_what_cannot_work_with_the_loss_is_told_before_anything_runs():
 
     assert "ranked by the loss on logits" in Quantize().misfits(features)[0]
     assert Quantize(max_accuracy_drop=None).misfits(features) == []
+    assert Quantize(loss=GuidedLoss(preset="hinton")).misfits(features) == []
+
+
+def test_stages_refuse_what_they_cannot_do_from_python_too(context, trained_digits):
+    created = STUDENT.run(None, context)
+    for stage in (
+        Distill(epochs=1, batch_size=50, accumulate=2, loss=GuidedLoss(preset="dist")),
+        Prune(kept_macs_fraction=0.6, loss=GuidedLoss(hint=Hint())),
+    ):
+        with pytest.raises(StageError, match="dist compares|value for each sample"):
+            stage.run(created, context)

@@ -189,7 +189,7 @@ def run_arm(arm: str, context: Context, *, seed: int) -> tuple[nn.Module, float]
     outputs = teacher_outputs(context, context.data.train, views=views, taps=taps, mixup=loss.mixup, limit_bytes=4e9)
     taught: Callable[[Batch], Taught] = outputs
     if arm == "permuted":
-        taught = permuted(context, outputs.logits[None], seed=seed)
+        taught = permuted(context, outputs.logits(None), seed=seed)
     return train(context, loss, teacher, taught, seed=seed)
 
 
@@ -202,7 +202,7 @@ def run_cell(arm: str, context: Context, *, seed: int) -> None:
     select = context.data.select
     logits = predict(student, context, select)
     assert context.teacher is not None
-    theirs = teacher_outputs(context, select, views=(None,)).logits[None]
+    theirs = teacher_outputs(context, select, views=(None,)).logits(None)
     divergence = GuidedLoss.model_validate({"kl": {"temperature": 1}}).terms["kl"]
     from compress.loss import Targets
 

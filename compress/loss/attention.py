@@ -1,7 +1,9 @@
 """Terms on transformers: layers of hidden states, attention, relations between tokens, maps for pruned students.
 
 Queries, keys and values are tapped where they leave their linear layers, so attention is computed here, the same for
-every version and implementation of a model; nothing depends on a model returning its attention.
+every version of a model; nothing depends on a model returning its attention. What a model does to them afterwards
+(rotary positions, relative biases) is not part of it. Attention with one linear layer for all three, or with fewer key
+heads than query heads, is refused.
 
 Shape letters: N units, L tokens, D width, H heads, d width of a head.
 """
@@ -345,6 +347,14 @@ def attentions(trace: Trace) -> list[Attention]:
         heads = next((int(vars(seen.module)[name]) for name in HEADS if name in vars(seen.module)), 0)
         if names is not None and heads:
             query, key, value = (Tap(f"{path}.{name}") for name in names)
+            if len({trace.shape(tap) for tap in (query, key, value)}) > 1:
+                raise ModelError(
+                    f"an attention module of the {trace.role} has other widths of queries than of keys or values",
+                    expected="one width",
+                    got=[list(trace.shape(tap)[1:]) for tap in (query, key, value)],
+                    where=path,
+                    hint="use layers or hidden",
+                )
             found.append(Attention(path, query, key, value, heads))
     if not found:
         raise ModelError(

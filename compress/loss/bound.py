@@ -142,12 +142,20 @@ def refuse_shared(student: nn.Module, teacher: nn.Module) -> None:
     Raises:
         ModelError: naming one of the shared parameters.
     """
-    owned = {id(value): name for name, value in teacher.named_parameters()}
-    shared = next((name for name, value in student.named_parameters() if id(value) in owned), None)
-    if shared is not None or student is teacher:
+    owned = {_storage(value) for _, value in _tensors(teacher)}
+    shared = next((name for name, value in _tensors(student) if value.numel() and _storage(value) in owned), None)
+    if shared is not None:
         raise ModelError(
             "student and teacher share weights",
             expected="two modules of their own",
-            got=f"the parameter {shared} in both",
+            got=f"{shared} in both",
             hint="copy one of them: copy.deepcopy(model)",
         )
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

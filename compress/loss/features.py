@@ -22,7 +22,7 @@ from compress.errors import ModelError
 from compress.loss.taps import Tap, Trace
 from compress.loss.term import Kind, Property, Term
 
-Pairs = Literal["auto"] | dict[str, str]
+Pairs = Literal["auto"] | Annotated[dict[str, str], Field(min_length=1)]
 Shape = tuple[int, ...]
 INDEPENDENT: frozenset[Property] = frozenset(
     {"zero-at-equality", "duplication", "micro-batching", "bfloat16", "padding"}
@@ -75,9 +75,10 @@ class FeatureTerm(Term):
     """A term that compares tapped tensors pair by pair.
 
     Attributes:
-        pairs: student path to teacher path. Globs match in the order in which modules run; where one side has more
-            matches, the other's are spread evenly over its depth (layer m of M goes with layer ceil(m N / M) of N).
-            ``auto`` pairs what the class says. `compressor plan` prints the result.
+        pairs: student path to teacher path. ``*`` matches within one part of a path and ``**`` across parts, in the
+            order in which modules run; ``path:input`` is what goes into a module. Where one side has more matches, the
+            other's are spread evenly over its depth (layer m of M goes with layer ceil(m N / M) of N). ``auto`` pairs
+            what the class says. `compressor plan` prints the result.
         progressive: compare one pair at a time, first to last, each for an equal share of the term's steps (the
             progressive knowledge transfer of MobileBERT, section 3.4, without freezing the layers below).
     """
@@ -320,10 +321,13 @@ class LastFeature(FeatureTerm):
         """The last features."""
         return [(last_features(student), last_features(teacher))]
 
-    def projector(self, pair: Pair) -> nn.Module | None:
-        """Return an orthogonal map, or none where widths are equal and the identity is orthogonal already."""
+    def projector(self, pair: Pair) -> nn.Module:
+        """Return an orthogonal map, the identity at first where widths are equal."""
         width_s, width_t = (channels(shape) for shape in pair.shapes)
-        return None if width_s == width_t else Channelwise(orthogonal(nn.Linear(width_s, width_t, bias=False)))
+        linear = orthogonal(nn.Linear(width_s, width_t, bias=False))
+        if width_s == width_t:
+            linear.weight = torch.eye(width_s)
+        return Channelwise(linear)
 
     def value(self, compared: Sequence[Compared], *, mask: Tensor | None) -> Tensor:
         """Return the mean squared error, float32 [N]."""

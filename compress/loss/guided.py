@@ -117,12 +117,11 @@ class GuidedLoss(Values):
             given = {"preset": given}
         if not isinstance(given, dict) or given.get("preset") not in PRESETS:
             return given  # what is wrong with it is told by the fields
-        merged: dict[str, Any] = dict(PRESETS[given["preset"]])
-        for name, fields in given.items():
-            if name != "preset":
-                both = isinstance(fields, dict) and isinstance(merged.get(name), dict)
-                merged[name] = {**merged[name], **fields} if both else fields
-        return merged
+        changes = {name: _fields(value) for name, value in given.items() if name != "preset"}
+        empty = [name for name, value in changes.items() if value is None and name not in PRESETS[given["preset"]]]
+        if empty:
+            raise ValueError(f"{empty[0]} is empty, and the preset has no such term; write {empty[0]}: {{}} to add it")
+        return _merged(PRESETS[given["preset"]], changes)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -209,3 +208,15 @@ class GuidedLoss(Values):
             for name, term in self.logit_terms.items()
             if term.schedule.factor(1.0) > 0 and not (per_unit and term.kind == "coupled")
         )
+
+
+def _fields(value: Any) -> Any:
+    """Return the fields of a term that were given."""
+    return value.model_dump(exclude_unset=True) if isinstance(value, Term) else value
+
+
+def _merged(base: Any, changes: Any) -> Any:
+    """Return mappings merged at every depth; anything else is replaced."""
+    if not isinstance(base, dict) or not isinstance(changes, dict):
+        return changes
+    return {**base, **{name: _merged(base.get(name), value) for name, value in changes.items()}}

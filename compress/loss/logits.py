@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.loss.term import Kind, Property, Share, Targets, Temperature, Term, standardised
+from compress.loss.term import Kind, Property, Share, Targets, Temperature, Term, averaged_log, standardised
 
 Divergence = Literal["forward", "reverse", "jensen-shannon", "skew"]
 
@@ -84,7 +84,10 @@ class Kl(LogitTerm):
     standardise: bool = False
 
     def model_post_init(self, _context: object) -> None:
-        """Refuse a mixture so lopsided that the published divergence is nearly zero everywhere."""
+        """Refuse fields that do nothing, and a mixture so lopsided that its divergence is nearly 0 everywhere."""
+        for name, owner in (("beta", "jensen-shannon"), ("skew", "skew")):
+            if self.divergence != owner and self.__dict__[name] != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is read by divergence {owner} alone, and this is {self.divergence}")
         if 0 < self.beta < 0.05 or 0.95 < self.beta < 1:
             raise ValueError(
                 f"beta {self.beta:g} trains on a loss of nearly 0; expected 0 (forward), 1 (reverse) or 0.05 to 0.95"
@@ -212,7 +215,7 @@ class Bernoulli(LogitTerm):
     """Multi-label soft targets: the KL of each label's Bernoulli distribution, summed over the labels.
 
     Hinton's term for independent labels: both logits are divided by the temperature and the sum is multiplied by its
-    square.
+    square. Several teachers are averaged label by label.
 
     Attributes:
         temperature: softens both distributions.
@@ -226,10 +229,14 @@ class Bernoulli(LogitTerm):
 
     def value(self, student: Tensor, targets: Targets) -> Tensor:
         """Return the summed divergence times temperature squared, float32 [N]."""
-        student, teacher = student.float() / self.temperature, targets.teacher() / self.temperature
-        yes = kl(F.logsigmoid(student).unsqueeze(-1), F.logsigmoid(teacher).unsqueeze(-1))
-        no = kl(F.logsigmoid(-student).unsqueeze(-1), F.logsigmoid(-teacher).unsqueeze(-1))
-        return (yes + no).sum(dim=-1) * self.temperature**2
+        teachers = [teacher.detach().float() / self.temperature for teacher in targets.teachers]
+        student = student.float() / self.temperature
+        divergence = torch.zeros(student.shape)
+        for sign in (1, -1):  # yes, and no
+            logs = [F.logsigmoid(sign * teacher) for teacher in teachers]
+            averaged = averaged_log(logs, targets.teacher_weights)
+            divergence = divergence + kl(F.logsigmoid(sign * student).unsqueeze(-1), averaged.unsqueeze(-1))
+        return divergence.sum(dim=-1) * self.temperature**2
 
 
 class Mse(LogitTerm):
@@ -325,8 +332,14 @@ def softened(
 
 def _bucketed(log_NC: Tensor, kept_NK: Tensor) -> Tensor:
     """Return log-probabilities [N, K + 1]: the kept classes, then the sum of all others."""
-    others = log_NC.scatter(-1, kept_NK, -math.inf).logsumexp(dim=-1, keepdim=True)
+    others = log_sum(log_NC.scatter(-1, kept_NK, -math.inf)).unsqueeze(-1)
     return torch.cat([log_NC.gather(-1, kept_NK), others], dim=-1)
+
+
+def log_sum(log_NC: Tensor) -> Tensor:
+    """Return the log of the sum of probabilities [N]; minus infinity, without a NaN gradient, where all are 0."""
+    impossible = torch.isneginf(log_NC).all(dim=-1, keepdim=True)
+    return log_NC.masked_fill(impossible, 0.0).logsumexp(dim=-1).masked_fill(impossible.squeeze(-1), -math.inf)
 
 
 def decoupled_kl(
@@ -342,7 +355,7 @@ def decoupled_kl(
     for logits in (student_NC.float(), teacher_NC.detach().float()):
         log = F.log_softmax(logits / temperature, dim=-1)
         others = log.masked_fill(target, -math.inf)
-        mass = others.logsumexp(dim=-1)
+        mass = log_sum(others)
         binary.append(torch.stack([log[target], mass], dim=-1))
         rest.append(others - mass.unsqueeze(-1))
     return kl(*binary) * temperature**2, kl(*rest) * temperature**2

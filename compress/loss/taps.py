@@ -1,9 +1,9 @@
 """Taps: where in a model features are read, found by module path, checked on a dry run, captured by hooks."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
@@ -74,7 +74,7 @@ class Trace:
                 expected=f"one of {', '.join(self.seen)}",
                 got=tap.path,
                 where=f"tap {tap}",
-                hint="`compressor plan` lists the pairs; * matches any part of a path",
+                hint="`compressor plan` lists the pairs; * matches within one part of a path, ** across parts",
             )
         shape = seen.output if tap.side == "output" else seen.input
         if shape is None or seen.calls != 1:
@@ -91,10 +91,29 @@ class Trace:
             ModelError: when it names none.
         """
         glob, _, side = pattern.partition(":")
-        found = [Tap(path, "input" if side == "input" else "output") for path in self.seen if fnmatchcase(path, glob)]
+        matching = path_pattern(glob)
+        found = [Tap(path, "input" if side == "input" else "output") for path in self.seen if matching.fullmatch(path)]
         if not found:
             self.shape(Tap(glob))  # tells what there is
         return found
+
+
+def path_pattern(glob: str) -> re.Pattern[str]:
+    """Return what a glob matches: ``*`` and ``?`` within one part of a dotted path, ``**`` across parts."""
+    words = {"**": ".*", "*": r"[^.]*", "?": r"[^.]"}
+    return re.compile("".join(words.get(word) or re.escape(word) for word in re.split(r"(\*\*|\*|\?)", glob)))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for the block; afterwards every part of it is back in its own mode."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def dry_run(module: nn.Module, inputs: Sequence[Tensor], *, role: str) -> Trace:
@@ -116,13 +135,10 @@ def dry_run(module: nn.Module, inputs: Sequence[Tensor], *, role: str) -> Trace:
         return hook
 
     handles = [inner.register_forward_hook(note(path)) for path, inner in module.named_modules() if path]
-    training = module.training
-    module.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with evaluating(module), torch.no_grad(), torch.random.fork_rng(devices=[]):
             module(*inputs)
     finally:
-        module.train(training)
         for handle in handles:
             handle.remove()
     return Trace(role, seen)
@@ -137,23 +153,33 @@ class Capture:
     """Hooks that keep what passes some taps, each once, until it is taken."""
 
     def __init__(self, module: nn.Module, taps: Sequence[Tap]) -> None:
-        self.kept: dict[Tap, Tensor] = {}
-        self.handles = [
-            module.get_submodule(tap.path).register_forward_hook(self._keep(tap)) for tap in dict.fromkeys(taps)
-        ]
+        self.kept: dict[Tap, tuple[Tensor, int]] = {}
+        tapped = {tap: module.get_submodule(tap.path) for tap in taps}
+        self.handles = [inner.register_forward_hook(self._keep(tap)) for tap, inner in tapped.items()]
 
     def _keep(self, tap: Tap) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(_module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             tensor = first_tensor(output) if tap.side == "output" else arguments[0]
             assert tensor is not None
-            self.kept[tap] = tensor
+            self.kept[tap] = (tensor, tensor._version)
 
         return hook
 
     def take(self) -> dict[Tap, Tensor]:
-        """Return what passed since the last call, and forget it."""
+        """Return what passed since the last call, and forget it.
+
+        Raises:
+            ModelError: when a tensor was changed in place after it passed, as ``nn.ReLU(inplace=True)`` does.
+        """
         kept, self.kept = self.kept, {}
-        return kept
+        for tap, (tensor, version) in kept.items():
+            if tensor._version != version:
+                raise ModelError(
+                    "a tapped tensor is changed in place after it leaves its module",
+                    where=f"tap {tap}",
+                    hint="tap the module that changes it, or build that one with inplace=False",
+                )
+        return {tap: tensor for tap, (tensor, _) in kept.items()}
 
     def close(self) -> None:
         """Remove the hooks."""

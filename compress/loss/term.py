@@ -1,5 +1,7 @@
 """What every term of the guided loss is: frozen values with a weight, a schedule and declared properties."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -131,11 +133,15 @@ class Targets:
             logits = [standardised(teacher) for teacher in logits]
         if len(logits) == 1:
             return logits[0]
-        softened = [
-            torch.log_softmax(teacher / temperature, dim=-1) + torch.tensor(weight).log()
-            for teacher, weight in zip(logits, self.teacher_weights, strict=True)
-        ]
-        return temperature * torch.stack(softened).logsumexp(dim=0)
+        logs = [torch.log_softmax(teacher / temperature, dim=-1) for teacher in logits]
+        return temperature * averaged_log(logs, self.teacher_weights)
+
+
+def averaged_log(logs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Return the log of the weighted mean of probabilities that are given as logs; one alone is returned as it is."""
+    if len(logs) == 1:
+        return logs[0]
+    return torch.stack([log + math.log(weight) for log, weight in zip(logs, weights, strict=True)]).logsumexp(dim=0)
 
 
 def standardised(logits_NC: Tensor) -> Tensor:

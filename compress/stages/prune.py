@@ -84,6 +84,8 @@ class Prune(Stage):
             StageError: when the target cannot be reached, nothing was removed, or the result is not the masked model.
             ModelError: when a layer that depends on prunable channels cannot be cut; it is named.
         """
+        for fault in self.misfits(context.loss):
+            raise StageError(fault, where=self.title)
         structure = load_structure(source.path)
         current = source
         plans: list[dict[str, Any]] = []

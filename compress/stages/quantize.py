@@ -52,6 +52,7 @@ class Quantize(Stage):
         min_int8_macs_fraction: of the multiply-accumulates, in int8 kernels after ONNX Runtime's own optimisation.
         min_agreement: share of decisions on select equal to the float model's.
         max_weight_bytes_fraction: bytes of the quantized weights over their fp32 bytes.
+        loss: overrides the pipeline's loss for the ranking.
     """
 
     produces: ClassVar[Kind] = "quantized"
@@ -68,6 +69,7 @@ class Quantize(Stage):
     min_int8_macs_fraction: Fraction = kernels.MIN_INT8_MACS_FRACTION
     min_agreement: Fraction = kernels.MIN_AGREEMENT
     max_weight_bytes_fraction: Fraction = kernels.MAX_WEIGHT_BYTES_FRACTION
+    loss: GuidedLoss | None = None
 
     @classmethod
     def unbounded(cls, *, mode: Mode) -> Self:
@@ -84,8 +86,11 @@ class Quantize(Stage):
         """Calibrate, rank, choose, check what runs, and commit the model with its plan.
 
         Raises:
-            StageError: when a bound is missed, with the layers that did it; or when a glob matches nothing.
+            StageError: when a bound is missed, with the layers that did it; when a glob matches nothing, or when the
+                loss cannot rank.
         """
+        for fault in self.misfits(context.loss):
+            raise StageError(fault, where=self.title)
         structure = load_structure(source.path)
         module = load_model(source.path, code=context.code)
         example = context.task.batch(context.data.select, torch.arange(2)).inputs
@@ -156,8 +161,13 @@ class Quantize(Stage):
             "agreement": agreement,
         }
 
+    def guided_loss(self, context: Context) -> GuidedLoss:
+        """The stage's own loss if it has one, else the pipeline's."""
+        return self.loss or context.loss
+
     def misfits(self, loss: GuidedLoss) -> list[str]:
         """Ranking runs ONNX files, which give logits alone."""
+        loss = self.loss or loss
         if self.max_accuracy_drop is None or loss.final_logit_terms():
             return []
         return [

@@ -8,7 +8,7 @@ from torch import nn
 from compress.errors import ModelError
 from compress.loss import AttentionTransfer, Cosine, Hidden, Hint, LastFeature, Rkd, Tap
 from compress.loss.features import Compared, Pair, last_features, spread, stage_pairs
-from compress.loss.taps import dry_run
+from compress.loss.taps import captured, dry_run
 from compress.models import Cnn, Mlp, ResNet
 from compress.tasks import Signature
 from compress.tasks.signature import Tensor
@@ -110,10 +110,11 @@ def test_last_features_are_compared_after_standardising():
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("student", "teacher"), [(4, 9), (9, 4)])
+@pytest.mark.parametrize(("student", "teacher"), [(4, 9), (9, 4), (6, 6)])
 def test_the_projector_of_last_features_stays_orthogonal(student, teacher):
     projector = LastFeature().projector(compared(maps(0, 2, student), maps(1, 2, teacher)).pair)
-    assert projector is not None
+    if student == teacher:
+        torch.testing.assert_close(projector(torch.eye(student)), torch.eye(student))
     optimizer = torch.optim.SGD(projector.parameters(), lr=0.5)
     for seed in range(3):
         projector(maps(seed, 6, student)).square().sum().backward()
@@ -155,6 +156,35 @@ def test_globs_name_pairs_and_a_tap_that_matches_nothing_tells_what_there_is():
     with pytest.raises(ModelError, match="no module of the teacher") as caught:
         Hidden(pairs={"layers.0": "blocks.*"}).paired(student, teacher)
     assert "layers.1.conv1" in str(caught.value)
+
+
+def test_a_star_stays_within_one_part_of_a_path():
+    seen = trace(ResNet(width=4, blocks=(1, 1)))
+    assert [str(tap) for tap in seen.matches("layers.*")] == ["layers.0", "layers.1"]
+    assert [str(tap) for tap in seen.matches("layers.?.conv*")] == [
+        "layers.0.conv1",
+        "layers.0.conv2",
+        "layers.1.conv1",
+        "layers.1.conv2",
+    ]
+    assert len(seen.matches("layers.**")) > 10
+    assert seen.matches("head:input") == [Tap("head", "input")]
+
+
+def test_a_tensor_that_is_changed_in_place_is_no_tap():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.relu = nn.Linear(4, 4), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            return self.relu(self.inner(x))
+
+    model = InPlace()
+    with captured(model, [Tap("inner")]) as capture, torch.no_grad():
+        model(torch.randn(2, 4))
+        with pytest.raises(ModelError, match="changed in place"):
+            capture.take()
 
 
 def test_features_of_other_ranks_are_refused_before_training():

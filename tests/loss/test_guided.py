@@ -77,6 +77,12 @@ def test_keys_beside_a_preset_change_it():
     loss = GuidedLoss.model_validate({"preset": "hinton", "kl": {"temperature": 8}, "hint": {}})
     assert (loss.kl, loss.hint) == (Kl(weight=0.9, temperature=8), Hint())
     assert GuidedLoss.model_validate({"preset": "hinton", "hard": None}).hard is None
+    assert GuidedLoss(preset="hinton", kl=Kl(temperature=8)).kl == Kl(weight=0.9, temperature=8)
+    deep = GuidedLoss.model_validate({"preset": "tinybert", "layers": {"schedule": {"warmup_fraction": 0.1}}})
+    assert deep.layers is not None
+    assert deep.layers.schedule == Schedule(end_fraction=0.5, warmup_fraction=0.1)
+    with pytest.raises(ValidationError, match="hint is empty"):
+        GuidedLoss.model_validate({"preset": "hinton", "hint": None})
 
 
 def test_the_fingerprint_changes_with_every_field_and_not_with_the_spelling():
@@ -144,6 +150,10 @@ def test_a_student_that_shares_weights_with_its_teacher_is_refused():
     other.head = model.head
     with pytest.raises(ModelError, match=r"head\.weight"):
         bind(GuidedLoss(kl=Kl()), other, model, (), seed=0)
+    same_storage = copy.deepcopy(model)
+    same_storage.head.weight = nn.Parameter(model.head.weight.data)
+    with pytest.raises(ModelError, match=r"head\.weight"):
+        bind(GuidedLoss(kl=Kl()), same_storage, model, (), seed=0)
     bind(GuidedLoss(kl=Kl()), copy.deepcopy(model), model, (), seed=0)
 
 

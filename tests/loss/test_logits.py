@@ -67,7 +67,8 @@ def test_the_other_divergences_equal_their_definitions(pair, temperature, share)
         "skew": divergence(p, share * p + (1 - share) * q),
     }
     for name, rows in expected.items():
-        term = Kl(temperature=temperature, divergence=name, beta=share, skew=share)
+        own = {"jensen-shannon": {"beta": share}, "skew": {"skew": share}}.get(name, {})
+        term = Kl(temperature=temperature, divergence=name, **own)
         got = term.value(student, targets(teacher)).numpy()
         np.testing.assert_allclose(got, temperature**2 * rows, rtol=5e-4, atol=5e-4)
 
@@ -84,6 +85,13 @@ def test_the_ends_of_the_mixtures_are_the_two_divergences(logits):
 def test_a_mixture_that_trains_on_nearly_nothing_is_refused(beta):
     with pytest.raises(ValidationError, match="nearly 0"):
         Kl(divergence="jensen-shannon", beta=beta)
+
+
+def test_a_field_that_does_nothing_is_refused():
+    with pytest.raises(ValidationError, match="read by divergence skew alone"):
+        Kl(skew=0.3)
+    with pytest.raises(ValidationError, match="read by divergence jensen-shannon alone"):
+        Kl(divergence="reverse", beta=0.1)
 
 
 def test_jensen_shannon_is_never_negative_in_bfloat16():
@@ -117,7 +125,8 @@ def test_z_scores_remove_scale_and_shift(logits):
 def test_no_gradient_flows_to_the_teacher_and_none_is_nan_at_impossible_classes():
     student = torch.tensor([[1.0, 2.0, -torch.inf]], requires_grad=True)
     teacher = torch.tensor([[0.0, 1.0, -torch.inf]], requires_grad=True)
-    for term in (Kl(), Kl(divergence="jensen-shannon"), Dkd()):
+    mixed = (Kl(divergence="jensen-shannon"), Kl(divergence="skew"))
+    for term in (Kl(), Kl(divergence="reverse"), *mixed, Kl(top_k=2), Kl(top_k=1), Dkd(), Bernoulli()):
         student.grad = None
         term.value(student, targets(teacher, torch.tensor([0]))).sum().backward()
         assert teacher.grad is None
@@ -182,6 +191,15 @@ def test_bernoulli_sums_the_divergences_of_the_labels(logits):
     expected = 4 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum(1)
     got = Bernoulli(temperature=2).value(student, targets(teacher))
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4)
+
+
+def test_bernoulli_averages_teachers_label_by_label(logits):
+    student, first = logits
+    both = Targets(teachers=(first, -first), teacher_weights=(0.25, 0.75))
+    p = 0.25 / (1 + np.exp(-first.double().numpy())) + 0.75 / (1 + np.exp(first.double().numpy()))
+    q = 1 / (1 + np.exp(-student.double().numpy()))
+    expected = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum(1)
+    np.testing.assert_allclose(Bernoulli().value(student, both).numpy(), expected, rtol=1e-4)
 
 
 def test_mse_sums_squares_over_the_outputs(logits):
