@@ -121,19 +121,23 @@ def plan(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what would run, what would be reused and why not more; nothing is written."""
+    """Show what would run, what would be reused and why not more, and which layers are compared; nothing is written."""
+    from dataclasses import asdict
+
     from compress.pipeline import Options
-    from compress.planning import plan as rows_of
+    from compress.planning import plan as planned
 
     loaded = _load(recipe, overrides)
     _check_stages(loaded, {"--until": [until_stage], "--force": force})
     options = Options(store=store, code=code, threads=threads, until_stage=until_stage, force=force, smoke=smoke)
-    rows = rows_of(loaded, options)
+    found = planned(loaded, options)
     if as_json:
-        typer.echo(json.dumps([row.__dict__ for row in rows]))
+        typer.echo(json.dumps(asdict(found)))
         return
-    for row in rows:
+    for row in found.steps:
         typer.echo(f"{row.name:<22}{row.action:<8}{row.why}".rstrip())
+    for pair in found.pairs:
+        typer.echo(str(pair))
 
 
 @app.command()

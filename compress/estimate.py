@@ -7,6 +7,7 @@ from typing import Any
 from compress.benchmark.compare import PRESETS
 from compress.data import Data
 from compress.recipe import Recipe
+from compress.stages.distill import Distill
 from compress.stages.prune import Prune
 from compress.training import Optimization
 
@@ -51,12 +52,13 @@ def estimate(
         stage.title: stage for stage in recipe.stages if isinstance(stage, Optimization)
     }
     trained |= {name: baseline.train for name, baseline in recipe.baselines.items()}
-    if recipe.teacher.train is not None:
-        trained["teacher"] = recipe.teacher.train
+    teachers = {"teacher": recipe.teacher, **{name: member.teacher for name, member in recipe.ensemble.items()}}
+    trained |= {name: teacher.train for name, teacher in teachers.items() if teacher.train is not None}
     samples, scale = len(data.train), len(data.select) / smoke_select
     seconds = {name: row.seconds * scale for name, row in rows.items() if name not in trained}
     for name, optimization in trained.items():
-        seconds[name] = optimization.epochs * samples / rows[name].facts["images_per_s"]
+        generations = optimization.generations if isinstance(optimization, Distill) else 1
+        seconds[name] = generations * optimization.epochs * samples / rows[name].facts["images_per_s"]
     unknown: list[str] = []
     for name, epochs in recovery_epochs(recipe).items():
         rate = student_rate(recipe, rows)

@@ -14,14 +14,14 @@ from compress.artifact import Artifact, Store, hash_values, writable, write_atom
 from compress.benchmark.environment import describe
 from compress.data import Data
 from compress.data.roles import subset
-from compress.errors import StageError
+from compress.errors import RecipeError, StageError
 from compress.estimate import Measured, estimate
 from compress.progress import Reporter
 from compress.quantization.plan import Mode
 from compress.recipe import Recipe, Teacher
 from compress.run_directory import place_bundle, seconds_by_digest, settle_execution
 from compress.scoring import Scores, score
-from compress.stage import Context, Stage
+from compress.stage import Context, Member, Stage
 from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
 from compress.tasks import ImageClassification, Signature
@@ -132,8 +132,9 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         )
         loop = Loop(recipe, options, tracker, parent)
         student = loop.student(context)
-        teacher = loop.teacher(context)
-        context = replace(context, teacher=teacher.artifact)
+        teacher = loop.teacher(recipe.teacher, context)
+        colleagues = loop.ensemble(context, teacher)
+        context = replace(context, teacher=teacher.artifact, ensemble=members(recipe, colleagues))
         baselines = [] if options.until_stage else loop.baselines(context, teacher)
         steps: list[Step] = []
         for stage in recipe.stages:
@@ -141,7 +142,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
             steps.append(loop.step(stage, source, context, teacher=teacher.scores))
             if stage.title == options.until_stage:
                 break
-        rows = [teacher, *baselines, *steps]
+        rows = [teacher, *colleagues, *baselines, *steps]
         variants = loop.other_variants(rows[-1], context, teacher=teacher.scores)
         verdict = None
         if not options.until_stage:
@@ -241,23 +242,32 @@ class Loop:
         titles = [stage.title for stage in self.recipe.stages]
         return title not in titles[titles.index(self.options.from_stage) :]
 
-    def teacher(self, context: Context) -> Step:
-        """Return the teacher: given weights, or created and trained.
+    def teacher(
+        self, given: Teacher, context: Context, *, title: str = "teacher", reference: Scores | None = None
+    ) -> Step:
+        """Return a teacher: given weights, or created and trained.
 
         Raises:
             ModelError: when its accuracy is not the expected one.
         """
-        given = self.recipe.teacher
         create = teacher_origin(given)
+        role = "teacher" if reference is None else "ensemble"
         if given.train is None:
-            step = self.step(create, None, context, teacher=None, title="teacher", role="teacher")
+            step = self.step(create, None, context, teacher=reference, title=title, role=role)
         else:
-            created, _ = self.made(create, None, context, title="teacher")
+            created, _ = self.made(create, None, context, title=title)
             # Scoring exports it: a teacher that cannot be exported fails before it is trained.
             score(created, context, role="select", teacher=None)
-            step = self.step(given.train, created, context, teacher=None, title="teacher", role="teacher")
+            step = self.step(given.train, created, context, teacher=reference, title=title, role=role)
         given.check(step.scores.accuracy)
         return step
+
+    def ensemble(self, context: Context, teacher: Step) -> list[Step]:
+        """Return the further teachers."""
+        return [
+            self.teacher(colleague.teacher, context, title=title, reference=teacher.scores)
+            for title, colleague in self.recipe.ensemble.items()
+        ]
 
     def student(self, context: Context) -> Artifact | None:
         """Return the fresh student that the first stage starts from; None when that is a copy of the teacher.
@@ -357,6 +367,12 @@ class Loop:
         )
 
 
+def members(recipe: Recipe, colleagues: Sequence[Step]) -> tuple[Member, ...]:
+    """Return the further teachers with their weights."""
+    weights = [colleague.weight for colleague in recipe.ensemble.values()]
+    return tuple(Member(step.artifact, weight) for step, weight in zip(colleagues, weights, strict=True))
+
+
 def run_name(recipe: Recipe, data: Data) -> str:
     """Return the name of a recipe's run directory: the same recipe on the same data continues there."""
     return f"{recipe.name}-{hash_values([recipe.model_dump(mode='json'), data.digest])[:10]}"
@@ -372,6 +388,9 @@ def teacher_origin(given: Teacher) -> Create | Adopt:
 
 def prepared(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
     """Return what really runs: the recipe and its data, or for a smoke run little of both, in a store of its own."""
+    faults = [f"{recipe.stages[index].title}: {message}" for index, message in recipe.misfits()]
+    if faults:  # a recipe that was read from a file has been told so already, with its places
+        raise RecipeError("\n".join([f"the recipe has {len(faults)} fault(s):", *faults]))
     if not options.smoke:
         return recipe, options, recipe.data.load(code=options.code)
     data = subset(recipe.data.load(code=options.code), per_role=SMOKE_SAMPLES)

@@ -1,19 +1,23 @@
 """The plan: what a run would do, what it would reuse, and why not more. Nothing is written."""
 
+import copy
 import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from compress.artifact import Artifact, Store
 from compress.export.graph import to_onnx
+from compress.models import load_model
+from compress.pairing import Pairing, pairings
 from compress.pipeline import RIVALS, Options, prepared, run_name, teacher_origin
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 from compress.run_directory import decide_execution
-from compress.stage import Context, Stage
-from compress.stages.create import Create
+from compress.stage import Context, Member, Stage
+from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
 from compress.tasks import ImageClassification
 
@@ -37,7 +41,20 @@ class Row:
     key: str | None
 
 
-def plan(recipe: Recipe, options: Options) -> list[Row]:
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        steps: in order.
+        pairs: which layers its distillations would compare; empty when their losses read logits alone.
+    """
+
+    steps: list[Row]
+    pairs: list[Pairing]
+
+
+def plan(recipe: Recipe, options: Options) -> Plan:
     """Return the steps of a run in order, after building and exporting the untrained teacher and student once.
 
     Raises:
@@ -58,14 +75,15 @@ def plan(recipe: Recipe, options: Options) -> list[Row]:
     )
     student = None if recipe.student == "teacher" else Create(model=recipe.student)
     origin, train = teacher_origin(recipe.teacher), recipe.teacher.train
-    for create in (origin, student):
-        if isinstance(create, Create):
-            _export_untrained(create, context)
+    large = _untrained(origin, context)
+    small = copy.deepcopy(large) if student is None else _untrained(student, context)
+    pairs = pairings(recipe.stages, context, student=small, teacher=large)
     walk = _Walk(options)
     teacher = walk.visit("teacher", origin, None, context, quiet=train is not None)
     if train is not None:
         teacher = walk.visit("teacher", train, teacher, context)
-    context = replace(context, teacher=teacher)
+    members = _ensemble(walk, recipe, context)
+    context = replace(context, teacher=teacher if len(members) == len(recipe.ensemble) else None, ensemble=members)
     if not options.until_stage:
         for name, mode in RIVALS.items():
             walk.visit(name, Quantize.unbounded(mode=mode), teacher, context)
@@ -77,7 +95,7 @@ def plan(recipe: Recipe, options: Options) -> list[Row]:
         source = walk.visit(stage.title, stage, source, context)
         if stage.title == options.until_stage:
             break
-    return walk.rows
+    return Plan(walk.rows, pairs)
 
 
 @dataclass
@@ -141,9 +159,25 @@ def _short(value: Any) -> str:
     return text[:8] if len(text) == 64 else text
 
 
-def _export_untrained(create: Create, context: Context) -> None:
+def _ensemble(walk: _Walk, recipe: Recipe, context: Context) -> tuple[Member, ...]:
+    """Note the further teachers; return those that are stored."""
+    found: list[Member] = []
+    for name, colleague in recipe.ensemble.items():
+        origin, train = teacher_origin(colleague.teacher), colleague.teacher.train
+        artifact = walk.visit(name, origin, None, context, quiet=train is not None)
+        if train is not None:
+            artifact = walk.visit(name, train, artifact, context)
+        if artifact is not None:
+            found.append(Member(artifact, colleague.weight))
+    return tuple(found)
+
+
+def _untrained(origin: Create | Adopt, context: Context) -> nn.Module:
     """Build a model and write its ONNX form, to fail before a run would."""
+    if isinstance(origin, Adopt):
+        return load_model(origin.artifact, code=context.code)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
-        module = create.built(context)
+        module = origin.built(context)
     to_onnx(module, context.task.signature, context.task.batch(context.data.select, torch.arange(2)).inputs)
+    return module

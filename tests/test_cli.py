@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress.loss import GuidedLoss
+from compress.loss import GuidedLoss, Kl
 from compress.reporting import MARKERS
 
 STUDENT = "student: {cnn: {widths: [4], strides: [2]}}"
@@ -218,9 +218,9 @@ teacher:
   model: {cnn: {widths: [8], strides: [2]}}
   train: {epochs: 1, batch_size: 64}
 student: {cnn: {widths: [4], strides: [2]}}
-loss: {temperature: 4}
+loss: {kl: {temperature: 4}}
 stages:
-  - distill: {epochs: 1, batch_size: 64, loss: {temperature: 2}}
+  - distill: {epochs: 1, batch_size: 64, loss: {kl: {temperature: 2}}}
   - export
 benchmark: {preset: quick, profiles: [{}]}
 gates: {max_size_mb: 0.0001}
@@ -261,7 +261,7 @@ def test_a_run_says_what_it_learns_from_before_it_starts(missed):
 
 def test_a_stage_with_a_loss_of_its_own_shows_it(missed):
     directory, result = missed
-    own, other = GuidedLoss(temperature=4).fingerprint, GuidedLoss(temperature=2).fingerprint
+    own, other = (GuidedLoss(kl=Kl(temperature=value)).fingerprint for value in (4, 2))
     assert f"loss: {own}; distill uses {other}\n" in result.stdout
     assert f"loss: {own}; distill uses {other}.\n" in (directory / "README.md").read_text()
 
@@ -312,7 +312,7 @@ def test_a_plan_says_what_is_reused_and_why_not_and_writes_nothing(project):
         result = compressor(
             "plan", "recipe.yaml", "--until", "distill", "--threads", "1", "--json", *arguments, cwd=project
         )
-        return [(row["name"], row["action"], row["why"]) for row in json.loads(result.stdout)]
+        return [(row["name"], row["action"], row["why"]) for row in json.loads(result.stdout)["steps"]]
 
     assert plan() == [
         ("teacher", "run", "never run before"),
@@ -323,6 +323,25 @@ def test_a_plan_says_what_is_reused_and_why_not_and_writes_nothing(project):
     assert plan() == [("teacher", "reuse", ""), ("distill", "reuse", "")]
     assert plan("--force", "distill")[1] == ("distill", "run", "forced")
     assert plan("--set", "stages.distill.epochs=2")[1] == ("distill", "run", "epochs 1 -> 2")
+
+
+def test_a_plan_shows_the_layers_that_would_be_compared(project):
+    change(project, STUDENT, "student: {cnn: {widths: [4, 6], strides: [2, 2]}}\nloss: fitnets")
+    result = compressor("plan", "recipe.yaml", "--until", "distill", cwd=project)
+    assert result.returncode == 0, result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("distill     hint")]
+    assert "layers.2 [4, 4, 4] : layers.2 [8, 4, 4]; projector of 32; stored" in line
+    live = compressor("plan", "recipe.yaml", "--set", "stages.distill.cache_limit_gb=0", cwd=project)
+    assert "live, about +" in live.stdout
+    wrong = compressor("plan", "recipe.yaml", "--set", "loss.hint.pairs={layers.9: layers.2}", cwd=project)
+    assert wrong.returncode == 3
+    assert "no module of the student runs under this path" in wrong.stderr
+
+
+def test_a_loss_that_a_stage_cannot_use_is_told_at_the_stage(project):
+    change(project, STUDENT, STUDENT + "\nloss: dist")
+    words = ("recipe.yaml:11:5: stages.distill", "which dist compares as a whole")
+    refused(project, "--set", "stages.distill.accumulate=2", code=3, words=words)
 
 
 def test_a_plan_refuses_a_student_that_a_run_would_refuse(project):

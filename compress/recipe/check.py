@@ -30,12 +30,13 @@ def chain(document: Document, *, verbs: Mapping[str, type[Stage]]) -> list[Fault
     values = document.values
     stages = values.get("stages")
     links = [_link(item, verbs) for item in stages] if isinstance(stages, list) else []
-    baselines, gates = values.get("baselines"), values.get("gates")
+    gates = values.get("gates")
+    named = [values.get(section) for section in ("ensemble", "baselines")]
     return [
         Fault(document.place(path), document.dotted(path), message, None)
         for path, message in chain_faults(
             [link for link in links if link.name],
-            baselines=set(baselines) if isinstance(baselines, dict) else set(),
+            baselines={name for section in named if isinstance(section, dict) for name in section},
             judged=isinstance(gates, dict) and any(value is not None for value in gates.values()),
         )
     ]

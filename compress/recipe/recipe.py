@@ -16,7 +16,7 @@ from compress.recipe.check import chain, coerced, refused
 from compress.recipe.faults import Fault, nearest
 from compress.recipe.plain import anchored, leaves, plain
 from compress.recipe.schema import OneKeySchema
-from compress.recipe.sections import Baseline, Benchmark, DataConfig, Gates, Teacher, Tracking
+from compress.recipe.sections import Baseline, Benchmark, Colleague, DataConfig, Gates, Teacher, Tracking
 from compress.recipe.text import Document, read
 from compress.stage import Stage
 from compress.stages.distill import Distill
@@ -50,6 +50,7 @@ class Recipe(Values):
         data: samples and their roles.
         teacher: the frozen large model.
         student: the model to make, or ``teacher`` for a copy of the teacher's weights.
+        ensemble: further teachers, by the name of their row; their soft targets are averaged with the teacher's.
         baselines: models trained alone, by the name of their row.
         loss: trains, ranks channels, recovers and ranks layers.
         stages: what is done, in order.
@@ -64,6 +65,7 @@ class Recipe(Values):
     data: DataConfig
     teacher: Teacher
     student: Student
+    ensemble: dict[str, Colleague] = {}
     baselines: dict[str, Baseline] = {}
     loss: GuidedLoss = GuidedLoss(preset="hinton")
     stages: Annotated[tuple[AnyStage, ...], Field(min_length=1)]
@@ -74,7 +76,7 @@ class Recipe(Values):
     def model_post_init(self, _context: object) -> None:
         """Refuse a chain whose stages do not fit together."""
         links = [Link(stage.title, stage.takes, stage.produces) for stage in self.stages]
-        faults = chain_faults(links, baselines=self.baselines, judged=self.gates.judged)
+        faults = chain_faults(links, baselines={*self.baselines, *self.ensemble}, judged=self.gates.judged)
         if faults:
             raise ValueError("; ".join(message for _, message in faults))
 
@@ -178,6 +180,10 @@ class Recipe(Values):
         return self.model_copy(
             update={
                 "teacher": self.teacher.smoke(),
+                "ensemble": {
+                    name: colleague.model_copy(update={"teacher": colleague.teacher.smoke()})
+                    for name, colleague in self.ensemble.items()
+                },
                 "baselines": {
                     name: baseline.model_copy(update={"train": baseline.train.smoke()})
                     for name, baseline in self.baselines.items()

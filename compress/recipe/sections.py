@@ -109,6 +109,18 @@ class Teacher(Values):
         return self.model_copy(update=update)
 
 
+class Colleague(Values):
+    """A further teacher, whose soft targets are averaged with the first one's.
+
+    Attributes:
+        teacher: trained here, given as weights, or an artifact.
+        weight: against the first teacher's 1.
+    """
+
+    teacher: Teacher
+    weight: Annotated[float, Field(gt=0, le=1e3)] = 1.0
+
+
 class Baseline(Values):
     """A model trained alone, on labels: a row to compare the student with.
 
