@@ -9,10 +9,12 @@ decides initial weights and batch order alike for all arms, so differences are p
 papers' and presets' defaults; nothing was tuned here.
 
 Controls: ``alone`` learns from the labels; ``label-smoothing`` mixes them with the uniform distribution; ``permuted``
-is ``hinton`` with the teacher's non-target classes shuffled for each sample, which keeps its confidence and destroys
-what it knows about similarity. ``born-again-1`` has ``alone`` of its seed as its teacher, ``born-again-2`` that one.
+is ``hinton`` with all classes but the teacher's decision shuffled for each sample, which keeps its confidence and
+destroys what it knows about similarity (the DKPP of Furlanello et al. 2018). ``born-again-1`` is what a pipeline whose
+teacher is ``alone`` makes with one generation, ``born-again-2`` with two. Terms on transformers have no part here.
 
-A cell that has its JSON is not run again, so the grid resumes. Accuracy is on select; test is not read.
+A cell that has its JSON for the same loss and teacher is not run again, so the grid resumes. Accuracy is on select; test
+is not read.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from torch import nn
 
 from compress.artifact import Artifact, Store
 from compress.benchmark.environment import allowed_cores, describe
-from compress.loss import GuidedLoss, bind
+from compress.loss import GuidedLoss, Targets, bind
 from compress.models import Cnn, load_model
 from compress.progress import Reporter
 from compress.recipe import Recipe
@@ -119,13 +121,14 @@ def find_teacher(recipe: Recipe, context: Context) -> Artifact:
     return recipe.teacher.train.run(create.run(None, context), context)
 
 
-def train(context: Context, loss: GuidedLoss, teacher: nn.Module | None, taught: Teaching | None, *, seed: int):
-    """Return a student trained from the seed's weights in the seed's order, and the seconds that took."""
+def train(
+    context: Context, loss: GuidedLoss, teacher: nn.Module | None, taught: Teaching | None, *, seed: int
+) -> nn.Module:
+    """Return a student trained from the seed's weights in the seed's order."""
     torch.manual_seed(seed)
     student = STUDENT.build(context.task.signature, code=())
     example = context.task.batch(context.data.select, torch.arange(2)).inputs
     views = context.task.views(mixup=loss.mixup)
-    started_s = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
         fit(
             student,
@@ -138,7 +141,7 @@ def train(context: Context, loss: GuidedLoss, teacher: nn.Module | None, taught:
             name="",
             views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
         )
-    return student, time.monotonic() - started_s
+    return student
 
 
 def says(logits: torch.Tensor) -> Teaching:
@@ -155,22 +158,19 @@ def smoothed(context: Context) -> Teaching:
     return says(probabilities.log())
 
 
-def permuted(context: Context, logits: torch.Tensor, *, seed: int) -> Teaching:
-    """Return the teacher with the logits of all classes but the label shuffled, sample by sample."""
-    labels = context.data.train.labels
-    assert labels is not None
-    generator = torch.Generator().manual_seed(1_000 + seed)
-    keys = torch.rand(logits.shape, generator=generator)
-    target = torch.nn.functional.one_hot(torch.from_numpy(labels), logits.shape[1]).bool()
-    others = torch.arange(logits.shape[1]).expand_as(logits)[~target].view(len(logits), -1)
-    shuffled = others.gather(1, keys[:, 1:].argsort(dim=1))
+def permuted(logits: torch.Tensor, *, seed: int) -> Teaching:
+    """Return the teacher with the logits of all classes but its decision shuffled, sample by sample."""
+    generator = torch.Generator().manual_seed(100_000 + seed)
+    decided = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1]).bool()
+    others = torch.arange(logits.shape[1]).expand_as(logits)[~decided].view(len(logits), -1)
+    order = torch.rand(others.shape, generator=generator).argsort(dim=1)
     changed = logits.clone()
-    changed.scatter_(1, others, logits.gather(1, shuffled))
+    changed.scatter_(1, others, logits.gather(1, others.gather(1, order)))
     return says(changed)
 
 
-def run_arm(arm: str, context: Context, *, seed: int) -> tuple[nn.Module, float]:
-    """Return the arm's student and its training seconds."""
+def run_arm(arm: str, context: Context, *, seed: int) -> nn.Module:
+    """Return the arm's student."""
     loss = GuidedLoss.model_validate(ARMS[arm])
     if arm == "alone":
         return train(context, loss, None, None, seed=seed)
@@ -179,8 +179,10 @@ def run_arm(arm: str, context: Context, *, seed: int) -> tuple[nn.Module, float]
     if arm.startswith("born-again"):
         generation = int(arm[-1])
         earlier = "alone" if generation == 1 else f"born-again-{generation - 1}"
-        teacher, _ = run_arm(earlier, context, seed=seed)
-        return train(context, loss, None, says(predict(teacher, context, context.data.train)), seed=seed + generation)
+        teacher = run_arm(earlier, context, seed=seed)
+        return train(
+            context, loss, None, says(predict(teacher, context, context.data.train)), seed=seed + 1_000 * generation
+        )
     assert context.teacher is not None
     teacher = load_model(context.teacher.path)
     example = context.task.batch(context.data.select, torch.arange(2)).inputs
@@ -189,23 +191,24 @@ def run_arm(arm: str, context: Context, *, seed: int) -> tuple[nn.Module, float]
     outputs = teacher_outputs(context, context.data.train, views=views, taps=taps, mixup=loss.mixup, limit_bytes=4e9)
     taught: Callable[[Batch], Taught] = outputs
     if arm == "permuted":
-        taught = permuted(context, outputs.logits(None), seed=seed)
+        taught = permuted(outputs.logits(None), seed=seed)
     return train(context, loss, teacher, taught, seed=seed)
 
 
 def run_cell(arm: str, context: Context, *, seed: int) -> None:
     """Run one cell and write its JSON."""
-    path = RESULTS / f"{arm}-seed{seed}.json"
-    if path.exists():
+    assert context.teacher is not None
+    path, loss = RESULTS / f"{arm}-seed{seed}.json", GuidedLoss.model_validate(ARMS[arm])
+    made_of = {"loss": loss.fingerprint, "teacher": context.teacher.digest, "optimization": OPTIMIZATION.model_dump()}
+    if path.exists() and json.loads(path.read_text())["made_of"] == made_of:
         return
-    student, seconds = run_arm(arm, context, seed=seed)
+    started_s = time.monotonic()
+    student = run_arm(arm, context, seed=seed)
+    seconds = time.monotonic() - started_s
     select = context.data.select
     logits = predict(student, context, select)
-    assert context.teacher is not None
     theirs = teacher_outputs(context, select, views=(None,)).logits(None)
     divergence = GuidedLoss.model_validate({"kl": {"temperature": 1}}).terms["kl"]
-    from compress.loss import Targets
-
     result = {
         "arm": arm,
         "seed": seed,
@@ -215,9 +218,9 @@ def run_cell(arm: str, context: Context, *, seed: int) -> None:
         "samples": len(select),
         "parameters": sum(value.numel() for value in student.parameters()),
         "images": IMAGES,
-        "optimization": OPTIMIZATION.model_dump(),
+        "made_of": made_of,
         "student": STUDENT.model_dump(),
-        "loss": GuidedLoss.model_validate(ARMS[arm]).model_dump(exclude_none=True, exclude_defaults=True),
+        "terms": loss.model_dump(exclude_none=True),
         "teacher_accuracy_select": float(context.task.correct(theirs.numpy(), select).mean()),
         "seconds": round(seconds, 1),
         "environment": describe(seed=seed),
@@ -253,29 +256,38 @@ def interval(gains: list[float]) -> tuple[float, float, float]:
 
 
 def table() -> str:
-    """Return the committed cells as Markdown."""
+    """Return the committed cells as Markdown.
+
+    Raises:
+        SystemExit: when cells are of different teachers, settings or numbers of seeds.
+    """
     cells = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
     accuracy = {(cell["arm"], cell["seed"]): 100 * cell["accuracy_select"] for cell in cells}
-    arms = [arm for arm in ARMS if sum(name == arm for name, _ in accuracy) >= 2]
+    arms = [arm for arm in ARMS if any(name == arm for name, _ in accuracy)]
+    seeds = {arm: sorted(seed for name, seed in accuracy if name == arm) for arm in arms}
+    mixed = {json.dumps([cell["made_of"]["teacher"], cell["made_of"]["optimization"]]) for cell in cells}
+    if len(mixed) > 1 or len({tuple(found) for found in seeds.values()}) > 1:
+        raise SystemExit(f"the grid is not whole: {len(mixed)} settings, seeds {seeds}; run it without --table first")
     tested = [arm for arm in arms if arm != "alone"]
-    p_values = holm({arm: float(stats.ttest_1samp(differences(accuracy, arm, "alone"), 0).pvalue) for arm in tested})
+    p_values = holm({arm: p_value(differences(accuracy, arm, "alone")) for arm in tested})
     lines = [
-        "| arm | accuracy % (mean, sd, n) | over alone, points | over permuted, points | p (Holm) | agreement % | KL, "
-        "nats | verdict |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
+        "| arm | accuracy %, sd | over alone, points | over permuted | over label-smoothing | p (Holm) | agreement % | "
+        "KL, nats | verdict |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for arm in arms:
         own = [cell for cell in cells if cell["arm"] == arm]
         values = [100 * cell["accuracy_select"] for cell in own]
-        shown = f"{statistics.mean(values):.2f}, {statistics.stdev(values):.2f}, {len(values)}"
-        parts = [f"{arm} (control)" if arm in CONTROLS else arm, shown]
-        for rival in ("alone", "permuted"):
-            gains = differences(accuracy, arm, rival)
-            if arm == rival or len(gains) < 2:
-                parts.append("")
-            else:
-                mean, low, high = interval(gains)
-                parts.append(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]")
+        parts = [
+            f"{arm} (control)" if arm in CONTROLS else arm,
+            f"{statistics.mean(values):.2f}, {statistics.stdev(values):.2f}",
+        ]
+        for rival in ("alone", "permuted", "label-smoothing"):
+            parts.append(
+                ""
+                if arm == rival
+                else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*interval(differences(accuracy, arm, rival)))
+            )
         p = p_values.get(arm)
         parts.append("" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}")
         parts.append(f"{100 * statistics.mean(cell['teacher_agreement'] for cell in own):.1f}")
@@ -283,14 +295,23 @@ def table() -> str:
         parts.append("" if p is None else verdict(p, statistics.mean(differences(accuracy, arm, "alone"))))
         lines.append("| " + " | ".join(parts) + " |")
     environment = cells[0]["environment"]
+    optimization = cells[0]["made_of"]["optimization"]
     lines += [
         "",
-        f"{IMAGES:,} training images, {OPTIMIZATION.epochs} epochs, {cells[0]['samples']:,} select samples; teacher "
-        f"{100 * cells[0]['teacher_accuracy_select']:.2f}%; student {cells[0]['parameters']:,} parameters; 95% t "
-        f"intervals paired by seed; {environment['cpu_model']}; torch {environment['versions']['torch']}; "
+        f"{cells[0]['images']:,} training images, {optimization['epochs']} epochs, seeds {seeds['alone']}, "
+        f"{cells[0]['samples']:,} select samples; teacher {100 * cells[0]['teacher_accuracy_select']:.2f}%; student "
+        f"{cells[0]['parameters']:,} parameters; at most {max(cell['seconds'] for cell in cells):.0f} s a cell. "
+        "Intervals are 95% t intervals paired by seed, each by itself; p is of the difference to alone, adjusted for "
+        "all arms, and decides the verdict. Both speak of other seeds, not of other teachers or data. "
+        f"{environment['cpu_model']}; torch {environment['versions']['torch']}; "
         f"{min(cell['environment']['date'] for cell in cells)[:10]}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def p_value(gains: list[float]) -> float:
+    """Return the two-sided p-value of a paired t test; 1 when nothing varies."""
+    return 1.0 if statistics.stdev(gains) == 0 else float(stats.ttest_1samp(gains, 0).pvalue)
 
 
 def verdict(p: float, gain: float) -> str:
