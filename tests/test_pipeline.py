@@ -241,6 +241,17 @@ def test_force_runs_a_stage_again_and_until_stops(finished, tmp_path):
     assert forced.passed is None
 
 
+def test_several_teachers_are_rows_and_the_student_learns_from_their_average(finished):
+    _, store = finished
+    model = "{cnn: {widths: [16, 32], strides: [1, 2]}}"
+    second = f"{{teacher: {{model: {model}, train: {{epochs: 1, batch_size: 64}}}}, weight: 0.5}}"
+    both = run(recipe(f"ensemble.second={second}", name="both"), options(store, until_stage="distill"))
+    assert [stage["name"] for stage in both.report["stages"]] == ["teacher", "second", "distill"]
+    alone = run(recipe(), options(store, until_stage="distill"))
+    assert digests(both.report)["teacher"] == digests(alone.report)["teacher"]
+    assert digests(both.report)["distill"] != digests(alone.report)["distill"]
+
+
 def test_a_missed_gate_keeps_the_best_student_and_names_the_gap(finished):
     _, store = finished
     outcome = run(recipe("gates.min_speedup=1000"), options(store))

@@ -13,8 +13,8 @@ is ``hinton`` with all classes but the teacher's decision shuffled for each samp
 destroys what it knows about similarity (the DKPP of Furlanello et al. 2018). ``born-again-1`` is what a pipeline whose
 teacher is ``alone`` makes with one generation, ``born-again-2`` with two. Terms on transformers have no part here.
 
-A cell that has its JSON for the same loss and teacher is not run again, so the grid resumes. Accuracy is on select; test
-is not read.
+A cell that has its JSON for the same loss and teacher is not run again, so the grid resumes. Accuracy is on select;
+test is not read.
 """
 
 import argparse
