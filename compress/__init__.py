@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from compress.models import Cnn, HuggingFace, Mlp, MobileNet, ResNet, Timm, UserFile, load_model
     from compress.pipeline import Options, Outcome, run
-    from compress.recipe import Baseline, Benchmark, Colleague, DataConfig, Gates, Recipe, Teacher, Tracking
+    from compress.recipe import Baseline, Benchmark, Colleague, DataConfig, Gates, Limits, Recipe, Teacher, Tracking
     from compress.stages.distill import Distill
     from compress.stages.export import Export
     from compress.stages.prune import Prune
@@ -72,6 +72,7 @@ _HOMES = {
     "Kl": "compress.loss",
     "LastFeature": "compress.loss",
     "Layers": "compress.loss",
+    "Limits": "compress.recipe",
     "Mlp": "compress.models",
     "MobileNet": "compress.models",
     "Mse": "compress.loss",
@@ -125,6 +126,7 @@ __all__ = [
     "Kl",
     "LastFeature",
     "Layers",
+    "Limits",
     "Mlp",
     "MobileNet",
     "Mse",

@@ -305,6 +305,7 @@ class Loop:
                 f"{shipped.title}:{name}",
                 shipped.artifact,
                 score(shipped.artifact, context, role="select", teacher=teacher, variant=name),
+                name,
             )
             for name in names
         ]
@@ -389,6 +390,7 @@ def teacher_origin(given: Teacher) -> Create | Adopt:
 def prepared(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
     """Return what really runs: the recipe and its data, or for a smoke run little of both, in a store of its own."""
     faults = [f"{recipe.stages[index].title}: {message}" for index, message in recipe.misfits()]
+    faults += [f"gates: {message}" for _, message in recipe.unshipped()]
     if faults:  # a recipe that was read from a file has been told so already, with its places
         raise RecipeError("\n".join([f"the recipe has {len(faults)} fault(s):", *faults]))
     if not options.smoke:

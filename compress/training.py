@@ -24,7 +24,7 @@ from compress.loss.taps import captured, evaluating
 from compress.stage import Context
 from compress.tasks import Batch
 
-LOG_EVERY_STEPS = 50
+LOGGED_POINTS = 1000  # of one training; every step counts in one of them
 BATCH = 512  # of forward passes without gradients
 
 
@@ -84,7 +84,7 @@ class Fit:
 
     Attributes:
         steps: updates of the weights.
-        final_loss: mean of the total loss over the last logged window, at most 50 updates.
+        final_loss: mean of the total loss over the last logged window.
         images_per_s: throughput of this process's share of the run; 0 when everything was done before.
     """
 
@@ -152,6 +152,7 @@ def fit(
         # Apart, so that large gradients of projectors do not hold the student back.
         clipped = [values for values in (list(module.parameters()), list(loss.parameters())) if values]
         window = Window(loss.loss)
+        logged_steps = -(-total_steps // LOGGED_POINTS)
         started_s, saved_s = time.monotonic(), time.monotonic()
         with context.reporter.bar(name, total_steps) as bar:
             bar.advance(first)
@@ -176,7 +177,7 @@ def fit(
                 updates.step()
                 bar.advance()
                 done = step + 1
-                if done % LOG_EVERY_STEPS == 0 or done == total_steps:
+                if done % logged_steps == 0 or done == total_steps:
                     means = window.take(name=name, step=done)
                     bar.advance(0, note=f"loss {means['total']:.4f}")
                     curves = {f"train/loss_{term}": value for term, value in means.items()}
@@ -259,6 +260,9 @@ def forward_all(
         mixup: share of them that are mixed with another.
         taps: what to read besides the logits.
         name: shown in progress; empty shows none.
+
+    Raises:
+        KeyboardInterrupt: when ``context.interrupted`` says so.
     """
     logits: list[Tensor] = []
     features: dict[Tap, list[Tensor]] = {tap: [] for tap in taps}
@@ -270,6 +274,8 @@ def forward_all(
         context.reporter.bar(name, len(index)) if name else _silent() as bar,
     ):
         for rows in index.split(BATCH):
+            if context.interrupted():
+                raise KeyboardInterrupt
             batch = context.task.batch(samples, rows, view=view, mixup=mixup)
             with context.autocast():
                 logits.append(context.task.forward(module, _channels_last(batch)).float())

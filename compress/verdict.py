@@ -14,9 +14,10 @@ from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
 from compress.benchmark.measure import Profile
 from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
 from compress.errors import StageError
-from compress.recipe import Gates, Recipe
+from compress.recipe import Limits, Recipe
 from compress.scoring import Scores, inputs_of, score
 from compress.stage import Context
+from compress.stages.export import Variant
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Contender:
         name: row name.
         artifact: what the file is the ONNX form of.
         scores: its scores on select.
+        variant: of a bundle; None for its primary one, and for everything else.
     """
 
     name: str
     artifact: Artifact
     scores: Scores
+    variant: Variant | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class GateResult:
     """One gate.
 
     Attributes:
-        name: the recipe's field.
+        name: the recipe's field; behind the variant's name and a colon for a file that is not the primary one.
         limit: the recipe's value.
         estimate: the measured value.
         judged: the interval bound that was compared with the limit.
@@ -55,7 +58,7 @@ class GateResult:
     @property
     def gap(self) -> str:
         """What is missing, in words."""
-        relation = "at least" if self.name == "min_speedup" else "at most"
+        relation = "at least" if self.name.endswith("min_speedup") else "at most"
         judged = f"{self.judged:.4g} at the interval's bound ({self.estimate:.4g} measured)"
         return f"{self.name}: {relation} {self.limit:g} asked, {judged}"
 
@@ -105,7 +108,9 @@ def judge(
     rows = context.data.select.take(np.arange(min(256, len(context.data.select))))
     with writable(work):
         np.savez(inputs, image=inputs_of(context, rows))
-    comparisons = measured(recipe, context, contenders, needed=(teacher.name, *rivals, shipped.name), inputs=inputs)
+    gated = [entry for entry in contenders if entry.variant in recipe.gates.variants]
+    needed = (teacher.name, *rivals, *(entry.name for entry in gated), shipped.name)
+    comparisons = measured(recipe, context, contenders, needed=needed, inputs=inputs)
     primary = comparisons[0]
     rival = max(rivals, key=lambda name: primary.speedup(name, over=teacher.name).value)
     document = benchmark_report.build(
@@ -124,17 +129,24 @@ def judge(
         seed=recipe.seed,
         title=f"{recipe.name}: what each stage bought and cost (accuracy on select)",
     )
-    judged = [teacher, next(entry for entry in contenders if entry.name == rival), shipped]
+    judged = [teacher, next(entry for entry in contenders if entry.name == rival), *gated, shipped]
     test = test_rows(judged, context, seed=recipe.seed)
-    speedup = primary.speedup(shipped.name, over=teacher.name)
+    gates: list[GateResult] = []
+    for entry, row in zip(judged[2:], test[2:], strict=True):
+        limits = recipe.gates if entry is shipped else recipe.gates.variants[entry.variant]  # pyright: ignore[reportArgumentType]
+        gates += judge_gates(
+            limits,
+            change=row["change"],
+            size_bytes=entry.scores.facts["size_bytes"],
+            speedup=primary.speedup(entry.name, over=teacher.name),
+            variant=entry.variant,
+        )
     return Verdict(
         document=document,
         test=test,
         rival=rival,
         over_rival=primary.speedup(shipped.name, over=rival),
-        gates=judge_gates(
-            recipe.gates, change=test[-1]["change"], size_bytes=shipped.scores.facts["size_bytes"], speedup=speedup
-        ),
+        gates=tuple(gates),
     )
 
 
@@ -214,7 +226,7 @@ def test_rows(judged: Sequence[Contender], context: Context, *, seed: int) -> li
     reference: NDArray[np.bool_] | None = None
     teacher: Scores | None = None
     for entry in judged:
-        scores = score(entry.artifact, context, role="test", teacher=teacher)
+        scores = score(entry.artifact, context, role="test", teacher=teacher, variant=entry.variant)
         row: dict[str, Any] = {
             "name": entry.name,
             "samples": len(scores.correct),
@@ -232,7 +244,7 @@ def test_rows(judged: Sequence[Contender], context: Context, *, seed: int) -> li
 
 
 def judge_gates(
-    gates: Gates, *, change: dict[str, float], size_bytes: int, speedup: Estimate
+    gates: Limits, *, change: dict[str, float], size_bytes: int, speedup: Estimate, variant: str | None = None
 ) -> tuple[GateResult, ...]:
     """Judge each gate that the recipe names; accuracy and speed on the unfavourable bound of their interval.
 
@@ -241,7 +253,9 @@ def judge_gates(
         change: accuracy of the shipped file minus the teacher's on test: value, low, high, as shares.
         size_bytes: of the shipped file.
         speedup: of the shipped file over the teacher under the primary profile.
+        variant: named in front of each gate; None for the primary file.
     """
+    prefix = "" if variant is None else f"{variant}: "
     found = []
     if gates.max_accuracy_drop is not None:
         found.append(("max_accuracy_drop", gates.max_accuracy_drop, -change["value"], -change["low"], False))
@@ -250,6 +264,6 @@ def judge_gates(
     if gates.min_speedup is not None:
         found.append(("min_speedup", gates.min_speedup, speedup.value, speedup.low, True))
     return tuple(
-        GateResult(name, limit, estimate, judged, judged >= limit if least else judged <= limit)
+        GateResult(prefix + name, limit, estimate, judged, judged >= limit if least else judged <= limit)
         for name, limit, estimate, judged, least in found
     )

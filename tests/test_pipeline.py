@@ -252,6 +252,20 @@ def test_several_teachers_are_rows_and_the_student_learns_from_their_average(fin
     assert digests(both.report)["distill"] != digests(alone.report)["distill"]
 
 
+def test_a_variant_has_gates_of_its_own_and_is_read_on_test_for_them(finished):
+    _, store = finished
+    outcome = run(recipe("gates.variants={fp32: {max_size_mb: 0.0001, max_accuracy_drop: 0.5}}"), options(store))
+    verdict = outcome.report["verdict"]
+    assert [row["name"] for row in verdict["test"]] == ["teacher", verdict["rival"], "export:fp32", "export"]
+    judged = {gate["name"]: gate["passed"] for gate in verdict["gates"]}
+    assert judged["fp32: max_size_mb"] is False
+    assert judged["fp32: max_accuracy_drop"] is True
+    assert judged["max_size_mb"] is True
+    assert outcome.passed is False
+    sizes = outcome.report["variants"]["export:fp32"]["size_bytes"] / 1e6
+    assert next(gate["estimate"] for gate in verdict["gates"] if gate["name"] == "fp32: max_size_mb") == sizes
+
+
 def test_a_missed_gate_keeps_the_best_student_and_names_the_gap(finished):
     _, store = finished
     outcome = run(recipe("gates.min_speedup=1000"), options(store))

@@ -303,3 +303,16 @@ def test_the_schema_describes_the_yaml_form():
     sources = schema["$defs"]["DataConfig"]["properties"]["source"]["anyOf"]
     assert {"enum": ["digits", "numpy"]} in sources
     assert schema["$defs"]["Distill"]["properties"]["epochs"]["maximum"] == 10_000
+
+
+@pytest.mark.parametrize(
+    ("export", "variant", "words"),
+    [
+        ("export: {variants: [fp32]}", "int8-x86", "no stage exports int8-x86"),
+        ("export: {variants: [fp32]}", "fp32", "fp32 is the primary variant"),
+        ("export: {variants: [fp32]}", "fp64", "gates.variants.fp64"),
+    ],
+)
+def test_gates_of_a_variant_that_is_not_shipped_beside_the_primary_are_told(export, variant, words):
+    text = TEXT + f"  - {export}\n"
+    assert words in faults(text, f"gates.variants={{{variant}: {{max_size_mb: 1}}}}")

@@ -1,7 +1,17 @@
 """Recipes: YAML and Python objects that describe a whole pipeline."""
 
 from compress.recipe.recipe import AnyStage, Recipe
-from compress.recipe.sections import Baseline, Benchmark, Colleague, DataConfig, Gates, ProfileChoice, Teacher, Tracking
+from compress.recipe.sections import (
+    Baseline,
+    Benchmark,
+    Colleague,
+    DataConfig,
+    Gates,
+    Limits,
+    ProfileChoice,
+    Teacher,
+    Tracking,
+)
 
 __all__ = [
     "AnyStage",
@@ -10,6 +20,7 @@ __all__ = [
     "Colleague",
     "DataConfig",
     "Gates",
+    "Limits",
     "ProfileChoice",
     "Recipe",
     "Teacher",

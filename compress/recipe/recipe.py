@@ -132,6 +132,9 @@ class Recipe(Values):
                 Fault(document.place(("stages", index)), document.dotted(("stages", index)), message, None)
                 for index, message in recipe.misfits()
             ]
+            for name, message in recipe.unshipped():
+                path = ("gates", "variants", name)
+                faults.append(Fault(document.place(path), document.dotted(path), message, None))
         except ValidationError as error:
             recipe = None
             faults += refused(document, error, schema=cls.json_schema()) + chain(document, verbs=VERBS)
@@ -152,6 +155,20 @@ class Recipe(Values):
     def misfits(self) -> list[tuple[int, str]]:
         """Return the stages that cannot work with the loss, by position, and why."""
         return [(index, message) for index, stage in enumerate(self.stages) for message in stage.misfits(self.loss)]
+
+    def unshipped(self) -> list[tuple[str, str]]:
+        """Return the variants whose gates judge no file, and why: only files besides the primary one have their own."""
+        quantized = any(isinstance(stage, Quantize) for stage in self.stages)
+        exports = [stage for stage in self.stages if isinstance(stage, Export)]
+        written = exports[-1].written(quantized=quantized) if exports else ()
+        primary = exports[-1].primary_of(written) if exports else None
+        found: list[tuple[str, str]] = []
+        for name in self.gates.variants:
+            if name not in written:
+                found.append((name, f"no stage exports {name}; expected one of {', '.join(written) or 'none'}"))
+            elif name == primary:
+                found.append((name, f"{name} is the primary variant, whose limits stand under gates themselves"))
+        return found
 
     def parameters(self) -> dict[str, Any]:
         """Return every scalar by its dotted path, as ``--set`` spells it."""

@@ -15,6 +15,7 @@ from compress.data.roles import Overlap, Split, assign
 from compress.data.sources import AnySource
 from compress.errors import ModelError
 from compress.models import AnyModel
+from compress.stages.export import Variant
 from compress.stages.train import Train
 from compress.tasks import Augment, Normalize
 
@@ -206,8 +207,8 @@ class Benchmark(Values):
         return self.model_copy(update={"preset": "quick", "profiles": (choice,)})
 
 
-class Gates(Values):
-    """Conditions on the exported file; a missed one ends the run with exit code 4.
+class Limits(Values):
+    """What one file must reach.
 
     Attributes:
         max_accuracy_drop: accuracy lost against the teacher on test, 0 to 1 (0.01 is one point), at the upper bound of
@@ -222,8 +223,26 @@ class Gates(Values):
 
     @property
     def judged(self) -> bool:
-        """Whether any gate is set."""
+        """Whether any limit is set."""
         return any(value is not None for value in (self.max_accuracy_drop, self.max_size_mb, self.min_speedup))
+
+
+class Gates(Limits):
+    """Conditions on the exported files; a missed one ends the run with exit code 4.
+
+    Attributes:
+        max_accuracy_drop: of the primary variant, as the two below: accuracy lost against the teacher on test, 0 to 1.
+        max_size_mb: size of the file, in units of 1,000,000 bytes.
+        min_speedup: times faster than the teacher in the primary profile.
+        variants: limits of further variants, by their name; each of these files is read on test too.
+    """
+
+    variants: dict[Variant, Limits] = {}
+
+    @property
+    def judged(self) -> bool:
+        """Whether any limit is set."""
+        return super().judged or bool(self.variants)
 
 
 class Tracking(Values):

@@ -1,6 +1,7 @@
 """Export: the bundle that ships, every variant from one artifact."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -71,6 +72,18 @@ class Export(Stage):
             return frozenset({"quantized"})
         return self.consumes if self.variants is None else frozenset({"model"})
 
+    def written(self, *, quantized: bool) -> tuple[Variant, ...]:
+        """Return the variants that are shipped.
+
+        Args:
+            quantized: whether the source has a quant plan.
+        """
+        return self.variants or (("fp32", "int8-x86") if quantized else ("fp32",))
+
+    def primary_of(self, written: Sequence[Variant]) -> Variant:
+        """Return the variant that the headline is about, among those that are shipped."""
+        return self.primary or ("int8-x86" if "int8-x86" in written else written[0])
+
     def run(self, source: Artifact, context: Context) -> Artifact:
         """Write, compare and commit.
 
@@ -79,7 +92,7 @@ class Export(Stage):
                 not there.
         """
         wanted = self._variants(source)
-        primary = self.primary or ("int8-x86" if "int8-x86" in wanted else wanted[0])
+        primary = self.primary_of(wanted)
         module = load_model(source.path, code=context.code)
         signature = load_structure(source.path).signature
         example = context.task.batch(context.data.select, torch.arange(2)).inputs
@@ -124,8 +137,7 @@ class Export(Stage):
         return context.store.commit(self.inputs(source, context), kind="bundle", write=write)
 
     def _variants(self, source: Artifact) -> tuple[Variant, ...]:
-        default: tuple[Variant, ...] = ("fp32", "int8-x86") if source.kind == "quantized" else ("fp32",)
-        wanted = default if self.variants is None else self.variants
+        wanted = self.written(quantized=source.kind == "quantized")
         if "int8-x86" in (*wanted, self.primary) and source.kind != "quantized":
             raise StageError(
                 "an int8 variant needs a quant plan",
