@@ -26,7 +26,7 @@ from compress.benchmark.statistics import geometric_mean_ratio
 from compress.data import Data
 from compress.data.samples import ROLES, Samples
 from compress.data.sources import Idx
-from compress.loss import GuidedLoss, Hard
+from compress.loss import GuidedLoss, Hard, bind
 from compress.models import ResNet
 from compress.progress import Reporter
 from compress.stage import Context, Execution
@@ -69,7 +69,7 @@ def our_loop(context: Context) -> float:
         fit(
             module,
             context,
-            loss=GuidedLoss(hard=Hard()),
+            loss=bind(GuidedLoss(hard=Hard()), module, None, (), seed=0),
             teacher=None,
             optimization=Optimization(epochs=1, batch_size=BATCH, learning_rate=0.01),
             seed=0,

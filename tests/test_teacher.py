@@ -55,6 +55,11 @@ def test_an_interrupted_pass_goes_on_with_the_next_shard(context, monkeypatch):
     assert [name.rpartition(",")[2] for name in calls] == [" part 1 of 2", " part 2 of 2", " part 2 of 2"]
 
 
+def test_a_request_to_stop_is_heard_while_outputs_are_computed(context):
+    with pytest.raises(KeyboardInterrupt):
+        teacher_outputs(replace(context, interrupted=lambda: True), context.data.train, views=(None,))
+
+
 def test_maps_above_the_limit_come_from_a_live_pass_and_vectors_never_do(context):
     size = 1000 * 16 * 8 * 8 * 4
     for limit, live in ((size - 1, True), (size, False)):

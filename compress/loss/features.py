@@ -324,7 +324,8 @@ class LastFeature(FeatureTerm):
     def projector(self, pair: Pair) -> nn.Module:
         """Return an orthogonal map, the identity at first where widths are equal."""
         width_s, width_t = (channels(shape) for shape in pair.shapes)
-        linear = orthogonal(nn.Linear(width_s, width_t, bias=False))
+        # Cayley's map is the cheapest of torch's: one solve a step, where the default is a product of reflections.
+        linear = orthogonal(nn.Linear(width_s, width_t, bias=False), orthogonal_map="cayley")
         if width_s == width_t:
             linear.weight = torch.eye(width_s)
         return Channelwise(linear)
