@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from compress.estimate import FORWARD_SHARE
 from compress.loss import BoundLoss, bind
 from compress.stage import Context, Stage
 from compress.stages.distill import Distill
 from compress.surgery.cost import model_cost
 from compress.teacher import stored_taps
-
-FORWARD_SHARE = 1 / 3  # of a training step of the student: one forward pass, and a backward pass twice as dear
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import ModelError, StageError
+from compress.loss.taps import evaluating
 from compress.surgery import layers
 from compress.surgery.groups import Group
 from compress.surgery.verify import scale_channels
@@ -136,15 +137,12 @@ def _sampled_label_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, and no gradients for parameters: only gates need them."""
-    modes = {module: module.training for module in model.modules()}
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
-        model.eval().requires_grad_(False)
-        with torch.enable_grad():
+        model.requires_grad_(False)
+        with evaluating(model), torch.enable_grad():
             yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
 
