@@ -24,7 +24,7 @@ from compress.scoring import Scores, score
 from compress.stage import Context, Member, Stage
 from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
-from compress.tasks import ImageClassification, Signature
+from compress.tasks import Signature
 from compress.tracking import Run, Tracker, tracked_headline
 from compress.verdict import Contender, Verdict, judge
 
@@ -103,7 +103,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
     recipe, options, data = prepared(recipe, options)
     options.reporter.say(reporting.data_line(reporting.data_section(data)))
     store = Store.open(options.store)
-    task = ImageClassification.of(data, augment=recipe.data.augment, normalize=recipe.data.normalize)
+    task = recipe.task(data)
     run_dir = store.root / "runs" / run_name(recipe, data)
     started_s = time.monotonic()
     with (

@@ -19,7 +19,6 @@ from compress.run_directory import decide_execution
 from compress.stage import Context, Member, Stage
 from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
-from compress.tasks import ImageClassification
 
 SHOWN = 3  # differences told of one stage
 
@@ -64,7 +63,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
     store = Store(options.store.expanduser().absolute())
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
     context = Context(
-        task=ImageClassification.of(data, augment=recipe.data.augment, normalize=recipe.data.normalize),
+        task=recipe.task(data),
         data=data,
         loss=recipe.loss,
         teacher=None,

@@ -16,7 +16,7 @@ from compress.data import Data
 from compress.loss import GuidedLoss
 from compress.models import Model, save_model
 from compress.progress import Reporter
-from compress.tasks import ImageClassification, Signature
+from compress.tasks import Signature, Task
 
 Precision = Literal["float32", "bfloat16"]
 Need = Literal["data", "loss", "teacher"]
@@ -90,7 +90,7 @@ class Context:
         ensemble: further teachers, averaged with the first.
     """
 
-    task: ImageClassification
+    task: Task
     data: Data
     loss: GuidedLoss
     teacher: Artifact | None
