@@ -9,7 +9,28 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 GOOD = ["good", "great", "lovely", "excellent", "wonderful", "pleasant", "happy", "bright"]
 BAD = ["bad", "awful", "dreadful", "poor", "terrible", "nasty", "sad", "grim"]
-FILLERS = ["the", "a", "film", "day", "book", "meal", "was", "is", "very", "quite", "rather", "and", "but", "with", "of", "in", "it", "this", "that", "really"]
+FILLERS = [
+    "the",
+    "a",
+    "film",
+    "day",
+    "book",
+    "meal",
+    "was",
+    "is",
+    "very",
+    "quite",
+    "rather",
+    "and",
+    "but",
+    "with",
+    "of",
+    "in",
+    "it",
+    "this",
+    "that",
+    "really",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = [*"abcdefghijklmnopqrstuvwxyz0123456789.,!?$@:/-", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789")]
 
