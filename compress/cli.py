@@ -40,6 +40,10 @@ Force = Annotated[list[str], typer.Option("--force", metavar="STAGE", help="Run 
 Threads = Annotated[int | None, typer.Option(min=1, help="Training threads; default: all cores.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in a store of its own.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Python = Annotated[str, typer.Option("--python", metavar="PATH", help="Another interpreter, with its own runtimes.")]
+Launcher = Annotated[
+    str, typer.Option("--launcher", metavar="WORDS", help="Words before the interpreter, such as 'ssh edge-box'.")
+]
 STORE = Path("compress-store")
 
 
@@ -212,16 +216,17 @@ def ui(
 
 
 @app.command()
-def env(as_json: AsJson = False) -> None:
-    """Print versions, CPU features and which runtimes work here."""
+def env(as_json: AsJson = False, python: Python = "", launcher: Launcher = "") -> None:
+    """Print versions, CPU features, and which runtimes work; where one does not, why and what to install."""
     from compress.benchmark.environment import describe
-    from compress.benchmark.worker import RUNTIMES
+    from compress.benchmark.process import Place, usable_runtimes
 
     found: dict[str, Any] = describe(seed=0)
-    found["runtimes"] = {name: _usable(runtime.modules) for name, runtime in RUNTIMES.items()}
+    found["runtimes"] = usable_runtimes(Place(python, tuple(shlex.split(launcher))))
     if as_json:
         typer.echo(json.dumps(found))
         return
+    runtimes = found.pop("runtimes")
     for key, value in found.items():
         if isinstance(value, dict):
             typer.echo(f"{key}:")
@@ -229,6 +234,13 @@ def env(as_json: AsJson = False) -> None:
                 typer.echo(f"  {name:<16} {entry}")
         else:
             typer.echo(f"{key:<18} {' '.join(value) if isinstance(value, list) else value}")
+    typer.echo("runtimes:")
+    for name, entry in runtimes.items():
+        typer.echo(
+            f"  {name:<16} {'usable' if entry['usable'] else 'not usable'}{entry['why'] and ': ' + entry['why']}"
+        )
+        if entry["install"]:
+            typer.echo(f"  {'':<16} next: {entry['install']}")
 
 
 def main() -> None:
@@ -251,17 +263,6 @@ def _check_stages(recipe: "Recipe", options: Mapping[str, Sequence[str | None]])
         for name in names:
             if name is not None:
                 recipe.stage_index(name, option=option)
-
-
-def _usable(modules: tuple[str, ...]) -> str:
-    import importlib
-
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except (ImportError, OSError, RuntimeError) as error:
-            return f"not usable: {error}"
-    return "usable"
 
 
 def _say(text: str) -> None:
