@@ -243,6 +243,36 @@ def env(as_json: AsJson = False, python: Python = "", launcher: Launcher = "") -
             typer.echo(f"  {'':<16} next: {entry['install']}")
 
 
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.onnx", help="The reference.")],
+    second: Annotated[Path, typer.Argument(metavar="B.onnx", help="Judged against it.")],
+    inputs: Annotated[Path, typer.Option(metavar="FILE", help="Real samples: .npz, one array per model input.")],
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Class of each sample, .npy: compare accuracy too.")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="As `compressor env` lists them.")] = "ort-cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a call.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of the runtime.")] = 1,
+    scenario: Annotated[str, typer.Option(help="single_stream, multistream, server or offline.")] = "single_stream",
+    arrivals_per_s: Annotated[float | None, typer.Option(help="Queries a second of the server scenario.")] = None,
+    preset: Annotated[str, typer.Option(help="quick, standard or strict.")] = "standard",
+    python: Python = "",
+    launcher: Launcher = "",
+    seed: Annotated[int, typer.Option(help="Of the order in each round and of the intervals.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether B.onnx is faster than A.onnx, slower, or not measurably different."""
+    from compress.benchmark import pair
+    from compress.benchmark.measure import Profile
+    from compress.benchmark.process import Place
+
+    place = Place(python, tuple(shlex.split(launcher)))
+    profile = Profile(runtime, batch_size, threads, scenario, arrivals_per_s, place)  # pyright: ignore[reportArgumentType] # it checks
+    found = pair.compare_files(first, second, inputs=inputs, labels=labels, profile=profile, preset=preset, seed=seed)
+    typer.echo(json.dumps(found, allow_nan=False) if as_json else pair.text(found))
+
+
 def main() -> None:
     """Run the command line; our own errors are told without a traceback, with their exit code."""
     try:
