@@ -25,7 +25,7 @@ from compress.scoring import Scores, score
 from compress.stage import Context, Member, Stage
 from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
-from compress.tasks import ImageClassification, Signature
+from compress.tasks import Signature
 from compress.tracking import Run, Tracker, tracked_headline
 from compress.verdict import Contender, Verdict, judge
 
@@ -104,7 +104,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
     recipe, options, data = prepared(recipe, options)
     options.reporter.say(reporting.data_line(reporting.data_section(data)))
     store = Store.open(options.store)
-    task = ImageClassification.of(data, augment=recipe.data.augment, normalize=recipe.data.normalize)
+    task = recipe.task(data)
     run_dir = store.root / "runs" / run_name(recipe, data)
     started_s = time.monotonic()
     with (
@@ -217,6 +217,7 @@ class Loop:
         Raises:
             StageError: when the stage changed nothing, or ``from_stage`` asks for an output that is not there.
         """
+        context = context.reading(source)
         key = stage.key(source, context)
         with context.store.lock(key, wait=context.reporter.say):
             if title in self.options.force:

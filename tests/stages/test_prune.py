@@ -66,7 +66,7 @@ def test_pruning_by_the_loss_keeps_more_accuracy_than_pruning_the_opposite(conte
     def accuracy(artifact) -> float:
         select = context.data.select
         logits = load_model(artifact.path)(*context.task.batch(select, torch.arange(len(select))).inputs)
-        return float(context.task.correct(logits.detach().numpy(), select).mean())
+        return context.task.tally(logits.detach().numpy(), select).value
 
     stage = Prune(kept_macs_fraction=0.7, ranking="uniform", round_to=1, **QUICK)
     right = accuracy(stage.run(trained_digits, context))
