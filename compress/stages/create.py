@@ -61,7 +61,7 @@ class Create(Stage):
     def _check_outputs(self, module: nn.Module, context: Context) -> None:
         """Run the plain module on two samples: what does not fit is refused before anything is exported or trained."""
         batch = context.task.batch(context.data.select, torch.arange(2))
-        expected = [2, len(context.task.classes)]
+        expected = [batch.num_units, len(context.task.classes)]
         module.eval()
         try:
             with torch.no_grad():
@@ -76,7 +76,7 @@ class Create(Stage):
         if not isinstance(outputs, torch.Tensor) or list(outputs.shape) != expected:
             raise ModelError(
                 "the model's outputs do not match the task's, and so not the teacher's",
-                expected=f"logits {expected}: two samples, one column per class",
+                expected=f"logits {expected}: a row for each unit of two samples, one column per class",
                 got=list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__,
                 where=f"model {self.model}",
                 hint="give the model as many outputs as there are classes",
