@@ -217,7 +217,15 @@ class Prune(Stage):
         def per_sample(model: nn.Module, batch: Batch) -> Tensor:
             return per_sample_loss(model, context, batch, loss=loss, teacher=teacher)
 
-        return taylor(module, groups, batches(), loss=per_sample, logits=context.task.forward, seed=context.seed)
+        return taylor(
+            module,
+            groups,
+            batches(),
+            loss=per_sample,
+            logits=context.task.forward,
+            seed=context.seed,
+            problem=context.task.problem,
+        )
 
     def _choose(
         self,

@@ -19,6 +19,7 @@ from compress.loss.taps import evaluating
 from compress.surgery import layers
 from compress.surgery.groups import Group
 from compress.surgery.verify import scale_channels, with_state
+from compress.tasks.task import Problem
 
 Method = Literal["magnitude", "taylor", "fisher"]
 
@@ -36,7 +37,7 @@ class Importance:
     method: Method
     """What was computed; "fisher" where "taylor" was asked for and the loss had no gradient."""
     samples: int
-    """Samples that were differentiated; 0 for magnitude."""
+    """Units (samples, or labelled words) that were differentiated; 0 for magnitude."""
     gradient_ratio: float | None
     """Root mean square of the loss's gradient over that of a sampled label's, per gate; None for magnitude."""
 
@@ -69,6 +70,7 @@ def taylor(
     loss: Callable[[nn.Module, Any], Tensor],
     logits: Callable[[nn.Module, Any], Tensor],
     seed: int,
+    problem: Problem = "single-label",
     noise_floor: float = NOISE_FLOOR,
 ) -> Importance:
     """Mean over samples of the squared first-order change of the loss when a channel is removed.
@@ -85,7 +87,7 @@ def taylor(
     is the bypass, before or after normalisation. So all scores of one model are in one unit, squared nats.
 
     A student that equals its teacher has a loss without gradient, and first order ranks nothing. So the same gates are
-    also scored by labels drawn from the model's own softmax: that is the Fisher information, the curvature of the KL
+    also scored by labels drawn from the model's own outputs: that is the Fisher information, the curvature of the KL
     divergence at the match point. Where the loss's gradient is below `noise_floor` times the sampled label's (root mean
     squares over all gates and samples), the Fisher score is returned, and the result says so.
 
@@ -93,9 +95,11 @@ def taylor(
         model: run in eval mode; left as it was.
         groups: its prunable groups.
         batches: anything that `loss` and `logits` take; read once.
-        loss: per-sample losses [N] in nats; sample n may depend on input n alone.
-        logits: unnormalised log-probabilities [N, ..., classes].
+        loss: losses [units] in nats, one or more units a sample; each may depend on its own sample's input alone.
+        logits: outputs [units, ..., classes].
         seed: of the drawn labels.
+        problem: what the outputs of a unit are: one distribution, independent probabilities, or the means of normal
+            distributions of variance 1.
         noise_floor: see above, dimensionless.
 
     Raises:
@@ -112,7 +116,8 @@ def taylor(
                 per_sample = loss(model, batch)
                 _accumulate(first, gates.derivatives(per_sample.sum()), groups)
             with _Gates(model, groups) as gates:
-                _accumulate(fisher, gates.derivatives(_sampled_label_loss(logits(model, batch), generator)), groups)
+                drawn = _sampled_label_loss(logits(model, batch), generator, problem=problem)
+                _accumulate(fisher, gates.derivatives(drawn), groups)
             samples += len(per_sample)
     if not samples:
         raise StageError("Importance needs data", expected="at least one batch", got="none")
@@ -136,10 +141,17 @@ def _accumulate(totals: dict[str, Tensor], derivatives: dict[str, Tensor], group
             totals[group.name] += atoms.index_add_(1, group.atoms, per_channel).square().sum(0)[group.atoms]
 
 
-def _sampled_label_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Sum of the negative log-likelihoods of labels drawn from the logits' own softmax."""
-    flat = logits.float().flatten(0, -2)
-    labels = torch.multinomial(flat.detach().softmax(-1).cpu(), 1, generator=generator).flatten().to(flat.device)
+def _sampled_label_loss(outputs: Tensor, generator: torch.Generator, *, problem: Problem) -> Tensor:
+    """Sum of the negative log-likelihoods of labels drawn from what the outputs themselves say."""
+    flat = outputs.float().flatten(0, -2)
+    said = flat.detach().cpu()
+    if problem == "multi-label":
+        labels = torch.bernoulli(said.sigmoid(), generator=generator).to(flat.device)
+        return nn.functional.binary_cross_entropy_with_logits(flat, labels, reduction="sum")
+    if problem == "regression":
+        labels = (said + torch.randn(said.shape, generator=generator)).to(flat.device)
+        return nn.functional.mse_loss(flat, labels, reduction="sum") / 2
+    labels = torch.multinomial(said.softmax(-1), 1, generator=generator).flatten().to(flat.device)
     return nn.functional.cross_entropy(flat, labels, reduction="sum")
 
 

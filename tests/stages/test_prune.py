@@ -182,6 +182,7 @@ def test_the_units_of_a_transformer_are_those_that_are_named(context, vision):
     assert list(made.facts["widths"]) == ["model.vit.embeddings"]
     layers = Prune(kept_macs_fraction=0.7, units=("layers",), **QUICK).run(vision, context)
     assert len(plan_of(layers)[0]["groups"][0]["kept"]) == 2
+    assert json.loads((layers.path / "structure.json").read_text())["model"]["config"]["num_hidden_layers"] == 2
 
 
 def test_a_transformer_is_pruned_in_steps_down_to_fewer_layers_each_time(context, vision):
