@@ -25,7 +25,7 @@ from compress.quantization.writer import write_quantized
 from compress.stage import Context
 from compress.surgery.cost import model_cost
 
-VERSION = 2
+VERSION = 3
 BATCH = 256
 PARITY_SAMPLES = 33
 DECISION_SAMPLES = 129  # where decisions are judged: two may differ at 98%

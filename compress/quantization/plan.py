@@ -50,7 +50,7 @@ class Activation(BaseModel):
 
 
 class Weight(BaseModel):
-    """A quantized weight: int8, symmetric, one scale per output channel.
+    """A quantized weight: int8, symmetric, one scale per output channel, or per row of an embedding's table.
 
     Attributes:
         at: where.

@@ -19,8 +19,10 @@ from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure
 from compress.quantization import kernels
 from compress.quantization.calibration import Batches, Range, finder, observe
+from compress.quantization.placement import layers
 from compress.quantization.plan import Mode, QuantPlan
 from compress.quantization.sensitivity import Choice, Quantizer, Score, Scorer, choose_layers
+from compress.quantization.view import View
 from compress.quantization.writer import write_quantized
 from compress.scoring import inputs_of, run_onnx
 from compress.stage import Context, Need, Stage
@@ -43,18 +45,20 @@ class Quantize(Stage):
 
     Attributes:
         mode: ``static`` (ranges from the calibration role; for convolutions) or ``dynamic`` (ranges of each batch; for
-            matrix products, convolutions stay in float).
+            matrix products, such as a transformer's; convolutions stay in float). Embeddings are int8 in both.
         calibration: how a range is picked from what was seen.
         percentile: for ``calibration: percentile``, per cent of all elements on the near side of each bound.
         max_accuracy_drop: on select, as a share; None quantizes everything and ranks nothing.
         keep_float: globs of module paths that stay in float whatever the ranking says.
         reduce_range: 7-bit weights, for CPUs without VNNI.
-        min_int8_macs_fraction: of the multiply-accumulates, in int8 kernels after ONNX Runtime's own optimisation.
+        min_int8_macs_fraction: of the multiply-accumulates with a weight, in int8 kernels after ONNX Runtime's own
+            optimisation.
         min_agreement: share of decisions on select equal to the float model's.
         max_weight_bytes_fraction: bytes of the quantized weights over their fp32 bytes.
         loss: overrides the pipeline's loss for the ranking.
     """
 
+    version: ClassVar[int] = 2  # 2: embeddings too, and attention no longer counts in int8_macs_fraction
     produces: ClassVar[Kind] = "quantized"
     needs: ClassVar[frozenset[Need]] = frozenset({"data", "loss", "teacher"})
     libraries: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxruntime", "onnxscript")
@@ -120,7 +124,7 @@ class Quantize(Stage):
 
     def _kept(self, model: "ModelProto") -> dict[str, str]:
         """Layers that a glob keeps in float, with the reason."""
-        names = list(kernels.macs(model))
+        names = [node.name for node in layers(View(model.graph))]
         kept = {name: f"keep_float: {glob}" for glob in self.keep_float for name in names if fnmatchcase(name, glob)}
         for glob in self.keep_float:
             if not any(fnmatchcase(name, glob) for name in names):
