@@ -178,8 +178,8 @@ def place_dynamic(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | Non
 def usual_mode(graph: onnx.GraphProto) -> Mode:
     """How a float graph is quantized when nobody says: dynamic where two activations meet in a product, else static.
 
-    Such a product is attention. On encoders static int8 was 1% to 7% slower than dynamic, however it was written, and
-    it needs calibration and clips outliers; on convolutions dynamic int8 is slower than float (docs/encoders.md).
+    Such a product is attention. On encoders static int8 was no faster than dynamic (docs/encoders.md), and it needs
+    calibration and clips outliers; on convolutions dynamic int8 is slower than float.
     """
     view = View(graph)
     attention = any(node.op_type == "MatMul" and len(view.activations(node)) == 2 for node in graph.node)
