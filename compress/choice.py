@@ -12,6 +12,10 @@ class Values(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+class HubOrFolder:
+    """Marks a string that names a folder where there is one (from the recipe's directory), else something on a hub."""
+
+
 def one_key(tag: str) -> Callable[[Any], Any]:
     """Return a validator that turns ``{name: {fields}}`` (or a bare ``name``) into ``{tag: name, **fields}``.
 

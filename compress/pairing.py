@@ -71,7 +71,7 @@ def pairings(stages: Sequence[Stage], context: Context, *, student: nn.Module, t
         stored = stored_taps(
             bound.teacher_shapes,
             samples=views * len(context.data.train),
-            limit_bytes=stage.cache_limit_gb * 1e9,
+            limit_bytes=stage.cache_limit_gb * 1e9 if context.task.fixed_size else 0.0,
         )
         costs = [model_cost(module, example).macs for module in (teacher, student)]
         overhead = 0.0 if len(stored) == len(bound.teacher_shapes) else FORWARD_SHARE * costs[0] / costs[1]

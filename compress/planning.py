@@ -19,7 +19,6 @@ from compress.run_directory import decide_execution
 from compress.stage import Context, Member, Stage
 from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
-from compress.tasks import ImageClassification
 
 SHOWN = 3  # differences told of one stage
 
@@ -64,7 +63,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
     store = Store(options.store.expanduser().absolute())
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
     context = Context(
-        task=ImageClassification.of(data, augment=recipe.data.augment, normalize=recipe.data.normalize),
+        task=recipe.task(data),
         data=data,
         loss=recipe.loss,
         teacher=None,
@@ -77,6 +76,8 @@ def plan(recipe: Recipe, options: Options) -> Plan:
     origin, train = teacher_origin(recipe.teacher), recipe.teacher.train
     large = _untrained(origin, context)
     small = copy.deepcopy(large) if student is None else _untrained(student, context)
+    for stage in recipe.stages:
+        stage.check(small)
     pairs = pairings(recipe.stages, context, student=small, teacher=large)
     walk = _Walk(options)
     teacher = walk.visit("teacher", origin, None, context, quiet=train is not None)
@@ -123,8 +124,8 @@ class _Walk:
         elif "teacher" in stage.needs and stage.guided_loss(context).needs_teacher and context.teacher is None:
             why = "the teacher is made anew"
         else:
-            inputs = stage.inputs(source, context)
-            key = stage.key(source, context)
+            here = context.reading(source)
+            inputs, key = stage.inputs(source, here), stage.key(source, here)
             found = context.store.find(key) if name not in self.options.force else None
             why = "forced" if name in self.options.force else _difference(inputs, context.store)
         if not quiet:

@@ -5,6 +5,7 @@ never retrains anything.
 """
 
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
 from compress.stage import Context
 from compress.surgery.cost import model_cost
+from compress.tasks import Batch, Tally, Task
+from compress.training import unit_rows
 
 VERSION = 3
 BATCH = 256
@@ -37,13 +40,15 @@ class Scores:
 
     Attributes:
         artifact: the committed scores; ``model.onnx`` is the file that was scored.
-        logits: float32 [N, C] of the role's samples, in their order.
-        correct: bool [N].
+        logits: float32 [units, C] of the role's samples, in their order.
+        tally: the task's measure of them, sample by sample.
+        measures: every measure that fits the task, by name.
     """
 
     artifact: Artifact
     logits: NDArray[np.float32]
-    correct: NDArray[np.bool_]
+    tally: Tally
+    measures: Mapping[str, Tally]
 
     @property
     def onnx_path(self) -> Path:
@@ -54,20 +59,61 @@ class Scores:
     def facts(self) -> dict[str, Any]:
         """Accuracy (0 to 1), size_bytes, parameters, macs, parity, and KL and agreement to the teacher if known.
 
-        ``parity`` is against the torch module for float files, else of the file with itself; see ``export.parity``.
+        ``accuracy`` is the task's measure, whatever that is. ``parity`` is against the torch module for float files,
+        else of the file with itself; see ``export.parity``.
         """
         return self.artifact.facts
 
     @property
     def accuracy(self) -> float:
-        """Share of right decisions, 0 to 1."""
-        return float(self.correct.mean())
+        """The task's measure; at most 1, larger is better."""
+        return self.tally.value
+
+    @property
+    def correct(self) -> NDArray[np.bool_] | None:
+        """Whether each sample is right, bool [N]; None when the measure is not the share of right samples."""
+        return self.tally.binary
 
 
-def inputs_of(context: Context, samples: Samples) -> NDArray[np.float32]:
-    """Return a role's preprocessed plain inputs, float32 [N, ...]."""
-    parts = [context.task.batch(samples, index).inputs[0].numpy() for index in torch.arange(len(samples)).split(4096)]
-    return np.concatenate(parts)
+class Feed:
+    """A role's preprocessed samples in batches, ready for ONNX Runtime; made once for many files."""
+
+    def __init__(self, context: Context, samples: Samples) -> None:
+        self._task, self._threads = context.task, context.execution.threads
+        everything = torch.arange(len(samples))
+        positions = [*self._task.parts(samples, everything, size=BATCH)]
+        self._batches = [self._task.batch(samples, index) for index in positions]
+        taken = torch.cat(positions)
+        units = torch.from_numpy(self._task.units(samples))
+        self._rows = unit_rows(units[taken], taken.argsort()).numpy()
+
+    def outputs(self, model: Path | bytes) -> NDArray[np.float32]:
+        """Return what a file gives for every unit, float32 [units, C], in the role's order."""
+        session = Session(model, threads=self._threads)
+        found = [
+            self._task.rows(session(*(value.numpy() for value in batch.inputs))[0], batch) for batch in self._batches
+        ]
+        return np.concatenate(found)[self._rows]
+
+
+def first_inputs(context: Context, samples: Samples, count: int) -> tuple[NDArray[Any], ...]:
+    """Return the preprocessed inputs of a role's first samples, one array [count, ...] per input of the model."""
+    return arrays(context.task.batch(samples, torch.arange(min(count, len(samples)))))
+
+
+def arrays(batch: Batch) -> tuple[NDArray[Any], ...]:
+    """Return a batch's inputs as NumPy arrays."""
+    return tuple(value.numpy() for value in batch.inputs)
+
+
+def parity_inputs(context: Context) -> list[tuple[NDArray[Any], ...]]:
+    """Return the samples that parity is checked on: a batch padded to its longest, and the shortest ones there are."""
+    samples = context.data.select
+    found = [first_inputs(context, samples, PARITY_SAMPLES)]
+    if not context.task.fixed_size:
+        shortest = next(iter(context.task.parts(samples, torch.arange(len(samples)), size=PARITY_SAMPLES)))
+        found.append(arrays(context.task.batch(samples, shortest[:PARITY_SAMPLES])))
+    return found
 
 
 def score(
@@ -86,7 +132,7 @@ def score(
         StageError: when the file does not compute what the torch module computes, decides otherwise at another batch
             size, or its outputs are not finite.
     """
-    samples = context.data.roles[role]
+    samples, context = context.data.roles[role], context.reading(artifact)
     inputs = {
         "scorer": VERSION,
         "artifact": artifact.digest,
@@ -101,20 +147,33 @@ def score(
     def write(directory: Path) -> dict[str, Any]:
         path = directory / "model.onnx"
         facts = write_probe(artifact, context, path, variant=variant)
-        logits = run_onnx(path, inputs_of(context, samples), threads=context.execution.threads)
+        logits = Feed(context, samples).outputs(path)
         if not np.isfinite(logits).all():
             raise StageError("the exported file's outputs are not finite", got="NaN or infinity", where=artifact.path)
         np.save(directory / "logits.npy", logits)
         facts |= {"role": role, "samples": len(samples), "size_bytes": path.stat().st_size}
-        facts["accuracy"] = float(context.task.correct(logits, samples).mean())
-        if teacher is not None:
-            against = difference(teacher.logits, logits)
-            facts |= {"teacher_kl_nats": against["kl_nats"], "teacher_agreement": against["argmax_agreement"]}
-        return facts
+        facts["accuracy"] = context.task.tally(logits, samples).value
+        return facts | ({} if teacher is None else against(teacher.logits, logits, context.task))
 
     found = context.store.commit(inputs, kind="scores", write=write)
     logits = np.load(found.path / "logits.npy")
-    return Scores(artifact=found, logits=logits, correct=context.task.correct(logits, samples))
+    measures = context.task.tallies(logits, samples)
+    return Scores(artifact=found, logits=logits, tally=measures[context.task.measure], measures=measures)
+
+
+def against(teacher: NDArray[np.float32], logits: NDArray[np.float32], task: Task) -> dict[str, float]:
+    """Return the share of decisions that are the teacher's, and for single classes the KL divergence from it in nats.
+
+    Args:
+        teacher: its outputs [units, C].
+        logits: of the model, the same units.
+        task: says what is decided.
+    """
+    ours, theirs = task.decisions(logits), task.decisions(teacher)
+    facts = {} if ours is None or theirs is None else {"teacher_agreement": float((ours == theirs).mean())}
+    if task.problem == "single-label":
+        facts["teacher_kl_nats"] = difference(teacher, logits)["kl_nats"]
+    return facts
 
 
 def write_probe(artifact: Artifact, context: Context, path: Path, *, variant: str | None) -> dict[str, Any]:
@@ -139,24 +198,15 @@ def write_probe(artifact: Artifact, context: Context, path: Path, *, variant: st
         path.write_bytes(proto.SerializeToString())
         return facts | {"parity": _decisions(artifact, context, path)}
     path.write_bytes(proto.SerializeToString())
-    return facts | {"parity": check_parity(module, path, (_first(context, PARITY_SAMPLES),))}
+    checked = [check_parity(module, path, inputs) for inputs in parity_inputs(context)]
+    return facts | {"parity": max(checked, key=lambda found: found["max_abs"])}
 
 
 def _decisions(artifact: Artifact, context: Context, path: Path) -> dict[str, float]:
-    inputs = (_first(context, DECISION_SAMPLES),)
+    inputs = first_inputs(context, context.data.select, DECISION_SAMPLES)
     return check_decisions(path, inputs, min_agreement=_min_agreement(artifact))
 
 
 def _min_agreement(artifact: Artifact) -> float:
     """The bound that the quantizing stage was given; a bundle's files come from its output, judged before."""
     return artifact.inputs["fields"]["min_agreement"] if artifact.kind == "quantized" else 0.0
-
-
-def _first(context: Context, count: int) -> NDArray[np.float32]:
-    return inputs_of(context, context.data.select.take(np.arange(min(count, len(context.data.select)))))
-
-
-def run_onnx(path: Path, inputs: NDArray[np.float32], *, threads: int) -> NDArray[np.float32]:
-    """Return the logits of a file for preprocessed inputs [N, ...], float32 [N, C]."""
-    session = Session(path, threads=threads)
-    return np.concatenate([session(inputs[start : start + BATCH])[0] for start in range(0, len(inputs), BATCH)])

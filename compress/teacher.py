@@ -21,7 +21,7 @@ from compress.loss.taps import captured
 from compress.models import load_model
 from compress.stage import Context
 from compress.tasks import Batch
-from compress.training import BATCH, Fit, Optimization, Taught, fit, forward_all
+from compress.training import BATCH, Fit, Optimization, Taught, fit, forward_all, unit_rows
 
 Shape = tuple[int, ...]
 VERSION = 1  # raised by hand when the same inputs come to mean other outputs
@@ -39,26 +39,35 @@ class Cached:
     """Outputs of one teacher on one view of a role, memory-mapped, one part per shard.
 
     Attributes:
-        logits: float32 [n, C] each.
+        logits: float32 [units, C] each.
         features: tap to its tensors [n, ...]; bfloat16 is stored as its int16 bits.
+        units: how many rows of logits each sample has, int64 [N].
     """
 
     logits: tuple[NDArray[np.float32], ...]
     features: Mapping[Tap, tuple[NDArray[Any], ...]]
-
-    def rows(self, parts: Sequence[NDArray[Any]], index: Tensor) -> Tensor:
-        """Return some samples' entries of logits or of a feature, float32 or bfloat16 [B, ...]."""
-        rows = index.numpy()
-        gathered = np.empty((len(rows), *parts[0].shape[1:]), parts[0].dtype)
-        for number in np.unique(rows // SHARD):
-            here = rows // SHARD == number
-            gathered[here] = parts[number][rows[here] - number * SHARD]
-        found = torch.from_numpy(gathered)
-        return found.view(torch.bfloat16) if found.dtype == torch.int16 else found
+    units: Tensor
 
     def of(self, index: Tensor) -> tuple[Tensor, dict[Tap, Tensor]]:
-        """Return logits [B, C] and features [B, ...] of some samples."""
-        return self.rows(self.logits, index), {tap: self.rows(parts, index) for tap, parts in self.features.items()}
+        """Return logits [units, C] and features [B, ...] of some samples."""
+        return self.logits_of(index), {tap: _rows(parts, index) for tap, parts in self.features.items()}
+
+    def logits_of(self, index: Tensor) -> Tensor:
+        """Return the logits of some samples' units, float32 [units, C]."""
+        return _rows(self.logits, unit_rows(self.units, index))
+
+
+def _rows(parts: Sequence[NDArray[Any]], index: Tensor) -> Tensor:
+    """Return some rows of arrays that follow each other, float32 or bfloat16 [B, ...]."""
+    rows = index.numpy()
+    ends = np.cumsum([len(part) for part in parts])
+    number_of = np.searchsorted(ends, rows, side="right")
+    gathered = np.empty((len(rows), *parts[0].shape[1:]), parts[0].dtype)
+    for number in np.unique(number_of):
+        here = number_of == number
+        gathered[here] = parts[number][rows[here] - (ends[number] - len(parts[number]))]
+    found = torch.from_numpy(gathered)
+    return found.view(torch.bfloat16) if found.dtype == torch.int16 else found
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ class TeacherOutputs:
         weights: of the teachers, summing to 1.
         taps: what is read of the first teacher.
         live: the first teacher, when some taps are computed anew for each batch; None when all are cached.
+        rereads: whether the teacher reads samples otherwise than the student, so that a batch is made anew for it.
     """
 
     context: Context
@@ -82,9 +92,10 @@ class TeacherOutputs:
     weights: tuple[float, ...]
     taps: tuple[Tap, ...] = ()
     live: nn.Module | None = field(default=None, repr=False)
+    rereads: bool = False
 
     def logits(self, view: int | None) -> Tensor:
-        """Return the first teacher's logits on a view, float32 [N, C], in memory."""
+        """Return the first teacher's logits on a view, float32 [units, C], in memory."""
         return torch.from_numpy(np.concatenate(self.cached[view][0].logits))
 
     @cached_property
@@ -99,8 +110,10 @@ class TeacherOutputs:
         logits, features = first.of(batch.index)
         if self.live is not None:
             missing = [tap for tap in self.taps if tap not in features]
+            if self.rereads:
+                batch = self.context.task.batch(self.samples, batch.index, view=batch.view, mixup=self.mixup)
             features |= live_features(self.live, self.context, batch, missing)
-        return Taught((logits, *(other.rows(other.logits, batch.index) for other in others)), self.weights, features)
+        return Taught((logits, *(other.logits_of(batch.index) for other in others)), self.weights, features)
 
     def check(self, epoch: int) -> None:
         """Compute a hundredth of the samples anew, at most MAX_CHECKED, and compare with what is stored.
@@ -161,7 +174,7 @@ def teacher_outputs(
 
     A teacher runs in evaluation mode without gradients, in the pipeline's precision, in a fixed order and batch size.
     Each view is committed in shards, so an interrupted pass continues. Vectors are always cached; other taps while all
-    of them together stay below the limit, else they come from a live pass of each batch.
+    of them together stay below the limit and samples have one size, else they come from a live pass of each batch.
 
     Args:
         context: teacher, task, store.
@@ -176,6 +189,8 @@ def teacher_outputs(
         ModelError: when a teacher's outputs do not match the task's classes, or are not finite.
     """
     first, taps = first_teacher(context), taps or {}
+    rereads, context = context.teacher_task is not None, context.of_teacher
+    limit_bytes = limit_bytes if context.task.fixed_size else 0.0
     stored = stored_taps(taps, samples=len(samples) * len(views), limit_bytes=limit_bytes)
     teachers = (first, *(member.artifact for member in context.ensemble))
     weights = (1.0, *(member.weight for member in context.ensemble))
@@ -194,6 +209,7 @@ def teacher_outputs(
         weights=tuple(weight / sum(weights) for weight in weights),
         taps=tuple(taps),
         live=load_model(first.path, code=context.code) if len(stored) < len(taps) else None,
+        rereads=rereads,
     )
 
 
@@ -320,7 +336,8 @@ def _cached(
         logits.append(np.load(found.path / "logits.npy", mmap_mode="r"))
         for position, tap in enumerate(taps):
             features[tap].append(np.load(found.path / f"feature{position}.npy", mmap_mode="r"))
-    return Cached(tuple(logits), {tap: tuple(parts) for tap, parts in features.items()})
+    units = torch.from_numpy(context.task.units(samples))
+    return Cached(tuple(logits), {tap: tuple(parts) for tap, parts in features.items()}, units)
 
 
 def _commit(context: Context, inputs: dict[str, Any], logits: Tensor, features: Mapping[Tap, Tensor]) -> Artifact:
@@ -341,7 +358,7 @@ def _check(logits: Tensor, context: Context) -> None:
     if logits.dim() != 2 or logits.shape[1] != classes:
         raise ModelError(
             "the teacher's outputs do not match the data",
-            expected=f"logits [samples, {classes}]",
+            expected=f"logits [units, {classes}]",
             got=list(logits.shape),
             where="teacher",
             hint="give a teacher trained on the same classes",

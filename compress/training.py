@@ -33,7 +33,7 @@ class Taught:
     """What the teachers say of one batch.
 
     Attributes:
-        logits: of each teacher, [B, C].
+        logits: of each teacher, [units, C].
         weights: of the teachers, summing to 1.
         features: the first teacher's tapped tensors.
     """
@@ -166,11 +166,12 @@ def fit(
                 for group in updates.param_groups:
                     group["lr"] = rate
                 updates.zero_grad(set_to_none=True)
+                units = sum(batch.num_units for batch in batches)
                 for batch in batches:
                     terms = _forward(
                         module, context, batch, loss=loss, teacher=teacher, progress=(step + 0.5) / total_steps
                     )
-                    terms.objective(units=per_update).backward()
+                    terms.objective(units=units, samples=per_update).backward()
                     window.add(terms.named())
                 for parameters in clipped:
                     nn.utils.clip_grad_norm_(parameters, optimization.clip_norm)
@@ -232,7 +233,7 @@ class Window:
 
 
 def predict(module: nn.Module, context: Context, samples: Samples) -> Tensor:
-    """Return the logits of every plain sample, float32 [N, C]; see `forward_all`."""
+    """Return the logits of every unit of the plain samples, float32 [units, C]; see `forward_all`."""
     return forward_all(module, context, samples, index=torch.arange(len(samples)))[0]
 
 
@@ -247,9 +248,9 @@ def forward_all(
     taps: Sequence[Tap] = (),
     name: str = "",
 ) -> tuple[Tensor, dict[Tap, Tensor]]:
-    """Return logits, float32 [N, C], and tapped tensors [N, ...], in evaluation mode without gradients.
+    """Return logits, float32 [units, C], and tapped tensors [N, ...], in evaluation mode without gradients.
 
-    Batches have a fixed order and size, so that the same call gives the same bits.
+    Batches have a fixed order and size, so that the same call gives the same bits. Tapped tensors have one size.
 
     Args:
         module: put back into its mode afterwards.
@@ -266,6 +267,7 @@ def forward_all(
     """
     logits: list[Tensor] = []
     features: dict[Tap, list[Tensor]] = {tap: [] for tap in taps}
+    order: list[Tensor] = []
     with (
         _numerics(context, seed=0),
         evaluating(module),
@@ -273,17 +275,35 @@ def forward_all(
         captured(module, taps) as capture,
         context.reporter.bar(name, len(index)) if name else _silent() as bar,
     ):
-        for rows in index.split(BATCH):
+        for positions in context.task.parts(samples, index, size=BATCH):
             if context.interrupted():
                 raise KeyboardInterrupt
-            batch = context.task.batch(samples, rows, view=view, mixup=mixup)
+            batch = context.task.batch(samples, index[positions], view=view, mixup=mixup)
             with context.autocast():
                 logits.append(context.task.forward(module, _channels_last(batch)).float())
             for tap, value in capture.take().items():
                 features[tap].append(value)
+            order.append(positions)
             if bar is not None:
-                bar.advance(len(rows))
-    return torch.cat(logits), {tap: torch.cat(values) for tap, values in features.items()}
+                bar.advance(len(positions))
+    found, taken = torch.cat(logits), torch.cat(order)
+    if bool((taken.diff() == 1).all()):
+        return found, {tap: torch.cat(values) for tap, values in features.items()}
+    back, units = taken.argsort(), torch.from_numpy(context.task.units(samples))[index]
+    return found[unit_rows(units[taken], back)], {tap: torch.cat(values)[back] for tap, values in features.items()}
+
+
+def unit_rows(units: Tensor, index: Tensor) -> Tensor:
+    """Return where the units of some samples are, one sample after the other, int64 [units of these samples].
+
+    Args:
+        units: how many each sample has, in the order in which they are stored, int64 [N].
+        index: positions of the wanted samples in that order, int64 [B].
+    """
+    ends, wanted = units.cumsum(0), units[index]
+    # Counts up within each sample: a running number, less what came before the sample.
+    within = torch.arange(int(wanted.sum())) - torch.repeat_interleave(wanted.cumsum(0) - wanted, wanted)
+    return torch.repeat_interleave(ends[index] - wanted, wanted) + within
 
 
 @contextmanager
@@ -312,9 +332,9 @@ def _channels_last(batch: Batch) -> Batch:
 def per_sample_loss(
     module: nn.Module, context: Context, batch: Batch, *, loss: GuidedLoss, teacher: Teaching | None
 ) -> Tensor:
-    """Return the loss of each sample, float32 [B], in full precision with final weights: what importance ranks by.
+    """Return the loss of each unit, float32 [units], in full precision with final weights: what importance ranks by.
 
-    Only terms that read logits and give each sample a value of its own count: features change width under surgery.
+    Only terms that read logits and give each unit a value of its own count: features change width under surgery.
     """
     logits = context.task.forward(module, batch)
     targets = targets_of(context, batch, logits, loss=loss, taught=None if teacher is None else teacher(batch))
@@ -322,7 +342,7 @@ def per_sample_loss(
 
 
 def targets_of(context: Context, batch: Batch, logits: Tensor, *, loss: GuidedLoss, taught: Taught | None) -> Targets:
-    """Return what a batch's student logits [B, C] are compared with.
+    """Return what a batch's student logits [units, C] are compared with.
 
     Raises:
         DataError: when the loss reads labels and the batch has none.
@@ -348,7 +368,8 @@ def _forward(
         logits = context.task.forward(module, _channels_last(batch))
     taught = None if teacher is None else teacher(batch)
     targets = targets_of(context, batch, logits, loss=loss.loss, taught=taught)
-    return loss(logits, targets, teacher_features=None if taught is None else taught.features, progress=progress)
+    features = None if taught is None else taught.features
+    return loss(logits, targets, teacher_features=features, progress=progress, mask=batch.mask)
 
 
 def _updates(
@@ -366,7 +387,7 @@ def _updates(
     steps_per_epoch = len(samples) // (size * accumulate)
     for epoch in range(first // steps_per_epoch, optimization.epochs):
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-        order = torch.randperm(len(samples), generator=generator)
+        order = context.task.order(samples, generator, size=size * accumulate)
         for within in range(steps_per_epoch):
             step = epoch * steps_per_epoch + within
             drawn = [views(epoch, generator) for _ in range(accumulate)]

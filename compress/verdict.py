@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.artifact import Artifact, writable
 from compress.benchmark import report as benchmark_report
 from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
 from compress.benchmark.measure import Profile
-from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
+from compress.benchmark.statistics import Estimate, agreement, measured, measured_changes, sign_test
 from compress.errors import StageError
 from compress.recipe import Limits, Recipe
-from compress.scoring import Scores, inputs_of, score
+from compress.scoring import Scores, first_inputs, score
 from compress.stage import Context
 from compress.stages.export import Variant
+
+RACED_SAMPLES = 256  # of select, which the race rotates through
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,13 @@ def judge(
     """
     teacher, shipped = contenders[0], contenders[-1]
     inputs = work / "inputs.npz"
-    rows = context.data.select.take(np.arange(min(256, len(context.data.select))))
+    names = [tensor.name for tensor in context.task.signature.inputs]
     with writable(work):
-        np.savez(inputs, image=inputs_of(context, rows))
+        found = dict(zip(names, first_inputs(context, context.data.select, RACED_SAMPLES), strict=True))
+        np.savez(inputs, allow_pickle=False, **found)
     gated = [entry for entry in contenders if entry.variant in recipe.gates.variants]
     needed = (teacher.name, *rivals, *(entry.name for entry in gated), shipped.name)
-    comparisons = measured(recipe, context, contenders, needed=needed, inputs=inputs)
+    comparisons = raced(recipe, context, contenders, needed=needed, inputs=inputs)
     primary = comparisons[0]
     rival = max(rivals, key=lambda name: primary.speedup(name, over=teacher.name).value)
     document = benchmark_report.build(
@@ -119,15 +121,15 @@ def judge(
                 name=entry.name,
                 path=entry.scores.onnx_path,
                 num_params=entry.scores.facts["parameters"],
-                correct=entry.scores.correct,
-                decisions=entry.scores.logits.argmax(axis=1),
+                tally=entry.scores.tally,
+                decisions=context.task.decisions(entry.scores.logits),
             )
             for entry in contenders
         ],
         comparisons,
         reference=teacher.name,
         seed=recipe.seed,
-        title=f"{recipe.name}: what each stage bought and cost (accuracy on select)",
+        title=f"{recipe.name}: what each stage bought and cost ({context.task.measure} on select)",
     )
     judged = [teacher, next(entry for entry in contenders if entry.name == rival), *gated, shipped]
     test = test_rows(judged, context, seed=recipe.seed)
@@ -150,7 +152,7 @@ def judge(
     )
 
 
-def measured(
+def raced(
     recipe: Recipe, context: Context, contenders: Sequence[Contender], *, needed: Sequence[str], inputs: Path
 ) -> list[Comparison]:
     """Return one comparison per profile, the primary one first.
@@ -221,24 +223,30 @@ def race(
 
 
 def test_rows(judged: Sequence[Contender], context: Context, *, seed: int) -> list[dict[str, Any]]:
-    """Return accuracy with its Wilson interval and the paired change against the first row, on the test role."""
+    """Return every measure with its interval and its paired change against the first row, on the test role.
+
+    ``accuracy`` and ``change`` are of the task's own measure, which gates are about.
+    """
     rows: list[dict[str, Any]] = []
-    reference: NDArray[np.bool_] | None = None
     teacher: Scores | None = None
     for entry in judged:
         scores = score(entry.artifact, context, role="test", teacher=teacher, variant=entry.variant)
+        measures = measured(scores.measures, seed=seed)
         row: dict[str, Any] = {
             "name": entry.name,
-            "samples": len(scores.correct),
-            "accuracy": asdict(wilson_interval(int(scores.correct.sum()), len(scores.correct))),
+            "samples": len(scores.tally.counts),
+            "accuracy": asdict(measures[context.task.measure]),
+            "measures": {name: asdict(estimate) for name, estimate in measures.items()},
         }
-        if reference is None or teacher is None:
-            reference, teacher = scores.correct, scores
+        if teacher is None:
+            teacher = scores
         else:
-            decisions = (scores.logits.argmax(axis=1), teacher.logits.argmax(axis=1))
-            row["change"] = asdict(paired_change(scores.correct, reference, seed=seed))
-            row["mcnemar_p"] = mcnemar_p(scores.correct, reference)
-            row["agreement"] = asdict(agreement(*decisions))
+            changes = measured_changes(scores.measures, teacher.measures, seed=seed)
+            row["change"] = asdict(changes[context.task.measure])
+            row["changes"] = {name: asdict(estimate) for name, estimate in changes.items()}
+            row["mcnemar_p"] = sign_test(scores.tally, teacher.tally)
+            ours, theirs = (context.task.decisions(found.logits) for found in (scores, teacher))
+            row["agreement"] = None if ours is None or theirs is None else asdict(agreement(ours, theirs))
         rows.append(row)
     return rows
 

@@ -2,7 +2,7 @@ import pytest
 
 from compress.errors import StageError
 from compress.export.parity import check_decisions
-from compress.scoring import DECISION_SAMPLES, inputs_of, score
+from compress.scoring import DECISION_SAMPLES, first_inputs, score
 from compress.stages.export import Export
 from compress.stages.quantize import Quantize
 
@@ -33,7 +33,7 @@ def test_each_file_of_a_bundle_is_scored_by_itself_byte_for_byte(context, quanti
 def test_a_quantized_file_is_compared_with_itself_under_its_stages_bound(context, quantized):
     scores = score(quantized, context, role="select", teacher=None)
     assert scores.artifact.inputs["min_agreement"] == 0.98
-    inputs = inputs_of(context, context.data.select)[:DECISION_SAMPLES]
+    inputs = first_inputs(context, context.data.select, DECISION_SAMPLES)[0]
     assert scores.facts["parity"] == check_decisions(scores.onnx_path, (inputs,), min_agreement=0.98)
     assert scores.facts["parity"]["max_abs"] > 0
     with pytest.raises(StageError, match="decides otherwise"):

@@ -8,7 +8,7 @@ import pytest
 
 from compress.errors import StageError
 from compress.recipe import Recipe
-from compress.scoring import Scores, score
+from compress.scoring import score
 from compress.verdict import Contender, judge
 
 RECIPE = """
@@ -40,7 +40,7 @@ def test_a_file_that_its_worker_cannot_load_is_told_with_the_reason(recipe, cont
     path = tmp_path / "broken"
     path.mkdir()
     (path / "model.onnx").write_bytes(b"not a model")
-    scores = Scores(replace(teacher.scores.artifact, path=path), teacher.scores.logits, teacher.scores.correct)
+    scores = replace(teacher.scores, artifact=replace(teacher.scores.artifact, path=path))
     contenders = [
         teacher,
         Contender("rival", teacher.artifact, teacher.scores),

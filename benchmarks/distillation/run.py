@@ -212,7 +212,7 @@ def run_cell(arm: str, context: Context, *, seed: int) -> None:
     result = {
         "arm": arm,
         "seed": seed,
-        "accuracy_select": float(context.task.correct(logits.numpy(), select).mean()),
+        "accuracy_select": context.task.tally(logits.numpy(), select).value,
         "teacher_agreement": float((logits.argmax(1) == theirs.argmax(1)).float().mean()),
         "teacher_kl_nats": float(divergence.value(logits, Targets(teachers=(theirs,))).mean()),
         "samples": len(select),
@@ -221,7 +221,7 @@ def run_cell(arm: str, context: Context, *, seed: int) -> None:
         "made_of": made_of,
         "student": STUDENT.model_dump(),
         "terms": loss.model_dump(exclude_none=True),
-        "teacher_accuracy_select": float(context.task.correct(theirs.numpy(), select).mean()),
+        "teacher_accuracy_select": context.task.tally(theirs.numpy(), select).value,
         "seconds": round(seconds, 1),
         "environment": describe(seed=seed),
     }

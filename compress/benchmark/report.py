@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
@@ -17,7 +16,7 @@ from rich.table import Table
 from compress.benchmark.compare import Comparison
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import size_bytes
-from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
+from compress.benchmark.statistics import Estimate, agreement, measured, measured_changes, sign_test
 from compress.benchmark.units import (
     format_bytes,
     format_count,
@@ -27,6 +26,7 @@ from compress.benchmark.units import (
     format_speedup,
 )
 from compress.errors import ArtifactError, InputError
+from compress.tasks import Tally
 
 SCHEMA = 1
 TAIL_HEAD = "highest supported percentile, ms; peak memory"
@@ -41,12 +41,10 @@ class Entry:
     path: Path
     """The file (or directory) whose bytes count."""
     num_params: int | None = None
-    correct: NDArray[np.bool_] | None = None
-    """Whether each sample was right, in one order for all entries; None for metrics without such samples."""
-    decisions: NDArray[np.int64] | None = None
-    """The class decided for each sample, for the agreement with the reference."""
-    accuracy: float | None = None
-    """A metric (0 to 1) without an interval; used when `correct` is None."""
+    tally: Tally | None = None
+    """The measure, sample by sample, in one order for all entries."""
+    decisions: NDArray[Any] | None = None
+    """What is decided for each unit, for the agreement with the reference; None where nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,24 +183,22 @@ def markdown(document: dict[str, Any]) -> str:
 
 
 def _row(entry: Entry, comparisons: Sequence[Comparison], *, reference: Entry, seed: int) -> Row:
-    accuracy = None if entry.accuracy is None else Estimate(entry.accuracy, entry.accuracy, entry.accuracy)
-    if entry.correct is not None:
-        accuracy = wilson_interval(int(entry.correct.sum()), len(entry.correct))
+    accuracy = None if entry.tally is None else measured({"": entry.tally}, seed=seed)[""]
     change, p_value, agreed = None, None, None
-    if entry is not reference and entry.correct is not None and reference.correct is not None:
-        change = paired_change(entry.correct, reference.correct, seed=seed)
-        p_value = mcnemar_p(entry.correct, reference.correct)
+    if entry is not reference and entry.tally is not None and reference.tally is not None:
+        change = measured_changes({"": entry.tally}, {"": reference.tally}, seed=seed)[""]
+        p_value = sign_test(entry.tally, reference.tally)
     if entry is not reference and entry.decisions is not None and reference.decisions is not None:
         agreed = agreement(entry.decisions, reference.decisions)
     latency_ms, failures = {}, {}
     speedup: dict[str, Estimate] = {}
     for comparison in comparisons:
-        profile, measured = comparison.profile.name, comparison.measurements
+        profile, timed = comparison.profile.name, comparison.measurements
         if entry.name in comparison.failures:
             failures[profile] = comparison.failures[entry.name]
-        if entry.name in measured:
-            latency_ms[profile] = measured[entry.name].median_ms
-            if entry is not reference and reference.name in measured:
+        if entry.name in timed:
+            latency_ms[profile] = timed[entry.name].median_ms
+            if entry is not reference and reference.name in timed:
                 speedup[profile] = comparison.speedup(entry.name, over=reference.name)
     return Row(
         name=entry.name,

@@ -4,14 +4,18 @@ Pure functions on arrays. Deliberately absent: a test that turns "no measurable 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.tasks import Tally
+
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+TALLY_RESAMPLES = 2_000  # each costs a pass over the samples
+TALLY_BLOCK = 100
 PERCENTILE_CONFIDENCE = 0.99  # MLPerf inference rules, early stopping
 
 
@@ -134,3 +138,74 @@ def discordant(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> tupl
     if correct.shape != reference.shape or not correct.size:
         raise ValueError(f"samples do not pair: {correct.shape} against {reference.shape}")
     return int((correct & ~reference).sum()), int((~correct & reference).sum())
+
+
+def measured(tallies: Mapping[str, Tally], *, seed: int) -> dict[str, Estimate]:
+    """Measures with their intervals: Wilson's for shares of right samples, else a percentile bootstrap over samples.
+
+    Args:
+        tallies: measures of the same samples, by name.
+        seed: of the resamples.
+    """
+    drawn = {name: tally for name, tally in tallies.items() if tally.binary is None}
+    resampled = _resampled(drawn, seed=seed)
+    return {
+        name: _interval(tally.value, resampled[name])
+        if tally.binary is None
+        else wilson_interval(int(tally.binary.sum()), len(tally.binary))
+        for name, tally in tallies.items()
+    }
+
+
+def measured_changes(tallies: Mapping[str, Tally], reference: Mapping[str, Tally], *, seed: int) -> dict[str, Estimate]:
+    """Measures minus the reference's on the same ordered samples, with paired bootstrap intervals over samples.
+
+    Args:
+        tallies: measures of one model, by name.
+        reference: the same measures of another.
+        seed: of the resamples, which both share.
+
+    Raises:
+        ValueError: when the samples do not pair.
+    """
+    for name, tally in tallies.items():
+        if len(tally.counts) != len(reference[name].counts):
+            raise ValueError(f"samples do not pair: {len(tally.counts)} against {len(reference[name].counts)}")
+    pairs = {name: (tally.binary, reference[name].binary) for name, tally in tallies.items()}
+    shares = {name: (one, other) for name, (one, other) in pairs.items() if one is not None and other is not None}
+    drawn = [name for name in tallies if name not in shares]
+    ours, theirs = (_resampled({name: side[name] for name in drawn}, seed=seed) for side in (tallies, reference))
+    return {
+        name: paired_change(*shares[name], seed=seed)
+        if name in shares
+        else _interval(tally.value - reference[name].value, ours[name] - theirs[name])
+        for name, tally in tallies.items()
+    }
+
+
+def sign_test(tally: Tally, reference: Tally) -> float | None:
+    """The exact McNemar p-value where the measure is a share of right samples, else None."""
+    if tally.binary is None or reference.binary is None:
+        return None
+    return mcnemar_p(tally.binary, reference.binary)
+
+
+def _resampled(tallies: Mapping[str, Tally], *, seed: int) -> dict[str, NDArray[np.float64]]:
+    """The measures of the same resamples of the samples, float64 [TALLY_RESAMPLES] each."""
+    if not tallies:
+        return {}
+    generator, samples = np.random.default_rng(seed), len(next(iter(tallies.values())).counts)
+    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in tallies}
+    rows = np.arange(TALLY_BLOCK)[:, None] * samples
+    for _ in range(TALLY_RESAMPLES // TALLY_BLOCK):
+        picks = generator.integers(0, samples, size=(TALLY_BLOCK, samples)) + rows
+        # How often each sample was drawn: one matrix product evaluates a block of resamples.
+        times = np.bincount(picks.ravel(), minlength=TALLY_BLOCK * samples).reshape(TALLY_BLOCK, samples)
+        for name, tally in tallies.items():
+            found[name].append(tally.of(times.astype(np.float64) @ tally.counts))
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def _interval(value: float, resampled: NDArray[np.float64]) -> Estimate:
+    low, high = np.nanquantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(value, float(low), float(high))

@@ -1,8 +1,10 @@
 """What samples must be before they may play a role; every refusal names the role."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compress.data.samples import Role, Samples
 from compress.errors import DataError
@@ -21,17 +23,10 @@ def check_inputs(roles: Mapping[Role, Samples]) -> None:
         inputs, labels = samples.inputs, samples.labels
         if len(inputs) == 0:
             raise DataError(f"the {role} role is empty", expected="at least 1 sample", got=0, where=role)
-        if inputs.dtype not in (np.uint8, np.float32) or inputs.ndim != 4:
-            raise DataError(
-                "the inputs are no images",
-                expected="uint8 or float32 [samples, channels, height, width]",
-                got=f"{inputs.dtype} {list(inputs.shape)}",
-                where=role,
-                hint="convert them with .astype(np.float32)",
-            )
-        if inputs.dtype == np.float32 and not np.isfinite(inputs).all():
-            bad = int(np.argmax(~np.isfinite(inputs).all(axis=(1, 2, 3))))
-            raise DataError("an input is not finite", got="NaN or infinity", where=f"{role}, sample {bad}")
+        if inputs.dtype == object:
+            _check_text(role, inputs)
+        else:
+            _check_images(role, inputs)
         if inputs.dtype != first.dtype or inputs.shape[1:] != first.shape[1:]:
             raise DataError(
                 "the roles hold different kinds of inputs",
@@ -39,26 +34,77 @@ def check_inputs(roles: Mapping[Role, Samples]) -> None:
                 got=f"{inputs.dtype} {list(inputs.shape[1:])}",
                 where=role,
             )
-        if labels is not None and labels.shape != (len(inputs),):
-            raise DataError(
-                "inputs and labels do not pair",
-                expected=f"labels [{len(inputs)}]",
-                got=f"labels {list(labels.shape)}",
-                where=role,
-            )
+        if labels is not None:
+            _check_labels(role, inputs, labels)
+
+
+def _check_images(role: Role, inputs: NDArray[Any]) -> None:
+    if inputs.dtype not in (np.uint8, np.float32) or inputs.ndim != 4:
+        raise DataError(
+            "the inputs are no images",
+            expected="uint8 or float32 [samples, channels, height, width]",
+            got=f"{inputs.dtype} {list(inputs.shape)}",
+            where=role,
+            hint="convert them with .astype(np.float32)",
+        )
+    if inputs.dtype == np.float32 and not np.isfinite(inputs).all():
+        bad = int(np.argmax(~np.isfinite(inputs).all(axis=(1, 2, 3))))
+        raise DataError("an input is not finite", got="NaN or infinity", where=f"{role}, sample {bad}")
+
+
+def _check_text(role: Role, inputs: NDArray[Any]) -> None:
+    empty = [position for position, text in enumerate(inputs) if not "".join(text).strip()]
+    if empty:
+        raise DataError(
+            f"{len(empty)} of the {role} role's {len(inputs)} texts are empty",
+            expected="at least one character that is not white space",
+            where=f"{role}, sample {empty[0]}",
+            hint="leave those rows out of the file",
+        )
+
+
+def _check_labels(role: Role, inputs: NDArray[Any], labels: NDArray[Any]) -> None:
+    if len(labels) != len(inputs) or labels.ndim > 2:
+        raise DataError(
+            "inputs and labels do not pair",
+            expected=f"labels [{len(inputs)}], or [{len(inputs)}, outputs]",
+            got=f"labels {list(labels.shape)}",
+            where=role,
+        )
+    if labels.dtype == object:
+        for position, (words, tags) in enumerate(zip(inputs, labels, strict=True)):
+            if len(words) != len(tags):
+                raise DataError(
+                    "words and tags do not pair",
+                    expected=f"{len(words)} tags",
+                    got=len(tags),
+                    where=f"{role}, sample {position}",
+                )
+    if labels.dtype == np.float32 and not np.isfinite(labels).all():
+        bad = int(np.argmax(~np.isfinite(labels).all(axis=1)))
+        raise DataError("a target is not finite", got="NaN or infinity", where=f"{role}, sample {bad}")
 
 
 def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the class names after checking every label against them; without names, labels must be 0 to C - 1.
+    """Return the names of the outputs after checking every label against them.
+
+    Without names, outputs are numbered; class numbers must then be 0 to C - 1 without a gap.
 
     Raises:
         DataError: when a label is out of range or a number is skipped without a reason.
     """
-    labelled = {role: samples.labels for role, samples in roles.items() if samples.labels is not None}
+    labelled: dict[Role, NDArray[Any]] = {
+        role: samples.labels for role, samples in roles.items() if samples.labels is not None
+    }
     if not labelled:
         raise DataError("no role has labels", hint="label at least the select and test roles")
-    count = len(names) or max(int(labels.max()) for labels in labelled.values()) + 1
-    for role, labels in labelled.items():
+    if len(set(names)) != len(names):
+        raise DataError("two classes have the same name", got=sorted({name for name in names if names.count(name) > 1}))
+    if next(iter(labelled.values())).ndim == 2:
+        return _columns(labelled, names)
+    numbers = {role: np.concatenate(labels) if labels.dtype == object else labels for role, labels in labelled.items()}
+    count = len(names) or max(int(labels.max()) for labels in numbers.values()) + 1
+    for role, labels in numbers.items():
         outside = (labels < 0) | (labels >= count)
         if outside.any():
             raise DataError(
@@ -68,11 +114,9 @@ def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[
                 where=f"{role}, sample {int(np.argmax(outside))}",
                 hint="name every class in label order under classes" if names else None,
             )
-    if len(set(names)) != len(names):
-        raise DataError("two classes have the same name", got=sorted({name for name in names if names.count(name) > 1}))
     if names:
         return names
-    seen = np.unique(np.concatenate(list(labelled.values())))
+    seen = np.unique(np.concatenate(list(numbers.values())))
     if len(seen) != count:
         absent = sorted(set(range(count)) - set(seen.tolist()))
         raise DataError(
@@ -84,11 +128,25 @@ def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[
     return tuple(map(str, range(count)))
 
 
+def _columns(labelled: Mapping[Role, NDArray[Any]], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a name for every column of labels [N, C]."""
+    width = next(iter(labelled.values())).shape[1]
+    for role, labels in labelled.items():
+        if labels.shape[1] != (len(names) or width):
+            raise DataError(
+                "the labels have another number of columns",
+                expected=len(names) or width,
+                got=labels.shape[1],
+                where=role,
+            )
+    return names or tuple(map(str, range(width)))
+
+
 def check_role(role: Role, samples: Samples, classes: tuple[str, ...]) -> None:
     """Refuse a role that nothing can be learnt from or judged on.
 
     Raises:
-        DataError: when select or test is unlabelled, select is too small, or the role holds a single class.
+        DataError: when select or test is unlabelled, select is too small, or the role's labels are all the same.
     """
     if role == "select" and len(samples) < MIN_SELECT_SAMPLES:
         raise DataError(
@@ -98,7 +156,8 @@ def check_role(role: Role, samples: Samples, classes: tuple[str, ...]) -> None:
             where=role,
             hint="raise data.split.select, or add samples where the source fixes the role",
         )
-    if samples.labels is None:
+    labels = samples.labels
+    if labels is None:
         if role in ("select", "test"):
             raise DataError(
                 f"the {role} role has no labels",
@@ -106,11 +165,21 @@ def check_role(role: Role, samples: Samples, classes: tuple[str, ...]) -> None:
                 hint="give a labelled select and test role; only train and calibration may be unlabelled",
             )
         return
-    seen = np.unique(samples.labels)
-    if role != "calibration" and (len(seen) < 2 or len(classes) < 2):
+    if role == "calibration":
+        return
+    seen = np.unique(np.concatenate(labels) if labels.dtype == object else labels, axis=0)
+    if len(seen) >= 2 and (labels.ndim == 2 or len(classes) >= 2):
+        return
+    if labels.ndim == 2:
         raise DataError(
-            f"the {role} role holds a single class",
-            expected="at least 2 classes",
-            got=f"{len(samples)} samples of class {classes[int(seen[0])]!r}",
+            f"all labels of the {role} role are the same",
+            expected="at least 2 different ones",
+            got=seen[0].tolist(),
             where=role,
         )
+    raise DataError(
+        f"the {role} role holds a single class",
+        expected="at least 2 classes",
+        got=f"{len(samples)} samples of class {classes[int(seen[0])]!r}",
+        where=role,
+    )

@@ -82,14 +82,14 @@ def subset(data: Data, *, per_role: int) -> Data:
     def few(samples: Samples) -> Samples:
         if len(samples) <= per_role:
             return samples
-        return samples.take(np.sort(_stratified(samples.labels, np.arange(len(samples)), size=per_role)))
+        return samples.take(np.sort(_stratified(samples.groups, np.arange(len(samples)), size=per_role)))
 
     return Data({role: few(samples) for role, samples in data.roles.items()}, data.classes, data.dropped_duplicates)
 
 
 def _ordered(samples: Samples) -> Samples:
     """Return the samples ordered by the hash of their input, then by label."""
-    labels = [0] * len(samples) if samples.labels is None else samples.labels.tolist()
+    labels = [0] * len(samples) if samples.labels is None else [np.ravel(label).tolist() for label in samples.labels]
     hashes = samples.hashes
     order = sorted(range(len(samples)), key=lambda position: (hashes[position], labels[position]))
     return samples.take(np.array(order, np.int64))
@@ -151,22 +151,21 @@ def _draw(pool: Samples, missing: list[Role], *, split: Split) -> dict[Role, Sam
     left = np.array(sorted(range(len(pool)), key=ranks.__getitem__), np.int64)
     drawn: dict[Role, Samples] = {}
     for role, size in sizes.items():
-        taken = _stratified(None if pool.labels is None else pool.labels[left], left, size=size)
+        taken = _stratified(pool.groups[left], left, size=size)
         left = left[~np.isin(left, taken)]
         drawn[role] = pool.take(np.sort(taken))
     drawn["train"] = pool.take(np.sort(left))
     return drawn
 
 
-def _stratified(labels: NDArray[np.int64] | None, positions: NDArray[np.int64], *, size: int) -> NDArray[np.int64]:
+def _stratified(groups: NDArray[np.int64], positions: NDArray[np.int64], *, size: int) -> NDArray[np.int64]:
     """Return ``size`` of the positions, the first ones of each class; largest remainders settle the odd samples.
 
     Args:
-        labels: class of each position, in the same order; None for one class.
+        groups: class of each position, in the same order.
         positions: what to choose from, best first.
         size: how many, at most all.
     """
-    groups = np.zeros(len(positions), np.int64) if labels is None else labels
     counts = np.bincount(groups)
     shares = size * counts / counts.sum()
     quotas = np.floor(shares).astype(np.int64)

@@ -1,10 +1,11 @@
 """Samples in memory and the four roles they play."""
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,14 @@ class Samples:
     """Raw samples of one role, before preprocessing.
 
     Attributes:
-        inputs: uint8 or float32 [N, C, H, W] for images.
-        labels: int64 [N] class indices, or None when unlabelled.
+        inputs: uint8 or float32 [N, C, H, W] for images; objects [N] for text, each a string, or a tuple of strings
+            for two texts or the words of a sentence.
+        labels: what is right, or None when unlabelled: int64 [N] class numbers; uint8 [N, C] yes or no for each of
+            several labels; float32 [N, C] targets of a regression; or objects [N], each the int64 tags of its words.
     """
 
-    inputs: NDArray[np.generic]
-    labels: NDArray[np.int64] | None
+    inputs: NDArray[Any]
+    labels: NDArray[Any] | None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -33,19 +36,38 @@ class Samples:
         return Samples(self.inputs[index], None if self.labels is None else self.labels[index])
 
     @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        """The class of each sample, int64 [N], which roles are drawn by; all 0 where there are no single classes."""
+        single = self.labels is not None and self.labels.dtype == np.int64
+        return self.labels if single and self.labels is not None else np.zeros(len(self), np.int64)
+
+    @cached_property
     def hashes(self) -> tuple[bytes, ...]:
         """One 16-byte BLAKE2b hash per sample, of its input alone: equal inputs are the same sample."""
-        rows = np.ascontiguousarray(self.inputs)
-        return tuple(hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows)
+        return tuple(hashlib.blake2b(row, digest_size=16).digest() for row in _rows(self.inputs))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over inputs, labels, shapes and dtypes."""
         state = hashlib.sha256(f"{self.inputs.dtype}{self.inputs.shape}{self.labels is None}".encode())
-        state.update(np.ascontiguousarray(self.inputs).data)
-        if self.labels is not None:
-            state.update(np.ascontiguousarray(self.labels).data)
+        for values in (self.inputs, self.labels):
+            if values is not None and values.dtype == object:
+                for row in _rows(values):
+                    state.update(len(row).to_bytes(8) + row)
+            elif values is not None:
+                state.update(np.ascontiguousarray(values).data)
         return state.hexdigest()
+
+
+def _rows(values: NDArray[Any]) -> Iterator[bytes]:
+    """Yield the content of each entry of an array, injectively: no two entries of one array share their bytes."""
+    if values.dtype != object:
+        yield from (row.tobytes() for row in np.ascontiguousarray(values))
+    for value in values if values.dtype == object else ():
+        if isinstance(value, np.ndarray):
+            yield value.tobytes()
+        else:
+            yield json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
@@ -54,7 +76,7 @@ class Data:
 
     Attributes:
         roles: samples by role; no sample is in two roles.
-        classes: the names of the classes, in label order.
+        classes: the names of the outputs, in order: classes, labels, tags, or targets of a regression.
         dropped_duplicates: samples left out because an equal input was there already.
     """
 

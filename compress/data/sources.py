@@ -13,6 +13,7 @@ from compress.data.idx import read_idx
 from compress.data.images import Mode, read_folder
 from compress.data.samples import ROLES, Role, Samples
 from compress.data.source import Raw, Source, channels_first, class_numbers
+from compress.data.table import HubData, Table
 from compress.errors import DataError
 from compress.user_code import run_user_file, user_function
 
@@ -147,6 +148,6 @@ class File(Source):
 
 
 AnySource = Annotated[
-    Annotated[Digits | File | Idx | ImageFolder | Numpy, Field(discriminator="source")],
+    Annotated[Digits | File | HubData | Idx | ImageFolder | Numpy | Table, Field(discriminator="source")],
     BeforeValidator(one_key("source")),
 ]

@@ -7,7 +7,8 @@
     labels.json                   class names in the order of the logits
     preprocessing.json            what turns raw data into inputs
     reference.npz                 ``input/<name>`` and, for each variant and fp32 in any case, ``<variant>/<output>``
-    predict.py                    labels inputs with onnxruntime and numpy alone
+    predict.py                    labels inputs with onnxruntime and numpy alone, or text with tokenizers besides
+    tokenizer.json config.json    for models of text, and for optimum and transformers
 """
 
 import hashlib
@@ -41,6 +42,7 @@ def write_bundle(
     primary: str,
     metadata: Metadata,
     inputs: tuple[np.ndarray, ...],
+    files: Mapping[str, str],
 ) -> dict[str, Any]:
     """Fills an empty directory with a bundle.
 
@@ -52,6 +54,7 @@ def write_bundle(
         primary: the name of the variant that the headline is about.
         metadata: its ``variant`` is replaced by each variant's name.
         inputs: one preprocessed array per graph input, 32 rows or more; they become public with the bundle.
+        files: further text files, by name, such as a tokenizer's.
 
     Returns:
         The content of ``bundle.json``.
@@ -83,8 +86,11 @@ def write_bundle(
     (directory / "labels.json").write_text(json.dumps(metadata.labels, indent=1))
     (directory / "preprocessing.json").write_text(json.dumps(metadata.preprocessing, indent=1))
     np.savez_compressed(directory / "reference.npz", allow_pickle=False, **reference)
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8")
     # Read, not imported: it is a script from its first line to its last.
-    (directory / "predict.py").write_text(Path(__file__).with_name("predict.py").read_text())
+    script = "predict_text.py" if "tokenizer.json" in files else "predict.py"
+    (directory / "predict.py").write_text(Path(__file__).with_name(script).read_text())
     manifest = {
         "format_version": FORMAT_VERSION,
         "primary": f"{primary}.onnx",

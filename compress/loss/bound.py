@@ -85,6 +85,7 @@ class BoundLoss(nn.Module):
             ]
             terms.values[name] = term.value(compared, mask=mask)
             terms.weights[name] = weight
+            terms.by_sample.add(name)
         return terms
 
     def _compared(

@@ -1,7 +1,7 @@
 """The one teacher-guided loss that trains, ranks channels, recovers and ranks layers for quantization."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
@@ -25,10 +25,12 @@ class LossTerms:
     Attributes:
         values: named terms, unweighted: float32 [N] per unit, or a float32 scalar for a coupled term.
         weights: the weight of each term now.
+        by_sample: the terms that have a value per sample where a sample has several units: those on features.
     """
 
     values: dict[str, Tensor]
     weights: dict[str, float]
+    by_sample: set[str] = field(default_factory=set)
 
     @property
     def total_per_unit(self) -> Tensor:
@@ -41,15 +43,17 @@ class LossTerms:
         """Weighted sum of coupled terms and of the means of the others, a float32 scalar."""
         return torch.stack([self.weights[name] * value.mean() for name, value in self.values.items()]).sum()
 
-    def objective(self, *, units: int) -> Tensor:
-        """Return what to differentiate: per-unit terms are divided by the units of the whole update.
+    def objective(self, *, units: int, samples: int) -> Tensor:
+        """Return what to differentiate: the sum of each term's values over the number of them in the whole update.
 
         Args:
-            units: of all forward passes of the update; with a coupled term there is only one pass.
+            units: of all forward passes of the update, which terms on logits have a value for.
+            samples: of all of them, which terms on features have a value for; with a coupled term there is one pass.
         """
-        shares = [
-            self.weights[name] * (value.sum() / units if value.dim() else value) for name, value in self.values.items()
-        ]
+        shares = []
+        for name, value in self.values.items():
+            count = samples if name in self.by_sample else units
+            shares.append(self.weights[name] * (value.sum() / count if value.dim() else value))
         return torch.stack(shares).sum()
 
     def named(self) -> dict[str, Tensor]:
@@ -208,6 +212,14 @@ class GuidedLoss(Values):
             for name, term in self.logit_terms.items()
             if term.schedule.factor(1.0) > 0 and not (per_unit and term.kind == "coupled")
         )
+
+
+TERMS: dict[str, type[Term]] = {
+    name: kind
+    for name, field_info in GuidedLoss.model_fields.items()
+    for kind in get_args(field_info.annotation)
+    if isinstance(kind, type) and issubclass(kind, Term)
+}
 
 
 def _fields(value: Any) -> Any:

@@ -16,13 +16,26 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.loss.term import Kind, Property, Share, Targets, Temperature, Term, averaged_log, standardised
+from compress.loss.term import (
+    ANY_PROBLEM,
+    Kind,
+    Property,
+    Share,
+    Targets,
+    Temperature,
+    Term,
+    averaged_log,
+    standardised,
+)
+from compress.tasks.task import Problem
 
 Divergence = Literal["forward", "reverse", "jensen-shannon", "skew"]
 
 
 class LogitTerm(Term):
     """A term that needs nothing but logits: it can also rank channels and layers."""
+
+    problems: ClassVar[frozenset[Problem]] = frozenset({"single-label"})
 
     @abstractmethod
     def value(self, student: Tensor, targets: Targets) -> Tensor:
@@ -35,13 +48,14 @@ class LogitTerm(Term):
 
 
 class Hard(LogitTerm):
-    """The task's own loss against the labels: cross-entropy for a classifier."""
+    """The task's own loss against the labels: cross-entropy for a classifier; see `Task.hard_loss`."""
 
     properties: ClassVar[frozenset[Property]] = frozenset(
         {"duplication", "micro-batching", "bfloat16", "impossible-classes", "shift"}
     )
     reads_labels: ClassVar[bool] = True
     reads_teacher: ClassVar[bool] = False
+    problems: ClassVar[frozenset[Problem]] = ANY_PROBLEM
 
     def value(self, student: Tensor, targets: Targets) -> Tensor:  # noqa: ARG002 # the task computed it
         """Return the task's hard loss [N]."""
@@ -225,6 +239,8 @@ class Bernoulli(LogitTerm):
         {"zero-at-equality", "duplication", "micro-batching", "bfloat16", "impossible-classes"}
     )
 
+    problems: ClassVar[frozenset[Problem]] = frozenset({"multi-label"})
+
     temperature: Temperature = 1.0
 
     def value(self, student: Tensor, targets: Targets) -> Tensor:
@@ -247,6 +263,7 @@ class Mse(LogitTerm):
     """
 
     unit: ClassVar[str] = "squared units of the output"
+    problems: ClassVar[frozenset[Problem]] = ANY_PROBLEM
     properties: ClassVar[frozenset[Property]] = frozenset(
         {"zero-at-equality", "duplication", "micro-batching", "bfloat16"}
     )

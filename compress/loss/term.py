@@ -10,11 +10,13 @@ from pydantic import Field
 from torch import Tensor
 
 from compress.choice import Values
+from compress.tasks.task import Problem
 
 Weight = Annotated[float, Field(gt=0, le=1e6)]
 Temperature = Annotated[float, Field(gt=0, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Kind = Literal["per-unit", "coupled"]
+ANY_PROBLEM: frozenset[Problem] = frozenset({"single-label", "multi-label", "regression"})
 Property = Literal[
     "zero-at-equality",
     "duplication",
@@ -81,6 +83,8 @@ class Term(Values):
         properties: what `compress.testing` proves of it in its default form.
         reads_labels: whether labels must be there.
         reads_teacher: whether a teacher must be there.
+        problems: what the outputs of a unit may be: one distribution (``single-label``), independent probabilities
+            (``multi-label``) or numbers (``regression``).
 
     Attributes:
         weight: dimensionless.
@@ -92,6 +96,7 @@ class Term(Values):
     properties: ClassVar[frozenset[Property]]
     reads_labels: ClassVar[bool] = False
     reads_teacher: ClassVar[bool] = True
+    problems: ClassVar[frozenset[Problem]] = ANY_PROBLEM
 
     weight: Weight = 1.0
     schedule: Schedule = ALWAYS

@@ -6,7 +6,8 @@ from pydantic import BeforeValidator, Field
 
 from compress.choice import one_key
 from compress.models.cnn import Cnn
-from compress.models.external import HuggingFace, Timm, UserFile
+from compress.models.external import Timm, UserFile
+from compress.models.huggingface import HuggingFace
 from compress.models.mlp import Mlp
 from compress.models.mobilenet import MobileNet
 from compress.models.resnet import ResNet

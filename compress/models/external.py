@@ -1,21 +1,17 @@
-"""Models that come from elsewhere: a user's Python file, timm, Hugging Face transformers."""
+"""Models that come from elsewhere: a user's Python file, timm; Hugging Face's have a file of their own."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
-from compress.artifact import hash_file, hash_values
+from compress.artifact import hash_file
 from compress.errors import EnvironmentFault, ModelError
 from compress.models.spec import Model, image_sizes
 from compress.tasks.signature import Signature
 from compress.user_code import run_user_file, user_function
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # What the libraries raise for unknown names, unfit weights and configurations, and hubs that do not answer.
 LIBRARY_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
@@ -118,119 +114,3 @@ class Timm(Model):
     def stored(self, module: nn.Module) -> Model:  # noqa: ARG002
         """Leave the published weights out: the stored ones replace them."""
         return self.model_copy(update={"pretrained": False})
-
-
-class HuggingFace(Model):
-    """An image classifier of transformers, from a hub id or a local folder.
-
-    Attributes:
-        path: hub id or folder.
-        pretrained: start from the published weights; false builds the architecture from its configuration alone.
-        config: used instead of the configuration at ``path``; the content of a ``config.json``. A stored model has it,
-            so that neither the hub nor the folder is needed to load it.
-    """
-
-    libraries: ClassVar[tuple[str, ...]] = ("transformers",)
-
-    family: Literal["huggingface"] = "huggingface"
-    path: str
-    pretrained: bool = True
-    config: dict[str, Any] | None = None
-
-    def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:  # noqa: ARG002
-        """Return the classifier, reduced to a plain image-to-logits module.
-
-        Remote code is never trusted and only safetensors weights are read.
-
-        Raises:
-            EnvironmentFault: when transformers does not import, or the hub is needed and does not answer.
-            ModelError: when there is no such model, or it is no image classifier.
-        """
-        try:
-            from transformers import AutoConfig, AutoModelForImageClassification
-            from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-        except (ImportError, RuntimeError) as error:
-            raise EnvironmentFault(
-                "transformers does not import",
-                got=error,
-                where=f"model {self.path}",
-                hint="pip install 'compress-onnx[hf]'",
-            ) from error
-        _, _, _, classes = image_sizes(signature, family=self.family)
-        try:
-            if self.config is None:
-                config = AutoConfig.from_pretrained(self.path, num_labels=classes, trust_remote_code=False)
-            else:
-                config = CONFIG_MAPPING[self.config["model_type"]].from_dict(dict(self.config), num_labels=classes)
-            config._attn_implementation = "eager"  # fused attention hides the coupled channels from pruning
-            if not self.pretrained:
-                return Logits(AutoModelForImageClassification.from_config(config, trust_remote_code=False))
-            return Logits(
-                AutoModelForImageClassification.from_pretrained(
-                    self.path,
-                    config=config,
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                    ignore_mismatched_sizes=True,
-                )
-            )
-        except LIBRARY_ERRORS as error:
-            if _hub_is_silent(error):
-                raise EnvironmentFault(
-                    "the Hugging Face hub cannot be reached, and the model was not downloaded before",
-                    got=_first_line(error),
-                    where=f"model {self.path}",
-                    hint="check the network, or give a local folder as path",
-                ) from error
-            raise ModelError(
-                "transformers cannot build the model",
-                expected="the hub id or folder of an image classifier with safetensors weights",
-                got=_first_line(error),
-                where=f"model {self.path}",
-            ) from error
-
-    def identity(self) -> dict[str, Any]:
-        """Replace the path of a folder by the content that is read from it."""
-        fields, folder = self.model_dump(mode="json"), Path(self.path)
-        if not folder.is_dir():
-            return fields
-        patterns = ("config.json", "*.safetensors*") if self.pretrained else ("config.json",)
-        files = sorted(path for pattern in patterns for path in folder.glob(pattern))
-        return fields | {"path": hash_values({path.name: hash_file(path) for path in files})}
-
-    def stored(self, module: nn.Module) -> Model:
-        """Keep the configuration, and of a folder the name; leave the weights out: the stored ones replace them."""
-        if self.config is not None:
-            return self.model_copy(update={"pretrained": False})
-        assert isinstance(module, Logits)
-        config = json.loads(module.model.config.to_json_string(use_diff=False))
-        config.pop("_name_or_path", None)
-        name = Path(self.path).name if Path(self.path).is_dir() else self.path
-        return HuggingFace(path=name, pretrained=False, config=config)
-
-
-def _hub_is_silent(error: BaseException | None) -> bool:
-    """Whether the hub was not reached, rather than answering that there is no such model."""
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    while error is not None:
-        if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
-            return True
-        error = error.__cause__
-    return False
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-
-
-class Logits(nn.Module):
-    """Takes the logits out of a transformers output object."""
-
-    def __init__(self, model: "PreTrainedModel") -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits [B, classes]."""
-        return self.model(pixel_values=image, return_dict=True).logits

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from torch import nn
 from compress.choice import Values
 from compress.errors import EnvironmentFault, ModelError
 from compress.tasks.signature import Signature
+from compress.tasks.task import Problem
 
 
 class Model(Values):
@@ -44,6 +45,15 @@ class Model(Values):
             module: what this was built into.
         """
         return self
+
+    def files(self, signature: Signature, *, problem: Problem) -> Mapping[str, str]:  # noqa: ARG002
+        """Return text files that other libraries want beside an exported file, by name.
+
+        Args:
+            signature: what the model was built for.
+            problem: what its outputs are.
+        """
+        return {}
 
     def versions(self) -> dict[str, str]:
         """Return the installed version of each of ``libraries``.

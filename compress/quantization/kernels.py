@@ -217,18 +217,18 @@ def check_weight_bytes(
 def check_agreement(
     reference: np.ndarray, quantized: np.ndarray, *, layers: Sequence[str], min_agreement: float = MIN_AGREEMENT
 ) -> float:
-    """The share of rows whose largest entry is in the same place; rows are all but the last axis.
+    """The share of decisions that are the same.
 
     Args:
-        reference: logits of the float model [..., C].
-        quantized: logits of the quantized model, the same shape.
+        reference: what the float model decides, any shape.
+        quantized: what the quantized model decides, the same shape.
         layers: what is in int8, in words, what hurts most first.
         min_agreement: the bound, 0 to 1.
 
     Raises:
         StageError: below the bound, with the layers that did it.
     """
-    agreement = float((reference.argmax(-1) == quantized.argmax(-1)).mean())
+    agreement = float((reference == quantized).mean())
     if agreement < min_agreement:
         raise StageError(
             "the quantized model decides differently from the float model",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
-from compress.choice import Values
+from compress.choice import HubOrFolder, Values
 
 TAGS = ("family", "source", "verb")  # a choice is written as the one key of a mapping, not as a field
 
@@ -50,7 +50,12 @@ def leaves(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str
 def anchored(value: Any, directory: Path) -> Any:
     """Return the values with every relative path made absolute."""
     if isinstance(value, Values):
-        return value.model_copy(update={name: anchored(item, directory) for name, item in value.__dict__.items()})
+        fields = {name: anchored(item, directory) for name, item in value.__dict__.items()}
+        for name, field in type(value).model_fields.items():
+            if HubOrFolder in field.metadata and isinstance(fields[name], str):
+                folder = directory / Path(fields[name]).expanduser()
+                fields[name] = str(folder) if folder.is_dir() else fields[name]
+        return value.model_copy(update=fields)
     if isinstance(value, dict):
         return {key: anchored(item, directory) for key, item in value.items()}
     if isinstance(value, tuple):

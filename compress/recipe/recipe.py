@@ -8,9 +8,11 @@ import yaml
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 
 from compress.choice import Values, one_key
+from compress.data import Data
 from compress.errors import RecipeError, UsageError
 from compress.loss import GuidedLoss
-from compress.models import AnyModel
+from compress.loss.guided import TERMS
+from compress.models import AnyModel, HuggingFace
 from compress.recipe.chain import NAME, Link, chain_faults
 from compress.recipe.check import chain, coerced, refused
 from compress.recipe.faults import Fault, nearest
@@ -23,13 +25,22 @@ from compress.stages.distill import Distill
 from compress.stages.export import Export
 from compress.stages.prune import Prune
 from compress.stages.quantize import Quantize
+from compress.stages.shorten import Shorten
 from compress.stages.train import Train
+from compress.stages.vocabulary import PruneVocabulary
+from compress.tasks import Task
+from compress.tasks.task import Problem
 
 SCHEMA = 1
+SUGGESTED: dict[Problem, str] = {
+    "single-label": "loss: hinton",
+    "multi-label": "loss: {hard: {}, bernoulli: {temperature: 2}}",
+    "regression": "loss: {hard: {}, mse: {}}",
+}
 
 # The one table of verbs: what a recipe can name under ``stages``.
 AnyStage = Annotated[
-    Annotated[Distill | Export | Prune | Quantize | Train, Field(discriminator="verb")],
+    Annotated[Distill | Export | Prune | PruneVocabulary | Quantize | Shorten | Train, Field(discriminator="verb")],
     BeforeValidator(one_key("verb")),
 ]
 VERBS: dict[str, type[Stage]] = {kind.model_fields["verb"].default: kind for kind in get_args(get_args(AnyStage)[0])}
@@ -151,6 +162,31 @@ class Recipe(Values):
     def to_yaml(self) -> str:
         """Return the recipe as YAML with every default written out; reading it gives an equal recipe."""
         return yaml.safe_dump(plain(self), sort_keys=False, allow_unicode=True)
+
+    def task(self, data: Data) -> Task:
+        """Return the task for these data; see `DataConfig.task`.
+
+        Raises:
+            RecipeError: when a loss has terms that mean nothing for the task's outputs.
+        """
+        model = self.teacher.model
+        task = self.data.task(data, tokenizer=model.path if isinstance(model, HuggingFace) else None)
+        stages = [stage for stage in self.stages if isinstance(stage, Distill | Prune | Quantize)]
+        losses = {"the pipeline": self.loss} | {stage.title: stage.loss for stage in stages if stage.loss is not None}
+        fitting = [name for name, kind in TERMS.items() if task.problem in kind.problems]
+        for where, loss in losses.items():
+            odd = [name for name, term in loss.terms.items() if task.problem not in term.problems]
+            if odd:
+                raise RecipeError(
+                    f"the loss has terms that mean nothing for {task.problem} outputs",
+                    expected=f"some of {', '.join(fitting)}",
+                    got=", ".join(odd),
+                    where=f"the loss of {where}",
+                    hint=SUGGESTED[task.problem],
+                )
+            if loss.mixup and not task.fixed_size:
+                raise RecipeError("only images can be mixed", got=f"mixup {loss.mixup:g}", where=f"the loss of {where}")
+        return task
 
     def misfits(self) -> list[tuple[int, str]]:
         """Return the stages that cannot work with the loss, by position, and why."""

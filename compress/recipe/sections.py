@@ -13,11 +13,11 @@ from compress.choice import Values
 from compress.data import Data
 from compress.data.roles import Overlap, Split, assign
 from compress.data.sources import AnySource
-from compress.errors import ModelError
+from compress.errors import DataError, ModelError
 from compress.models import AnyModel
 from compress.stages.export import Variant
 from compress.stages.train import Train
-from compress.tasks import Augment, Normalize
+from compress.tasks import Augment, ImageClassification, Judge, Normalize, Task, TextTask, Tokenize, Tokenizer
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -32,6 +32,8 @@ class DataConfig(Values):
             ``drop-from-train`` and count them. The other roles are never touched.
         augment: views of the train samples; None trains on the plain ones.
         normalize: mean and deviation that given weights were trained with; None takes those of the train role.
+        tokenize: how text becomes tokens.
+        judge: what counts as right.
     """
 
     source: AnySource
@@ -39,6 +41,36 @@ class DataConfig(Values):
     overlap: Overlap = "refuse"
     augment: Augment | None = None
     normalize: Normalize | None = None
+    tokenize: Tokenize = Tokenize()
+    judge: Judge = Judge()
+
+    def task(self, data: Data, *, tokenizer: str | None) -> Task:
+        """Return the task for these data: images, texts, or words.
+
+        Args:
+            data: as ``load`` returned them.
+            tokenizer: the teacher's, used when ``tokenize`` names none.
+
+        Raises:
+            DataError: when the fields do not fit the data.
+            ModelError: when there is no tokenizer.
+        """
+        if data.select.inputs.dtype != object:
+            if self.tokenize != Tokenize():
+                raise DataError("only text is tokenized", got="images", where="data.tokenize")
+            return ImageClassification.of(data, augment=self.augment, normalize=self.normalize, judge=self.judge)
+        for name in ("augment", "normalize"):
+            if self.__dict__[name] is not None:
+                raise DataError(f"only images have {name}", got="text", where=f"data.{name}")
+        path = self.tokenize.tokenizer or tokenizer
+        if path is None:
+            raise ModelError(
+                "text needs a tokenizer, and the teacher names none",
+                expected="a hub id or folder",
+                where="data.tokenize.tokenizer",
+            )
+        loaded = Tokenizer.load(path, max_length=self.tokenize.max_length)
+        return TextTask.of(data, tokenizer=loaded, judge=self.judge)
 
     def load(self, *, code: Sequence[Path] = ()) -> Data:
         """Return the samples in their roles.

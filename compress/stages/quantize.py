@@ -1,14 +1,12 @@
 """Quantize: int8 where it costs little, float where it costs too much; a torch model with its plan comes out."""
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-import numpy as np
 import torch
 from pydantic import Field
 
@@ -24,7 +22,7 @@ from compress.quantization.plan import QuantPlan
 from compress.quantization.sensitivity import Choice, Quantizer, Score, Scorer, choose_layers
 from compress.quantization.view import View
 from compress.quantization.writer import write_quantized
-from compress.scoring import inputs_of, run_onnx
+from compress.scoring import Feed
 from compress.stage import Context, Need, Stage
 from compress.tasks import Batch
 from compress.teacher import teacher_outputs
@@ -151,12 +149,14 @@ class Quantize(Stage):
             copies=kernels.float_copies(model, quantized, plan),
             max_weight_bytes_fraction=self.max_weight_bytes_fraction,
         )
-        inputs = inputs_of(context, context.data.select)
-        threads = context.execution.threads
-        reference, logits = (run_model(proto, inputs, threads=threads) for proto in (model, quantized))
+        feed = Feed(context, context.data.select)
+        reference, logits = (feed.outputs(proto.SerializeToString()) for proto in (model, quantized))
         int8 = [entry.at.path for entry in plan.weights]
         ranked = [f"{name} ({increase:+.4f} nats alone)" for name, increase in ranking.items() if name in int8]
-        agreement = kernels.check_agreement(reference, logits, layers=ranked or int8, min_agreement=self.min_agreement)
+        ours, theirs = context.task.decisions(logits), context.task.decisions(reference)
+        agreement = None  # where nothing is decided, as in regression
+        if ours is not None and theirs is not None:
+            agreement = kernels.check_agreement(theirs, ours, layers=ranked or int8, min_agreement=self.min_agreement)
         return {
             "kernels": report.kernels,
             "int8_macs_fraction": report.int8_macs_fraction,
@@ -194,29 +194,21 @@ def calibration_batches(context: Context) -> Batches:
     )
 
 
-def run_model(model: "ModelProto", inputs: np.ndarray, *, threads: int) -> np.ndarray:
-    """The logits of a graph that is not on disk."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "model.onnx"
-        path.write_bytes(model.SerializeToString())
-        return run_onnx(path, inputs, threads=threads)
-
-
 def select_scorer(stage: Stage, context: Context) -> Scorer:
     """Scores a file by the stage's guided loss and by accuracy, both on select."""
     samples, loss = context.data.select, stage.guided_loss(context)
-    inputs = inputs_of(context, samples)
+    feed = Feed(context, samples)
     teacher = teacher_outputs(context, samples, views=(None,)) if loss.needs_teacher else None
-    labels = None if samples.labels is None else torch.from_numpy(samples.labels)
+    labels = None if samples.labels is None else torch.from_numpy(context.task.labels(samples))
     batch = Batch(inputs=(), labels=labels, index=torch.arange(len(samples)), view=None)
     taught = None if teacher is None else teacher(batch)
 
     def score(path: Path) -> Score:
-        logits = run_onnx(path, inputs, threads=context.execution.threads)
+        logits = feed.outputs(path)
         student = torch.from_numpy(logits)
         return Score(
             loss=float(loss.on_logits(student, targets_of(context, batch, student, loss=loss, taught=taught)).total),
-            accuracy=float(context.task.correct(logits, samples).mean()),
+            accuracy=context.task.tally(logits, samples).value,
         )
 
     return score

@@ -29,7 +29,7 @@ class Train(Optimization, Stage):
         """
         structure = load_structure(source.path)
         module = load_model(source.path, code=context.code)
-        augmented = context.task.augment is not None
+        augmented = context.task.augmented
         result = fit(
             module,
             context,

@@ -2,6 +2,24 @@
 
 from compress.tasks.batch import Batch
 from compress.tasks.image_classification import Augment, ImageClassification, Normalize
+from compress.tasks.judge import Judge
+from compress.tasks.measure import Tally
 from compress.tasks.signature import Signature, Tensor
+from compress.tasks.task import Task
+from compress.tasks.text import TextTask
+from compress.tasks.tokenizer import Tokenize, Tokenizer
 
-__all__ = ["Augment", "Batch", "ImageClassification", "Normalize", "Signature", "Tensor"]
+__all__ = [
+    "Augment",
+    "Batch",
+    "ImageClassification",
+    "Judge",
+    "Normalize",
+    "Signature",
+    "Tally",
+    "Task",
+    "Tensor",
+    "TextTask",
+    "Tokenize",
+    "Tokenizer",
+]

@@ -11,12 +11,21 @@ class Batch:
 
     Attributes:
         inputs: the model's arguments in call order, each [B, ...].
-        labels: int64 [B], or None when the role is unlabelled or the samples are mixed.
+        labels: of the units: int64 [units], or [units, outputs]; None when the role is unlabelled or samples are mixed.
         index: int64 [B], positions in the role; they find cached teacher outputs.
         view: which fixed augmented view the inputs are, or None for the plain one.
+        mask: bool [B, length], true for tokens that are no padding; None where nothing is padded.
+        units: bool [B, length], the tokens that have an output of their own; None when each sample has one.
     """
 
     inputs: tuple[torch.Tensor, ...]
     labels: torch.Tensor | None
     index: torch.Tensor
     view: int | None
+    mask: torch.Tensor | None = None
+    units: torch.Tensor | None = None
+
+    @property
+    def num_units(self) -> int:
+        """How many rows of output there are."""
+        return len(self.index) if self.units is None else int(self.units.sum())

@@ -1,6 +1,7 @@
 """Image classification: one image in, one row of logits out, one label per image."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Annotated, Any
@@ -16,8 +17,12 @@ from compress.choice import Values
 from compress.data.samples import Data, Samples
 from compress.errors import DataError
 from compress.tasks.batch import Batch
+from compress.tasks.judge import Judge, single_label
+from compress.tasks.measure import Tally
 from compress.tasks.signature import Signature, Tensor
+from compress.tasks.task import Problem, Task
 
+MEASURES = ("accuracy", "macro-f1", "matthews")
 MIXED_VIEWS = 4  # of samples that are mixed but not augmented
 
 
@@ -58,7 +63,7 @@ class Normalize(Values):
 
 
 @dataclass(frozen=True)
-class ImageClassification:
+class ImageClassification(Task):
     """How images become batches, how outputs become a loss and a score.
 
     Attributes:
@@ -68,6 +73,7 @@ class ImageClassification:
         mean: what is subtracted from each channel of the scaled images.
         std: what then divides it.
         augment: views for training, or None.
+        judge: what counts as right.
     """
 
     classes: tuple[str, ...]
@@ -76,19 +82,23 @@ class ImageClassification:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Augment | None = None
+    judge: Judge = Judge()
 
     @classmethod
-    def of(cls, data: Data, *, augment: Augment | None, normalize: Normalize | None = None) -> "ImageClassification":
+    def of(
+        cls, data: Data, *, augment: Augment | None, normalize: Normalize | None = None, judge: Judge | None = None
+    ) -> "ImageClassification":
         """Return the task for these data.
 
         Args:
             data: samples by role.
             augment: views for training, or None.
             normalize: None takes the per-channel mean and standard deviation of the train role.
+            judge: what counts as right; None takes accuracy.
 
         Raises:
-            DataError: when the inputs are no images [N, C, H, W] of uint8 or float32, or ``normalize`` is for another
-                number of channels.
+            DataError: when the inputs are no images [N, C, H, W] of uint8 or float32, ``normalize`` is for another
+                number of channels, or ``judge`` does not fit the classes.
         """
         inputs = data.train.inputs
         if inputs.ndim != 4 or inputs.dtype not in (np.uint8, np.float32):
@@ -97,6 +107,9 @@ class ImageClassification:
                 expected="uint8 or float32 [samples, channels, height, width]",
                 got=f"{inputs.dtype} {list(inputs.shape)}",
             )
+        judge = judge or Judge()
+        judge.merged(data.classes)
+        judge.chosen(MEASURES)
         scale = 1 / 255 if inputs.dtype == np.uint8 else 1.0
         if normalize is None:
             normalize = _normalize(inputs, scale=scale)
@@ -114,7 +127,23 @@ class ImageClassification:
             mean=normalize.mean,
             std=normalize.std,
             augment=augment,
+            judge=judge,
         )
+
+    @property
+    def problem(self) -> Problem:
+        """One class for each image."""
+        return "single-label"
+
+    @property
+    def measure(self) -> str:
+        """The measure that gates and choices are about."""
+        return self.judge.chosen(MEASURES)
+
+    @property
+    def augmented(self) -> bool:
+        """Whether training varies its samples."""
+        return self.augment is not None
 
     @property
     def signature(self) -> Signature:
@@ -136,10 +165,12 @@ class ImageClassification:
         return tuple(range(self.augment.views))
 
     @cached_property
-    def digest(self) -> str:
+    def digest(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] # a property, computed once
         """SHA-256 of everything that decides what a batch holds."""
         augment = None if self.augment is None else self.augment.model_dump_json()
-        state = (self.classes, self.shape, self.scale, self.mean, self.std, augment)
+        state: tuple[object, ...] = (self.classes, self.shape, self.scale, self.mean, self.std, augment)
+        if self.judge != Judge():
+            state = (*state, self.judge.model_dump_json())
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
     def batch(self, samples: Samples, index: torch.Tensor, *, view: int | None = None, mixup: float = 0.0) -> Batch:
@@ -187,27 +218,9 @@ class ImageClassification:
         """Return logits [B, classes]."""
         return model(*batch.inputs)
 
-    def hard_loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return the cross-entropy of each sample, float32 [B], in nats.
-
-        Raises:
-            DataError: when the batch has no labels.
-        """
-        if batch.labels is None:
-            raise DataError(
-                "the hard loss needs labels", got="an unlabelled role", hint="leave the term `hard` out of the loss"
-            )
-        return F.cross_entropy(logits.float(), batch.labels, reduction="none")
-
-    def correct(self, logits: NDArray[np.floating], samples: Samples) -> NDArray[np.bool_]:
-        """Return which decisions are right, bool [N].
-
-        Raises:
-            DataError: when the role has no labels.
-        """
-        if samples.labels is None:
-            raise DataError("accuracy needs labels", got="an unlabelled role", hint="label the select and test roles")
-        return logits.argmax(axis=1) == samples.labels
+    def tallies(self, outputs: NDArray[np.floating], samples: Samples) -> Mapping[str, Tally]:
+        """Return every measure that fits the task, by its name."""
+        return single_label(outputs.argmax(axis=1), self.labels(samples), self.classes, self.judge)
 
 
 def _normalize(inputs: NDArray[np.generic], *, scale: float) -> Normalize:

@@ -20,9 +20,16 @@ class Tensor(BaseModel):
 
 
 class Signature(BaseModel):
-    """Inputs and outputs of a model, in call order."""
+    """Inputs and outputs of a model, in call order.
+
+    Attributes:
+        inputs: its arguments.
+        outputs: what it gives.
+        classes: names along the last axis of the first output, in order; empty when they are not known.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    classes: tuple[str, ...] = ()

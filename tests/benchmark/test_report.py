@@ -12,6 +12,7 @@ from compress.benchmark.compare import Comparison, Preset, compare
 from compress.benchmark.measure import Profile
 from compress.benchmark.report import Entry
 from compress.errors import ArtifactError, InputError
+from compress.tasks.measure import shares
 
 TINY = Preset(name="tiny", rounds=4, block_ms=2.0, warm_up_limit_ms=10.0)
 STUDENT = "a student with a long name"
@@ -31,9 +32,9 @@ def document(large: Path, small: Path, samples: Path, tmp_path_factory: pytest.T
     teacher = np.where(rng.random(400) < 0.95, labels, (labels + 1) % 10)
     student = np.where(rng.random(400) < 0.98, teacher, (labels + 2) % 10)
     entries = [
-        Entry("teacher", large, num_params=3_162_112, correct=teacher == labels, decisions=teacher),
-        Entry(STUDENT, small, num_params=5_120, correct=student == labels, decisions=student),
-        Entry("broken", broken, accuracy=0.5),
+        Entry("teacher", large, num_params=3_162_112, tally=shares(teacher == labels), decisions=teacher),
+        Entry(STUDENT, small, num_params=5_120, tally=shares(student == labels), decisions=student),
+        Entry("broken", broken),
     ]
     return report.build(entries, comparisons, reference="teacher", seed=0, title="a test")
 

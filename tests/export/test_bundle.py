@@ -51,7 +51,13 @@ def variants(make_net, signature, rows):
 def original(tmp_path_factory, variants, metadata, rows):
     directory = tmp_path_factory.mktemp("bundle")
     write_bundle(
-        directory, fp32=variants["fp32"], variants=variants, primary="int8-x86", metadata=metadata, inputs=(rows,)
+        directory,
+        fp32=variants["fp32"],
+        variants=variants,
+        primary="int8-x86",
+        metadata=metadata,
+        inputs=(rows,),
+        files={},
     )
     return directory
 
@@ -167,14 +173,18 @@ def test_a_file_without_our_metadata_or_of_another_format_is_refused(metadata):
 def test_the_same_variants_give_the_same_bytes(bundle, tmp_path, variants, metadata, rows):
     again = tmp_path / "again"
     again.mkdir()
-    write_bundle(again, fp32=variants["fp32"], variants=variants, primary="int8-x86", metadata=metadata, inputs=(rows,))
+    write_bundle(
+        again, fp32=variants["fp32"], variants=variants, primary="int8-x86", metadata=metadata, inputs=(rows,), files={}
+    )
     for path in bundle.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes()
 
 
 def test_the_float_outputs_are_in_the_reference_when_only_int8_ships(tmp_path, variants, metadata, rows):
     int8 = {"int8-x86": variants["int8-x86"]}
-    write_bundle(tmp_path, fp32=variants["fp32"], variants=int8, primary="int8-x86", metadata=metadata, inputs=(rows,))
+    write_bundle(
+        tmp_path, fp32=variants["fp32"], variants=int8, primary="int8-x86", metadata=metadata, inputs=(rows,), files={}
+    )
     assert not (tmp_path / "fp32.onnx").exists()
     with np.load(tmp_path / "reference.npz") as archive:
         floats, integers = archive["fp32/logits"], archive["int8-x86/logits"]
@@ -193,7 +203,7 @@ def test_the_smallest_select_role_fills_a_bundle():
 
 
 def test_few_inputs_and_unknown_names_are_refused(tmp_path, variants, metadata, rows):
-    write = partial(write_bundle, tmp_path, fp32=variants["fp32"], metadata=metadata)
+    write = partial(write_bundle, tmp_path, fp32=variants["fp32"], metadata=metadata, files={})
     with pytest.raises(StageError, match="32 rows"):
         write(variants=variants, primary="fp32", inputs=(rows[:31],))
     with pytest.raises(StageError, match="not among the variants"):

@@ -18,7 +18,7 @@ IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 def vit(*, width=16, layers=4, heads=2):
     from transformers import ViTConfig, ViTForImageClassification
 
-    from compress.models.external import Logits
+    from compress.models.huggingface import ImageLogits
 
     torch.manual_seed(width + layers)
     config = ViTConfig(
@@ -32,7 +32,7 @@ def vit(*, width=16, layers=4, heads=2):
         num_labels=10,
     )
     config._attn_implementation = "eager"
-    return Logits(ViTForImageClassification(config)).eval()
+    return ImageLogits(ViTForImageClassification(config)).eval()
 
 
 def tokens(seed, *shape):

@@ -72,7 +72,7 @@ def test_a_folder_that_is_not_there_is_refused(make_context, path):
 
 def test_a_model_of_another_kind_is_refused(make_context):
     family = HuggingFace(path="bert", pretrained=False, config={"model_type": "bert", "hidden_size": 16})
-    with pytest.raises(ModelError, match="image classifier"):
+    with pytest.raises(ModelError, match="classifier or encoder"):
         family.build(make_context().task.signature, code=())
 
 

@@ -7,8 +7,8 @@ from compress.export.graph import to_onnx
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
-from compress.scoring import inputs_of
-from compress.stages.quantize import Quantize, run_model
+from compress.scoring import Feed
+from compress.stages.quantize import Quantize
 
 
 def written(artifact, context) -> onnx.ModelProto:
@@ -33,8 +33,8 @@ def test_a_trained_model_becomes_int8_with_the_same_weights(context, trained_dig
     assert artifact.facts["weight_bytes_fraction"] == 0.25
     assert artifact.facts["agreement"] >= 0.98
     assert artifact.facts["kernels"]["QLinearConv"] == 3
-    logits = run_model(written(artifact, context), inputs_of(context, context.data.select), threads=1)
-    assert context.task.correct(logits, context.data.select).mean() > 0.9
+    logits = Feed(context, context.data.select).outputs(written(artifact, context).SerializeToString())
+    assert context.task.tally(logits, context.data.select).value > 0.9
 
 
 def test_the_curve_of_the_search_is_stored(context, trained_digits):

@@ -1,0 +1,293 @@
+"""Tables of text: CSV, TSV, JSON lines and Parquet files, or a hub data set, one row a sample."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.choice import HubOrFolder
+from compress.data.samples import Role, Samples
+from compress.data.source import Raw, Source
+from compress.errors import DataError, EnvironmentFault
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "json lines", ".ndjson": "json lines", ".parquet": "parquet"}
+
+
+class Columns(Source):
+    """Which columns hold what. One of ``label``, ``labels``, ``targets`` and ``tags`` says what is to be learnt.
+
+    Attributes:
+        text: column of a text.
+        pair: column of a second text, for tasks on two.
+        words: column of lists of words, instead of ``text``, for token classification.
+        label: column of one class, a name or a number.
+        labels: columns of 0 or 1, one for each label of a multi-label task.
+        targets: columns of numbers, for regression.
+        tags: column of lists of tag names, as long as the words.
+        classes: names of the classes or tags, in label order; empty takes the sorted values of the train role, of all
+            rows when the roles are drawn from one file.
+    """
+
+    text: str | None = None
+    pair: str | None = None
+    words: str | None = None
+    label: str | None = None
+    labels: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    tags: str | None = None
+    classes: tuple[str, ...] = ()
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse columns that say nothing, or two things."""
+        if (self.text is None) == (self.words is None):
+            raise ValueError("expected text (a column of strings) or words (a column of lists), and not both")
+        given = [name for name in ("label", "labels", "targets", "tags") if self.__dict__[name]]
+        if len(given) != 1:
+            raise ValueError(f"expected one of label, labels, targets and tags; got {' and '.join(given) or 'none'}")
+        if (self.words is None) != (self.tags is None):
+            raise ValueError("words and tags go together: every word has a tag")
+
+    def roles(self, frames: dict[Role, tuple["pd.DataFrame", str]]) -> Raw:
+        """Return the samples of some tables.
+
+        Args:
+            frames: by role, with what each is called in messages.
+
+        Raises:
+            DataError: for a missing column or label, or a label that the train role does not have.
+        """
+        classes = self._classes(*frames["train"]) if "train" in frames else self.classes
+        roles: dict[Role, Samples] = {
+            role: Samples(self._inputs(frame, where), self._labels(frame, classes, where))
+            for role, (frame, where) in frames.items()
+        }
+        return Raw(roles, classes)
+
+    def _inputs(self, frame: "pd.DataFrame", where: str) -> NDArray[Any]:
+        names = [name for name in (self.text, self.pair, self.words) if name is not None]
+        columns = [column(frame, name, where) for name in names]
+        inputs = np.empty(len(frame), object)
+        for position, values in enumerate(zip(*columns, strict=True)):
+            if self.words is not None:
+                inputs[position] = tuple(_list(values[0], names[0], position, where))
+            else:
+                texts = tuple(_text(value, name, position, where) for value, name in zip(values, names, strict=True))
+                inputs[position] = texts if self.pair is not None else texts[0]
+        return inputs
+
+    def _classes(self, frame: "pd.DataFrame", where: str) -> tuple[str, ...]:
+        if self.classes or self.labels or self.targets:
+            return self.classes or self.labels or self.targets
+        name = self.label or self.tags
+        assert name is not None
+        values = column(frame, name, where)
+        if self.tags is not None:
+            seen = {tag for position, tags in enumerate(values) for tag in _list(tags, name, position, where)}
+        else:
+            seen = {_name(value, name, position, where) for position, value in enumerate(values)}
+        numbers = all(value.lstrip("-").isdigit() for value in seen)
+        return tuple(sorted(seen, key=int if numbers else None))
+
+    def _labels(self, frame: "pd.DataFrame", classes: tuple[str, ...], where: str) -> NDArray[Any]:
+        if self.labels or self.targets:
+            names = self.labels or self.targets
+            values = [_numbers(column(frame, name, where), name, where) for name in names]
+            table = np.stack(values, axis=1).astype(np.float32)
+            if self.labels and not np.isin(table, (0, 1)).all():
+                raise DataError("a label is neither 0 nor 1", expected="0 or 1", where=f"{where}, {', '.join(names)}")
+            return table.astype(np.uint8) if self.labels else table
+        number = {name: index for index, name in enumerate(classes)}
+        name = self.label or self.tags
+        assert name is not None
+
+        def numbered(value: object, position: int) -> int:
+            text = _name(value, name, position, where)
+            if text not in number:
+                raise DataError(
+                    f"a {'tag' if self.tags else 'label'} is not among the classes",
+                    expected=f"one of {', '.join(classes)}",
+                    got=repr(text),
+                    where=f"{where}, column {name}, row {position + 1}",
+                    hint="name every class under classes, or correct the row",
+                )
+            return number[text]
+
+        values = column(frame, name, where)
+        if self.tags is None:
+            return np.array([numbered(value, position) for position, value in enumerate(values)], np.int64)
+        tags = np.empty(len(frame), object)
+        for position, value in enumerate(values):
+            found = [numbered(tag, position) for tag in _list(value, name, position, where)]
+            tags[position] = np.array(found, np.int64)
+        return tags
+
+
+class Table(Columns):
+    """A file of rows, or one file for each role: .csv, .tsv, .jsonl or .parquet, by its suffix.
+
+    Attributes:
+        path: all rows, from which the roles are drawn.
+        files: or a file for each role; roles without one are drawn from train.
+    """
+
+    source: Literal["table"] = "table"
+    path: Path | None = None
+    files: dict[Role, Path] = {}
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse both or neither of ``path`` and ``files``."""
+        super().model_post_init(_context)
+        if (self.path is None) == (not self.files):
+            raise ValueError("expected either path (one file) or files (by role)")
+
+    def load(self, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
+        """Return the rows.
+
+        Raises:
+            DataError: when a file is missing, damaged or not UTF-8, or its columns are not what the fields say.
+        """
+        given: dict[Role, Path] = {"train": self.path} if self.path is not None else self.files
+        return self.roles({role: (read_table(path), str(path)) for role, path in given.items()})
+
+
+class HubData(Columns):
+    """A data set of the Hugging Face hub, or a folder that ``datasets.load_dataset`` reads.
+
+    Attributes:
+        path: hub id or folder.
+        subset: its configuration, such as ``sst2`` of glue.
+        splits: which of its splits plays which role; roles that are not named are drawn from train.
+        revision: a branch, tag or commit; name a commit to have the same data for ever.
+    """
+
+    source: Literal["hub"] = "hub"
+    path: Annotated[str, HubOrFolder]
+    subset: str | None = None
+    splits: dict[Role, str] = {"train": "train"}
+    revision: str | None = None
+
+    def load(self, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
+        """Return the rows of the named splits.
+
+        Raises:
+            EnvironmentFault: when datasets is not installed, or the hub does not answer.
+            DataError: when there is no such data set, split or column.
+        """
+        try:
+            import datasets  # pyright: ignore[reportMissingImports] # an extra
+        except ImportError as error:
+            raise EnvironmentFault(
+                "datasets is not installed", got=error, where=self.path, hint="pip install 'compress-onnx[hf]'"
+            ) from error
+        frames: dict[Role, tuple[pd.DataFrame, str]] = {}
+        for role, split in self.splits.items():
+            try:
+                rows = datasets.load_dataset(self.path, self.subset, split=split, revision=self.revision)
+            except ConnectionError as error:
+                raise EnvironmentFault("the hub does not answer", got=error, where=self.path) from error
+            except (OSError, ValueError) as error:
+                raise DataError("the data set cannot be read", got=error, where=f"{self.path}, {split}") from error
+            for name, feature in rows.features.items():
+                if isinstance(feature, datasets.ClassLabel):
+                    rows = rows.cast_column(name, datasets.Value("int64")).map(
+                        lambda row, name=name, names=feature.names: {name: names[row[name]] if row[name] >= 0 else None}
+                    )
+            frames[role] = (rows.to_pandas(), f"{self.path}, {split}")
+        return self.roles(frames)
+
+
+def read_table(path: Path) -> "pd.DataFrame":
+    """Return a file as a table; empty cells are empty strings, and nothing is guessed to be missing.
+
+    Raises:
+        DataError: when it is missing, damaged, not UTF-8 or of an unknown kind.
+    """
+    import pandas as pd
+
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise DataError("unknown kind of table", expected=", ".join(SUFFIXES), got=path.name, where=path)
+    try:
+        if kind == "parquet":
+            return pd.read_parquet(path)
+        if kind == "json lines":
+            rows = path.read_text(encoding="utf-8").split("\n")
+            return pd.DataFrame([json.loads(row) for row in rows if row.strip()], dtype=object)
+        return pd.read_csv(path, sep="\t" if kind == "tsv" else ",", dtype=str, keep_default_na=False, encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            "the file is not UTF-8",
+            got=f"byte {error.object[error.start]:#04x} at offset {error.start}",
+            where=path,
+            hint=f"convert it: iconv -f latin1 -t utf-8 {path.name} > {path.stem}-utf8{path.suffix}",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError("the table cannot be read", got=str(error).splitlines()[0], where=path) from error
+
+
+def column(frame: "pd.DataFrame", name: str, where: str) -> list[Any]:
+    """Return a column's values.
+
+    Raises:
+        DataError: when there is none of this name; with the nearest one.
+    """
+    names = [str(found) for found in frame.columns]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        raise DataError(
+            "there is no such column",
+            expected=f"one of {', '.join(names)}",
+            got=name,
+            where=where,
+            hint=f"did you mean {close[0]}?" if close else None,
+        )
+    return frame[name].tolist()
+
+
+def _text(value: object, name: str, position: int, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError("a text is missing", got=value, where=f"{where}, column {name}, row {position + 1}")
+    return value
+
+
+def _list(value: object, name: str, position: int, where: str) -> list[str]:
+    found = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(found, list) or not all(isinstance(entry, str | int) for entry in found):
+        raise DataError(
+            "a cell holds no list",
+            expected="a list of strings; CSV has none, use .jsonl or .parquet",
+            got=repr(value)[:80],
+            where=f"{where}, column {name}, row {position + 1}",
+        )
+    return [str(entry) for entry in found]
+
+
+def _name(value: object, name: str, position: int, where: str) -> str:
+    missing = value is None or value == "" or (isinstance(value, float) and not value.is_integer())
+    if missing:
+        raise DataError(
+            "a label is missing",
+            expected="the name or number of a class",
+            got=repr(value),
+            where=f"{where}, column {name}, row {position + 1}",
+        )
+    return str(int(value)) if isinstance(value, bool | float) else str(value)
+
+
+def _numbers(values: list[Any], name: str, where: str) -> NDArray[np.float64]:
+    found = np.empty(len(values), np.float64)
+    for position, value in enumerate(values):
+        try:
+            found[position] = float(value)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                "a number is missing", got=repr(value), where=f"{where}, column {name}, row {position + 1}"
+            ) from error
+    return found

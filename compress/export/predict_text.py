@@ -1,0 +1,42 @@
+"""Label texts with the primary model: python predict.py ["a text" ...], or one text per line on standard input.
+
+Prints one label per text with its probability; for models of words, each word with its label. Needs onnxruntime,
+numpy and tokenizers.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from tokenizers import Tokenizer
+
+here = Path(__file__).parent
+bundle, labels, preprocessing = (
+    json.loads((here / f"{name}.json").read_text()) for name in ("bundle", "labels", "preprocessing")
+)
+model = (here / bundle["primary"]).read_bytes()
+if hashlib.sha256(model).hexdigest() != bundle["files"][bundle["primary"]]["sha256"]:
+    sys.exit(f"{bundle['primary']} is not the file that was exported")
+session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+tokenizer = Tokenizer.from_file(str(here / "tokenizer.json"))
+names = [value.name for value in session.get_inputs()]
+for text in sys.argv[1:] or (line.rstrip("\n") for line in sys.stdin):
+    per_word = len(bundle["signature"]["outputs"][0]["shape"]) == 3
+    found = tokenizer.encode(text.split(), is_pretokenized=True) if per_word else tokenizer.encode(text)
+    values = {"input_ids": found.ids, "attention_mask": found.attention_mask, "token_type_ids": found.type_ids}
+    logits = np.asarray(session.run(None, {name: np.array([values[name]], np.int64) for name in names})[0])[0]
+    if per_word:
+        firsts = {word: token for token, word in reversed([*enumerate(found.word_ids)]) if word is not None}
+        tags = [f"{word}/{labels[logits[firsts[n]].argmax()]}" for n, word in enumerate(text.split()) if n in firsts]
+        sys.stdout.write(" ".join(tags) + "\n")
+    elif preprocessing["problem"] == "regression":
+        sys.stdout.write(" ".join(f"{label} {value:.4f}" for label, value in zip(labels, logits, strict=True)) + "\n")
+    elif preprocessing["problem"] == "multi-label":
+        chances = 1 / (1 + np.exp(-logits))
+        sys.stdout.write(" ".join(f"{label} {p:.2f}" for label, p in zip(labels, chances, strict=True)) + "\n")
+    else:
+        chances = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        sys.stdout.write(f"{labels[logits.argmax()]} {chances.max():.2f}\n")

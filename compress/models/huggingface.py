@@ -1,0 +1,282 @@
+"""Models of Hugging Face transformers: encoders of text and classifiers of images, with or without their weights."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from compress.artifact import hash_file, hash_values
+from compress.choice import HubOrFolder
+from compress.errors import EnvironmentFault, ModelError
+from compress.models.external import LIBRARY_ERRORS
+from compress.models.spec import Model, image_sizes
+from compress.tasks.signature import Signature
+from compress.tasks.task import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+# Encoders whose layers, heads and masks we know: they can be exported, tapped, pruned and quantized.
+TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "deberta-v2", "mpnet")
+UNNAMED = re.compile(r"LABEL_\d+|\d+")  # what classes are called that nobody named
+
+
+class HuggingFace(Model):
+    """A classifier of transformers, from a hub id or a local folder: of images, of texts, or of each word of a text.
+
+    Attributes:
+        path: hub id or folder.
+        pretrained: start from the published weights; false builds the architecture from its configuration alone.
+        change: values of the configuration to change, such as ``{num_hidden_layers: 2}`` of a model from scratch.
+        config: used instead of the configuration at ``path``; the content of a ``config.json``. A stored model has it,
+            so that neither the hub nor the folder is needed to load it.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ("transformers",)
+
+    family: Literal["huggingface"] = "huggingface"
+    path: Annotated[str, HubOrFolder]
+    pretrained: bool = True
+    change: dict[str, int | float | str | bool] = Field(default={})
+    config: dict[str, Any] | None = None
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse published weights for a changed architecture."""
+        if self.pretrained and self.change:
+            raise ValueError("published weights fit the published configuration; set pretrained: false to change it")
+
+    def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:  # noqa: ARG002
+        """Return the classifier, reduced to a plain module from tensors to logits.
+
+        Remote code is never trusted and only safetensors weights are read. A head that was trained on the same classes
+        in another order is brought into the task's order.
+
+        Raises:
+            EnvironmentFault: when transformers does not import, or the hub is needed and does not answer.
+            ModelError: when there is no such model, its family is not supported, it is no classifier of the task's
+                inputs, or its head was trained on other classes.
+        """
+        try:
+            import transformers
+        except (ImportError, RuntimeError) as error:
+            raise EnvironmentFault(
+                "transformers does not import",
+                got=error,
+                where=f"model {self.path}",
+                hint="pip install 'compress-onnx[hf]'",
+            ) from error
+        text = signature.inputs[0].name == "input_ids"
+        outputs = signature.outputs[0].shape[-1] if text else image_sizes(signature, family=self.family)[-1]
+        kind = "Image" if not text else "Token" if len(signature.outputs[0].shape) == 3 else "Sequence"
+        auto = getattr(transformers, f"AutoModelFor{kind}Classification")
+        try:
+            config = self._configuration()
+            self._check_family(config.model_type, text=text)
+            trained_on = tuple(map(str, (config.id2label or {}).values()))
+            names = signature.classes or tuple(f"LABEL_{number}" for number in range(int(outputs)))
+            config.id2label = dict(enumerate(names))
+            config.label2id = {name: number for number, name in enumerate(names)}
+            config._attn_implementation = "eager"  # fused attention hides the coupled channels from pruning
+            if not self.pretrained:
+                return wrapped(auto.from_config(config, trust_remote_code=False), text=text)
+            with _quiet():
+                model, loaded = auto.from_pretrained(
+                    self.path,
+                    config=config,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                )
+        except LIBRARY_ERRORS as error:
+            raise self._fault(error) from error
+        self._check_weights(model, loaded)
+        if all(name.startswith(model.base_model_prefix + ".") for name in _drawn(loaded)):
+            self._order_head(model, trained_on, names)
+        return wrapped(model, text=text)
+
+    def _configuration(self) -> "PreTrainedConfig":
+        from transformers import AutoConfig
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+        if self.config is not None:
+            return CONFIG_MAPPING[self.config["model_type"]].from_dict(dict(self.config))
+        config = AutoConfig.from_pretrained(self.path, trust_remote_code=False)
+        for name, value in self.change.items():
+            if not hasattr(config, name):
+                known = sorted(key for key in config.to_dict() if not key.startswith("_"))
+                raise ModelError("no such value of the configuration", expected=", ".join(known), got=name)
+            setattr(config, name, value)
+        return config
+
+    def _check_family(self, family: str, *, text: bool) -> None:
+        if text and family not in TEXT_FAMILIES:
+            raise ModelError(
+                f"the family {family!r} is not supported for text",
+                expected=f"one of {', '.join(TEXT_FAMILIES)}",
+                got=family,
+                where=f"model {self.path}",
+            )
+
+    def _check_weights(self, model: "PreTrainedModel", loaded: Mapping[str, Any]) -> None:
+        """Refuse weights that do not fit the body: transformers would draw the rest at random and only warn."""
+        body = model.base_model_prefix + "."
+        # A pooler belongs to the head: checkpoints for masked words have none.
+        missing = [name for name in _drawn(loaded) if name.startswith(body) and ".pooler." not in name]
+        if missing:
+            raise ModelError(
+                "the weights do not fit the model",
+                expected="a weight for every layer below the head",
+                got=f"none, or another shape, for {len(missing)} of them: {', '.join(missing[:4])}",
+                where=f"model {self.path}",
+            )
+
+    def _order_head(self, model: "PreTrainedModel", trained_on: tuple[str, ...], names: tuple[str, ...]) -> None:
+        """Bring the head's rows into the task's order of classes.
+
+        Raises:
+            ModelError: when it was trained on other classes.
+        """
+        if trained_on == names or any(all(map(UNNAMED.fullmatch, side)) for side in (trained_on, names)):
+            return
+        if sorted(trained_on) != sorted(names):
+            raise ModelError(
+                "the model was trained on other classes",
+                expected=", ".join(names),
+                got=", ".join(trained_on),
+                where=f"model {self.path}",
+                hint="name the data's classes as the model does, in any order; or give a model without a head",
+            )
+        order = torch.tensor([trained_on.index(name) for name in names])
+        head = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+        with torch.no_grad():
+            head.weight.copy_(head.weight[order])
+            if head.bias is not None:
+                head.bias.copy_(head.bias[order])
+
+    def _fault(self, error: BaseException) -> EnvironmentFault | ModelError:
+        where = f"model {self.path}"
+        if _hub_is_silent(error):
+            return EnvironmentFault(
+                "the Hugging Face hub cannot be reached, and the model was not downloaded before",
+                got=_first_line(error),
+                where=where,
+                hint="check the network, or give a local folder as path",
+            )
+        folder = Path(self.path)
+        if folder.is_dir() and list(folder.glob("*.bin")) and not list(folder.glob("*.safetensors")):
+            return ModelError(
+                "the model's weights are a pickle, which may run any code when it is read",
+                expected="model.safetensors",
+                got=", ".join(sorted(path.name for path in folder.glob("*.bin"))),
+                where=where,
+                hint="where you trust it: AutoModel.from_pretrained(path).save_pretrained(folder) writes safetensors",
+            )
+        return ModelError(
+            "transformers cannot build the model",
+            expected="the hub id or folder of a classifier or encoder with safetensors weights",
+            got=_first_line(error),
+            where=where,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Replace the path of a folder by the content that is read from it."""
+        fields, folder = self.model_dump(mode="json"), Path(self.path)
+        if not folder.is_dir():
+            return fields
+        patterns = ("config.json", "*.safetensors*") if self.pretrained else ("config.json",)
+        files = sorted(path for pattern in patterns for path in folder.glob(pattern))
+        return fields | {"path": hash_values({path.name: hash_file(path) for path in files})}
+
+    def stored(self, module: nn.Module) -> Model:
+        """Keep the module's configuration, and of a folder the name; leave the weights out, the stored ones are read.
+
+        Surgery keeps the configuration true where it can: numbers of layers and of tokens.
+        """
+        assert isinstance(module, Logits)
+        config = json.loads(module.model.config.to_json_string(use_diff=False))
+        config.pop("_name_or_path", None)
+        name = Path(self.path).name if Path(self.path).is_dir() else self.path
+        return HuggingFace(path=name, pretrained=False, config=config)
+
+    def files(self, signature: Signature, *, problem: Problem) -> Mapping[str, str]:
+        """Return ``config.json`` with the task's classes, which optimum and transformers read."""
+        if self.config is None:
+            return {}
+        names = dict(enumerate(signature.classes or map(str, self.config["id2label"].values())))
+        kind = "regression" if problem == "regression" else f"{problem.replace('-', '_')}_classification"
+        told = {"id2label": names, "label2id": {name: number for number, name in names.items()}, "problem_type": kind}
+        return {"config.json": json.dumps(self.config | told, indent=1)}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back transformers' own report on weights, which ours replaces, and its progress bar."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _drawn(loaded: Mapping[str, Any]) -> list[str]:
+    """Return the weights that were drawn at random, because the file had none, or one of another shape."""
+    odd = [entry[0] if isinstance(entry, tuple) else entry for entry in loaded["mismatched_keys"]]
+    return sorted([*odd, *loaded["missing_keys"]])
+
+
+def _hub_is_silent(error: BaseException | None) -> bool:
+    """Whether the hub was not reached, rather than answering that there is no such model."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    while error is not None:
+        if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
+class Logits(nn.Module):
+    """Takes the logits out of a transformers output object; a subclass says what the inputs are."""
+
+    def __init__(self, model: "PreTrainedModel") -> None:
+        super().__init__()
+        self.model = model
+
+
+class ImageLogits(Logits):
+    """From images to logits."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits [B, classes]."""
+        return self.model(pixel_values=image, return_dict=True).logits
+
+
+class TextLogits(Logits):
+    """From tokens to logits."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Return logits [B, classes], or [B, L, classes] for each token of the ids, mask and types [B, L]."""
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, **types, return_dict=True).logits
+
+
+def wrapped(model: "PreTrainedModel", *, text: bool) -> Logits:
+    """Return a transformers model as a module from tensors to logits."""
+    return TextLogits(model) if text else ImageLogits(model)

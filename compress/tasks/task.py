@@ -1,0 +1,193 @@
+"""What every task is: how samples become batches, outputs become a loss, and decisions become a number."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress.data.samples import Samples
+from compress.errors import DataError
+from compress.tasks.batch import Batch
+from compress.tasks.measure import Tally
+from compress.tasks.signature import Signature
+
+Problem = Literal["single-label", "multi-label", "regression"]
+
+
+class Task(ABC):
+    """The part of a pipeline that knows what samples are; stages know tasks only through this.
+
+    A model is judged by its **units**: one per sample, or one per word where every word has a label. Outputs have one
+    row per unit, in the order of samples and words.
+
+    Attributes:
+        classes: names of the outputs, in order.
+    """
+
+    classes: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def signature(self) -> Signature:
+        """What a model takes and gives."""
+
+    @property
+    @abstractmethod
+    def preprocessing(self) -> dict[str, Any]:
+        """What a deployment must do to raw samples, as JSON values."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 of everything that decides what a batch holds."""
+
+    @property
+    @abstractmethod
+    def problem(self) -> Problem:
+        """What the outputs of a unit are: one distribution, independent probabilities, or numbers."""
+
+    @property
+    @abstractmethod
+    def measure(self) -> str:
+        """The measure that gates and choices are about."""
+
+    @property
+    def augmented(self) -> bool:
+        """Whether training varies its samples."""
+        return False
+
+    @property
+    def fixed_size(self) -> bool:
+        """Whether all samples have one size, so that tensors of many samples can be stacked."""
+        return True
+
+    def views(self, *, mixup: float = 0.0) -> tuple[int | None, ...]:
+        """The views that training draws from; ``(None,)`` where there is only the plain one.
+
+        Raises:
+            DataError: when samples of this task cannot be mixed.
+        """
+        if mixup:
+            raise DataError("only images can be mixed", expected="a loss without mixup", got=f"mixup {mixup:g}")
+        return (None,)
+
+    @abstractmethod
+    def batch(self, samples: Samples, index: Tensor, *, view: int | None = None, mixup: float = 0.0) -> Batch:
+        """Return the preprocessed samples at these positions.
+
+        Args:
+            samples: a role.
+            index: int64 [B].
+            view: which augmented view; None for the plain samples.
+            mixup: share of the samples that are mixed with another sample of the role.
+        """
+
+    @abstractmethod
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the outputs of a batch's units, [units, outputs]."""
+
+    def rows(self, outputs: NDArray[np.floating], batch: Batch) -> NDArray[np.floating]:
+        """Return the outputs of a batch's units, [units, outputs], from what a model gives for the whole batch."""
+        return outputs if batch.units is None else outputs[batch.units.numpy()]
+
+    def units(self, samples: Samples) -> NDArray[np.int64]:
+        """Return how many units each sample has, int64 [N]."""
+        return np.ones(len(samples), np.int64)
+
+    def order(self, samples: Samples, generator: torch.Generator, *, size: int) -> Tensor:  # noqa: ARG002
+        """Return a random order of a role's samples for one epoch, int64 [N].
+
+        Args:
+            samples: the role.
+            generator: draws it.
+            size: samples per update; those of one update may be chosen to be alike in length.
+        """
+        return torch.randperm(len(samples), generator=generator)
+
+    def parts(self, samples: Samples, index: Tensor, *, size: int) -> Iterator[Tensor]:  # noqa: ARG002
+        """Yield positions into ``index``, int64, that make up batches of inference; each once, always the same ones.
+
+        Args:
+            samples: a role.
+            index: int64 [B], which of its samples.
+            size: of a batch, in samples of ordinary size.
+        """
+        yield from torch.arange(len(index)).split(size)
+
+    def hard_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of each unit against its label, float32 [units].
+
+        Cross-entropy in nats; for several labels the sum of their binary cross-entropies; for regression the squared
+        error, summed over the targets.
+
+        Raises:
+            DataError: when the batch has no labels.
+        """
+        if batch.labels is None:
+            raise DataError(
+                "the hard loss needs labels", got="an unlabelled role", hint="leave the term `hard` out of the loss"
+            )
+        outputs = outputs.float()
+        if self.problem == "single-label":
+            return F.cross_entropy(outputs, batch.labels, reduction="none")
+        if self.problem == "multi-label":
+            return F.binary_cross_entropy_with_logits(outputs, batch.labels.float(), reduction="none").sum(dim=1)
+        return (outputs - batch.labels).square().sum(dim=1)
+
+    def labels(self, samples: Samples) -> NDArray[Any]:
+        """Return the labels of a role's units, [units] or [units, outputs].
+
+        Raises:
+            DataError: when the role has none.
+        """
+        if samples.labels is None:
+            raise unlabelled()
+        return samples.labels
+
+    @abstractmethod
+    def tallies(self, outputs: NDArray[np.floating], samples: Samples) -> Mapping[str, Tally]:
+        """Return every measure that fits the task, by its name.
+
+        Args:
+            outputs: float [units, outputs].
+            samples: a labelled role.
+        """
+
+    def tally(self, outputs: NDArray[np.floating], samples: Samples) -> Tally:
+        """Return the measure that gates and choices are about."""
+        return self.tallies(outputs, samples)[self.measure]
+
+    def decisions(self, outputs: NDArray[np.floating]) -> NDArray[Any] | None:
+        """Return what is decided for each unit, [units] or [units, outputs]; None where nothing is decided."""
+        if self.problem == "regression":
+            return None
+        return outputs.argmax(axis=1) if self.problem == "single-label" else outputs > 0
+
+    def reading(self, directory: Path) -> Self:  # noqa: ARG002
+        """Return the task as a stored model reads it; text models may have a tokenizer of their own.
+
+        Args:
+            directory: of the stored model.
+        """
+        return self
+
+    def files(self) -> Mapping[str, str]:
+        """Return the text files that a deployment needs besides the model, by name."""
+        return {}
+
+    def noise(self, rows: int, *, seed: int) -> tuple[NDArray[Any], ...]:
+        """Return made-up inputs that give nothing away, one array per input."""
+        generator = np.random.default_rng(seed)
+        sizes = [[rows, *(size for size in tensor.shape[1:])] for tensor in self.signature.inputs]
+        return tuple(generator.standard_normal(size).astype(np.float32) for size in sizes)
+
+
+def unlabelled() -> DataError:
+    """Return the refusal of a role without labels where decisions are judged."""
+    return DataError("accuracy needs labels", got="an unlabelled role", hint="label the select and test roles")

@@ -1,0 +1,274 @@
+"""Text: one row of outputs for each text or pair of texts, or one for each word."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress.data.samples import Data, Samples
+from compress.errors import DataError
+from compress.tasks.batch import Batch
+from compress.tasks.judge import Judge, multi_label, regression, single_label
+from compress.tasks.measure import Tally, entities, shares
+from compress.tasks.signature import Signature
+from compress.tasks.signature import Tensor as Declared
+from compress.tasks.task import Problem, Task, unlabelled
+from compress.tasks.tokenizer import Encoded, Tokenizer
+
+BUCKET = 64  # updates whose samples are sorted by length together
+
+
+@dataclass(frozen=True)
+class TextTask(Task):
+    """Text classification (one label, several, or numbers) and token classification.
+
+    Attributes:
+        classes: names of the outputs, in order.
+        tokenizer: text to tokens.
+        problem_kind: what the outputs of a unit are.
+        judge: what counts as right.
+        pairs: whether a sample is two texts.
+        words: whether a sample is a sequence of words, each with a label.
+    """
+
+    classes: tuple[str, ...]
+    tokenizer: Tokenizer = field(repr=False)
+    problem_kind: Problem
+    judge: Judge
+    pairs: bool
+    words: bool
+
+    @classmethod
+    def of(cls, data: Data, *, tokenizer: Tokenizer, judge: Judge) -> "TextTask":
+        """Return the task for these data; the kind of labels says which one it is.
+
+        Raises:
+            DataError: when the data are no text, or the measure does not fit the labels.
+        """
+        inputs, labels = data.select.inputs, data.select.labels
+        if inputs.dtype != object or labels is None:
+            raise DataError("this task needs labelled text", got=f"{inputs.dtype} {list(inputs.shape)}")
+        problem: Problem = "single-label"
+        if labels.ndim == 2:
+            problem = "multi-label" if labels.dtype == np.uint8 else "regression"
+        task = cls(
+            classes=data.classes,
+            tokenizer=tokenizer,
+            problem_kind=problem,
+            judge=judge,
+            pairs=labels.dtype != object and not isinstance(inputs[0], str),
+            words=labels.dtype == object,
+        )
+        judge.merged(data.classes)
+        judge.chosen(task._fitting)
+        return task
+
+    @property
+    def problem(self) -> Problem:
+        """What the outputs of a unit are."""
+        return self.problem_kind
+
+    @property
+    def _fitting(self) -> tuple[str, ...]:
+        """Names of the measures that fit, the usual one first."""
+        if self.words:
+            return ("entity-f1", "accuracy") if self._has_entities else ("accuracy",)
+        return {
+            "single-label": ("accuracy", "macro-f1", "matthews"),
+            "multi-label": ("accuracy", "micro-f1", "macro-f1"),
+            "regression": ("pearson", "spearman"),
+        }[self.problem]
+
+    @property
+    def _has_entities(self) -> bool:
+        return "O" in self.classes and all(name == "O" or name[:2] in ("B-", "I-") for name in self.classes)
+
+    @property
+    def measure(self) -> str:
+        """The measure that gates and choices are about."""
+        return self.judge.chosen(self._fitting)
+
+    @property
+    def fixed_size(self) -> bool:
+        """Never: batches are padded to their own longest sample."""
+        return False
+
+    @property
+    def signature(self) -> Signature:
+        """Token ids and attention mask in, and token types for two texts; a float32 row of outputs a unit out."""
+        names = ["input_ids", "attention_mask"]
+        if self.pairs and self.tokenizer.takes_types:
+            names.append("token_type_ids")
+        axes = ("batch", "length", len(self.classes)) if self.words else ("batch", len(self.classes))
+        return Signature(
+            inputs=tuple(Declared(name=name, dtype="int64", shape=("batch", "length")) for name in names),
+            outputs=(Declared(name="logits", dtype="float32", shape=axes),),
+            classes=self.classes,
+        )
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What a deployment must do to text: run ``tokenizer.json``, whose limit is ``max_length``."""
+        units = "the first token of each word" if self.words else "the whole sample"
+        return {
+            "tokenizer": "tokenizer.json",
+            "max_length": self.tokenizer.max_length,
+            "outputs_for": units,
+            "problem": self.problem,
+        }
+
+    @cached_property
+    def digest(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] # a property, computed once
+        """SHA-256 of everything that decides what a batch holds and how it is judged."""
+        state = (
+            self.classes,
+            self.tokenizer.digest,
+            self.problem,
+            self.judge.model_dump_json(),
+            self.pairs,
+            self.words,
+        )
+        return hashlib.sha256(repr(state).encode()).hexdigest()
+
+    def encoded(self, samples: Samples) -> Encoded:
+        """Return the tokens of a role."""
+        return self.tokenizer.encode(samples, words=self.words)
+
+    def batch(self, samples: Samples, index: Tensor, *, view: int | None = None, mixup: float = 0.0) -> Batch:
+        """Return the tokens of the samples at these positions, padded to the longest of them."""
+        assert view is None
+        assert mixup == 0
+        rows, tokens = index.numpy(), self.encoded(samples)
+        ids, valid = tokens.padded(tokens.ids, rows, fill=self.tokenizer.pad_id)
+        mask = torch.from_numpy(valid)
+        inputs = [torch.from_numpy(ids), mask.long()]
+        if self.pairs and self.tokenizer.takes_types:
+            inputs.append(torch.from_numpy(tokens.padded(tokens.types, rows, fill=0)[0]))
+        units = None
+        if self.words:
+            units = torch.from_numpy(tokens.padded(tokens.words, rows, fill=-1)[0] >= 0)
+        return Batch(
+            inputs=tuple(inputs), labels=self._labels(samples, rows), index=index, view=view, mask=mask, units=units
+        )
+
+    def _labels(self, samples: Samples, rows: NDArray[np.int64]) -> Tensor | None:
+        if samples.labels is None:
+            return None
+        if not self.words:
+            return torch.from_numpy(samples.labels[rows])
+        return torch.from_numpy(np.concatenate([self._tags(samples, row) for row in rows]))
+
+    def _tags(self, samples: Samples, row: int) -> NDArray[np.int64]:
+        """Return the labels of the words of a sample that have a token, int64 [units]."""
+        assert samples.labels is not None
+        return samples.labels[row][self._seen(samples, row)]
+
+    def _seen(self, samples: Samples, row: int) -> NDArray[np.int32]:
+        """Return which words of a sample have a token, int32 [units]; the others were cut, or are not even unknown."""
+        tokens = self.encoded(samples)
+        words = tokens.words[tokens.starts[row] : tokens.starts[row + 1]]
+        return words[words >= 0]
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the outputs of a batch's units, [units, outputs]."""
+        outputs = model(*batch.inputs)
+        return outputs if batch.units is None else outputs[batch.units]
+
+    def units(self, samples: Samples) -> NDArray[np.int64]:
+        """Return how many units each sample has, int64 [N]."""
+        if not self.words:
+            return super().units(samples)
+        tokens = self.encoded(samples)
+        return np.add.reduceat((tokens.words >= 0).astype(np.int64), tokens.starts[:-1])
+
+    def order(self, samples: Samples, generator: torch.Generator, *, size: int) -> Tensor:
+        """Return a random order in which the samples of an update are about equally long, so that little is padded.
+
+        A random order is cut into pieces of ``BUCKET`` updates, each piece is sorted by length, and the updates are
+        shuffled. The samples that fill no update come last.
+        """
+        shuffled = torch.randperm(len(samples), generator=generator)
+        lengths = torch.from_numpy(self.encoded(samples).lengths)
+        whole = len(shuffled) // size * size
+        pieces = shuffled[:whole].split(size * BUCKET)
+        updates = [update for piece in pieces for update in piece[lengths[piece].argsort(stable=True)].split(size)]
+        drawn = torch.randperm(len(updates), generator=generator).tolist()
+        return torch.cat([*(updates[number] for number in drawn), shuffled[whole:]])
+
+    def parts(self, samples: Samples, index: Tensor, *, size: int) -> Iterator[Tensor]:
+        """Yield positions into ``index`` by length, as many at once as ``size`` samples of 32 tokens have tokens."""
+        lengths = torch.from_numpy(self.encoded(samples).lengths)[index]
+        order = lengths.argsort(stable=True)
+        start = 0
+        while start < len(order):
+            # Sorted, so the last sample of a part is its longest.
+            longest = lengths[order[start:]].clamp(min=32)
+            fits = int((longest * torch.arange(1, len(longest) + 1) <= 32 * size).sum())
+            yield order[start : start + max(1, fits)]
+            start += max(1, fits)
+
+    def labels(self, samples: Samples) -> NDArray[Any]:
+        """Return the labels of a role's units."""
+        if not self.words:
+            return super().labels(samples)
+        return np.concatenate([self._tags(samples, row) for row in range(len(samples))])
+
+    def tallies(self, outputs: NDArray[np.floating], samples: Samples) -> Mapping[str, Tally]:
+        """Return every measure that fits; a word without a token is decided as ``O``, or wrongly if there is no O."""
+        if samples.labels is None:
+            raise unlabelled()
+        if self.problem == "regression":
+            return regression(outputs, samples.labels)
+        if self.problem == "multi-label":
+            return multi_label(outputs > 0, samples.labels)
+        decided = outputs.argmax(axis=1)
+        if not self.words:
+            return single_label(decided, samples.labels, self.classes, self.judge)
+        ends = np.cumsum(self.units(samples))
+        nothing = self.classes.index("O") if "O" in self.classes else -1
+        tags: list[NDArray[np.int64]] = []
+        for row, right in enumerate(samples.labels):
+            seen = self._seen(samples, row)
+            found = np.full(len(right), nothing)
+            found[seen] = decided[ends[row] - len(seen) : ends[row]]
+            tags.append(found)
+        right_words = np.array([(ours == right).sum() for ours, right in zip(tags, samples.labels, strict=True)])
+        tallies = {"accuracy": shares(right_words, np.array([len(right) for right in samples.labels]))}
+        if self._has_entities:
+            tallies = {"entity-f1": entities(tags, samples.labels.tolist(), self.classes)} | tallies
+        return tallies
+
+    def reading(self, directory: Path) -> Self:
+        """Return the task with the tokenizer that lies beside a model, if there is one."""
+        if not (directory / "tokenizer.json").exists():
+            return self
+        return self.with_tokenizer(_beside(directory, self.tokenizer.max_length))
+
+    def with_tokenizer(self, tokenizer: Tokenizer) -> Self:
+        """Return the task with another tokenizer."""
+        return self if tokenizer.digest == self.tokenizer.digest else replace(self, tokenizer=tokenizer)
+
+    def files(self) -> Mapping[str, str]:
+        """Return the tokenizer's files."""
+        return self.tokenizer.files()
+
+    def noise(self, rows: int, *, seed: int) -> tuple[NDArray[Any], ...]:
+        """Return random tokens of half the longest length, nothing padded."""
+        generator = np.random.default_rng(seed)
+        shape = (rows, max(4, self.tokenizer.max_length // 2))
+        ids = generator.integers(self.tokenizer.size, size=shape)
+        rest = [np.ones(shape, np.int64), np.zeros(shape, np.int64)]
+        return (ids, *rest[: len(self.signature.inputs) - 1])
+
+
+@lru_cache(maxsize=16)
+def _beside(directory: Path, max_length: int) -> Tokenizer:
+    """Return the tokenizer in an artifact, which never changes; it remembers what it has encoded."""
+    return Tokenizer.load(str(directory), max_length=max_length)
