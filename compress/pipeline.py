@@ -216,6 +216,7 @@ class Loop:
         Raises:
             StageError: when the stage changed nothing, or ``from_stage`` asks for an output that is not there.
         """
+        context = context.reading(source)
         key = stage.key(source, context)
         with context.store.lock(key, wait=context.reporter.say):
             if title in self.options.force:

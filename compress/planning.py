@@ -122,8 +122,8 @@ class _Walk:
         elif "teacher" in stage.needs and stage.guided_loss(context).needs_teacher and context.teacher is None:
             why = "the teacher is made anew"
         else:
-            inputs = stage.inputs(source, context)
-            key = stage.key(source, context)
+            here = context.reading(source)
+            inputs, key = stage.inputs(source, here), stage.key(source, here)
             found = context.store.find(key) if name not in self.options.force else None
             why = "forced" if name in self.options.force else _difference(inputs, context.store)
         if not quiet:

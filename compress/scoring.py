@@ -132,7 +132,7 @@ def score(
         StageError: when the file does not compute what the torch module computes, decides otherwise at another batch
             size, or its outputs are not finite.
     """
-    samples = context.data.roles[role]
+    samples, context = context.data.roles[role], context.reading(artifact)
     inputs = {
         "scorer": VERSION,
         "artifact": artifact.digest,

@@ -82,6 +82,7 @@ class TeacherOutputs:
         weights: of the teachers, summing to 1.
         taps: what is read of the first teacher.
         live: the first teacher, when some taps are computed anew for each batch; None when all are cached.
+        rereads: whether the teacher reads samples otherwise than the student, so that a batch is made anew for it.
     """
 
     context: Context
@@ -91,6 +92,7 @@ class TeacherOutputs:
     weights: tuple[float, ...]
     taps: tuple[Tap, ...] = ()
     live: nn.Module | None = field(default=None, repr=False)
+    rereads: bool = False
 
     def logits(self, view: int | None) -> Tensor:
         """Return the first teacher's logits on a view, float32 [units, C], in memory."""
@@ -108,6 +110,8 @@ class TeacherOutputs:
         logits, features = first.of(batch.index)
         if self.live is not None:
             missing = [tap for tap in self.taps if tap not in features]
+            if self.rereads:
+                batch = self.context.task.batch(self.samples, batch.index, view=batch.view, mixup=self.mixup)
             features |= live_features(self.live, self.context, batch, missing)
         return Taught((logits, *(other.logits_of(batch.index) for other in others)), self.weights, features)
 
@@ -185,6 +189,7 @@ def teacher_outputs(
         ModelError: when a teacher's outputs do not match the task's classes, or are not finite.
     """
     first, taps = first_teacher(context), taps or {}
+    rereads, context = context.teacher_task is not None, context.of_teacher
     limit_bytes = limit_bytes if context.task.fixed_size else 0.0
     stored = stored_taps(taps, samples=len(samples) * len(views), limit_bytes=limit_bytes)
     teachers = (first, *(member.artifact for member in context.ensemble))
@@ -204,6 +209,7 @@ def teacher_outputs(
         weights=tuple(weight / sum(weights) for weight in weights),
         taps=tuple(taps),
         live=load_model(first.path, code=context.code) if len(stored) < len(taps) else None,
+        rereads=rereads,
     )
 
 

@@ -57,6 +57,10 @@ class Encoded:
         """Tokens of each sample, int64 [N]."""
         return np.diff(self.starts)
 
+    def split(self) -> list[NDArray[np.int32]]:
+        """Return the ids of each sample."""
+        return np.split(self.ids, self.starts[1:-1])
+
     def padded(
         self, values: NDArray[Any], index: NDArray[np.integer], *, fill: int
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -119,6 +123,14 @@ class Tokenizer:
                 where=path,
                 hint="name one under data.tokenize.tokenizer",
             ) from error
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, str], *, max_length: int) -> "Tokenizer":
+        """Return the tokenizer that these files hold; see ``files``."""
+        with tempfile.TemporaryDirectory() as directory:
+            for name, text in files.items():
+                (Path(directory) / name).write_text(text, encoding="utf-8")
+            return cls.load(directory, max_length=max_length)
 
     def files(self) -> Mapping[str, str]:
         """Return the text files that load it again, by name; ``tokenizer.json`` cuts at the length limit."""
