@@ -37,11 +37,9 @@ SUPERSETS = {
 }
 WESTERN = frozenset({"", "us-ascii", "ascii", "iso-8859-1", "latin1", "windows-1252"})
 
-LINE_BREAKING = re.compile(
-    "address|blockquote|br|center|dd|div|dl|dt|form|h[1-6]|hr|li|ol|option|p|pre|table|title|tr|ul"
-)
+LINE_BREAKING = re.compile("address|blockquote|br|center|dd|div|dl|dt|form|h[1-6]|hr|li|ol|option|p|pre|table|tr|ul")
 SPACING = frozenset({"td", "th"})
-HIDDEN = frozenset({"script", "style"})
+HIDDEN = frozenset({"script", "style", "title"})
 MARKUP = re.compile(r"<(?:html|body|table|font)\b[^>]*>.*</\s*\w+\s*>", re.IGNORECASE | re.DOTALL)
 STUB = 4  # a plain part is passed over when an alternative to it has more than so many times its words
 TAG = re.compile(r"<[^>]*>")
@@ -65,7 +63,8 @@ FOOTERS = tuple(
         r"^-{5,} ?Yahoo! Groups Sponsor.*\n(?:.*\n){0,8}?^-{5,}.*\n?",
         r"^To unsubscribe from this group, send an email to:\n?(?:^\S+@\S+\n?)?",
         r"^Your use of Yahoo! Groups is subject to.*\n?",
-        # feeds turned into mail, and reports of spam passed on
+        # a filter's verdict, feeds turned into mail, and reports of spam passed on
+        r"^(?-i:SPAM):(?: .*)?$\n?",
         r"\AURL: \S+\nDate: .*\n?",
         r"^-*(?:DeathToSpam){2,}-*\n?",
     )

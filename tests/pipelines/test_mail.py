@@ -129,6 +129,7 @@ def test_attachments_are_dropped_and_mails_inside_are_read():
         "To unsubscribe from this group, send an email to:\nx-unsubscribe@egroups.com\n"
         "Your use of Yahoo! Groups is subject to http://docs.yahoo.com/info/terms/",
         "--DeathToSpamDeathToSpamDeathToSpam--",
+        "SPAM: Content analysis details: (5.30 hits, 5 required)\nSPAM:\nSPAM: INVALID_DATE (1.6 points)",
     ],
 )
 def test_footers_of_lists_are_cut_out_and_what_is_around_them_is_not(footer):
@@ -145,6 +146,7 @@ def test_footers_of_lists_are_cut_out_and_what_is_around_them_is_not(footer):
         "To be removed from this mailing list, reply",
         "see http://a.net/listing for more\n__________\nBob",
         "Bob\n-- Edward Gibbon",
+        "spam: 2000 mails, ham: 3000\nSPAM is a meat",
     ],
 )
 def test_other_text_about_lists_stays(text):
