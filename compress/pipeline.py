@@ -16,6 +16,7 @@ from compress.data import Data
 from compress.data.roles import subset
 from compress.errors import RecipeError, StageError
 from compress.estimate import Measured, estimate
+from compress.models import load_model
 from compress.progress import Reporter
 from compress.quantization.plan import Mode
 from compress.recipe import Recipe, Teacher
@@ -255,8 +256,10 @@ class Loop:
         role = "teacher" if reference is None else "ensemble"
         if given.train is None:
             step = self.step(create, None, context, teacher=reference, title=title, role=role)
+            self._check(step.artifact, context, title=title)
         else:
             created, _ = self.made(create, None, context, title=title)
+            self._check(created, context, title=title)
             # Scoring exports it: a teacher that cannot be exported fails before it is trained.
             score(created, context, role="select", teacher=None)
             step = self.step(given.train, created, context, teacher=reference, title=title, role=role)
@@ -278,8 +281,17 @@ class Loop:
         if self.recipe.student == "teacher":
             return None
         created, _ = self.made(Create(model=self.recipe.student), None, context, title="student")
+        self._check(created, context, title="student")
         score(created, context, role="select", teacher=None)
         return created
+
+    def _check(self, artifact: Artifact, context: Context, *, title: str) -> None:
+        """Let every stage refuse the model that the first one starts from, before anything is trained."""
+        if title != ("teacher" if self.recipe.student == "teacher" else "student"):
+            return
+        module = load_model(artifact.path, code=context.code)
+        for stage in self.recipe.stages:
+            stage.check(module)
 
     def baselines(self, context: Context, teacher: Step) -> list[Step]:
         """Return the teacher with quantization only, static and dynamic, and the models trained alone."""

@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny real task on scikit-learn's digits, and contexts to run stages in."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from compress.stages.train import Train
 from compress.tasks import Augment, ImageClassification
 
 torch.set_num_threads(1)
+sys.path.insert(0, str(Path(__file__).parent))  # where the zoos are
 
 
 class Recorded:

@@ -1,6 +1,7 @@
 """Text models, tokenizers and data made on the spot: small, but whole."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -85,4 +86,34 @@ def write_reviews(path: Path, *, count: int = 400) -> Path:
         for number in range(count):
             label = ("negative", "positive")[number % 2]
             writer.writerow([sentence(rng, GOOD if number % 2 else BAD), label])
+    return path
+
+
+def write_mails(path: Path, *, count: int = 1200) -> Path:
+    """A CSV of made-up mails in the classes of the spam pipeline, columns text and label."""
+    rng = np.random.default_rng(1)
+    words = {"ham": GOOD, "hard-ham": [*GOOD, *BAD], "spam": BAD}
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for number in range(count):
+            label = [*words][number % 3]
+            writer.writerow([f"{sentence(rng, words[label])} {number}", label])
+    return path
+
+
+def write_entities(path: Path, *, count: int = 1200) -> Path:
+    """JSON lines of words and tags in the classes of the entities pipeline."""
+    rng = np.random.default_rng(2)
+    made = {"URL": "www.a.b", "EMAIL": "a@b.c", "MONEY": "$5", "DATE": "3 may"}
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            words = [*sentence(rng, GOOD).split(), str(number)]
+            tags = ["O"] * len(words)
+            kind = [*made][number % 4]
+            inside = made[kind].split()
+            place = int(rng.integers(len(words)))
+            words[place:place] = inside
+            tags[place:place] = [f"{'I' if position else 'B'}-{kind}" for position in range(len(inside))]
+            file.write(json.dumps({"words": words, "tags": tags}) + "\n")
     return path
