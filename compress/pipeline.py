@@ -3,19 +3,20 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compress import reporting
+from compress import report_page, reporting
 from compress.artifact import Artifact, Store, hash_values, writable, write_atomically
 from compress.benchmark.environment import describe
 from compress.data import Data
 from compress.data.roles import subset
 from compress.errors import RecipeError, StageError
 from compress.estimate import Measured, estimate
+from compress.export.layers import layer_sizes
 from compress.progress import Reporter
 from compress.quantization.plan import Mode
 from compress.recipe import Recipe, Teacher
@@ -81,9 +82,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Step:
-    """A row of the pipeline: what was made or reused, its scores on select, its tracked run, the loss if it has one."""
+    """A row of the pipeline: what was made or reused, its scores on select, its tracked run, the loss if it has one.
+
+    Its role is ``teacher``, ``ensemble``, ``baseline`` or ``stage``.
+    """
 
     title: str
+    role: str
     artifact: Artifact
     scores: Scores
     reused: bool
@@ -208,7 +213,7 @@ class Loop:
             f"{title:<22}{'reused' if reused else f'{seconds:.1f} s':>9}   "
             f"{100 * scores.accuracy:6.2f}% on select   {scores.facts['size_bytes'] / 1e3:9,.1f} kB"
         )
-        return Step(title, artifact, scores, reused, run, seconds, loss if "loss" in stage.needs else None)
+        return Step(title, role, artifact, scores, reused, run, seconds, loss if "loss" in stage.needs else None)
 
     def made(self, stage: Stage, source: Artifact | None, context: Context, *, title: str) -> tuple[Artifact, bool]:
         """Return a stage's output, and whether the store had it.
@@ -315,6 +320,8 @@ class Loop:
         texts = {
             "report.json": json.dumps(report, indent=1) + "\n",
             "report.md": reporting.markdown(report),
+            "report.csv": reporting.csv_text(report),
+            "report.html": report_page.page(report),
             "recipe.yaml": self.recipe.to_yaml(),
             "plan.json": json.dumps([_planned(row) for row in rows], indent=1) + "\n",
         }
@@ -425,12 +432,16 @@ def _report(
         "schema": reporting.SCHEMA,
         "recipe": recipe.name,
         "recipe_sha256": hash_values(recipe.model_dump(mode="json")),
+        "recipe_yaml": recipe.to_yaml(),
+        "command": reporting.command(context),
+        "task": {"problem": context.task.problem, "measure": context.task.measure},
         "loss": {"fields": recipe.loss.model_dump(), "fingerprint": recipe.loss.fingerprint},
         "execution": {"threads": context.execution.threads, "precision": context.execution.precision},
         "data": reporting.data_section(context.data),
         "stages": [
             {
                 "name": row.title,
+                "role": row.role,
                 "key": row.artifact.key,
                 "digest": row.artifact.digest,
                 "kind": row.artifact.kind,
@@ -439,6 +450,7 @@ def _report(
                 "loss_fingerprint": row.loss_fingerprint,
                 "facts": row.artifact.facts,
                 "scores": row.scores.facts,
+                "layers": [asdict(layer) for layer in layer_sizes(row.scores.onnx_path)],
             }
             for row in rows
         ],

@@ -13,6 +13,7 @@ from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
 from compress.benchmark.measure import Profile
 from compress.benchmark.statistics import Estimate, agreement, measured, measured_changes, sign_test
 from compress.errors import StageError
+from compress.mistakes import mistakes
 from compress.recipe import Limits, Recipe
 from compress.scoring import Scores, first_inputs, score
 from compress.stage import Context
@@ -74,6 +75,7 @@ class Verdict:
         rival: name of the teacher-with-quantization row that is faster.
         over_rival: speed of the shipped file over it.
         gates: judged gates; empty when the recipe has none.
+        mistakes: on test, of the shipped file against the teacher; None where no single class is decided.
     """
 
     document: dict[str, Any]
@@ -81,6 +83,7 @@ class Verdict:
     rival: str
     over_rival: Estimate
     gates: tuple[GateResult, ...]
+    mistakes: dict[str, Any] | None
 
     @property
     def passed(self) -> bool | None:
@@ -149,7 +152,15 @@ def judge(
         rival=rival,
         over_rival=primary.speedup(shipped.name, over=rival),
         gates=tuple(gates),
+        mistakes=_mistakes(teacher, shipped, context),
     )
+
+
+def _mistakes(teacher: Contender, shipped: Contender, context: Context) -> dict[str, Any] | None:
+    """Compare two of the rows that were read on test, from what is stored of them."""
+    reference = score(teacher.artifact, context, role="test", teacher=None, variant=teacher.variant)
+    scores = score(shipped.artifact, context, role="test", teacher=reference, variant=shipped.variant)
+    return mistakes(reference, scores, context.task, context.data.test)
 
 
 def raced(
