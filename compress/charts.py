@@ -98,7 +98,7 @@ def scatter(points: Sequence[Point], *, width: int, height: int, title: str, des
         return bottom - (bottom - top) * (max(value, y_low) - y_low) / (y_high - y_low)
 
     largest = max(point.size_bytes for point in points)
-    best = optimal([point.latency_ms for point in points], [point.accuracy for point in points])
+    best = optimal([(point.latency_ms, -point.accuracy) for point in points])
     parts = [_open(width, height, title, description)]
     for tick in log_ticks(x_low, x_high, most=max(4, width // 90)):
         parts.append(f'<line class="grid" x1="{x_of(tick):.1f}" x2="{x_of(tick):.1f}" y1="{top}" y2="{bottom}"/>')

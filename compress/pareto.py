@@ -3,18 +3,15 @@
 from collections.abc import Sequence
 
 
-def optimal(costs: Sequence[float], gains: Sequence[float]) -> list[bool]:
-    """Return for each model whether no other costs at most as much and gains at least as much, one of them strictly.
+def optimal(costs: Sequence[tuple[float, ...]]) -> list[bool]:
+    """Return for each model whether no other is at most as costly in everything, and less in something.
 
     Args:
-        costs: smaller is better, such as milliseconds or bytes.
-        gains: larger is better, such as accuracy; one per cost.
+        costs: of each model, smaller is better: milliseconds, bytes, accuracy with its sign turned.
     """
-    pairs = list(zip(costs, gains, strict=True))
     return [
         not any(
-            other_cost <= cost and other_gain >= gain and (other_cost, other_gain) != (cost, gain)
-            for other_cost, other_gain in pairs
+            other != own and all(theirs <= ours for theirs, ours in zip(other, own, strict=True)) for other in costs
         )
-        for cost, gain in pairs
+        for own in costs
     ]

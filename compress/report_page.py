@@ -53,8 +53,10 @@ def page(report: Document) -> str:
 
 def _lead(report: Document) -> str:
     verdict = report["verdict"]
-    if verdict is None:
+    if report["benchmark"] is None:
         return '<p class="lead">The run stopped before the benchmark: nothing was timed or judged.</p>'
+    if verdict is None:
+        return '<p class="lead">A variant of a sweep: test was not read, everything here is about select.</p>'
     teacher, shipped = _row(report, report["benchmark"]["reference"]), _shipped(report)
     factor = teacher["size_bytes"] / shipped["size_bytes"]
     primary = report["benchmark"]["profiles"][0]
@@ -107,10 +109,12 @@ def _headline(report: Document) -> str:
 
 
 def _gates(report: Document) -> str:
-    if report["verdict"] is None or not report["verdict"]["gates"]:
+    on_test = report["verdict"] is not None
+    gates = report["verdict"]["gates"] if on_test else report["gates_on_select"]
+    if not gates:
         return ""
     items = []
-    for entry in report["verdict"]["gates"]:
+    for entry in gates:
         gate = GateResult(**entry)
         word, mark = ("passed", "✓") if gate.passed else ("missed", "✗")
         items.append(
@@ -118,7 +122,8 @@ def _gates(report: Document) -> str:
             "</span></li>"
         )
     return (
-        '<p class="note">Judged on the exported file, at the unfavourable end of each 95% interval.</p>'
+        f'<p class="note">Judged on {"test" if on_test else "select"} with the exported file, at the unfavourable end '
+        "of each 95% interval.</p>"
         f'<ul class="gates">{"".join(items)}</ul>'
     )
 

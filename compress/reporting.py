@@ -44,8 +44,9 @@ def command(context: Context) -> str:
 
 
 def data_section(data: Data) -> dict[str, Any]:
-    """Return how many samples play each role, and how many train samples were dropped, as JSON values."""
+    """Return the data's digest, samples in each role, and how many train samples were dropped, as JSON values."""
     return {
+        "digest": data.digest,
         "samples": {role: len(samples) for role, samples in data.roles.items()},
         "dropped_duplicates": data.dropped_duplicates,
     }

@@ -25,9 +25,10 @@ def drawn(points, *, width=1030, height=470):
 
 
 def test_the_pareto_set_is_what_no_other_model_beats():
-    assert optimal([1, 2, 3, 4], [90, 91, 90.5, 91]) == [True, True, False, False]
-    assert optimal([1, 1], [5, 5]) == [True, True]
-    assert optimal([], []) == []
+    assert optimal([(1, -90), (2, -91), (3, -90.5), (4, -91)]) == [True, True, False, False]
+    assert optimal([(1, 3, -5), (3, 1, -5), (3, 3, -5)]) == [True, True, False]
+    assert optimal([(1, -5), (1, -5)]) == [True, True]
+    assert optimal([]) == []
 
 
 def test_every_model_is_drawn_and_named_once():

@@ -202,7 +202,7 @@ def test_recipes_with_a_common_beginning_share_it_and_one_experiment_list(finish
     parents = client.search_runs(experiments, "tags.`compress.role` = 'pipeline'")
     assert {"tiny", "other"} <= {parent.info.run_name for parent in parents}
     for parent in parents:
-        assert {"headline/accuracy_select", "headline/size_mb", "headline/latency_p50_ms", "headline/speedup_x"} <= set(
+        assert {"select_accuracy", "size_mb", "latency_p50_ms", "speedup_x"} <= set(
             parent.data.metrics
         )
 
