@@ -96,6 +96,23 @@ def test_every_stage_is_a_row_scored_on_the_runtime(finished):
     assert outcome.passed is True
 
 
+def test_the_page_and_the_table_show_the_result(finished):
+    outcome, _ = finished
+    report = outcome.report
+    assert json.loads((outcome.run_dir / "report.json").read_text()) == json.loads(json.dumps(report))
+    page = (outcome.run_dir / "report.html").read_text()
+    assert f"{100 * report['verdict']['test'][-1]['accuracy']['value']:.2f}" in page
+    assert 'id="mistakes"' in page
+    lines = (outcome.run_dir / "report.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == [row["name"] for row in report["benchmark"]["rows"]]
+    shipped = report["stages"][-1]
+    owned = sum(layer["size_bytes"] for layer in shipped["layers"])
+    assert 0.1 * shipped["scores"]["size_bytes"] < owned < shipped["scores"]["size_bytes"]
+    found = report["verdict"]["mistakes"]
+    right = found["both_right"] + found["student_alone_right"]
+    assert right / found["units"] == report["verdict"]["test"][-1]["accuracy"]["value"]
+
+
 def test_the_pruned_and_quantized_files_are_smaller(finished):
     size = {stage["name"]: stage["scores"]["size_bytes"] for stage in finished[0].report["stages"]}
     assert size["prune"] < size["distill"]
@@ -185,7 +202,7 @@ def test_recipes_with_a_common_beginning_share_it_and_one_experiment_list(finish
     parents = client.search_runs(experiments, "tags.`compress.role` = 'pipeline'")
     assert {"tiny", "other"} <= {parent.info.run_name for parent in parents}
     for parent in parents:
-        assert {"headline/accuracy_select", "headline/size_mb", "headline/latency_p50_ms", "headline/speedup_x"} <= set(
+        assert {"select_accuracy", "size_mb", "latency_p50_ms", "speedup_x"} <= set(
             parent.data.metrics
         )
 
