@@ -21,7 +21,7 @@ from compress.quantization.plan import Mode
 from compress.recipe import Recipe, Teacher
 from compress.run_directory import place_bundle, seconds_by_digest, settle_execution
 from compress.scoring import Scores, score
-from compress.stage import Context, Member, Stage
+from compress.stage import Context, Execution, Member, Recorder, Stage, Unrecorded
 from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
 from compress.tasks import ImageClassification, Signature
@@ -29,6 +29,8 @@ from compress.tracking import Run, Tracker, tracked_headline
 from compress.verdict import Contender, Verdict, judge
 
 SMOKE_SAMPLES = 512
+MAX_THREADS = 64  # that a stored teacher is looked for
+UNRECORDED = Unrecorded()
 PLANS = ("plan.json", "quant_plan.json", "quant_curve.json")  # what a stage decided, recorded also when it is reused
 RIVALS: dict[str, Mode] = {"teacher-static": "static", "teacher-dynamic": "dynamic"}
 
@@ -103,7 +105,6 @@ def run(recipe: Recipe, options: Options) -> Outcome:
     recipe, options, data = prepared(recipe, options)
     options.reporter.say(reporting.data_line(reporting.data_section(data)))
     store = Store.open(options.store)
-    task = ImageClassification.of(data, augment=recipe.data.augment, normalize=recipe.data.normalize)
     run_dir = store.root / "runs" / run_name(recipe, data)
     started_s = time.monotonic()
     with (
@@ -116,20 +117,8 @@ def run(recipe: Recipe, options: Options) -> Outcome:
             tags={"compress.role": "pipeline", "compress.pipeline_id": run_dir.name},
         ) as parent,
     ):
-        context = Context(
-            task=task,
-            data=data,
-            loss=recipe.loss,
-            teacher=None,
-            store=store,
-            seed=recipe.seed,
-            execution=settle_execution(run_dir, threads=options.threads),
-            recorder=parent,
-            reporter=options.reporter,
-            code=options.code,
-            interrupted=options.interrupted,
-            checkpoint_every_s=options.checkpoint_every_s,
-        )
+        execution = settle_execution(run_dir, threads=options.threads)
+        context = context_of(recipe, data, options, store=store, execution=execution, recorder=parent)
         loop = Loop(recipe, options, tracker, parent)
         student = loop.student(context)
         teacher = loop.teacher(recipe.teacher, context)
@@ -385,6 +374,60 @@ def teacher_origin(given: Teacher) -> Create | Adopt:
         return Adopt(artifact=given.artifact)
     assert given.model is not None
     return Create(model=given.model, weights=given.weights)
+
+
+def context_of(
+    recipe: Recipe,
+    data: Data,
+    options: Options,
+    *,
+    store: Store,
+    execution: Execution,
+    recorder: Recorder = UNRECORDED,
+) -> Context:
+    """Return what the stages of a recipe are handed, before there is a teacher.
+
+    Args:
+        recipe: as it is run; see `prepared`.
+        data: its samples.
+        options: how it is run.
+        store: where artifacts are committed.
+        execution: threads and precision.
+        recorder: the tracked run.
+    """
+    return Context(
+        task=ImageClassification.of(data, augment=recipe.data.augment, normalize=recipe.data.normalize),
+        data=data,
+        loss=recipe.loss,
+        teacher=None,
+        store=store,
+        seed=recipe.seed,
+        execution=execution,
+        recorder=recorder,
+        reporter=options.reporter,
+        code=options.code,
+        interrupted=options.interrupted,
+        checkpoint_every_s=options.checkpoint_every_s,
+    )
+
+
+def stored_teacher(given: Teacher, context: Context) -> Artifact | None:
+    """Return the teacher that a run with this context would reuse, if the store has it."""
+    origin = context.store.find(teacher_origin(given).key(None, context))
+    if origin is None or given.train is None:
+        return origin
+    return context.store.find(given.train.key(origin, context))
+
+
+def any_teacher(given: Teacher, context: Context) -> Artifact:
+    """Return a stored teacher, whatever number of threads it was trained with, or make it."""
+    for threads in range(1, MAX_THREADS + 1):
+        there = replace(context, execution=replace(context.execution, threads=threads))
+        found = stored_teacher(given, there)
+        if found is not None:
+            return found
+    origin = teacher_origin(given).run(None, context)
+    return origin if given.train is None else given.train.run(origin, context)
 
 
 def prepared(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:

@@ -12,14 +12,13 @@ from compress.artifact import Artifact, Store
 from compress.export.graph import to_onnx
 from compress.models import load_model
 from compress.pairing import Pairing, pairings
-from compress.pipeline import RIVALS, Options, prepared, run_name, teacher_origin
+from compress.pipeline import RIVALS, Options, context_of, prepared, run_name, teacher_origin
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 from compress.run_directory import decide_execution
 from compress.stage import Context, Member, Stage
 from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
-from compress.tasks import ImageClassification
 
 SHOWN = 3  # differences told of one stage
 
@@ -63,16 +62,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
     recipe, options, data = prepared(recipe, options)
     store = Store(options.store.expanduser().absolute())
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
-    context = Context(
-        task=ImageClassification.of(data, augment=recipe.data.augment, normalize=recipe.data.normalize),
-        data=data,
-        loss=recipe.loss,
-        teacher=None,
-        store=store,
-        seed=recipe.seed,
-        execution=execution,
-        code=options.code,
-    )
+    context = context_of(recipe, data, options, store=store, execution=execution)
     student = None if recipe.student == "teacher" else Create(model=recipe.student)
     origin, train = teacher_origin(recipe.teacher), recipe.teacher.train
     large = _untrained(origin, context)
