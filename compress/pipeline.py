@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from compress import reporting
+from compress.advice.advise import advise
 from compress.artifact import Artifact, Store, hash_values, writable, write_atomically
 from compress.benchmark.environment import describe
 from compress.data import Data
@@ -29,6 +30,7 @@ from compress.tracking import Run, Tracker, tracked_headline
 from compress.verdict import Contender, Verdict, judge
 
 SMOKE_SAMPLES = 512
+TEACHER = "teacher"  # where a run may stop besides its stages
 MAX_THREADS = 64  # that a stored teacher is looked for
 UNRECORDED = Unrecorded()
 PLANS = ("plan.json", "quant_plan.json", "quant_curve.json")  # what a stage decided, recorded also when it is reused
@@ -44,9 +46,10 @@ class Options:
         code: the user's Python files that may be run.
         threads: training threads; None for all cores that the process may use.
         from_stage: start at this stage; what comes before must be in the store.
-        until_stage: stop after this stage; nothing is raced or judged.
+        until_stage: stop after this stage, or after ``teacher``; nothing is raced or judged.
         force: stages to run again although the store has their output.
-        smoke: a few steps of everything in a store of its own; gates are not judged.
+        smoke: a few steps of everything in a store of its own; gates are not judged, and no advice is given.
+        strict: a warning of the advice ends the run before anything is distilled.
         reporter: progress and notices.
         interrupted: says whether to checkpoint and stop.
         checkpoint_every_s: seconds between checkpoints inside training.
@@ -59,6 +62,7 @@ class Options:
     until_stage: str | None = None
     force: Sequence[str] = ()
     smoke: bool = False
+    strict: bool = False
     reporter: Reporter = field(default_factory=Reporter)
     interrupted: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 30.0
@@ -124,9 +128,12 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         teacher = loop.teacher(recipe.teacher, context)
         colleagues = loop.ensemble(context, teacher)
         context = replace(context, teacher=teacher.artifact, ensemble=members(recipe, colleagues))
+        if options.until_stage != TEACHER and not options.smoke:
+            loop.warn(context)
         baselines = [] if options.until_stage else loop.baselines(context, teacher)
         steps: list[Step] = []
-        for stage in recipe.stages:
+        stages = recipe.stages if options.until_stage != TEACHER else ()
+        for stage in stages:
             source = steps[-1].artifact if steps else student or teacher.artifact
             steps.append(loop.step(stage, source, context, teacher=teacher.scores))
             if stage.title == options.until_stage:
@@ -283,6 +290,18 @@ class Loop:
                 self.step(baseline.train, created, context, teacher=teacher.scores, title=title, role="baseline")
             )
         return rows
+
+    def warn(self, context: Context) -> None:
+        """Say what the cheap probes warn of, before anything is distilled.
+
+        Raises:
+            AdviceError: when they warn and the options are strict.
+        """
+        advice = advise(self.recipe, context)
+        for warning in advice.warnings:
+            self.options.reporter.say(f"warning: {warning}")
+        if self.options.strict:
+            advice.refuse()
 
     def other_variants(self, shipped: Step, context: Context, *, teacher: Scores) -> list[Contender]:
         """Return the files of a bundle besides its primary one, scored on select like everything else."""

@@ -12,7 +12,7 @@ from compress.artifact import Artifact, Store
 from compress.export.graph import to_onnx
 from compress.models import load_model
 from compress.pairing import Pairing, pairings
-from compress.pipeline import RIVALS, Options, context_of, prepared, run_name, teacher_origin
+from compress.pipeline import RIVALS, TEACHER, Options, context_of, prepared, run_name, teacher_origin
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 from compress.run_directory import decide_execution
@@ -81,7 +81,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
             created = walk.visit(name, Create(model=baseline.model), None, context, quiet=True)
             walk.visit(name, baseline.train, created, context)
     source = teacher if student is None else walk.visit("student", student, None, context, quiet=True)
-    for stage in recipe.stages:
+    for stage in recipe.stages if options.until_stage != TEACHER else ():
         source = walk.visit(stage.title, stage, source, context)
         if stage.title == options.until_stage:
             break

@@ -41,7 +41,6 @@ from compress.models import Cnn, load_model, save_model
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stage import Context, Execution
-from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.tasks import Batch, ImageClassification
 from compress.training import Optimization, Taught, Teaching, fit, predict
@@ -157,7 +156,9 @@ SHIFTED = {
 
 
 def stage_of(setting: Setting) -> Distill:
-    loss = GuidedLoss.model_validate({"hard": {"weight": 0.1}, "kl": {"weight": 0.9, "temperature": setting.temperature}})
+    loss = GuidedLoss.model_validate(
+        {"hard": {"weight": 0.1}, "kl": {"weight": 0.9, "temperature": setting.temperature}}
+    )
     epochs = STEPS * BATCH // setting.images
     return Distill(epochs=epochs, batch_size=BATCH, learning_rate=0.1, weight_decay=1e-4, loss=loss)
 
@@ -192,7 +193,13 @@ def teacher_of(setting: Setting, grid: Grid) -> Artifact:
             setting.teacher, grid.data(setting.images, setting.shift).train
         )
         here = replace(context, data=replace(context.data, roles={**context.data.roles, "train": samples}))
-        epochs = {"good": 5, "smoothed": 5, "under": 1, "memorised": 32_000 // setting.images, "same": 40_000 // setting.images}
+        epochs = {
+            "good": 5,
+            "smoothed": 5,
+            "under": 1,
+            "memorised": 32_000 // setting.images,
+            "same": 40_000 // setting.images,
+        }
         optimization = Optimization(
             epochs=epochs[setting.teacher],
             batch_size=BATCH,
@@ -318,9 +325,7 @@ def run_cell(setting: Setting, grid: Grid, known: dict[tuple[str, int, str], Alo
     result = {
         "setting": asdict(setting),
         "half": setting.half,
-        "measures": [
-            {"probe": one.probe, "subject": one.subject, "value": asdict(one.value)} for one in found
-        ],
+        "measures": [{"probe": one.probe, "subject": one.subject, "value": asdict(one.value)} for one in found],
         "gains": gains,
         "alone": first.accuracies,
         "distilled": accuracies,
@@ -332,9 +337,7 @@ def run_cell(setting: Setting, grid: Grid, known: dict[tuple[str, int, str], Alo
     }
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(
-        f"{setting.name}: {100 * np.mean(gains):+.2f} points in {result['seconds']:.0f} s", flush=True
-    )
+    print(f"{setting.name}: {100 * np.mean(gains):+.2f} points in {result['seconds']:.0f} s", flush=True)
 
 
 def main() -> None:

@@ -65,11 +65,18 @@ def exactly(value: float) -> Estimate:
     return Estimate(value, value, value)
 
 
-def capacity(student: nn.Module, teacher: nn.Module, example: Sequence[Tensor]) -> list[Measure]:
+def capacity(student: nn.Module, teacher: nn.Module, example: tuple[Tensor, ...]) -> list[Measure]:
     """Measure the student's parameters over the teacher's."""
     ours, theirs = model_cost(student, example), model_cost(teacher, example)
     detail = f"{ours.parameters:,} of {theirs.parameters:,} parameters; MACs {ours.macs / theirs.macs:.3f}"
     return [Measure("capacity", exactly(ours.parameters / theirs.parameters), detail=detail)]
+
+
+def logits_only(loss: GuidedLoss, student: nn.Module, teacher: nn.Module, example: tuple[Tensor, ...]) -> list[Measure]:
+    """Measure the same where the loss reads logits alone, which a very small student makes little of."""
+    if loss.feature_terms:
+        return []
+    return [replace(measure, probe="logits-only", detail="") for measure in capacity(student, teacher, example)]
 
 
 def shift(data: Data, reference: Samples | None) -> list[Measure]:
@@ -258,7 +265,9 @@ def pairing(loss: GuidedLoss, student: nn.Module, teacher: nn.Module, context: C
     taps = [list(dict.fromkeys([*candidates[side], *(pair[side] for pair in named)])) for side in (0, 1)]
     features = [_features(module, context, side) for module, side in zip((student, teacher), taps, strict=True)]
     similarity = {
-        (ours, theirs): probes.linear_cka(features[0][ours], features[1][theirs]) for ours in taps[0] for theirs in taps[1]
+        (ours, theirs): probes.linear_cka(features[0][ours], features[1][theirs])
+        for ours in taps[0]
+        for theirs in taps[1]
     }
     best = probes.best_match({(str(ours), str(theirs)): value for (ours, theirs), value in similarity.items()})
     if not named:
@@ -294,27 +303,26 @@ def _pooled(value: Tensor) -> Tensor:
     return value.mean(dim=1) if value.dim() == 3 else value
 
 
-def of_teacher(
-    context: Context, loss: GuidedLoss, *, student: nn.Module, teacher: nn.Module, reference: Samples | None
-) -> list[Measure]:
-    """Measure all that one cached teacher pass over the probe set tells.
+def train_logits(context: Context, loss: GuidedLoss, student: nn.Module, teacher: nn.Module) -> NDArray[np.float32]:
+    """Return the teacher's logits [N, C] on train, from the pass whose features `audit` reads too."""
+    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    return _taught(context, bind(loss, student, teacher, example, seed=SEED), view=None).logits(None).numpy()
+
+
+def of_teacher(context: Context, train: NDArray[np.float32], *, reference: Samples | None) -> list[Measure]:
+    """Measure calibration and what the teacher makes of train, held-out and known samples.
 
     Args:
         context: with the teacher, and the probe set as its data.
-        loss: of the distillation.
-        student: as training begins with it.
-        teacher: the loaded teacher.
+        train: the teacher's logits [N, C] on the train samples.
         reference: a sample of what the teacher was trained on; None when that is the train role itself.
     """
     data = context.data
-    example = context.task.batch(data.select, torch.arange(2)).inputs
-    bound = bind(loss, student, teacher, example, seed=SEED)
-    train, select = _taught(context, bound, view=None).logits(None).numpy(), _says(context, data.select)
+    select = _says(context, data.select)
     known = select if reference is None else _says(context, reference)
     labels = data.train.labels, data.select.labels
     found = [] if labels[1] is None else calibration(select, labels[1])
-    found += [*memorisation(train, select, known, labels), *softness(train, loss)]
-    return found
+    return [*found, *memorisation(train, select, known, labels)]
 
 
 def _says(context: Context, samples: Samples) -> NDArray[np.float32]:

@@ -1,6 +1,5 @@
 """The probes that train: short runs of the student alone and distilled, and one on few samples; their cost first."""
 
-import copy
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -101,7 +100,10 @@ def pilot(stage: Distill, context: Context, fresh: Fresh) -> list[Measure]:
     if context.data.train.labels is None or select.labels is None:
         return found  # without labels there is no student alone
     alone, distilled = (
-        [right(trained(stage, context, fresh, loss=loss, schedule=short(stage), seed=seed), context) for seed in seeds()]
+        [
+            right(trained(stage, context, fresh, loss=loss, schedule=short(stage), seed=seed), context)
+            for seed in seeds()
+        ]
         for loss in (LABELS_ALONE, stage.guided_loss(context))
     )
     logits = teacher_outputs(context, select, views=(None,)).logits(None).numpy()
@@ -173,7 +175,9 @@ def memorised(stage: Distill, context: Context, fresh: Fresh) -> Measure:
     ours = predict(module, here, samples).numpy()
     theirs = teacher_outputs(here, samples, views=(None,)).logits(None).numpy()
     value = agreement(ours.argmax(axis=1), theirs.argmax(axis=1))
-    return Measure("memorised-agreement", value, detail=f"on {len(samples)} samples after about {MEMORISED_STEPS} steps")
+    return Measure(
+        "memorised-agreement", value, detail=f"on {len(samples)} samples after about {MEMORISED_STEPS} steps"
+    )
 
 
 def margin(alone: Sequence[NDArray[np.bool_]], teacher: NDArray[np.bool_]) -> Measure:
