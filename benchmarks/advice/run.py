@@ -22,6 +22,7 @@ import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -53,6 +54,7 @@ UNDER = 1_500
 HELD_OUT = 10_000
 SELECT = 2_000
 STEPS = 400
+PILOT_STEPS = pilot.SHORTEST  # of STEPS; whole epochs for each of IMAGES
 BATCH = 100
 SEEDS = (0, 1, 2)
 SHARPENED = 6.0
@@ -64,7 +66,7 @@ STUDENTS = {
 }
 LARGE = Cnn(widths=(24, 48, 96), strides=(2, 1, 2))
 TEACHERS = ("good", "smoothed", "sharp", "under", "memorised", "same")
-SHIFTS = ("none", "inverted", "rotated", "blurred", "noisy")
+SHIFTS = ("none", "inverted", "rotated", "blurred", "noisy", "dimmed", "softened", "grainy")  # the last three faint
 IMAGES = (1_000, 4_000)
 TEMPERATURES = (1.0, 4.0)
 
@@ -93,9 +95,10 @@ SETTINGS = [
     *(
         Setting(teacher, student, 4_000, temperature, shift)
         for teacher, student, temperature, shift in product(
-            ("good", "smoothed"), ("small", "wide"), TEMPERATURES, SHIFTS[1:]
+            ("good", "smoothed"), ("small", "wide"), TEMPERATURES, SHIFTS[1:5]
         )
     ),
+    *(Setting("good", "wide", 4_000, temperature, shift) for temperature, shift in product(TEMPERATURES, SHIFTS[5:])),
 ]
 
 
@@ -135,14 +138,15 @@ class Grid:
         return Data(roles, self.context.data.classes)
 
 
-def _blurred(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    padded = np.pad(images.astype(np.float32), ((0, 0), (0, 0), (2, 2), (2, 2)), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(2, 3))
+def _blurred(images: NDArray[np.uint8], *, side: int) -> NDArray[np.uint8]:
+    edge = side // 2
+    padded = np.pad(images.astype(np.float32), ((0, 0), (0, 0), (edge, edge), (edge, edge)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(2, 3))
     return windows.mean(axis=(-2, -1)).round().astype(np.uint8)
 
 
-def _noisy(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    noise = np.random.default_rng(0).normal(0, 60, images.shape)
+def _noisy(images: NDArray[np.uint8], *, deviation: float) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(0).normal(0, deviation, images.shape)
     return np.clip(images + noise, 0, 255).round().astype(np.uint8)
 
 
@@ -150,8 +154,11 @@ SHIFTED = {
     "none": lambda images: images,
     "inverted": lambda images: 255 - images,
     "rotated": lambda images: np.ascontiguousarray(np.rot90(images, axes=(2, 3))),
-    "blurred": _blurred,
-    "noisy": _noisy,
+    "blurred": lambda images: _blurred(images, side=5),
+    "noisy": lambda images: _noisy(images, deviation=60),
+    "dimmed": lambda images: (images * 0.8).astype(np.uint8),
+    "softened": lambda images: _blurred(images, side=3),
+    "grainy": lambda images: _noisy(images, deviation=15),
 }
 
 
@@ -253,21 +260,33 @@ class Alone:
 def alone(setting: Setting, grid: Grid, context: Context, known: dict[tuple[str, int, str], Alone]) -> Alone:
     key = (setting.student, setting.images, setting.shift)
     if key not in known:
-        path = context.store.root / f"alone-{'-'.join(map(str, key))}.npz"
-        if not path.exists():
-            stage = stage_of(setting)
-            shorts = [
-                pilot.right(student_after(setting, context, stage, seed, pilot.LABELS_ALONE, whole=False), context)
-                for seed in pilot.seeds()
-            ]
-            accuracies = [
-                accuracy(student_after(setting, context, stage, seed, pilot.LABELS_ALONE, whole=True), grid)
-                for seed in SEEDS
-            ]
-            np.savez(path, short=np.stack(shorts), accuracies=accuracies)
-        with np.load(path) as kept:
-            known[key] = Alone(list(kept["short"]), kept["accuracies"].tolist())
+        known[key] = Alone(
+            short=list(kept(context, "short", key, lambda: short_runs(setting, context, pilot.LABELS_ALONE))),
+            accuracies=kept(
+                context, "accuracies", key, lambda: accuracies_of(setting, context, grid, pilot.LABELS_ALONE)
+            ).tolist(),
+        )
     return known[key]
+
+
+def kept(context: Context, what: str, key: tuple[object, ...], make: Callable[[], object]) -> NDArray[np.generic]:
+    """Return an array of the student alone from the store, where all settings with the same one share it."""
+    path = context.store.root / f"alone-{'-'.join(map(str, key))}-{what}{PILOT_STEPS if what == 'short' else ''}.npy"
+    if not path.exists():
+        np.save(path, np.asarray(make()))
+    return np.load(path)
+
+
+def short_runs(setting: Setting, context: Context, loss: GuidedLoss) -> list[NDArray[np.bool_]]:
+    stage = stage_of(setting)
+    return [
+        pilot.right(student_after(setting, context, stage, seed, loss, whole=False), context) for seed in pilot.seeds()
+    ]
+
+
+def accuracies_of(setting: Setting, context: Context, grid: Grid, loss: GuidedLoss) -> list[float]:
+    stage = stage_of(setting)
+    return [accuracy(student_after(setting, context, stage, seed, loss, whole=True), grid) for seed in SEEDS]
 
 
 def student_after(
@@ -278,7 +297,7 @@ def student_after(
         context,
         lambda number: built(STUDENTS[setting.student], context, number),
         loss=loss,
-        schedule=stage if whole else pilot.short(stage),
+        schedule=stage if whole else pilot.short(stage, setting.images),
         seed=seed,
     )
 
@@ -289,55 +308,74 @@ def accuracy(module: nn.Module, grid: Grid) -> float:
 
 
 def run_cell(setting: Setting, grid: Grid, known: dict[tuple[str, int, str], Alone]) -> None:
-    """Probe a setting, then train it; write its JSON."""
+    """Probe a setting, then train it; write its JSON. A cell of another pilot is tried again, and not retrained."""
     path = RESULTS / f"{setting.name}.json"
-    if path.exists():
+    earlier = json.loads(path.read_text()) if path.exists() else None
+    if earlier is not None and earlier.get("pilot_steps") == PILOT_STEPS:
         return
     started_s = time.monotonic()
     teacher, stage = teacher_of(setting, grid), stage_of(setting)
     data = grid.data(setting.images, setting.shift)
     assert stage.loss is not None
     context = replace(grid.context, data=data, teacher=teacher, loss=stage.loss)
-    first = alone(setting, grid, context, known)
-    student, module = built(STUDENTS[setting.student], context, 0), load_model(teacher.path)
-    few = replace(context, data=measures.probed(data))
-    example = context.task.batch(data.select, torch.arange(2)).inputs
-    found: list[Measure] = [
-        *measures.capacity(student, module, example),
-        *measures.shift(few.data, None),
-        *measures.of_teacher(few, stage.loss, student=student, teacher=module, reference=None),
-        *measures.audit(stage.loss, few, student=student, teacher=module),
-        *measures.pairing(stage.loss, student, module, few),
-        pilot.memorised(stage, context, lambda seed: built(STUDENTS[setting.student], context, seed)),
-    ]
-    shorts = [
-        pilot.right(student_after(setting, context, stage, seed, stage.loss, whole=False), context)
-        for seed in pilot.seeds()
-    ]
-    labels = grid.select.labels
+    first, module = alone(setting, grid, context, known), load_model(teacher.path)
+    labels, says = grid.select.labels, predict(module, context, grid.select).numpy()
     assert labels is not None
-    says = predict(module, context, grid.select).numpy()
-    found += [pilot.margin(first.short, says.argmax(axis=1) == labels), pilot.slope(first.short, shorts)]
-    accuracies = [
-        accuracy(student_after(setting, context, stage, seed, stage.loss, whole=True), grid) for seed in SEEDS
+    schedule = pilot.short(stage, setting.images)
+    tried = [
+        pilot.margin(first.short, says.argmax(axis=1) == labels, share=schedule.epochs / stage.epochs),
+        pilot.slope(first.short, short_runs(setting, context, stage.loss)),
     ]
-    gains = [ours - rival for ours, rival in zip(accuracies, first.accuracies, strict=True)]
+    if earlier is None:
+        rows = rows_of([*cheap(setting, context, stage.loss, module), *tried])
+        distilled = accuracies_of(setting, context, grid, stage.loss)
+    else:
+        probes = {measure.probe for measure in tried}
+        rows = [row for row in earlier["measures"] if row["probe"] not in probes] + rows_of(tried)
+        distilled = earlier["distilled"]
+    gains = [ours - rival for ours, rival in zip(distilled, first.accuracies, strict=True)]
     result = {
         "setting": asdict(setting),
         "half": setting.half,
-        "measures": [{"probe": one.probe, "subject": one.subject, "value": asdict(one.value)} for one in found],
+        "measures": rows,
         "gains": gains,
         "alone": first.accuracies,
-        "distilled": accuracies,
+        "distilled": distilled,
         "teacher_accuracy": accuracy(module, grid),
         "steps": stage.epochs * setting.images // BATCH,
+        "pilot_steps": PILOT_STEPS,
         "held_out": len(grid.held_out),
-        "seconds": round(time.monotonic() - started_s, 1),
+        "seconds": round(time.monotonic() - started_s + (earlier["seconds"] if earlier else 0), 1),
         "environment": describe(seed=0),
     }
+    assert schedule.epochs * setting.images // BATCH == PILOT_STEPS
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{setting.name}: {100 * np.mean(gains):+.2f} points in {result['seconds']:.0f} s", flush=True)
+
+
+def cheap(setting: Setting, context: Context, loss: GuidedLoss, teacher: nn.Module) -> list[Measure]:
+    """Return what `compressor check` measures, and the pilot's capacity probe."""
+
+    def fresh(seed: int | None) -> nn.Module:
+        return built(STUDENTS[setting.student], context, seed or 0)
+
+    student, few = fresh(0), replace(context, data=measures.probed(context.data))
+    train = measures.train_logits(few, loss, student, teacher)
+    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    return [
+        *measures.shift(few.data, None),
+        *measures.of_teacher(few, train, reference=None),
+        *measures.capacity(student, teacher, example),
+        *measures.softness(train, loss),
+        *measures.pairing(loss, student, teacher, few),
+        *measures.audit(loss, few, student=student, teacher=teacher),
+        pilot.memorised(stage_of(setting), context, fresh),
+    ]
+
+
+def rows_of(found: list[Measure]) -> list[dict[str, object]]:
+    return [{"probe": one.probe, "subject": one.subject, "value": asdict(one.value)} for one in found]
 
 
 def main() -> None:

@@ -23,7 +23,8 @@ from compress.teacher import first_teacher, fit_guided, teacher_outputs
 from compress.training import Optimization, predict
 
 LABELS_ALONE = GuidedLoss(hard=Hard())
-SHARE = 0.1  # of the stage's epochs, at least one
+SHARE = 0.1  # of the stage's epochs
+SHORTEST = 120  # steps of a short run, unless the stage has fewer
 SEEDS = 2  # of the short runs, paired
 MEMORISED = 512  # samples of the capacity probe
 MEMORISED_STEPS = 200
@@ -64,7 +65,7 @@ def cost(stage: Distill, context: Context, fresh: Fresh) -> Cost:
         fresh: gives the student.
     """
     train, loss = context.data.train, stage.guided_loss(context)
-    schedule, capacity = short(stage), few(stage, min(MEMORISED, len(train)))
+    schedule, capacity = short(stage, len(train)), few(stage, min(MEMORISED, len(train)))
     batches = schedule.epochs * (len(train) // schedule.batch_size) * 2 * SEEDS + capacity.epochs * (
         min(MEMORISED, len(train)) // capacity.batch_size
     )
@@ -101,13 +102,17 @@ def pilot(stage: Distill, context: Context, fresh: Fresh) -> list[Measure]:
         return found  # without labels there is no student alone
     alone, distilled = (
         [
-            right(trained(stage, context, fresh, loss=loss, schedule=short(stage), seed=seed), context)
+            right(
+                trained(stage, context, fresh, loss=loss, schedule=short(stage, len(context.data.train)), seed=seed),
+                context,
+            )
             for seed in seeds()
         ]
         for loss in (LABELS_ALONE, stage.guided_loss(context))
     )
     logits = teacher_outputs(context, select, views=(None,)).logits(None).numpy()
-    return [margin(alone, context.task.correct(logits, select)), slope(alone, distilled), *found]
+    share = short(stage, len(context.data.train)).epochs / stage.epochs
+    return [margin(alone, context.task.correct(logits, select), share=share), slope(alone, distilled), *found]
 
 
 def seeds() -> range:
@@ -115,9 +120,10 @@ def seeds() -> range:
     return range(900_001, 900_001 + SEEDS)
 
 
-def short(stage: Distill) -> Optimization:
-    """Return the stage's schedule at the pilot's share of its epochs."""
-    return _schedule(stage, epochs=max(1, round(SHARE * stage.epochs)))
+def short(stage: Distill, samples: int) -> Optimization:
+    """Return the stage's schedule at the pilot's share of its epochs, at least SHORTEST steps of it."""
+    steps = max(1, samples // (stage.batch_size * stage.accumulate))
+    return _schedule(stage, epochs=min(stage.epochs, max(round(SHARE * stage.epochs), -(-SHORTEST // steps))))
 
 
 def few(stage: Distill, samples: int) -> Optimization:
@@ -180,15 +186,16 @@ def memorised(stage: Distill, context: Context, fresh: Fresh) -> Measure:
     )
 
 
-def margin(alone: Sequence[NDArray[np.bool_]], teacher: NDArray[np.bool_]) -> Measure:
+def margin(alone: Sequence[NDArray[np.bool_]], teacher: NDArray[np.bool_], *, share: float) -> Measure:
     """Measure the teacher's accuracy over the student's alone on held-out samples.
 
     Args:
         alone: right decisions [N] of each seed's short run.
         teacher: of the teacher [N].
+        share: of the budget that the short runs had.
     """
     value = probes.bootstrap(_difference, (np.mean(alone, axis=0), teacher.astype(np.float64)), seed=SEED)
-    rates = f"teacher {teacher.mean():.2%}, alone {np.mean(alone):.2%} after {SHARE:.0%} of the budget"
+    rates = f"teacher {teacher.mean():.2%}, alone {np.mean(alone):.2%} after {share:.0%} of the epochs"
     return Measure("margin", value, detail=rates)
 
 
