@@ -253,6 +253,7 @@ def smoothing(samples: Samples, classes: int) -> Teaching:
 class Alone:
     """The student without a teacher: right decisions of its short runs on select, accuracies of its full ones."""
 
+    half: list[NDArray[np.bool_]]
     short: list[NDArray[np.bool_]]
     accuracies: list[float]
 
@@ -261,6 +262,7 @@ def alone(setting: Setting, grid: Grid, context: Context, known: dict[tuple[str,
     key = (setting.student, setting.images, setting.shift)
     if key not in known:
         known[key] = Alone(
+            half=list(kept(context, "half", key, lambda: short_runs(setting, context, pilot.LABELS_ALONE, half=True))),
             short=list(kept(context, "short", key, lambda: short_runs(setting, context, pilot.LABELS_ALONE))),
             accuracies=kept(
                 context, "accuracies", key, lambda: accuracies_of(setting, context, grid, pilot.LABELS_ALONE)
@@ -271,35 +273,30 @@ def alone(setting: Setting, grid: Grid, context: Context, known: dict[tuple[str,
 
 def kept(context: Context, what: str, key: tuple[object, ...], make: Callable[[], object]) -> NDArray[np.generic]:
     """Return an array of the student alone from the store, where all settings with the same one share it."""
-    path = context.store.root / f"alone-{'-'.join(map(str, key))}-{what}{PILOT_STEPS if what == 'short' else ''}.npy"
+    path = (
+        context.store.root / f"alone-{'-'.join(map(str, key))}-{what}{'' if what == 'accuracies' else PILOT_STEPS}.npy"
+    )
     if not path.exists():
         np.save(path, np.asarray(make()))
     return np.load(path)
 
 
-def short_runs(setting: Setting, context: Context, loss: GuidedLoss) -> list[NDArray[np.bool_]]:
-    stage = stage_of(setting)
-    return [
-        pilot.right(student_after(setting, context, stage, seed, loss, whole=False), context) for seed in pilot.seeds()
-    ]
+def short_runs(setting: Setting, context: Context, loss: GuidedLoss, *, half: bool = False) -> list[NDArray[np.bool_]]:
+    schedule = pilot.short(stage_of(setting), setting.images)
+    schedule = pilot.half_of(schedule) if half else schedule
+    return [pilot.right(student_after(setting, context, loss, schedule, seed), context) for seed in pilot.seeds()]
 
 
 def accuracies_of(setting: Setting, context: Context, grid: Grid, loss: GuidedLoss) -> list[float]:
     stage = stage_of(setting)
-    return [accuracy(student_after(setting, context, stage, seed, loss, whole=True), grid) for seed in SEEDS]
+    return [accuracy(student_after(setting, context, loss, stage, seed), grid) for seed in SEEDS]
 
 
-def student_after(
-    setting: Setting, context: Context, stage: Distill, seed: int, loss: GuidedLoss, *, whole: bool
-) -> nn.Module:
-    return pilot.trained(
-        stage,
-        context,
-        lambda number: built(STUDENTS[setting.student], context, number),
-        loss=loss,
-        schedule=stage if whole else pilot.short(stage, setting.images),
-        seed=seed,
-    )
+def student_after(setting: Setting, context: Context, loss: GuidedLoss, schedule: Optimization, seed: int) -> nn.Module:
+    def fresh(number: int | None) -> nn.Module:
+        return built(STUDENTS[setting.student], context, number or 0)
+
+    return pilot.trained(stage_of(setting), context, fresh, loss=loss, schedule=schedule, seed=seed)
 
 
 def accuracy(module: nn.Module, grid: Grid) -> float:
@@ -321,9 +318,11 @@ def run_cell(setting: Setting, grid: Grid, known: dict[tuple[str, int, str], Alo
     first, module = alone(setting, grid, context, known), load_model(teacher.path)
     labels, says = grid.select.labels, predict(module, context, grid.select).numpy()
     assert labels is not None
-    schedule = pilot.short(stage, setting.images)
+    schedule, right = pilot.short(stage, setting.images), says.argmax(axis=1) == labels
+    share = schedule.epochs / stage.epochs
     tried = [
-        pilot.margin(first.short, says.argmax(axis=1) == labels, share=schedule.epochs / stage.epochs),
+        pilot.margin(first.short, right, share=share),
+        pilot.margin_at_end(first.half, first.short, right, share=share),
         pilot.slope(first.short, short_runs(setting, context, stage.loss)),
     ]
     if earlier is None:

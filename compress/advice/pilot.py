@@ -31,7 +31,7 @@ MEMORISED_STEPS = 200
 MEMORISED_BATCH = 128
 TIMED = 3  # steps, before the cost is told
 
-Fresh = Callable[[int], nn.Module]  # gives a new student of a seed
+Fresh = Callable[[int | None], nn.Module]  # gives a new student of a seed
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def cost(stage: Distill, context: Context, fresh: Fresh) -> Cost:
     """
     train, loss = context.data.train, stage.guided_loss(context)
     schedule, capacity = short(stage, len(train)), few(stage, min(MEMORISED, len(train)))
-    batches = schedule.epochs * (len(train) // schedule.batch_size) * 2 * SEEDS + capacity.epochs * (
+    epochs = 2 * schedule.epochs + half_of(schedule).epochs
+    batches = SEEDS * epochs * (len(train) // schedule.batch_size) + capacity.epochs * (
         min(MEMORISED, len(train)) // capacity.batch_size
     )
     images = len(context.task.views(mixup=loss.mixup)) * len(train) + len(context.data.select)
@@ -84,7 +85,7 @@ def cost(stage: Distill, context: Context, fresh: Fresh) -> Cost:
     with torch.no_grad(), context.autocast():
         context.task.forward(teacher.eval(), batch)
     per_image = (time.monotonic() - started_s) / len(batch.index)
-    judged = len(context.data.select) * 2 * SEEDS * min(seconds) / 3 / len(batch.index)
+    judged = len(context.data.select) * 3 * SEEDS * min(seconds) / 3 / len(batch.index)
     return Cost(batches, images, batches * min(seconds) + images * per_image + judged)
 
 
@@ -100,19 +101,15 @@ def pilot(stage: Distill, context: Context, fresh: Fresh) -> list[Measure]:
     select = context.data.select
     if context.data.train.labels is None or select.labels is None:
         return found  # without labels there is no student alone
-    alone, distilled = (
-        [
-            right(
-                trained(stage, context, fresh, loss=loss, schedule=short(stage, len(context.data.train)), seed=seed),
-                context,
-            )
-            for seed in seeds()
-        ]
-        for loss in (LABELS_ALONE, stage.guided_loss(context))
+    whole, half = short(stage, len(context.data.train)), half_of(short(stage, len(context.data.train)))
+    halves, alone, distilled = (
+        [right(trained(stage, context, fresh, loss=loss, schedule=schedule, seed=seed), context) for seed in seeds()]
+        for loss, schedule in ((LABELS_ALONE, half), (LABELS_ALONE, whole), (stage.guided_loss(context), whole))
     )
     logits = teacher_outputs(context, select, views=(None,)).logits(None).numpy()
-    share = short(stage, len(context.data.train)).epochs / stage.epochs
-    return [margin(alone, context.task.correct(logits, select), share=share), slope(alone, distilled), *found]
+    teacher, share = context.task.correct(logits, select), whole.epochs / stage.epochs
+    margins = [margin(alone, teacher, share=share), margin_at_end(halves, alone, teacher, share=share)]
+    return [*margins, slope(alone, distilled), *found]
 
 
 def seeds() -> range:
@@ -124,6 +121,11 @@ def short(stage: Distill, samples: int) -> Optimization:
     """Return the stage's schedule at the pilot's share of its epochs, at least SHORTEST steps of it."""
     steps = max(1, samples // (stage.batch_size * stage.accumulate))
     return _schedule(stage, epochs=min(stage.epochs, max(round(SHARE * stage.epochs), -(-SHORTEST // steps))))
+
+
+def half_of(schedule: Optimization) -> Optimization:
+    """Return a schedule of half the epochs, at least one."""
+    return schedule.model_copy(update={"epochs": max(1, schedule.epochs // 2)})
 
 
 def few(stage: Distill, samples: int) -> Optimization:
@@ -197,6 +199,36 @@ def margin(alone: Sequence[NDArray[np.bool_]], teacher: NDArray[np.bool_], *, sh
     value = probes.bootstrap(_difference, (np.mean(alone, axis=0), teacher.astype(np.float64)), seed=SEED)
     rates = f"teacher {teacher.mean():.2%}, alone {np.mean(alone):.2%} after {share:.0%} of the epochs"
     return Measure("margin", value, detail=rates)
+
+
+def margin_at_end(
+    halves: Sequence[NDArray[np.bool_]],
+    alone: Sequence[NDArray[np.bool_]],
+    teacher: NDArray[np.bool_],
+    *,
+    share: float,
+) -> Measure:
+    """Measure the same at the end of the budget, by a power law through the student's errors at two budgets.
+
+    Errors fall about as a power of the training (Hestness et al. 2017, arXiv 1712.00409), so each doubling divides them
+    by what the last one did. Two points fix two numbers: there is nothing left to test the law on, and the interval is
+    over samples alone.
+
+    Args:
+        halves: right decisions [N] of each seed's run with half the short budget.
+        alone: with the whole short budget.
+        teacher: of the teacher [N].
+        share: of the stage's budget that the short one is.
+    """
+
+    def remaining(half: probes.Array, whole: probes.Array, theirs: probes.Array) -> float:
+        errors = 1 - half.mean(), 1 - whole.mean()
+        factor = min(1.0, errors[1] / errors[0]) if errors[0] > 0 else 1.0
+        return float(theirs.mean() - (1 - errors[1] * factor ** np.log2(1 / share)))
+
+    arrays = np.mean(halves, axis=0), np.mean(alone, axis=0), teacher.astype(np.float64)
+    rates = f"alone {np.mean(halves):.2%}, then {np.mean(alone):.2%} with twice the training"
+    return Measure("margin-at-end", probes.bootstrap(remaining, arrays, seed=SEED), detail=rates)
 
 
 def slope(alone: Sequence[NDArray[np.bool_]], distilled: Sequence[NDArray[np.bool_]]) -> Measure:

@@ -171,6 +171,13 @@ RULES: dict[str, Rule] = {
         "teacher's accuracy over the student's alone after a short run",
         "there is little to learn from this teacher: train a better one, or the student alone",
     ),
+    "margin-at-end": Rule(
+        "below",
+        0.0,
+        "%",
+        "teacher's accuracy over the student's alone, extrapolated to the whole budget",
+        "the student alone is likely to reach this teacher: train a better one, or the student alone",
+    ),
     "pilot-gain": Rule(
         "below",
         0.0,
