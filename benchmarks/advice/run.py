@@ -1,7 +1,7 @@
 """Does the advice of `compressor check` foretell what distillation is worth? One cell per setting, each with its JSON.
 
-    python benchmarks/advice/run.py [--store DIR] [--threads N]     the missing cells
-    python benchmarks/advice/run.py --fit                           thresholds.json and the tables of docs/advice.md
+    python benchmarks/advice/run.py [--store DIR] [--threads N]   # the missing cells
+    python benchmarks/advice/fit.py                               # thresholds, and the tables of docs/advice.md
 
 Fashion-MNIST. A setting is a teacher, a student, a number of images, a temperature and a shift of the distillation
 data. Teachers: ``good`` (POOL images of its own), ``smoothed`` (the same with label smoothing), ``sharp`` (``good``
@@ -378,11 +378,10 @@ def rows_of(found: list[Measure]) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """Run the missing cells, or fit and write."""
+    """Run the missing cells."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=Path("compress-store"))
     parser.add_argument("--threads", type=int, default=allowed_cores())
-    parser.add_argument("--fit", action="store_true", help="write thresholds and tables from the committed cells")
     arguments = parser.parse_args()
     grid, known = Grid.of(Store.open(arguments.store), threads=arguments.threads), {}
     # Settings in the order of their hash: a grid cut short is a random part of the whole.

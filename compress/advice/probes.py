@@ -94,7 +94,7 @@ def fitted_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) 
     curvature = float(((probabilities * scores**2).sum(axis=1) - expected**2).mean())
     if curvature <= 0:  # one-hot to the last bit: nothing bounds the temperature
         return Estimate(1 / inverse, 1 / 50, 50.0)
-    half = NORMAL * float((expected - given).std()) / np.sqrt(len(labels)) / curvature
+    half = NORMAL * float((expected - given).std()) / float(np.sqrt(len(labels))) / curvature
     return Estimate(1 / inverse, 1 / min(inverse + half, 50.0), 1 / max(inverse - half, 1 / 50))
 
 

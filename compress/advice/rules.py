@@ -42,8 +42,8 @@ class Rule:
         """Return whether the whole interval lies beyond the threshold: what samples may explain is no warning."""
         above, below = measure.value.low > self.threshold, measure.value.high < self.threshold
         if self.side == "outside":
-            return above or measure.value.high < 1 / self.threshold
-        return above if self.side == "above" else below
+            return bool(above or measure.value.high < 1 / self.threshold)
+        return bool(above if self.side == "above" else below)
 
 
 RULES: dict[str, Rule] = {
