@@ -6,7 +6,8 @@ Reads the committed cells of ``run.py``; writes ``compress/advice/thresholds.jso
 
 A probe's threshold is the one with the largest difference of hit rate and false-alarm rate on the fitting half. It
 replaces the rule of thumb only if, on the testing half, the mean of hit rate and true-negative rate is above one half
-with 95% confidence (bootstrap over settings). Everything else stays a rule of thumb, and the table says so.
+with 95% confidence (bootstrap over settings), and it does not warn on the pipelines of ``healthy/``, which hold what
+`compressor check --pilot --json` said of them. Everything else stays a rule of thumb, and the table says why.
 
 Two questions, because a shift harms the student alone, too: of settings without a shift, is distillation no better than
 the student alone (mean gain of at most 0)? Of the settings that exist with and without a shift, does the student
@@ -32,6 +33,8 @@ THRESHOLDS = HERE.parents[1] / "compress" / "advice" / "thresholds.json"
 DOCUMENT = HERE.parents[1] / "docs" / "advice.md"
 MARKERS = ("<!-- tables: written by benchmarks/advice/fit.py -->", "<!-- end of tables -->")
 LOSS = 0.01  # of accuracy
+HEALTHY = HERE / "healthy"
+NOT_ASKED = ("filtered", "logits-only", "conformance", "pair-similarity")  # the grid varies nothing that they claim
 OF_SHIFT = ("shift", "confidence-drop", "accuracy-drop")
 PREDICTORS = ("margin-at-end", "pilot-gain")
 RESAMPLES = 2_000
@@ -64,16 +67,27 @@ class Tested:
         threshold: fitted; None when no threshold tells anything apart on the fitting half.
         counts: of the testing half: bad and warned, bad, warned, all.
         balanced: mean of hit rate and true-negative rate there.
+        false_alarms: pipelines known to be healthy on which it warns.
     """
 
     threshold: float | None
     counts: tuple[int, int, int, int]
     balanced: Estimate
+    false_alarms: tuple[str, ...]
 
     @property
     def calibrated(self) -> bool:
         """Whether the threshold stood the test."""
-        return self.threshold is not None and self.balanced.low > 0.5
+        return self.threshold is not None and self.balanced.low > 0.5 and not self.false_alarms
+
+    @property
+    def verdict(self) -> str:
+        """What is used, and why no more."""
+        if self.calibrated:
+            return "fitted: calibrated"
+        if self.false_alarms:
+            return f"rule of thumb: the fitted one warns on {', '.join(self.false_alarms)}"
+        return "rule of thumb: nothing to fit" if self.threshold is None else "rule of thumb: fails the test"
 
 
 def cells() -> list[dict]:
@@ -119,18 +133,30 @@ def tested(rule: Rule, probe: str, cases: Sequence[Case]) -> Tested:
     fitting, testing = ([one for one in known if one.half == half] for half in ("fit", "test"))
     threshold = fitted(rule, probe, fitting)
     used = rule if threshold is None else replace(rule, threshold=threshold)
-    warned = np.array([used.warns(one.measures[probe]) for one in testing])
-    bad = np.array([one.bad for one in testing])
+    warned = np.array([used.warns(one.measures[probe]) for one in testing], bool)
+    bad = np.array([one.bad for one in testing], bool)
     generator = np.random.default_rng(0)
     rows = generator.integers(0, len(testing), (RESAMPLES, len(testing)))
     low, high = np.quantile([balanced(warned[row], bad[row]) for row in rows], [0.025, 0.975])
     counts = (int((warned & bad).sum()), int(bad.sum()), int(warned.sum()), len(testing))
-    return Tested(threshold, counts, Estimate(balanced(warned, bad), float(low), float(high)))
+    alarms = tuple(name for name, found in healthy().items() if probe in found and used.warns(found[probe]))
+    return Tested(threshold, counts, Estimate(balanced(warned, bad), float(low), float(high)), alarms)
+
+
+def healthy() -> dict[str, dict[str, Measure]]:
+    """Return what `compressor check --pilot --json` found on pipelines that are known to be healthy, by name."""
+    found = {}
+    for path in sorted(HEALTHY.glob("*.json")):
+        rows = json.loads(path.read_text())["findings"]
+        found[path.stem] = {
+            row["probe"]: Measure(row["probe"], Estimate(row["value"], row["low"], row["high"])) for row in rows
+        }
+    return found
 
 
 def fitted(rule: Rule, probe: str, cases: Sequence[Case]) -> float | None:
     """Return the threshold that tells bad from good best, midway between two seen values; None when none does."""
-    bad = np.array([one.bad for one in cases])
+    bad = np.array([one.bad for one in cases], bool)
     values = sorted({one.measures[probe].value.value for one in cases})
     candidates = [(low + high) / 2 for low, high in zip(values, values[1:], strict=False)]
     best, found = 0.5, None
@@ -181,7 +207,7 @@ def results_of(found: Sequence[dict]) -> tuple[dict[str, Tested], list[Case], li
     seen = {row["probe"] for cell in found for row in cell["measures"]}
     results = {}
     for probe, rule in RULES.items():
-        if probe in seen:
+        if probe in seen and probe not in NOT_ASKED:
             results[probe] = tested(rule, probe, shifted if probe in OF_SHIFT else plain)
     return results, plain, shifted
 
@@ -202,7 +228,7 @@ def thresholds_table(results: Mapping[str, Tested]) -> list[str]:
             f"{hits} of {bad}",
             f"{hits} of {warned}",
             f"{result.balanced.value:.2f} [{result.balanced.low:.2f}, {result.balanced.high:.2f}]",
-            "fitted: calibrated" if result.calibrated else "rule of thumb",
+            result.verdict,
         ]
         lines.append("| " + " | ".join(parts) + " |")
     return lines

@@ -57,7 +57,7 @@ RULES: dict[str, Rule] = {
     ),
     "logits-only": Rule(
         "below",
-        0.01,
+        0.05,
         "",
         "the same, where the loss reads logits alone",
         "add a term on features, such as hidden or last_feature, and compare it with the logits alone",
