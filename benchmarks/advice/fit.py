@@ -36,6 +36,7 @@ LOSS = 0.01  # of accuracy
 HEALTHY = HERE / "healthy"
 NOT_ASKED = ("filtered", "logits-only", "conformance", "pair-similarity")  # the grid varies nothing that they claim
 OF_SHIFT = ("shift", "confidence-drop", "accuracy-drop")
+PILOTS = ("margin", "margin-at-end", "pilot-gain")
 PREDICTORS = ("margin-at-end", "pilot-gain")
 RESAMPLES = 2_000
 
@@ -91,9 +92,12 @@ class Tested:
 
 
 def cells() -> list[dict]:
-    """Return the finished cells: those whose pilot is as long as the pilot is now."""
+    """Return the cells; one whose pilot is not as long as the pilot is now counts for the other probes only."""
     found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    return [cell for cell in found if cell.get("pilot_steps") == SHORTEST]
+    for cell in found:
+        if cell.get("pilot_steps") != SHORTEST:
+            cell["measures"] = [row for row in cell["measures"] if row["probe"] not in PILOTS]
+    return found
 
 
 def case(cell: dict, bad: bool) -> Case:
@@ -166,13 +170,14 @@ def fitted(rule: Rule, probe: str, cases: Sequence[Case]) -> float | None:
         used = replace(rule, threshold=candidate)
         score = balanced(np.array([used.warns(one.measures[probe]) for one in cases]), bad)
         if score > best + 1e-9:
-            best, found = score, candidate
+            best, found = score, float(f"{candidate:.3g}")
     return found
 
 
 def prediction(cases: Sequence[Case]) -> dict:
     """Return a least-squares prediction of the gain from PREDICTORS on the fitting half, and its test."""
-    halves = {half: [one for one in cases if one.half == half] for half in ("fit", "test")}
+    known = [one for one in cases if set(PREDICTORS) <= set(one.measures)]
+    halves = {half: [one for one in known if one.half == half] for half in ("fit", "test")}
 
     def table(some: Sequence[Case]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         rows = [[1.0, *(one.measures[name].value.value for name in PREDICTORS)] for one in some]
@@ -214,17 +219,18 @@ def results_of(found: Sequence[dict]) -> tuple[dict[str, Tested], list[Case], li
 
 def thresholds_table(results: Mapping[str, Tested]) -> list[str]:
     lines = [
-        "| probe | rule of thumb | fitted | bad found, testing half | warned rightly | balanced accuracy, 95% | used |",
-        "|---|---:|---:|---:|---:|---:|---|",
+        "| probe | rule of thumb | fitted | tested on | bad found | warned rightly | balanced accuracy, 95% | used |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for probe, result in results.items():
         rule = RULES[probe]
-        hits, bad, warned, _ = result.counts
+        hits, bad, warned, count = result.counts
         sides = {"above": "above", "below": "below", "outside": "outside 1/x to x, x ="}
         parts = [
             probe,
             f"{sides[rule.side]} {shown_as(rule.threshold, rule.unit)}",
             "none" if result.threshold is None else shown_as(result.threshold, rule.unit),
+            str(count),
             f"{hits} of {bad}",
             f"{hits} of {warned}",
             f"{result.balanced.value:.2f} [{result.balanced.low:.2f}, {result.balanced.high:.2f}]",

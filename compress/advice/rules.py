@@ -74,8 +74,8 @@ RULES: dict[str, Rule] = {
         0.05,
         "",
         "teacher's expected calibration error, 15 bins",
-        "its probabilities are no measure of similarity as they are: raise or lower kl.temperature toward the fitted "
-        "one's multiple, or train the teacher with augmentation",
+        "its probabilities are not to be taken as they are: try temperatures around the fitted one times the recipe's, "
+        "or train the teacher with augmentation",
     ),
     "fitted-temperature": Rule(
         "above",
@@ -141,7 +141,8 @@ RULES: dict[str, Rule] = {
         -0.3,
         "",
         "cosine of the term's gradient with the labels', at step 0",
-        "the term pulls against the labels: check the order of the teacher's classes and its preprocessing",
+        "the teacher points elsewhere than the labels: check its classes' order and preprocessing, then try a "
+        "lower temperature or a better teacher",
     ),
     "pair-similarity": Rule(
         "below",
