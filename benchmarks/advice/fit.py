@@ -189,7 +189,10 @@ def prediction(cases: Sequence[Case]) -> dict:
     predicted = inputs @ weights
     error = float(np.sqrt(np.mean((predicted - realised) ** 2)))
     trivial = float(np.sqrt(np.mean((gains.mean() - realised) ** 2)))
+    better = (gains.mean() - realised) ** 2 - (predicted - realised) ** 2
+    rows = np.random.default_rng(0).integers(0, len(better), (RESAMPLES, len(better)))
     return {
+        "useful": bool(np.quantile(better[rows].mean(axis=1), 0.025) > 0),
         "intercept": float(weights[0]),
         "weights": dict(zip(PREDICTORS, weights[1:].tolist(), strict=True)),
         "rmse": error,
@@ -274,7 +277,7 @@ def main() -> None:
     found = cells()
     results, plain, shifted = results_of(found)
     foretold = prediction(plain)
-    useful = foretold["rmse"] < foretold["trivial_rmse"]
+    useful = foretold["useful"]
     kept = {
         "written_by": "benchmarks/advice/fit.py",
         "thresholds": {probe: result.threshold for probe, result in results.items() if result.calibrated},
@@ -295,7 +298,11 @@ def main() -> None:
         f"The gain predicted from {' and '.join(PREDICTORS)} by least squares on the fitting half misses the realised "
         f"one of the testing half by {100 * foretold['rmse']:.1f} points (root mean square), their mean by "
         f"{100 * foretold['trivial_rmse']:.1f}; correlation {foretold['correlation']:.2f}. "
-        + ("`check --pilot` prints it." if useful else "It is of no use, and `check --pilot` does not print it."),
+        + (
+            "`check --pilot` prints it."
+            if useful
+            else "That it is nearer is not certain (95%, bootstrap), so `check --pilot` does not print it."
+        ),
         "",
         *predictions_table(foretold),
         "",
