@@ -103,7 +103,7 @@ def write_mails(path: Path, *, count: int = 1200) -> Path:
 
 
 def write_entities(path: Path, *, count: int = 1200) -> Path:
-    """JSON lines of words and tags in the classes of the entities pipeline."""
+    """JSON lines of tokens and tags in the classes of the entities pipeline."""
     rng = np.random.default_rng(2)
     made = {"URL": "www.a.b", "EMAIL": "a@b.c", "MONEY": "$5", "DATE": "3 may"}
     with path.open("w", encoding="utf-8") as file:
@@ -115,5 +115,5 @@ def write_entities(path: Path, *, count: int = 1200) -> Path:
             place = int(rng.integers(len(words)))
             words[place:place] = inside
             tags[place:place] = [f"{'I' if position else 'B'}-{kind}" for position in range(len(inside))]
-            file.write(json.dumps({"words": words, "tags": tags}) + "\n")
+            file.write(json.dumps({"tokens": words, "tags": tags}) + "\n")
     return path

@@ -82,7 +82,7 @@ class HuggingFace(Model):
             names = signature.classes or tuple(f"LABEL_{number}" for number in range(int(outputs)))
             config.id2label = dict(enumerate(names))
             config.label2id = {name: number for number, name in enumerate(names)}
-            config._attn_implementation = "eager"  # fused attention hides the coupled channels from pruning
+            config._attn_implementation = "eager"  # one form in every version; training gains nothing from fused
             if not self.pretrained:
                 return wrapped(auto.from_config(config, trust_remote_code=False), text=text)
             with _quiet():
