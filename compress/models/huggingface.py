@@ -195,9 +195,10 @@ class HuggingFace(Model):
         return fields | {"path": hash_values({path.name: hash_file(path) for path in files})}
 
     def stored(self, module: nn.Module) -> Model:
-        """Keep the configuration, and of a folder the name; leave the weights out: the stored ones replace them."""
-        if self.config is not None:
-            return self.model_copy(update={"pretrained": False})
+        """Keep the module's configuration, and of a folder the name; leave the weights out, the stored ones are read.
+
+        Surgery keeps the configuration true where it can: numbers of layers and of tokens.
+        """
         assert isinstance(module, Logits)
         config = json.loads(module.model.config.to_json_string(use_diff=False))
         config.pop("_name_or_path", None)

@@ -62,8 +62,6 @@ class PruneVocabulary(Stage):
                 "all tokens are needed", got=f"{len(old)} tokens", where=self.title, hint="raise min_count"
             )
         tokenizer = Tokenizer.from_files(files, max_length=task.tokenizer.max_length)
-        assert structure.model.config is not None
-        config = {**structure.model.config, "vocab_size": len(old), "pad_token_id": tokenizer.pad_id}
         unchanged = load_model(source.path, code=context.code)
         cut_embedding(module, torch.from_numpy(old), padding=tokenizer.pad_id)
         split = {role: kept_splits(task, tokenizer, context.data.roles[role], old) for role in ("train", "select")}
@@ -72,7 +70,7 @@ class PruneVocabulary(Stage):
             self,
             source,
             module,
-            model=structure.model.model_copy(update={"config": config}),
+            model=structure.model,
             signature=structure.signature,
             facts={
                 "tokens_before": task.tokenizer.size,
@@ -156,4 +154,4 @@ def cut_embedding(module: Logits, kept: torch.Tensor, *, padding: int) -> None:
     embedding.num_embeddings = len(kept)
     if embedding.padding_idx is not None:
         embedding.padding_idx = padding
-    module.model.config.vocab_size = len(kept)
+    module.model.config.vocab_size, module.model.config.pad_token_id = len(kept), padding
