@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny real task on scikit-learn's digits, and contexts to run stages in."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from compress.stages.create import Create
 from compress.stages.train import Train
 from compress.tasks import Augment, ImageClassification
 
+sys.path.insert(0, str(Path(__file__).parent))  # for text_zoo
 torch.set_num_threads(1)
 
 
