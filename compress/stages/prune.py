@@ -204,7 +204,15 @@ class Prune(Stage):
         def per_sample(model: nn.Module, batch: Batch) -> Tensor:
             return per_sample_loss(model, context, batch, loss=loss, teacher=teacher)
 
-        return taylor(module, groups, batches(), loss=per_sample, logits=context.task.forward, seed=context.seed)
+        return taylor(
+            module,
+            groups,
+            batches(),
+            loss=per_sample,
+            logits=context.task.forward,
+            sampled_loss=context.task.sampled_loss,
+            seed=context.seed,
+        )
 
     def _choose(
         self,

@@ -19,6 +19,7 @@ from compress.loss.taps import evaluating
 from compress.surgery import layers
 from compress.surgery.groups import Group
 from compress.surgery.verify import scale_channels
+from compress.tasks.task import sampled_label_loss
 
 Method = Literal["magnitude", "taylor", "fisher"]
 
@@ -67,6 +68,7 @@ def taylor(
     *,
     loss: Callable[[nn.Module, Any], Tensor],
     logits: Callable[[nn.Module, Any], Tensor],
+    sampled_loss: Callable[[Tensor, torch.Generator], Tensor] = sampled_label_loss,
     seed: int,
     noise_floor: float = NOISE_FLOOR,
 ) -> Importance:
@@ -80,7 +82,7 @@ def taylor(
     parameter needs a gradient, so frozen and unused ones do no harm.
 
     A student that equals its teacher has a loss without gradient, and first order ranks nothing. So the same gates are
-    also scored by labels drawn from the model's own softmax: that is the Fisher information, the curvature of the KL
+    also scored by labels drawn from the model's own outputs: that is the Fisher information, the curvature of the KL
     divergence at the match point. Where the loss's gradient is below `noise_floor` times the sampled label's (root mean
     squares over all gates and samples), the Fisher score is returned, and the result says so.
 
@@ -89,7 +91,8 @@ def taylor(
         groups: its prunable groups.
         batches: anything that `loss` and `logits` take; read once.
         loss: per-sample losses [N] in nats; sample n may depend on input n alone.
-        logits: unnormalised log-probabilities [N, ..., classes].
+        logits: unnormalised log-probabilities [N, ..., classes], or what else `sampled_loss` takes.
+        sampled_loss: the summed negative log-likelihood of labels drawn from these outputs.
         seed: of the drawn labels.
         noise_floor: see above, dimensionless.
 
@@ -107,7 +110,7 @@ def taylor(
                 per_sample = loss(model, batch)
                 _accumulate(first, gates.derivatives(per_sample.sum()))
             with _Gates(model, groups) as gates:
-                _accumulate(fisher, gates.derivatives(_sampled_label_loss(logits(model, batch), generator)))
+                _accumulate(fisher, gates.derivatives(sampled_loss(logits(model, batch), generator)))
             samples += len(per_sample)
     if not samples:
         raise StageError("Importance needs data", expected="at least one batch", got="none")
@@ -125,13 +128,6 @@ def taylor(
 def _accumulate(totals: dict[str, Tensor], derivatives: dict[str, Tensor]) -> None:
     for name, gate in derivatives.items():
         totals[name] += gate.double().square().sum(0).cpu()
-
-
-def _sampled_label_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Sum of the negative log-likelihoods of labels drawn from the logits' own softmax."""
-    flat = logits.float().flatten(0, -2)
-    labels = torch.multinomial(flat.detach().softmax(-1).cpu(), 1, generator=generator).flatten().to(flat.device)
-    return nn.functional.cross_entropy(flat, labels, reduction="sum")
 
 
 @contextmanager
