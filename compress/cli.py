@@ -99,7 +99,7 @@ def run(
         reporting.print_report(outcome.report, Console(width=max(Console().width, 110)))
         if outcome.report["estimate"] is not None:
             typer.echo(estimate.sentence(outcome.report["estimate"]))
-        typer.echo(f"report: {outcome.run_dir / 'report.md'}")
+        typer.echo(f"report: {outcome.run_dir / 'report.html'}")
         if outcome.shipped.kind == "bundle":
             typer.echo(f"bundle: {outcome.run_dir / 'bundle'}")
         if loaded.tracking.uri is None:
@@ -200,6 +200,97 @@ def verify(
 
 
 @app.command()
+def sweep(
+    recipe: RecipePath,
+    choices: Annotated[
+        list[str], typer.Option("--set", metavar="PATH=V1,V2,...", help="Values to try; several --set are combined.")
+    ] = [],
+    fastest: Annotated[bool, typer.Option("--fastest", help="Choose the fastest, not the smallest.")] = False,
+    code: Code = [],
+    store: StorePath = STORE,
+    threads: Threads = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Run a recipe with every combination of values, choose on select, and read test once, for the chosen variant."""
+    from rich.console import Console
+
+    from compress import pipeline, reporting
+    from compress.interruption import watched
+    from compress.progress import Reporter
+    from compress.sweep import sweep as swept
+    from compress.sweep import table
+
+    with watched() as interrupted:
+        options = pipeline.Options(
+            store=store, code=code, threads=threads, reporter=Reporter(quiet=quiet), interrupted=interrupted
+        )
+        try:
+            document, outcome = swept(recipe, choices, options, goal="fastest" if fastest else "smallest")
+        except KeyboardInterrupt:
+            _say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *sys.argv[1:]])}")
+            raise typer.Exit(interrupted.exit_code) from None
+    if as_json:
+        typer.echo(json.dumps(document))
+    else:
+        Console(width=max(Console().width, 100)).print(table(document))
+        for line in [] if outcome is None else reporting.verdict_lines(outcome.report["verdict"]):
+            typer.echo(line)
+        if outcome is not None:
+            typer.echo(f"report: {outcome.run_dir / 'report.html'}\nbundle: {outcome.run_dir / 'bundle'}")
+    if outcome is None:
+        _say("no variant passes its gates on select; test was not read, and every variant is saved")
+    elif not outcome.passed:
+        _say("the chosen variant misses a gate on test; it and its report are saved")
+    if outcome is None or not outcome.passed:
+        raise typer.Exit(GATE_MISSED)
+
+
+@app.command("compare-runs")
+def compare_runs(
+    store: StorePath = STORE,
+    picture: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="A PNG of it; default: pareto.png in the store.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print and plot what every finished pipeline of a store shipped, and which of them no other beats."""
+    from rich.console import Console
+
+    from compress import runs
+
+    found = runs.finished_runs(store)
+    target = picture or store / "pareto.png"
+    runs.plot(found, target)
+    if as_json:
+        typer.echo(json.dumps({"plot": str(target), "runs": runs.documents(found)}))
+    else:
+        Console(width=max(Console().width, 100)).print(runs.table(found))
+        typer.echo(f"plot: {target}")
+
+
+@app.command()
+def promote(
+    name: Annotated[str, typer.Argument(help="The registered model: the recipe's name.")],
+    version: Annotated[int | None, typer.Option(min=1, help="Default: the candidate.")] = None,
+    store: StorePath = STORE,
+    uri: Annotated[str | None, typer.Option(help="Another MLflow server than the store's database.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version of a registered student the champion; serving asks for models:/NAME@champion."""
+    from dataclasses import asdict
+
+    from compress.tracking.registry import promote as promoted
+
+    done = promoted(name, store=store, uri=uri, version=version)
+    if as_json:
+        typer.echo(json.dumps(asdict(done)))
+        return
+    before = "" if done.previous is None else f", before it was version {done.previous}"
+    typer.echo(f"models:/{name}@champion is version {done.version}{before}\nsha256 {done.sha256}")
+
+
+@app.command()
 def ui(
     store: StorePath = STORE, port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000
 ) -> None:
@@ -207,7 +298,7 @@ def ui(
     from compress.tracking.server import ui as server
 
     command = server(store, port=port)
-    _say(f"MLflow at {command.address}, Ctrl-C ends it")
+    _say("\n".join([f"MLflow at {command.address}, Ctrl-C ends it", *(f"  {view}" for view in command.views)]))
     os.execve(command.arguments[0], command.arguments, command.environment)
 
 

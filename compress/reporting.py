@@ -1,5 +1,8 @@
 """The report of a pipeline: one JSON document, and its views as a terminal table, Markdown and a picture."""
 
+import csv
+import io
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +16,7 @@ from compress.artifact import write_atomically
 from compress.benchmark import report as benchmark_report
 from compress.data import Data
 from compress.errors import InputError
+from compress.stage import Context
 from compress.verdict import GateResult, Verdict
 
 SCHEMA = 1
@@ -27,12 +31,22 @@ def verdict_section(verdict: Verdict) -> dict[str, Any]:
         "speedup_over_rival": asdict(verdict.over_rival),
         "gates": [asdict(gate) for gate in verdict.gates],
         "passed": verdict.passed,
+        "mistakes": verdict.mistakes,
     }
 
 
+def command(context: Context) -> str:
+    """Return the command that repeats a run from the ``recipe.yaml`` in its directory."""
+    words = ["compressor", "run", "recipe.yaml", "--threads", str(context.execution.threads)]
+    for path in context.code:
+        words += ["--code", str(path)]
+    return shlex.join(words)
+
+
 def data_section(data: Data) -> dict[str, Any]:
-    """Return how many samples play each role, and how many train samples were dropped, as JSON values."""
+    """Return the data's digest, samples in each role, and how many train samples were dropped, as JSON values."""
     return {
+        "digest": data.digest,
         "samples": {role: len(samples) for role, samples in data.roles.items()},
         "dropped_duplicates": data.dropped_duplicates,
     }
@@ -102,6 +116,44 @@ def markdown(report: dict[str, Any]) -> str:
         + f"; {sum(made.values()) / 60:.1f} minutes together. This run took {report['seconds']:.0f} s."
     )
     return "\n".join(parts) + "\n"
+
+
+def csv_text(report: dict[str, Any]) -> str:
+    """Return the rows as CSV: one line a model, shares from 0 to 1, bytes and milliseconds.
+
+    The columns of a profile bear its name. Without a race there are the columns of the scores alone.
+    """
+    timed = {} if report["benchmark"] is None else {row["name"]: row for row in report["benchmark"]["rows"]}
+    scored = {stage["name"]: stage["scores"] for stage in report["stages"]} | report["variants"]
+    profiles = [] if report["benchmark"] is None else report["benchmark"]["profiles"]
+    tests = {row["name"]: row for row in report["verdict"]["test"]} if report["verdict"] is not None else {}
+    rows = []
+    for name in timed or scored:
+        scores, row = scored[name], timed.get(name, {})
+        found = {
+            "model": name,
+            "size_bytes": scores["size_bytes"],
+            "parameters": scores["parameters"],
+            "macs": scores["macs"],
+            **_columns("accuracy_select", row.get("accuracy") or {"value": scores["accuracy"]}),
+            **_columns("accuracy_test", tests.get(name, {}).get("accuracy")),
+            "teacher_agreement": scores.get("teacher_agreement"),
+            "teacher_kl_nats": scores.get("teacher_kl_nats"),
+        }
+        for profile in profiles:
+            found[f"{profile}_ms"] = row["latency_ms"].get(profile)
+            found |= _columns(f"{profile}_speedup", row["speedup"].get(profile))
+        rows.append(found)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _columns(name: str, estimate: dict[str, float] | None) -> dict[str, float | None]:
+    found = estimate or {}
+    return {name: found.get("value"), f"{name}_low": found.get("low"), f"{name}_high": found.get("high")}
 
 
 def around_result(readme: Path) -> tuple[str, str]:

@@ -179,3 +179,33 @@ def text_task(folder: Path, data: Data, *, max_length: int = 48) -> TextTask:
     words = data.select.labels.dtype == object
     tokenizer = OurTokenizer.load(str(folder), max_length=max_length, words=words)
     return TextTask.of(data, tokenizer=tokenizer, judge=Judge())
+
+
+def write_mails(path: Path, *, count: int = 1200) -> Path:
+    """A CSV of made-up mails in the classes of the spam pipeline, columns text and label."""
+    rng = np.random.default_rng(1)
+    words = {"ham": GOOD, "hard-ham": [*GOOD, *BAD], "spam": BAD}
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for number in range(count):
+            label = [*words][number % 3]
+            writer.writerow([f"{sentence(rng, words[label])} {number}", label])
+    return path
+
+
+def write_entities(path: Path, *, count: int = 1200) -> Path:
+    """JSON lines of words and tags in the classes of the entities pipeline."""
+    rng = np.random.default_rng(2)
+    made = {"URL": "www.a.b", "EMAIL": "a@b.c", "MONEY": "$5", "DATE": "3 may"}
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            words = [*sentence(rng, GOOD).split(), str(number)]
+            tags = ["O"] * len(words)
+            kind = [*made][number % 4]
+            inside = made[kind].split()
+            place = int(rng.integers(len(words)))
+            words[place:place] = inside
+            tags[place:place] = [f"{'I' if position else 'B'}-{kind}" for position in range(len(inside))]
+            file.write(json.dumps({"words": words, "tags": tags}) + "\n")
+    return path

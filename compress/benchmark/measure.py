@@ -15,6 +15,7 @@ from compress.benchmark.statistics import percentile_bound
 from compress.errors import InputError
 
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+NUM_QUANTILES = 21  # every 5%
 STABLE_WITHIN = 0.05  # of the last three warm-up blocks, as perf_analyzer does within 10%
 SWITCHES_PER_S = 100.0  # involuntary context switches of an undisturbed worker stay far below
 
@@ -90,6 +91,8 @@ class Measurement:
     warm_up: WarmUp
     involuntary_switches: int | None
     settings: dict[str, Any]
+    quantile_ms: list[float] = field(default_factory=list)
+    """What the calls took at 0, 5, ... 100% of them, as measured: no bounds, and calls of a block are correlated."""
     degraded: list[str] = field(default_factory=list)
     """Why the numbers deserve less trust; empty when nothing was found."""
 
@@ -157,6 +160,7 @@ class Subject:
             warm_up=self._warm_up,
             involuntary_switches=self._switches,
             settings=self._loaded["settings"],
+            quantile_ms=np.quantile(times_ms, np.linspace(0, 1, NUM_QUANTILES)).tolist(),
             degraded=degraded,
         )
 

@@ -79,7 +79,7 @@ class Create(Stage):
         if not isinstance(outputs, torch.Tensor) or list(outputs.shape) != expected:
             raise ModelError(
                 "the model's outputs do not match the task's, and so not the teacher's",
-                expected=f"logits {expected}: the units of two samples, one column per class",
+                expected=f"logits {expected}: a row for each unit of two samples, one column per class",
                 got=list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__,
                 where=f"model {self.model}",
                 hint="give the model as many outputs as there are classes",

@@ -140,26 +140,6 @@ class Task(ABC):
             return F.binary_cross_entropy_with_logits(outputs, batch.labels.float(), reduction="none").sum(dim=1)
         return (outputs - batch.labels).square().sum(dim=1)
 
-    def sampled_loss(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the summed negative log-likelihood, float32, of labels drawn from the outputs' own distribution.
-
-        Its gradients give the Fisher information: of one class for each unit; of a yes or no for each label; of a
-        Gaussian of variance 1 around each number.
-
-        Args:
-            outputs: [units, outputs].
-            generator: draws the labels.
-        """
-        outputs = outputs.float()
-        if self.problem == "single-label":
-            return sampled_label_loss(outputs, generator)
-        told = outputs.detach().cpu()
-        if self.problem == "multi-label":
-            drawn = torch.bernoulli(told.sigmoid(), generator=generator).to(outputs.device)
-            return F.binary_cross_entropy_with_logits(outputs, drawn, reduction="sum")
-        drawn = (told + torch.randn(told.shape, generator=generator)).to(outputs.device)
-        return (outputs - drawn).square().sum() / 2
-
     def labels(self, samples: Samples) -> NDArray[Any]:
         """Return the labels of a role's units, [units] or [units, outputs].
 
@@ -210,13 +190,6 @@ class Task(ABC):
         generator = np.random.default_rng(seed)
         sizes = [[rows, *(size for size in tensor.shape[1:])] for tensor in self.signature.inputs]
         return tuple(generator.standard_normal(size).astype(np.float32) for size in sizes)
-
-
-def sampled_label_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the summed negative log-likelihood of labels drawn from the softmax of logits [..., classes]."""
-    flat = logits.float().flatten(0, -2)
-    labels = torch.multinomial(flat.detach().softmax(-1).cpu(), 1, generator=generator).flatten().to(flat.device)
-    return F.cross_entropy(flat, labels, reduction="sum")
 
 
 def unlabelled() -> DataError:

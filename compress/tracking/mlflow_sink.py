@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 from compress.errors import EnvironmentFault
 from compress.tracking.journal import Event
 from compress.tracking.outbox import Down, Points, Refused
+from compress.tracking.views import experiment_tags
 
 UID_TAG = "compress.run_uid"
 PARENT_TAG = "mlflow.parentRunId"
@@ -90,6 +91,8 @@ class MlflowSink:
             found = self._client.search_runs([experiment_id], f"tags.`{UID_TAG}` = '{event['uid']}'", max_results=1)
             if found:
                 return found[0].info.run_id
+            if event["tags"].get("compress.role") == "pipeline":
+                self._offer_views(experiment_id, event)
             tags = event["tags"] | {UID_TAG: event["uid"]} | ({PARENT_TAG: parent_id} if parent_id else {})
             created = self._client.create_run(experiment_id, start_time=event["ms"], tags=tags, run_name=event["name"])
             return created.info.run_id
@@ -130,6 +133,13 @@ class MlflowSink:
         """See `Sink`."""
         with _translated():
             self._client.set_terminated(run_id, status, end_time=end_ms)
+
+    def _offer_views(self, experiment_id: str, event: Event) -> None:
+        """Set the saved views; a server that refuses them still takes the run."""
+        pipeline_id = event["tags"].get("compress.pipeline_id", "")
+        for key, value in experiment_tags(experiment_id, pipeline_id=pipeline_id, now_ms=event["ms"]).items():
+            with contextlib.suppress(MlflowException):
+                self._client.set_experiment_tag(experiment_id, key, value)
 
     def _experiment_id(self, name: str) -> str:
         if name not in self._experiments:

@@ -205,19 +205,6 @@ def test_the_hard_loss_is_the_closed_form_of_each_problem(made):
         assert context.task.hard_loss(torch.from_numpy(z), batch).numpy() == pytest.approx(expected, rel=1e-5), kind
 
 
-def test_sampled_losses_have_the_fisher_information_of_their_problem(made):
-    """The mean square of the gradient by an output is p(1 - p) for a yes or no, and 1 for a Gaussian of variance 1."""
-    outputs = torch.tensor([[1.0, -2.0]]).repeat(20_000, 1).requires_grad_()
-    p = torch.tensor([1.0, -2.0]).sigmoid()
-    q = torch.tensor([1.0, -2.0]).softmax(0)
-    for kind, expected in (("labels", p * (1 - p)), ("targets", torch.ones(2)), ("label", q * (1 - q))):
-        context, _ = made(kind)
-        loss = context.task.sampled_loss(outputs, torch.Generator().manual_seed(0))
-        (gradient,) = torch.autograd.grad(loss, outputs)
-        assert torch.allclose(gradient.square().mean(0), expected, rtol=0.05), kind
-        assert torch.allclose(gradient.mean(0), torch.zeros(2), atol=0.02), kind
-
-
 def test_an_unlabelled_role_has_no_hard_loss_and_no_measure(made):
     context, _ = made("label")
     samples = Samples(context.data.train.inputs, None)
