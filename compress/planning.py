@@ -11,7 +11,7 @@ from torch import nn
 from compress.artifact import Artifact, Store
 from compress.export.graph import to_onnx
 from compress.pairing import Pairing, pairings
-from compress.pipeline import RIVALS, Options, prepared, run_name, teacher_origin
+from compress.pipeline import RIVALS, TEACHER, Options, context_of, prepared, run_name, teacher_origin
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 from compress.run_directory import decide_execution
@@ -61,16 +61,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
     recipe, options, data = prepared(recipe, options)
     store = Store(options.store.expanduser().absolute())
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
-    context = Context(
-        task=recipe.task(data),
-        data=data,
-        loss=recipe.loss,
-        teacher=None,
-        store=store,
-        seed=recipe.seed,
-        execution=execution,
-        code=options.code,
-    )
+    context = context_of(recipe, data, options, store=store, execution=execution)
     student = None if recipe.student == "teacher" else Create(model=recipe.student)
     origin, train = teacher_origin(recipe.teacher), recipe.teacher.train
     large = _untrained(origin, context)
@@ -91,7 +82,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
             created = walk.visit(name, Create(model=baseline.model), None, context, quiet=True)
             walk.visit(name, baseline.train, created, context)
     source = teacher if student is None else walk.visit("student", student, None, context, quiet=True)
-    for stage in recipe.stages:
+    for stage in recipe.stages if options.until_stage != TEACHER else ():
         source = walk.visit(stage.title, stage, source, context)
         if stage.title == options.until_stage:
             break

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from text_zoo import make_bert, write_entities, write_mails
 
 from compress.errors import EXIT_CODES
-from text_zoo import make_bert, write_entities, write_mails
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "pipelines").glob("*/recipe.yaml"))

@@ -62,6 +62,10 @@ class Task(ABC):
         """Whether training varies its samples."""
         return False
 
+    def plain(self) -> Self:
+        """Return the task without augmentation."""
+        return self
+
     @property
     def fixed_size(self) -> bool:
         """Whether all samples have one size, so that tensors of many samples can be stacked."""
