@@ -10,7 +10,6 @@ from torch import nn
 
 from compress.artifact import Artifact, Store
 from compress.export.graph import to_onnx
-from compress.models import load_model
 from compress.pairing import Pairing, pairings
 from compress.pipeline import RIVALS, TEACHER, Options, context_of, prepared, run_name, teacher_origin
 from compress.recipe import Recipe
@@ -167,7 +166,7 @@ def _ensemble(walk: _Walk, recipe: Recipe, context: Context) -> tuple[Member, ..
 def _untrained(origin: Create | Adopt, context: Context) -> nn.Module:
     """Build a model and write its ONNX form, to fail before a run would."""
     if isinstance(origin, Adopt):
-        return load_model(origin.artifact, code=context.code)
+        return origin.built(context)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
         module = origin.built(context)

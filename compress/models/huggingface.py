@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Encoders whose layers, heads and masks we know: they can be exported, tapped, pruned and quantized.
 TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "deberta-v2", "mpnet")
+COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 UNNAMED = re.compile(r"LABEL_\d+|\d+")  # what classes are called that nobody named
 
 
@@ -94,6 +95,8 @@ class HuggingFace(Model):
                     ignore_mismatched_sizes=True,
                     output_loading_info=True,
                 )
+        except ModelError:
+            raise
         except LIBRARY_ERRORS as error:
             raise self._fault(error) from error
         self._check_weights(model, loaded)
@@ -270,6 +273,23 @@ class ImageLogits(Logits):
 
 class TextLogits(Logits):
     """From tokens to logits."""
+
+    @property
+    def num_embeddings(self) -> int:
+        """How many token ids it knows."""
+        embedding = self.model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        return embedding.num_embeddings
+
+    @property
+    def max_positions(self) -> int | None:
+        """How many tokens it can read; None when positions are only told apart relative to each other."""
+        config = self.model.config
+        if config.model_type == "deberta-v2" and not config.position_biased_input:
+            return None
+        # These count positions from the padding token's id on.
+        offset = config.pad_token_id + 1 if config.model_type in COUNTED_FROM_PADDING else 0
+        return config.max_position_embeddings - offset
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return logits [B, classes], or [B, L, classes] for each token of the ids, mask and types [B, L]."""

@@ -69,7 +69,9 @@ class DataConfig(Values):
                 expected="a hub id or folder",
                 where="data.tokenize.tokenizer",
             )
-        loaded = Tokenizer.load(path, max_length=self.tokenize.max_length)
+        labels = data.select.labels
+        words = labels is not None and labels.dtype == object
+        loaded = Tokenizer.load(path, max_length=self.tokenize.max_length, words=words)
         return TextTask.of(data, tokenizer=loaded, judge=self.judge)
 
     def load(self, *, code: Sequence[Path] = ()) -> Data:

@@ -181,6 +181,10 @@ class Task(ABC):
         """
         return self
 
+    def splits_like(self, other: "Task", samples: Samples) -> bool:  # noqa: ARG002
+        """Whether another reading gives every sample of a role the same positions; see `reading`."""
+        return True
+
     def files(self) -> Mapping[str, str]:
         """Return the text files that a deployment needs besides the model, by name."""
         return {}
