@@ -46,7 +46,7 @@ def write_tagged(path):
     ],
 )
 def test_an_encoder_of_text_is_pruned_at_the_length_of_the_select_samples(path, columns, write, tmp_path, make_context):
-    text_zoo.make_bert(tmp_path / "bert", initializer_range=0.3)
+    text_zoo.make_bert(tmp_path / "bert", initializer_range=0.3, max_position_embeddings=256)
     write(tmp_path / path)
     recipe = Recipe.parse(RECIPE.format(path=path, columns=columns), origin="recipe.yaml", directory=tmp_path)
     data = recipe.data.load(code=())
