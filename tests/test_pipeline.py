@@ -179,9 +179,9 @@ def test_a_student_that_passes_its_gates_is_registered_as_the_very_file_that_shi
     digests_found = {sha256(path) for path in (bundle / manifest["primary"], model, logged / "model.onnx")}
     assert digests_found == {version.tags["compress.sha256"]} == {manifest["files"][manifest["primary"]]["sha256"]}
     described = Model.load(str(logged / "MLmodel"))
-    assert [spec.name for spec in described.signature.inputs] == ["image"]
+    assert [spec.name for spec in described.signature.inputs] == ["pixel_values"]
     assert [spec.name for spec in described.signature.outputs] == ["logits"]
-    assert described.load_input_example(str(logged))["image"].shape == (1, 1, 8, 8)
+    assert described.load_input_example(str(logged))["pixel_values"].shape == (1, 1, 8, 8)
     labelled = subprocess.run([sys.executable, bundle / "predict.py"], capture_output=True, text=True, check=True)
     assert set(labelled.stdout.split()) <= set("0123456789")
 

@@ -22,6 +22,7 @@ class Create(Stage):
         weights: safetensors or a state dict; None for fresh weights.
     """
 
+    version: ClassVar[int] = 2  # 2: images enter as pixel_values
     consumes: ClassVar[frozenset[Kind]] = frozenset()
     needs: ClassVar[frozenset[Need]] = frozenset()
 

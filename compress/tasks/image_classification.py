@@ -151,9 +151,9 @@ class ImageClassification(Task):
 
     @property
     def signature(self) -> Signature:
-        """One float32 image batch in, one float32 logits batch out."""
+        """One float32 image batch in, one float32 logits batch out, under the names that transformers gives them."""
         return Signature(
-            inputs=(Tensor(name="image", dtype="float32", shape=("batch", *self.shape)),),
+            inputs=(Tensor(name="pixel_values", dtype="float32", shape=("batch", *self.shape)),),
             outputs=(Tensor(name="logits", dtype="float32", shape=("batch", len(self.classes))),),
         )
 
