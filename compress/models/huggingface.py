@@ -34,6 +34,7 @@ class HuggingFace(Model):
     Attributes:
         path: hub id or folder.
         pretrained: start from the published weights; false builds the architecture from its configuration alone.
+        fresh_head: draw the head anew though the weights have one, because it was trained on other classes.
         change: values of the configuration to change, such as ``{num_hidden_layers: 2}`` of a model from scratch.
         config: used instead of the configuration at ``path``; the content of a ``config.json``. A stored model has it,
             so that neither the hub nor the folder is needed to load it.
@@ -44,6 +45,7 @@ class HuggingFace(Model):
     family: Literal["huggingface"] = "huggingface"
     path: Annotated[str, HubOrFolder]
     pretrained: bool = True
+    fresh_head: bool = False
     change: dict[str, int | float | str | bool] = Field(default={})
     config: dict[str, Any] | None = None
 
@@ -100,6 +102,10 @@ class HuggingFace(Model):
         except LIBRARY_ERRORS as error:
             raise self._fault(error) from error
         self._check_weights(model, loaded)
+        if self.fresh_head:
+            drawn = auto.from_config(config, trust_remote_code=False)
+            drawn.base_model.load_state_dict(model.base_model.state_dict())
+            return wrapped(drawn, text=text)
         if all(name.startswith(model.base_model_prefix + ".") for name in _drawn(loaded)):
             self._order_head(model, trained_on, names)
         return wrapped(model, text=text)
@@ -154,7 +160,7 @@ class HuggingFace(Model):
                 expected=", ".join(names),
                 got=", ".join(trained_on),
                 where=f"model {self.path}",
-                hint="name the data's classes as the model does, in any order; or give a model without a head",
+                hint="name the data's classes as the model does, in any order; or set fresh_head: true and train",
             )
         order = torch.tensor([trained_on.index(name) for name in names])
         head = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]

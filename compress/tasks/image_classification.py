@@ -155,6 +155,7 @@ class ImageClassification(Task):
         return Signature(
             inputs=(Tensor(name="pixel_values", dtype="float32", shape=("batch", *self.shape)),),
             outputs=(Tensor(name="logits", dtype="float32", shape=("batch", len(self.classes))),),
+            classes=self.classes,
         )
 
     @property

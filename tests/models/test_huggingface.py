@@ -149,6 +149,16 @@ def test_other_classes_are_refused_or_drawn_anew(names, tmp_path):
         assert build(signature(classes=NAMES), code=())(*padded()[:2]).shape == (2, 3)
 
 
+def test_a_fresh_head_keeps_the_body_and_forgets_the_classes(tmp_path):
+    checkpoint(tmp_path, names=("ham", "bacon", "eggs"))
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    module = HuggingFace(path=str(tmp_path), fresh_head=True).build(signature(classes=NAMES), code=())
+    ours = module.model
+    bodies = (theirs.base_model.state_dict(), ours.base_model.state_dict())
+    assert all(torch.equal(value, bodies[1][name]) for name, value in bodies[0].items())
+    assert not torch.equal(theirs.classifier.weight, ours.classifier.weight)
+
+
 def test_classes_that_nobody_named_are_taken_in_order(tmp_path):
     checkpoint(tmp_path, names=("LABEL_0", "LABEL_1", "LABEL_2"))
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
