@@ -47,7 +47,7 @@ class Options:
         force: stages to run again although the store has their output.
         smoke: a few steps of everything in a store of its own; gates are not judged.
         judged: whether test is read for a verdict; without it the gates are looked at on select, as choices are.
-        label: shown behind the recipe's name in MLflow.
+        label: the pipeline's name in MLflow; empty takes the recipe's.
         tags: of the pipeline's tracked run.
         reporter: progress and notices.
         interrupted: says whether to checkpoint and stop.
@@ -121,7 +121,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         store.lock(f"run-{run_dir.name}", wait=None),
         Tracker.open(store.root, uri=recipe.tracking.uri, required=recipe.tracking.required) as tracker,
         tracker.run(
-            f"{recipe.name} {options.label}".strip(),
+            options.label or recipe.name,
             experiment=recipe.tracking.experiment or recipe.name,
             key=run_dir.name,
             tags={"compress.role": "pipeline", "compress.pipeline_id": run_dir.name, **options.tags},

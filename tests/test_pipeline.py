@@ -202,9 +202,7 @@ def test_recipes_with_a_common_beginning_share_it_and_one_experiment_list(finish
     parents = client.search_runs(experiments, "tags.`compress.role` = 'pipeline'")
     assert {"tiny", "other"} <= {parent.info.run_name for parent in parents}
     for parent in parents:
-        assert {"select_accuracy", "size_mb", "latency_p50_ms", "speedup_x"} <= set(
-            parent.data.metrics
-        )
+        assert {"select_accuracy", "size_mb", "latency_p50_ms", "speedup_x"} <= set(parent.data.metrics)
 
 
 def test_a_run_that_is_refused_by_the_lock_changes_nothing(finished):

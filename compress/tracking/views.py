@@ -14,14 +14,6 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the page op
 COLUMNS = (
     "select_accuracy", "test_accuracy", "size_mb", "latency_p50_ms", "speedup_x", "compression_x", "kl_teacher_nats",
 )  # fmt: skip
-TITLES = {
-    "select_accuracy": "Accuracy (select)",
-    "test_accuracy": "Accuracy (test)",
-    "size_mb": "Size, MB",
-    "latency_p50_ms": "Latency, ms",
-    "kl_teacher_nats": "KL from teacher, nats",
-    "speedup_x": "Speed over teacher",
-}
 
 
 def experiment_tags(experiment_id: str, *, pipeline_id: str, now_ms: int) -> dict[str, str]:
@@ -37,14 +29,15 @@ def experiment_tags(experiment_id: str, *, pipeline_id: str, now_ms: int) -> dic
     for identity, name, state in views(pipeline_id):
         envelope = {"name": name, "createdAt": now_ms, "updatedAt": now_ms, "state": json.dumps(state)}
         tags[TAG + identity] = json.dumps(envelope)
-        links.append(f"- [{name}]({address(experiment_id, identity)})")
-    tags["mlflow.note.content"] = "\n".join(["Ready views, also under *Saved views*:", "", *links])
+        links.append(f"[{name}]({address(experiment_id, identity)})")
+    tags["mlflow.note.content"] = " · ".join(links)  # one line: the page folds the others away
     return tags
 
 
 def address(experiment_id: str, identity: str) -> str:
     """Return where a view is, behind the address of the server."""
-    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={identity}&compareRunsMode=CHART"
+    query = f"workflowType=machine_learning&viewStateShareKey={identity}&compareRunsMode=CHART"
+    return f"#/experiments/{experiment_id}/runs?{query}"
 
 
 def views(pipeline_id: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -104,7 +97,6 @@ def _scatters() -> list[dict[str, Any]]:
     return [
         {
             "type": "SCATTER",
-            "displayName": f"{TITLES[y]} against {TITLES[x].lower()}",
             "xaxis": _axis(x),
             "yaxis": _axis(y),
             "runsCountToCompare": 100,
@@ -120,7 +112,6 @@ def _axis(key: str) -> Mapping[str, str]:
 def _parallel() -> dict[str, Any]:
     return {
         "type": "PARALLEL",
-        "displayName": "Size, latency, accuracy",
         "selectedParams": [],
         "selectedMetrics": ["size_mb", "latency_p50_ms", "select_accuracy"],
         "showAllRuns": False,
@@ -129,4 +120,4 @@ def _parallel() -> dict[str, Any]:
 
 
 def _bars(*keys: str) -> list[dict[str, Any]]:
-    return [{"type": "BAR", "displayName": TITLES[key], "metricKey": key, "runsCountToCompare": 50} for key in keys]
+    return [{"type": "BAR", "metricKey": key, "runsCountToCompare": 50} for key in keys]
