@@ -12,16 +12,18 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from compress.pipeline import Options
 from compress.progress import Reporter
 from compress.runs import finished_runs, plot
 from compress.sweep import sweep
-from compress.tracking import ui
+from compress.tracking import Tracker, database_uri, ui
 from compress.tracking.registry import promote
 
 RECIPE = """
@@ -130,6 +132,10 @@ def resize(browser, size: tuple[int, int], *, dark: bool = False) -> None:
 def picture(browser, name: str) -> None:
     folder = os.environ.get("COMPRESS_SCREENSHOTS")
     if folder:
+        browser.execute_script(
+            "const s = document.createElement('style'); s.textContent = '.modebar-container {display: none}';"
+            "document.head.append(s)"
+        )
         time.sleep(2)  # animations end
         browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
@@ -210,15 +216,29 @@ def test_pipelines_are_compared_in_the_browser_without_setting_up_a_chart(swept,
 
 
 @pytest.mark.parametrize(
-    ("view", "key", "name"),
-    [("compress-stages", "select_accuracy", "mlflow-stages"), ("compress-pareto", "size_mb", "mlflow-pareto")],
+    ("view", "key", "name", "points"),
+    [
+        # The teacher, it quantized in two ways, and five stages; the same of all three pipelines.
+        ("compress-stages", "select_accuracy", "mlflow-stages", 8),
+        ("compress-pareto", "size_mb", "mlflow-pareto", 24),
+    ],
 )
-def test_the_other_views_show_their_charts(server, browser, view, key, name):
+def test_the_other_views_show_their_charts(server, browser, view, key, name, points):
     (pipelines,) = server.views
     resize(browser, WIDE)
     browser.get("about:blank")
     browser.get(pipelines.partition(": ")[2].replace("compress-pipelines", view))
-    wait_for(lambda: browser.execute_script("return document.querySelectorAll('.js-plotly-plot .plot').length") >= 2)
+    wait_for(
+        lambda: (
+            browser.execute_script(
+                "return [...document.querySelectorAll('.js-plotly-plot')].filter("
+                "p => p.data && p.data[0].x && p.querySelectorAll('.point').length == p.data[0].x.length"
+                " && p.data[0].x.length >= arguments[0]).length",
+                points,
+            )
+            >= 2
+        )
+    )
     assert key in browser.execute_script("return document.body.innerText")
     assert "Error loading shared view" not in browser.execute_script("return document.body.innerText")
     dismissed(browser)
@@ -233,11 +253,9 @@ def test_the_champions_file_is_downloaded_from_the_page_byte_for_byte(swept, ser
     browser.get("about:blank")
     browser.get(server.address + path)
     button = wait_for(
-        lambda: browser.execute_script(
-            "return [...document.querySelectorAll('button, a')].find(b => /download artifact/i.test("
-            "(b.getAttribute('aria-label') || '') + (b.title || '')))"
-        )
+        lambda: browser.execute_script("return document.querySelector(`button[data-component-id*='artifactview']`)")
     )
+    dismissed(browser)
     picture(browser, "mlflow-champion")
     button.click()
     wait_for(lambda: [*browser.downloads.glob("*.onnx")])
@@ -245,6 +263,50 @@ def test_the_champions_file_is_downloaded_from_the_page_byte_for_byte(swept, ser
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert digest == promoted.sha256
     assert digest == hashlib.sha256((outcome.run_dir / "bundle" / "int8-x86.onnx").read_bytes()).hexdigest()
+
+
+def test_a_pipeline_of_10000_points_is_drawn_from_a_sample_of_them(swept, server, browser):
+    store, *_ = swept
+    with Tracker.open(store) as tracker, tracker.run("many", experiment="many", key="many") as run:
+        for step in range(1000):
+            run.metrics({f"train/loss_{curve}": 1 / (1 + step + curve) for curve in range(10)}, step=step)
+    mlflow = MlflowClient(database_uri(store))
+    (logged,) = mlflow.search_runs([mlflow.get_experiment_by_name("many").experiment_id])
+    assert len(mlflow.get_metric_history(logged.info.run_id, "train/loss_9")) == 1000
+    resize(browser, WIDE)
+    browser.get("about:blank")
+    browser.get(f"{server.address}/#/experiments/{logged.info.experiment_id}/runs/{logged.info.run_id}/model-metrics")
+    drawn = wait_for(
+        lambda: (
+            len(
+                found := browser.execute_script(
+                    "return [...document.querySelectorAll('.js-plotly-plot')].filter("
+                    "p => p.data && p.data.some(t => t.x && t.x.length > 1) && p.querySelector('.scatterlayer path'))"
+                    ".map(p => Math.max(...p.data.map(t => (t.x || []).length)))"
+                )
+            )
+            >= 3
+            and found
+        )
+    )
+    assert max(drawn) <= 500  # the page asks the server for a sample
+    picture(browser, "mlflow-curves")
+
+
+def test_the_page_is_served_to_this_machine_alone(server):
+    port = int(server.address.rpartition(":")[2])
+    listening = [
+        line.split()[1]
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        for line in Path(table).read_text().splitlines()[1:]
+        if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
+    ]
+    assert listening == [f"0100007F:{port:04X}"]  # 127.0.0.1
+    request = urllib.request.Request(f"{server.address}/api/2.0/mlflow/experiments/search?max_results=1")
+    request.add_header("Host", "elsewhere.example")  # a name that someone lets point to 127.0.0.1
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=60)
+    assert refused.value.code == 403
 
 
 @pytest.mark.parametrize("size", [PHONE, WIDE], ids=["phone", "desk"])

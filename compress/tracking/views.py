@@ -16,17 +16,17 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def experiment_tags(experiment_id: str, *, pipeline_id: str, now_ms: int) -> dict[str, str]:
+def experiment_tags(experiment_id: str, *, newest: str, now_ms: int) -> dict[str, str]:
     """Return the tags that give an experiment its views and a note with a link to each.
 
     Args:
         experiment_id: of the experiment.
-        pipeline_id: the newest pipeline, whose stages have a view of their own.
+        newest: run id of the newest pipeline, whose stages have a view of their own.
         now_ms: since 1970.
     """
     tags = dict(KIND)
     links = []
-    for identity, name, state in views(pipeline_id):
+    for identity, name, state in views(newest):
         envelope = {"name": name, "createdAt": now_ms, "updatedAt": now_ms, "state": json.dumps(state)}
         tags[TAG + identity] = json.dumps(envelope)
         links.append(f"[{name}]({address(experiment_id, identity)})")
@@ -40,7 +40,7 @@ def address(experiment_id: str, identity: str) -> str:
     return f"#/experiments/{experiment_id}/runs?{query}"
 
 
-def views(pipeline_id: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def views(newest: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield identity, name and state of each view."""
     pipelines = "tags.`compress.role` = 'pipeline'"
     yield (
@@ -48,25 +48,29 @@ def views(pipeline_id: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
         "Pipelines: size, latency, accuracy",
         _state(pipelines, [*_scatters(), _parallel(), *_bars("test_accuracy", "speedup_x", "latency_p50_ms")]),
     )
-    stages = f"tags.`compress.pipeline_id` = '{pipeline_id}' and tags.`compress.role` != 'pipeline'"
     yield (
         "compress-stages",
         "Stages of the newest pipeline",
-        _state(stages, _bars("select_accuracy", "kl_teacher_nats", "size_mb", "latency_p50_ms"), oldest_first=True),
+        _state(
+            f"tags.mlflow.parentRunId = '{newest}'",
+            _bars("select_accuracy", "kl_teacher_nats", "size_mb", "latency_p50_ms"),
+            order="metrics.`size_mb`",
+        ),
     )
     yield (
         "compress-pareto",
         "Pareto of all students",
-        _state("tags.`compress.role` != 'pipeline'", _scatters()),
+        _state("tags.`compress.role` != 'pipeline'", _scatters(), order="metrics.`size_mb`"),
     )
 
 
-def _state(search: str, charts: list[dict[str, Any]], *, oldest_first: bool = False) -> dict[str, Any]:
+def _state(search: str, charts: list[dict[str, Any]], *, order: str = "attributes.start_time") -> dict[str, Any]:
+    """Return a page's state. Ordered by time, the page folds children below their parents and charts those alone."""
     section = "compress-charts"
     return {
         "searchFilter": search,
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": oldest_first,
+        "orderByKey": order,
+        "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",

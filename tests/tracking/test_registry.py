@@ -23,15 +23,15 @@ def registered(store: Path, client):
 def test_the_candidate_becomes_the_champion(registered):
     store, mlflow = registered
     assert promote("digits", store=store) == Promotion("digits", 2, None, "sha-2", "")
-    assert mlflow.get_model_version_by_alias("digits", "champion").version == "2"
+    assert int(mlflow.get_model_version_by_alias("digits", "champion").version) == 2
 
 
 def test_an_older_version_can_be_the_champion_again(registered):
     store, mlflow = registered
     promote("digits", store=store)
     assert promote("digits", store=store, version=1) == Promotion("digits", 1, 2, "sha-1", "")
-    assert mlflow.get_model_version_by_alias("digits", "champion").version == "1"
-    assert mlflow.get_model_version_by_alias("digits", "candidate").version == "2"
+    assert int(mlflow.get_model_version_by_alias("digits", "champion").version) == 1
+    assert int(mlflow.get_model_version_by_alias("digits", "candidate").version) == 2
 
 
 def test_what_is_not_there_is_told(registered, tmp_path):
