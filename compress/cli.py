@@ -35,10 +35,11 @@ Code = Annotated[list[Path], typer.Option("--code", metavar="FILE", help="A Pyth
 StorePath = Annotated[
     Path, typer.Option("--store", metavar="DIR", envvar="COMPRESS_STORE", help="Artifacts, runs and tracked metrics.")
 ]
-Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")]
+Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage, or `teacher`.")]
 Force = Annotated[list[str], typer.Option("--force", metavar="STAGE", help="Run again although it is stored.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Training threads; default: all cores.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in a store of its own.")]
+Strict = Annotated[bool, typer.Option("--strict", help="End with an error when the advice warns.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 STORE = Path("compress-store")
 
@@ -51,6 +52,7 @@ def run(
     until_stage: Until = None,
     force: Force = [],
     smoke: Smoke = False,
+    strict: Strict = False,
     code: Code = [],
     store: StorePath = STORE,
     threads: Threads = None,
@@ -82,6 +84,7 @@ def run(
             until_stage=until_stage,
             force=force,
             smoke=smoke,
+            strict=strict,
             reporter=Reporter(quiet=quiet),
             interrupted=interrupted,
         )
@@ -107,6 +110,43 @@ def run(
     if outcome.passed is False:
         _say("a gate is missed; the student and the report are saved")
         raise typer.Exit(GATE_MISSED)
+
+
+@app.command()
+def check(
+    recipe: RecipePath,
+    overrides: Overrides = [],
+    pilot: Annotated[bool, typer.Option("--pilot", help="Train briefly, too; the cost is told first.")] = False,
+    strict: Strict = False,
+    code: Code = [],
+    store: StorePath = STORE,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say with numbers whether distillation is likely to pay and what to change first; trains nothing but a pilot."""
+    from rich.console import Console
+
+    from compress.advice.rules import WIDTH
+    from compress.checking import check as checked
+    from compress.interruption import watched
+    from compress.pipeline import Options
+    from compress.progress import Reporter
+
+    loaded = _load(recipe, overrides)
+    with watched() as interrupted:
+        options = Options(
+            store=store, code=code, threads=threads, reporter=Reporter(quiet=as_json), interrupted=interrupted
+        )
+        try:
+            advice = checked(loaded, options, on_cost=(lambda cost: _say(str(cost))) if pilot else None)
+        except KeyboardInterrupt:
+            raise typer.Exit(interrupted.exit_code) from None
+    if as_json:
+        typer.echo(json.dumps(advice.document()))
+    else:
+        advice.show(Console(width=WIDTH))
+    if strict:
+        advice.refuse()
 
 
 @app.command()
@@ -340,7 +380,7 @@ def _load(recipe: Path, overrides: Sequence[str]) -> "Recipe":
 def _check_stages(recipe: "Recipe", options: Mapping[str, Sequence[str | None]]) -> None:
     for option, names in options.items():
         for name in names:
-            if name is not None:
+            if name is not None and (option, name) != ("--until", "teacher"):
                 recipe.stage_index(name, option=option)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from compress import report_page, reporting
+from compress.advice.advise import advise
 from compress.artifact import Artifact, Store, hash_values, writable, write_atomically
 from compress.benchmark.environment import describe
 from compress.data import Data
@@ -17,12 +18,13 @@ from compress.data.roles import subset
 from compress.errors import RecipeError, StageError
 from compress.estimate import Measured, estimate
 from compress.export.layers import layer_sizes
+from compress.models import load_model
 from compress.progress import Reporter
 from compress.quantization.plan import Mode
 from compress.recipe import Recipe, Teacher
 from compress.run_directory import place_bundle, seconds_by_digest, settle_execution
 from compress.scoring import Scores, score
-from compress.stage import Context, Member, Stage
+from compress.stage import Context, Execution, Member, Recorder, Stage, Unrecorded
 from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
 from compress.tasks import Signature
@@ -30,6 +32,9 @@ from compress.tracking import Run, Tracker, tracked_headline
 from compress.verdict import Contender, Race, Verdict, gates_on_select, read_test, run_race
 
 SMOKE_SAMPLES = 512
+TEACHER = "teacher"  # where a run may stop besides its stages
+MAX_THREADS = 64  # that a stored teacher is looked for
+UNRECORDED = Unrecorded()
 PLANS = ("plan.json", "quant_plan.json", "quant_curve.json")  # what a stage decided, recorded also when it is reused
 RIVALS: dict[str, Mode] = {"teacher-static": "static", "teacher-dynamic": "dynamic"}
 
@@ -43,9 +48,10 @@ class Options:
         code: the user's Python files that may be run.
         threads: training threads; None for all cores that the process may use.
         from_stage: start at this stage; what comes before must be in the store.
-        until_stage: stop after this stage; nothing is raced or judged.
+        until_stage: stop after this stage, or after ``teacher``; nothing is raced or judged.
         force: stages to run again although the store has their output.
-        smoke: a few steps of everything in a store of its own; gates are not judged.
+        smoke: a few steps of everything in a store of its own; gates are not judged, and no advice is given.
+        strict: a warning of the advice ends the run before anything is distilled.
         judged: whether test is read for a verdict; without it the gates are looked at on select, as choices are.
         label: the pipeline's name in MLflow; empty takes the recipe's.
         tags: of the pipeline's tracked run.
@@ -64,6 +70,7 @@ class Options:
     judged: bool = True
     label: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
     reporter: Reporter = field(default_factory=Reporter)
     interrupted: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 30.0
@@ -114,7 +121,6 @@ def run(recipe: Recipe, options: Options) -> Outcome:
     recipe, options, data = prepared(recipe, options)
     options.reporter.say(reporting.data_line(reporting.data_section(data)))
     store = Store.open(options.store)
-    task = recipe.task(data)
     run_dir = store.root / "runs" / run_name(recipe, data)
     started_s = time.monotonic()
     with (
@@ -127,28 +133,19 @@ def run(recipe: Recipe, options: Options) -> Outcome:
             tags={"compress.role": "pipeline", "compress.pipeline_id": run_dir.name, **options.tags},
         ) as parent,
     ):
-        context = Context(
-            task=task,
-            data=data,
-            loss=recipe.loss,
-            teacher=None,
-            store=store,
-            seed=recipe.seed,
-            execution=settle_execution(run_dir, threads=options.threads),
-            recorder=parent,
-            reporter=options.reporter,
-            code=options.code,
-            interrupted=options.interrupted,
-            checkpoint_every_s=options.checkpoint_every_s,
-        )
+        execution = settle_execution(run_dir, threads=options.threads)
+        context = context_of(recipe, data, options, store=store, execution=execution, recorder=parent)
         loop = Loop(recipe, options, tracker, parent, run_dir.name)
         student = loop.student(context)
         teacher = loop.teacher(recipe.teacher, context)
         colleagues = loop.ensemble(context, teacher)
         context = replace(context, teacher=teacher.artifact, ensemble=members(recipe, colleagues))
+        if options.until_stage != TEACHER and not options.smoke:
+            loop.warn(context)
         baselines = [] if options.until_stage else loop.baselines(context, teacher)
         steps: list[Step] = []
-        for stage in recipe.stages:
+        stages = recipe.stages if options.until_stage != TEACHER else ()
+        for stage in stages:
             source = steps[-1].artifact if steps else student or teacher.artifact
             steps.append(loop.step(stage, source, context, teacher=teacher.scores))
             if stage.title == options.until_stage:
@@ -237,6 +234,7 @@ class Loop:
         Raises:
             StageError: when the stage changed nothing, or ``from_stage`` asks for an output that is not there.
         """
+        context = context.reading(source)
         key = stage.key(source, context)
         with context.store.lock(key, wait=context.reporter.say):
             if title in self.options.force:
@@ -275,8 +273,10 @@ class Loop:
         role = "teacher" if reference is None else "ensemble"
         if given.train is None:
             step = self.step(create, None, context, teacher=reference, title=title, role=role)
+            self._check(step.artifact, context, title=title)
         else:
             created, _ = self.made(create, None, context, title=title)
+            self._check(created, context, title=title)
             # Scoring exports it: a teacher that cannot be exported fails before it is trained.
             score(created, context, role="select", teacher=None)
             step = self.step(given.train, created, context, teacher=reference, title=title, role=role)
@@ -298,8 +298,17 @@ class Loop:
         if self.recipe.student == "teacher":
             return None
         created, _ = self.made(Create(model=self.recipe.student), None, context, title="student")
+        self._check(created, context, title="student")
         score(created, context, role="select", teacher=None)
         return created
+
+    def _check(self, artifact: Artifact, context: Context, *, title: str) -> None:
+        """Let every stage refuse the model that the first one starts from, before anything is trained."""
+        if title != ("teacher" if self.recipe.student == "teacher" else "student"):
+            return
+        module = load_model(artifact.path, code=context.code)
+        for stage in self.recipe.stages:
+            stage.check(module)
 
     def baselines(self, context: Context, teacher: Step) -> list[Step]:
         """Return the teacher with quantization only, static and dynamic, and the models trained alone."""
@@ -315,6 +324,18 @@ class Loop:
                 self.step(baseline.train, created, context, teacher=teacher.scores, title=title, role="baseline")
             )
         return rows
+
+    def warn(self, context: Context) -> None:
+        """Say what the cheap probes warn of, before anything is distilled.
+
+        Raises:
+            AdviceError: when they warn and the options are strict.
+        """
+        advice = advise(self.recipe, context)
+        for warning in advice.warnings:
+            self.options.reporter.say(f"warning: {warning}")
+        if self.options.strict:
+            advice.refuse()
 
     def other_variants(self, shipped: Step, context: Context, *, teacher: Scores) -> list[Contender]:
         """Return the files of a bundle besides its primary one, scored on select like everything else."""
@@ -415,6 +436,60 @@ def teacher_origin(given: Teacher) -> Create | Adopt:
         return Adopt(artifact=given.artifact)
     assert given.model is not None
     return Create(model=given.model, weights=given.weights)
+
+
+def context_of(
+    recipe: Recipe,
+    data: Data,
+    options: Options,
+    *,
+    store: Store,
+    execution: Execution,
+    recorder: Recorder = UNRECORDED,
+) -> Context:
+    """Return what the stages of a recipe are handed, before there is a teacher.
+
+    Args:
+        recipe: as it is run; see `prepared`.
+        data: its samples.
+        options: how it is run.
+        store: where artifacts are committed.
+        execution: threads and precision.
+        recorder: the tracked run.
+    """
+    return Context(
+        task=recipe.task(data),
+        data=data,
+        loss=recipe.loss,
+        teacher=None,
+        store=store,
+        seed=recipe.seed,
+        execution=execution,
+        recorder=recorder,
+        reporter=options.reporter,
+        code=options.code,
+        interrupted=options.interrupted,
+        checkpoint_every_s=options.checkpoint_every_s,
+    )
+
+
+def stored_teacher(given: Teacher, context: Context) -> Artifact | None:
+    """Return the teacher that a run with this context would reuse, if the store has it."""
+    origin = context.store.find(teacher_origin(given).key(None, context))
+    if origin is None or given.train is None:
+        return origin
+    return context.store.find(given.train.key(origin, context))
+
+
+def any_teacher(given: Teacher, context: Context) -> Artifact:
+    """Return a stored teacher, whatever number of threads it was trained with, or make it."""
+    for threads in range(1, MAX_THREADS + 1):
+        there = replace(context, execution=replace(context.execution, threads=threads))
+        found = stored_teacher(given, there)
+        if found is not None:
+            return found
+    origin = teacher_origin(given).run(None, context)
+    return origin if given.train is None else given.train.run(origin, context)
 
 
 def prepared(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:

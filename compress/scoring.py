@@ -28,7 +28,7 @@ from compress.surgery.cost import model_cost
 from compress.tasks import Batch, Tally, Task
 from compress.training import unit_rows
 
-VERSION = 2
+VERSION = 3
 BATCH = 256
 PARITY_SAMPLES = 33
 DECISION_SAMPLES = 129  # where decisions are judged: two may differ at 98%
@@ -132,7 +132,7 @@ def score(
         StageError: when the file does not compute what the torch module computes, decides otherwise at another batch
             size, or its outputs are not finite.
     """
-    samples = context.data.roles[role]
+    samples, context = context.data.roles[role], context.reading(artifact)
     inputs = {
         "scorer": VERSION,
         "artifact": artifact.digest,

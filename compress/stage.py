@@ -3,7 +3,7 @@
 import importlib.metadata
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -17,6 +17,7 @@ from compress.loss import GuidedLoss
 from compress.models import Model, save_model
 from compress.progress import Reporter
 from compress.tasks import Signature, Task
+from compress.tasks.tokenizer import FILES as TOKENIZER
 
 Precision = Literal["float32", "bfloat16"]
 Need = Literal["data", "loss", "teacher"]
@@ -88,6 +89,7 @@ class Context:
         interrupted: says whether to checkpoint and stop.
         checkpoint_every_s: seconds between checkpoints inside training.
         ensemble: further teachers, averaged with the first.
+        teacher_task: how the teacher reads samples, where the student reads them otherwise; None where it does not.
     """
 
     task: Task
@@ -103,6 +105,17 @@ class Context:
     interrupted: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 30.0
     ensemble: Sequence[Member] = ()
+    teacher_task: Task | None = None
+
+    def reading(self, source: Artifact | None) -> "Context":
+        """Return the same context with samples read as a model reads them: the task is its, not the teacher's."""
+        task = self.task if source is None else self.task.reading(source.path)
+        return self if task is self.task else replace(self, task=task, teacher_task=self.teacher_task or self.task)
+
+    @property
+    def of_teacher(self) -> "Context":
+        """The same context with samples read as the teacher reads them."""
+        return self if self.teacher_task is None else replace(self, task=self.teacher_task, teacher_task=None)
 
     def autocast(self) -> torch.autocast:
         """Return the precision of forward passes as a context manager."""
@@ -132,11 +145,15 @@ class Context:
             files: further text files, by name.
             kind: ``model`` or ``quantized``.
         """
+        travelling = {} if source is None else {path.name: path for path in map(source.path.joinpath, TOKENIZER)}
 
         def write(directory: Path) -> dict[str, Any]:
             save_model(module, directory, model=model, signature=signature)
+            for name, path in travelling.items():
+                if path.exists():
+                    (directory / name).write_bytes(path.read_bytes())
             for name, text in (files or {}).items():
-                (directory / name).write_text(text)
+                (directory / name).write_text(text, encoding="utf-8")
             return facts
 
         return self.store.commit(stage.inputs(source, self), kind=kind, write=write)
@@ -196,6 +213,16 @@ class Stage(Values):
         """Return why this stage cannot work with a pipeline's loss, if it cannot; told before anything runs."""
         del loss
         return []
+
+    def check(self, module: nn.Module) -> None:
+        """Refuse a model that this stage could not work on; asked before anything trains.
+
+        Args:
+            module: the student as the pipeline's first stage gets it, perhaps untrained; not changed.
+
+        Raises:
+            ModelError: when it never can be.
+        """
 
     def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:
         """Return everything that decides the output, as JSON values; its hash is the output's key.

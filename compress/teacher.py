@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compress.artifact import Artifact, hash_values
 from compress.data import Samples
 from compress.errors import ModelError, StageError
-from compress.loss import GuidedLoss, Tap, bind
+from compress.loss import BoundLoss, GuidedLoss, Tap, bind
 from compress.loss.taps import captured
 from compress.models import load_model
 from compress.stage import Context
@@ -82,6 +82,7 @@ class TeacherOutputs:
         weights: of the teachers, summing to 1.
         taps: what is read of the first teacher.
         live: the first teacher, when some taps are computed anew for each batch; None when all are cached.
+        rereads: whether the teacher reads samples otherwise than the student, so that a batch is made anew for it.
     """
 
     context: Context
@@ -91,6 +92,7 @@ class TeacherOutputs:
     weights: tuple[float, ...]
     taps: tuple[Tap, ...] = ()
     live: nn.Module | None = field(default=None, repr=False)
+    rereads: bool = False
 
     def logits(self, view: int | None) -> Tensor:
         """Return the first teacher's logits on a view, float32 [units, C], in memory."""
@@ -108,6 +110,8 @@ class TeacherOutputs:
         logits, features = first.of(batch.index)
         if self.live is not None:
             missing = [tap for tap in self.taps if tap not in features]
+            if self.rereads:
+                batch = self.context.task.batch(self.samples, batch.index, view=batch.view, mixup=self.mixup)
             features |= live_features(self.live, self.context, batch, missing)
         return Taught((logits, *(other.logits_of(batch.index) for other in others)), self.weights, features)
 
@@ -185,6 +189,7 @@ def teacher_outputs(
         ModelError: when a teacher's outputs do not match the task's classes, or are not finite.
     """
     first, taps = first_teacher(context), taps or {}
+    rereads, context = context.teacher_task is not None, context.of_teacher
     limit_bytes = limit_bytes if context.task.fixed_size else 0.0
     stored = stored_taps(taps, samples=len(samples) * len(views), limit_bytes=limit_bytes)
     teachers = (first, *(member.artifact for member in context.ensemble))
@@ -204,6 +209,7 @@ def teacher_outputs(
         weights=tuple(weight / sum(weights) for weight in weights),
         taps=tuple(taps),
         live=load_model(first.path, code=context.code) if len(stored) < len(taps) else None,
+        rereads=rereads,
     )
 
 
@@ -224,7 +230,7 @@ def fit_guided(
 
     Raises:
         StageError: when the loss is no longer finite, there is no teacher, the student is a copy of it and learns from
-            it alone, or stored outputs are not the teacher's.
+            it alone, stored outputs are not the teacher's, or token by token is compared what both split otherwise.
         ModelError: when taps cannot be paired, or the teacher's outputs do not match the task.
     """
     views = context.task.views(mixup=loss.mixup)
@@ -238,6 +244,7 @@ def fit_guided(
     bound = bind(loss, module, teacher, example, seed=seed + 500_009)
     taught = None
     if loss.needs_teacher:
+        _refuse_other_tokens(bound, context, name=name)
         taught = teacher_outputs(
             context,
             context.data.train,
@@ -257,6 +264,20 @@ def fit_guided(
         name=name,
         views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
         on_epoch=(lambda _epoch: None) if taught is None else taught.check,
+    )
+
+
+def _refuse_other_tokens(bound: BoundLoss, context: Context, *, name: str) -> None:
+    """Refuse terms that compare tokens with tokens when student and teacher split the train role otherwise."""
+    by_token = [term for term, pairs in bound.pairs.items() if any(len(pair.shapes[1]) > 2 for pair in pairs)]
+    if not by_token or context.task.splits_like(context.of_teacher.task, context.data.train):
+        return
+    raise StageError(
+        "the loss compares student and teacher token by token, and their tokenizers split the train role otherwise",
+        expected="the same number of tokens in every sample",
+        got=", ".join(by_token),
+        where=name,
+        hint="give the stage a loss on logits alone, or prune the vocabulary with min_count 1",
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from compress.artifact import Store
-from compress.errors import LockedError
+from compress.errors import LockedError, ModelError
 from compress.pipeline import Options, run
 from compress.progress import Reporter
 from compress.recipe import Recipe
@@ -246,6 +246,25 @@ def test_torch_measures_a_model_of_the_users_own_file(finished, tmp_path):
     assert not any(row["failures"] for row in rows.values())
     measured = {name for name, row in rows.items() if "torch-cpu-b1-t1" in row["latency_ms"]}
     assert measured == {"teacher", "distill"}
+
+
+@pytest.mark.parametrize("student_is_teacher", [False, True])
+def test_a_model_that_prune_does_not_know_is_refused_by_name_before_anything_trains(student_is_teacher, tmp_path):
+    from transformers import Dinov2Config
+
+    from compress.planning import plan
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    Dinov2Config(image_size=8, patch_size=4, num_channels=1, **sizes).save_pretrained(tmp_path / "dino")
+    model = f'{{"huggingface": {{"path": "{tmp_path / "dino"}", "pretrained": false}}}}'
+    changes = ["student=teacher", f"teacher.model={model}"] if student_is_teacher else [f"student={model}"]
+    unknown = recipe(*changes)
+    with pytest.raises(ModelError, match="'dinov2'"):
+        plan(unknown, options(tmp_path / "planned"))
+    with pytest.raises(ModelError, match="'dinov2'"):
+        run(unknown, options(tmp_path / "store"))
+    manifests = (tmp_path / "store" / "artifacts").glob("*/manifest.json")
+    assert {json.loads(path.read_text())["inputs"]["stage"] for path in manifests} == {"Create"}
 
 
 def test_force_runs_a_stage_again_and_until_stops(finished, tmp_path):

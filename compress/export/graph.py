@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from compress.errors import StageError
+from compress.export.attention import TRANSLATIONS
 from compress.export.names import name_by_module
 from compress.tasks.signature import Signature
 
@@ -56,6 +57,7 @@ def to_onnx(
                 input_names=[tensor.name for tensor in signature.inputs],
                 output_names=[tensor.name for tensor in signature.outputs],
                 dynamic_shapes=dynamic_shapes,
+                custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:

@@ -20,6 +20,7 @@ import onnx
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"  # torch.export's scope of what it adds itself, such as sizes
 FOLDED_BIAS_SUFFIX = ".weight_bias"  # what onnxscript calls the bias that comes from folding a BatchNorm
 
 
@@ -27,7 +28,7 @@ def _scopes(node: onnx.NodeProto) -> list[str]:
     """Module paths around `node`, outermost first, without the root and without the operation itself."""
     for prop in node.metadata_props:
         if prop.key == SCOPES_KEY:
-            return [scope for scope in ast.literal_eval(prop.value)[:-1] if scope]
+            return [scope for scope in ast.literal_eval(prop.value)[:-1] if scope and scope != NO_MODULE]
     return []
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Encoders whose layers, heads and masks we know: they can be exported, tapped, pruned and quantized.
 TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "deberta-v2", "mpnet")
+COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 UNNAMED = re.compile(r"LABEL_\d+|\d+")  # what classes are called that nobody named
 
 
@@ -82,7 +83,7 @@ class HuggingFace(Model):
             names = signature.classes or tuple(f"LABEL_{number}" for number in range(int(outputs)))
             config.id2label = dict(enumerate(names))
             config.label2id = {name: number for number, name in enumerate(names)}
-            config._attn_implementation = "eager"  # fused attention hides the coupled channels from pruning
+            config._attn_implementation = "eager"  # one form in every version; training gains nothing from fused
             if not self.pretrained:
                 return wrapped(auto.from_config(config, trust_remote_code=False), text=text)
             with _quiet():
@@ -94,6 +95,8 @@ class HuggingFace(Model):
                     ignore_mismatched_sizes=True,
                     output_loading_info=True,
                 )
+        except ModelError:
+            raise
         except LIBRARY_ERRORS as error:
             raise self._fault(error) from error
         self._check_weights(model, loaded)
@@ -195,9 +198,10 @@ class HuggingFace(Model):
         return fields | {"path": hash_values({path.name: hash_file(path) for path in files})}
 
     def stored(self, module: nn.Module) -> Model:
-        """Keep the configuration, and of a folder the name; leave the weights out: the stored ones replace them."""
-        if self.config is not None:
-            return self.model_copy(update={"pretrained": False})
+        """Keep the module's configuration, and of a folder the name; leave the weights out, the stored ones are read.
+
+        Surgery keeps the configuration true where it can: numbers of layers and of tokens.
+        """
         assert isinstance(module, Logits)
         config = json.loads(module.model.config.to_json_string(use_diff=False))
         config.pop("_name_or_path", None)
@@ -269,6 +273,23 @@ class ImageLogits(Logits):
 
 class TextLogits(Logits):
     """From tokens to logits."""
+
+    @property
+    def num_embeddings(self) -> int:
+        """How many token ids it knows."""
+        embedding = self.model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        return embedding.num_embeddings
+
+    @property
+    def max_positions(self) -> int | None:
+        """How many tokens it can read; None when positions are only told apart relative to each other."""
+        config = self.model.config
+        if config.model_type == "deberta-v2" and not config.position_biased_input:
+            return None
+        # These count positions from the padding token's id on.
+        offset = config.pad_token_id + 1 if config.model_type in COUNTED_FROM_PADDING else 0
+        return config.max_position_embeddings - offset
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return logits [B, classes], or [B, L, classes] for each token of the ids, mask and types [B, L]."""

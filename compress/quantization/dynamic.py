@@ -9,6 +9,7 @@ import onnx
 
 from compress.errors import StageError
 from compress.quantization.edit import Editor
+from compress.quantization.embedding import write_embedding
 from compress.quantization.formulas import quantize_weight, weight_scale
 from compress.quantization.plan import QuantPlan, resolve
 from compress.quantization.view import View, attribute
@@ -18,7 +19,7 @@ def write_dynamic(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
     """Returns a copy of the float `model` with the layers of a dynamic `plan` in int8.
 
     Raises:
-        StageError: the plan is not dynamic, names a layer that is no Gemm or MatMul, or one that the graph lacks.
+        StageError: the plan is not dynamic, or names a layer that the graph lacks or that has no dynamic int8 form.
     """
     if plan.mode != "dynamic":
         raise StageError("the plan is not dynamic", expected="dynamic", got=plan.mode)
@@ -28,9 +29,12 @@ def write_dynamic(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
     nodes, _ = resolve(plan, view)
     editor = Editor(quantized.graph)
     for node in nodes:
-        if node.op_type not in {"Gemm", "MatMul"}:
-            raise StageError("dynamic int8 covers Gemm and MatMul", got=node.op_type, where=node.name)
-        _write_layer(editor, view, node, reduce_range=plan.reduce_range)
+        if node.op_type == "Gather":
+            write_embedding(editor, view, node)
+        elif node.op_type in {"Gemm", "MatMul"}:
+            _write_layer(editor, view, node, reduce_range=plan.reduce_range)
+        else:
+            raise StageError("dynamic int8 covers Gemm, MatMul and embeddings", got=node.op_type, where=node.name)
     editor.finish()
     onnx.checker.check_model(quantized, full_check=True)
     return quantized

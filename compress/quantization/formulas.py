@@ -2,9 +2,9 @@
 
 For a uint8 activation with range [low, high], low <= 0 <= high: scale = (high - low) / 255, zero point =
 round(-low / scale). For a weight: scale = max |w| / 127 over each output channel (63 with `reduce_range`), q =
-round(w / scale), ties to even. For a bias: q = round(b / (s_x * s_w)) in int32; where that would overflow (a channel
-whose weights are almost zero but whose bias is not, which BatchNorm folding and pruning both make), s_w is raised until
-it fits.
+round(w / scale), ties to even; for an embedding the same over each row of its table, always with 127. For a bias: q =
+round(b / (s_x * s_w)) in int32; where that would overflow (a channel whose weights are almost zero but whose bias is
+not, which BatchNorm folding and pruning both make), s_w is raised until it fits.
 """
 
 import numpy as np

@@ -17,7 +17,7 @@ from onnx import shape_inference
 from compress.errors import StageError
 from compress.export.session import Session
 from compress.quantization.plan import QuantPlan
-from compress.quantization.view import View
+from compress.quantization.view import View, weight_of
 
 PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 INT8_PRODUCTS = frozenset(
@@ -47,8 +47,9 @@ class KernelReport:
 
     Attributes:
         kernels: int8 kernels by type, with their number.
-        int8_macs_fraction: multiply-accumulates in int8 kernels, 0 to 1.
-        float_layers: the other products, by name, with the reason.
+        int8_macs_fraction: of the multiply-accumulates that have a weight, those in int8 kernels, 0 to 1.
+        float_layers: the other products, by name, with the reason; those of two values that depend on data (attention)
+            too.
         float_macs_fraction: their share of all multiply-accumulates, by name.
     """
 
@@ -66,13 +67,19 @@ def macs(model: onnx.ModelProto) -> dict[str, int]:
     """
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
-    del fixed.graph.value_info[:]
-    for value in fixed.graph.input:
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            if dim.dim_param:
-                dim.dim_value = 1 if axis == 0 else NOMINAL_LENGTH
-    for value in fixed.graph.output:
-        value.type.tensor_type.ClearField("shape")
+    sizes = {
+        dim.dim_param: 1 if axis == 0 else NOMINAL_LENGTH
+        for value in fixed.graph.input
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+        if dim.dim_param
+    }
+    # The exporter's shapes are kept, because ONNX cannot follow a size through the arithmetic of a mask or a position.
+    for value in (*fixed.graph.input, *fixed.graph.value_info, *fixed.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+            elif dim.dim_param:
+                dim.ClearField("dim_param")
     graph = shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -113,16 +120,21 @@ def inspect_kernels(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: Qu
     in_int8 = {name for node in optimized.node if node.op_type in INT8_PRODUCTS for name in node.input}
     view = View(model.graph)
     counts = macs(model)
-    total = sum(counts.values())
+    total, weighted, in_float = sum(counts.values()), 0, 0
     reasons: dict[str, str] = {}
     for node in model.graph.node:
-        if node.name not in counts or f"{node.input[1]}_int8" in in_int8:
+        if node.name not in counts:
             continue
-        default = "ONNX Runtime left it in float" if node.input[1] in view.constants else "both inputs depend on data"
-        reasons[node.name] = plan.kept_float.get(node.name, default)
+        if node.input[1] not in view.constants:
+            reasons[node.name] = "both inputs depend on data"
+            continue
+        weighted += counts[node.name]
+        if f"{node.input[1]}_int8" not in in_int8:
+            in_float += counts[node.name]
+            reasons[node.name] = plan.kept_float.get(node.name, "ONNX Runtime left it in float")
     return KernelReport(
         kernels={name: types[name] for name in sorted(INT8_PRODUCTS | INT8_COMPANIONS) if types[name]},
-        int8_macs_fraction=1 - sum(counts[name] for name in reasons) / total,
+        int8_macs_fraction=1 - in_float / weighted,
         float_layers=reasons,
         float_macs_fraction={name: counts[name] / total for name in reasons},
     )
@@ -142,7 +154,7 @@ def check_kernels(report: KernelReport, *, min_int8_macs_fraction: float = MIN_I
     if report.int8_macs_fraction < min_int8_macs_fraction:
         raise StageError(
             "too little of the model runs in int8",
-            expected=f"at least {min_int8_macs_fraction:.1%} of multiply-accumulates",
+            expected=f"at least {min_int8_macs_fraction:.1%} of the multiply-accumulates with a weight",
             got=f"{report.int8_macs_fraction:.1%}; in float: " + "; ".join(named[:SHOWN]),
             hint="allow a larger accuracy drop, keep fewer layers in float, or lower min_int8_macs_fraction",
         )
@@ -153,8 +165,7 @@ def weight_bytes_fraction(model: onnx.ModelProto, quantized: onnx.ModelProto, pl
 
     Scales are not counted: a layer with 16 inputs spends 4 bytes a channel on one, whatever the writer does.
     """
-    before = {node.name: node.input[1] for node in model.graph.node if len(node.input) > 1}
-    names = {before[entry.at.path] for entry in plan.weights}
+    names = set(_weights(model, plan).values())
     sizes = {tensor.name: _size(tensor) for tensor in quantized.graph.initializer}
     original = {tensor.name: _size(tensor) for tensor in model.graph.initializer}
     after = sum(sizes.get(name + suffix, 0) for name in names for suffix in ("", "_int8"))
@@ -167,10 +178,15 @@ def _size(tensor: onnx.TensorProto) -> int:
 
 def float_copies(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: QuantPlan) -> dict[str, int]:
     """Bytes of the fp32 weights that are left in the file beside their int8 form, by layer, largest first."""
-    before = {node.name: node.input[1] for node in model.graph.node if len(node.input) > 1}
     left = {tensor.name: _size(tensor) for tensor in quantized.graph.initializer}
-    layers = [entry.at.path for entry in plan.weights if before[entry.at.path] in left]
-    return dict(sorted(((layer, left[before[layer]]) for layer in layers), key=lambda item: -item[1]))
+    copies = {layer: left[weight] for layer, weight in _weights(model, plan).items() if weight in left}
+    return dict(sorted(copies.items(), key=lambda item: -item[1]))
+
+
+def _weights(model: onnx.ModelProto, plan: QuantPlan) -> dict[str, str]:
+    """The weights that the plan quantizes, by layer."""
+    planned = {entry.at.path for entry in plan.weights}
+    return {node.name: weight_of(node) for node in model.graph.node if node.name in planned}
 
 
 def check_weight_bytes(

@@ -1,6 +1,8 @@
 """Where int8 begins and ends in a float graph, for ONNX Runtime's CPU kernels.
 
-A *layer* is a node with a constant weight: Conv, Gemm, or MatMul with a matrix. A *companion* is an operation that
+A *layer* is a node with a constant weight: Conv, Gemm, MatMul with a matrix, or an embedding: Gather from a table. An
+embedding only stores int8; it neither reads nor writes an int8 value, and its rules are the same in every mode. A
+*companion* is an operation that
 ONNX Runtime can run between int8 layers without going back to float. A value that gets a Q/DQ pair is an *int8 value*.
 The rules, each because it is what ONNX Runtime fuses:
 
@@ -16,17 +18,22 @@ The rules, each because it is what ONNX Runtime fuses:
   that took 11% off the latency.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx
 
 from compress.quantization.view import View, attribute
 
+Mode = Literal["static", "dynamic"]
+
 CLIPPING = frozenset({"Relu", "Clip"})
 SAME_RANGE = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"})
 POOLING = frozenset({"GlobalAveragePool", "AveragePool"})
 GATES = frozenset({"Sigmoid", "HardSigmoid"})
+MIN_TABLE_BYTES = 8192  # below that, int8 saves less than 6 kB, and the three nodes more take a few microseconds
 GATE_OPERATIONS = (
     GATES
     | CLIPPING
@@ -56,13 +63,23 @@ def layers(view: View) -> list[onnx.NodeProto]:
     """Every node with a weight of its own, in graph order, whether or not it can be quantized."""
     found = []
     for node in view.graph.node:
-        if node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and node.input[1] in view.constants:
+        product = node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"} and node.input[1] in view.constants
+        if product or _is_embedding(view, node):
             found.append(node)
     return found
 
 
+def _is_embedding(view: View, node: onnx.NodeProto) -> bool:
+    """Whether a node looks rows up in a table of weights."""
+    table = view.constants.get(node.input[0]) if node.op_type == "Gather" and attribute(node, "axis", 0) == 0 else None
+    return table is not None and len(table.dims) == 2 and table.data_type == onnx.TensorProto.FLOAT
+
+
 def unsupported(view: View, node: onnx.NodeProto) -> str | None:
     """Why a layer cannot be quantized, or None."""
+    if node.op_type == "Gather":
+        small = 4 * math.prod(view.constants[node.input[0]].dims) < MIN_TABLE_BYTES
+        return "the table is too small to save bytes" if small else None
     if node.op_type == "ConvTranspose":
         return "ONNX Runtime has no int8 kernel for ConvTranspose"
     if node.op_type == "MatMul" and len(view.constants[node.input[1]].dims) != 2:
@@ -125,7 +142,7 @@ def place_static(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | None
     kept = {name: "squeeze-excite gate" for name in squeeze_excite(view)} | dict(keep_float or {})
     kept |= {node.name: reason for node in layers(view) if (reason := unsupported(view, node))}
     quantized = [node for node in layers(view) if node.name not in kept]
-    values = {node.input[0] for node in quantized}
+    values = {node.input[0] for node in quantized if node.op_type != "Gather"}
     values |= {clipped(view, node.output[0]) for node in quantized if node.op_type == "Conv"}
     same = _add_companions(view, values)
     order = [*(value.name for value in graph.input), *(name for node in graph.node for name in node.output)]
@@ -138,7 +155,7 @@ def place_static(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | None
 
 
 def place_dynamic(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | None = None) -> Placement:
-    """Decides which layers are in int8 with ranges of each batch: matrix products only.
+    """Decides which layers are in int8 with ranges of each batch: matrix products, and embeddings.
 
     Dynamic convolutions (ConvInteger) exist, but took 4.5 times as long as float ones on a small CNN, one thread of an
     x86 CPU with VNNI, ONNX Runtime 1.32.
@@ -156,6 +173,17 @@ def place_dynamic(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | Non
             kept[node.name] = "ONNX Runtime's dynamic int8 convolution is slower than float"
     quantized = tuple(node.name for node in layers(view) if node.name not in kept)
     return Placement(layers=quantized, values=(), same=(), kept_float=kept)
+
+
+def usual_mode(graph: onnx.GraphProto) -> Mode:
+    """How a float graph is quantized when nobody says: dynamic where two activations meet in a product, else static.
+
+    Such a product is attention. On encoders static int8 was no faster than dynamic (docs/encoders.md), and it needs
+    calibration and clips outliers; on convolutions dynamic int8 is slower than float.
+    """
+    view = View(graph)
+    attention = any(node.op_type == "MatMul" and len(view.activations(node)) == 2 for node in graph.node)
+    return "dynamic" if attention else "static"
 
 
 def clipped(view: View, value: str) -> str:

@@ -9,6 +9,7 @@ import onnx
 
 from compress.errors import StageError
 from compress.quantization.edit import Editor
+from compress.quantization.embedding import write_embedding
 from compress.quantization.formulas import activation_scale, output_axis, quantize_weight, weight_scale
 from compress.quantization.plan import Activation, QuantPlan, resolve
 from compress.quantization.view import View
@@ -29,6 +30,9 @@ def write_static(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
     scales = {name: activation_scale(entry.low, entry.high) for name, entry in activations.items()}
     editor = Editor(quantized.graph)
     for node in nodes:
+        if node.op_type == "Gather":
+            write_embedding(editor, view, node)
+            continue
         _write_layer(editor, view, node, input_scale=float(scales[node.input[0]][0]), reduce_range=plan.reduce_range)
     _write_activations(editor, view, activations, scales)
     editor.finish()

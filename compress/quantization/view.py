@@ -50,6 +50,11 @@ class View:
         return [name for name in node.input if name and name not in self.constants]
 
 
+def weight_of(node: onnx.NodeProto) -> str:
+    """The input of a layer that is its weight; of an embedding, its table."""
+    return node.input[0] if node.op_type == "Gather" else node.input[1]
+
+
 def attribute(node: onnx.NodeProto, name: str, default: int | float) -> int | float:
     """A number among the attributes of `node`."""
     for entry in node.attribute:

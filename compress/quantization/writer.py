@@ -4,8 +4,9 @@ import onnx
 
 from compress.quantization.calibration import Batches, Finder, observe
 from compress.quantization.dynamic import write_dynamic
-from compress.quantization.placement import place_dynamic, place_static
-from compress.quantization.plan import Mode, QuantPlan, dynamic_plan, static_plan
+from compress.quantization.placement import Mode, place_dynamic, place_static
+from compress.quantization.plan import QuantPlan, dynamic_plan, static_plan
+from compress.quantization.residual import keep_residuals_apart
 from compress.quantization.static import write_static
 
 
@@ -15,7 +16,9 @@ def write_quantized(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
     Raises:
         StageError: the plan names places that the graph does not have.
     """
-    return write_static(model, plan) if plan.mode == "static" else write_dynamic(model, plan)
+    quantized = write_static(model, plan) if plan.mode == "static" else write_dynamic(model, plan)
+    keep_residuals_apart(quantized.graph)
+    return quantized
 
 
 def plan_without_training(model: onnx.ModelProto, batches: Batches, *, mode: Mode, find: Finder) -> QuantPlan:

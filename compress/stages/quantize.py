@@ -17,8 +17,10 @@ from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure
 from compress.quantization import kernels
 from compress.quantization.calibration import Batches, Range, finder, observe
-from compress.quantization.plan import Mode, QuantPlan
+from compress.quantization.placement import Mode, layers, usual_mode
+from compress.quantization.plan import QuantPlan
 from compress.quantization.sensitivity import Choice, Quantizer, Score, Scorer, choose_layers
+from compress.quantization.view import View
 from compress.quantization.writer import write_quantized
 from compress.scoring import Feed
 from compress.stage import Context, Need, Stage
@@ -41,24 +43,27 @@ class Quantize(Stage):
 
     Attributes:
         mode: ``static`` (ranges from the calibration role; for convolutions) or ``dynamic`` (ranges of each batch; for
-            matrix products, convolutions stay in float).
+            matrix products; convolutions stay in float). By default dynamic for a graph with attention, else static.
+            Embeddings are int8 in both.
         calibration: how a range is picked from what was seen.
         percentile: for ``calibration: percentile``, per cent of all elements on the near side of each bound.
         max_accuracy_drop: on select, as a share; None quantizes everything and ranks nothing.
         keep_float: globs of module paths that stay in float whatever the ranking says.
         reduce_range: 7-bit weights, for CPUs without VNNI.
-        min_int8_macs_fraction: of the multiply-accumulates, in int8 kernels after ONNX Runtime's own optimisation.
+        min_int8_macs_fraction: of the multiply-accumulates with a weight, in int8 kernels after ONNX Runtime's own
+            optimisation.
         min_agreement: share of decisions on select equal to the float model's.
         max_weight_bytes_fraction: bytes of the quantized weights over their fp32 bytes.
         loss: overrides the pipeline's loss for the ranking.
     """
 
+    version: ClassVar[int] = 2  # 2: embeddings too, and attention no longer counts in int8_macs_fraction
     produces: ClassVar[Kind] = "quantized"
     needs: ClassVar[frozenset[Need]] = frozenset({"data", "loss", "teacher"})
     libraries: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxruntime", "onnxscript")
 
     verb: Literal["quantize"] = "quantize"
-    mode: Mode = "static"
+    mode: Mode | None = None
     calibration: Literal["minmax", "percentile", "entropy"] = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     max_accuracy_drop: Fraction | None = 0.005
@@ -93,15 +98,16 @@ class Quantize(Stage):
         module = load_model(source.path, code=context.code)
         example = context.task.batch(context.data.select, torch.arange(2)).inputs
         model = to_onnx(module, structure.signature, example)
-        quantizer = Quantizer(model, mode=self.mode, keep_float=self._kept(model), reduce_range=self.reduce_range)
-        ranges = self._ranges(model, quantizer, context)
+        mode = self.mode or usual_mode(model.graph)
+        quantizer = Quantizer(model, mode=mode, keep_float=self._kept(model), reduce_range=self.reduce_range)
+        ranges = {} if mode == "dynamic" else self._ranges(model, quantizer, context)
         if self.max_accuracy_drop is None:
             plan, ranking, curve = quantizer.plan(ranges, {}), {}, None
         else:
             scorer = select_scorer(self, context)
             choice = choose_layers(quantizer, ranges, scorer, max_accuracy_drop=self.max_accuracy_drop)
             plan, ranking, curve = choice.plan, choice.ranking, describe(choice)
-        facts = self._check(model, plan, context, ranking=ranking)
+        facts = {"mode": mode} | self._check(model, plan, context, ranking=ranking)
         files = {"quant_plan.json": plan.model_dump_json(indent=1)}
         if curve is not None:
             files["quant_curve.json"] = json.dumps(curve, indent=1)
@@ -118,7 +124,7 @@ class Quantize(Stage):
 
     def _kept(self, model: "ModelProto") -> dict[str, str]:
         """Layers that a glob keeps in float, with the reason."""
-        names = list(kernels.macs(model))
+        names = [node.name for node in layers(View(model.graph))]
         kept = {name: f"keep_float: {glob}" for glob in self.keep_float for name in names if fnmatchcase(name, glob)}
         for glob in self.keep_float:
             if not any(fnmatchcase(name, glob) for name in names):
@@ -126,8 +132,6 @@ class Quantize(Stage):
         return kept
 
     def _ranges(self, model: "ModelProto", quantizer: Quantizer, context: Context) -> dict[str, Range]:
-        if self.mode == "dynamic":
-            return {}
         histograms = observe(model, quantizer.values, calibration_batches(context))
         find = finder(self.calibration, percent=self.percentile)
         return {name: find(histogram) for name, histogram in histograms.items()}

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -144,6 +144,10 @@ class ImageClassification(Task):
     def augmented(self) -> bool:
         """Whether training varies its samples."""
         return self.augment is not None
+
+    def plain(self) -> Self:
+        """Return the task without augmentation."""
+        return replace(self, augment=None)
 
     @property
     def signature(self) -> Signature:

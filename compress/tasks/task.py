@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -60,6 +61,10 @@ class Task(ABC):
     def augmented(self) -> bool:
         """Whether training varies its samples."""
         return False
+
+    def plain(self) -> Self:
+        """Return the task without augmentation."""
+        return self
 
     @property
     def fixed_size(self) -> bool:
@@ -167,6 +172,18 @@ class Task(ABC):
         if self.problem == "regression":
             return None
         return outputs.argmax(axis=1) if self.problem == "single-label" else outputs > 0
+
+    def reading(self, directory: Path) -> Self:  # noqa: ARG002
+        """Return the task as a stored model reads it; text models may have a tokenizer of their own.
+
+        Args:
+            directory: of the stored model.
+        """
+        return self
+
+    def splits_like(self, other: "Task", samples: Samples) -> bool:  # noqa: ARG002
+        """Whether another reading gives every sample of a role the same positions; see `reading`."""
+        return True
 
     def files(self) -> Mapping[str, str]:
         """Return the text files that a deployment needs besides the model, by name."""

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -121,6 +122,7 @@ class TextTask(Task):
             "max_length": self.tokenizer.max_length,
             "outputs_for": units,
             "problem": self.problem,
+            "texts": 2 if self.pairs else 1,
         }
 
     @cached_property
@@ -185,7 +187,7 @@ class TextTask(Task):
         if not self.words:
             return super().units(samples)
         tokens = self.encoded(samples)
-        return np.add.reduceat((tokens.words >= 0).astype(np.int64), tokens.starts[:-1])
+        return np.diff(np.concatenate([[0], np.cumsum(tokens.words >= 0)])[tokens.starts])
 
     def order(self, samples: Samples, generator: torch.Generator, *, size: int) -> Tensor:
         """Return a random order in which the samples of an update are about equally long, so that little is padded.
@@ -244,6 +246,22 @@ class TextTask(Task):
             tallies = {"entity-f1": entities(tags, samples.labels.tolist(), self.classes)} | tallies
         return tallies
 
+    def reading(self, directory: Path) -> Self:
+        """Return the task with the tokenizer that lies beside a model, if there is one."""
+        if not (directory / "tokenizer.json").exists():
+            return self
+        return self.with_tokenizer(_beside(directory, self.tokenizer.max_length))
+
+    def with_tokenizer(self, tokenizer: Tokenizer) -> Self:
+        """Return the task with another tokenizer."""
+        return self if tokenizer.digest == self.tokenizer.digest else replace(self, tokenizer=tokenizer)
+
+    def splits_like(self, other: Task, samples: Samples) -> bool:
+        """Whether another reading gives every sample of a role as many tokens, and words the same first ones."""
+        assert isinstance(other, TextTask)
+        ours, theirs = self.encoded(samples), other.encoded(samples)
+        return np.array_equal(ours.starts, theirs.starts) and np.array_equal(ours.words, theirs.words)
+
     def files(self) -> Mapping[str, str]:
         """Return the tokenizer's files."""
         return self.tokenizer.files()
@@ -255,3 +273,9 @@ class TextTask(Task):
         ids = generator.integers(self.tokenizer.size, size=shape)
         rest = [np.ones(shape, np.int64), np.zeros(shape, np.int64)]
         return (ids, *rest[: len(self.signature.inputs) - 1])
+
+
+@lru_cache(maxsize=16)
+def _beside(directory: Path, max_length: int) -> Tokenizer:
+    """Return the tokenizer in an artifact, which never changes; it remembers what it has encoded."""
+    return Tokenizer.load(str(directory), max_length=max_length)
