@@ -148,6 +148,21 @@ def test_of_many_classes_the_ones_that_lost_most_are_shown(report):
     assert len(names) == 20
 
 
+def test_a_file_that_grew_is_not_called_smaller(report):
+    shipped = report["benchmark"]["rows"][-1]
+    shipped["size_bytes"] = 2 * report["benchmark"]["rows"][0]["size_bytes"]
+    text = Parsed(page(report)).text
+    assert "2.00 times as large as the teacher" in re.sub(r"\s+", " ", text)
+    assert "times smaller" not in text
+
+
+def test_many_layers_are_folded(report):
+    layers = report["stages"][-1]["layers"]
+    layers += [layers[0] | {"name": f"layer-{number}"} for number in range(50)]
+    assert "layer-49" in Parsed(page(report)).text
+    assert re.search(r"All \d+ layers", page(report))
+
+
 def test_a_model_that_could_not_be_timed_is_a_row_that_says_so(report):
     primary = report["benchmark"]["profiles"][0]
     row = next(row for row in report["benchmark"]["rows"] if row["name"] == "prune")

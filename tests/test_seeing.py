@@ -306,7 +306,8 @@ def test_the_page_is_served_to_this_machine_alone(server):
     request.add_header("Host", "elsewhere.example")  # a name that someone lets point to 127.0.0.1
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=60)
-    assert refused.value.code == 403
+    with refused.value:
+        assert refused.value.code == 403
 
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
