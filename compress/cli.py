@@ -98,8 +98,8 @@ def run(
     if as_json:
         typer.echo(json.dumps({"passed": outcome.passed, "run_dir": str(outcome.run_dir), **outcome.report}))
     else:
-        # The tables need 110 columns; a narrower terminal wraps whole lines rather than losing columns.
-        reporting.print_report(outcome.report, Console(width=max(Console().width, 110)))
+        # The tables need 100 columns; a narrower terminal wraps whole lines rather than losing columns.
+        reporting.print_report(outcome.report, Console(width=max(Console().width, 100)))
         if outcome.report["estimate"] is not None:
             typer.echo(estimate.sentence(outcome.report["estimate"]))
         typer.echo(f"report: {outcome.run_dir / 'report.html'}")

@@ -53,7 +53,7 @@ class Options:
         smoke: a few steps of everything in a store of its own; gates are not judged, and no advice is given.
         strict: a warning of the advice ends the run before anything is distilled.
         judged: whether test is read for a verdict; without it the gates are looked at on select, as choices are.
-        label: shown behind the recipe's name in MLflow.
+        label: the pipeline's name in MLflow; empty takes the recipe's.
         tags: of the pipeline's tracked run.
         reporter: progress and notices.
         interrupted: says whether to checkpoint and stop.
@@ -127,7 +127,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         store.lock(f"run-{run_dir.name}", wait=None),
         Tracker.open(store.root, uri=recipe.tracking.uri, required=recipe.tracking.required) as tracker,
         tracker.run(
-            f"{recipe.name} {options.label}".strip(),
+            options.label or recipe.name,
             experiment=recipe.tracking.experiment or recipe.name,
             key=run_dir.name,
             tags={"compress.role": "pipeline", "compress.pipeline_id": run_dir.name, **options.tags},

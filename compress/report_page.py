@@ -14,6 +14,7 @@ from compress.benchmark.units import format_bytes, format_count, format_factor, 
 from compress.verdict import GateResult
 
 WIDE_PX, NARROW_PX = 1030, 360
+MOST_LAYERS = 40  # of a table that stands open
 MOST_CLASSES = 20  # of a table; beyond, the classes that changed most
 Document = dict[str, Any]
 
@@ -59,6 +60,10 @@ def _lead(report: Document) -> str:
         return '<p class="lead">A variant of a sweep: test was not read, everything here is about select.</p>'
     teacher, shipped = _row(report, report["benchmark"]["reference"]), _shipped(report)
     factor = teacher["size_bytes"] / shipped["size_bytes"]
+    if factor > 1:
+        size = f"{format_factor(factor)} times smaller than"
+    else:
+        size = f"{format_factor(1 / factor)} times as large as"
     primary = report["benchmark"]["profiles"][0]
     faster = shipped["speedup"][primary]
     change = _points(verdict["test"][-1].get("change"), sign="+")
@@ -66,7 +71,7 @@ def _lead(report: Document) -> str:
     told = {True: "Every gate holds", False: "A gate is missed", None: ""}[verdict["passed"]]
     badge = f'<p class="verdict {word}">{told}</p>' if word else ""
     return (
-        f'{badge}<p class="lead">The shipped file is <b>{format_factor(factor)} times smaller</b> than the teacher and '
+        f'{badge}<p class="lead">The shipped file is <b>{size}</b> the teacher and '
         f"<b>{format_factor(faster['value'])} times as fast</b> in ONNX Runtime; {escape(report['task']['measure'])} "
         f"on test, read once, changed by <b>{change} points</b>.</p>"
     )
@@ -396,15 +401,17 @@ def _layers(report: Document) -> str:
         '<tr><th scope="row">graph and the rest</th><td></td><td></td><td></td>'
         f'<td>{format_bytes(rest)}</td><td class="track"></td></tr>'
     )
+    table = _scrolled(
+        "Size layer by layer",
+        ["layer", f"after {first['name']}", "shipped", f"after {first['name']}", "shipped", ""],
+        "".join(rows),
+        text=(1, 2),
+    )
+    if len(named) > MOST_LAYERS:
+        table = f"<details><summary>All {len(named)} layers</summary>{table}</details>"
     return (
         f'<p class="note">Bytes of each layer in the shipped file ({escape(last["name"])}), pale behind it those after '
-        f"{escape(first['name'])}.</p>"
-        + _scrolled(
-            "Size layer by layer",
-            ["layer", f"after {first['name']}", "shipped", f"after {first['name']}", "shipped", ""],
-            "".join(rows),
-            text=(1, 2),
-        )
+        f"{escape(first['name'])}.</p>{table}"
     )
 
 

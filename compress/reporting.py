@@ -70,7 +70,7 @@ def loss_line(report: dict[str, Any]) -> str:
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
-    """Print the tables, at most 110 columns wide; colours only on a terminal."""
+    """Print the tables, at most 100 columns wide; colours only on a terminal."""
     if report["benchmark"] is not None:
         console.print(benchmark_report.table(report["benchmark"]))
         console.print(benchmark_report.profile_table(report["benchmark"]))
@@ -189,25 +189,29 @@ def write_into(readme: Path, report: dict[str, Any]) -> None:
 
 
 def plot_waterfall(report: dict[str, Any], path: Path) -> None:
-    """Draw accuracy, size and latency of every row, one panel each, as a PNG."""
+    """Draw accuracy, KL from the teacher where it is known, size and latency of every row, one panel each, as a PNG."""
     from matplotlib.figure import Figure
 
     document = report["benchmark"]
     rows, primary = document["rows"], document["profiles"][0]
     names = [row["name"] for row in rows]
-    figure = Figure(figsize=(11, 0.42 * len(rows) + 1.4), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
+    scores = {stage["name"]: stage["scores"] for stage in report["stages"]} | report["variants"]
+    nats = [scores[name].get("teacher_kl_nats", 0.0) for name in names]
+    bars = [
+        ("KL from the teacher, nats", nats, "#c9b8f0"),
+        ("file, kB", [row["size_bytes"] / 1e3 for row in rows], "#8fb8de"),
+        (f"median latency, ms ({primary})", [row["latency_ms"].get(primary, 0.0) for row in rows], "#f2b880"),
+    ][0 if any(nats) else 1 :]
+    figure = Figure(figsize=(4 + 3.6 * len(bars), 0.42 * len(rows) + 1.4), layout="constrained")
+    axes = figure.subplots(1, 1 + len(bars), sharey=True)
     accuracy = [100 * row["accuracy"]["value"] for row in rows]
     errors = [[100 * abs(row["accuracy"][end] - row["accuracy"]["value"]) for row in rows] for end in ("low", "high")]
     axes[0].errorbar(accuracy, names, xerr=errors, fmt="o", color="#1f5f8b", capsize=3)
     axes[0].set_xlabel("accuracy on select, %, 95% interval")
-    axes[1].barh(names, [row["size_bytes"] / 1e3 for row in rows], color="#8fb8de")
-    axes[1].set_xlabel("file, kB")
-    axes[2].barh(names, [row["latency_ms"].get(primary, 0.0) for row in rows], color="#f2b880")
-    axes[2].set_xlabel(f"median latency, ms ({primary})")
-    for axis, values, unit in ((axes[1], "size_bytes", "kB"), (axes[2], "latency_ms", "ms")):
-        for index, row in enumerate(rows):
-            value = row[values] / 1e3 if unit == "kB" else row[values].get(primary, 0.0)
+    for axis, (title, values, colour) in zip(axes[1:], bars, strict=True):
+        axis.barh(names, values, color=colour)
+        axis.set_xlabel(title)
+        for index, value in enumerate(values):
             label = f" {value:,.3g}" if value < 1000 else f" {value:,.0f}"
             axis.annotate(label, (value, index), va="center", fontsize=8)
         axis.margins(x=0.18)

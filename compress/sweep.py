@@ -118,7 +118,7 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
     if chosen is not None:
         options.reporter.say(f"chosen on select: {' '.join(overrides[chosen])}; test is read for it")
         tags = {**options.tags, "compress.chosen": goal}
-        outcome = run(recipes[chosen], replace(options, tags=tags, label=f"{names[chosen]} (chosen)"))
+        outcome = run(recipes[chosen], replace(options, tags=tags, label=f"chosen: {names[chosen]}"))
         rows[chosen]["verdict_passed"] = outcome.passed
         rows[chosen]["accuracy_test"] = outcome.report["verdict"]["test"][-1]["accuracy"]
     document = {"schema": SCHEMA, "name": name, "recipe": recipes[0].name, "goal": goal, "rows": rows, "chosen": chosen}
@@ -159,21 +159,21 @@ def _variant(values: Sequence[str], outcome: Outcome) -> dict[str, Any]:
 
 
 def labels(overrides: Sequence[Sequence[str]]) -> list[str]:
-    """Return what tells variants apart, as short as MLflow's list needs it: ``kept_macs_fraction=0.3``.
+    """Return what tells variants apart, values first because MLflow's list cuts names: ``0.3 kept_macs_fraction``.
 
-    A path keeps its stage where two of them end in the same field.
+    A field keeps its stage where two of them have one name.
     """
     common = set.intersection(*map(set, overrides))
     varied = [[value for value in values if value not in common] or list(values) for values in overrides]
     paths = {value.partition("=")[0] for values in varied for value in values}
     fields = [path.rpartition(".")[2] for path in paths]
-    return [" ".join(_shortened(value, fields) for value in values) for values in varied]
+    return [", ".join(_shortened(value, fields) for value in values) for values in varied]
 
 
 def _shortened(value: str, fields: Sequence[str]) -> str:
     path, _, text = value.partition("=")
     field = path.rpartition(".")[2]
-    return f"{field if fields.count(field) == 1 else path.removeprefix('stages.')}={text}"
+    return f"{text} {field if fields.count(field) == 1 else path.removeprefix('stages.')}"
 
 
 def table(document: dict[str, Any]) -> Table:
@@ -191,7 +191,7 @@ def table(document: dict[str, Any]) -> Table:
             continue
         test = row.get("accuracy_test")
         made.add_row(
-            ">" if index == document["chosen"] else "*" if row["optimal"] else "",
+            f"{'>' if index == document['chosen'] else ' '}{'*' if row['optimal'] else ''}",
             name,
             format_bytes(row["size_bytes"]),
             format_ms(row["latency_ms"]),

@@ -47,6 +47,19 @@ def test_a_class_without_samples_has_no_recall(task):
     assert [entry["teacher"] is None for entry in found["classes"]] == [False, True, True]
 
 
+def test_words_of_sentences_are_counted_and_never_shown(task):
+    class Words(ImageClassification):
+        def labels(self, samples):
+            return np.array([0, 1, 2, 1])
+
+    words = Words(**{name: getattr(task, name) for name in ("classes", "shape", "scale", "mean", "std")})
+    sentences = Samples(np.array([("a", "b"), ("c", "d")], dtype=object), None)
+    found = mistakes(scores([0, 1, 2, 1], 3), scores([0, 1, 0, 1], 3), words, sentences)
+    assert found["units"] == 4
+    assert found["confusions"] == [{"label": "c", "decided": "a", "count": 1}]
+    assert found["examples"] == []
+
+
 def test_several_labels_and_numbers_are_not_compared_so(task):
     class Regression(ImageClassification):
         problem = "regression"

@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from compress.benchmark import report as benchmark_report
 from compress.report_page import page
 from compress.reporting import csv_text
 
@@ -110,10 +112,18 @@ def test_names_from_recipe_and_data_are_text(report):
 
 
 def test_a_run_that_stopped_early_still_has_a_page(report):
-    report |= {"benchmark": None, "verdict": None, "variants": {}}
+    report |= {"benchmark": None, "verdict": None, "variants": {}, "gates_on_select": []}
     parsed = Parsed(page(report))
     assert [section["id"] for section in parsed.of("section")] == ["stages", "layers", "models", "environment"]
     assert "stopped before the benchmark" in parsed.text
+
+
+def test_a_variant_that_was_not_judged_shows_its_gates_on_select(report):
+    report["verdict"] = None
+    text = Parsed(page(report)).text
+    assert "test was not read" in text
+    assert "Judged on select" in text
+    assert "on test" not in text
 
 
 def test_a_task_without_classes_has_no_classes(report):
@@ -138,6 +148,21 @@ def test_of_many_classes_the_ones_that_lost_most_are_shown(report):
     assert len(names) == 20
 
 
+def test_a_file_that_grew_is_not_called_smaller(report):
+    shipped = report["benchmark"]["rows"][-1]
+    shipped["size_bytes"] = 2 * report["benchmark"]["rows"][0]["size_bytes"]
+    text = Parsed(page(report)).text
+    assert "2.00 times as large as the teacher" in re.sub(r"\s+", " ", text)
+    assert "times smaller" not in text
+
+
+def test_many_layers_are_folded(report):
+    layers = report["stages"][-1]["layers"]
+    layers += [layers[0] | {"name": f"layer-{number}"} for number in range(50)]
+    assert "layer-49" in Parsed(page(report)).text
+    assert re.search(r"All \d+ layers", page(report))
+
+
 def test_a_model_that_could_not_be_timed_is_a_row_that_says_so(report):
     primary = report["benchmark"]["profiles"][0]
     row = next(row for row in report["benchmark"]["rows"] if row["name"] == "prune")
@@ -160,7 +185,20 @@ def test_the_csv_has_the_numbers_of_the_json(report):
 
 
 def test_the_csv_of_a_run_that_stopped_early_has_its_scores(report):
-    report |= {"benchmark": None, "verdict": None, "variants": {}}
+    report |= {"benchmark": None, "verdict": None, "variants": {}, "gates_on_select": []}
     rows = list(csv.DictReader(io.StringIO(csv_text(report))))
     assert [row["model"] for row in rows] == [stage["name"] for stage in report["stages"]]
     assert float(rows[-1]["accuracy_select"]) == report["stages"][-1]["scores"]["accuracy"]
+
+
+def test_the_terminal_tables_fit_100_columns_and_lose_no_number(report):
+    text = io.StringIO()
+    Console(file=text, width=100).print(benchmark_report.table(report["benchmark"]))
+    lines = text.getvalue().splitlines()
+    table = [line for line in lines if "[" in line and "p50" not in line]
+    assert max(map(len, table)) <= 100
+    shown = " ".join(table)
+    for row in report["benchmark"]["rows"]:
+        assert f"{100 * row['accuracy']['value']:.2f}" in shown
+        assert "\u2026" not in shown
+    assert "\x1b[" not in text.getvalue()  # no colours: this is no terminal

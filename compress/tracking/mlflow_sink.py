@@ -91,10 +91,10 @@ class MlflowSink:
             found = self._client.search_runs([experiment_id], f"tags.`{UID_TAG}` = '{event['uid']}'", max_results=1)
             if found:
                 return found[0].info.run_id
-            if event["tags"].get("compress.role") == "pipeline":
-                self._offer_views(experiment_id, event)
             tags = event["tags"] | {UID_TAG: event["uid"]} | ({PARENT_TAG: parent_id} if parent_id else {})
             created = self._client.create_run(experiment_id, start_time=event["ms"], tags=tags, run_name=event["name"])
+            if event["tags"].get("compress.role") == "pipeline":
+                self._offer_views(experiment_id, newest=created.info.run_id, now_ms=event["ms"])
             return created.info.run_id
 
     def reopen(self, run_id: str) -> None:
@@ -134,10 +134,9 @@ class MlflowSink:
         with _translated():
             self._client.set_terminated(run_id, status, end_time=end_ms)
 
-    def _offer_views(self, experiment_id: str, event: Event) -> None:
+    def _offer_views(self, experiment_id: str, *, newest: str, now_ms: int) -> None:
         """Set the saved views; a server that refuses them still takes the run."""
-        pipeline_id = event["tags"].get("compress.pipeline_id", "")
-        for key, value in experiment_tags(experiment_id, pipeline_id=pipeline_id, now_ms=event["ms"]).items():
+        for key, value in experiment_tags(experiment_id, newest=newest, now_ms=now_ms).items():
             with contextlib.suppress(MlflowException):
                 self._client.set_experiment_tag(experiment_id, key, value)
 

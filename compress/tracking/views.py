@@ -14,40 +14,33 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the page op
 COLUMNS = (
     "select_accuracy", "test_accuracy", "size_mb", "latency_p50_ms", "speedup_x", "compression_x", "kl_teacher_nats",
 )  # fmt: skip
-TITLES = {
-    "select_accuracy": "Accuracy (select)",
-    "test_accuracy": "Accuracy (test)",
-    "size_mb": "Size, MB",
-    "latency_p50_ms": "Latency, ms",
-    "kl_teacher_nats": "KL from teacher, nats",
-    "speedup_x": "Speed over teacher",
-}
 
 
-def experiment_tags(experiment_id: str, *, pipeline_id: str, now_ms: int) -> dict[str, str]:
+def experiment_tags(experiment_id: str, *, newest: str, now_ms: int) -> dict[str, str]:
     """Return the tags that give an experiment its views and a note with a link to each.
 
     Args:
         experiment_id: of the experiment.
-        pipeline_id: the newest pipeline, whose stages have a view of their own.
+        newest: run id of the newest pipeline, whose stages have a view of their own.
         now_ms: since 1970.
     """
     tags = dict(KIND)
     links = []
-    for identity, name, state in views(pipeline_id):
+    for identity, name, state in views(newest):
         envelope = {"name": name, "createdAt": now_ms, "updatedAt": now_ms, "state": json.dumps(state)}
         tags[TAG + identity] = json.dumps(envelope)
-        links.append(f"- [{name}]({address(experiment_id, identity)})")
-    tags["mlflow.note.content"] = "\n".join(["Ready views, also under *Saved views*:", "", *links])
+        links.append(f"[{name}]({address(experiment_id, identity)})")
+    tags["mlflow.note.content"] = " · ".join(links)  # one line: the page folds the others away
     return tags
 
 
 def address(experiment_id: str, identity: str) -> str:
     """Return where a view is, behind the address of the server."""
-    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={identity}&compareRunsMode=CHART"
+    query = f"workflowType=machine_learning&viewStateShareKey={identity}&compareRunsMode=CHART"
+    return f"#/experiments/{experiment_id}/runs?{query}"
 
 
-def views(pipeline_id: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def views(newest: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield identity, name and state of each view."""
     pipelines = "tags.`compress.role` = 'pipeline'"
     yield (
@@ -55,25 +48,29 @@ def views(pipeline_id: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
         "Pipelines: size, latency, accuracy",
         _state(pipelines, [*_scatters(), _parallel(), *_bars("test_accuracy", "speedup_x", "latency_p50_ms")]),
     )
-    stages = f"tags.`compress.pipeline_id` = '{pipeline_id}' and tags.`compress.role` != 'pipeline'"
     yield (
         "compress-stages",
         "Stages of the newest pipeline",
-        _state(stages, _bars("select_accuracy", "kl_teacher_nats", "size_mb", "latency_p50_ms"), oldest_first=True),
+        _state(
+            f"tags.mlflow.parentRunId = '{newest}'",
+            _bars("select_accuracy", "kl_teacher_nats", "size_mb", "latency_p50_ms"),
+            order="metrics.`size_mb`",
+        ),
     )
     yield (
         "compress-pareto",
         "Pareto of all students",
-        _state("tags.`compress.role` != 'pipeline'", _scatters()),
+        _state("tags.`compress.role` != 'pipeline'", _scatters(), order="metrics.`size_mb`"),
     )
 
 
-def _state(search: str, charts: list[dict[str, Any]], *, oldest_first: bool = False) -> dict[str, Any]:
+def _state(search: str, charts: list[dict[str, Any]], *, order: str = "attributes.start_time") -> dict[str, Any]:
+    """Return a page's state. Ordered by time, the page folds children below their parents and charts those alone."""
     section = "compress-charts"
     return {
         "searchFilter": search,
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": oldest_first,
+        "orderByKey": order,
+        "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
@@ -104,7 +101,6 @@ def _scatters() -> list[dict[str, Any]]:
     return [
         {
             "type": "SCATTER",
-            "displayName": f"{TITLES[y]} against {TITLES[x].lower()}",
             "xaxis": _axis(x),
             "yaxis": _axis(y),
             "runsCountToCompare": 100,
@@ -120,7 +116,6 @@ def _axis(key: str) -> Mapping[str, str]:
 def _parallel() -> dict[str, Any]:
     return {
         "type": "PARALLEL",
-        "displayName": "Size, latency, accuracy",
         "selectedParams": [],
         "selectedMetrics": ["size_mb", "latency_p50_ms", "select_accuracy"],
         "showAllRuns": False,
@@ -129,4 +124,4 @@ def _parallel() -> dict[str, Any]:
 
 
 def _bars(*keys: str) -> list[dict[str, Any]]:
-    return [{"type": "BAR", "displayName": TITLES[key], "metricKey": key, "runsCountToCompare": 50} for key in keys]
+    return [{"type": "BAR", "metricKey": key, "runsCountToCompare": 50} for key in keys]
