@@ -1,13 +1,14 @@
 # make demo    environment, pinned packages, the digits pipeline
 # make test    environment, lint, types, import contracts, fast tests
 # make test-slow   everything, slow tests included
+# make test-optimum   the shipped folder in optimum's ORTModel, with transformers 4.57, in an environment of its own
 # make clean   removes the environment
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-optimum lint clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,5 +33,17 @@ test: lint
 test-slow: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term:skip-covered
 
+$(VENV)-optimum/.installed: pyproject.toml constraints.txt constraints-optimum.txt
+	$(PYTHON) -m venv $(VENV)-optimum
+	$(VENV)-optimum/bin/pip install --quiet --upgrade pip
+	$(VENV)-optimum/bin/pip install --quiet --constraint constraints.txt torch
+	grep -vE '^(transformers|optimum|huggingface_hub|tokenizers)==' constraints.txt > $(VENV)-optimum/constraints.txt
+	$(VENV)-optimum/bin/pip install --quiet --constraint $(VENV)-optimum/constraints.txt \
+		--requirement constraints-optimum.txt --editable '.[dev]'
+	touch $@
+
+test-optimum: $(VENV)-optimum/.installed
+	$(VENV)-optimum/bin/python -m pytest tests/optimum tests/surgery/test_encoders.py tests/models/test_huggingface.py
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-optimum

@@ -35,10 +35,11 @@ Code = Annotated[list[Path], typer.Option("--code", metavar="FILE", help="A Pyth
 StorePath = Annotated[
     Path, typer.Option("--store", metavar="DIR", envvar="COMPRESS_STORE", help="Artifacts, runs and tracked metrics.")
 ]
-Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")]
+Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage, or `teacher`.")]
 Force = Annotated[list[str], typer.Option("--force", metavar="STAGE", help="Run again although it is stored.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Training threads; default: all cores.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in a store of its own.")]
+Strict = Annotated[bool, typer.Option("--strict", help="End with an error when the advice warns.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Python = Annotated[str, typer.Option("--python", metavar="PATH", help="Another interpreter, with its own runtimes.")]
 Launcher = Annotated[
@@ -55,6 +56,7 @@ def run(
     until_stage: Until = None,
     force: Force = [],
     smoke: Smoke = False,
+    strict: Strict = False,
     code: Code = [],
     store: StorePath = STORE,
     threads: Threads = None,
@@ -86,6 +88,7 @@ def run(
             until_stage=until_stage,
             force=force,
             smoke=smoke,
+            strict=strict,
             reporter=Reporter(quiet=quiet),
             interrupted=interrupted,
         )
@@ -99,11 +102,11 @@ def run(
     if as_json:
         typer.echo(json.dumps({"passed": outcome.passed, "run_dir": str(outcome.run_dir), **outcome.report}))
     else:
-        # The tables need 110 columns; a narrower terminal wraps whole lines rather than losing columns.
-        reporting.print_report(outcome.report, Console(width=max(Console().width, 110)))
+        # The tables need 100 columns; a narrower terminal wraps whole lines rather than losing columns.
+        reporting.print_report(outcome.report, Console(width=max(Console().width, 100)))
         if outcome.report["estimate"] is not None:
             typer.echo(estimate.sentence(outcome.report["estimate"]))
-        typer.echo(f"report: {outcome.run_dir / 'report.md'}")
+        typer.echo(f"report: {outcome.run_dir / 'report.html'}")
         if outcome.shipped.kind == "bundle":
             typer.echo(f"bundle: {outcome.run_dir / 'bundle'}")
         if loaded.tracking.uri is None:
@@ -111,6 +114,43 @@ def run(
     if outcome.passed is False:
         _say("a gate is missed; the student and the report are saved")
         raise typer.Exit(GATE_MISSED)
+
+
+@app.command()
+def check(
+    recipe: RecipePath,
+    overrides: Overrides = [],
+    pilot: Annotated[bool, typer.Option("--pilot", help="Train briefly, too; the cost is told first.")] = False,
+    strict: Strict = False,
+    code: Code = [],
+    store: StorePath = STORE,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say with numbers whether distillation is likely to pay and what to change first; trains nothing but a pilot."""
+    from rich.console import Console
+
+    from compress.advice.rules import WIDTH
+    from compress.checking import check as checked
+    from compress.interruption import watched
+    from compress.pipeline import Options
+    from compress.progress import Reporter
+
+    loaded = _load(recipe, overrides)
+    with watched() as interrupted:
+        options = Options(
+            store=store, code=code, threads=threads, reporter=Reporter(quiet=as_json), interrupted=interrupted
+        )
+        try:
+            advice = checked(loaded, options, on_cost=(lambda cost: _say(str(cost))) if pilot else None)
+        except KeyboardInterrupt:
+            raise typer.Exit(interrupted.exit_code) from None
+    if as_json:
+        typer.echo(json.dumps(advice.document()))
+    else:
+        advice.show(Console(width=WIDTH))
+    if strict:
+        advice.refuse()
 
 
 @app.command()
@@ -204,6 +244,97 @@ def verify(
 
 
 @app.command()
+def sweep(
+    recipe: RecipePath,
+    choices: Annotated[
+        list[str], typer.Option("--set", metavar="PATH=V1,V2,...", help="Values to try; several --set are combined.")
+    ] = [],
+    fastest: Annotated[bool, typer.Option("--fastest", help="Choose the fastest, not the smallest.")] = False,
+    code: Code = [],
+    store: StorePath = STORE,
+    threads: Threads = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Run a recipe with every combination of values, choose on select, and read test once, for the chosen variant."""
+    from rich.console import Console
+
+    from compress import pipeline, reporting
+    from compress.interruption import watched
+    from compress.progress import Reporter
+    from compress.sweep import sweep as swept
+    from compress.sweep import table
+
+    with watched() as interrupted:
+        options = pipeline.Options(
+            store=store, code=code, threads=threads, reporter=Reporter(quiet=quiet), interrupted=interrupted
+        )
+        try:
+            document, outcome = swept(recipe, choices, options, goal="fastest" if fastest else "smallest")
+        except KeyboardInterrupt:
+            _say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *sys.argv[1:]])}")
+            raise typer.Exit(interrupted.exit_code) from None
+    if as_json:
+        typer.echo(json.dumps(document))
+    else:
+        Console(width=max(Console().width, 100)).print(table(document))
+        for line in [] if outcome is None else reporting.verdict_lines(outcome.report["verdict"]):
+            typer.echo(line)
+        if outcome is not None:
+            typer.echo(f"report: {outcome.run_dir / 'report.html'}\nbundle: {outcome.run_dir / 'bundle'}")
+    if outcome is None:
+        _say("no variant passes its gates on select; test was not read, and every variant is saved")
+    elif not outcome.passed:
+        _say("the chosen variant misses a gate on test; it and its report are saved")
+    if outcome is None or not outcome.passed:
+        raise typer.Exit(GATE_MISSED)
+
+
+@app.command("compare-runs")
+def compare_runs(
+    store: StorePath = STORE,
+    picture: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="A PNG of it; default: pareto.png in the store.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print and plot what every finished pipeline of a store shipped, and which of them no other beats."""
+    from rich.console import Console
+
+    from compress import runs
+
+    found = runs.finished_runs(store)
+    target = picture or store / "pareto.png"
+    runs.plot(found, target)
+    if as_json:
+        typer.echo(json.dumps({"plot": str(target), "runs": runs.documents(found)}))
+    else:
+        Console(width=max(Console().width, 100)).print(runs.table(found))
+        typer.echo(f"plot: {target}")
+
+
+@app.command()
+def promote(
+    name: Annotated[str, typer.Argument(help="The registered model: the recipe's name.")],
+    version: Annotated[int | None, typer.Option(min=1, help="Default: the candidate.")] = None,
+    store: StorePath = STORE,
+    uri: Annotated[str | None, typer.Option(help="Another MLflow server than the store's database.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version of a registered student the champion; serving asks for models:/NAME@champion."""
+    from dataclasses import asdict
+
+    from compress.tracking.registry import promote as promoted
+
+    done = promoted(name, store=store, uri=uri, version=version)
+    if as_json:
+        typer.echo(json.dumps(asdict(done)))
+        return
+    before = "" if done.previous is None else f", before it was version {done.previous}"
+    typer.echo(f"models:/{name}@champion is version {done.version}{before}\nsha256 {done.sha256}")
+
+
+@app.command()
 def ui(
     store: StorePath = STORE, port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000
 ) -> None:
@@ -211,7 +342,7 @@ def ui(
     from compress.tracking.server import ui as server
 
     command = server(store, port=port)
-    _say(f"MLflow at {command.address}, Ctrl-C ends it")
+    _say("\n".join([f"MLflow at {command.address}, Ctrl-C ends it", *(f"  {view}" for view in command.views)]))
     os.execve(command.arguments[0], command.arguments, command.environment)
 
 
@@ -291,7 +422,7 @@ def _load(recipe: Path, overrides: Sequence[str]) -> "Recipe":
 def _check_stages(recipe: "Recipe", options: Mapping[str, Sequence[str | None]]) -> None:
     for option, names in options.items():
         for name in names:
-            if name is not None:
+            if name is not None and (option, name) != ("--until", "teacher"):
                 recipe.stage_index(name, option=option)
 
 

@@ -11,7 +11,8 @@
     │   └── ArtifactError           a stored artifact, truncated or tampered with
     ├── EnvironmentFault         5  a package, device, runtime or writable disk is missing
     ├── StageError               6  a stage could not do what was asked
-    └── LockedError              7  another process is writing the same thing
+    ├── LockedError              7  another process is writing the same thing
+    └── AdviceError              8  advice warns, and --strict was asked
 
 Exit code 0 is success, 4 a missed gate (everything is saved) or a bundle whose outputs differ here, 130 and 143 an
 interruption.
@@ -31,6 +32,7 @@ EXIT_CODES: dict[int, str] = {
     5: "a package, runtime, device or writable disk is missing",
     6: "a stage failed; earlier stages are saved",
     7: "another process holds the same store entry",
+    8: "advice warns, and --strict was asked",
     130: "interrupted; the same command continues",
     143: "terminated; the same command continues",
 }
@@ -110,3 +112,9 @@ class LockedError(CompressError):
     """Another process is writing the same store entry."""
 
     exit_code = 7
+
+
+class AdviceError(CompressError):
+    """Advice warns, and warnings were asked to be errors."""
+
+    exit_code = 8

@@ -3,32 +3,38 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compress import reporting
+from compress import report_page, reporting
+from compress.advice.advise import advise
 from compress.artifact import Artifact, Store, hash_values, writable, write_atomically
 from compress.benchmark.environment import describe
 from compress.data import Data
 from compress.data.roles import subset
 from compress.errors import RecipeError, StageError
 from compress.estimate import Measured, estimate
+from compress.export.layers import layer_sizes
+from compress.models import load_model
 from compress.progress import Reporter
 from compress.quantization.plan import Mode
 from compress.recipe import Recipe, Teacher
 from compress.run_directory import place_bundle, seconds_by_digest, settle_execution
 from compress.scoring import Scores, score
-from compress.stage import Context, Member, Stage
+from compress.stage import Context, Execution, Member, Recorder, Stage, Unrecorded
 from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
 from compress.tasks import Signature
 from compress.tracking import Run, Tracker, tracked_headline
-from compress.verdict import Contender, Verdict, judge
+from compress.verdict import Contender, Race, Verdict, gates_on_select, read_test, run_race
 
 SMOKE_SAMPLES = 512
+TEACHER = "teacher"  # where a run may stop besides its stages
+MAX_THREADS = 64  # that a stored teacher is looked for
+UNRECORDED = Unrecorded()
 PLANS = ("plan.json", "quant_plan.json", "quant_curve.json")  # what a stage decided, recorded also when it is reused
 RIVALS: dict[str, Mode] = {"teacher-static": "static", "teacher-dynamic": "dynamic"}
 
@@ -42,9 +48,13 @@ class Options:
         code: the user's Python files that may be run.
         threads: training threads; None for all cores that the process may use.
         from_stage: start at this stage; what comes before must be in the store.
-        until_stage: stop after this stage; nothing is raced or judged.
+        until_stage: stop after this stage, or after ``teacher``; nothing is raced or judged.
         force: stages to run again although the store has their output.
-        smoke: a few steps of everything in a store of its own; gates are not judged.
+        smoke: a few steps of everything in a store of its own; gates are not judged, and no advice is given.
+        strict: a warning of the advice ends the run before anything is distilled.
+        judged: whether test is read for a verdict; without it the gates are looked at on select, as choices are.
+        label: the pipeline's name in MLflow; empty takes the recipe's.
+        tags: of the pipeline's tracked run.
         reporter: progress and notices.
         interrupted: says whether to checkpoint and stop.
         checkpoint_every_s: seconds between checkpoints inside training.
@@ -57,6 +67,10 @@ class Options:
     until_stage: str | None = None
     force: Sequence[str] = ()
     smoke: bool = False
+    judged: bool = True
+    label: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
     reporter: Reporter = field(default_factory=Reporter)
     interrupted: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 30.0
@@ -67,7 +81,7 @@ class Outcome:
     """What a pipeline run came to.
 
     Attributes:
-        passed: whether every gate holds; None when none was judged.
+        passed: whether every gate holds, on test, or on select when test was not read; None when none was judged.
         report: the result document, as in ``report.json``.
         run_dir: recipe, report, tables, picture, and the bundle when there is one.
         shipped: the last artifact.
@@ -81,9 +95,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Step:
-    """A row of the pipeline: what was made or reused, its scores on select, its tracked run, the loss if it has one."""
+    """A row of the pipeline: what was made or reused, its scores on select, its tracked run, the loss if it has one.
+
+    Its role is ``teacher``, ``ensemble``, ``baseline`` or ``stage``.
+    """
 
     title: str
+    role: str
     artifact: Artifact
     scores: Scores
     reused: bool
@@ -103,56 +121,50 @@ def run(recipe: Recipe, options: Options) -> Outcome:
     recipe, options, data = prepared(recipe, options)
     options.reporter.say(reporting.data_line(reporting.data_section(data)))
     store = Store.open(options.store)
-    task = recipe.task(data)
     run_dir = store.root / "runs" / run_name(recipe, data)
     started_s = time.monotonic()
     with (
         store.lock(f"run-{run_dir.name}", wait=None),
         Tracker.open(store.root, uri=recipe.tracking.uri, required=recipe.tracking.required) as tracker,
         tracker.run(
-            recipe.name,
+            options.label or recipe.name,
             experiment=recipe.tracking.experiment or recipe.name,
             key=run_dir.name,
-            tags={"compress.role": "pipeline", "compress.pipeline_id": run_dir.name},
+            tags={"compress.role": "pipeline", "compress.pipeline_id": run_dir.name, **options.tags},
         ) as parent,
     ):
-        context = Context(
-            task=task,
-            data=data,
-            loss=recipe.loss,
-            teacher=None,
-            store=store,
-            seed=recipe.seed,
-            execution=settle_execution(run_dir, threads=options.threads),
-            recorder=parent,
-            reporter=options.reporter,
-            code=options.code,
-            interrupted=options.interrupted,
-            checkpoint_every_s=options.checkpoint_every_s,
-        )
-        loop = Loop(recipe, options, tracker, parent)
+        execution = settle_execution(run_dir, threads=options.threads)
+        context = context_of(recipe, data, options, store=store, execution=execution, recorder=parent)
+        loop = Loop(recipe, options, tracker, parent, run_dir.name)
         student = loop.student(context)
         teacher = loop.teacher(recipe.teacher, context)
         colleagues = loop.ensemble(context, teacher)
         context = replace(context, teacher=teacher.artifact, ensemble=members(recipe, colleagues))
+        if options.until_stage != TEACHER and not options.smoke:
+            loop.warn(context)
         baselines = [] if options.until_stage else loop.baselines(context, teacher)
         steps: list[Step] = []
-        for stage in recipe.stages:
+        stages = recipe.stages if options.until_stage != TEACHER else ()
+        for stage in stages:
             source = steps[-1].artifact if steps else student or teacher.artifact
             steps.append(loop.step(stage, source, context, teacher=teacher.scores))
             if stage.title == options.until_stage:
                 break
         rows = [teacher, *colleagues, *baselines, *steps]
         variants = loop.other_variants(rows[-1], context, teacher=teacher.scores)
-        verdict = None
+        race, verdict, gates = None, None, ()
         if not options.until_stage:
             contenders = [Contender(row.title, row.artifact, row.scores) for row in rows]
             contenders[-1:-1] = variants
-            verdict = judge(recipe, context, contenders, rivals=tuple(RIVALS), work=run_dir)
+            race = run_race(recipe, context, contenders, rivals=tuple(RIVALS), work=run_dir)
+            gates = gates_on_select(recipe, contenders, race)
+            verdict = read_test(recipe, context, contenders, race) if options.judged else None
         earlier_s = seconds_by_digest(run_dir, say=options.reporter.say)
         made_s = earlier_s | {row.artifact.digest: row.seconds for row in rows if not row.reused}
         report = _report(recipe, context, rows, variants, verdict, made_s=made_s, started_s=started_s)
-        if options.smoke and verdict is not None:
+        if race is not None:
+            report |= {"benchmark": race.document, "gates_on_select": [asdict(gate) for gate in gates]}
+        if options.smoke and race is not None:
             measured = {
                 row.title: Measured(
                     made_s.get(row.artifact.digest, row.seconds), row.artifact.facts, row.scores.facts["size_bytes"]
@@ -161,12 +173,12 @@ def run(recipe: Recipe, options: Options) -> Outcome:
             }
             full = real.data.load(code=options.code)
             report["estimate"] = estimate(
-                real, full, smoke_select=len(data.select), rows=measured, num_raced=len(verdict.document["rows"])
+                real, full, smoke_select=len(data.select), rows=measured, num_raced=len(race.document["rows"])
             )
         with writable(run_dir):
-            loop.publish(report, verdict, rows, run_dir)
-    passed = None if verdict is None or options.smoke else verdict.passed
-    return Outcome(passed=passed, report=report, run_dir=run_dir, shipped=rows[-1].artifact)
+            loop.publish(report, race, verdict, rows, run_dir)
+    passed = all(gate.passed for gate in gates) if gates and not options.judged else verdict and verdict.passed
+    return Outcome(passed=None if options.smoke else passed, report=report, run_dir=run_dir, shipped=rows[-1].artifact)
 
 
 @dataclass(frozen=True)
@@ -177,6 +189,7 @@ class Loop:
     options: Options
     tracker: Tracker
     parent: Run
+    pipeline_id: str
 
     def step(
         self,
@@ -192,7 +205,12 @@ class Loop:
         title = title or stage.title
         started_s = time.monotonic()
         loss = stage.guided_loss(context).fingerprint
-        tags = {"compress.role": role, "compress.stage": title, "compress.loss": loss}
+        tags = {
+            "compress.role": role,
+            "compress.stage": title,
+            "compress.loss": loss,
+            "compress.pipeline_id": self.pipeline_id,
+        }
         with self.tracker.run(title, parent=self.parent, tags=tags) as run:
             run.params({title: stage.model_dump(mode="json", exclude={"name", "verb"})})
             artifact, reused = self.made(stage, source, replace(context, recorder=run), title=title)
@@ -208,7 +226,7 @@ class Loop:
             f"{title:<22}{'reused' if reused else f'{seconds:.1f} s':>9}   "
             f"{100 * scores.accuracy:6.2f}% on select   {scores.facts['size_bytes'] / 1e3:9,.1f} kB"
         )
-        return Step(title, artifact, scores, reused, run, seconds, loss if "loss" in stage.needs else None)
+        return Step(title, role, artifact, scores, reused, run, seconds, loss if "loss" in stage.needs else None)
 
     def made(self, stage: Stage, source: Artifact | None, context: Context, *, title: str) -> tuple[Artifact, bool]:
         """Return a stage's output, and whether the store had it.
@@ -255,8 +273,10 @@ class Loop:
         role = "teacher" if reference is None else "ensemble"
         if given.train is None:
             step = self.step(create, None, context, teacher=reference, title=title, role=role)
+            self._check(step.artifact, context, title=title)
         else:
             created, _ = self.made(create, None, context, title=title)
+            self._check(created, context, title=title)
             # Scoring exports it: a teacher that cannot be exported fails before it is trained.
             score(created, context, role="select", teacher=None)
             step = self.step(given.train, created, context, teacher=reference, title=title, role=role)
@@ -278,8 +298,17 @@ class Loop:
         if self.recipe.student == "teacher":
             return None
         created, _ = self.made(Create(model=self.recipe.student), None, context, title="student")
+        self._check(created, context, title="student")
         score(created, context, role="select", teacher=None)
         return created
+
+    def _check(self, artifact: Artifact, context: Context, *, title: str) -> None:
+        """Let every stage refuse the model that the first one starts from, before anything is trained."""
+        if title != ("teacher" if self.recipe.student == "teacher" else "student"):
+            return
+        module = load_model(artifact.path, code=context.code)
+        for stage in self.recipe.stages:
+            stage.check(module)
 
     def baselines(self, context: Context, teacher: Step) -> list[Step]:
         """Return the teacher with quantization only, static and dynamic, and the models trained alone."""
@@ -296,6 +325,18 @@ class Loop:
             )
         return rows
 
+    def warn(self, context: Context) -> None:
+        """Say what the cheap probes warn of, before anything is distilled.
+
+        Raises:
+            AdviceError: when they warn and the options are strict.
+        """
+        advice = advise(self.recipe, context)
+        for warning in advice.warnings:
+            self.options.reporter.say(f"warning: {warning}")
+        if self.options.strict:
+            advice.refuse()
+
     def other_variants(self, shipped: Step, context: Context, *, teacher: Scores) -> list[Contender]:
         """Return the files of a bundle besides its primary one, scored on select like everything else."""
         if shipped.artifact.kind != "bundle":
@@ -311,11 +352,20 @@ class Loop:
             for name in names
         ]
 
-    def publish(self, report: dict[str, Any], verdict: Verdict | None, rows: Sequence[Step], run_dir: Path) -> None:
+    def publish(
+        self,
+        report: dict[str, Any],
+        race: Race | None,
+        verdict: Verdict | None,
+        rows: Sequence[Step],
+        run_dir: Path,
+    ) -> None:
         """Write the report and its views, record them and the bundle; register the student when its gates pass."""
         texts = {
             "report.json": json.dumps(report, indent=1) + "\n",
             "report.md": reporting.markdown(report),
+            "report.csv": reporting.csv_text(report),
+            "report.html": report_page.page(report),
             "recipe.yaml": self.recipe.to_yaml(),
             "plan.json": json.dumps([_planned(row) for row in rows], indent=1) + "\n",
         }
@@ -323,10 +373,10 @@ class Loop:
             write_atomically(run_dir / name, text)
         names = [*texts]
         shipped = rows[-1]
-        if verdict is not None:
+        if race is not None:
             reporting.plot_waterfall(report, run_dir / "waterfall.png")
             names.append("waterfall.png")
-            self._record_race(verdict, rows)
+            self._record_race(race, verdict, rows)
         for name in names:
             self.parent.artifact(run_dir / name)
         self.parent.params(self.recipe.parameters())
@@ -336,13 +386,13 @@ class Loop:
             if verdict is not None and verdict.passed and not self.options.smoke:
                 self._register(bundle, verdict)
 
-    def _record_race(self, verdict: Verdict, rows: Sequence[Step]) -> None:
-        primary = verdict.document["profiles"][0]
-        by_name = {row["name"]: row for row in verdict.document["rows"]}
-        tests = {row["name"]: row["accuracy"]["value"] for row in verdict.test}
+    def _record_race(self, race: Race, verdict: Verdict | None, rows: Sequence[Step]) -> None:
+        primary = race.document["profiles"][0]
+        by_name = {row["name"]: row for row in race.document["rows"]}
+        tests = {row["name"]: row["accuracy"]["value"] for row in verdict.test} if verdict is not None else {}
         for row in rows:
             found = by_name[row.title]
-            values = {"latency_p50_ms": found["latency_ms"].get(primary), "accuracy_test": tests.get(row.title)}
+            values = {"latency_p50_ms": found["latency_ms"].get(primary), "test_accuracy": tests.get(row.title)}
             if primary in found["speedup"]:
                 values["speedup_x"] = found["speedup"][primary]["value"]
             known = {key: value for key, value in values.items() if value is not None}
@@ -365,7 +415,7 @@ class Loop:
             inputs=inputs,
             outputs=outputs,
             example=example,
-            tags={"accuracy_test": verdict.test[-1]["accuracy"]["value"]},
+            tags={"test_accuracy": verdict.test[-1]["accuracy"]["value"]},
         )
 
 
@@ -388,6 +438,60 @@ def teacher_origin(given: Teacher) -> Create | Adopt:
     return Create(model=given.model, weights=given.weights)
 
 
+def context_of(
+    recipe: Recipe,
+    data: Data,
+    options: Options,
+    *,
+    store: Store,
+    execution: Execution,
+    recorder: Recorder = UNRECORDED,
+) -> Context:
+    """Return what the stages of a recipe are handed, before there is a teacher.
+
+    Args:
+        recipe: as it is run; see `prepared`.
+        data: its samples.
+        options: how it is run.
+        store: where artifacts are committed.
+        execution: threads and precision.
+        recorder: the tracked run.
+    """
+    return Context(
+        task=recipe.task(data),
+        data=data,
+        loss=recipe.loss,
+        teacher=None,
+        store=store,
+        seed=recipe.seed,
+        execution=execution,
+        recorder=recorder,
+        reporter=options.reporter,
+        code=options.code,
+        interrupted=options.interrupted,
+        checkpoint_every_s=options.checkpoint_every_s,
+    )
+
+
+def stored_teacher(given: Teacher, context: Context) -> Artifact | None:
+    """Return the teacher that a run with this context would reuse, if the store has it."""
+    origin = context.store.find(teacher_origin(given).key(None, context))
+    if origin is None or given.train is None:
+        return origin
+    return context.store.find(given.train.key(origin, context))
+
+
+def any_teacher(given: Teacher, context: Context) -> Artifact:
+    """Return a stored teacher, whatever number of threads it was trained with, or make it."""
+    for threads in range(1, MAX_THREADS + 1):
+        there = replace(context, execution=replace(context.execution, threads=threads))
+        found = stored_teacher(given, there)
+        if found is not None:
+            return found
+    origin = teacher_origin(given).run(None, context)
+    return origin if given.train is None else given.train.run(origin, context)
+
+
 def prepared(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
     """Return what really runs: the recipe and its data, or for a smoke run little of both, in a store of its own."""
     faults = [f"{recipe.stages[index].title}: {message}" for index, message in recipe.misfits()]
@@ -403,7 +507,7 @@ def prepared(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
 def _headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:
     values = tracked_headline(scores.facts)
     if teacher is not None:
-        values["accuracy_delta"] = scores.accuracy - teacher.accuracy
+        values["delta_accuracy"] = scores.accuracy - teacher.accuracy
         values["compression_x"] = teacher.facts["size_bytes"] / scores.facts["size_bytes"]
     return values
 
@@ -426,12 +530,16 @@ def _report(
         "schema": reporting.SCHEMA,
         "recipe": recipe.name,
         "recipe_sha256": hash_values(recipe.model_dump(mode="json")),
+        "recipe_yaml": recipe.to_yaml(),
+        "command": reporting.command(context),
+        "task": {"problem": context.task.problem, "measure": context.task.measure},
         "loss": {"fields": recipe.loss.model_dump(), "fingerprint": recipe.loss.fingerprint},
         "execution": {"threads": context.execution.threads, "precision": context.execution.precision},
         "data": reporting.data_section(context.data),
         "stages": [
             {
                 "name": row.title,
+                "role": row.role,
                 "key": row.artifact.key,
                 "digest": row.artifact.digest,
                 "kind": row.artifact.kind,
@@ -440,12 +548,14 @@ def _report(
                 "loss_fingerprint": row.loss_fingerprint,
                 "facts": row.artifact.facts,
                 "scores": row.scores.facts,
+                "layers": [asdict(layer) for layer in layer_sizes(row.scores.onnx_path)],
             }
             for row in rows
         ],
         "variants": {entry.name: entry.scores.facts for entry in variants},
         "estimate": None,
-        "benchmark": None if verdict is None else verdict.document,
+        "benchmark": None,
+        "gates_on_select": [],
         "verdict": None if verdict is None else reporting.verdict_section(verdict),
         "environment": describe(seed=recipe.seed),
         "seconds": round(time.monotonic() - started_s, 1),

@@ -10,9 +10,8 @@ from torch import nn
 
 from compress.artifact import Artifact, Store
 from compress.export.graph import to_onnx
-from compress.models import load_model
 from compress.pairing import Pairing, pairings
-from compress.pipeline import RIVALS, Options, prepared, run_name, teacher_origin
+from compress.pipeline import RIVALS, TEACHER, Options, context_of, prepared, run_name, teacher_origin
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 from compress.run_directory import decide_execution
@@ -62,20 +61,13 @@ def plan(recipe: Recipe, options: Options) -> Plan:
     recipe, options, data = prepared(recipe, options)
     store = Store(options.store.expanduser().absolute())
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
-    context = Context(
-        task=recipe.task(data),
-        data=data,
-        loss=recipe.loss,
-        teacher=None,
-        store=store,
-        seed=recipe.seed,
-        execution=execution,
-        code=options.code,
-    )
+    context = context_of(recipe, data, options, store=store, execution=execution)
     student = None if recipe.student == "teacher" else Create(model=recipe.student)
     origin, train = teacher_origin(recipe.teacher), recipe.teacher.train
     large = _untrained(origin, context)
     small = copy.deepcopy(large) if student is None else _untrained(student, context)
+    for stage in recipe.stages:
+        stage.check(small)
     pairs = pairings(recipe.stages, context, student=small, teacher=large)
     walk = _Walk(options)
     teacher = walk.visit("teacher", origin, None, context, quiet=train is not None)
@@ -90,7 +82,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
             created = walk.visit(name, Create(model=baseline.model), None, context, quiet=True)
             walk.visit(name, baseline.train, created, context)
     source = teacher if student is None else walk.visit("student", student, None, context, quiet=True)
-    for stage in recipe.stages:
+    for stage in recipe.stages if options.until_stage != TEACHER else ():
         source = walk.visit(stage.title, stage, source, context)
         if stage.title == options.until_stage:
             break
@@ -174,7 +166,7 @@ def _ensemble(walk: _Walk, recipe: Recipe, context: Context) -> tuple[Member, ..
 def _untrained(origin: Create | Adopt, context: Context) -> nn.Module:
     """Build a model and write its ONNX form, to fail before a run would."""
     if isinstance(origin, Adopt):
-        return load_model(origin.artifact, code=context.code)
+        return origin.built(context)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
         module = origin.built(context)

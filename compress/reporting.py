@@ -1,5 +1,8 @@
 """The report of a pipeline: one JSON document, and its views as a terminal table, Markdown and a picture."""
 
+import csv
+import io
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +16,7 @@ from compress.artifact import write_atomically
 from compress.benchmark import report as benchmark_report
 from compress.data import Data
 from compress.errors import InputError
+from compress.stage import Context
 from compress.verdict import GateResult, Verdict
 
 SCHEMA = 1
@@ -27,12 +31,22 @@ def verdict_section(verdict: Verdict) -> dict[str, Any]:
         "speedup_over_rival": asdict(verdict.over_rival),
         "gates": [asdict(gate) for gate in verdict.gates],
         "passed": verdict.passed,
+        "mistakes": verdict.mistakes,
     }
 
 
+def command(context: Context) -> str:
+    """Return the command that repeats a run from the ``recipe.yaml`` in its directory."""
+    words = ["compressor", "run", "recipe.yaml", "--threads", str(context.execution.threads)]
+    for path in context.code:
+        words += ["--code", str(path)]
+    return shlex.join(words)
+
+
 def data_section(data: Data) -> dict[str, Any]:
-    """Return how many samples play each role, and how many train samples were dropped, as JSON values."""
+    """Return the data's digest, samples in each role, and how many train samples were dropped, as JSON values."""
     return {
+        "digest": data.digest,
         "samples": {role: len(samples) for role, samples in data.roles.items()},
         "dropped_duplicates": data.dropped_duplicates,
     }
@@ -56,7 +70,7 @@ def loss_line(report: dict[str, Any]) -> str:
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
-    """Print the tables, at most 110 columns wide; colours only on a terminal."""
+    """Print the tables, at most 100 columns wide; colours only on a terminal."""
     if report["benchmark"] is not None:
         console.print(benchmark_report.table(report["benchmark"]))
         console.print(benchmark_report.profile_table(report["benchmark"]))
@@ -104,6 +118,44 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def csv_text(report: dict[str, Any]) -> str:
+    """Return the rows as CSV: one line a model, shares from 0 to 1, bytes and milliseconds.
+
+    The columns of a profile bear its name. Without a race there are the columns of the scores alone.
+    """
+    timed = {} if report["benchmark"] is None else {row["name"]: row for row in report["benchmark"]["rows"]}
+    scored = {stage["name"]: stage["scores"] for stage in report["stages"]} | report["variants"]
+    profiles = [] if report["benchmark"] is None else report["benchmark"]["profiles"]
+    tests = {row["name"]: row for row in report["verdict"]["test"]} if report["verdict"] is not None else {}
+    rows = []
+    for name in timed or scored:
+        scores, row = scored[name], timed.get(name, {})
+        found = {
+            "model": name,
+            "size_bytes": scores["size_bytes"],
+            "parameters": scores["parameters"],
+            "macs": scores["macs"],
+            **_columns("accuracy_select", row.get("accuracy") or {"value": scores["accuracy"]}),
+            **_columns("accuracy_test", tests.get(name, {}).get("accuracy")),
+            "teacher_agreement": scores.get("teacher_agreement"),
+            "teacher_kl_nats": scores.get("teacher_kl_nats"),
+        }
+        for profile in profiles:
+            found[f"{profile}_ms"] = row["latency_ms"].get(profile)
+            found |= _columns(f"{profile}_speedup", row["speedup"].get(profile))
+        rows.append(found)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _columns(name: str, estimate: dict[str, float] | None) -> dict[str, float | None]:
+    found = estimate or {}
+    return {name: found.get("value"), f"{name}_low": found.get("low"), f"{name}_high": found.get("high")}
+
+
 def around_result(readme: Path) -> tuple[str, str]:
     """Return the text of a Markdown file before and after its result, the markers included.
 
@@ -137,25 +189,29 @@ def write_into(readme: Path, report: dict[str, Any]) -> None:
 
 
 def plot_waterfall(report: dict[str, Any], path: Path) -> None:
-    """Draw accuracy, size and latency of every row, one panel each, as a PNG."""
+    """Draw accuracy, KL from the teacher where it is known, size and latency of every row, one panel each, as a PNG."""
     from matplotlib.figure import Figure
 
     document = report["benchmark"]
     rows, primary = document["rows"], document["profiles"][0]
     names = [row["name"] for row in rows]
-    figure = Figure(figsize=(11, 0.42 * len(rows) + 1.4), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
+    scores = {stage["name"]: stage["scores"] for stage in report["stages"]} | report["variants"]
+    nats = [scores[name].get("teacher_kl_nats", 0.0) for name in names]
+    bars = [
+        ("KL from the teacher, nats", nats, "#c9b8f0"),
+        ("file, kB", [row["size_bytes"] / 1e3 for row in rows], "#8fb8de"),
+        (f"median latency, ms ({primary})", [row["latency_ms"].get(primary, 0.0) for row in rows], "#f2b880"),
+    ][0 if any(nats) else 1 :]
+    figure = Figure(figsize=(4 + 3.6 * len(bars), 0.42 * len(rows) + 1.4), layout="constrained")
+    axes = figure.subplots(1, 1 + len(bars), sharey=True)
     accuracy = [100 * row["accuracy"]["value"] for row in rows]
     errors = [[100 * abs(row["accuracy"][end] - row["accuracy"]["value"]) for row in rows] for end in ("low", "high")]
     axes[0].errorbar(accuracy, names, xerr=errors, fmt="o", color="#1f5f8b", capsize=3)
     axes[0].set_xlabel("accuracy on select, %, 95% interval")
-    axes[1].barh(names, [row["size_bytes"] / 1e3 for row in rows], color="#8fb8de")
-    axes[1].set_xlabel("file, kB")
-    axes[2].barh(names, [row["latency_ms"].get(primary, 0.0) for row in rows], color="#f2b880")
-    axes[2].set_xlabel(f"median latency, ms ({primary})")
-    for axis, values, unit in ((axes[1], "size_bytes", "kB"), (axes[2], "latency_ms", "ms")):
-        for index, row in enumerate(rows):
-            value = row[values] / 1e3 if unit == "kB" else row[values].get(primary, 0.0)
+    for axis, (title, values, colour) in zip(axes[1:], bars, strict=True):
+        axis.barh(names, values, color=colour)
+        axis.set_xlabel(title)
+        for index, value in enumerate(values):
             label = f" {value:,.3g}" if value < 1000 else f" {value:,.0f}"
             axis.annotate(label, (value, index), va="center", fontsize=8)
         axis.margins(x=0.18)

@@ -214,6 +214,16 @@ class Stage(Values):
         del loss
         return []
 
+    def check(self, module: nn.Module) -> None:
+        """Refuse a model that this stage could not work on; asked before anything trains.
+
+        Args:
+            module: the student as the pipeline's first stage gets it, perhaps untrained; not changed.
+
+        Raises:
+            ModelError: when it never can be.
+        """
+
     def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:
         """Return everything that decides the output, as JSON values; its hash is the output's key.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compress.artifact import Artifact, hash_values
 from compress.data import Samples
 from compress.errors import ModelError, StageError
-from compress.loss import GuidedLoss, Tap, bind
+from compress.loss import BoundLoss, GuidedLoss, Tap, bind
 from compress.loss.taps import captured
 from compress.models import load_model
 from compress.stage import Context
@@ -230,7 +230,7 @@ def fit_guided(
 
     Raises:
         StageError: when the loss is no longer finite, there is no teacher, the student is a copy of it and learns from
-            it alone, or stored outputs are not the teacher's.
+            it alone, stored outputs are not the teacher's, or token by token is compared what both split otherwise.
         ModelError: when taps cannot be paired, or the teacher's outputs do not match the task.
     """
     views = context.task.views(mixup=loss.mixup)
@@ -244,6 +244,7 @@ def fit_guided(
     bound = bind(loss, module, teacher, example, seed=seed + 500_009)
     taught = None
     if loss.needs_teacher:
+        _refuse_other_tokens(bound, context, name=name)
         taught = teacher_outputs(
             context,
             context.data.train,
@@ -263,6 +264,20 @@ def fit_guided(
         name=name,
         views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
         on_epoch=(lambda _epoch: None) if taught is None else taught.check,
+    )
+
+
+def _refuse_other_tokens(bound: BoundLoss, context: Context, *, name: str) -> None:
+    """Refuse terms that compare tokens with tokens when student and teacher split the train role otherwise."""
+    by_token = [term for term, pairs in bound.pairs.items() if any(len(pair.shapes[1]) > 2 for pair in pairs)]
+    if not by_token or context.task.splits_like(context.of_teacher.task, context.data.train):
+        return
+    raise StageError(
+        "the loss compares student and teacher token by token, and their tokenizers split the train role otherwise",
+        expected="the same number of tokens in every sample",
+        got=", ".join(by_token),
+        where=name,
+        hint="give the stage a loss on logits alone, or prune the vocabulary with min_count 1",
     )
 
 

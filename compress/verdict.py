@@ -1,6 +1,6 @@
 """The verdict: the files raced against each other, test read once, gates judged on interval bounds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
 from compress.benchmark.measure import Profile
 from compress.benchmark.statistics import Estimate, agreement, measured, measured_changes, sign_test
 from compress.errors import StageError
+from compress.mistakes import mistakes
 from compress.recipe import Limits, Recipe
 from compress.scoring import Scores, first_inputs, score
 from compress.stage import Context
@@ -74,6 +75,7 @@ class Verdict:
         rival: name of the teacher-with-quantization row that is faster.
         over_rival: speed of the shipped file over it.
         gates: judged gates; empty when the recipe has none.
+        mistakes: on test, of the shipped file against the teacher; None where no single class is decided.
     """
 
     document: dict[str, Any]
@@ -81,6 +83,7 @@ class Verdict:
     rival: str
     over_rival: Estimate
     gates: tuple[GateResult, ...]
+    mistakes: dict[str, Any] | None
 
     @property
     def passed(self) -> bool | None:
@@ -88,10 +91,32 @@ class Verdict:
         return all(gate.passed for gate in self.gates) if self.gates else None
 
 
+@dataclass(frozen=True)
+class Race:
+    """Every file measured against the others; nothing of the test role.
+
+    Attributes:
+        document: the benchmark's result document.
+        primary: the comparison under the primary profile.
+        rival: name of the teacher-with-quantization row that is faster.
+    """
+
+    document: dict[str, Any]
+    primary: Comparison
+    rival: str
+
+
 def judge(
     recipe: Recipe, context: Context, contenders: Sequence[Contender], *, rivals: Sequence[str], work: Path
 ) -> Verdict:
-    """Race the files, read test once and judge the gates.
+    """Race the files, read test once and judge the gates; see ``run_race`` and ``read_test``."""
+    return read_test(recipe, context, contenders, run_race(recipe, context, contenders, rivals=rivals, work=work))
+
+
+def run_race(
+    recipe: Recipe, context: Context, contenders: Sequence[Contender], *, rivals: Sequence[str], work: Path
+) -> Race:
+    """Measure the files against each other.
 
     Args:
         recipe: benchmark profiles and gates.
@@ -101,7 +126,7 @@ def judge(
         work: where the sample inputs are written.
 
     Raises:
-        StageError: when a file's outputs are not finite, or one that the verdict is about could not be measured.
+        StageError: when one that the verdict is about could not be measured.
         KeyboardInterrupt: when ``context.interrupted`` says so, between two profiles.
     """
     teacher, shipped = contenders[0], contenders[-1]
@@ -110,11 +135,8 @@ def judge(
     with writable(work):
         found = dict(zip(names, first_inputs(context, context.data.select, RACED_SAMPLES), strict=True))
         np.savez(inputs, allow_pickle=False, **found)
-    gated = [entry for entry in contenders if entry.variant in recipe.gates.variants]
-    needed = (teacher.name, *rivals, *(entry.name for entry in gated), shipped.name)
+    needed = (teacher.name, *rivals, *(entry.name for entry in _gated(recipe, contenders)), shipped.name)
     comparisons = raced(recipe, context, contenders, needed=needed, inputs=inputs)
-    primary = comparisons[0]
-    rival = max(rivals, key=lambda name: primary.speedup(name, over=teacher.name).value)
     document = benchmark_report.build(
         [
             benchmark_report.Entry(
@@ -131,25 +153,65 @@ def judge(
         seed=recipe.seed,
         title=f"{recipe.name}: what each stage bought and cost ({context.task.measure} on select)",
     )
-    judged = [teacher, next(entry for entry in contenders if entry.name == rival), *gated, shipped]
-    test = test_rows(judged, context, seed=recipe.seed)
+    primary = comparisons[0]
+    rival = max(rivals, key=lambda name: primary.speedup(name, over=teacher.name).value)
+    return Race(document, primary, rival)
+
+
+def read_test(recipe: Recipe, context: Context, contenders: Sequence[Contender], race: Race) -> Verdict:
+    """Read test, for the teacher, the faster rival and the files that have gates, and judge the gates on it.
+
+    Raises:
+        StageError: when a file's outputs are not finite.
+    """
+    teacher, shipped = contenders[0], contenders[-1]
+    rival = next(entry for entry in contenders if entry.name == race.rival)
+    gated = [*_gated(recipe, contenders), shipped]
+    test = test_rows([teacher, rival, *gated], context, seed=recipe.seed)
+    changes = {entry.name: row["change"] for entry, row in zip(gated, test[2:], strict=True)}
+    return Verdict(
+        document=race.document,
+        test=test,
+        rival=race.rival,
+        over_rival=race.primary.speedup(shipped.name, over=race.rival),
+        gates=_judged(recipe, contenders, race, changes=changes),
+        mistakes=_mistakes(teacher, shipped, context),
+    )
+
+
+def gates_on_select(recipe: Recipe, contenders: Sequence[Contender], race: Race) -> tuple[GateResult, ...]:
+    """Judge the gates by the change of accuracy on select: what a choice between pipelines may look at."""
+    changes = {row["name"]: row["accuracy_change"] for row in race.document["rows"]}
+    return _judged(recipe, contenders, race, changes=changes)
+
+
+def _gated(recipe: Recipe, contenders: Sequence[Contender]) -> list[Contender]:
+    """Return the files besides the primary one that have gates of their own."""
+    return [entry for entry in contenders if entry.variant in recipe.gates.variants]
+
+
+def _judged(
+    recipe: Recipe, contenders: Sequence[Contender], race: Race, *, changes: Mapping[str, dict[str, float]]
+) -> tuple[GateResult, ...]:
+    teacher, shipped = contenders[0], contenders[-1]
     gates: list[GateResult] = []
-    for entry, row in zip(judged[2:], test[2:], strict=True):
+    for entry in [*_gated(recipe, contenders), shipped]:
         limits = recipe.gates if entry is shipped else recipe.gates.variants[entry.variant]  # pyright: ignore[reportArgumentType]
         gates += judge_gates(
             limits,
-            change=row["change"],
+            change=changes[entry.name],
             size_bytes=entry.scores.facts["size_bytes"],
-            speedup=primary.speedup(entry.name, over=teacher.name),
+            speedup=race.primary.speedup(entry.name, over=teacher.name),
             variant=entry.variant,
         )
-    return Verdict(
-        document=document,
-        test=test,
-        rival=rival,
-        over_rival=primary.speedup(shipped.name, over=rival),
-        gates=tuple(gates),
-    )
+    return tuple(gates)
+
+
+def _mistakes(teacher: Contender, shipped: Contender, context: Context) -> dict[str, Any] | None:
+    """Compare two of the rows that were read on test, from what is stored of them."""
+    reference = score(teacher.artifact, context, role="test", teacher=None, variant=teacher.variant)
+    scores = score(shipped.artifact, context, role="test", teacher=reference, variant=shipped.variant)
+    return mistakes(reference, scores, context.task, context.data.test)
 
 
 def raced(

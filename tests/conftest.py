@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny real task on scikit-learn's digits, and contexts to run stages in."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,11 @@ from compress.stage import Context, Execution
 from compress.stages.create import Create
 from compress.stages.train import Train
 from compress.tasks import Augment, ImageClassification
+from compress.tasks.signature import Signature, Tensor
 
+sys.path.insert(0, str(Path(__file__).parent))  # for text_zoo
 torch.set_num_threads(1)
+sys.path.insert(0, str(Path(__file__).parent))  # where the zoos are
 
 
 class Recorded:
@@ -84,3 +88,72 @@ def trained_digits(digits: Data, tmp_path_factory: pytest.TempPathFactory) -> Ar
     )
     created = Create(model=Cnn(widths=(16, 32, 32), strides=(1, 2, 1))).run(None, context)
     return Train(epochs=8, batch_size=64).run(created, context)
+
+
+class Encoder(torch.nn.Module):
+    """A Hugging Face text encoder as the exporter sees it: two tensors in, logits out."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+
+def _encoder(family: str, attention: str) -> Encoder:
+    """Two layers of width 32; the second has one head of the two, and a wider feed-forward layer, as after pruning."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    if family == "DistilBert":
+        sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+    config = getattr(transformers, f"{family}Config")(
+        **sizes, vocab_size=300, max_position_embeddings=48, num_labels=3, attn_implementation=attention
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}ForSequenceClassification")(config)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:  # larger than the initial 0.02, so that attention is not the mean
+            torch.nn.init.normal_(parameter, std=0.3)
+        elif name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    if family == "Bert":
+        layer = model.bert.encoder.layer[1]
+        layer.attention.self.query = torch.nn.Linear(32, 16)
+        layer.attention.self.key = torch.nn.Linear(32, 16)
+        layer.attention.self.value = torch.nn.Linear(32, 16)
+        layer.attention.output.dense = torch.nn.Linear(16, 32)
+        layer.intermediate.dense, layer.output.dense = torch.nn.Linear(32, 96), torch.nn.Linear(96, 32)
+    return Encoder(model).eval()
+
+
+def _tokens(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token numbers and mask; every row but the first is padded, each to another length."""
+    generator = np.random.default_rng(rows * 100 + length)
+    mask = (np.arange(length) < np.maximum(1, length - np.arange(rows))[:, None]).astype(np.int64)
+    ids = generator.integers(5, 300, (rows, length)) * mask + (1 - mask)  # 1 is RoBERTa's padding
+    return ids, mask
+
+
+@pytest.fixture(scope="session")
+def text_signature() -> Signature:
+    """Text in, three classes out."""
+    shape = ("batch", "length")
+    return Signature(
+        inputs=tuple(Tensor(name=name, dtype="int64", shape=shape) for name in ("input_ids", "attention_mask")),
+        outputs=(Tensor(name="logits", dtype="float32", shape=("batch", 3)),),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_encoder() -> Callable[[str, str], Encoder]:
+    """Return a function from family (`Bert`, ...) and attention (`eager` or `sdpa`) to a tiny encoder."""
+    return _encoder
+
+
+@pytest.fixture(scope="session")
+def tokens() -> Callable[[int, int], tuple[np.ndarray, np.ndarray]]:
+    """Return a function from rows and length to token numbers and a mask with padded rows."""
+    return _tokens

@@ -569,3 +569,32 @@ def test_a_store_in_use_is_told(project):
             time.sleep(0.1)
         refused(project, code=7, words=("another process is running this", str(process.pid)))
         process.kill()
+
+
+def test_choosing_from_nothing_is_told_with_what_to_do_next(project):
+    for arguments, words in (
+        (("sweep", "recipe.yaml", "--set", "seed=1,2"), "no gates"),
+        (("compare-runs",), "no finished pipelines"),
+        (("promote", "tiny"), "no registry"),
+    ):
+        result = compressor(*arguments, cwd=project)
+        assert result.returncode == 3, result.stderr
+        assert words in result.stderr
+        assert "Traceback" not in result.stderr
+        assert result.stdout == ""
+    assert compressor("sweep", "recipe.yaml", cwd=project).returncode == 2
+
+
+def test_runs_are_compared_as_a_table_or_as_json(project):
+    folder = project / "compress-store" / "runs" / "digits-1"
+    folder.mkdir(parents=True)
+    shutil.copyfile(Path(__file__).with_name("digits_report.json"), folder / "report.json")
+    result = compressor("compare-runs", cwd=project)
+    assert result.returncode == 0, result.stderr
+    assert "digits-1" in result.stdout
+    assert "\x1b[" not in result.stdout
+    result = compressor("compare-runs", "--json", "--plot", "here.png", cwd=project)
+    found = json.loads(result.stdout)
+    assert [run["name"] for run in found["runs"]] == ["digits-1"]
+    assert found["plot"] == "here.png"
+    assert (project / "here.png").exists()

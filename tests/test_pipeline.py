@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from compress.artifact import Store
-from compress.errors import LockedError
+from compress.errors import LockedError, ModelError
 from compress.pipeline import Options, run
 from compress.progress import Reporter
 from compress.recipe import Recipe
@@ -96,6 +96,23 @@ def test_every_stage_is_a_row_scored_on_the_runtime(finished):
     assert outcome.passed is True
 
 
+def test_the_page_and_the_table_show_the_result(finished):
+    outcome, _ = finished
+    report = outcome.report
+    assert json.loads((outcome.run_dir / "report.json").read_text()) == json.loads(json.dumps(report))
+    page = (outcome.run_dir / "report.html").read_text()
+    assert f"{100 * report['verdict']['test'][-1]['accuracy']['value']:.2f}" in page
+    assert 'id="mistakes"' in page
+    lines = (outcome.run_dir / "report.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == [row["name"] for row in report["benchmark"]["rows"]]
+    shipped = report["stages"][-1]
+    owned = sum(layer["size_bytes"] for layer in shipped["layers"])
+    assert 0.1 * shipped["scores"]["size_bytes"] < owned < shipped["scores"]["size_bytes"]
+    found = report["verdict"]["mistakes"]
+    right = found["both_right"] + found["student_alone_right"]
+    assert right / found["units"] == report["verdict"]["test"][-1]["accuracy"]["value"]
+
+
 def test_the_pruned_and_quantized_files_are_smaller(finished):
     size = {stage["name"]: stage["scores"]["size_bytes"] for stage in finished[0].report["stages"]}
     assert size["prune"] < size["distill"]
@@ -162,9 +179,9 @@ def test_a_student_that_passes_its_gates_is_registered_as_the_very_file_that_shi
     digests_found = {sha256(path) for path in (bundle / manifest["primary"], model, logged / "model.onnx")}
     assert digests_found == {version.tags["compress.sha256"]} == {manifest["files"][manifest["primary"]]["sha256"]}
     described = Model.load(str(logged / "MLmodel"))
-    assert [spec.name for spec in described.signature.inputs] == ["image"]
+    assert [spec.name for spec in described.signature.inputs] == ["pixel_values"]
     assert [spec.name for spec in described.signature.outputs] == ["logits"]
-    assert described.load_input_example(str(logged))["image"].shape == (1, 1, 8, 8)
+    assert described.load_input_example(str(logged))["pixel_values"].shape == (1, 1, 8, 8)
     labelled = subprocess.run([sys.executable, bundle / "predict.py"], capture_output=True, text=True, check=True)
     assert set(labelled.stdout.split()) <= set("0123456789")
 
@@ -185,9 +202,7 @@ def test_recipes_with_a_common_beginning_share_it_and_one_experiment_list(finish
     parents = client.search_runs(experiments, "tags.`compress.role` = 'pipeline'")
     assert {"tiny", "other"} <= {parent.info.run_name for parent in parents}
     for parent in parents:
-        assert {"headline/accuracy_select", "headline/size_mb", "headline/latency_p50_ms", "headline/speedup_x"} <= set(
-            parent.data.metrics
-        )
+        assert {"select_accuracy", "size_mb", "latency_p50_ms", "speedup_x"} <= set(parent.data.metrics)
 
 
 def test_a_run_that_is_refused_by_the_lock_changes_nothing(finished):
@@ -231,6 +246,25 @@ def test_torch_measures_a_model_of_the_users_own_file(finished, tmp_path):
     assert not any(row["failures"] for row in rows.values())
     measured = {name for name, row in rows.items() if "torch-cpu-b1-t1" in row["latency_ms"]}
     assert measured == {"teacher", "distill"}
+
+
+@pytest.mark.parametrize("student_is_teacher", [False, True])
+def test_a_model_that_prune_does_not_know_is_refused_by_name_before_anything_trains(student_is_teacher, tmp_path):
+    from transformers import Dinov2Config
+
+    from compress.planning import plan
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    Dinov2Config(image_size=8, patch_size=4, num_channels=1, **sizes).save_pretrained(tmp_path / "dino")
+    model = f'{{"huggingface": {{"path": "{tmp_path / "dino"}", "pretrained": false}}}}'
+    changes = ["student=teacher", f"teacher.model={model}"] if student_is_teacher else [f"student={model}"]
+    unknown = recipe(*changes)
+    with pytest.raises(ModelError, match="'dinov2'"):
+        plan(unknown, options(tmp_path / "planned"))
+    with pytest.raises(ModelError, match="'dinov2'"):
+        run(unknown, options(tmp_path / "store"))
+    manifests = (tmp_path / "store" / "artifacts").glob("*/manifest.json")
+    assert {json.loads(path.read_text())["inputs"]["stage"] for path in manifests} == {"Create"}
 
 
 def test_force_runs_a_stage_again_and_until_stops(finished, tmp_path):

@@ -54,4 +54,4 @@ def test_a_request_to_stop_is_heard_before_the_next_profile(recipe, context, tea
     contenders = [teacher, Contender("rival", teacher.artifact, teacher.scores)]
     with pytest.raises(KeyboardInterrupt):
         judge(recipe, replace(context, interrupted=lambda: True), contenders, rivals=("rival",), work=tmp_path)
-    assert np.load(tmp_path / "inputs.npz")["image"].shape == (256, 1, 8, 8)
+    assert np.load(tmp_path / "inputs.npz")["pixel_values"].shape == (256, 1, 8, 8)

@@ -32,15 +32,15 @@ import torch
 from scipy import stats
 from torch import nn
 
-from compress.artifact import Artifact, Store
+from compress.artifact import Store
 from compress.benchmark.environment import allowed_cores, describe
 from compress.loss import GuidedLoss, Targets, bind
 from compress.models import Cnn, load_model
+from compress.pipeline import Options, any_teacher, context_of
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stage import Context, Execution
-from compress.stages.create import Create
-from compress.tasks import Batch, ImageClassification
+from compress.tasks import Batch
 from compress.teacher import teacher_outputs
 from compress.training import Optimization, Taught, Teaching, fit, predict
 
@@ -90,35 +90,14 @@ def prepared(store: Store, *, threads: int) -> Context:
     """Return the context with the pipeline's teacher, from the store or trained now, and the reduced train role."""
     recipe = Recipe.load(RECIPE)
     data = recipe.data.load()
-    context = Context(
-        task=ImageClassification.of(data, augment=recipe.data.augment),
-        data=data,
-        loss=recipe.loss,
-        teacher=None,
-        store=store,
-        seed=recipe.seed,
-        execution=Execution(threads=threads, precision="bfloat16"),
-        reporter=Reporter(),
-    )
-    teacher = find_teacher(recipe, context)
+    execution = Execution(threads=threads, precision="bfloat16")
+    context = context_of(recipe, data, Options(store=store.root), store=store, execution=execution)
+    teacher = any_teacher(recipe.teacher, context)
     # The same normalisation as the teacher's, no augmentation; samples are in the order of their hashes.
     small = replace(data, roles={**data.roles, "train": data.train.take(np.arange(IMAGES))})
     return replace(
         context, task=replace(context.task, augment=None), data=small, teacher=teacher, reporter=Reporter(quiet=True)
     )
-
-
-def find_teacher(recipe: Recipe, context: Context) -> Artifact:
-    """Return the pipeline's teacher, whatever number of threads it was trained with, or train it."""
-    assert recipe.teacher.train is not None
-    create = Create(model=recipe.teacher.model)
-    for threads in range(1, 65):
-        there = replace(context, execution=replace(context.execution, threads=threads))
-        created = context.store.find(create.key(None, there))
-        trained = None if created is None else context.store.find(recipe.teacher.train.key(created, there))
-        if trained is not None:
-            return trained
-    return recipe.teacher.train.run(create.run(None, context), context)
 
 
 def train(

@@ -29,14 +29,13 @@ from compress.artifact import Artifact, Store
 from compress.benchmark.environment import allowed_cores, describe
 from compress.loss import GuidedLoss, Hard
 from compress.models import load_model, load_structure
-from compress.progress import Reporter
+from compress.pipeline import Options, any_teacher, context_of
 from compress.recipe import Recipe
 from compress.scoring import score
 from compress.stage import Context, Execution
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.prune import Prune
-from compress.tasks import ImageClassification
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parents[1] / "pipelines" / "fashion_mnist" / "recipe.yaml"
@@ -55,31 +54,9 @@ QUESTIONS = (
 
 def shared_context(recipe: Recipe, store: Store, *, threads: int) -> Context:
     """Return the context of seed 0 with the recipe's teacher, from the store or trained now."""
-    data = recipe.data.load()
-    context = Context(
-        task=ImageClassification.of(data, augment=recipe.data.augment, normalize=recipe.data.normalize),
-        data=data,
-        loss=recipe.loss,
-        teacher=None,
-        store=store,
-        seed=recipe.seed,
-        execution=Execution(threads=threads, precision="bfloat16"),
-        reporter=Reporter(),
-    )
-    return replace(context, teacher=find_teacher(recipe, context))
-
-
-def find_teacher(recipe: Recipe, context: Context) -> Artifact:
-    """Return the pipeline's teacher, whatever number of threads it was trained with, or train it."""
-    assert recipe.teacher.train is not None
-    create = Create(model=recipe.teacher.model)
-    for threads in range(1, 65):
-        there = replace(context, execution=replace(context.execution, threads=threads))
-        created = context.store.find(create.key(None, there))
-        trained = None if created is None else context.store.find(recipe.teacher.train.key(created, there))
-        if trained is not None:
-            return trained
-    return recipe.teacher.train.run(create.run(None, context), context)
+    execution = Execution(threads=threads, precision="bfloat16")
+    context = context_of(recipe, recipe.data.load(), Options(store=store.root), store=store, execution=execution)
+    return replace(context, teacher=any_teacher(recipe.teacher, context))
 
 
 def stages_of(recipe: Recipe) -> tuple[Distill, Prune, Distill]:

@@ -17,6 +17,7 @@ from compress.benchmark.statistics import percentile_bound
 from compress.errors import InputError
 
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+NUM_QUANTILES = 21  # every 5%
 STABLE_WITHIN = 0.05  # of the last three warm-up blocks, as perf_analyzer does within 10%
 SWITCHES_PER_S = 100.0  # involuntary context switches of an undisturbed worker stay far below
 MULTISTREAM_SAMPLES = 8  # of one query, as in MLPerf
@@ -137,6 +138,8 @@ class Measurement:
     involuntary_switches: int | None
     settings: dict[str, Any]
     """Resolved options and versions, and how many nodes run on which provider."""
+    quantile_ms: list[float] = field(default_factory=list)
+    """What the calls took at 0, 5, ... 100% of them, as measured: no bounds, and calls of a block are correlated."""
     degraded: list[str] = field(default_factory=list)
     """Why the numbers deserve less trust; empty when nothing was found."""
     e2e_ms: float | None = None
@@ -256,6 +259,7 @@ class Subject:
             warm_up=warm_up,
             involuntary_switches=self._switches,
             settings=self._loads[-1]["settings"],
+            quantile_ms=[float(value) for value in np.quantile(times_ms, np.linspace(0, 1, NUM_QUANTILES))],
             degraded=self._degraded(warm_up, busy_s=busy_s, samples_per_s=samples / busy_s),
             e2e_ms=median_ms if profile.on_device else None,
             compute_ms=float(np.median(self._compute_ms)) if self._compute_ms else None,

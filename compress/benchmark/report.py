@@ -131,7 +131,7 @@ def table(document: dict[str, Any]) -> Table:
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        collapse_padding=True,
+        padding=(0, 1, 0, 0),
     )
     made.add_column(HEAD[0], min_width=14, overflow="fold")
     for head in HEAD[1:]:
@@ -144,7 +144,7 @@ def table(document: dict[str, Any]) -> Table:
 
 def profile_table(document: dict[str, Any]) -> Table:
     """Median latency and speedup of every row under every profile."""
-    made = Table(title="p50 ms (speedup)", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(title="p50 ms (speedup)", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     made.add_column("model", overflow="fold")
     for name in document["profiles"]:
         made.add_column(name, justify="right")
@@ -155,7 +155,7 @@ def profile_table(document: dict[str, Any]) -> Table:
 
 def tail_table(document: dict[str, Any]) -> Table:
     """The highest percentile that the calls support, and peak memory, of every row under every profile."""
-    made = Table(title=TAIL_HEAD, box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(title=TAIL_HEAD, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     made.add_column("model", overflow="fold")
     for name in document["profiles"]:
         made.add_column(name, justify="right")

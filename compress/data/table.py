@@ -1,7 +1,9 @@
 """Tables of text: CSV, TSV, JSON lines and Parquet files, or a hub data set, one row a sample."""
 
 import difflib
+import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +19,7 @@ from compress.errors import DataError, EnvironmentFault
 if TYPE_CHECKING:
     import pandas as pd
 
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which JSON can spell and UTF-8 cannot
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "json lines", ".ndjson": "json lines", ".parquet": "parquet"}
 
 
@@ -63,7 +66,9 @@ class Columns(Source):
         Raises:
             DataError: for a missing column or label, or a label that the train role does not have.
         """
-        classes = self._classes(*frames["train"]) if "train" in frames else self.classes
+        if "train" not in frames:
+            raise DataError("the train role is missing", expected="train among the roles", got=sorted(frames))
+        classes = self._classes(*frames["train"])
         roles: dict[Role, Samples] = {
             role: Samples(self._inputs(frame, where), self._labels(frame, classes, where))
             for role, (frame, where) in frames.items()
@@ -92,17 +97,22 @@ class Columns(Source):
             seen = {tag for position, tags in enumerate(values) for tag in _list(tags, name, position, where)}
         else:
             seen = {_name(value, name, position, where) for position, value in enumerate(values)}
-        numbers = all(value.lstrip("-").isdigit() for value in seen)
-        return tuple(sorted(seen, key=int if numbers else None))
+        numbers = all(re.fullmatch("-?[0-9]+", value) for value in seen)
+        return tuple(sorted(seen, key=lambda value: (int(value) if numbers else 0, value)))
 
     def _labels(self, frame: "pd.DataFrame", classes: tuple[str, ...], where: str) -> NDArray[Any]:
         if self.labels or self.targets:
             names = self.labels or self.targets
             values = [_numbers(column(frame, name, where), name, where) for name in names]
-            table = np.stack(values, axis=1).astype(np.float32)
-            if self.labels and not np.isin(table, (0, 1)).all():
-                raise DataError("a label is neither 0 nor 1", expected="0 or 1", where=f"{where}, {', '.join(names)}")
-            return table.astype(np.uint8) if self.labels else table
+            table = np.stack(values, axis=1)
+            for row, column_number in np.argwhere(~np.isin(table, (0, 1))) if self.labels else ():
+                raise DataError(
+                    "a label is neither 0 nor 1",
+                    expected="0 or 1",
+                    got=f"{table[row, column_number]:g}",
+                    where=f"{where}, column {names[column_number]}, row {row + 1}",
+                )
+            return table.astype(np.uint8 if self.labels else np.float32)
         number = {name: index for index, name in enumerate(classes)}
         name = self.label or self.tags
         assert name is not None
@@ -217,10 +227,11 @@ def read_table(path: Path) -> "pd.DataFrame":
     try:
         if kind == "parquet":
             return pd.read_parquet(path)
+        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
         if kind == "json lines":
-            rows = path.read_text(encoding="utf-8").split("\n")
-            return pd.DataFrame([json.loads(row) for row in rows if row.strip()], dtype=object)
-        return pd.read_csv(path, sep="\t" if kind == "tsv" else ",", dtype=str, keep_default_na=False, encoding="utf-8")
+            rows = enumerate(text.split("\n"), start=1)
+            return pd.DataFrame([_object(row, line, path) for line, row in rows if row.strip()], dtype=object)
+        return _separated(text, "\t" if kind == "tsv" else ",", path)
     except UnicodeDecodeError as error:
         raise DataError(
             "the file is not UTF-8",
@@ -228,8 +239,58 @@ def read_table(path: Path) -> "pd.DataFrame":
             where=path,
             hint=f"convert it: iconv -f latin1 -t utf-8 {path.name} > {path.stem}-utf8{path.suffix}",
         ) from error
+    except ImportError as error:
+        raise EnvironmentFault(
+            "parquet files cannot be read", got=str(error).splitlines()[0], where=path, hint="pip install pyarrow"
+        ) from error
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         raise DataError("the table cannot be read", got=str(error).splitlines()[0], where=path) from error
+
+
+def _object(row: str, line: int, path: Path) -> dict[str, Any]:
+    """Return one line of JSON."""
+    try:
+        found = json.loads(row)
+    except ValueError as error:
+        raise DataError("a line is no JSON", got=str(error), where=f"{path}, line {line}") from error
+    if not isinstance(found, dict):
+        raise DataError("a line is no JSON object", got=row[:80], where=f"{path}, line {line}")
+    if "\\u" in row and (half := LONE_SURROGATE.search(json.dumps(found, ensure_ascii=False))):
+        raise DataError(
+            "a text holds half a character",
+            expected="surrogates in pairs, such as \\ud83d\\ude00",
+            got=f"\\u{ord(half[0]):04x} alone",
+            where=f"{path}, line {line}",
+            hint="the text was cut inside a character; remove what is left of it",
+        )
+    return found
+
+
+def _separated(text: str, separator: str, path: Path) -> "pd.DataFrame":
+    """Return a file of separated values, refusing what pandas would read as something else without a word."""
+    import pandas as pd
+
+    frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise DataError(
+            "the rows have more fields than the header has names",
+            expected=f"{len(frame.columns)} fields",
+            got=f"{len(frame.columns) + frame.index.nlevels} in row 1",
+            where=path,
+            hint="quote texts that contain the separator",
+        )
+    lines = sum(1 for line in io.StringIO(text, newline=None) if line.strip(" \n")) - 1  # pandas skips blank ones, too
+    if separator == "\t" and len(frame) != lines:
+        raise DataError(
+            "a quote joins lines of a .tsv",
+            expected=f"{lines} rows, one a line",
+            got=len(frame),
+            where=path,
+            hint='double the quotes and quote the field ("a ""word"" in quotes"), or write .jsonl',
+        )
+    return frame
 
 
 def column(frame: "pd.DataFrame", name: str, where: str) -> list[Any]:
@@ -271,7 +332,7 @@ def _list(value: object, name: str, position: int, where: str) -> list[str]:
 
 def _name(value: object, name: str, position: int, where: str) -> str:
     missing = value is None or value == "" or (isinstance(value, float) and not value.is_integer())
-    if missing:
+    if missing or not isinstance(value, str | int | float):
         raise DataError(
             "a label is missing",
             expected="the name or number of a class",

@@ -1,6 +1,6 @@
 """Does the file compute what the module computes, or where no module does, the same thing each time?
 
-Measured on real inputs, at several batch sizes, both ways ORT runs.
+Measured on real inputs, at several batch sizes and, where the length is dynamic, lengths, both ways ORT runs.
 
 Formulas, over the rows of one output (its last axis holds the classes):
 
@@ -10,6 +10,8 @@ Formulas, over the rows of one output (its last axis holds the classes):
 """
 
 import copy
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +75,7 @@ def check_parity(
         tolerance: allowed error relative to max(1, largest absolute output).
 
     Returns:
-        The worst case over sizes, outputs and optimisation levels: the keys of `difference`.
+        The worst case over batch sizes, lengths, outputs and optimisation levels: the keys of `difference`.
 
     Raises:
         StageError: outside the tolerance, not finite, or other shapes.
@@ -82,10 +84,12 @@ def check_parity(
     worst: dict[str, float] = {}
     for optimize in (False, True):
         session = Session(path, optimize=optimize)
-        for size in (1, 2, _odd_size(inputs, path)):
-            batch = tuple(np.ascontiguousarray(array[:size]) for array in inputs)
+        sizes = (1, 2, _odd_size(inputs, path))
+        batches = (tuple(array[:size] for array in inputs) for size in sizes)
+        for batch in (shortened for whole in batches for shortened in _at_lengths(whole, session)):
             references = _run(module, batch)
-            where = f"{path.name}, batch {size}, ORT optimisations {'on' if optimize else 'off'}"
+            shapes = " and ".join(str(array.shape) for array in batch)
+            where = f"{path.name}, inputs {shapes}, ORT optimisations {'on' if optimize else 'off'}"
             for name, expected, got in zip(session.outputs, references, session(*batch), strict=True):
                 report = difference(expected, got)
                 if report["max_abs"] > tolerance * report["scale"]:
@@ -145,6 +149,19 @@ def _odd_size(inputs: tuple[np.ndarray, ...], path: Path) -> int:
     if rows < 3:
         raise StageError("parity needs at least 3 inputs", expected="3 or more", got=rows, where=path)
     return rows - 1 + rows % 2
+
+
+def _at_lengths(batch: tuple[np.ndarray, ...], session: Session) -> Iterator[tuple[np.ndarray, ...]]:
+    """The batch, and where an axis after the first is dynamic, its first half along it, rounded up."""
+    yield tuple(np.ascontiguousarray(array) for array in batch)
+    if any(isinstance(axis, str) for shape in session.shapes for axis in shape[1:]):
+        yield tuple(_first_half(array, shape) for array, shape in zip(batch, session.shapes, strict=True))
+
+
+def _first_half(array: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
+    axes = zip(shape[1:], array.shape[1:], strict=True)
+    kept = (slice(math.ceil(size / 2) if isinstance(axis, str) else size) for axis, size in axes)
+    return np.ascontiguousarray(array[:, *kept])
 
 
 def _in_batches(session: Session, inputs: tuple[np.ndarray, ...], *, rows: int, size: int) -> tuple[np.ndarray, ...]:

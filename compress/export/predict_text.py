@@ -1,7 +1,7 @@
 """Label texts with the primary model: python predict.py ["a text" ...], or one text per line on standard input.
 
-Prints one label per text with its probability; for models of words, each word with its label. Needs onnxruntime,
-numpy and tokenizers.
+Prints one label per text with its probability; for models of words, each word with its label. Models of two texts read
+them with a tab in between. Needs onnxruntime, numpy and tokenizers.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 here = Path(__file__).parent
 bundle, labels, preprocessing = (
-    json.loads((here / f"{name}.json").read_text()) for name in ("bundle", "labels", "preprocessing")
+    json.loads((here / f"{name}.json").read_text(encoding="utf-8")) for name in ("bundle", "labels", "preprocessing")
 )
 model = (here / bundle["primary"]).read_bytes()
 if hashlib.sha256(model).hexdigest() != bundle["files"][bundle["primary"]]["sha256"]:
@@ -25,7 +25,14 @@ tokenizer = Tokenizer.from_file(str(here / "tokenizer.json"))
 names = [value.name for value in session.get_inputs()]
 for text in sys.argv[1:] or (line.rstrip("\n") for line in sys.stdin):
     per_word = len(bundle["signature"]["outputs"][0]["shape"]) == 3
-    found = tokenizer.encode(text.split(), is_pretokenized=True) if per_word else tokenizer.encode(text)
+    texts = text.split("\t") if preprocessing["texts"] == 2 else [text]
+    if len(texts) != preprocessing["texts"]:
+        sys.exit(f"expected two texts with a tab in between, got {text!r}")
+    found = (
+        tokenizer.encode(text.split(), is_pretokenized=True)
+        if per_word
+        else tokenizer.encode(texts[0], texts[1] if len(texts) == 2 else None)
+    )
     values = {"input_ids": found.ids, "attention_mask": found.attention_mask, "token_type_ids": found.type_ids}
     logits = np.asarray(session.run(None, {name: np.array([values[name]], np.int64) for name in names})[0])[0]
     if per_word:

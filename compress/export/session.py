@@ -36,6 +36,7 @@ class Session:
 
     Attributes:
         inputs: names of the inputs, in call order.
+        shapes: of the inputs, the same order; an axis of any size is a name.
         outputs: names of the outputs, in return order.
         metadata: the file's own key-value pairs.
 
@@ -73,6 +74,9 @@ class Session:
                 where="bytes in memory" if isinstance(model, bytes) else model,
             ) from error
         self.inputs = tuple(value.name for value in self._session.get_inputs())
+        self.shapes: tuple[tuple[int | str, ...], ...] = tuple(
+            tuple(value.shape) for value in self._session.get_inputs()
+        )
         self.outputs = tuple(value.name for value in self._session.get_outputs())
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
 

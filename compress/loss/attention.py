@@ -25,7 +25,13 @@ from compress.loss.taps import Tap, Trace
 from compress.loss.term import Kind, Property
 
 # What transformers' families call the three linear layers of an attention module, and its number of heads.
-NAMES = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))
+NAMES = (
+    ("query", "key", "value"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("query_proj", "key_proj", "value_proj"),
+    ("q", "k", "v"),
+)
 HEADS = ("num_attention_heads", "num_heads", "n_heads")
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Encoders whose layers, heads and masks we know: they can be exported, tapped, pruned and quantized.
 TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "deberta-v2", "mpnet")
+COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 UNNAMED = re.compile(r"LABEL_\d+|\d+")  # what classes are called that nobody named
 
 
@@ -33,6 +34,7 @@ class HuggingFace(Model):
     Attributes:
         path: hub id or folder.
         pretrained: start from the published weights; false builds the architecture from its configuration alone.
+        fresh_head: draw the head anew though the weights have one, because it was trained on other classes.
         change: values of the configuration to change, such as ``{num_hidden_layers: 2}`` of a model from scratch.
         config: used instead of the configuration at ``path``; the content of a ``config.json``. A stored model has it,
             so that neither the hub nor the folder is needed to load it.
@@ -43,6 +45,7 @@ class HuggingFace(Model):
     family: Literal["huggingface"] = "huggingface"
     path: Annotated[str, HubOrFolder]
     pretrained: bool = True
+    fresh_head: bool = False
     change: dict[str, int | float | str | bool] = Field(default={})
     config: dict[str, Any] | None = None
 
@@ -82,7 +85,7 @@ class HuggingFace(Model):
             names = signature.classes or tuple(f"LABEL_{number}" for number in range(int(outputs)))
             config.id2label = dict(enumerate(names))
             config.label2id = {name: number for number, name in enumerate(names)}
-            config._attn_implementation = "eager"  # fused attention hides the coupled channels from pruning
+            config._attn_implementation = "eager"  # one form in every version; training gains nothing from fused
             if not self.pretrained:
                 return wrapped(auto.from_config(config, trust_remote_code=False), text=text)
             with _quiet():
@@ -94,9 +97,15 @@ class HuggingFace(Model):
                     ignore_mismatched_sizes=True,
                     output_loading_info=True,
                 )
+        except ModelError:
+            raise
         except LIBRARY_ERRORS as error:
             raise self._fault(error) from error
         self._check_weights(model, loaded)
+        if self.fresh_head:
+            drawn = auto.from_config(config, trust_remote_code=False)
+            drawn.base_model.load_state_dict(model.base_model.state_dict())
+            return wrapped(drawn, text=text)
         if all(name.startswith(model.base_model_prefix + ".") for name in _drawn(loaded)):
             self._order_head(model, trained_on, names)
         return wrapped(model, text=text)
@@ -151,7 +160,7 @@ class HuggingFace(Model):
                 expected=", ".join(names),
                 got=", ".join(trained_on),
                 where=f"model {self.path}",
-                hint="name the data's classes as the model does, in any order; or give a model without a head",
+                hint="name the data's classes as the model does, in any order; or set fresh_head: true and train",
             )
         order = torch.tensor([trained_on.index(name) for name in names])
         head = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
@@ -270,6 +279,23 @@ class ImageLogits(Logits):
 
 class TextLogits(Logits):
     """From tokens to logits."""
+
+    @property
+    def num_embeddings(self) -> int:
+        """How many token ids it knows."""
+        embedding = self.model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        return embedding.num_embeddings
+
+    @property
+    def max_positions(self) -> int | None:
+        """How many tokens it can read; None when positions are only told apart relative to each other."""
+        config = self.model.config
+        if config.model_type == "deberta-v2" and not config.position_biased_input:
+            return None
+        # These count positions from the padding token's id on.
+        offset = config.pad_token_id + 1 if config.model_type in COUNTED_FROM_PADDING else 0
+        return config.max_position_embeddings - offset
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return logits [B, classes], or [B, L, classes] for each token of the ids, mask and types [B, L]."""

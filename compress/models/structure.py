@@ -1,7 +1,8 @@
 """A model on disk: ``structure.json`` (how to build it, what was reshaped) and ``model.safetensors`` (its weights).
 
 No pickle: the architecture is a family name with arguments, and every reshaped layer is listed with its sizes. Loading
-builds the family afresh, reshapes those layers and loads strictly, so it needs no pruning library.
+builds the family afresh, drops the layers that are no more, reshapes others and loads strictly, so it needs no pruning
+library.
 """
 
 import json
@@ -20,7 +21,7 @@ from compress.errors import ArtifactError
 from compress.models.spec import Model
 from compress.tasks.signature import Signature
 
-FORMAT = 1
+FORMAT = 2  # 2: lists of layers may have become shorter
 
 # The attributes that say a layer's size, per class: what surgery changes and loading must set again.
 SIZES: dict[type[nn.Module], tuple[str, ...]] = {
@@ -36,6 +37,11 @@ SIZES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.PReLU: ("num_parameters",),
 }
 
+# What attention modules of transformers count in whole heads, and what they measure in channels of all heads together.
+# Several versions and families; a module has some of each.
+HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads")
+HEAD_WIDTHS = ("all_head_size", "dim")
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -44,12 +50,15 @@ class Structure:
     Attributes:
         model: the family and its arguments.
         signature: inputs and outputs it was built for.
-        sizes: module path to the size attributes of that layer, for layers of the classes in ``SIZES``.
+        sizes: module path to the size attributes of that layer, for layers of the classes in ``SIZES``, attention
+            modules, and (without attributes) modules that hold parameters of their own.
+        lengths: path of each list of modules to how many it has.
     """
 
     model: Model
     signature: Signature
     sizes: dict[str, dict[str, Any]]
+    lengths: dict[str, int]
 
 
 def save_model(module: nn.Module, directory: Path, *, model: Model, signature: Signature) -> None:
@@ -63,12 +72,13 @@ def save_model(module: nn.Module, directory: Path, *, model: Model, signature: S
         model: the family that the module was built from.
         signature: what it was built for.
     """
-    sizes = {path: found for path, layer in module.named_modules() if (found := _sizes(layer))}
+    sizes = {path: found for path, layer in module.named_modules() if (found := _sizes(layer)) is not None}
     structure = {
         "format": FORMAT,
         "model": model.stored(module).model_dump(mode="json"),
         "signature": signature.model_dump(mode="json"),
         "sizes": sizes,
+        "lengths": {path: len(found) for path, found in module.named_modules() if isinstance(found, nn.ModuleList)},
         "tensors": {name: list(value.shape) for name, value in module.state_dict().items()},
     }
     (directory / "structure.json").write_text(json.dumps(structure, indent=1))
@@ -94,6 +104,7 @@ def load_structure(directory: Path) -> Structure:
             model=TypeAdapter[Model](AnyModel).validate_python(content["model"]),
             signature=Signature.model_validate(content["signature"]),
             sizes=content["sizes"],
+            lengths=content.get("lengths", {}),  # not in format 1
         )
     except (OSError, json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
         raise ArtifactError("the stored model's structure cannot be read", got=error, where=path) from error
@@ -118,6 +129,8 @@ def load_model(directory: Path, *, code: Sequence[Path] = ()) -> nn.Module:
         raise ArtifactError("the stored weights cannot be read", got=error, where=path) from error
     with torch.random.fork_rng(devices=[]):
         module = structure.model.build(structure.signature, code=code)
+    for name, length in structure.lengths.items():
+        _shorten(module, name, length)
     for name, sizes in structure.sizes.items():
         try:
             layer = module.get_submodule(name)
@@ -141,9 +154,47 @@ def load_model(directory: Path, *, code: Sequence[Path] = ()) -> nn.Module:
     return module.eval()
 
 
-def _sizes(layer: nn.Module) -> dict[str, Any]:
-    """Return the size attributes of a layer of a known class, else nothing."""
+def keep_layers(module: nn.Module, path: str, kept: Sequence[int]) -> None:
+    """Keep some layers of a list of layers, in place; a transformers configuration counts them from then on.
+
+    Args:
+        module: a model.
+        path: of an ``nn.ModuleList`` in it.
+        kept: positions in the list, ascending.
+    """
+    layers = module.get_submodule(path)
+    assert isinstance(layers, nn.ModuleList)
+    before, remaining = len(layers), [layers[index] for index in kept]
+    del layers[:]
+    layers.extend(remaining)
+    for part in module.modules():
+        config = getattr(part, "config", None)
+        if getattr(config, "num_hidden_layers", None) == before:
+            config.num_hidden_layers = len(remaining)  # pyright: ignore[reportOptionalMemberAccess] # it has one
+
+
+def _shorten(module: nn.Module, path: str, length: int) -> None:
+    """Drop the last layers of a list that was shorter when it was stored.
+
+    Which ones does not matter: all are reshaped and get the stored weights.
+    """
+    try:
+        found = module.get_submodule(path)
+    except AttributeError as error:
+        raise ArtifactError("the stored model names a list of layers that its family has not", got=path) from error
+    if not isinstance(found, nn.ModuleList) or len(found) < length:
+        got = len(found) if isinstance(found, nn.ModuleList) else type(found).__name__
+        raise ArtifactError("the stored model has more layers than its family", expected=length, got=got, where=path)
+    if len(found) > length:
+        keep_layers(module, path, range(length))
+
+
+def _sizes(layer: nn.Module) -> dict[str, Any] | None:
+    """Return the size attributes of a layer that surgery may have changed; None for one that it leaves alone."""
     for kind, names in SIZES.items():
         if isinstance(layer, kind):
             return {name: vars(layer)[name] for name in names}
-    return {}
+    if any(name in vars(layer) for name in HEAD_COUNTS):
+        named = {name: vars(layer)[name] for name in (*HEAD_COUNTS, *HEAD_WIDTHS) if name in vars(layer)}
+        return {name: value for name, value in named.items() if isinstance(value, int)}
+    return {} if any(True for _ in layer.parameters(recurse=False)) else None

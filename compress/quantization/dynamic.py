@@ -19,8 +19,7 @@ def write_dynamic(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
     """Returns a copy of the float `model` with the layers of a dynamic `plan` in int8.
 
     Raises:
-        StageError: the plan is not dynamic, or names a layer that is no Gemm, MatMul or embedding, or that the graph
-            lacks.
+        StageError: the plan is not dynamic, or names a layer that the graph lacks or that has no dynamic int8 form.
     """
     if plan.mode != "dynamic":
         raise StageError("the plan is not dynamic", expected="dynamic", got=plan.mode)

@@ -21,10 +21,13 @@ The rules, each because it is what ONNX Runtime fuses:
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx
 
 from compress.quantization.view import View, attribute
+
+Mode = Literal["static", "dynamic"]
 
 CLIPPING = frozenset({"Relu", "Clip"})
 SAME_RANGE = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"})
@@ -170,6 +173,17 @@ def place_dynamic(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | Non
             kept[node.name] = "ONNX Runtime's dynamic int8 convolution is slower than float"
     quantized = tuple(node.name for node in layers(view) if node.name not in kept)
     return Placement(layers=quantized, values=(), same=(), kept_float=kept)
+
+
+def usual_mode(graph: onnx.GraphProto) -> Mode:
+    """How a float graph is quantized when nobody says: dynamic where two activations meet in a product, else static.
+
+    Such a product is attention. On encoders static int8 was no faster than dynamic (docs/encoders.md), and it needs
+    calibration and clips outliers; on convolutions dynamic int8 is slower than float.
+    """
+    view = View(graph)
+    attention = any(node.op_type == "MatMul" and len(view.activations(node)) == 2 for node in graph.node)
+    return "dynamic" if attention else "static"
 
 
 def clipped(view: View, value: str) -> str:

@@ -11,10 +11,9 @@ import onnx
 from pydantic import BaseModel, ConfigDict
 
 from compress.errors import StageError
-from compress.quantization.placement import Placement
+from compress.quantization.placement import Mode, Placement
 from compress.quantization.view import View
 
-Mode = Literal["static", "dynamic"]
 PortKind = Literal["input", "output", "weight"]
 
 

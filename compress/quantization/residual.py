@@ -2,8 +2,8 @@
 
 When ONNX Runtime loads a graph it fuses Add and LayerNormalization into SkipLayerNormalization, whose CPU kernel works
 element by element (ONNX Runtime 1.32: 100 us for 64 x 384 where LayerNormalization takes 12 and Add 5). In int8 the
-products are so fast that this is a quarter of a small encoder's latency (docs/encoders.md has the measurement, and
-benchmarks/encoder_graphs.py repeats it: drop this file when the fused kernel wins). A Sum of two computes what Add
+products are so fast that this is up to a quarter of a small encoder's latency (docs/encoders.md; repeat it with
+benchmarks/encoder_graphs.py, and drop this file when the fused kernel wins). A Sum of two computes what Add
 computes, in the same time, and is in no fusion.
 """
 

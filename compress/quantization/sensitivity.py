@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 
 from compress.quantization.calibration import Range
-from compress.quantization.placement import Placement, place_dynamic, place_static
-from compress.quantization.plan import Mode, QuantPlan, dynamic_plan, static_plan
+from compress.quantization.placement import Mode, Placement, place_dynamic, place_static
+from compress.quantization.plan import QuantPlan, dynamic_plan, static_plan
 from compress.quantization.writer import write_quantized
 
 

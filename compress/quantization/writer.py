@@ -4,8 +4,8 @@ import onnx
 
 from compress.quantization.calibration import Batches, Finder, observe
 from compress.quantization.dynamic import write_dynamic
-from compress.quantization.placement import place_dynamic, place_static
-from compress.quantization.plan import Mode, QuantPlan, dynamic_plan, static_plan
+from compress.quantization.placement import Mode, place_dynamic, place_static
+from compress.quantization.plan import QuantPlan, dynamic_plan, static_plan
 from compress.quantization.residual import keep_residuals_apart
 from compress.quantization.static import write_static
 

@@ -25,6 +25,7 @@ from compress.stages.distill import Distill
 from compress.stages.export import Export
 from compress.stages.prune import Prune
 from compress.stages.quantize import Quantize
+from compress.stages.shorten import Shorten
 from compress.stages.train import Train
 from compress.stages.vocabulary import PruneVocabulary
 from compress.tasks import Task
@@ -39,7 +40,7 @@ SUGGESTED: dict[Problem, str] = {
 
 # The one table of verbs: what a recipe can name under ``stages``.
 AnyStage = Annotated[
-    Annotated[Distill | Export | Prune | PruneVocabulary | Quantize | Train, Field(discriminator="verb")],
+    Annotated[Distill | Export | Prune | PruneVocabulary | Quantize | Shorten | Train, Field(discriminator="verb")],
     BeforeValidator(one_key("verb")),
 ]
 VERBS: dict[str, type[Stage]] = {kind.model_fields["verb"].default: kind for kind in get_args(get_args(AnyStage)[0])}

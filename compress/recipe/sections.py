@@ -69,7 +69,9 @@ class DataConfig(Values):
                 expected="a hub id or folder",
                 where="data.tokenize.tokenizer",
             )
-        loaded = Tokenizer.load(path, max_length=self.tokenize.max_length)
+        labels = data.select.labels
+        words = labels is not None and labels.dtype == object
+        loaded = Tokenizer.load(path, max_length=self.tokenize.max_length, words=words)
         return TextTask.of(data, tokenizer=loaded, judge=self.judge)
 
     def load(self, *, code: Sequence[Path] = ()) -> Data:
@@ -95,6 +97,7 @@ class Teacher(Values):
         artifact: the directory of a stored model, instead of the three above.
         expected_accuracy: what it is known to reach, 0 to 1; checked on select before anything trains.
         accuracy_tolerance: how far below that it may be, 0 to 1; select is a sample.
+        reference: a sample of what it was trained on, for `compressor check`; None when that is the train role.
     """
 
     model: AnyModel | None = None
@@ -103,6 +106,7 @@ class Teacher(Values):
     artifact: Path | None = None
     expected_accuracy: Fraction | None = None
     accuracy_tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    reference: AnySource | None = None
 
     def model_post_init(self, _context: object) -> None:
         """Refuse a teacher from nowhere, and one from two places."""

@@ -9,7 +9,9 @@ from torch import nn
 from compress.artifact import Artifact, Kind, hash_file, read_artifact
 from compress.errors import ModelError
 from compress.models import AnyModel, load_model, load_structure, load_weights
+from compress.models.huggingface import TextLogits
 from compress.stage import Context, Need, Stage
+from compress.tasks import TextTask
 
 
 class Create(Stage):
@@ -20,6 +22,7 @@ class Create(Stage):
         weights: safetensors or a state dict; None for fresh weights.
     """
 
+    version: ClassVar[int] = 2  # 2: images enter as pixel_values
     consumes: ClassVar[frozenset[Kind]] = frozenset()
     needs: ClassVar[frozenset[Need]] = frozenset()
 
@@ -55,13 +58,14 @@ class Create(Stage):
         module = self.model.build(context.task.signature, code=context.code)
         if self.weights is not None:
             load_weights(module, self.weights)
+        check_tokens(module, context, where=f"model {self.model}")
         self._check_outputs(module, context)
         return module
 
     def _check_outputs(self, module: nn.Module, context: Context) -> None:
         """Run the plain module on two samples: what does not fit is refused before anything is exported or trained."""
         batch = context.task.batch(context.data.select, torch.arange(2))
-        expected = [2, len(context.task.classes)]
+        expected = [batch.num_units, len(context.task.classes)]
         module.eval()
         try:
             with torch.no_grad():
@@ -76,7 +80,7 @@ class Create(Stage):
         if not isinstance(outputs, torch.Tensor) or list(outputs.shape) != expected:
             raise ModelError(
                 "the model's outputs do not match the task's, and so not the teacher's",
-                expected=f"logits {expected}: two samples, one column per class",
+                expected=f"logits {expected}: a row for each unit of two samples, one column per class",
                 got=list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__,
                 where=f"model {self.model}",
                 hint="give the model as many outputs as there are classes",
@@ -97,6 +101,34 @@ class Create(Stage):
             sorted(hash_file(path) for path in context.code) if inputs["fields"]["model"]["family"] == "file" else []
         )
         return inputs
+
+
+def check_tokens(module: nn.Module, context: Context, *, where: object) -> None:
+    """Refuse a text model with fewer embeddings than the tokenizer has tokens, or fewer positions than texts may have.
+
+    Raises:
+        ModelError: what a first long text or rare token would otherwise tell, after the training.
+    """
+    if not (isinstance(module, TextLogits) and isinstance(context.task, TextTask)):
+        return
+    tokenizer = context.task.tokenizer
+    if tokenizer.size > module.num_embeddings:
+        raise ModelError(
+            "the tokenizer has more tokens than the model has embeddings",
+            expected=f"at most {module.num_embeddings} tokens",
+            got=tokenizer.size,
+            where=where,
+            hint="name the model's own tokenizer under data.tokenize.tokenizer, or for a model from scratch set "
+            f"change: {{vocab_size: {tokenizer.size}}}",
+        )
+    if module.max_positions is not None and tokenizer.max_length > module.max_positions:
+        raise ModelError(
+            "texts may have more tokens than the model has positions",
+            expected=f"at most {module.max_positions} tokens",
+            got=tokenizer.max_length,
+            where=where,
+            hint=f"set data.tokenize.max_length: {module.max_positions}",
+        )
 
 
 class Adopt(Stage):
@@ -131,11 +163,28 @@ class Adopt(Stage):
         return context.commit_model(
             self,
             source,
-            load_model(given.path, code=context.code),
+            self.built(context),
             model=structure.model,
             signature=structure.signature,
             facts={"adopted": given.digest},
         )
+
+    def built(self, context: Context) -> nn.Module:
+        """Return the stored module.
+
+        Raises:
+            ModelError: when it was made for another tokenizer than the task's.
+        """
+        if context.task.reading(self.artifact) is not context.task:
+            raise ModelError(
+                "the stored model reads text with a tokenizer of its own",
+                expected="the task's tokenizer",
+                where=self.artifact,
+                hint=f"set data.tokenize.tokenizer: {self.artifact}",
+            )
+        module = load_model(self.artifact, code=context.code)
+        check_tokens(module, context, where=self.artifact)
+        return module
 
     def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:
         """Replace the path by the digest of what it holds."""

@@ -1,4 +1,4 @@
-"""Prune: removes the channels that the guided loss can best do without; a smaller plain module comes out."""
+"""Prune: removes channels, heads and layers that the guided loss can best do without; a smaller module comes out."""
 
 import copy
 import json
@@ -18,9 +18,9 @@ from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure, save_model
 from compress.models.structure import Structure
 from compress.stage import Context, Need, Stage
-from compress.surgery import cut, verify
+from compress.surgery import cut, encoders, verify
 from compress.surgery.cost import CostModel, cost_model
-from compress.surgery.find import find_groups
+from compress.surgery.find import DEFAULT_UNITS, find_groups
 from compress.surgery.groups import Group, keep_all
 from compress.surgery.importance import Importance, magnitude, taylor
 from compress.surgery.plan import describe
@@ -36,23 +36,31 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 class Prune(Stage):
     """Removes whole channels, with everything coupled to them, until the model costs a fraction of what it did.
 
+    In transformers (BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa version 2 and 3, ViT, DeiT) these are whole attention
+    heads, feed-forward channels, channels of the hidden state and whole layers, and each layer may keep other numbers.
     The result is checked against a masked copy of the unpruned model in float64.
 
     Attributes:
-        kept_macs_fraction: share of the multiply-accumulates to keep; this or the next, not both.
+        kept_macs_fraction: share of the multiply-accumulates to keep, for inputs as long as the batch of select samples
+            that the result is checked on; this or the next, not both.
         kept_params_fraction: share of the parameters to keep.
         importance: ``taylor`` scores channels by the guided loss on train samples; ``magnitude`` by their weights.
         importance_batches: batches of ``importance_batch_size`` samples that taylor differentiates.
         importance_batch_size: samples per batch.
-        ranking: ``global`` ranks isomorphic groups together; ``uniform`` takes the same share of every group.
-        round_to: widths are multiples of it; None takes multiples of 8 up to 64, of 16 above.
+        units: what may be cut in a transformer. The hidden width is left alone unless named: it costs most.
+        ranking: ``global`` ranks isomorphic groups together; ``uniform`` takes the same share of every group;
+            ``per_cost`` weighs what the loss says of everything, whatever its kind, by what it costs, and needs taylor
+            scores. None takes ``per_cost`` for a transformer with taylor scores, else ``global``.
+        round_to: widths are multiples of it; None takes multiples of 8 up to 64, of 16 above; in transformers of 64, of
+            32 below a width of 768. Heads and layers leave whole.
         tolerance: largest shortfall below the target, as a share of the unpruned cost; None takes the nearest below.
-        protected: globs of module paths whose outputs keep all their channels.
+        protected: globs of module paths whose outputs keep all their channels; layers named so stay.
         steps: the target is approached in this many equal ratios, scored anew each time.
         recover: how the model is trained between steps, on the guided loss; needed when ``steps`` is above 1.
         loss: overrides the pipeline's loss.
     """
 
+    version: ClassVar[int] = 2  # channels that leave together are scored together
     needs: ClassVar[frozenset[Need]] = frozenset({"data", "loss", "teacher"})
     libraries: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning")
 
@@ -62,7 +70,8 @@ class Prune(Stage):
     importance: Literal["taylor", "magnitude"] = "taylor"
     importance_batches: Annotated[int, Field(ge=1, le=10_000)] = 16
     importance_batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
-    ranking: Ranking = "global"
+    units: Annotated[tuple[encoders.Unit, ...], Field(min_length=1)] = DEFAULT_UNITS
+    ranking: Ranking | None = None
     round_to: Annotated[int, Field(ge=1, le=256)] | None = None
     tolerance: Annotated[float, Field(ge=0, lt=1)] | None = None
     protected: tuple[str, ...] = ()
@@ -71,11 +80,13 @@ class Prune(Stage):
     loss: GuidedLoss | None = None
 
     def model_post_init(self, _context: object) -> None:
-        """Refuse no target, two targets, and steps without recovery."""
+        """Refuse no target, two targets, steps without recovery, and a ranking that the scores do not allow."""
         if (self.kept_macs_fraction is None) == (self.kept_params_fraction is None):
             raise ValueError("expected kept_macs_fraction or kept_params_fraction, and not both")
         if (self.steps > 1) != (self.recover is not None):
             raise ValueError("steps above 1 and recover go together: the model is trained between steps")
+        if self.ranking == "per_cost" and self.importance == "magnitude":
+            raise ValueError("ranking per_cost needs importance taylor: norms of unlike weights cannot be compared")
 
     def run(self, source: Artifact, context: Context) -> Artifact:
         """Prune a copy of the source step by step and commit it with its plan.
@@ -102,6 +113,7 @@ class Prune(Stage):
             "kept_macs_fraction": plan["after"]["macs"] / before["macs"],
             "importance": plan["importance"],
             "masked_difference": plan["masked_difference"],
+            "sample_shapes": plan["sample_shapes"],
             "loss_fingerprint": self.guided_loss(context).fingerprint,
             "widths": {group["name"]: [group["width_before"], group["width_after"]] for group in plan["groups"]},
         }
@@ -123,7 +135,7 @@ class Prune(Stage):
         original = copy.deepcopy(module)
         count = min(VERIFIED_SAMPLES, len(context.data.select))
         example = context.task.batch(context.data.select, torch.arange(count)).inputs
-        groups = find_groups(module, example, protected=self._protected(module))
+        groups = find_groups(module, example, protected=self._protected(module), units=self.units)
         if not groups:
             raise StageError("the model has no channels that could be removed", where=self.title)
         importance = self._importance(module, groups, context, step=len(plans))
@@ -140,11 +152,12 @@ class Prune(Stage):
                 hint="ask for less, or lower round_to",
             )
         context.reporter.say(
-            f"  {self.title}: kept {choice.reached:.4f} of the {choice.measure} ({choice.target:.4f} asked), channels "
-            f"ranked by {importance.method}"
+            f"  {self.title}: kept {choice.reached:.4f} of the {choice.measure} ({choice.target:.4f} asked), "
+            f"{' and '.join(dict.fromkeys(group.kind for group in groups))} ranked by {importance.method}"
             + (", because the loss has no gradient here" if importance.method == "fisher" else "")
         )
-        return module, describe(groups, importance, choice) | {"masked_difference": difference}
+        measured = {"masked_difference": difference, "sample_shapes": [list(tensor.shape[1:]) for tensor in example]}
+        return module, describe(groups, importance, choice) | measured
 
     def _intermediate(
         self,
@@ -204,7 +217,15 @@ class Prune(Stage):
         def per_sample(model: nn.Module, batch: Batch) -> Tensor:
             return per_sample_loss(model, context, batch, loss=loss, teacher=teacher)
 
-        return taylor(module, groups, batches(), loss=per_sample, logits=context.task.forward, seed=context.seed)
+        return taylor(
+            module,
+            groups,
+            batches(),
+            loss=per_sample,
+            logits=context.task.forward,
+            seed=context.seed,
+            problem=context.task.problem,
+        )
 
     def _choose(
         self,
@@ -220,11 +241,12 @@ class Prune(Stage):
         measure: Measure = "macs" if self.kept_macs_fraction else "parameters"
         now = asdict(costs.cost(keep_all(groups)))[measure]
         source = plans[0]["before"][measure] if plans else now
+        by_cost = importance.method != "magnitude" and any(group.kind != "channels" for group in groups)
         return choose(
             groups,
             importance.scores,
             costs,
-            ranking=self.ranking,
+            ranking=self.ranking or ("per_cost" if by_cost else "global"),
             measure=measure,
             target=target ** ((len(plans) + 1) / self.steps) * source / now,
             round_to=self.round_to,
@@ -247,6 +269,16 @@ class Prune(Stage):
         if self.recover is not None:
             found += coupling_faults(loss, self.recover)
         return found
+
+    def check(self, module: nn.Module) -> None:
+        """Refuse a family of transformers that cannot be cut, or not in these units, and parameters it should not have.
+
+        Raises:
+            ModelError: names what is not known.
+        """
+        found = encoders.encoder(module)
+        if found is not None:
+            encoders.groups(found, self.units, protected=frozenset())
 
     def smoke(self) -> Self:
         """One step, one small batch."""

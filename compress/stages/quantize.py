@@ -17,8 +17,8 @@ from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure
 from compress.quantization import kernels
 from compress.quantization.calibration import Batches, Range, finder, observe
-from compress.quantization.placement import layers
-from compress.quantization.plan import Mode, QuantPlan
+from compress.quantization.placement import Mode, layers, usual_mode
+from compress.quantization.plan import QuantPlan
 from compress.quantization.sensitivity import Choice, Quantizer, Score, Scorer, choose_layers
 from compress.quantization.view import View
 from compress.quantization.writer import write_quantized
@@ -43,7 +43,8 @@ class Quantize(Stage):
 
     Attributes:
         mode: ``static`` (ranges from the calibration role; for convolutions) or ``dynamic`` (ranges of each batch; for
-            matrix products, such as a transformer's; convolutions stay in float). Embeddings are int8 in both.
+            matrix products; convolutions stay in float). By default dynamic for a graph with attention, else static.
+            Embeddings are int8 in both.
         calibration: how a range is picked from what was seen.
         percentile: for ``calibration: percentile``, per cent of all elements on the near side of each bound.
         max_accuracy_drop: on select, as a share; None quantizes everything and ranks nothing.
@@ -62,7 +63,7 @@ class Quantize(Stage):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxruntime", "onnxscript")
 
     verb: Literal["quantize"] = "quantize"
-    mode: Mode = "static"
+    mode: Mode | None = None
     calibration: Literal["minmax", "percentile", "entropy"] = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     max_accuracy_drop: Fraction | None = 0.005
@@ -97,15 +98,16 @@ class Quantize(Stage):
         module = load_model(source.path, code=context.code)
         example = context.task.batch(context.data.select, torch.arange(2)).inputs
         model = to_onnx(module, structure.signature, example)
-        quantizer = Quantizer(model, mode=self.mode, keep_float=self._kept(model), reduce_range=self.reduce_range)
-        ranges = self._ranges(model, quantizer, context)
+        mode = self.mode or usual_mode(model.graph)
+        quantizer = Quantizer(model, mode=mode, keep_float=self._kept(model), reduce_range=self.reduce_range)
+        ranges = {} if mode == "dynamic" else self._ranges(model, quantizer, context)
         if self.max_accuracy_drop is None:
             plan, ranking, curve = quantizer.plan(ranges, {}), {}, None
         else:
             scorer = select_scorer(self, context)
             choice = choose_layers(quantizer, ranges, scorer, max_accuracy_drop=self.max_accuracy_drop)
             plan, ranking, curve = choice.plan, choice.ranking, describe(choice)
-        facts = self._check(model, plan, context, ranking=ranking)
+        facts = {"mode": mode} | self._check(model, plan, context, ranking=ranking)
         files = {"quant_plan.json": plan.model_dump_json(indent=1)}
         if curve is not None:
             files["quant_curve.json"] = json.dumps(curve, indent=1)
@@ -130,8 +132,6 @@ class Quantize(Stage):
         return kept
 
     def _ranges(self, model: "ModelProto", quantizer: Quantizer, context: Context) -> dict[str, Range]:
-        if self.mode == "dynamic":
-            return {}
         histograms = observe(model, quantizer.values, calibration_batches(context))
         find = finder(self.calibration, percent=self.percentile)
         return {name: find(histogram) for name, histogram in histograms.items()}

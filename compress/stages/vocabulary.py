@@ -12,7 +12,7 @@ from torch import nn
 
 from compress.artifact import Artifact, hash_file
 from compress.data import Samples
-from compress.errors import ModelError, StageError
+from compress.errors import DataError, ModelError, StageError
 from compress.models import HuggingFace, load_model, load_structure
 from compress.models.huggingface import Logits
 from compress.stage import Context, Need, Stage
@@ -45,8 +45,9 @@ class PruneVocabulary(Stage):
         """Count, cut, check and commit.
 
         Raises:
-            StageError: when all tokens are needed, or outputs on kept tokens changed.
+            StageError: when all tokens are needed, outputs on kept tokens changed, or words lose their outputs.
             ModelError: when the task has no tokens, or the model no embedding that is known.
+            DataError: when the file of further texts cannot be read.
         """
         task, structure = context.task, load_structure(source.path)
         module = load_model(source.path, code=context.code)
@@ -64,6 +65,7 @@ class PruneVocabulary(Stage):
         tokenizer = Tokenizer.from_files(files, max_length=task.tokenizer.max_length)
         unchanged = load_model(source.path, code=context.code)
         cut_embedding(module, torch.from_numpy(old), padding=tokenizer.pad_id)
+        self._check_units(task, task.with_tokenizer(tokenizer), context)
         split = {role: kept_splits(task, tokenizer, context.data.roles[role], old) for role in ("train", "select")}
         self._check(unchanged, module, context, same=split["train"], tokenizer=tokenizer)
         return context.commit_model(
@@ -85,11 +87,38 @@ class PruneVocabulary(Stage):
         counts = Counter(task.encoded(context.data.train).ids.tolist())
         wanted = {number for number, count in counts.items() if count >= self.min_count}
         if self.texts is not None:
-            lines = [line for line in self.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line for line in self._lines(self.texts) if line.strip()]
             inputs = np.empty(len(lines), object)
             inputs[:] = lines
             wanted |= set(task.tokenizer.encode(Samples(inputs, None), words=False).ids.tolist())
         return wanted
+
+    def _lines(self, path: Path) -> list[str]:
+        try:
+            return path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                "the file of further texts cannot be read",
+                expected="UTF-8, one text a line",
+                got=error,
+                where=f"{self.title}, texts: {path}",
+            ) from error
+
+    def _check_units(self, before: TextTask, after: TextTask, context: Context) -> None:
+        """Refuse longer splits that push words over the length limit: they would be compared with other words.
+
+        Raises:
+            StageError: naming the role.
+        """
+        for role, samples in context.data.roles.items():
+            lost = int((before.units(samples) != after.units(samples)).sum())
+            if lost:
+                raise StageError(
+                    f"{lost} of the {role} role's samples lose words: their new tokens are over the length limit",
+                    expected="as many words with an output as before",
+                    where=self.title,
+                    hint="lower min_count, raise data.tokenize.max_length, or split long samples",
+                )
 
     def _check(
         self, before: nn.Module, after: nn.Module, context: Context, *, same: NDArray[np.bool_], tokenizer: Tokenizer
@@ -154,4 +183,9 @@ def cut_embedding(module: Logits, kept: torch.Tensor, *, padding: int) -> None:
     embedding.num_embeddings = len(kept)
     if embedding.padding_idx is not None:
         embedding.padding_idx = padding
-    module.model.config.vocab_size, module.model.config.pad_token_id = len(kept), padding
+    config = module.model.config
+    for name, number in config.to_dict().items():
+        if name.endswith("_token_id") and isinstance(number, int):
+            found = (kept == number).nonzero()
+            setattr(config, name, int(found) if len(found) else None)
+    config.vocab_size, config.pad_token_id = len(kept), padding

@@ -1,4 +1,8 @@
-"""Parameters and multiply-accumulates (MACs) of a model, exactly, and of its pruned forms without building them."""
+"""Parameters and multiply-accumulates (MACs) of a model, exactly, and of its pruned forms without building them.
+
+MACs of attention grow with the square of the number of tokens: all are those of the inputs that a model is measured
+with.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +15,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.surgery import layers
-from compress.surgery.groups import Group, Kept
+from compress.surgery.groups import Group, Kept, inside
+
+# Fused attention on the CPU, which torch 2.13 does not count.
+FUSED_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +36,45 @@ class CostModel:
     """A model's cost as a function of how many channels each group keeps.
 
     Every convolution and linear layer costs its weight's size once per position, and both its dimensions shrink with
-    the groups that it is part of. Matrix products outside such layers are taken to cost what they cost unpruned.
+    the groups that it is part of. The products of an attention module in a group shrink with its heads. Other matrix
+    products are taken to cost what they cost unpruned. A layer that is gone costs nothing, whatever is kept of it.
     """
 
     shapes: Mapping[tuple[str, str], tuple[int, ...]]
     """(module path, parameter name) -> shape; a shared parameter appears once."""
     weights: Mapping[str, tuple[int, tuple[int, ...]]]
     """Module path -> (times its weight is applied to one sample, the weight's shape)."""
+    products: Mapping[str, int]
+    """Path of an attention module in a group -> MACs of one sample in it, outside its linear layers."""
     other_macs: int
-    """MACs of one sample outside convolutions and linear layers."""
+    """MACs of one sample outside convolutions, linear layers and those attention modules."""
     sizes: Mapping[tuple[str, layers.Side], int]
     """(module path, side) -> channels before pruning, for sides in a group."""
     dims: Mapping[tuple[str, str], tuple[tuple[layers.Side, int], ...]]
     """(module path, parameter name) -> the dimensions that shrink, for parameters in a group."""
-    uses: Mapping[str, tuple[tuple[str, layers.Side, Tensor], ...]]
-    """Group -> (module path, side, indices per channel int64 [width])."""
+    uses: Mapping[str, tuple[tuple[str, layers.Side, Tensor | int], ...]]
+    """Group -> (module path, side, indices per channel int64 [width], or one number where all have as many)."""
+    widths: Mapping[str, int]
+    """Group -> channels before pruning."""
+    layer_of: Mapping[str, tuple[str, int]]
+    """Module path -> (group of whole layers, channel) of the layer that it is in; absent for all other modules."""
 
     def cost(self, kept: Kept) -> Cost:
         """The exact cost of the model that keeps these channels."""
         sizes = dict(self.sizes)
         for name, index in kept.items():
             for path, side, per_channel in self.uses[name]:
-                sizes[path, side] -= int(per_channel.sum() - per_channel[index].sum())
+                if isinstance(per_channel, int):
+                    sizes[path, side] -= per_channel * (self.widths[name] - len(index))
+                else:
+                    sizes[path, side] -= int(per_channel.sum() - per_channel[index].sum())
+        remaining = {
+            name: set(kept[name].tolist()) for name in {group for group, _ in self.layer_of.values()} & {*kept}
+        }
+
+        def there(path: str) -> bool:
+            group, channel = self.layer_of.get(path, ("", 0))
+            return group not in remaining or channel in remaining[group]
 
         def elements(path: str, name: str, shape: tuple[int, ...]) -> int:
             count = prod(shape)
@@ -59,9 +83,18 @@ class CostModel:
                 count = count // shape[dim] * (shape[dim] * sizes[path, side] // self.sizes[path, side])
             return count
 
-        parameters = sum(elements(path, name, shape) for (path, name), shape in self.shapes.items())
-        macs = sum(positions * elements(path, "weight", shape) for path, (positions, shape) in self.weights.items())
-        return Cost(parameters, macs + self.other_macs)
+        parameters = sum(elements(path, name, shape) for (path, name), shape in self.shapes.items() if there(path))
+        macs = sum(
+            positions * elements(path, "weight", shape)
+            for path, (positions, shape) in self.weights.items()
+            if there(path)
+        )
+        attention = sum(
+            count * sizes[path, "out"] // self.sizes[path, "out"]
+            for path, count in self.products.items()
+            if there(path)
+        )
+        return Cost(parameters, macs + attention + self.other_macs)
 
 
 def model_cost(model: nn.Module, inputs: tuple[Tensor, ...]) -> Cost:
@@ -77,7 +110,7 @@ def cost_model(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, 
         groups: its prunable groups.
         inputs: positional arguments, the batch in dimension 0.
     """
-    positions, total = _count(model, inputs)
+    positions, counted = _count(model, inputs)
     shapes: dict[tuple[str, str], tuple[int, ...]] = {}
     seen: set[int] = set()
     for path, module in model.named_modules():
@@ -89,7 +122,8 @@ def cost_model(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, 
     layer_macs = sum(count * prod(shape) for count, shape in weights.values())
     sizes: dict[tuple[str, layers.Side], int] = {}
     dims: dict[tuple[str, str], tuple[tuple[layers.Side, int], ...]] = {}
-    uses: dict[str, tuple[tuple[str, layers.Side, Tensor], ...]] = {}
+    uses: dict[str, tuple[tuple[str, layers.Side, Tensor | int], ...]] = {}
+    products: dict[str, int] = {}
     for group in groups:
         used = []
         for member in group.members:
@@ -99,9 +133,30 @@ def cost_model(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, 
             for name, dim in found.dims:
                 known = dims.get((member.path, name), ())
                 dims[member.path, name] = tuple({*known, (member.side, dim)})
-            used.append((member.path, member.side, torch.bincount(member.channels, minlength=group.width)))
+            per_channel = torch.bincount(member.channels, minlength=group.width)
+            alike = len(per_channel.unique()) == 1
+            used.append((member.path, member.side, int(per_channel[0]) if alike else per_channel))
+            if found.kind == "Attention":
+                linear = sum(n * prod(shape) for path, (n, shape) in weights.items() if inside(path, [member.path]))
+                products[member.path] = counted.get(member.path, 0) - linear
         uses[group.name] = tuple(used)
-    return CostModel(shapes, weights, total - layer_macs, sizes, dims, uses)
+    other_macs = counted[""] - layer_macs - sum(products.values())
+    widths = {group.name: group.width for group in groups}
+    return CostModel(shapes, weights, products, other_macs, sizes, dims, uses, widths, _layers(model, groups))
+
+
+def _layers(model: nn.Module, groups: Sequence[Group]) -> dict[str, tuple[str, int]]:
+    """Module path -> (group of whole layers, channel), for modules in such layers."""
+    channels = {
+        f"{member.path}.{index}": (group.name, channel)
+        for group in groups
+        if group.kind == "layers"
+        for member in group.members
+        for channel, index in zip(member.channels.tolist(), member.indices.tolist(), strict=True)
+    }
+    return {
+        path: found for path, _ in model.named_modules() for layer, found in channels.items() if inside(path, [layer])
+    }
 
 
 def _weight_shape(module: nn.Module) -> tuple[int, ...]:
@@ -110,16 +165,16 @@ def _weight_shape(module: nn.Module) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def _count(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Counter[str], int]:
-    """Positions of every convolution and linear layer per sample, and all MACs of one sample as torch counts them."""
-    batch = len(inputs[0])
+def _count(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Counter[str], dict[str, int]]:
+    """Positions of every convolution and linear layer, and MACs by module path ("" is all) as torch counts them."""
+    one = tuple(tensor[:1] for tensor in inputs)  # what is shared by all samples counts once
     positions: Counter[str] = Counter()
 
     def record(path: str) -> Any:
         def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
             # A transposed convolution applies its weight once per input position, all others once per output position.
             tensor = arguments[0] if isinstance(module, layers.TRANSPOSED) else output
-            positions[path] += tensor.numel() // tensor.shape[layers.channel_dim(module)] // batch
+            positions[path] += tensor.numel() // tensor.shape[layers.channel_dim(module)]
 
         return hook
 
@@ -130,12 +185,23 @@ def _count(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Counter[str], 
     ]
     training = model.training
     model.eval()
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping={FUSED_ATTENTION: _fused_attention_flops})
     try:
         with counter:
-            model(*inputs)
+            model(*one)
     finally:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    return positions, counter.get_total_flops() // 2 // batch
+    root = type(model).__name__
+    macs = {
+        path.removeprefix(root).removeprefix("."): sum(flops.values()) // 2
+        for path, flops in counter.get_flop_counts().items()
+        if inside(path, [root])
+    }
+    return positions, macs | {"": counter.get_total_flops() // 2}
+
+
+def _fused_attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    """Two products of [L, d] with [S, d] for each head, two operations a MAC; arguments are shapes [N, H, L, d]."""
+    return 2 * query[0] * query[1] * query[2] * key[2] * (query[3] + value[3])

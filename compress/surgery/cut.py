@@ -1,4 +1,4 @@
-"""Remove channels from a model by explicit indices."""
+"""Remove channels, heads and layers from a model by explicit indices."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from compress.models.structure import keep_layers
 from compress.surgery import layers
 from compress.surgery.groups import Group, Kept, check_kept, removed
 
@@ -14,7 +15,8 @@ def apply(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:
     """Remove, in place, every channel that `kept` does not name; layers that lose nothing are not touched.
 
     Parameters of cut layers become new objects without gradient, so optimizers and hooks on them must be rebuilt. The
-    groups describe the uncut model: find them again before cutting a second time.
+    groups describe the uncut model: find them again before cutting a second time. Where a layer leaves a list, those
+    behind it move up, and so do their paths.
 
     Args:
         model: the model that `groups` were found in, on any device.
@@ -31,13 +33,18 @@ def apply(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:
         if len(channels):
             for member in group.members:
                 gone[member.path, member.side].append(member.of(channels, group.width))
+    lists = {key for key in gone if isinstance(model.get_submodule(key[0]), nn.ModuleList)}
     # Layouts first: cutting one side of a grouped convolution can make it look like another kind of layer.
     planned = {key: layers.layout(model.get_submodule(key[0]), key[1]) for key in gone}
-    for (path, side), found in planned.items():
+    # Whole layers last: paths are those of the uncut model.
+    for (path, side), found in sorted(planned.items(), key=lambda item: item[0] in lists):
         assert found is not None
         module = model.get_submodule(path)
         keep = torch.ones(found.size, dtype=torch.bool)
         keep[torch.cat(gone[path, side])] = False
+        if (path, side) in lists:
+            keep_layers(model, path, keep.nonzero().flatten().tolist())
+            continue
         parameters = list(module.parameters(recurse=False))
         device = parameters[0].device if parameters else None
         layers.select(module, side, found, keep.nonzero().flatten().to(device))

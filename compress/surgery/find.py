@@ -1,7 +1,8 @@
 """Find the groups of channels that must be removed together, and prove them before anyone relies on them.
 
-Nothing that torch-pruning says is taken on trust: each layer must be in `layers`, and a trial cut of a copy must equal
-the masked copy. What does not is refused by name.
+Transformers' encoders have a table (`encoders`); torch-pruning traces everything else. Nothing that either says is
+taken on trust: each layer must be in `layers`, and a trial cut of a copy must equal the masked copy. What does not is
+refused by name.
 
 Limits: only what runs in eval mode with the example inputs is seen; a branch used in training alone, or a layer that
 never runs, keeps its shape. A tensor that `forward` builds with a fixed number of channels fails the trial.
@@ -15,13 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import ModelError, StageError
-from compress.surgery import cut, layers, verify
-from compress.surgery.groups import Group, Member
+from compress.surgery import cut, encoders, layers, verify
+from compress.surgery.groups import Group, Member, inside
 from compress.surgery.trace import Coupling, couplings
+
+DEFAULT_UNITS: tuple[encoders.Unit, ...] = ("heads", "feed_forward", "layers")
 
 
 def find_groups(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], *, protected: frozenset[str] = frozenset()
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    protected: frozenset[str] = frozenset(),
+    units: Sequence[encoders.Unit] = DEFAULT_UNITS,
 ) -> tuple[Group, ...]:
     """Find every group of channels that can be removed from the model, in the model's order.
 
@@ -31,21 +38,29 @@ def find_groups(
     Args:
         model: a module on any device.
         example_inputs: positional arguments for one call, the batch in dimension 0.
-        protected: paths of modules, or of containers of modules, whose outputs keep all their channels.
+        protected: paths of modules, or of containers of modules, whose outputs keep all their channels. Layers of a
+            transformer that are in one stay.
+        units: what may be cut in a transformer; other models have channels alone.
 
     Raises:
         ModelError: a parameter, layer or operation depends on prunable channels and cannot be cut; names it. Add the
-            layer that produces the channels to `protected` to prune the rest of the model.
+            layer that produces the channels to `protected` to prune the rest of the model. Or the model is of a family
+            of transformers that cannot be cut, or has a parameter that its family has not.
     """
     _check_protected(model, protected)
+    encoder = encoders.encoder(model)
     trial = copy.deepcopy(model).cpu().double().eval()
+    if encoder is not None:
+        mapped = encoders.groups(encoder, units, protected=protected)
+        _prove(trial, mapped, _trial_inputs(tuple(tensor[:2] for tensor in example_inputs)), {})
+        return tuple(mapped)
     inputs = _trial_inputs(example_inputs)
     shared = _shared_parameters(trial)
     groups: list[Group] = []
     operations: dict[str, tuple[str, ...]] = {}
     for coupling in couplings(trial, inputs):
         produced = [part.path for part in coupling.parts if part.side == "out"]
-        if coupling.at_edge or any(_inside(path, protected) for path in produced):
+        if coupling.at_edge or any(inside(path, protected) for path in produced):
             continue
         groups.append(_group(coupling, trial, shared))
         operations[coupling.root] = coupling.operations
@@ -60,10 +75,6 @@ def _check_protected(model: nn.Module, protected: frozenset[str]) -> None:
         if name not in paths:
             near = get_close_matches(name, paths, n=3)
             raise ModelError("A protected module is not in the model", expected=near or paths[:10], got=name)
-
-
-def _inside(path: str, containers: frozenset[str]) -> bool:
-    return any(path == name or path.startswith(f"{name}.") for name in containers)
 
 
 def _trial_inputs(example_inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -101,7 +112,7 @@ def _group(coupling: Coupling, model: nn.Module, shared: dict[str, tuple[str, ..
         (part.path, part.side): layers.layout(model.get_submodule(part.path), part.side) for part in coupling.parts
     }
     for (path, side), known in found.items():
-        if known is None:
+        if known is None or known.kind in layers.MAPPED:
             got = f"{type(model.get_submodule(path)).__name__} ({side} side)"
             message = "A layer depends on prunable channels and cannot lose any"
             raise ModelError(message, got=got, where=path, hint=hint)

@@ -5,15 +5,20 @@ of pairs (channel, index), so flattening (one channel, many columns), concatenat
 all take the same form.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from compress.errors import ModelError
 from compress.surgery.layers import Side
+
+Kind = Literal["channels", "heads", "feed_forward", "hidden", "layers"]
+"""What a group's channels are. The last four are of transformers; those of "heads" leave head by head, and those of
+"layers" are whole layers."""
 
 Kept = Mapping[str, Tensor]
 """Group name -> channels to keep (int64, ascending, unique). Names every group."""
@@ -55,6 +60,8 @@ class Group:
     """int64 [width]: channels with one number are kept or removed together; all atoms are equally large."""
     blocks: Tensor
     """int64 [width]: every block keeps equally many channels (grouped convolutions); all zero without blocks."""
+    kind: Kind = "channels"
+    """What the channels are."""
 
     @cached_property
     def unit(self) -> int:
@@ -100,6 +107,11 @@ class Group:
         size = int(self.atoms.max()) + 1
         total = torch.zeros(size, dtype=torch.float64).index_add_(0, self.atoms, scores.double())
         return total / torch.bincount(self.atoms, minlength=size).clamp(min=1)
+
+
+def inside(path: str, containers: Collection[str]) -> bool:
+    """Whether a module path is one of some containers, or in one."""
+    return any(path == name or path.startswith(f"{name}.") for name in containers)
 
 
 def keep_all(groups: Sequence[Group]) -> dict[str, Tensor]:

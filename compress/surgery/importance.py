@@ -1,4 +1,4 @@
-"""How much each channel of each group matters.
+"""How much each channel of each group matters; a channel of a group of layers is a whole layer.
 
 Three scores, one form: group name -> float64 [width], larger is more important. `magnitude` needs no data; `taylor`
 differentiates the loss that the student is trained on, and falls back to the Fisher score of the same gates where that
@@ -18,7 +18,8 @@ from compress.errors import ModelError, StageError
 from compress.loss.taps import evaluating
 from compress.surgery import layers
 from compress.surgery.groups import Group
-from compress.surgery.verify import scale_channels
+from compress.surgery.verify import scale_channels, with_state
+from compress.tasks.task import Problem
 
 Method = Literal["magnitude", "taylor", "fisher"]
 
@@ -36,7 +37,7 @@ class Importance:
     method: Method
     """What was computed; "fisher" where "taylor" was asked for and the loss had no gradient."""
     samples: int
-    """Samples that were differentiated; 0 for magnitude."""
+    """Units (samples, or labelled words) that were differentiated; 0 for magnitude."""
     gradient_ratio: float | None
     """Root mean square of the loss's gradient over that of a sampled label's, per gate; None for magnitude."""
 
@@ -46,7 +47,8 @@ def magnitude(model: nn.Module, groups: Sequence[Group]) -> Importance:
     """L2 norm of all parameters of a channel, over the mean norm in its group.
 
     The group norm of DepGraph (Fang et al., arXiv 2301.12900, section 3.3): weights, biases and normalisation in every
-    coupled layer count. Dividing by the group's mean makes groups of one class comparable whatever their layers' sizes.
+    coupled layer count. Dividing by the group's mean makes groups of one class comparable whatever their layers' sizes;
+    groups of different classes stay incomparable.
     """
     scores = {}
     for group in groups:
@@ -68,6 +70,7 @@ def taylor(
     loss: Callable[[nn.Module, Any], Tensor],
     logits: Callable[[nn.Module, Any], Tensor],
     seed: int,
+    problem: Problem = "single-label",
     noise_floor: float = NOISE_FLOOR,
 ) -> Importance:
     """Mean over samples of the squared first-order change of the loss when a channel is removed.
@@ -79,8 +82,12 @@ def taylor(
     of weight times gradient over the reading columns; what biases and normalisation add to the channel is in it. No
     parameter needs a gradient, so frozen and unused ones do no harm.
 
+    Channels that leave together, such as those of an attention head, share a gate, and all of them have its score. The
+    gate of a whole layer stands between what it was given and what it adds to that, x + gate (layer(x) - x), so that 0
+    is the bypass, before or after normalisation. So all scores of one model are in one unit, squared nats.
+
     A student that equals its teacher has a loss without gradient, and first order ranks nothing. So the same gates are
-    also scored by labels drawn from the model's own softmax: that is the Fisher information, the curvature of the KL
+    also scored by labels drawn from the model's own outputs: that is the Fisher information, the curvature of the KL
     divergence at the match point. Where the loss's gradient is below `noise_floor` times the sampled label's (root mean
     squares over all gates and samples), the Fisher score is returned, and the result says so.
 
@@ -88,9 +95,11 @@ def taylor(
         model: run in eval mode; left as it was.
         groups: its prunable groups.
         batches: anything that `loss` and `logits` take; read once.
-        loss: per-sample losses [N] in nats; sample n may depend on input n alone.
-        logits: unnormalised log-probabilities [N, ..., classes].
+        loss: losses [units] in nats, one or more units a sample; each may depend on its own sample's input alone.
+        logits: outputs [units, ..., classes].
         seed: of the drawn labels.
+        problem: what the outputs of a unit are: one distribution, independent probabilities, or the means of normal
+            distributions of variance 1.
         noise_floor: see above, dimensionless.
 
     Raises:
@@ -105,9 +114,10 @@ def taylor(
         for batch in batches:
             with _Gates(model, groups) as gates:
                 per_sample = loss(model, batch)
-                _accumulate(first, gates.derivatives(per_sample.sum()))
+                _accumulate(first, gates.derivatives(per_sample.sum()), groups)
             with _Gates(model, groups) as gates:
-                _accumulate(fisher, gates.derivatives(_sampled_label_loss(logits(model, batch), generator)))
+                drawn = _sampled_label_loss(logits(model, batch), generator, problem=problem)
+                _accumulate(fisher, gates.derivatives(drawn), groups)
             samples += len(per_sample)
     if not samples:
         raise StageError("Importance needs data", expected="at least one batch", got="none")
@@ -122,15 +132,26 @@ def taylor(
     return Importance({name: total / samples for name, total in chosen.items()}, method, samples, ratio)
 
 
-def _accumulate(totals: dict[str, Tensor], derivatives: dict[str, Tensor]) -> None:
-    for name, gate in derivatives.items():
-        totals[name] += gate.double().square().sum(0).cpu()
+def _accumulate(totals: dict[str, Tensor], derivatives: dict[str, Tensor], groups: Sequence[Group]) -> None:
+    for group in groups:
+        if (found := derivatives.get(group.name)) is not None:
+            per_channel = found.double().cpu()
+            # One gate for all channels of an atom: its derivative is the sum of theirs.
+            atoms = per_channel.new_zeros(len(per_channel), int(group.atoms.max()) + 1)
+            totals[group.name] += atoms.index_add_(1, group.atoms, per_channel).square().sum(0)[group.atoms]
 
 
-def _sampled_label_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Sum of the negative log-likelihoods of labels drawn from the logits' own softmax."""
-    flat = logits.float().flatten(0, -2)
-    labels = torch.multinomial(flat.detach().softmax(-1).cpu(), 1, generator=generator).flatten().to(flat.device)
+def _sampled_label_loss(outputs: Tensor, generator: torch.Generator, *, problem: Problem) -> Tensor:
+    """Sum of the negative log-likelihoods of labels drawn from what the outputs themselves say."""
+    flat = outputs.float().flatten(0, -2)
+    said = flat.detach().cpu()
+    if problem == "multi-label":
+        labels = torch.bernoulli(said.sigmoid(), generator=generator).to(flat.device)
+        return nn.functional.binary_cross_entropy_with_logits(flat, labels, reduction="sum")
+    if problem == "regression":
+        labels = (said + torch.randn(said.shape, generator=generator)).to(flat.device)
+        return nn.functional.mse_loss(flat, labels, reduction="sum") / 2
+    labels = torch.multinomial(said.softmax(-1), 1, generator=generator).flatten().to(flat.device)
     return nn.functional.cross_entropy(flat, labels, reduction="sum")
 
 
@@ -154,15 +175,20 @@ class _Gates:
         self._model = model
         self._widths = {group.name: group.width for group in groups}
         self._readers: dict[str, list[tuple[str, Tensor, Tensor]]] = defaultdict(list)
+        self._layers: dict[str, tuple[str, int]] = {}
         for group in groups:
             for member in group.members:
-                if member.side == "in":
+                if group.kind == "layers":
+                    pairs = zip(member.channels.tolist(), member.indices.tolist(), strict=True)
+                    self._layers |= {f"{member.path}.{index}": (group.name, channel) for channel, index in pairs}
+                elif member.side == "in":
                     self._readers[member.path].append((group.name, member.channels, member.indices))
         self._gates: dict[str, Tensor] = {}
 
     def __enter__(self) -> "_Gates":
         self._hooks = [
-            self._model.get_submodule(path).register_forward_pre_hook(self._hook(path)) for path in self._readers
+            *(self._model.get_submodule(path).register_forward_pre_hook(self._hook(path)) for path in self._readers),
+            *(self._model.get_submodule(path).register_forward_hook(self._bypass(path)) for path in self._layers),
         ]
         return self
 
@@ -182,6 +208,17 @@ class _Gates:
 
         return hook
 
+    def _bypass(self, path: str) -> Callable[..., Any]:
+        name, channel = self._layers[path]
+
+        def hook(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+            given = arguments[0]
+            state = output[0] if isinstance(output, tuple) else output
+            gate = self._gate(name, state, path)[:, channel].view(-1, *[1] * (state.ndim - 1))
+            return with_state(output, given + gate * (state - given))
+
+        return hook
+
     def _gate(self, name: str, tensor: Tensor, path: str) -> Tensor:
         if name not in self._gates:
             self._gates[name] = tensor.new_ones(len(tensor), self._widths[name], requires_grad=True)
@@ -193,7 +230,7 @@ class _Gates:
         return gate
 
     def derivatives(self, total: Tensor) -> dict[str, Tensor]:
-        """Derivative of every sample's loss by every gate, [N, width] per group; zero where a gate has no effect."""
+        """Derivative of every sample's loss by every gate, [N, width] per group, for gates that have an effect."""
         names = list(self._gates)
         found = torch.autograd.grad(total, [self._gates[name] for name in names], allow_unused=True)
-        return {name: torch.zeros(1) if value is None else value for name, value in zip(names, found, strict=True)}
+        return {name: value for name, value in zip(names, found, strict=True) if value is not None}

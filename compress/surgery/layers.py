@@ -3,15 +3,22 @@
 This table is the only place that knows layer types; finding, scoring, costing, cutting and checking all read it.
 A layer that is not in it cannot lose channels, and a model in which it would have to is refused by name.
 
-Lacks on purpose: layer normalisation (removing a channel changes the statistics of the others, so removing is not
-the same as masking), recurrent cells, `nn.MultiheadAttention` and embeddings.
+Some kinds (`MAPPED`) lose channels only where a map of a transformer family says so (`encoders`): layer normalisation,
+whose statistics change with every channel, so that removing is not the same as masking; embeddings, tokens and other
+bare parameters; whole attention modules, which hold no tensor but count heads; and lists of layers, whose "channels"
+are the layers themselves.
+
+Lacks on purpose: recurrent cells and `nn.MultiheadAttention`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from compress.loss.attention import NAMES
+from compress.models.structure import HEAD_COUNTS, HEAD_WIDTHS
 
 Side = Literal["out", "in"]
 
@@ -21,6 +28,7 @@ TRANSPOSED = (nn.ConvTranspose2d,)
 RUNNING_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 PRODUCERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 _KINDS = (*PRODUCERS, *RUNNING_NORMS, nn.GroupNorm, nn.PReLU)
+MAPPED = ("LayerNorm", "Embedding", "Parameters", "Attention", "ModuleList")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +46,9 @@ class Layout:
     blocks: int = 1
     """Equal runs of consecutive channels that must stay equally long (grouped convolutions)."""
     run: int = 1
-    """Consecutive channels that leave together (one normalisation group of a GroupNorm)."""
+    """Consecutive channels that leave together (one normalisation group of a GroupNorm, one attention head)."""
+    counts: tuple[str, ...] = ()
+    """Integer attributes that equal `size / run`."""
 
 
 def layout(module: nn.Module, side: Side) -> Layout | None:
@@ -65,24 +75,49 @@ def layout(module: nn.Module, side: Side) -> Layout | None:
         )
     elif side == "in":
         return None
+    elif (mapped := _mapped(module)) is not None:
+        return mapped
     elif isinstance(module, RUNNING_NORMS):
         dims = (("weight", 0), ("bias", 0), ("running_mean", 0), ("running_var", 0))
         found = Layout(str(kind), module.num_features, dims, ("num_features",))
     elif isinstance(module, nn.GroupNorm) and module.num_groups > 1:
         run = module.num_channels // module.num_groups
-        found = Layout("GroupNorm", module.num_channels, (("weight", 0), ("bias", 0)), ("num_channels",), run=run)
+        dims = (("weight", 0), ("bias", 0))
+        found = Layout("GroupNorm", module.num_channels, dims, ("num_channels",), run=run, counts=("num_groups",))
     elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
         found = Layout("PReLU", module.num_parameters, (("weight", 0),), ("num_parameters",))
     if found is None or (isinstance(module, PRODUCERS) and "weight" not in own):
         return None  # a weight that another tensor computes (weight norm, parametrisations) cannot be sliced here
-    return Layout(
-        found.kind,
-        found.size,
-        tuple((name, dim) for name, dim in found.dims if name in own),
-        found.attributes,
-        found.blocks,
-        found.run,
-    )
+    return replace(found, dims=tuple((name, dim) for name, dim in found.dims if name in own))
+
+
+def _mapped(module: nn.Module) -> Layout | None:
+    """Describe what only the map of a family cuts."""
+    if isinstance(module, nn.ModuleList):
+        return Layout("ModuleList", len(module), (), ())
+    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+        own = tuple((name, 0) for name, _ in module.named_parameters(recurse=False))
+        return Layout("LayerNorm", module.normalized_shape[0], own, ())
+    if isinstance(module, nn.Embedding):
+        return Layout("Embedding", module.embedding_dim, (("weight", 1),), ("embedding_dim",))
+    own = dict(module.named_parameters(recurse=False))
+    if (projections := attention_projections(module)) is not None and not own:
+        counts = tuple(name for name in HEAD_COUNTS if name in vars(module))
+        sizes = tuple(name for name in HEAD_WIDTHS if name in vars(module))
+        size = projections[0].out_features
+        return Layout("Attention", size, (), sizes, run=size // vars(module)[counts[0]], counts=counts)
+    widths = {tensor.shape[-1] for tensor in own.values() if tensor.ndim}
+    if isinstance(module, _KINDS) or len(widths) != 1:
+        return None
+    return Layout("Parameters", widths.pop(), tuple((name, tensor.ndim - 1) for name, tensor in own.items()), ())
+
+
+def attention_projections(module: nn.Module) -> tuple[nn.Linear, ...] | None:
+    """The query, key and value layers of an attention module that counts its heads; None for any other module."""
+    children = dict(module.named_children())
+    names = next((names for names in NAMES if set(names) <= set(children)), ())
+    found = tuple(layer for name in names if isinstance(layer := children[name], nn.Linear))
+    return found if len(found) == 3 and any(name in vars(module) for name in HEAD_COUNTS) else None
 
 
 def _convolution(module: nn.Module, side: Side, *, kind: str) -> Layout | None:
@@ -103,23 +138,21 @@ def _convolution(module: nn.Module, side: Side, *, kind: str) -> Layout | None:
     return Layout(f"Grouped{kind}", module.in_channels, (("weight", 1),), ("in_channels",), blocks=module.groups)
 
 
-def is_per_channel(module: nn.Module) -> bool:
-    """Whether each output channel of the layer depends on the same input channel only (one shared set of channels)."""
-    return layout(module, "out") is not None and layout(module, "in") is None
-
-
 def channel_dim(module: nn.Module) -> int:
-    """The dimension of the layer's input and output that holds channels: the last for Linear, else 1."""
-    return -1 if isinstance(module, nn.Linear) else 1
+    """The dimension of the layer's input and output that holds channels: 1 for what works on maps, else the last."""
+    return 1 if isinstance(module, _KINDS) and not isinstance(module, nn.Linear) else -1
 
 
 def rows(module: nn.Module, side: Side) -> list[Tensor]:
     """The parameters of one side, one row per channel: tensors of shape (channels, anything).
 
-    Views where torch can; running statistics are left out, since they are no parameters.
+    Views where torch can; running statistics are left out, since they are no parameters. A list of layers has a row of
+    everything in it for each.
     """
     found = layout(module, side)
     assert found is not None
+    if isinstance(module, nn.ModuleList):
+        return [torch.stack([torch.cat([tensor.flatten() for tensor in layer.parameters()]) for layer in module])]
     parameters = dict(module.named_parameters(recurse=False))
     result = []
     for name, dim in found.dims:
@@ -167,8 +200,10 @@ def select(module: nn.Module, side: Side, found: Layout, keep: Tensor) -> None:
             setattr(module, name, smaller)
     for attribute in found.attributes:
         setattr(module, attribute, len(keep))
-    if isinstance(module, nn.GroupNorm):
-        module.num_groups = len(keep) // found.run
+    for attribute in found.counts:
+        setattr(module, attribute, len(keep) // found.run)
+    if isinstance(module, nn.LayerNorm):
+        module.normalized_shape = (len(keep),)
 
 
 def expected_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -189,5 +224,9 @@ def expected_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
         shapes = dict.fromkeys(("weight", "bias"), (module.num_channels,))
     elif isinstance(module, nn.PReLU):
         shapes["weight"] = (module.num_parameters,)
+    elif isinstance(module, nn.LayerNorm):
+        shapes = dict.fromkeys(("weight", "bias"), module.normalized_shape)
+    elif isinstance(module, nn.Embedding):
+        shapes["weight"] = (module.num_embeddings, module.embedding_dim)
     own = {name for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))}
     return {name: shape for name, shape in shapes.items() if name in own}

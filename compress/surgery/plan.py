@@ -43,6 +43,7 @@ def _group(group: Group, importance: Importance, choice: Choice) -> dict[str, An
     gone[kept] = -1.0  # scores are never negative
     return {
         "name": group.name,
+        "kind": group.kind,
         "signature": group.signature,
         "unit": group.unit,
         "width_before": group.width,

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from compress.errors import StageError
+from compress.models.structure import HEAD_COUNTS, HEAD_WIDTHS
 from compress.surgery import layers
 from compress.surgery.groups import Group, Kept, removed
+
+HEAD_SIZES = ("attention_head_size", "head_dim")
 
 
 def outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -33,6 +36,27 @@ def attributes_agree(model: nn.Module) -> None:
                 raise StageError(
                     "A tensor does not fit its layer's attributes", expected=shape, got=got, where=f"{path}.{name}"
                 )
+        if (projections := layers.attention_projections(module)) is not None:
+            _heads_agree(module, projections, path)
+
+
+def _heads_agree(module: nn.Module, projections: Sequence[nn.Linear], path: str) -> None:
+    """Check that all that an attention module says of its heads fits its layers."""
+    said = {name: value for name, value in vars(module).items() if isinstance(value, int)}
+    width = next((said[name] for name in HEAD_SIZES if name in said), None)
+    counts = {name: said[name] for name in HEAD_COUNTS if name in said}
+    wholes = {name: said[name] for name in HEAD_WIDTHS if name in said}
+    if width is not None:
+        wholes |= {f"{name} times the size of a head": count * width for name, count in counts.items()}
+    for layer in projections:
+        for name, value in wholes.items():
+            if value != layer.out_features:
+                raise StageError(
+                    "An attention module's number of heads does not fit its layers",
+                    expected=f"{name}: {layer.out_features}",
+                    got=value,
+                    where=path,
+                )
 
 
 @torch.no_grad()
@@ -50,7 +74,8 @@ def against_masked(
     Both are compared in float64 and eval mode, on copies, on the CPU, at the given batch and at batch 1. The mask works
     on activations, not on weights, so it shares no slicing with the cut: outputs of every layer that lost channels are
     zeroed there (normalisation after scale and shift), and so are the inputs of every layer that reads them, since an
-    activation function need not map zero to zero.
+    activation function need not map zero to zero. Two things are not masks: the mean and variance of a layer
+    normalisation are those of the kept channels, and a layer that is gone hands on what it was given.
 
     Args:
         original: the model before the cut; not changed.
@@ -95,7 +120,7 @@ def against_masked(
 
 
 def _masks(model: nn.Module, groups: Sequence[Group], kept: Kept) -> list[tuple[str, layers.Side, Callable[..., Any]]]:
-    """A hook for every layer side that loses channels, which multiplies its output or input by a mask of 0 and 1."""
+    """A hook for every layer side that loses channels, which makes its output or input that of the kept channels."""
     gone: dict[tuple[str, layers.Side], list[Tensor]] = defaultdict(list)
     for group in groups:
         for member in group.members:
@@ -105,9 +130,17 @@ def _masks(model: nn.Module, groups: Sequence[Group], kept: Kept) -> list[tuple[
         module = model.get_submodule(path)
         found = layers.layout(module, side)
         assert found is not None
+        if isinstance(module, nn.ModuleList):
+            hooks.extend((f"{path}.{index}", "out", _bypass) for index in torch.cat(indices).tolist())
+            continue
+        if found.kind == "Attention":
+            continue  # its linear layers are masked
         mask = torch.ones(found.size, dtype=torch.float64)
         mask[torch.cat(indices)] = 0
-        hooks.append((path, side, _mask_output(mask) if side == "out" else _mask_input(mask)))
+        if isinstance(module, nn.LayerNorm):
+            hooks.append((path, side, _normalise_kept(mask)))
+        else:
+            hooks.append((path, side, _mask_output(mask) if side == "out" else _mask_input(mask)))
     return hooks
 
 
@@ -118,6 +151,30 @@ def scale_channels(tensor: Tensor, factors: Tensor, dim: int) -> Tensor:
     if factors.ndim == 2:
         shape[0] = tensor.shape[0]
     return tensor * factors.view(shape)
+
+
+def with_state(output: Any, state: Tensor) -> Any:
+    """What a transformer layer returns, with another hidden state: a tensor, or a tuple that begins with it."""
+    return (state, *output[1:]) if isinstance(output, tuple) else state
+
+
+def _bypass(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+    return with_state(output, arguments[0])
+
+
+def _normalise_kept(mask: Tensor) -> Callable[..., Tensor]:
+    """Layer normalisation over the kept channels alone, by its definition."""
+
+    def hook(module: nn.LayerNorm, arguments: tuple[Any, ...], _: Tensor) -> Tensor:
+        state, count = arguments[0], mask.sum()
+        mean = (state * mask).sum(-1, keepdim=True) / count
+        variance = ((state - mean).square() * mask).sum(-1, keepdim=True) / count
+        normal = (state - mean) / (variance + module.eps).sqrt()
+        scale = 1.0 if module.weight is None else module.weight
+        shift = 0.0 if module.bias is None else module.bias
+        return (normal * scale + shift) * mask
+
+    return hook
 
 
 def _mask_output(mask: Tensor) -> Callable[..., Tensor]:

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -145,12 +145,17 @@ class ImageClassification(Task):
         """Whether training varies its samples."""
         return self.augment is not None
 
+    def plain(self) -> Self:
+        """Return the task without augmentation."""
+        return replace(self, augment=None)
+
     @property
     def signature(self) -> Signature:
-        """One float32 image batch in, one float32 logits batch out."""
+        """One float32 image batch in, one float32 logits batch out, under the names that transformers gives them."""
         return Signature(
-            inputs=(Tensor(name="image", dtype="float32", shape=("batch", *self.shape)),),
+            inputs=(Tensor(name="pixel_values", dtype="float32", shape=("batch", *self.shape)),),
             outputs=(Tensor(name="logits", dtype="float32", shape=("batch", len(self.classes))),),
+            classes=self.classes,
         )
 
     @property

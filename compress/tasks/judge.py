@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from compress.choice import Values
 from compress.errors import DataError
-from compress.tasks.measure import Tally, class_f1, confusion, f1, pearson, ratio, shares, spearman
+from compress.tasks.measure import Tally, class_f1, confusion, f1, mean, pearson, shares, spearman
 
 MeasureName = Literal["accuracy", "macro-f1", "micro-f1", "matthews", "entity-f1", "pearson", "spearman"]
 MAX_RECALLS = 20  # of single classes, reported beside the measures
@@ -79,7 +79,8 @@ def single_label(
     if count <= MAX_RECALLS:
         for number, name in enumerate(classes):
             here = labels == number
-            tallies[f"recall of {name}"] = shares(here & (decided == number), here.astype(np.int64))
+            if here.any():
+                tallies[f"recall of {name}"] = shares(here & (decided == number), here.astype(np.int64))
     return tallies
 
 
@@ -96,9 +97,9 @@ def multi_label(decided: NDArray[np.bool_], labels: NDArray[Any]) -> dict[str, T
 
 def regression(outputs: NDArray[np.floating], targets: NDArray[np.floating]) -> dict[str, Tally]:
     """Return the measures of numbers, [N, C]."""
-    squares = ((outputs - targets) ** 2).sum(axis=1)
+    squares = ((outputs.astype(np.float64) - targets) ** 2).mean(axis=1)
     return {
         "pearson": pearson(outputs, targets),
         "spearman": spearman(outputs, targets),
-        "mean squared error": Tally(np.stack([squares, np.ones(len(squares))], axis=1).astype(np.float64), ratio),
+        "mean squared error": Tally(np.stack([squares, np.ones(len(squares))], axis=1), mean),
     }

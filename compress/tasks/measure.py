@@ -32,16 +32,21 @@ class Tally:
 
     @property
     def binary(self) -> NDArray[np.bool_] | None:
-        """Whether each sample is right, bool [N], when the measure is the share of right samples; else None."""
-        if self.of is not ratio or not (self.counts[:, 1] == 1).all() or not np.isin(self.counts[:, 0], (0, 1)).all():
+        """Whether each sample that counts is right, bool, when the measure is the share of right ones; else None."""
+        if self.of is not ratio or not np.isin(self.counts, (0, 1)).all():
             return None
-        return self.counts[:, 0] == 1
+        return self.counts[self.counts[:, 1] == 1, 0] == 1
 
 
 def ratio(total: Numbers) -> Numbers:
     """Return the first number over the second."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return total[..., 0] / total[..., 1]
+
+
+def mean(total: Numbers) -> Numbers:
+    """Return the first number over the second, which is no share."""
+    return ratio(total)
 
 
 def f1(total: Numbers) -> Numbers:
@@ -104,7 +109,8 @@ def confusion(decided: NDArray[np.integer], labels: NDArray[np.integer], *, clas
 def pearson(outputs: NDArray[np.floating], targets: NDArray[np.floating]) -> Tally:
     """Return Pearson's coefficient of outputs and targets, [N, C], the mean over the outputs."""
     # Shifted and scaled, which changes no correlation, so that sums of squares lose no digits.
-    x, y = ((side - side.mean(axis=0)) / np.maximum(side.std(axis=0), 1e-300) for side in (outputs, targets))
+    sides = (outputs.astype(np.float64), targets.astype(np.float64))
+    x, y = ((side - side.mean(axis=0)) / np.maximum(side.std(axis=0), 1e-300) for side in sides)
     counts = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=2)
     return Tally(counts.reshape(len(x), -1).astype(np.float64), correlation)
 
@@ -139,12 +145,13 @@ def spans(tags: Sequence[str]) -> frozenset[tuple[str, int, int]]:
     As conlleval and seqeval read it by default, an ``I`` that continues nothing of its type begins an entity.
     """
     found: set[tuple[str, int, int]] = set()
-    kind, start = "", 0
+    kind: str | None = None
+    start = 0
     for position, tag in enumerate([*tags, "O"]):
         prefix, _, name = tag.partition("-")
-        if kind and (prefix != "I" or name != kind):
+        if kind is not None and (prefix != "I" or name != kind):
             found.add((kind, start, position))
-            kind = ""
-        if prefix != "O" and not kind:
+            kind = None
+        if prefix != "O" and kind is None:
             kind, start = name, position
     return frozenset(found)

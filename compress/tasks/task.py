@@ -62,6 +62,10 @@ class Task(ABC):
         """Whether training varies its samples."""
         return False
 
+    def plain(self) -> Self:
+        """Return the task without augmentation."""
+        return self
+
     @property
     def fixed_size(self) -> bool:
         """Whether all samples have one size, so that tensors of many samples can be stacked."""
@@ -176,6 +180,10 @@ class Task(ABC):
             directory: of the stored model.
         """
         return self
+
+    def splits_like(self, other: "Task", samples: Samples) -> bool:  # noqa: ARG002
+        """Whether another reading gives every sample of a role the same positions; see `reading`."""
+        return True
 
     def files(self) -> Mapping[str, str]:
         """Return the text files that a deployment needs besides the model, by name."""

@@ -122,6 +122,7 @@ class TextTask(Task):
             "max_length": self.tokenizer.max_length,
             "outputs_for": units,
             "problem": self.problem,
+            "texts": 2 if self.pairs else 1,
         }
 
     @cached_property
@@ -186,7 +187,7 @@ class TextTask(Task):
         if not self.words:
             return super().units(samples)
         tokens = self.encoded(samples)
-        return np.add.reduceat((tokens.words >= 0).astype(np.int64), tokens.starts[:-1])
+        return np.diff(np.concatenate([[0], np.cumsum(tokens.words >= 0)])[tokens.starts])
 
     def order(self, samples: Samples, generator: torch.Generator, *, size: int) -> Tensor:
         """Return a random order in which the samples of an update are about equally long, so that little is padded.
@@ -254,6 +255,12 @@ class TextTask(Task):
     def with_tokenizer(self, tokenizer: Tokenizer) -> Self:
         """Return the task with another tokenizer."""
         return self if tokenizer.digest == self.tokenizer.digest else replace(self, tokenizer=tokenizer)
+
+    def splits_like(self, other: Task, samples: Samples) -> bool:
+        """Whether another reading gives every sample of a role as many tokens, and words the same first ones."""
+        assert isinstance(other, TextTask)
+        ours, theirs = self.encoded(samples), other.encoded(samples)
+        return np.array_equal(ours.starts, theirs.starts) and np.array_equal(ours.words, theirs.words)
 
     def files(self) -> Mapping[str, str]:
         """Return the tokenizer's files."""

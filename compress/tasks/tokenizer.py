@@ -77,7 +77,7 @@ class Tokenizer:
 
     Attributes:
         pad_id: the padding token's id.
-        size: how many ids there are.
+        size: one more than the largest id.
         takes_types: whether models of this tokenizer tell two texts apart by token types.
     """
 
@@ -96,12 +96,18 @@ class Tokenizer:
         self._encoded: dict[tuple[str, bool], Encoded] = {}
         self.max_length = max_length
         self.pad_id = tokenizer.pad_token_id
-        self.size = len(tokenizer)
-        self.takes_types = "token_type_ids" in tokenizer.model_input_names
+        self.size = max(tokenizer.get_vocab().values()) + 1
+        self.takes_types = "token_type_ids" in tokenizer.model_input_names or _tells_types(tokenizer)
 
     @classmethod
-    def load(cls, path: str, *, max_length: int) -> "Tokenizer":
+    def load(cls, path: str, *, max_length: int, words: bool = False) -> "Tokenizer":
         """Return the tokenizer of a hub id or folder; code that comes with it is never run.
+
+        Args:
+            path: hub id or folder.
+            max_length: tokens of a sample, special ones included.
+            words: whether samples will be sequences of words. Byte-level tokenizers that know a word's beginning by
+                the space before it then put one there, as in running text.
 
         Raises:
             EnvironmentFault: when transformers does not import.
@@ -114,7 +120,8 @@ class Tokenizer:
                 "transformers does not import", got=error, where=path, hint="pip install 'compress-onnx[hf]'"
             ) from error
         try:
-            return cls(AutoTokenizer.from_pretrained(path, trust_remote_code=False), max_length=max_length)
+            options: dict[str, bool] = {"add_prefix_space": True} if words else {}
+            return cls(AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options), max_length=max_length)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 "there is no tokenizer",
@@ -191,6 +198,13 @@ class Tokenizer:
             starts=np.cumsum([0, *(len(entry.ids) for entry in found)]).astype(np.int64),
             truncated=sum(1 for entry in found if entry.overflowing),
         )
+
+
+def _tells_types(tokenizer: "PreTrainedTokenizerFast") -> bool:
+    """Whether a tokenizer of no named family, whose class does not say what its models take, marks the second text."""
+    from transformers import PreTrainedTokenizerFast
+
+    return type(tokenizer) is PreTrainedTokenizerFast and any(tokenizer.backend_tokenizer.encode("a", "a").type_ids)
 
 
 def _first_tokens(words: Sequence[int | None]) -> NDArray[np.int32]:

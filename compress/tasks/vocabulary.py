@@ -12,6 +12,7 @@ no such pieces becomes the unknown token.
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import ModelError
+
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # what stands for a byte of a character that has no piece
 
 
 def keep_tokens(files: Mapping[str, str], wanted: Collection[int]) -> tuple[dict[str, str], NDArray[np.int64]]:
@@ -42,7 +45,10 @@ def keep_tokens(files: Mapping[str, str], wanted: Collection[int]) -> tuple[dict
     )
     kept = {*wanted, *(token["id"] for token in content["added_tokens"])}
     prefix = model.get("continuing_subword_prefix") or ""
-    kept |= {number for piece, number in id_of.items() if len(piece.removeprefix(prefix)) <= 1}
+    suffix = model.get("end_of_word_suffix") or ""
+    kept |= {number for piece, number in id_of.items() if len(piece.removeprefix(prefix).removesuffix(suffix)) <= 1}
+    if model.get("byte_fallback"):
+        kept |= {number for piece, number in id_of.items() if BYTE.fullmatch(piece)}
     if model["type"] == "Unigram" and model.get("unk_id") is not None:
         kept.add(model["unk_id"])
     elif model.get("unk_token") in id_of:
@@ -57,7 +63,7 @@ def keep_tokens(files: Mapping[str, str], wanted: Collection[int]) -> tuple[dict
     else:
         model["vocab"] = {piece: new_of[number] for piece, number in id_of.items() if number in new_of}
     if model["type"] == "BPE":
-        model["merges"] = [merge for merge in model["merges"] if "".join(_pair(merge)) in model["vocab"]]
+        model["merges"] = [merge for merge in model["merges"] if _merged(merge, prefix) in model["vocab"]]
     for token in content["added_tokens"]:
         token["id"] = new_of[token["id"]]
     if content.get("post_processor"):
@@ -78,12 +84,18 @@ def _pair(merge: Any) -> tuple[str, str]:
     return first, second
 
 
+def _merged(merge: Any, prefix: str) -> str:
+    """Return what a merge makes of its two parts; the second loses the prefix of pieces within a word."""
+    first, second = _pair(merge)
+    return first + second.removeprefix(prefix)
+
+
 def _on_the_way(model: Mapping[str, Any], id_of: Mapping[str, int], kept: Collection[int]) -> set[int]:
     """Return the ids of all tokens that merges go through on the way to the kept ones."""
+    prefix = model.get("continuing_subword_prefix") or ""
     made_of: dict[str, list[tuple[str, str]]] = {}
     for merge in model["merges"]:
-        first, second = _pair(merge)
-        made_of.setdefault(first + second, []).append((first, second))
+        made_of.setdefault(_merged(merge, prefix), []).append(_pair(merge))
     piece_of = {number: piece for piece, number in id_of.items()}
     waiting = [piece_of[number] for number in kept if number in piece_of]
     found: set[int] = set()

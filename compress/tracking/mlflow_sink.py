@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 from compress.errors import EnvironmentFault
 from compress.tracking.journal import Event
 from compress.tracking.outbox import Down, Points, Refused
+from compress.tracking.views import experiment_tags
 
 UID_TAG = "compress.run_uid"
 PARENT_TAG = "mlflow.parentRunId"
@@ -92,6 +93,8 @@ class MlflowSink:
                 return found[0].info.run_id
             tags = event["tags"] | {UID_TAG: event["uid"]} | ({PARENT_TAG: parent_id} if parent_id else {})
             created = self._client.create_run(experiment_id, start_time=event["ms"], tags=tags, run_name=event["name"])
+            if event["tags"].get("compress.role") == "pipeline":
+                self._offer_views(experiment_id, newest=created.info.run_id, now_ms=event["ms"])
             return created.info.run_id
 
     def reopen(self, run_id: str) -> None:
@@ -130,6 +133,12 @@ class MlflowSink:
         """See `Sink`."""
         with _translated():
             self._client.set_terminated(run_id, status, end_time=end_ms)
+
+    def _offer_views(self, experiment_id: str, *, newest: str, now_ms: int) -> None:
+        """Set the saved views; a server that refuses them still takes the run."""
+        for key, value in experiment_tags(experiment_id, newest=newest, now_ms=now_ms).items():
+            with contextlib.suppress(MlflowException):
+                self._client.set_experiment_tag(experiment_id, key, value)
 
     def _experiment_id(self, name: str) -> str:
         if name not in self._experiments:

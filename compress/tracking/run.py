@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.tracking.courier import Courier
-from compress.tracking.headline import HEADLINE
+from compress.tracking.headline import is_headline
 from compress.tracking.journal import Event, read
 from compress.tracking.outbox import Outbox
 
@@ -58,7 +58,7 @@ class Tree:
             elif event["do"] == "reopen":
                 record.status = "RUNNING"
             points = event.get("metrics", {}).items()
-            record.headline |= {key: value for key, value in points if key.startswith(HEADLINE)}
+            record.headline |= {key: value for key, value in points if is_headline(key)}
 
     @property
     def root(self) -> Record:
@@ -114,15 +114,15 @@ class Run:
         Raises:
             ValueError: for a headline key: those have no steps.
         """
-        wrong = [key for key in values if key.startswith(HEADLINE)]
+        wrong = [key for key in values if is_headline(key)]
         if wrong:
             raise ValueError(f"use headline() for {', '.join(wrong)}")
         self._points(values, step=step)
 
     def headline(self, values: Mapping[str, float]) -> None:
-        """Log final numbers, once, at step 0; ``headline/`` is put before each key."""
+        """Log final numbers, once, at step 0; see ``headline.py`` for their keys."""
         known = self.record.headline
-        fresh = {HEADLINE + key: float(value) for key, value in values.items() if known.get(HEADLINE + key) != value}
+        fresh = {key: float(value) for key, value in values.items() if known.get(key) != value}
         known.update(fresh)
         self._points(fresh, step=0)
 

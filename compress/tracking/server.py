@@ -1,12 +1,15 @@
 """The MLflow server as this machine's user needs it: loopback, one worker, nothing runs on request."""
 
+import contextlib
 import os
+import sqlite3
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from compress.errors import InputError
 from compress.tracking.tracker import DATABASE, database_uri
+from compress.tracking.views import TAG, address
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,8 @@ class ServerCommand:
     arguments: list[str]
     environment: dict[str, str]
     address: str
+    views: list[str]
+    """Name of each experiment, and where its pipelines are compared."""
 
 
 def ui(store: Path, *, port: int = 5000) -> ServerCommand:
@@ -39,4 +44,14 @@ def ui(store: Path, *, port: int = 5000) -> ServerCommand:
     ]  # fmt: skip
     # MLflow's job execution is on by default and would start worker processes for requests.
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return ServerCommand(arguments, dict(environment), f"http://127.0.0.1:{port}")
+    server = f"http://127.0.0.1:{port}"
+    return ServerCommand(arguments, dict(environment), server, _views(store / DATABASE, server))
+
+
+def _views(database: Path, server: str) -> list[str]:
+    """Read from the database itself: importing MLflow would take longer than the server's start may."""
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        query = "SELECT e.name, e.experiment_id FROM experiments e JOIN experiment_tags t USING (experiment_id) "
+        query += "WHERE e.lifecycle_stage = 'active' AND t.key = ? ORDER BY e.name"
+        found = connection.execute(query, (TAG + "compress-pipelines",)).fetchall()
+    return [f"{name}: {server}/{address(experiment, 'compress-pipelines')}" for name, experiment in found]

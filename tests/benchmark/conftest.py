@@ -132,7 +132,7 @@ def software_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     driver = Path("/usr/lib/chromium/vk_swiftshader_icd.json")
     if not driver.exists() or importlib.util.find_spec("onnxruntime_ep_webgpu") is None:
         reason = "no software GPU; apt-get install chromium libvulkan1, pip install onnxruntime-ep-webgpu"
-        if os.environ.get("COMPRESS_NEED_WEBGPU"):
+        if os.environ.get("COMPRESS_NEEDS_WEBGPU"):
             pytest.fail(reason)
         pytest.skip(reason)
     runtime = tmp_path / "xdg"

@@ -173,14 +173,18 @@ def test_a_file_without_our_metadata_or_of_another_format_is_refused(metadata):
 def test_the_same_variants_give_the_same_bytes(bundle, tmp_path, variants, metadata, rows):
     again = tmp_path / "again"
     again.mkdir()
-    write_bundle(again, fp32=variants["fp32"], variants=variants, primary="int8-x86", metadata=metadata, inputs=(rows,), files={})
+    write_bundle(
+        again, fp32=variants["fp32"], variants=variants, primary="int8-x86", metadata=metadata, inputs=(rows,), files={}
+    )
     for path in bundle.iterdir():
         assert path.read_bytes() == (again / path.name).read_bytes()
 
 
 def test_the_float_outputs_are_in_the_reference_when_only_int8_ships(tmp_path, variants, metadata, rows):
     int8 = {"int8-x86": variants["int8-x86"]}
-    write_bundle(tmp_path, fp32=variants["fp32"], variants=int8, primary="int8-x86", metadata=metadata, inputs=(rows,), files={})
+    write_bundle(
+        tmp_path, fp32=variants["fp32"], variants=int8, primary="int8-x86", metadata=metadata, inputs=(rows,), files={}
+    )
     assert not (tmp_path / "fp32.onnx").exists()
     with np.load(tmp_path / "reference.npz") as archive:
         floats, integers = archive["fp32/logits"], archive["int8-x86/logits"]

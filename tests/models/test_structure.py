@@ -9,6 +9,7 @@ from torch import nn
 
 from compress.errors import ArtifactError, InputError, ModelError
 from compress.models import Cnn, Mlp, MobileNet, ResNet, UserFile, load_model, load_weights, save_model
+from compress.models.structure import keep_layers
 from compress.tasks import Signature, Tensor
 
 SIGNATURE = Signature(
@@ -69,6 +70,64 @@ def test_damaged_weights_are_refused(tmp_path, damage):
         path.unlink()
     with pytest.raises(ArtifactError, match="stored weights cannot be read"):
         load_model(tmp_path)
+
+
+FACTORY = """
+import torch
+from torch import nn
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.dim = 4, 8
+        self.query = nn.Linear(8, 8)
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x):
+        return self.query(x).sum(-1, keepdim=True) * self.num_heads * self.scale.sum() + x
+
+class Stack(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.layers = nn.ModuleList([Layer() for _ in range(count)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+def build(count=3):
+    return Stack(count)
+"""
+
+
+@pytest.fixture
+def stack(tmp_path):
+    (tmp_path / "stack.py").write_text(FACTORY)
+    return UserFile(path=tmp_path / "stack.py")
+
+
+def test_a_shorter_list_of_layers_with_other_heads_and_parameters_comes_back(stack, tmp_path):
+    module = stack.build(SIGNATURE, code=[stack.path]).eval()
+    keep_layers(module, "layers", [0, 2])
+    first, second = module.layers
+    first.query = nn.Linear(8, 4)
+    first.num_heads, first.dim = 2, 4
+    second.scale = nn.Parameter(torch.rand(6))
+    save_model(module, tmp_path, model=stack, signature=SIGNATURE)
+    loaded = load_model(tmp_path, code=[stack.path])
+    x = torch.randn(2, 8)
+    assert torch.equal(loaded(x), module(x))
+    assert [(layer.num_heads, layer.dim) for layer in loaded.layers] == [(2, 4), (4, 8)]
+
+
+def test_a_list_of_layers_that_the_family_has_not_is_refused(stack, tmp_path):
+    save_model(stack.build(SIGNATURE, code=[stack.path]), tmp_path, model=stack, signature=SIGNATURE)
+    path = tmp_path / "structure.json"
+    for lengths, message in (({"layers": 4}, "more layers than its family"), ({"blocks": 1}, "its family has not")):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"lengths": lengths}))
+        with pytest.raises(ArtifactError, match=message):
+            load_model(tmp_path, code=[stack.path])
 
 
 def test_newer_structure_is_refused(tmp_path):

@@ -96,7 +96,7 @@ def test_contradicting_fields_are_refused_at_construction():
 def test_data_that_may_not_leave_do_not(context, trained_digits):
     bundle = Export(synthetic_reference=True).run(trained_digits, context)
     with np.load(bundle.path / "reference.npz") as archive:
-        rows = archive["input/image"]
+        rows = archive["input/pixel_values"]
     real = first_inputs(context, context.data.select, len(context.data.select))[0]
     assert rows.shape == (64, *context.task.shape)
     assert not any(np.array_equal(row, other) for row in rows for other in real)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from compress.artifact import Store
 from compress.errors import StageError
 from compress.loss import GuidedLoss, Hard, Kl
-from compress.models import MobileNet, ResNet, load_model
+from compress.models import HuggingFace, MobileNet, ResNet, load_model
 from compress.stages.create import Create
 from compress.stages.prune import Prune
 from compress.surgery.cost import model_cost
@@ -154,6 +154,44 @@ def test_an_unreachable_target_names_the_reachable_one_and_a_miss_the_nearest(co
         Prune(kept_macs_fraction=0.5, importance="magnitude", round_to=16, tolerance=1e-6).run(trained_digits, context)
 
 
+@pytest.fixture
+def vision(context):
+    """A tiny ViT, untrained."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    config = {"model_type": "vit", "image_size": 8, "patch_size": 4, "num_channels": 1, "initializer_range": 0.3}
+    return Create(model=HuggingFace(path="vit", pretrained=False, config=config | sizes)).run(None, context)
+
+
+@pytest.mark.parametrize("target", ["kept_macs_fraction", "kept_params_fraction"])
+def test_a_transformer_loses_heads_neurons_and_layers_by_what_the_loss_says(context, vision, target):
+    made = Prune.model_validate({target: 0.5, "round_to": 4, **QUICK}).run(vision, context)
+    groups = plan_of(made)[0]["groups"]
+    assert {group["kind"] for group in groups} == {"heads", "feed_forward", "layers"}
+    assert 0.45 < made.facts[target] <= 0.5
+    assert made.facts["masked_difference"] <= 1e-9
+    assert made.facts["sample_shapes"] == [[1, 8, 8]]
+    # Not one share for all: what is kept of each differs by layer and kind.
+    assert len({group["width_after"] / group["width_before"] for group in groups}) > 2
+    module = load_model(made.path)
+    cost = model_cost(module, context.task.batch(context.data.select, torch.arange(2)).inputs)
+    assert made.facts["after"] == {"parameters": cost.parameters, "macs": cost.macs}
+
+
+def test_the_units_of_a_transformer_are_those_that_are_named(context, vision):
+    made = Prune(kept_macs_fraction=0.8, units=("hidden",), round_to=4, **QUICK).run(vision, context)
+    assert list(made.facts["widths"]) == ["model.vit.embeddings"]
+    layers = Prune(kept_macs_fraction=0.7, units=("layers",), **QUICK).run(vision, context)
+    assert len(plan_of(layers)[0]["groups"][0]["kept"]) == 2
+    assert json.loads((layers.path / "structure.json").read_text())["model"]["config"]["num_hidden_layers"] == 2
+
+
+def test_a_transformer_is_pruned_in_steps_down_to_fewer_layers_each_time(context, vision):
+    stage = Prune(kept_macs_fraction=0.5, units=("layers",), steps=2, recover=Optimization(epochs=1), **QUICK)
+    made = stage.run(vision, context)
+    assert [step["groups"][0]["width_after"] for step in plan_of(made)] == [2, 1]
+    assert made.facts["kept_macs_fraction"] <= 0.5
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -162,6 +200,9 @@ def test_an_unreachable_target_names_the_reachable_one_and_a_miss_the_nearest(co
         {"kept_macs_fraction": 1.0},
         {"kept_macs_fraction": 0.5, "steps": 2},
         {"kept_macs_fraction": 0.5, "recover": {"epochs": 1}},
+        {"kept_macs_fraction": 0.5, "units": []},
+        {"kept_macs_fraction": 0.5, "units": ["tails"]},
+        {"kept_macs_fraction": 0.5, "ranking": "per_cost", "importance": "magnitude"},
     ],
 )
 def test_fields_that_contradict_are_refused_at_once(fields):

@@ -1,12 +1,14 @@
 """What every stage must hold to. A new stage is one line in STAGES."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import text_zoo
 from pydantic import ValidationError
 
 from compress.errors import CompressError
-from compress.models import Cnn, load_model
+from compress.models import Cnn, HuggingFace, load_model
 from compress.recipe.recipe import VERBS
 from compress.stage import Stage
 from compress.stages.create import Create
@@ -14,7 +16,9 @@ from compress.stages.distill import Distill
 from compress.stages.export import Export
 from compress.stages.prune import Prune
 from compress.stages.quantize import Quantize
+from compress.stages.shorten import Shorten
 from compress.stages.train import Train
+from compress.stages.vocabulary import PruneVocabulary
 
 # A quick instance of each stage, and other values for some of its fields.
 STAGES: list[tuple[Stage, dict[str, object]]] = [
@@ -24,17 +28,28 @@ STAGES: list[tuple[Stage, dict[str, object]]] = [
     (Prune(kept_macs_fraction=0.6, importance_batches=2), {"kept_macs_fraction": 0.5, "importance": "magnitude"}),
     (Quantize(), {"mode": "dynamic", "calibration": "minmax"}),
     (Export(variants=("fp32",)), {"variants": ("fp32", "int8-x86")}),
+    (PruneVocabulary(), {"min_count": 2}),
+    (Shorten(layers=(0,)), {"layers": (1,)}),
 ]
 each_stage = pytest.mark.parametrize(("stage", "changes"), STAGES, ids=lambda value: getattr(value, "verb", ""))
 
 
 @pytest.fixture
-def context(make_context, trained_digits):
-    return make_context(teacher=trained_digits)
+def context(make_context, trained_digits, stage, tmp_path):
+    if not isinstance(stage, PruneVocabulary | Shorten):
+        return make_context(teacher=trained_digits)
+    folder, data = text_zoo.make_bert(tmp_path / "bert"), text_zoo.review_data()
+    context = replace(make_context(), task=text_zoo.text_task(folder, data), data=data)
+    return replace(context, teacher=Create(model=HuggingFace(path=str(folder))).run(None, context))
 
 
-def source_of(stage, trained_digits):
-    return trained_digits if stage.consumes else None
+@pytest.fixture
+def model(context):
+    return context.teacher
+
+
+def source_of(stage, model):
+    return model if stage.consumes else None
 
 
 def test_every_verb_of_a_recipe_is_here():
@@ -55,8 +70,8 @@ def test_json_gives_the_same_value_back(stage, changes):
 
 
 @each_stage
-def test_the_key_depends_on_every_field_but_the_name(stage, changes, context, trained_digits):
-    source = source_of(stage, trained_digits)
+def test_the_key_depends_on_every_field_but_the_name(stage, changes, context, model):
+    source = source_of(stage, model)
     key = stage.key(source, context)
     assert stage.model_copy(update={"name": "renamed"}).key(source, context) == key
     for field, value in changes.items():
@@ -64,27 +79,25 @@ def test_the_key_depends_on_every_field_but_the_name(stage, changes, context, tr
 
 
 @each_stage
-def test_it_commits_under_its_key_and_leaves_its_source_alone(stage, changes, context, trained_digits):
+def test_it_commits_under_its_key_and_leaves_its_source_alone(stage, changes, context, model):
     from compress.artifact import read_artifact
 
-    source = source_of(stage, trained_digits)
+    source = source_of(stage, model)
     made = stage.run(source, context)
     assert made.kind == stage.produces
     assert made.key == stage.key(source, context)
     assert context.store.find(made.key, verify=True) == made
-    read_artifact(trained_digits.path, verify=True)
+    read_artifact(model.path, verify=True)
     assert stage.run(source, context) == made
     if made.kind in ("model", "quantized"):
         assert not load_model(made.path).training
 
 
 @each_stage
-def test_two_stores_give_the_same_bytes(stage, changes, context, trained_digits, tmp_path):
-    from dataclasses import replace
-
+def test_two_stores_give_the_same_bytes(stage, changes, context, model, tmp_path):
     from compress.artifact import Store
 
-    source = source_of(stage, trained_digits)
+    source = source_of(stage, model)
     elsewhere = replace(context, store=Store.open(tmp_path / "elsewhere"))
     assert stage.run(source, context).digest == stage.run(source, elsewhere).digest
 
@@ -96,15 +109,14 @@ def test_smoke_is_the_same_stage_with_less_to_do(stage, changes):
 
 
 @each_stage
-def test_a_failure_is_one_of_ours(stage, changes, context, tmp_path, trained_digits):
+def test_a_failure_is_one_of_ours(stage, changes, context, tmp_path, model):
     """A source without weights is refused in our words, by every stage that has a source."""
     import shutil
-    from dataclasses import replace
 
     if not stage.consumes:
         pytest.skip("starts from nothing")
     broken = tmp_path / "broken"
-    shutil.copytree(trained_digits.path, broken)
+    shutil.copytree(model.path, broken)
     (broken / "model.safetensors").write_bytes(b"")
     with pytest.raises(CompressError):
-        stage.run(replace(trained_digits, path=broken), context)
+        stage.run(replace(model, path=broken), context)

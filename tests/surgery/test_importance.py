@@ -37,7 +37,7 @@ def double(request):
 
 
 def test_the_gate_derivative_is_weight_times_gradient_over_the_columns_that_read_the_channel(double):
-    """An independent formula: parameter gradients of one sample at a time, squared and averaged."""
+    """An independent formula: parameter gradients of one sample at a time, summed over atoms, squared."""
     model, groups, batch = double
     expected = {group.name: torch.zeros(group.width, dtype=torch.float64) for group in groups}
     for position in range(6):
@@ -52,7 +52,8 @@ def test_the_gate_derivative_is_weight_times_gradient_over_the_columns_that_read
                     products.weight.data.mul_(module.weight.grad)
                     per_index = layers.rows(products, "in")[0].detach().sum(1)
                     change.index_add_(0, member.channels, per_index[member.indices])
-            expected[group.name] += change.square() / 6
+            together = torch.stack([change[group.atoms == atom].sum() for atom in group.atoms])
+            expected[group.name] += together.square() / 6
     result = taylor(model, groups, [batch], loss=cross_entropy, logits=logits, seed=0)
     assert result.method == "taylor"
     assert result.samples == 6
@@ -136,6 +137,31 @@ def test_the_fisher_score_is_the_curvature_of_the_divergence():
             values.append(F.kl_div(moved, reference, reduction="none", log_target=True).sum(-1).mean())
         curvature.append((values[0] + values[1]) / step**2)
     torch.testing.assert_close(torch.stack(draws).mean(0)[:4], torch.stack(curvature), rtol=0.15, atol=0)
+
+
+@pytest.mark.parametrize("problem", ["regression", "multi-label"])
+def test_the_fisher_score_is_that_of_what_the_outputs_are(problem):
+    """In closed form: the sum over outputs of their derivative squared times the variance of the score."""
+    model = build("perceptron").double()
+    groups = find_groups(model, (images(),))
+    batch = (BATCH[0][:2].double(), BATCH[1][:2])
+
+    def nothing(model, batch):
+        return model(batch[0]).sum(-1) * 0
+
+    draws = [
+        taylor(model, groups, [batch], loss=nothing, logits=logits, seed=seed, problem=problem) for seed in range(1000)
+    ]
+    assert {draw.method for draw in draws} == {"fisher"}
+    outputs, step = model(batch[0]).detach(), 1e-5
+    for channel in range(3):
+        stepped = copy.deepcopy(model)
+        stepped[8].weight.data[:, channel] *= 1 + step
+        slope = (stepped(batch[0]).detach() - outputs) / step
+        information = outputs.sigmoid() * (1 - outputs.sigmoid()) if problem == "multi-label" else 1.0
+        expected = float((slope.square() * information).sum(-1).mean())
+        mean = float(torch.stack([draw.scores["6"][channel] for draw in draws]).mean())
+        assert mean == pytest.approx(expected, rel=0.2)
 
 
 def test_a_dead_channel_scores_zero_and_a_copied_one_scores_alike():

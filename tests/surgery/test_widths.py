@@ -1,6 +1,9 @@
+import itertools
 import json
+import math
 import time
 
+import encoder_zoo
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +12,8 @@ from surgery_zoo import MODELS, build, conv, head, images
 from torch import nn
 
 from compress.errors import StageError
-from compress.surgery import plan
-from compress.surgery.cost import cost_model
+from compress.surgery import encoders, plan
+from compress.surgery.cost import CostModel, cost_model
 from compress.surgery.find import find_groups
 from compress.surgery.groups import Group, check_kept
 from compress.surgery.importance import magnitude
@@ -53,6 +56,22 @@ def test_widths_respect_units_and_leave_two_channels_to_a_block():
     assert legal_widths(group(16, blocks=[i // 4 for i in range(16)]), 1) == [8, 12, 16]
 
 
+@pytest.mark.parametrize(
+    ("kind", "width", "run", "round_to", "legal"),
+    [
+        ("heads", 24, 8, 5, [8, 16, 24]),
+        ("layers", 3, 1, 8, [1, 2, 3]),
+        ("feed_forward", 96, 1, None, [32, 64, 96]),
+        ("feed_forward", 768, 1, None, [*range(64, 769, 64)]),
+        ("hidden", 384, 1, 128, [128, 256, 384]),
+        ("feed_forward", 48, 1, None, [32, 48]),
+    ],
+)
+def test_heads_and_layers_leave_whole_and_widths_are_what_matrix_kernels_like(kind, width, run, round_to, legal):
+    group = Group("g", width, (), torch.arange(width) // run, torch.zeros(width, dtype=torch.int64), kind=kind)
+    assert legal_widths(group, round_to) == legal
+
+
 @pytest.mark.parametrize("name", MODELS)
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(
@@ -87,6 +106,85 @@ def test_a_choice_is_at_or_below_the_target_and_legal(name, target, seed, rankin
         if wider:
             cost = costs.cost({**choice.kept, g.name: g.pick(scores[g.name], wider[0])})
             assert (cost.macs if measure == "macs" else cost.parameters) / total > target
+
+
+def transformer() -> tuple[list[Group], CostModel]:
+    groups = find_groups(encoder_zoo.build("bert"), encoder_zoo.inputs("bert"), units=encoders.UNITS)
+    return list(groups), cost_model(encoder_zoo.build("bert"), groups, encoder_zoo.inputs("bert"))
+
+
+TRANSFORMER = transformer()
+
+
+def lost(groups, scores, kept) -> float:
+    """The sum of the scores of all that leaves, an atom's counted once."""
+    total = 0.0
+    for g in groups:
+        gone = sorted(set(range(g.width)) - set(kept[g.name].tolist()))
+        total += float(scores[g.name][gone].sum()) * len(g.atoms.unique()) / g.width
+    return total
+
+
+def scores_of(groups, seed: int) -> dict[str, torch.Tensor]:
+    """As of taylor: one for all channels of an atom."""
+    generator = torch.Generator().manual_seed(seed)
+    raw = {g.name: torch.rand(g.width, generator=generator, dtype=torch.float64) ** 4 for g in groups}
+    size = {"heads": 16, "layers": 60, "hidden": 8, "feed_forward": 1}
+    return {g.name: raw[g.name][g.atoms] * size[g.kind] for g in groups}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    target=st.floats(0.1, 1.0),
+    seed=st.integers(0, 999),
+    measure=st.sampled_from(["macs", "parameters"]),
+    round_to=st.sampled_from([1, 8]),
+)
+def test_by_cost_the_budget_is_met_within_one_unit(target, seed, measure, round_to):
+    groups, costs = TRANSFORMER
+    scores = scores_of(groups, seed)
+    choice = choose(groups, scores, costs, ranking="per_cost", measure=measure, target=target, round_to=round_to)
+    check_kept(groups, choice.kept)
+    assert choice.reached <= target
+    assert choice.after == costs.cost(choice.kept)
+    total = getattr(choice.before, measure)
+    for g in groups:
+        assert torch.equal(choice.kept[g.name], g.pick(scores[g.name], len(choice.kept[g.name])))
+        wider = [width for width in legal_widths(g, round_to) if width > len(choice.kept[g.name])]
+        if wider:
+            cost = costs.cost({**choice.kept, g.name: g.pick(scores[g.name], wider[0])})
+            assert getattr(cost, measure) / total > target
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_by_cost_little_more_is_lost_than_the_least_that_can_be(seed):
+    """Against all choices of one layer's heads, another's neurons, and layers."""
+    groups, costs = TRANSFORMER
+    chosen = [next(g for g in groups if g.kind == kind) for kind in ("heads", "feed_forward", "layers")]
+    scores = scores_of(chosen, seed)
+    choice = choose(chosen, scores, costs, ranking="per_cost", measure="macs", target=0.75, round_to=8)
+    best = math.inf
+    for widths in itertools.product(*(legal_widths(g, 8) for g in chosen)):
+        kept = {g.name: g.pick(scores[g.name], width) for g, width in zip(chosen, widths, strict=True)}
+        if costs.cost(kept).macs / choice.before.macs <= 0.75:
+            best = min(best, lost(chosen, scores, kept))
+    largest = max(float(scores[g.name].max()) for g in chosen if g.kind != "layers")
+    assert best <= lost(chosen, scores, choice.kept) <= best + 8 * largest
+
+
+def test_by_cost_a_layer_does_not_leave_where_little_is_missing():
+    groups, costs = TRANSFORMER
+    price = {
+        "heads": 5.0,
+        "feed_forward": 1.0,
+        "hidden": 99.0,
+        "layers": 20.0,
+    }  # layers are the cheapest for their size
+    scores = {g.name: torch.full((g.width,), price[g.kind], dtype=torch.float64) for g in groups}
+    layers = next(g for g in groups if g.kind == "layers")
+    choice = choose(groups, scores, costs, ranking="per_cost", measure="macs", target=0.99, round_to=1)
+    assert len(choice.kept[layers.name]) == 3
+    assert 0.98 < choice.reached <= 0.99
 
 
 def test_uniform_removes_the_same_share_everywhere_and_global_does_not():

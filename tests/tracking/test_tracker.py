@@ -54,8 +54,8 @@ def test_a_pipeline_arrives_as_one_parent_and_its_children(store: Path, client):
     assert parent.data.params == {"data.name": "digits", "seed": "0"}
     assert parent.data.tags["compress.role"] == "pipeline"
     assert stage.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert parent.data.metrics == {"headline/size_mb": 1.5}
-    assert stage.data.metrics == {"headline/size_mb": 1.5, "train/loss_total": 0.2}
+    assert parent.data.metrics == {"size_mb": 1.5}
+    assert stage.data.metrics == {"size_mb": 1.5, "train/loss_total": 0.2}
     history = mlflow.get_metric_history(stage.info.run_id, "train/loss_total")
     assert [(point.step, point.value) for point in history] == [(step, 1 / (step + 1)) for step in range(5)]
     assert [file.path for file in mlflow.list_artifacts(stage.info.run_id, "plans")] == ["plans/plan.json"]
@@ -99,7 +99,7 @@ def test_misuse_is_refused_at_once(store: Path):
             with pytest.raises(ValueError, match="no children"):
                 tracker.run("deeper", parent=stage)
             with pytest.raises(ValueError, match="headline"):
-                stage.metrics({"headline/size_mb": 1.0}, step=3)
+                stage.metrics({"size_mb": 1.0}, step=3)
         with pytest.raises(ValueError, match="experiment"):
             tracker.run("orphan")
 
@@ -137,7 +137,7 @@ def test_a_killed_pipeline_goes_on_under_the_same_parent(store: Path, client, fl
     runs = runs_by_name(mlflow)
     assert [run.info.status for run in runs["digits"]] == ["FINISHED"]
     assert [run.info.status for run in runs["distill"]] == ["FINISHED"]
-    assert len(mlflow.get_metric_history(runs["distill"][0].info.run_id, "headline/size_mb")) == 1
+    assert len(mlflow.get_metric_history(runs["distill"][0].info.run_id, "size_mb")) == 1
     stale, fresh = runs["prune"]
     assert (stale.info.status, fresh.info.status) == ("KILLED", "FINISHED")
     assert len(mlflow.get_metric_history(stale.info.run_id, "train/loss_total")) == 100
@@ -312,4 +312,4 @@ def test_the_user_interface_is_served_on_loopback_only(store: Path):
 
 def test_headline_keys_carry_their_unit_and_the_role():
     facts = {"size_bytes": 2_000_000, "accuracy": 0.9, "role": "select", "macs": None}
-    assert tracked_headline(facts) == {"size_mb": 2.0, "accuracy_select": 0.9}
+    assert tracked_headline(facts) == {"size_mb": 2.0, "select_accuracy": 0.9}

@@ -1,0 +1,393 @@
+"""Does the advice of `compressor check` foretell what distillation is worth? One cell per setting, each with its JSON.
+
+    python benchmarks/advice/run.py [--store DIR] [--threads N]   # the missing cells
+    python benchmarks/advice/fit.py                               # thresholds, and the tables of docs/advice.md
+
+Fashion-MNIST. A setting is a teacher, a student, a number of images, a temperature and a shift of the distillation
+data. Teachers: ``good`` (POOL images of its own), ``smoothed`` (the same with label smoothing), ``sharp`` (``good``
+with its logits times SHARPENED: as right, almost one-hot), ``under`` (UNDER images, one epoch), ``memorised`` (the
+distillation images themselves, until it is sure of them), ``same`` (the student's own architecture, trained as the
+student alone is). Shifts change the distillation images, not the labels, nor what is held out.
+
+Each setting is probed first, by the functions that `compressor check --pilot` calls. Then the student is trained
+distilled and alone from the same weights in the same order, STEPS steps, for each of SEEDS; the realised gain is the
+mean difference of their accuracy after the last epoch on HELD_OUT images that nothing chose by. The test role is not
+read.
+
+Half of the settings, drawn by the hash of their name, fit the thresholds; the other half tests them.
+"""
+
+import argparse
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from compress.advice import measures, pilot
+from compress.advice.measures import Measure
+from compress.artifact import Artifact, Store, hash_values
+from compress.benchmark.environment import allowed_cores, describe
+from compress.data import Data, Samples
+from compress.loss import GuidedLoss, bind
+from compress.models import Cnn, load_model, save_model
+from compress.progress import Reporter
+from compress.recipe import Recipe
+from compress.stage import Context, Execution
+from compress.stages.distill import Distill
+from compress.tasks import Batch, ImageClassification
+from compress.training import Optimization, Taught, Teaching, fit, predict
+
+HERE = Path(__file__).parent
+RECIPE = HERE.parents[1] / "pipelines" / "fashion_mnist" / "recipe.yaml"
+RESULTS = HERE / "results"
+POOL = 16_000
+UNDER = 1_500
+HELD_OUT = 10_000
+SELECT = 2_000
+STEPS = 400
+PILOT_STEPS = pilot.SHORTEST  # of STEPS; whole epochs for each of IMAGES
+BATCH = 100
+SEEDS = (0, 1, 2)
+SHARPENED = 6.0
+SMOOTHING = 0.1
+STUDENTS = {
+    "nano": Cnn(widths=(3, 6), strides=(4, 2)),
+    "small": Cnn(widths=(8, 16, 32), strides=(2, 1, 2)),
+    "wide": Cnn(widths=(16, 32, 64), strides=(2, 2, 2)),
+}
+LARGE = Cnn(widths=(24, 48, 96), strides=(2, 1, 2))
+TEACHERS = ("good", "smoothed", "sharp", "under", "memorised", "same")
+SHIFTS = ("none", "inverted", "rotated", "blurred", "noisy", "dimmed", "softened", "grainy")  # the last three faint
+IMAGES = (1_000, 4_000)
+TEMPERATURES = (1.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One distillation of the grid."""
+
+    teacher: str
+    student: str
+    images: int
+    temperature: float
+    shift: str = "none"
+
+    @property
+    def name(self) -> str:
+        return f"{self.teacher}-{self.student}-{self.images}-t{self.temperature:g}-{self.shift}"
+
+    @property
+    def half(self) -> str:
+        return ("fit", "test")[hashlib.sha256(self.name.encode()).digest()[0] % 2]
+
+
+SETTINGS = [
+    *(Setting(*fields) for fields in product(TEACHERS, STUDENTS, IMAGES, TEMPERATURES)),
+    *(
+        Setting(teacher, student, 4_000, temperature, shift)
+        for teacher, student, temperature, shift in product(
+            ("good", "smoothed"), ("small", "wide"), TEMPERATURES, SHIFTS[1:5]
+        )
+    ),
+    *(Setting("good", "wide", 4_000, temperature, shift) for temperature, shift in product(TEMPERATURES, SHIFTS[5:])),
+]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The samples of every setting, from the train role of the pipeline's data, and the store."""
+
+    context: Context
+    images: Samples
+    pool: Samples
+    select: Samples
+    held_out: Samples
+
+    @classmethod
+    def of(cls, store: Store, *, threads: int) -> "Grid":
+        recipe = Recipe.load(RECIPE)
+        data = recipe.data.load()
+        bounds = np.cumsum([0, max(IMAGES), POOL, SELECT, HELD_OUT])
+        parts = [data.train.take(np.arange(low, high)) for low, high in zip(bounds, bounds[1:], strict=False)]
+        context = Context(
+            task=ImageClassification.of(data, augment=None, normalize=recipe.data.normalize),
+            data=data,
+            loss=recipe.loss,
+            teacher=None,
+            store=store,
+            seed=0,
+            execution=Execution(threads=threads, precision="float32"),
+            reporter=Reporter(quiet=True),
+        )
+        return cls(context, *parts)
+
+    def data(self, images: int, shift: str) -> Data:
+        train = self.images.take(np.arange(images))
+        shifted = Samples(SHIFTED[shift](train.inputs), train.labels)
+        none = train.take(np.arange(0))
+        roles = {"train": shifted, "select": self.select, "calibration": none, "test": none}
+        return Data(roles, self.context.data.classes)
+
+
+def _blurred(images: NDArray[np.uint8], *, side: int) -> NDArray[np.uint8]:
+    edge = side // 2
+    padded = np.pad(images.astype(np.float32), ((0, 0), (0, 0), (edge, edge), (edge, edge)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(2, 3))
+    return windows.mean(axis=(-2, -1)).round().astype(np.uint8)
+
+
+def _noisy(images: NDArray[np.uint8], *, deviation: float) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(0).normal(0, deviation, images.shape)
+    return np.clip(images + noise, 0, 255).round().astype(np.uint8)
+
+
+SHIFTED = {
+    "none": lambda images: images,
+    "inverted": lambda images: 255 - images,
+    "rotated": lambda images: np.ascontiguousarray(np.rot90(images, axes=(2, 3))),
+    "blurred": lambda images: _blurred(images, side=5),
+    "noisy": lambda images: _noisy(images, deviation=60),
+    "dimmed": lambda images: (images * 0.8).astype(np.uint8),
+    "softened": lambda images: _blurred(images, side=3),
+    "grainy": lambda images: _noisy(images, deviation=15),
+}
+
+
+def stage_of(setting: Setting) -> Distill:
+    loss = GuidedLoss.model_validate(
+        {"hard": {"weight": 0.1}, "kl": {"weight": 0.9, "temperature": setting.temperature}}
+    )
+    epochs = STEPS * BATCH // setting.images
+    return Distill(epochs=epochs, batch_size=BATCH, learning_rate=0.1, weight_decay=1e-4, loss=loss)
+
+
+def built(model: Cnn, context: Context, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model.build(context.task.signature, code=())
+
+
+def teacher_of(setting: Setting, grid: Grid) -> Artifact:
+    """Return the setting's teacher, from the store or trained now."""
+    own = setting.teacher in ("memorised", "same")
+    fields = {"teacher": setting.teacher, "pool": POOL, "grid": 2}
+    if own:
+        fields |= {"images": setting.images, "shift": setting.shift}
+    if setting.teacher == "same":
+        fields["student"] = setting.student
+    model = STUDENTS[setting.student] if setting.teacher == "same" else LARGE
+    context = grid.context
+    found = context.store.find(hash_values(fields))
+    if found is not None:
+        return found
+    if setting.teacher == "sharp":
+        module = load_model(teacher_of(replace(setting, teacher="good"), grid).path)
+        with torch.no_grad():
+            for value in module.head.parameters():
+                value.mul_(SHARPENED)
+    else:
+        module = built(model, context, 700_001)
+        samples = {"under": grid.pool.take(np.arange(UNDER)), "good": grid.pool, "smoothed": grid.pool}.get(
+            setting.teacher, grid.data(setting.images, setting.shift).train
+        )
+        here = replace(context, data=replace(context.data, roles={**context.data.roles, "train": samples}))
+        epochs = {
+            "good": 5,
+            "smoothed": 5,
+            "under": 1,
+            "memorised": 32_000 // setting.images,
+            "same": 40_000 // setting.images,
+        }
+        optimization = Optimization(
+            epochs=epochs[setting.teacher],
+            batch_size=BATCH,
+            learning_rate=0.1,
+            weight_decay=0.0 if setting.teacher == "memorised" else 1e-4,
+        )
+        smoothed = setting.teacher == "smoothed"
+        loss = GuidedLoss.model_validate({"kl": {"temperature": 1}} if smoothed else {"hard": {}})
+        teaching = smoothing(samples, len(context.task.classes)) if smoothed else None
+        with tempfile.TemporaryDirectory() as work:
+            fit(
+                module,
+                here,
+                loss=bind(loss, module, None, (), seed=0),
+                teacher=teaching,
+                optimization=optimization,
+                seed=700_001,
+                work=Path(work),
+                name="",
+                views=lambda _epoch, _generator: None,
+            )
+
+    def write(directory: Path) -> dict[str, object]:
+        save_model(module, directory, model=model, signature=context.task.signature)
+        return {}
+
+    return context.store.commit(fields, kind="model", write=write)
+
+
+def smoothing(samples: Samples, classes: int) -> Teaching:
+    """Return a teacher that knows the labels and spreads SMOOTHING evenly over all classes."""
+    assert samples.labels is not None
+    probabilities = torch.full((len(samples), classes), SMOOTHING / classes)
+    probabilities[torch.arange(len(samples)), torch.from_numpy(samples.labels)] += 1 - SMOOTHING
+    logits = probabilities.log()
+
+    def says(batch: Batch) -> Taught:
+        return Taught((logits[batch.index],))
+
+    return says
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The student without a teacher: right decisions of its short runs on select, accuracies of its full ones."""
+
+    half: list[NDArray[np.bool_]]
+    short: list[NDArray[np.bool_]]
+    accuracies: list[float]
+
+
+def alone(setting: Setting, grid: Grid, context: Context, known: dict[tuple[str, int, str], Alone]) -> Alone:
+    key = (setting.student, setting.images, setting.shift)
+    if key not in known:
+        known[key] = Alone(
+            half=list(kept(context, "half", key, lambda: short_runs(setting, context, pilot.LABELS_ALONE, half=True))),
+            short=list(kept(context, "short", key, lambda: short_runs(setting, context, pilot.LABELS_ALONE))),
+            accuracies=kept(
+                context, "accuracies", key, lambda: accuracies_of(setting, context, grid, pilot.LABELS_ALONE)
+            ).tolist(),
+        )
+    return known[key]
+
+
+def kept(context: Context, what: str, key: tuple[object, ...], make: Callable[[], object]) -> NDArray[np.generic]:
+    """Return an array of the student alone from the store, where all settings with the same one share it."""
+    path = (
+        context.store.root / f"alone-{'-'.join(map(str, key))}-{what}{'' if what == 'accuracies' else PILOT_STEPS}.npy"
+    )
+    if not path.exists():
+        np.save(path, np.asarray(make()))
+    return np.load(path)
+
+
+def short_runs(setting: Setting, context: Context, loss: GuidedLoss, *, half: bool = False) -> list[NDArray[np.bool_]]:
+    schedule = pilot.short(stage_of(setting), setting.images)
+    schedule = pilot.half_of(schedule) if half else schedule
+    return [pilot.right(student_after(setting, context, loss, schedule, seed), context) for seed in pilot.seeds()]
+
+
+def accuracies_of(setting: Setting, context: Context, grid: Grid, loss: GuidedLoss) -> list[float]:
+    stage = stage_of(setting)
+    return [accuracy(student_after(setting, context, loss, stage, seed), grid) for seed in SEEDS]
+
+
+def student_after(setting: Setting, context: Context, loss: GuidedLoss, schedule: Optimization, seed: int) -> nn.Module:
+    def fresh(number: int | None) -> nn.Module:
+        return built(STUDENTS[setting.student], context, number or 0)
+
+    return pilot.trained(stage_of(setting), context, fresh, loss=loss, schedule=schedule, seed=seed)
+
+
+def accuracy(module: nn.Module, grid: Grid) -> float:
+    logits = predict(module, grid.context, grid.held_out).numpy()
+    return grid.context.task.tally(logits, grid.held_out).value
+
+
+def run_cell(setting: Setting, grid: Grid, known: dict[tuple[str, int, str], Alone]) -> None:
+    """Probe a setting, then train it; write its JSON. A cell of another pilot is tried again, and not retrained."""
+    path = RESULTS / f"{setting.name}.json"
+    earlier = json.loads(path.read_text()) if path.exists() else None
+    if earlier is not None and earlier.get("pilot_steps") == PILOT_STEPS:
+        return
+    started_s = time.monotonic()
+    teacher, stage = teacher_of(setting, grid), stage_of(setting)
+    data = grid.data(setting.images, setting.shift)
+    assert stage.loss is not None
+    context = replace(grid.context, data=data, teacher=teacher, loss=stage.loss)
+    first, module = alone(setting, grid, context, known), load_model(teacher.path)
+    labels, says = grid.select.labels, predict(module, context, grid.select).numpy()
+    assert labels is not None
+    schedule, right = pilot.short(stage, setting.images), says.argmax(axis=1) == labels
+    share = schedule.epochs / stage.epochs
+    tried = [
+        pilot.margin(first.short, right, share=share),
+        pilot.margin_at_end(first.half, first.short, right, share=share),
+        pilot.slope(first.short, short_runs(setting, context, stage.loss)),
+    ]
+    if earlier is None:
+        rows = rows_of([*cheap(setting, context, stage.loss, module), *tried])
+        distilled = accuracies_of(setting, context, grid, stage.loss)
+    else:
+        probes = {measure.probe for measure in tried}
+        rows = [row for row in earlier["measures"] if row["probe"] not in probes] + rows_of(tried)
+        distilled = earlier["distilled"]
+    gains = [ours - rival for ours, rival in zip(distilled, first.accuracies, strict=True)]
+    result = {
+        "setting": asdict(setting),
+        "half": setting.half,
+        "measures": rows,
+        "gains": gains,
+        "alone": first.accuracies,
+        "distilled": distilled,
+        "teacher_accuracy": accuracy(module, grid),
+        "steps": stage.epochs * setting.images // BATCH,
+        "pilot_steps": PILOT_STEPS,
+        "held_out": len(grid.held_out),
+        "seconds": round(time.monotonic() - started_s + (earlier["seconds"] if earlier else 0), 1),
+        "environment": describe(seed=0),
+    }
+    assert schedule.epochs * setting.images // BATCH == PILOT_STEPS
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{setting.name}: {100 * np.mean(gains):+.2f} points in {result['seconds']:.0f} s", flush=True)
+
+
+def cheap(setting: Setting, context: Context, loss: GuidedLoss, teacher: nn.Module) -> list[Measure]:
+    """Return what `compressor check` measures, and the pilot's capacity probe."""
+
+    def fresh(seed: int | None) -> nn.Module:
+        return built(STUDENTS[setting.student], context, seed or 0)
+
+    student, few = fresh(0), replace(context, data=measures.probed(context.data))
+    train = measures.train_logits(few, loss, student, teacher)
+    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    return [
+        *measures.shift(few.data, None),
+        *measures.of_teacher(few, train, reference=None),
+        *measures.capacity(student, teacher, example),
+        *measures.softness(train, loss),
+        *measures.pairing(loss, student, teacher, few),
+        *measures.audit(loss, few, student=student, teacher=teacher),
+        pilot.memorised(stage_of(setting), context, fresh),
+    ]
+
+
+def rows_of(found: list[Measure]) -> list[dict[str, object]]:
+    return [{"probe": one.probe, "subject": one.subject, "value": asdict(one.value)} for one in found]
+
+
+def main() -> None:
+    """Run the missing cells."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, default=Path("compress-store"))
+    parser.add_argument("--threads", type=int, default=allowed_cores())
+    arguments = parser.parse_args()
+    grid, known = Grid.of(Store.open(arguments.store), threads=arguments.threads), {}
+    # Settings in the order of their hash: a grid cut short is a random part of the whole.
+    for setting in sorted(SETTINGS, key=lambda one: hashlib.sha256(one.name.encode()).digest()):
+        run_cell(setting, grid, known)
+
+
+if __name__ == "__main__":
+    main()

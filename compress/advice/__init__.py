@@ -1,0 +1,1 @@
+"""Advice before the budget: what can be known of a distillation before it is paid for."""

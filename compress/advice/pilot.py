@@ -1,0 +1,258 @@
+"""The probes that train: short runs of the student alone and distilled, and one on few samples; their cost first."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from compress.advice import probes
+from compress.advice.measures import SEED, Measure
+from compress.benchmark.statistics import agreement
+from compress.errors import UsageError
+from compress.loss import GuidedLoss, Hard, Kl
+from compress.models import load_model
+from compress.progress import Reporter
+from compress.stage import Context, Unrecorded
+from compress.stages.distill import Distill
+from compress.teacher import first_teacher, fit_guided, teacher_outputs
+from compress.training import Optimization, predict
+
+LABELS_ALONE = GuidedLoss(hard=Hard())
+SHARE = 0.1  # of the stage's epochs
+SHORTEST = 120  # steps of a short run, unless the stage has fewer
+SEEDS = 2  # of the short runs, paired
+MEMORISED = 512  # samples of the capacity probe
+MEMORISED_STEPS = 200
+MEMORISED_BATCH = 128
+TIMED = 3  # steps, before the cost is told
+
+Fresh = Callable[[int | None], nn.Module]  # gives a new student of a seed
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a pilot takes.
+
+    Attributes:
+        steps: updates of the student in the short runs and the capacity probe.
+        teacher_images: forward passes of the teacher, at most; what is computed is stored, and a run reuses it.
+        seconds: of all of it, from a few timed steps on this machine.
+    """
+
+    steps: int
+    teacher_images: int
+    seconds: float
+
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"pilot: {self.steps:,} steps of the student, at most {self.teacher_images:,} images through the teacher "
+            f"(stored for the run): about {self.seconds:,.0f} s"
+        )
+
+
+def cost(stage: Distill, context: Context, fresh: Fresh) -> Cost:
+    """Return what a pilot takes, from TIMED steps of the student and one batch through the teacher.
+
+    Args:
+        stage: the distillation.
+        context: with the teacher and all data.
+        fresh: gives the student.
+    """
+    train, loss = context.data.train, stage.guided_loss(context)
+    schedule, capacity = short(stage, len(train)), few(stage, min(MEMORISED, len(train)))
+    epochs = 2 * schedule.epochs + half_of(schedule).epochs
+    batches = SEEDS * epochs * (len(train) // schedule.batch_size) + capacity.epochs * (
+        min(MEMORISED, len(train)) // capacity.batch_size
+    )
+    images = len(context.task.views(mixup=loss.mixup)) * len(train) + len(context.data.select)
+    student, teacher = fresh(SEED), load_model(first_teacher(context).path, code=context.code)
+    student.train()
+    batch = context.task.batch(train, torch.arange(min(schedule.batch_size, len(train))))
+    seconds = []
+    for _ in range(TIMED):
+        started_s = time.monotonic()
+        with context.autocast():
+            output = context.task.forward(student, batch)
+        output.float().square().mean().backward()
+        seconds.append(time.monotonic() - started_s)
+    started_s = time.monotonic()
+    with torch.no_grad(), context.autocast():
+        context.task.forward(teacher.eval(), batch)
+    per_image = (time.monotonic() - started_s) / len(batch.index)
+    judged = len(context.data.select) * 3 * SEEDS * min(seconds) / 3 / len(batch.index)
+    return Cost(batches, images, batches * min(seconds) + images * per_image + judged)
+
+
+def pilot(stage: Distill, context: Context, fresh: Fresh) -> list[Measure]:
+    """Measure margin, pilot gain and capacity.
+
+    Args:
+        stage: the distillation.
+        context: with the teacher and all data; test is not read.
+        fresh: gives a new student of a seed.
+    """
+    found = [memorised(stage, context, fresh)]
+    select = context.data.select
+    if context.data.train.labels is None or select.labels is None:
+        return found  # without labels there is no student alone
+    whole, half = short(stage, len(context.data.train)), half_of(short(stage, len(context.data.train)))
+    halves, alone, distilled = (
+        [right(trained(stage, context, fresh, loss=loss, schedule=schedule, seed=seed), context) for seed in seeds()]
+        for loss, schedule in ((LABELS_ALONE, half), (LABELS_ALONE, whole), (stage.guided_loss(context), whole))
+    )
+    logits = teacher_outputs(context, select, views=(None,)).logits(None).numpy()
+    teacher, share = decided(logits, context), whole.epochs / stage.epochs
+    margins = [margin(alone, teacher, share=share), margin_at_end(halves, alone, teacher, share=share)]
+    return [*margins, slope(alone, distilled), *found]
+
+
+def seeds() -> range:
+    """Return the seeds of the short runs, apart from those of real ones."""
+    return range(900_001, 900_001 + SEEDS)
+
+
+def short(stage: Distill, samples: int) -> Optimization:
+    """Return the stage's schedule at the pilot's share of its epochs, at least SHORTEST steps of it."""
+    steps = max(1, samples // (stage.batch_size * stage.accumulate))
+    return _schedule(stage, epochs=min(stage.epochs, max(round(SHARE * stage.epochs), -(-SHORTEST // steps))))
+
+
+def half_of(schedule: Optimization) -> Optimization:
+    """Return a schedule of half the epochs, at least one."""
+    return schedule.model_copy(update={"epochs": max(1, schedule.epochs // 2)})
+
+
+def few(stage: Distill, samples: int) -> Optimization:
+    """Return how the capacity probe trains: the stage's rule, without decay, for at least MEMORISED_STEPS steps."""
+    batch = min(MEMORISED_BATCH, samples)
+    epochs = -(-MEMORISED_STEPS // (samples // batch))
+    return _schedule(stage, epochs=epochs, batch_size=batch, accumulate=1, weight_decay=0.0)
+
+
+def _schedule(stage: Optimization, **changes: float) -> Optimization:
+    fields = {name: getattr(stage, name) for name in Optimization.model_fields}
+    return Optimization.model_validate(fields | changes)
+
+
+def trained(
+    stage: Distill, context: Context, fresh: Fresh, *, loss: GuidedLoss, schedule: Optimization, seed: int
+) -> nn.Module:
+    """Return a student of a seed after a schedule; nothing is committed but the teacher's outputs."""
+    student = fresh(seed)
+    with tempfile.TemporaryDirectory() as work:
+        fit_guided(
+            student,
+            replace(context, recorder=Unrecorded(), checkpoint_every_s=float("inf")),
+            loss=loss,
+            optimization=schedule,
+            seed=seed,
+            work=Path(work),
+            name=f"pilot of {stage.title}",
+            cache_limit_gb=stage.cache_limit_gb,
+        )
+    return student
+
+
+def right(module: nn.Module, context: Context) -> NDArray[np.bool_]:
+    """Return which select decisions are right, bool [N]."""
+    return decided(predict(module, context, context.data.select).numpy(), context)
+
+
+def decided(logits: NDArray[np.float32], context: Context) -> NDArray[np.bool_]:
+    """Return which select decisions are right, bool [N].
+
+    Raises:
+        UsageError: when the task is not one right or wrong decision a sample.
+    """
+    right = context.task.tally(logits, context.data.select).binary
+    if right is None:
+        raise UsageError("a pilot compares shares of right samples", expected="accuracy", got=context.task.measure)
+    return right
+
+
+def memorised(stage: Distill, context: Context, fresh: Fresh) -> Measure:
+    """Measure on how many of a few samples a student decides as the teacher does after learning them by heart.
+
+    On the softened KL alone, at the loss's temperature, on plain images. Below about 0.95 the student is too small, or
+    the training too weak, to say what the teacher says (Stanton et al. 2021, arXiv 2106.05945, tell the two apart).
+    """
+    data, loss = context.data, stage.guided_loss(context)
+    samples = data.train.take(np.arange(min(MEMORISED, len(data.train))))
+    here = replace(
+        context,
+        data=replace(data, roles={**data.roles, "train": samples}),
+        task=context.task.plain(),
+        reporter=Reporter(quiet=True),
+    )
+    softened = GuidedLoss(kl=Kl(temperature=loss.kl.temperature if loss.kl else 1.0))
+    module = trained(stage, here, fresh, loss=softened, schedule=few(stage, len(samples)), seed=SEED)
+    ours = predict(module, here, samples).numpy()
+    theirs = teacher_outputs(here, samples, views=(None,)).logits(None).numpy()
+    value = agreement(ours.argmax(axis=1), theirs.argmax(axis=1))
+    return Measure(
+        "memorised-agreement", value, detail=f"on {len(samples)} samples after about {MEMORISED_STEPS} steps"
+    )
+
+
+def margin(alone: Sequence[NDArray[np.bool_]], teacher: NDArray[np.bool_], *, share: float) -> Measure:
+    """Measure the teacher's accuracy over the student's alone on held-out samples.
+
+    Args:
+        alone: right decisions [N] of each seed's short run.
+        teacher: of the teacher [N].
+        share: of the budget that the short runs had.
+    """
+    value = probes.bootstrap(_difference, (np.mean(alone, axis=0), teacher.astype(np.float64)), seed=SEED)
+    rates = f"teacher {teacher.mean():.2%}, alone {np.mean(alone):.2%} after {share:.0%} of the epochs"
+    return Measure("margin", value, detail=rates)
+
+
+def margin_at_end(
+    halves: Sequence[NDArray[np.bool_]],
+    alone: Sequence[NDArray[np.bool_]],
+    teacher: NDArray[np.bool_],
+    *,
+    share: float,
+) -> Measure:
+    """Measure the same at the end of the budget, by a power law through the student's errors at two budgets.
+
+    Errors fall about as a power of the training (Hestness et al. 2017, arXiv 1712.00409), so each doubling divides them
+    by what the last one did. Two points fix two numbers: there is nothing left to test the law on, and the interval is
+    over samples alone.
+
+    Args:
+        halves: right decisions [N] of each seed's run with half the short budget.
+        alone: with the whole short budget.
+        teacher: of the teacher [N].
+        share: of the stage's budget that the short one is.
+    """
+
+    def remaining(half: probes.Array, whole: probes.Array, theirs: probes.Array) -> float:
+        errors = 1 - half.mean(), 1 - whole.mean()
+        factor = min(1.0, errors[1] / errors[0]) if errors[0] > 0 else 1.0
+        return float(theirs.mean() - (1 - errors[1] * factor ** np.log2(1 / share)))
+
+    arrays = np.mean(halves, axis=0), np.mean(alone, axis=0), teacher.astype(np.float64)
+    rates = f"alone {np.mean(halves):.2%}, then {np.mean(alone):.2%} with twice the training"
+    return Measure("margin-at-end", probes.bootstrap(remaining, arrays, seed=SEED), detail=rates)
+
+
+def slope(alone: Sequence[NDArray[np.bool_]], distilled: Sequence[NDArray[np.bool_]]) -> Measure:
+    """Measure the distilled student's accuracy over the student's alone, short runs paired by seed and sample.
+
+    The interval is over samples; that other seeds would differ too is not in it.
+    """
+    value = probes.bootstrap(_difference, (np.mean(alone, axis=0), np.mean(distilled, axis=0)), seed=SEED)
+    by_seed = ", ".join(f"{ours.mean() - rival.mean():+.2%}" for rival, ours in zip(alone, distilled, strict=True))
+    return Measure("pilot-gain", value, detail=f"by seed {by_seed}")
+
+
+def _difference(before: probes.Array, after: probes.Array) -> float:
+    return float(after.mean() - before.mean())

@@ -1,0 +1,366 @@
+"""When a measured value is a warning, what to do then, and what evidence the threshold has."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from compress.advice.measures import Measure
+from compress.errors import AdviceError
+
+Evidence = Literal["calibrated", "rule of thumb", "exact"]
+Side = Literal["above", "below", "outside"]
+WIDTH = 100  # columns
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one probe's value means.
+
+    Attributes:
+        side: on which side of the threshold it warns; ``outside`` warns above it and below one over it.
+        threshold: in the probe's unit. Calibrated ones are replaced by those of ``thresholds.json``.
+        unit: of the value: ``%`` shows shares as percentages, else it is shown behind the number.
+        means: what is measured, in a few words.
+        advice: what to do when it warns.
+        evidence: ``exact`` where no sample and no threshold is in doubt.
+    """
+
+    side: Side
+    threshold: float
+    unit: str
+    means: str
+    advice: str
+    evidence: Evidence = "rule of thumb"
+
+    def warns(self, measure: Measure) -> bool:
+        """Return whether the whole interval lies beyond the threshold: what samples may explain is no warning."""
+        above, below = measure.value.low > self.threshold, measure.value.high < self.threshold
+        if self.side == "outside":
+            return bool(above or measure.value.high < 1 / self.threshold)
+        return bool(above if self.side == "above" else below)
+
+
+RULES: dict[str, Rule] = {
+    "capacity": Rule(
+        "below",
+        0.01,
+        "",
+        "student's parameters over the teacher's",
+        "expect the student not to reach the teacher: widen it, distil in steps through a model between, or measure "
+        "with --pilot what it can learn",
+    ),
+    "logits-only": Rule(
+        "below",
+        0.05,
+        "",
+        "the same, where the loss reads logits alone",
+        "add a term on features, such as hidden or last_feature, and compare it with the logits alone",
+    ),
+    "shift": Rule(
+        "above",
+        0.7,
+        "",
+        "AUC of a classifier that tells the distillation data from what the teacher knows",
+        "distil on data like those that the teacher was trained on, or train the teacher further on these first",
+    ),
+    "calibration": Rule(
+        "above",
+        0.05,
+        "",
+        "teacher's expected calibration error, 15 bins",
+        "its probabilities are not to be taken as they are: try temperatures around the fitted one times the recipe's, "
+        "or train the teacher with augmentation",
+    ),
+    "fitted-temperature": Rule(
+        "above",
+        1.5,
+        "",
+        "temperature under which the teacher is calibrated",
+        "the teacher is over-confident: use a temperature above this one, or augment its training",
+    ),
+    "confidence-gap": Rule(
+        "above",
+        0.05,
+        "",
+        "teacher's mean confidence on train less on held-out data",
+        "the teacher knows the distillation data by heart: augment them, hold some out from its training, or cross-fit",
+    ),
+    "confidence-drop": Rule(
+        "above",
+        0.05,
+        "",
+        "teacher's mean confidence on what it knows less on the distillation data",
+        "the teacher is unsure of these data: check their preprocessing, or train it further on them",
+    ),
+    "accuracy-drop": Rule(
+        "above",
+        0.05,
+        "%",
+        "teacher's accuracy on select less on the distillation data",
+        "the teacher is worse on the distillation data: check their preprocessing and labels, or train it on them",
+    ),
+    "filtered": Rule(
+        "below",
+        0.2,
+        "",
+        "teacher's errors on train over its errors on select",
+        "train looks filtered to what the teacher gets right: put the other samples back, its errors teach too",
+    ),
+    "non-target-mass": Rule(
+        "below",
+        0.01,
+        "",
+        "probability of the classes that the teacher does not decide for",
+        "the teacher is nearly one-hot at this temperature and says little more than labels: raise it",
+    ),
+    "conformance": Rule(
+        "below",
+        1.0,
+        "%",
+        "declared properties of the loss term that hold",
+        "the term's reduction or scaling is wrong: sum over classes, one value per sample, temperature squared; see "
+        "compress.testing",
+        "exact",
+    ),
+    "gradient-ratio": Rule(
+        "outside",
+        100.0,
+        "x",
+        "length of the term's gradient over the labels', at step 0",
+        "one of the two drowns the other: look for a sum over the batch, a mean over classes, a missing temperature "
+        "squared or a wrong weight",
+    ),
+    "gradient-cosine": Rule(
+        "below",
+        -0.3,
+        "",
+        "cosine of the term's gradient with the labels', at step 0",
+        "the teacher points elsewhere than the labels: check its classes' order and preprocessing, then try a "
+        "lower temperature or a better teacher",
+    ),
+    "pair-similarity": Rule(
+        "below",
+        0.05,
+        "",
+        "linear CKA of two layers that the loss compares",
+        "the two layers have nothing in common: name another pair, or compare last features or relations",
+    ),
+    "best-pairs": Rule(
+        "below",
+        0.05,
+        "",
+        "linear CKA of the most similar layers, where the loss compares none",
+        "no two layers have anything in common: terms on features are unlikely to help",
+    ),
+    "memorised-agreement": Rule(
+        "below",
+        0.95,
+        "%",
+        "agreement with the teacher on few samples learnt by heart",
+        "the student cannot say what the teacher says even there: widen it, train it harder, or distil in steps",
+    ),
+    "margin": Rule(
+        "below",
+        0.01,
+        "%",
+        "teacher's accuracy over the student's alone after a short run",
+        "there is little to learn from this teacher: train a better one, or the student alone",
+    ),
+    "margin-at-end": Rule(
+        "below",
+        0.0,
+        "%",
+        "teacher's accuracy over the student's alone, extrapolated to the whole budget",
+        "the student alone is likely to reach this teacher: train a better one, or the student alone",
+    ),
+    "pilot-gain": Rule(
+        "below",
+        0.0,
+        "%",
+        "distilled over alone after a short run",
+        "distillation is behind at the same cost: change temperature or weights, or train the student alone",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One probe's measured value against its threshold.
+
+    Attributes:
+        probe: its name.
+        subject: the term, pair or stage that it is of; may be empty.
+        value: measured.
+        low: lower end of its interval.
+        high: upper end.
+        unit: see `Rule`.
+        side: see `Rule`.
+        threshold: in the same unit.
+        flagged: whether it warns.
+        means: what is measured.
+        advice: what to do when it warns.
+        evidence: of the threshold.
+        detail: what else was seen.
+    """
+
+    probe: str
+    subject: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    side: Side
+    threshold: float
+    flagged: bool
+    means: str
+    advice: str
+    evidence: Evidence
+    detail: str
+
+    @property
+    def title(self) -> str:
+        """The probe, and of what."""
+        return f"{self.probe} {self.subject}".strip()
+
+    @property
+    def measured(self) -> str:
+        """The value with its interval."""
+        shown = shown_as(self.value, self.unit)
+        if self.low == self.high:
+            return shown
+        return f"{shown} [{shown_as(self.low, self.unit)}, {shown_as(self.high, self.unit)}]"
+
+    @property
+    def limit(self) -> str:
+        """When it warns."""
+        if self.side == "outside":
+            return f"outside {shown_as(1 / self.threshold, self.unit)} to {shown_as(self.threshold, self.unit)}"
+        return f"{self.side} {shown_as(self.threshold, self.unit)}"
+
+    def __str__(self) -> str:
+        """One line: what was measured, and what to do."""
+        return f"{self.title}: {self.measured}, {self.limit} ({self.evidence}); {self.advice}"
+
+
+def shown_as(value: float, unit: str) -> str:
+    """Return a number in its unit."""
+    if unit == "%":
+        return f"{100 * value:.1f}%"
+    return f"{value:.3g}{unit}"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What was found.
+
+    Attributes:
+        findings: in the order of measurement.
+        notes: what could not be measured, and how it can be.
+        expected_gain: accuracy of the distilled student over the student alone as a pilot foretells it, 0 to 1, and the
+            root mean squared error of that on the settings that did not fit it; None without a pilot.
+    """
+
+    findings: Sequence[Finding]
+    notes: Sequence[str] = ()
+    expected_gain: tuple[float, float] | None = None
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """The findings that warn."""
+        return [finding for finding in self.findings if finding.flagged]
+
+    def refuse(self) -> None:
+        """Make warnings an error.
+
+        Raises:
+            AdviceError: naming each of them, when there is any.
+        """
+        if self.warnings:
+            lines = [f"advice warns of {len(self.warnings)} thing(s):", *map(str, self.warnings)]
+            raise AdviceError("\n  ".join(lines), hint="change the recipe, or leave out --strict")
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        expected = None if self.expected_gain is None else dict(zip(("gain", "rmse"), self.expected_gain, strict=True))
+        return {
+            "warnings": len(self.warnings),
+            "findings": [asdict(finding) for finding in self.findings],
+            "notes": list(self.notes),
+            "expected_gain": expected,
+        }
+
+    def show(self, console: Console) -> None:
+        """Print the table, then what else was seen, then what to do."""
+        table = Table(box=None, pad_edge=False, width=WIDTH)
+        for name in ("probe", "measured, 95%", "warns", "", "threshold is"):
+            table.add_column(name, overflow="fold")
+        for finding in self.findings:
+            verdict = "WARNING" if finding.flagged else "ok"
+            table.add_row(finding.title, finding.measured, finding.limit, verdict, finding.evidence)
+        console.print(table)
+        for finding in self.findings:
+            if finding.detail or finding.flagged:
+                console.print(f"{finding.title}: {finding.means}; {finding.detail}".rstrip("; "), highlight=False)
+        if self.expected_gain is not None:
+            gain, error = self.expected_gain
+            console.print(f"expected of distillation over the student alone: {gain:+.1%}, give or take {error:.1%}")
+        for note in self.notes:
+            console.print(f"note: {note}", highlight=False)
+        for finding in self.warnings:
+            console.print(f"WARNING {finding.title}: {finding.advice}", highlight=False)
+        if not self.warnings:
+            console.print("no warnings")
+
+
+def judged(measures: Sequence[Measure], *, notes: Sequence[str] = ()) -> Advice:
+    """Return the findings of some measures."""
+    return Advice([_finding(measure) for measure in measures], notes, expected_gain(measures))
+
+
+def _finding(measure: Measure) -> Finding:
+    rule = rule_of(measure.probe)
+    return Finding(
+        probe=measure.probe,
+        subject=measure.subject,
+        value=measure.value.value,
+        low=measure.value.low,
+        high=measure.value.high,
+        unit=rule.unit,
+        side=rule.side,
+        threshold=rule.threshold,
+        flagged=rule.warns(measure),
+        means=rule.means,
+        advice=rule.advice,
+        evidence=rule.evidence,
+        detail=measure.detail,
+    )
+
+
+@cache
+def calibrated() -> dict[str, Any]:
+    """Return what ``benchmarks/advice/run.py --fit`` wrote: thresholds that stood its test, and the prediction."""
+    return json.loads(files("compress").joinpath("advice", "thresholds.json").read_text(encoding="utf-8"))
+
+
+def rule_of(name: str) -> Rule:
+    """Return a probe's rule, with the calibrated threshold where there is one."""
+    rule, fitted = RULES[name], calibrated()["thresholds"].get(name)
+    if fitted is None:
+        return rule
+    return replace(rule, threshold=fitted, evidence="calibrated")
+
+
+def expected_gain(measures: Sequence[Measure]) -> tuple[float, float] | None:
+    """Return the gain that the measures foretell and its error, or None where some that it needs are missing."""
+    fitted = calibrated()["prediction"]
+    values = {measure.probe: measure.value.value for measure in measures}
+    if fitted is None or not set(fitted["weights"]) <= set(values):
+        return None
+    gain = fitted["intercept"] + sum(weight * values[name] for name, weight in fitted["weights"].items())
+    return gain, fitted["rmse"]

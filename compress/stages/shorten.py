@@ -1,0 +1,83 @@
+"""Shorten: a transformer without some of its layers, chosen by hand; where DistilBERT and its kin begin."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from compress.artifact import Artifact
+from compress.choice import Values
+from compress.errors import ModelError, StageError
+from compress.models import load_model, load_structure
+from compress.models.structure import keep_layers
+from compress.stage import Context, Need, Stage
+from compress.surgery import encoders
+
+Count = Annotated[int, Field(ge=1, le=1000)]
+
+
+class Ends(Values):
+    """How many layers to keep of either end.
+
+    Attributes:
+        first: nearest to the embeddings.
+        last: nearest to the output.
+    """
+
+    first: Annotated[int, Field(ge=0, le=1000)] = 0
+    last: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
+class Shorten(Stage):
+    """Keeps some layers of a transformer with their weights: the student of DistilBERT (Sanh et al. 2019, section 3).
+
+    Which layers matter is not asked; `Prune` with ``units: [layers]`` asks the guided loss.
+
+    Attributes:
+        layers: ``every-other`` (the first, the third and so on, as DistilBERT), positions from 0, or
+            ``{first: 1, last: 2}``.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    verb: Literal["shorten"] = "shorten"
+    layers: Literal["every-other"] | Ends | tuple[Annotated[int, Field(ge=0, le=1000)], ...]
+
+    def kept(self, count: int) -> list[int]:
+        """Return the positions that are kept of this many layers, ascending.
+
+        Raises:
+            StageError: when one is not there, or nothing would be kept or removed.
+        """
+        if self.layers == "every-other":
+            found = [*range(0, count, 2)]
+        elif isinstance(self.layers, Ends):
+            ends = [*range(self.layers.first), *range(count - self.layers.last, count)]
+            found = sorted({position for position in ends if 0 <= position < count})
+        else:
+            found = sorted(set(self.layers))
+        if not found or found[-1] >= count or len(found) == count:
+            raise StageError(
+                "these layers cannot be kept",
+                expected=f"some, and not all, of the positions 0 to {count - 1}",
+                got=found,
+                where=self.title,
+            )
+        return found
+
+    def run(self, source: Artifact, context: Context) -> Artifact:
+        """Drop the other layers and commit.
+
+        Raises:
+            StageError: when the layers are not there.
+            ModelError: when the model is no transformer that is known.
+        """
+        structure, module = load_structure(source.path), load_model(source.path, code=context.code)
+        found = encoders.encoder(module)
+        if found is None:
+            raise ModelError("the model has no layers to drop", expected="a transformer", got=type(module).__name__)
+        kept = self.kept(len(found.each_layer))
+        facts = {"layers_before": len(found.each_layer), "kept": kept}
+        keep_layers(module, found.layer_list, kept)
+        return context.commit_model(
+            self, source, module, model=structure.model, signature=structure.signature, facts=facts
+        )

@@ -1,0 +1,124 @@
+"""The pilot on digits: a capacity gap and a thin margin are caught, their healthy twin is not, and costs come first."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from compress.advice import pilot
+from compress.advice.rules import judged
+from compress.loss import GuidedLoss
+from compress.models import Cnn
+from compress.stages.create import Create
+from compress.stages.distill import Distill
+from compress.stages.train import Train
+
+STAGE = Distill(epochs=40, batch_size=50, learning_rate=0.1, loss=GuidedLoss(preset="hinton"))
+ENOUGH = Cnn(widths=(16, 32, 32), strides=(1, 2, 1))
+TINY = Cnn(widths=(1, 1), strides=(4, 2))
+
+
+def maker(context, model):
+    def fresh(seed):
+        torch.manual_seed(0 if seed is None else seed)
+        return model.build(context.task.signature, code=())
+
+    return fresh
+
+
+def warned(found):
+    return {finding.probe for finding in judged(found).warnings}
+
+
+@pytest.fixture
+def context(make_context, trained_digits):
+    return make_context(teacher=trained_digits)
+
+
+def test_a_student_that_can_is_told_from_one_that_cannot(context):
+    assert not warned([pilot.memorised(STAGE, context, maker(context, ENOUGH))])
+    assert warned([pilot.memorised(STAGE, context, maker(context, TINY))]) == {"memorised-agreement"}
+
+
+def test_a_thin_margin_is_caught_and_training_confirms_it(context):
+    """The teacher saw a fifth of the epochs that the student has."""
+    weak = Train(epochs=1, batch_size=100, learning_rate=0.02).run(Create(model=ENOUGH).run(None, context), context)
+    here = replace(context, teacher=weak)
+    found = {measure.probe: measure for measure in pilot.pilot(STAGE, here, maker(here, ENOUGH))}
+    assert {"margin", "margin-at-end"} <= warned(found.values())
+    accuracies = [
+        pilot.right(
+            pilot.trained(STAGE, here, maker(here, ENOUGH), loss=loss, schedule=pilot.short(STAGE, 1000), seed=1), here
+        ).mean()
+        for loss in (STAGE.loss, pilot.LABELS_ALONE)
+    ]
+    assert accuracies[0] < accuracies[1]
+
+
+def test_seeds_are_paired_and_the_same_call_gives_the_same_numbers(context):
+    stage = STAGE.model_copy(update={"epochs": 2})
+    runs = [
+        pilot.trained(stage, context, maker(context, TINY), loss=stage.loss, schedule=stage, seed=3) for _ in range(2)
+    ]
+    assert all(torch.equal(*pair) for pair in zip(*(run.state_dict().values() for run in runs), strict=True))
+
+
+def test_the_cost_counts_the_steps_that_are_made(context, monkeypatch):
+    stage, steps = STAGE.model_copy(update={"epochs": 3}), []
+    told = pilot.cost(stage, context, maker(context, TINY))
+    fit = pilot.fit_guided
+
+    def counted(*arguments, **options):
+        steps.append(fit(*arguments, **options).steps)
+
+    monkeypatch.setattr(pilot, "fit_guided", counted)
+    pilot.pilot(stage, context, maker(context, TINY))
+    assert told.steps == sum(steps)
+    assert told.teacher_images == 1000 + 300
+    assert told.seconds > 0
+    assert f"{told.steps:,} steps" in str(told)
+
+
+def test_a_short_run_has_a_tenth_of_the_epochs_but_enough_steps():
+    assert pilot.short(STAGE, 50 * 100).epochs == 4
+    assert pilot.short(STAGE, 50 * 20).epochs == 6  # 120 steps
+    assert pilot.short(STAGE.model_copy(update={"epochs": 2}), 1000).epochs == 2
+
+
+def test_margins_are_by_hand():
+    half, whole, teacher = np.zeros(100, bool), np.zeros(100, bool), np.zeros(100, bool)
+    half[:60], whole[:80], teacher[:95] = True, True, True
+    assert pilot.margin([whole], teacher, share=0.5).value.value == pytest.approx(0.15)
+    # Errors 0.4, then 0.2; two more doublings make 0.05.
+    measure = pilot.margin_at_end([half], [whole], teacher, share=0.25)
+    assert measure.value.value == pytest.approx(0.0, abs=1e-9)
+    # More training that did not help is not extrapolated to worse.
+    assert pilot.margin_at_end([whole], [half], teacher, share=0.25).value.value == pytest.approx(0.95 - 0.6)
+    gain = pilot.slope([half, half], [whole, half])
+    assert gain.value.value == pytest.approx(0.1)
+    assert gain.value.low < 0.1 < gain.value.high
+
+
+def test_without_labels_only_capacity_is_measured(context):
+    data = context.data
+    unlabelled = replace(data, roles={**data.roles, "train": replace(data.train, labels=None)})
+    found = pilot.pilot(
+        STAGE.model_copy(update={"loss": GuidedLoss(preset="born-again")}),
+        replace(context, data=unlabelled),
+        maker(context, TINY),
+    )
+    assert [measure.probe for measure in found] == ["memorised-agreement"]
+
+
+def test_test_is_not_read(context):
+    data = context.data
+    empty = {**data.roles, "test": data.test.take(np.arange(0))}
+    here = replace(context, data=replace(data, roles=empty))
+    stage = STAGE.model_copy(update={"epochs": 1})
+    assert {measure.probe for measure in pilot.pilot(stage, here, maker(here, TINY))} == {
+        "margin",
+        "margin-at-end",
+        "pilot-gain",
+        "memorised-agreement",
+    }

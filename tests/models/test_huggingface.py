@@ -1,0 +1,246 @@
+"""Transformers from tiny checkpoints: built, ordered, stored without their folder, refused where they do not fit."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import text_zoo
+import torch
+import transformers
+
+from compress.errors import ModelError
+from compress.models import HuggingFace, load_model, save_model
+from compress.stages.create import Create
+from compress.tasks import Signature
+from compress.tasks.signature import Tensor
+
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+}
+CONFIGS = {
+    "bert": transformers.BertConfig(**SIZES),
+    "roberta": transformers.RobertaConfig(**SIZES),
+    "distilbert": transformers.DistilBertConfig(
+        vocab_size=60, dim=16, n_layers=2, n_heads=2, hidden_dim=24, max_position_embeddings=40
+    ),
+    "electra": transformers.ElectraConfig(**SIZES, embedding_size=8),
+    "deberta-v2": transformers.DebertaV2Config(
+        **SIZES, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=8, position_biased_input=False
+    ),
+    "mpnet": transformers.MPNetConfig(**SIZES),
+}
+NAMES = ("ham", "spam", "eggs")
+
+
+def signature(outputs: int = 3, *, words: bool = False, classes: tuple[str, ...] = ()) -> Signature:
+    axes = ("batch", "length", outputs) if words else ("batch", outputs)
+    inputs = tuple(
+        Tensor(name=name, dtype="int64", shape=("batch", "length")) for name in ("input_ids", "attention_mask")
+    )
+    return Signature(inputs=inputs, outputs=(Tensor(name="logits", dtype="float32", shape=axes),), classes=classes)
+
+
+def checkpoint(folder, family="bert", *, names=None, kind="Sequence", **changes):
+    """A folder with an encoder, or with a classifier of named classes."""
+    torch.manual_seed(0)
+    config = type(CONFIGS[family]).from_dict(CONFIGS[family].to_dict() | changes)
+    if names is not None:
+        config.id2label, config.label2id = dict(enumerate(names)), {name: n for n, name in enumerate(names)}
+        getattr(transformers, f"AutoModelFor{kind}Classification").from_config(config).save_pretrained(folder)
+    else:
+        transformers.AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def padded() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids without special ones, [2, 9], the second row padded from 5 on; and that row alone."""
+    ids = torch.randint(5, 60, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 9, dtype=torch.int64)
+    mask[1, 5:] = 0
+    return ids, mask, ids[1:, :5]
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["texts", "words"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_it_is_built_read_with_padding_and_stored_without_its_folder(family, words, tmp_path):
+    folder = checkpoint(tmp_path / "published", family)
+    expected = signature(words=words, classes=NAMES)
+    torch.manual_seed(1)
+    model = HuggingFace(path=str(folder))
+    module = model.build(expected, code=()).eval()
+    ids, mask, alone = padded()
+    ids[mask == 0] = CONFIGS[family].pad_token_id
+    with torch.no_grad():
+        outputs = module(ids, mask)
+        single = module.double()(alone, torch.ones_like(alone))[0]
+        both = module(ids, mask)[1]
+    module.float()
+    assert outputs.shape == ((2, 9, 3) if words else (2, 3))
+    assert torch.allclose(both[:5] if words else both, single, atol=1e-9)
+    save_model(module, tmp_path, model=model, signature=expected)
+    text = (tmp_path / "structure.json").read_text()
+    assert str(folder) not in text
+    folder.rename(tmp_path / "moved")
+    again = load_model(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again(ids, mask), outputs)
+
+
+def test_images_are_still_classified(tmp_path):
+    config = transformers.ViTConfig(
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "vit")
+    images = Signature(
+        inputs=(Tensor(name="image", dtype="float32", shape=("batch", 1, 8, 8)),),
+        outputs=(Tensor(name="logits", dtype="float32", shape=("batch", 3)),),
+    )
+    model = HuggingFace(path=str(tmp_path / "vit"))
+    module = model.build(images, code=()).eval()
+    save_model(module, tmp_path, model=model, signature=images)
+    image = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert module(image).shape == (2, 3)
+        assert torch.equal(load_model(tmp_path)(image), module(image))
+
+
+def test_an_unsupported_family_is_refused_by_name(tmp_path):
+    config = transformers.GPT2Config(vocab_size=60, n_embd=16, n_layer=1, n_head=2, n_positions=16)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"(?s)family 'gpt2' is not supported.*bert, roberta"):
+        HuggingFace(path=str(tmp_path)).build(signature(), code=())
+
+
+@pytest.mark.parametrize("kind", ["Sequence", "Token"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_head_of_the_same_classes_in_another_order_gives_each_class_its_own_logit(family, kind, tmp_path):
+    checkpoint(tmp_path, family, names=NAMES, kind=kind)
+    theirs = getattr(transformers, f"AutoModelFor{kind}Classification").from_pretrained(tmp_path).eval()
+    order = ("eggs", "ham", "spam")
+    module = HuggingFace(path=str(tmp_path)).build(signature(words=kind == "Token", classes=order), code=()).eval()
+    ids, mask, _ = padded()
+    with torch.no_grad():
+        ours, expected = module(ids, mask), theirs(input_ids=ids, attention_mask=mask).logits
+    columns = [NAMES.index(name) for name in order]
+    assert torch.allclose(ours, expected[..., columns], atol=1e-6)
+    assert not torch.allclose(ours, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("names", [("ham", "spam", "bacon"), ("ham", "spam"), ("ham", "spam", "eggs", "toast")])
+def test_other_classes_are_refused_or_drawn_anew(names, tmp_path):
+    checkpoint(tmp_path, names=names)
+    build = HuggingFace(path=str(tmp_path)).build
+    if len(names) == 3:
+        with pytest.raises(ModelError, match=r"(?s)trained on other classes.*ham, spam, eggs.*bacon"):
+            build(signature(classes=NAMES), code=())
+    else:  # another number of classes is another head, as in fine-tuning
+        assert build(signature(classes=NAMES), code=())(*padded()[:2]).shape == (2, 3)
+
+
+def test_a_fresh_head_keeps_the_body_and_forgets_the_classes(tmp_path):
+    checkpoint(tmp_path, names=("ham", "bacon", "eggs"))
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    module = HuggingFace(path=str(tmp_path), fresh_head=True).build(signature(classes=NAMES), code=())
+    ours = module.model
+    bodies = (theirs.base_model.state_dict(), ours.base_model.state_dict())
+    assert all(torch.equal(value, bodies[1][name]) for name, value in bodies[0].items())
+    assert not torch.equal(theirs.classifier.weight, ours.classifier.weight)
+
+
+def test_classes_that_nobody_named_are_taken_in_order(tmp_path):
+    checkpoint(tmp_path, names=("LABEL_0", "LABEL_1", "LABEL_2"))
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    module = HuggingFace(path=str(tmp_path)).build(signature(classes=NAMES), code=()).eval()
+    ids, mask, _ = padded()
+    with torch.no_grad():
+        assert torch.allclose(module(ids, mask), theirs(input_ids=ids, attention_mask=mask).logits)
+
+
+def test_weights_that_do_not_fit_the_body_are_refused(tmp_path):
+    checkpoint(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change, name in (({"num_hidden_layers": 3}, r"layer\.2"), ({"vocab_size": 61}, "word_embeddings")):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ModelError, match=rf"(?s)weights do not fit.*{name}"):
+            HuggingFace(path=str(tmp_path)).build(signature(), code=())
+
+
+def test_a_pickle_is_refused_with_the_way_out(tmp_path):
+    checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"(?s)a pickle.*pytorch_model\.bin.*save_pretrained"):
+        HuggingFace(path=str(tmp_path)).build(signature(), code=())
+
+
+def test_a_configuration_can_be_changed_from_scratch_only(tmp_path):
+    checkpoint(tmp_path)
+    module = HuggingFace(path=str(tmp_path), pretrained=False, change={"num_hidden_layers": 1}).build(
+        signature(), code=()
+    )
+    assert len(module.model.bert.encoder.layer) == 1
+    with pytest.raises(ModelError, match="no such value"):
+        HuggingFace(path=str(tmp_path), pretrained=False, change={"layers": 1}).build(signature(), code=())
+    with pytest.raises(ValueError, match="pretrained: false"):
+        HuggingFace(path=str(tmp_path), change={"num_hidden_layers": 1})
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        ("single-label", "single_label_classification"),
+        ("multi-label", "multi_label_classification"),
+        ("regression", "regression"),
+    ],
+)
+def test_the_configuration_that_ships_loads_in_transformers(problem, told, tmp_path):
+    checkpoint(tmp_path / "published")
+    model = HuggingFace(path=str(tmp_path / "published"))
+    expected = signature(classes=NAMES)
+    stored = model.stored(model.build(expected, code=()))
+    assert model.files(expected, problem=problem) == {}
+    (tmp_path / "config.json").write_text(stored.files(expected, problem=problem)["config.json"])
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert config.id2label == dict(enumerate(NAMES))
+    assert config.label2id == {name: number for number, name in enumerate(NAMES)}
+    assert (config.problem_type, config.num_labels, config.hidden_size) == (told, 3, 16)
+
+
+def test_a_tokenizer_that_the_model_has_no_room_for_is_refused(make_context, tmp_path):
+    folder = text_zoo.make_bert(tmp_path)
+    data = text_zoo.review_data()
+    context = replace(make_context(), task=text_zoo.text_task(folder, data), data=data)
+    few = HuggingFace(path=str(folder), pretrained=False, change={"vocab_size": 50})
+    with pytest.raises(ModelError, match=rf"(?s)more tokens.*at most 50.*{len(text_zoo.VOCABULARY)}"):
+        Create(model=few).built(context)
+    long = replace(context, task=text_zoo.text_task(folder, data, max_length=65))
+    with pytest.raises(ModelError, match=r"(?s)more tokens than the model has positions.*at most 64.*max_length: 64"):
+        Create(model=HuggingFace(path=str(folder))).built(long)
+    Create(model=HuggingFace(path=str(folder))).built(
+        replace(context, task=text_zoo.text_task(folder, data, max_length=64))
+    )
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_number_of_positions_is_what_the_model_can_read(family, tmp_path):
+    module = HuggingFace(path=str(checkpoint(tmp_path, family))).build(signature(), code=()).eval()
+    longest = module.max_positions
+    ids = torch.full((1, longest or 200), 7)
+    with torch.no_grad():
+        assert np.isfinite(module(ids, torch.ones_like(ids)).numpy()).all()
+        if longest is not None:
+            longer = torch.full((1, longest + 1), 7)
+            with pytest.raises((IndexError, RuntimeError)):
+                module(longer, torch.ones_like(longer))

@@ -1,0 +1,104 @@
+"""The shipped folder in optimum and transformers: pruned int8 files through ORTModel and pipelines.
+
+optimum-onnx holds transformers below 4.58, so these tests run in an environment of their own: `make test-optimum`.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import text_zoo
+import torch
+
+from compress.export.session import Session
+from compress.loss import GuidedLoss
+from compress.models import HuggingFace
+from compress.stages.create import Create
+from compress.stages.export import Export
+from compress.stages.prune import Prune
+from compress.stages.quantize import Quantize
+from compress.stages.train import Train
+from compress.stages.vocabulary import PruneVocabulary
+
+ort = pytest.importorskip("optimum.onnxruntime", reason="needs optimum-onnx; run `make test-optimum`")
+
+FILE = "int8-x86.onnx"
+VIT = {
+    "model_type": "vit",
+    "image_size": 8,
+    "patch_size": 2,
+    "num_channels": 1,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+}
+
+
+def shipped(context, model, *, optimization):
+    """A bundle of a trained, pruned, quantized model."""
+    created = Create(model=model).run(None, context)
+    teacher = Train(**optimization).run(created, context)
+    context = replace(context, teacher=teacher)
+    small = Prune(kept_params_fraction=0.8, importance_batches=2, round_to=8).run(teacher, context)
+    small = PruneVocabulary().run(small, context.reading(small)) if not context.task.fixed_size else small
+    here = context.reading(small)
+    return Export().run(Quantize(mode="dynamic", min_agreement=0.5).run(small, here), here)
+
+
+@pytest.fixture
+def text_context(make_context, tmp_path):
+    def make(kind):
+        torch.manual_seed(0)
+        folder = text_zoo.make_bert(tmp_path / "bert", hidden_size=64, intermediate_size=128)
+        data = text_zoo.review_data(kind=kind, count=240)
+        task = text_zoo.text_task(folder, data)
+        return replace(make_context(), task=task, data=data, loss=GuidedLoss(preset="hinton")), str(folder)
+
+    return make
+
+
+ADAM = {"epochs": 8, "batch_size": 10, "optimizer": "adamw", "learning_rate": 3e-3}
+
+
+def test_a_text_classifier_runs_in_a_pipeline(text_context):
+    from transformers import AutoTokenizer, pipeline
+
+    context, folder = text_context("label")
+    bundle = shipped(context, HuggingFace(path=folder), optimization=ADAM)
+    model = ort.ORTModelForSequenceClassification.from_pretrained(bundle.path, file_name=FILE)
+    tokenizer = AutoTokenizer.from_pretrained(bundle.path)
+    texts = context.data.test.inputs[:20].tolist()
+    told = pipeline("text-classification", model=model, tokenizer=tokenizer)(texts, truncation=True)
+    here = context.reading(bundle)
+    session = Session(bundle.path / FILE)
+    for position, answer in enumerate(told):
+        batch = here.task.batch(context.data.test, torch.tensor([position]))
+        (row,) = session(*(value.numpy() for value in batch.inputs))[0]
+        chances = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+        assert answer["label"] == context.data.classes[int(row.argmax())]
+        assert answer["score"] == pytest.approx(chances.max(), abs=1e-4)
+
+
+def test_a_tagger_runs_in_a_pipeline(text_context):
+    from transformers import AutoTokenizer, pipeline
+
+    context, folder = text_context("words")
+    bundle = shipped(context, HuggingFace(path=folder), optimization=ADAM)
+    model = ort.ORTModelForTokenClassification.from_pretrained(bundle.path, file_name=FILE)
+    tokenizer = AutoTokenizer.from_pretrained(bundle.path)
+    text = " ".join(context.data.test.inputs[0])
+    told = pipeline("token-classification", model=model, tokenizer=tokenizer, ignore_labels=[])(text)
+    assert {answer["entity"] for answer in told} <= set(context.data.classes)
+    assert len(told) >= len(context.data.test.inputs[0])
+
+
+def test_an_image_classifier_gives_the_files_outputs(make_context):
+    context = make_context()
+    model = HuggingFace(path="vit", pretrained=False, config=VIT)
+    bundle = shipped(context, model, optimization=ADAM | {"epochs": 1, "batch_size": 100})
+    loaded = ort.ORTModelForImageClassification.from_pretrained(bundle.path, file_name=FILE)
+    batch = context.task.batch(context.data.test, torch.arange(3))
+    expected = Session(bundle.path / FILE)(batch.inputs[0].numpy())[0]
+    assert np.allclose(loaded(pixel_values=batch.inputs[0]).logits.numpy(), expected, atol=1e-5)
+    assert loaded.config.id2label[3] == context.data.classes[3]

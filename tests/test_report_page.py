@@ -1,0 +1,204 @@
+"""The page: whole, self-contained, escaped, told to screen readers, and complete where a report lacks parts."""
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from compress.benchmark import report as benchmark_report
+from compress.report_page import page
+from compress.reporting import csv_text
+
+VOID = {"meta", "link", "img", "br", "circle", "line", "rect", "path"}
+
+
+class Parsed(HTMLParser):
+    """Every element with its attributes; refuses tags that do not close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def report():
+    return json.loads((Path(__file__).with_name("digits_report.json")).read_text())
+
+
+def test_the_page_holds_every_section_and_the_numbers_of_the_report(report):
+    parsed = Parsed(page(report))
+    shown = [section["id"] for section in parsed.of("section")]
+    assert shown == ["gates", "pareto", "stages", "latency", "classes", "mistakes", "layers", "models", "environment"]
+    links = [link["href"] for link in parsed.of("a")]
+    assert {f"#{key}" for key in shown} <= set(links)
+    for row in report["benchmark"]["rows"]:
+        assert f"{100 * row['accuracy']['value']:.2f}" in parsed.text
+    test = report["verdict"]["test"][-1]
+    assert f"{100 * test['accuracy']['value']:.2f}" in parsed.text
+    assert report["command"] in parsed.text
+    assert len(parsed.of("img")) == report["verdict"]["mistakes"]["teacher_alone_right"] == 5
+
+
+def test_nothing_is_loaded_or_run(report):
+    text = page(report)
+    parsed = Parsed(text)
+    assert not parsed.of("script")
+    assert not parsed.of("link")
+    assert not re.search(r"url\(|@import|@font-face|\son\w+=", text)
+    assert all(image["src"].startswith("data:image/png;base64,") for image in parsed.of("img"))
+    (policy,) = [meta["content"] for meta in parsed.of("meta") if "http-equiv" in meta]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert {link["href"] for link in parsed.of("a") if not link["href"].startswith("#")} == {
+        "report.json",
+        "report.csv",
+        "report.md",
+    }
+
+
+def test_a_reader_is_told_what_pictures_show_and_tables_have_heads(report):
+    parsed = Parsed(page(report))
+    charts = parsed.of("svg")
+    assert charts
+    assert all(chart["role"] == "img" and len(chart["aria-label"]) > 20 for chart in charts)
+    assert all("alt" in image for image in parsed.of("img"))
+    assert all(head["scope"] in ("row", "col") for head in parsed.of("th"))
+    assert len(parsed.of("caption")) == len(parsed.of("table")) == 4
+    assert [attributes.get("lang") for attributes in parsed.of("html")] == ["en"]
+    assert len(parsed.of("h1")) == 1
+    identifiers = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_names_from_recipe_and_data_are_text(report):
+    report["verdict"]["mistakes"]["confusions"][0]["label"] = "<script>alert(1)</script>"
+    report["verdict"]["mistakes"]["classes"][0]["name"] = '"><img src=x>'
+    report["recipe_yaml"] = "</code><b>"
+    parsed = Parsed(page(report))
+    assert not parsed.of("script")
+    assert "<script>alert(1)</script>" in parsed.text
+    assert '"><img src=x>' in parsed.text
+    assert "</code><b>" in parsed.text
+
+
+def test_a_run_that_stopped_early_still_has_a_page(report):
+    report |= {"benchmark": None, "verdict": None, "variants": {}, "gates_on_select": []}
+    parsed = Parsed(page(report))
+    assert [section["id"] for section in parsed.of("section")] == ["stages", "layers", "models", "environment"]
+    assert "stopped before the benchmark" in parsed.text
+
+
+def test_a_variant_that_was_not_judged_shows_its_gates_on_select(report):
+    report["verdict"] = None
+    text = Parsed(page(report)).text
+    assert "test was not read" in text
+    assert "Judged on select" in text
+    assert "on test" not in text
+
+
+def test_a_task_without_classes_has_no_classes(report):
+    report["verdict"]["mistakes"] = None
+    for stage in report["stages"]:
+        stage["scores"].pop("teacher_kl_nats", None)
+    shown = [section["id"] for section in Parsed(page(report)).of("section")]
+    assert not {"classes", "mistakes"} & set(shown)
+    assert "stages" in shown
+
+
+def test_of_many_classes_the_ones_that_lost_most_are_shown(report):
+    found = report["verdict"]["mistakes"]
+    sure = {"value": 0.9, "low": 0.8, "high": 0.95}
+    found["classes"] = [{"name": f"class-{n}", "units": 10, "teacher": sure, "student": sure} for n in range(100)]
+    found["classes"][77]["student"] = sure | {"value": 0.5}
+    found["classes"].append({"name": "empty", "units": 0, "teacher": None, "student": None})
+    parsed = Parsed(page(report))
+    assert "The 20 of 100 classes that lost most" in parsed.text
+    names = re.findall(r"class-\d+", parsed.text)
+    assert names[0] == "class-77"
+    assert len(names) == 20
+
+
+def test_a_file_that_grew_is_not_called_smaller(report):
+    shipped = report["benchmark"]["rows"][-1]
+    shipped["size_bytes"] = 2 * report["benchmark"]["rows"][0]["size_bytes"]
+    text = Parsed(page(report)).text
+    assert "2.00 times as large as the teacher" in re.sub(r"\s+", " ", text)
+    assert "times smaller" not in text
+
+
+def test_many_layers_are_folded(report):
+    layers = report["stages"][-1]["layers"]
+    layers += [layers[0] | {"name": f"layer-{number}"} for number in range(50)]
+    assert "layer-49" in Parsed(page(report)).text
+    assert re.search(r"All \d+ layers", page(report))
+
+
+def test_a_model_that_could_not_be_timed_is_a_row_that_says_so(report):
+    primary = report["benchmark"]["profiles"][0]
+    row = next(row for row in report["benchmark"]["rows"] if row["name"] == "prune")
+    for key in ("latency_ms", "speedup", "measurable"):
+        row[key].pop(primary)
+    row["failures"][primary] = "out of memory"
+    del report["benchmark"]["comparisons"][0]["measurements"]["prune"]
+    assert "failed" in Parsed(page(report)).text
+
+
+def test_the_csv_has_the_numbers_of_the_json(report):
+    rows = list(csv.DictReader(io.StringIO(csv_text(report))))
+    assert [row["model"] for row in rows] == [row["name"] for row in report["benchmark"]["rows"]]
+    for written, row in zip(rows, report["benchmark"]["rows"], strict=True):
+        assert int(written["size_bytes"]) == row["size_bytes"]
+        assert float(written["accuracy_select_low"]) == row["accuracy"]["low"]
+        assert float(written["ort-cpu-b1-t1_ms"]) == row["latency_ms"]["ort-cpu-b1-t1"]
+    tested = {row["model"]: row["accuracy_test"] for row in rows if row["accuracy_test"]}
+    assert tested.keys() == {row["name"] for row in report["verdict"]["test"]}
+
+
+def test_the_csv_of_a_run_that_stopped_early_has_its_scores(report):
+    report |= {"benchmark": None, "verdict": None, "variants": {}, "gates_on_select": []}
+    rows = list(csv.DictReader(io.StringIO(csv_text(report))))
+    assert [row["model"] for row in rows] == [stage["name"] for stage in report["stages"]]
+    assert float(rows[-1]["accuracy_select"]) == report["stages"][-1]["scores"]["accuracy"]
+
+
+def test_the_terminal_tables_fit_100_columns_and_lose_no_number(report):
+    text = io.StringIO()
+    Console(file=text, width=100).print(benchmark_report.table(report["benchmark"]))
+    lines = text.getvalue().splitlines()
+    table = [line for line in lines if "[" in line and "p50" not in line]
+    assert max(map(len, table)) <= 100
+    shown = " ".join(table)
+    for row in report["benchmark"]["rows"]:
+        assert f"{100 * row['accuracy']['value']:.2f}" in shown
+        assert "\u2026" not in shown
+    assert "\x1b[" not in text.getvalue()  # no colours: this is no terminal

@@ -1,0 +1,70 @@
+"""Saved views: the tags that MLflow's page reads. That it draws them, tests/test_seeing.py shows in a browser."""
+
+import json
+
+from compress.tracking import Tracker, database_uri, ui
+from compress.tracking.headline import is_headline, tracked_headline
+from compress.tracking.views import COLUMNS, TAG, views
+
+
+def start(store, key):
+    tags = {"compress.role": "pipeline", "compress.pipeline_id": key}
+    with Tracker.open(store) as tracker, tracker.run("p", experiment="digits", key=key, tags=tags):
+        pass
+
+
+def test_an_experiment_has_its_views_and_their_links(store, client):
+    start(store, "first")
+    start(store, "second")
+    mlflow = client(database_uri(store))
+    experiment = mlflow.get_experiment_by_name("digits")
+    found = {key.removeprefix(TAG): json.loads(value) for key, value in experiment.tags.items() if key.startswith(TAG)}
+    assert found.keys() == {"compress-pipelines", "compress-stages", "compress-pareto"}
+    stages = json.loads(found["compress-stages"]["state"])
+    newest = mlflow.search_runs([experiment.experiment_id], order_by=["start_time DESC"])[0]
+    assert newest.info.run_id in stages["searchFilter"]
+    assert newest.data.tags["compress.pipeline_id"] == "second"
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert all(identity in experiment.tags["mlflow.note.content"] for identity in found)
+    (line,) = ui(store, port=5123).views
+    assert line.startswith(f"digits: http://127.0.0.1:5123/#/experiments/{experiment.experiment_id}/runs?")
+
+
+def test_the_filters_of_the_views_find_their_runs(store, client):
+    tags = {"compress.role": "pipeline", "compress.pipeline_id": "p1"}
+    with Tracker.open(store) as tracker, tracker.run("p", experiment="digits", key="p1", tags=tags) as parent:
+        stage_tags = {"compress.role": "stage", "compress.pipeline_id": "p1"}
+        with tracker.run("distill", parent=parent, tags=stage_tags) as stage:
+            stage.headline({"size_mb": 1.0})
+    mlflow = client(database_uri(store))
+    experiment = mlflow.get_experiment_by_name("digits")
+    (newest,) = mlflow.search_runs([experiment.experiment_id], "tags.`compress.role` = 'pipeline'")
+    found = {
+        identity: [run.info.run_name for run in mlflow.search_runs([experiment.experiment_id], state["searchFilter"])]
+        for identity, _, state in views(newest.info.run_id)
+    }
+    assert found == {"compress-pipelines": ["p"], "compress-stages": ["distill"], "compress-pareto": ["distill"]}
+
+
+def test_a_server_that_refuses_the_views_still_takes_the_run(store, client, monkeypatch):
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    def refuse(self, experiment_id, key, value):
+        raise MlflowException("no tags today")
+
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", refuse)
+    start(store, "first")
+    mlflow = client(database_uri(store))
+    experiment = mlflow.get_experiment_by_name("digits")
+    (run,) = mlflow.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+
+
+def test_headline_keys_stay_apart_where_the_page_cuts_them():
+    facts = dict.fromkeys(("size_bytes", "parameters", "macs", "teacher_agreement", "teacher_kl_nats", "accuracy"), 1.0)
+    keys = {*tracked_headline(facts | {"role": "select"}), *tracked_headline(facts | {"role": "test"}), *COLUMNS}
+    keys |= {"delta_accuracy"}
+    assert all(map(is_headline, keys))
+    assert len({key[:6] for key in keys}) == len(keys)
+    assert not is_headline("train/loss_total")
