@@ -105,7 +105,7 @@ def text(document: dict[str, Any]) -> str:
     lines = [
         f"B is {document['verdict']} than A" if document["verdict"] in ("faster", "slower") else document["verdict"],
         f"speed of B over A  {speedup['value']:.3f} [{low}, {high}], {document['confidence']:.0%} interval over "
-        f"{preset['launches']} launches and {preset['rounds']} rounds",
+        f"{preset['rounds']} rounds in {preset['launches']} launch{'es' if preset['launches'] > 1 else ''}",
         f"noise floor        {100 * document['floor']:.2f}% (A against A)",
     ]
     for name, found in comparison["measurements"].items():
@@ -126,8 +126,8 @@ def text(document: dict[str, Any]) -> str:
 
 
 def _measured(found: dict[str, Any]) -> str:
-    tails = [f"{name} {format_ms(value)}" for name, value in [*found["percentile_ms"].items()][-1:]]
-    compute = [] if found["compute_ms"] is None else [f"compute {format_ms(found['compute_ms'])}"]
+    tails = [f"{name} at most {format_ms(value)}" for name, value in [*found["percentile_ms"].items()][-1:]]
+    compute = [] if found["compute_ms"] is None else [f"compute {format_ms(found['compute_ms'])} ms"]
     nodes = found["settings"].get("nodes") or {}
     placed = [f"{count} nodes on {provider.removesuffix('ExecutionProvider')}" for provider, count in nodes.items()]
     peak = found["memory_bytes"]["runs"]

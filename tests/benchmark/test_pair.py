@@ -43,7 +43,7 @@ def test_two_files_are_compared_from_the_command_line(deep: Path, small: Path, s
     shown = pair.text(document)
     assert shown.splitlines()[0] in ("B is faster than A", "no measurable difference")
     for words in (
-        "99% interval over 2 launches and 6 rounds",
+        "99% interval over 6 rounds in 2 launches",
         "2 nodes on CPU",
         "McNemar p",
         "samples are few",
