@@ -161,15 +161,17 @@ class Model:
         Returns:
             The nanoseconds each query took, from its scheduled time, and the time that passed.
         """
+        turn = len(self._feeds) if self._ragged else 1
         gc.disable()
         started = time.perf_counter_ns()
         if arrivals_per_s is not None:
             times_ns = self._serve(block_ms=block_ms, arrivals_per_s=arrivals_per_s)
         elif compute:
-            times_ns = self._loaded.time_compute(self._placed, start=self._next, block_ms=block_ms)  # pyright: ignore[reportAttributeAccessIssue]
+            times_ns = self._loaded.time_compute(  # pyright: ignore[reportAttributeAccessIssue]
+                self._placed, start=self._next, block_ms=block_ms, multiple=turn
+            )
             self._next += len(times_ns)
         else:
-            turn = len(self._feeds) if self._ragged else 1
             times_ns = time_calls(
                 self._loaded.run, self._feeds, start=self._next, block_ms=block_ms, multiple=turn * calls_per_query
             )
