@@ -47,11 +47,11 @@ def one_pair(model: Path, samples: Path) -> tuple[float, float]:
         feeds = [{name: stored[name][row : row + 1] for name in stored.files} for row in range(rows)]
     session = bare_session(model)
     bare, harness = [], []
-    with Worker(runtime="ort-cpu", model=model, inputs=samples, batch_size=1, threads=1) as worker:
-        worker.load()
+    with Worker() as worker:
+        worker.load(runtime="ort-cpu", model=model, inputs=samples)
         for _ in range(ROUNDS):
             bare.append(bare_ms(session, feeds))
-            harness.append(np.median(worker.block(block_ms=BLOCK_S * 1e3)[0]) / 1e6)
+            harness.append(np.median(worker.block(block_ms=BLOCK_S * 1e3)["times_ns"]) / 1e6)
     return float(np.median(bare[WARM_UP_ROUNDS:])), float(np.median(harness[WARM_UP_ROUNDS:]))
 
 

@@ -41,6 +41,10 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Training threads; defa
 Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in a store of its own.")]
 Strict = Annotated[bool, typer.Option("--strict", help="End with an error when the advice warns.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Python = Annotated[str, typer.Option("--python", metavar="PATH", help="Another interpreter, with its own runtimes.")]
+Launcher = Annotated[
+    str, typer.Option("--launcher", metavar="WORDS", help="Words before the interpreter, such as 'ssh edge-box'.")
+]
 STORE = Path("compress-store")
 
 
@@ -343,16 +347,17 @@ def ui(
 
 
 @app.command()
-def env(as_json: AsJson = False) -> None:
-    """Print versions, CPU features and which runtimes work here."""
+def env(as_json: AsJson = False, python: Python = "", launcher: Launcher = "") -> None:
+    """Print versions, CPU features, and which runtimes work; where one does not, why and what to install."""
     from compress.benchmark.environment import describe
-    from compress.benchmark.worker import RUNTIMES
+    from compress.benchmark.process import Place, usable_runtimes
 
     found: dict[str, Any] = describe(seed=0)
-    found["runtimes"] = {name: _usable(runtime.modules) for name, runtime in RUNTIMES.items()}
+    found["runtimes"] = usable_runtimes(Place(python, tuple(shlex.split(launcher))))
     if as_json:
         typer.echo(json.dumps(found))
         return
+    runtimes = found.pop("runtimes")
     for key, value in found.items():
         if isinstance(value, dict):
             typer.echo(f"{key}:")
@@ -360,6 +365,43 @@ def env(as_json: AsJson = False) -> None:
                 typer.echo(f"  {name:<16} {entry}")
         else:
             typer.echo(f"{key:<18} {' '.join(value) if isinstance(value, list) else value}")
+    typer.echo("runtimes:")
+    for name, entry in runtimes.items():
+        typer.echo(
+            f"  {name:<16} {'usable' if entry['usable'] else 'not usable'}{entry['why'] and ': ' + entry['why']}"
+        )
+        if entry["install"]:
+            typer.echo(f"  {'':<16} next: {entry['install']}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.onnx", help="The reference.")],
+    second: Annotated[Path, typer.Argument(metavar="B.onnx", help="Judged against it.")],
+    inputs: Annotated[Path, typer.Option(metavar="FILE", help="Real samples: .npz, one array per model input.")],
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Class of each sample, .npy: compare accuracy too.")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="As `compressor env` lists them.")] = "ort-cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a call.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of the runtime.")] = 1,
+    scenario: Annotated[str, typer.Option(help="single_stream, multistream, server or offline.")] = "single_stream",
+    arrivals_per_s: Annotated[float | None, typer.Option(help="Queries a second of the server scenario.")] = None,
+    preset: Annotated[str, typer.Option(help="quick, standard or strict.")] = "standard",
+    python: Python = "",
+    launcher: Launcher = "",
+    seed: Annotated[int, typer.Option(help="Of the order in each round and of the intervals.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether B.onnx is faster than A.onnx, slower, or not measurably different."""
+    from compress.benchmark import pair
+    from compress.benchmark.measure import Profile
+    from compress.benchmark.process import Place
+
+    place = Place(python, tuple(shlex.split(launcher)))
+    profile = Profile(runtime, batch_size, threads, scenario, arrivals_per_s, place)  # pyright: ignore[reportArgumentType] # it checks
+    found = pair.compare_files(first, second, inputs=inputs, labels=labels, profile=profile, preset=preset, seed=seed)
+    typer.echo(json.dumps(found, allow_nan=False) if as_json else pair.text(found))
 
 
 def main() -> None:
@@ -382,17 +424,6 @@ def _check_stages(recipe: "Recipe", options: Mapping[str, Sequence[str | None]])
         for name in names:
             if name is not None and (option, name) != ("--until", "teacher"):
                 recipe.stage_index(name, option=option)
-
-
-def _usable(modules: tuple[str, ...]) -> str:
-    import importlib
-
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except (ImportError, OSError, RuntimeError) as error:
-            return f"not usable: {error}"
-    return "usable"
 
 
 def _say(text: str) -> None:

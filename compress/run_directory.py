@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import get_args
 
 from compress.artifact import writable, write_atomically
-from compress.benchmark.environment import allowed_cores, describe
+from compress.benchmark.environment import describe
+from compress.benchmark.runtimes.machine import allowed_cores
 from compress.errors import ArtifactError
 from compress.stage import Execution, Precision
 

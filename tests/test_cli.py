@@ -126,8 +126,13 @@ def test_init_writes_a_valid_recipe_once(tmp_path):
 
 def test_env_says_which_runtimes_work(tmp_path):
     found = json.loads(compressor("env", "--json", cwd=tmp_path).stdout)
-    assert found["runtimes"] == {"ort-cpu": "usable", "torch-cpu": "usable"}
+    names = "ort-cpu ort-cuda ort-tensorrt ort-webgpu torch-cpu torch-compile torch-cuda openvino"
+    assert [*found["runtimes"]] == names.split()
+    assert found["runtimes"]["ort-cpu"]["usable"]
+    assert found["runtimes"]["torch-cpu"]["usable"]
     assert found["versions"]["torch"]
+    told = compressor("env", "--python", "/nowhere/bin/python", cwd=tmp_path).stdout
+    assert re.search(r"ort-cpu +not usable: the worker did not start.*\n +next: pip install onnxruntime\n", told)
 
 
 def test_a_wrong_command_line_is_2(project):

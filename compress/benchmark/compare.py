@@ -1,43 +1,67 @@
 """Paired comparison of several models: all workers alive, short blocks interleaved, one ratio per round.
 
 Machine noise that lasts longer than a round slows every model of that round alike and leaves the ratio.
-The reference runs twice, in two workers: the ratio of the twins is the noise floor of the comparison.
+The reference runs twice, in two workers: the ratio of the twins is the noise floor of the comparison. All workers of a
+round share their cores, and each launch starts them anew, since a process keeps the memory layout it was born with.
 """
 
 import contextlib
 import math
+import os
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from compress.benchmark.environment import Noise, NoiseProbe
 from compress.benchmark.measure import Measurement, Profile, Subject
-from compress.benchmark.process import Worker, WorkerError
-from compress.benchmark.statistics import Estimate, geometric_mean_ratio
-from compress.errors import InputError
+from compress.benchmark.process import Worker
+from compress.benchmark.runtimes.worker import batches
+from compress.benchmark.statistics import RATIO_CONFIDENCE, Estimate, geometric_mean_ratio, half_width
+from compress.errors import CompressError, InputError
 
 _TWIN = "\0twin"  # no model can be called that
 NOISY_FLOOR = 1.10
 
+Verdict = Literal["faster", "slower", "no measurable difference", "not ranked"]
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How long to measure. Per model and profile about rounds * block_ms, plus warm-up and 0.2 s to start."""
+    """How long to measure. Per model and profile about rounds * block_ms, and per launch a start and a warm-up."""
 
     name: str
     rounds: int
+    """In all launches together."""
     block_ms: float
     """Shortest block; a model slower than that runs once a block."""
     warm_up_limit_ms: float
+    launches: int = 1
+    """Fresh processes per model, one after another. With one, differences of a few percent are not proven."""
+    strict: bool = False
+    """Refuse a session that leaves nodes to the CPU although its runtime is for another device."""
+
+    def __post_init__(self) -> None:
+        if self.rounds % self.launches:
+            raise ValueError(f"{self.rounds} rounds do not split evenly over {self.launches} launches")
 
 
 QUICK = Preset(name="quick", rounds=15, block_ms=40.0, warm_up_limit_ms=400.0)
-STANDARD = Preset(name="standard", rounds=40, block_ms=150.0, warm_up_limit_ms=3_000.0)
-STRICT = Preset(name="strict", rounds=120, block_ms=400.0, warm_up_limit_ms=15_000.0)
+STANDARD = Preset(name="standard", rounds=40, block_ms=150.0, warm_up_limit_ms=3_000.0, launches=8)
+STRICT = Preset(name="strict", rounds=120, block_ms=400.0, warm_up_limit_ms=15_000.0, launches=12, strict=True)
 PRESETS = {preset.name: preset for preset in (QUICK, STANDARD, STRICT)}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A model's outputs here against ONNX Runtime's on the CPU, for the first samples."""
+
+    max_abs: float
+    agreement: float
+    """Share (0 to 1) of rows whose largest output is at the same place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +77,28 @@ class Comparison:
     """Why a model has no measurement; the others are complete."""
     noise_floor: Estimate | None
     """Speed of the reference over its own twin, 1 without noise; None when the reference failed."""
-    noise: Noise
+    noise: Noise | None
+    """None for another machine, whose noise is not seen from here."""
     degraded: list[str]
     """What disturbed all models of this comparison."""
+    against_cpu: dict[str, Difference] = field(default_factory=dict)
+    """For files on other runtimes than ONNX Runtime's CPU provider."""
+    confidence: float = RATIO_CONFIDENCE
+    """Of speedups and the noise floor."""
+
+    @property
+    def ranked(self) -> bool:
+        """Whether times say which model is faster; those of a software adapter do not."""
+        return not any(found.settings.get("adapter") == "software" for found in self.measurements.values())
+
+    @property
+    def floor(self) -> float | None:
+        """The smallest speedup that counts, as a natural logarithm (0.01 is one percent).
+
+        Half the width of the A/A interval, or how far the twins are apart where that interval leaves out 1.
+        """
+        found = self.noise_floor
+        return None if found is None else max(half_width(found), abs(math.log(found.value)))
 
     def speedup(self, model: str, *, over: str) -> Estimate:
         """How many times faster `model` is than `over`: geometric mean over the rounds, with its interval.
@@ -63,14 +106,27 @@ class Comparison:
         Raises:
             KeyError: when either has no measurement.
         """
-        return _speedup(self.measurements[model], over=self.measurements[over], seed=self.seed)
+        ours, theirs = self.measurements[model], self.measurements[over]
+        return _speedup(ours, over=theirs, seed=self.seed, launches=self.preset.launches)
 
     def is_measurable(self, speedup: Estimate) -> bool:
-        """Whether a speedup's interval excludes 1 and its size exceeds the noise floor."""
-        if self.noise_floor is None:
+        """Whether a speedup's interval excludes 1 and its size exceeds the noise floor, on real hardware."""
+        if self.floor is None or not self.ranked:
             return False
-        floor = max(abs(math.log(self.noise_floor.low)), abs(math.log(self.noise_floor.high)))
-        return (speedup.low > 1 or speedup.high < 1) and abs(math.log(speedup.value)) > floor
+        return (speedup.low > 1 or speedup.high < 1) and abs(math.log(speedup.value)) > self.floor
+
+    def verdict(self, model: str, *, over: str) -> Verdict:
+        """What may be said of the speed of `model` over `over`.
+
+        Raises:
+            KeyError: when either has no measurement.
+        """
+        speedup = self.speedup(model, over=over)
+        if not self.ranked:
+            return "not ranked"
+        if not self.is_measurable(speedup):
+            return "no measurable difference"
+        return "faster" if speedup.value > 1 else "slower"
 
 
 def compare(
@@ -90,8 +146,8 @@ def compare(
     Args:
         models: ONNX file (or artifact directory, for torch) by name. All are in memory at once.
         reference: the model that gives the noise floor; one of `models`.
-        inputs: .npz of real samples, one array per model input.
-        profile: runtime, batch size and threads.
+        inputs: .npz of real samples, one array per model input; see `runtimes.worker.batches`.
+        profile: runtime, batch size, threads, scenario and place.
         preset: how long.
         seed: of the order in each round and of the bootstrap.
         code: the user's Python files that torch may run to build a model.
@@ -102,29 +158,36 @@ def compare(
         InputError: when `reference` is not among the models, or a path does not exist.
     """
     _check(models, reference=reference, inputs=inputs)
-    paths = {**models, _TWIN: models[reference]}
+    subjects = {name: Subject(path, profile) for name, path in (*models.items(), (_TWIN, models[reference]))}
     failures: dict[str, str] = {}
+    order = random.Random(seed)
+    against_cpu: dict[str, Difference] = {}
     probe = NoiseProbe()
-    with contextlib.ExitStack() as workers:
-        subjects: dict[str, Subject] = {}
-        for name, path in paths.items():
-            running = Worker(
-                runtime=profile.runtime, model=path, inputs=inputs, batch_size=profile.batch_size,
-                threads=profile.threads, code=code, load_limit_s=load_limit_s, reply_limit_s=reply_limit_s,
-            )  # fmt: skip
-            workers.enter_context(running)
-            with _noting(failures, name):
-                subjects[name] = Subject(running, path=path, profile=profile)
-                subjects[name].warm_up(block_ms=preset.block_ms, limit_ms=preset.warm_up_limit_ms)
-        _run_rounds(subjects, failures, preset=preset, seed=seed)
-        measurements: dict[str, Measurement] = {}
-        for name, subject in subjects.items():
-            if name not in failures:
+    for launch in range(preset.launches):
+        with contextlib.ExitStack() as stack:
+            running: dict[str, Worker] = {}
+            for name in order.sample([*subjects], len(subjects)):
+                if name in failures:
+                    continue
                 with _noting(failures, name):
-                    measurements[name] = subject.measurement()
-    noise = probe.noise()
-    floor = _noise_floor(measurements, reference=reference, seed=seed)
-    degraded = noise.reasons()
+                    running[name] = stack.enter_context(
+                        Worker(profile.place, load_limit_s=load_limit_s, reply_limit_s=reply_limit_s)
+                    )
+                    subjects[name].launch(
+                        running[name], inputs=inputs, first_core=os.getpid(), strict=preset.strict, code=code
+                    )
+                    subjects[name].warm_up(block_ms=preset.block_ms, limit_ms=preset.warm_up_limit_ms)
+            _run_rounds(subjects, failures, order, rounds=preset.rounds // preset.launches, block_ms=preset.block_ms)
+            _each(subjects, failures, Subject.end)
+            if launch == preset.launches - 1 and profile.takes_files and profile.runtime != "ort-cpu":
+                against_cpu = _against_cpu(models, running, failures, inputs=inputs, profile=profile)
+    noise = None if profile.place.launcher else probe.noise()
+    measurements = {name: subject.measurement() for name, subject in subjects.items() if name not in failures}
+    floor = None
+    if reference in measurements and _TWIN in measurements:
+        ours, twins = measurements[reference], measurements[_TWIN]
+        floor = _speedup(ours, over=twins, seed=seed, launches=preset.launches)
+    degraded = ["the noise of the other machine is not seen from here"] if noise is None else noise.reasons()
     if floor is not None and max(floor.high, 1 / floor.low) > NOISY_FLOOR:
         degraded.append(f"the reference differs from itself by up to {max(floor.high, 1 / floor.low) - 1:.0%}")
     return Comparison(
@@ -137,6 +200,7 @@ def compare(
         noise_floor=floor,
         noise=noise,
         degraded=degraded,
+        against_cpu=against_cpu,
     )
 
 
@@ -150,27 +214,51 @@ def _check(models: Mapping[str, Path], *, reference: str, inputs: Path) -> None:
 
 @contextlib.contextmanager
 def _noting(failures: dict[str, str], name: str):  # noqa: ANN202 - a context manager's iterator says nothing
-    """Turn a worker's fault into the failure of its model."""
+    """Turn a fault of a worker or a file into the failure of its model."""
     try:
         yield
-    except WorkerError as fault:
+    except CompressError as fault:
         failures[name] = fault.message
 
 
-def _run_rounds(subjects: dict[str, Subject], failures: dict[str, str], *, preset: Preset, seed: int) -> None:
-    order = random.Random(seed)
-    for _ in range(preset.rounds):
-        alive = [name for name in subjects if name not in failures]
-        for name in order.sample(alive, len(alive)):
+def _each(subjects: Mapping[str, Subject], failures: dict[str, str], act: Callable[[Subject], None]) -> None:
+    for name, subject in subjects.items():
+        if name not in failures:
             with _noting(failures, name):
-                subjects[name].run_block(block_ms=preset.block_ms)
+                act(subject)
 
 
-def _noise_floor(measurements: dict[str, Measurement], *, reference: str, seed: int) -> Estimate | None:
-    if reference not in measurements or _TWIN not in measurements:
-        return None
-    return _speedup(measurements[reference], over=measurements[_TWIN], seed=seed)
+def _run_rounds(
+    subjects: Mapping[str, Subject], failures: dict[str, str], order: random.Random, *, rounds: int, block_ms: float
+) -> None:
+    for _ in range(rounds):
+        shuffled = {name: subjects[name] for name in order.sample([*subjects], len(subjects))}
+        _each(shuffled, failures, lambda subject: subject.run_block(block_ms=block_ms))
 
 
-def _speedup(model: Measurement, *, over: Measurement, seed: int) -> Estimate:
-    return geometric_mean_ratio(np.log(over.block_median_ms) - np.log(model.block_median_ms), seed=seed)
+def _against_cpu(
+    models: Mapping[str, Path],
+    running: Mapping[str, Worker],
+    failures: Mapping[str, str],
+    *,
+    inputs: Path,
+    profile: Profile,
+) -> dict[str, Difference]:
+    """Compare the first outputs with those of the CPU provider here; a file that it cannot run is left out."""
+    batch = batches(inputs, batch_size=profile.batch_size)[0]
+    found: dict[str, Difference] = {}
+    for name, path in models.items():
+        if name in failures:
+            continue
+        with contextlib.suppress(CompressError), Worker() as cpu:
+            cpu.load(runtime="ort-cpu", model=path, inputs=inputs, batch_size=profile.batch_size)
+            expected, got = (worker.outputs(batch)[0] for worker in (cpu, running[name]))
+            same = expected.argmax(axis=-1) == got.argmax(axis=-1)
+            apart = np.abs(expected.astype(np.float64) - got).max()
+            found[name] = Difference(max_abs=float(apart), agreement=float(same.mean()))
+    return found
+
+
+def _speedup(model: Measurement, *, over: Measurement, seed: int, launches: int) -> Estimate:
+    log_ratios = np.log(over.block_median_ms) - np.log(model.block_median_ms)
+    return geometric_mean_ratio(log_ratios, seed=seed, launches=launches)

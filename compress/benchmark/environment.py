@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
+from compress.benchmark.runtimes.machine import allowed_cores, read
+
 # The flags that decide which int8 and bf16 kernels run.
 KERNEL_FLAGS = (
     "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16",
@@ -34,22 +36,10 @@ def describe(*, seed: int) -> dict[str, Any]:
         "logical_cores": os.cpu_count(),
         "allowed_cores": allowed_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
-
-
-def allowed_cores() -> int:
-    """Physical cores this process may use: its affinity and the container's quota respected, at least 1."""
-    try:
-        logical = sorted(os.sched_getaffinity(0))
-    except AttributeError:  # macOS has no affinity
-        return os.cpu_count() or 1
-    topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-    cores = len({_read(topology.format(cpu)) or str(cpu) for cpu in logical})
-    quota, period = ((_read("/sys/fs/cgroup/cpu.max") or "max 1").split() + ["1"])[:2]
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +52,8 @@ class Noise:
     """Cores kept busy by processes that are not ours, on average."""
     steal_share: float | None
     """Share (0 to 1) of the machine's time that the hypervisor gave to others."""
+    throttled: int | None = None
+    """Times that heat slowed a core, or the container's quota stopped us."""
 
     def reasons(self) -> list[str]:
         """Why a result taken under this noise deserves less trust."""
@@ -70,6 +62,8 @@ class Noise:
             found.append(f"other processes kept {self.foreign_cores:.1f} cores busy")
         if self.steal_share is not None and self.steal_share > 0.01:
             found.append(f"the hypervisor took {self.steal_share:.1%} of the time")
+        if self.throttled:
+            found.append(f"heat or the container's quota slowed the CPU {self.throttled} times")
         return found
 
 
@@ -78,13 +72,15 @@ class NoiseProbe:
 
     def __init__(self) -> None:
         self._load = os.getloadavg()[0]
-        self._ticks, self._own_s = _cpu_ticks(), _own_cpu_s()
+        self._ticks, self._own_s, self._throttled = _cpu_ticks(), _own_cpu_s(), _throttled()
 
     def noise(self) -> Noise:
         """The noise since the probe was created."""
-        now, load = _cpu_ticks(), (self._load, os.getloadavg()[0])
+        now, load, throttled = _cpu_ticks(), (self._load, os.getloadavg()[0]), _throttled()
+        if throttled is not None and self._throttled is not None:
+            throttled -= self._throttled
         if now is None or self._ticks is None:
-            return Noise(load_average=load, foreign_cores=None, steal_share=None)
+            return Noise(load_average=load, foreign_cores=None, steal_share=None, throttled=throttled)
         spent = now - self._ticks
         ticks_per_s = os.sysconf("SC_CLK_TCK")
         elapsed_s = spent.total / ticks_per_s / (os.cpu_count() or 1)
@@ -93,6 +89,7 @@ class NoiseProbe:
             load_average=load,
             foreign_cores=max(0.0, foreign_s / elapsed_s) if elapsed_s else 0.0,
             steal_share=spent.steal / spent.total if spent.total else 0.0,
+            throttled=throttled,
         )
 
 
@@ -108,12 +105,21 @@ class _Ticks:
 
 def _cpu_ticks() -> _Ticks | None:
     """Clock ticks of all CPUs since boot (proc(5), /proc/stat)."""
-    text = _read("/proc/stat")
+    text = read("/proc/stat")
     if text is None:
         return None
     user, nice, system, idle, io_wait, irq, soft_irq, steal = map(int, text.split("\n", 1)[0].split()[1:9])
     busy = user + nice + system + irq + soft_irq
     return _Ticks(total=busy + idle + io_wait + steal, busy=busy, steal=steal)
+
+
+def _throttled() -> int | None:
+    """Throttling events of all cores since boot, and of our control group (its cpu.stat); None where neither tells."""
+    cores = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
+    counts = [int(found) for found in map(read, cores) if found is not None]
+    quota = re.search(r"^nr_throttled (\d+)$", read("/sys/fs/cgroup/cpu.stat") or "", re.MULTILINE)
+    counts += [int(quota[1])] if quota else []
+    return sum(counts) if counts else None
 
 
 def _own_cpu_s() -> float:
@@ -122,7 +128,7 @@ def _own_cpu_s() -> float:
 
 
 def _cpu() -> tuple[str, list[str]]:
-    text = _read("/proc/cpuinfo") or ""
+    text = read("/proc/cpuinfo") or ""
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     return (model[1] if model else platform.processor() or "unknown"), (flags[1].split() if flags else [])
@@ -132,11 +138,4 @@ def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return None
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError:
         return None

@@ -2,51 +2,93 @@
 
 import hashlib
 import statistics as stdlib_statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from compress.benchmark import worker
-from compress.benchmark.environment import allowed_cores
-from compress.benchmark.process import Worker
+from compress.benchmark.model_file import contents, external_files
+from compress.benchmark.process import HERE, Place, Worker, check_launchable
+from compress.benchmark.runtimes import RUNTIMES
+from compress.benchmark.runtimes.machine import allowed_cores
 from compress.benchmark.statistics import percentile_bound
 from compress.errors import InputError
 
-PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 NUM_QUANTILES = 21  # every 5%
 STABLE_WITHIN = 0.05  # of the last three warm-up blocks, as perf_analyzer does within 10%
 SWITCHES_PER_S = 100.0  # involuntary context switches of an undisturbed worker stay far below
+MULTISTREAM_SAMPLES = 8  # of one query, as in MLPerf
+
+Scenario = Literal["single_stream", "multistream", "server", "offline"]
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A runtime with batch size and threads.
+    """A runtime with batch size and threads, how queries come (MLPerf's scenarios), and where the worker runs.
+
+    Attributes:
+        runtime: a name of `runtimes.RUNTIMES`.
+        batch_size: samples a call.
+        threads: of the runtime.
+        scenario: ``single_stream`` sends a batch when the last one is done; ``multistream`` sends queries of 8 samples,
+            in calls of batch_size; ``server`` sends batches at random times (a Poisson process) and counts latency from
+            the scheduled time; ``offline`` has all samples at hand, and its number is the throughput.
+        arrivals_per_s: of ``server``; the same for all models of a comparison.
+        place: an interpreter or machine.
 
     Raises:
-        InputError: for an unknown runtime, or a batch size or thread count below 1.
+        InputError: for what cannot be measured so.
     """
 
     runtime: str = "ort-cpu"
     batch_size: int = 1
     threads: int = 1
+    scenario: Scenario = "single_stream"
+    arrivals_per_s: float | None = None
+    place: Place = HERE
 
     def __post_init__(self) -> None:
-        if self.runtime not in worker.RUNTIMES:
-            raise InputError("unknown runtime", expected=", ".join(worker.RUNTIMES), got=self.runtime)
+        if self.runtime not in RUNTIMES:
+            raise InputError("unknown runtime", expected=", ".join(RUNTIMES), got=self.runtime)
         if self.batch_size < 1 or self.threads < 1:
             raise InputError("batch size and threads start at 1", got=f"{self.batch_size} and {self.threads}")
+        if self.scenario not in get_args(Scenario):
+            raise InputError("unknown scenario", expected=", ".join(get_args(Scenario)), got=self.scenario)
+        rate = self.arrivals_per_s
+        if (rate is not None) != (self.scenario == "server") or (rate is not None and rate <= 0):
+            raise InputError("the server scenario, and no other, has arrivals_per_s above 0", got=rate)
+        if self.scenario == "multistream" and MULTISTREAM_SAMPLES % self.batch_size:
+            raise InputError(
+                "a multistream query has 8 samples, in whole batches", expected="1, 2, 4 or 8", got=self.batch_size
+            )
+        if self.place.launcher:
+            check_launchable(self.runtime)
 
     @property
     def name(self) -> str:
-        """For keys and table heads, such as ort-cpu-b1-t1."""
-        return f"{self.runtime}-b{self.batch_size}-t{self.threads}"
+        """For keys and table heads, such as ort-cpu-b1-t1 or ort-cuda-b8-t1-offline@edge-box."""
+        name = f"{self.runtime}-b{self.batch_size}-t{self.threads}"
+        if self.scenario != "single_stream":
+            name += f"-{self.scenario}" + ("" if self.arrivals_per_s is None else f"{self.arrivals_per_s:g}")
+        return f"{name}@{self.place.name}" if self.place.name else name
 
     @property
     def takes_files(self) -> bool:
         """Whether it runs exported files, and so every row of a comparison."""
-        return worker.RUNTIMES[self.runtime].takes_files
+        return RUNTIMES[self.runtime].takes_files
+
+    @property
+    def on_device(self) -> bool:
+        """Whether compute is timed apart from copies."""
+        return RUNTIMES[self.runtime].on_device
+
+    @property
+    def calls_per_query(self) -> int:
+        """Calls that answer one query."""
+        return MULTISTREAM_SAMPLES // self.batch_size if self.scenario == "multistream" else 1
 
 
 def default_profiles(*, large_batch: int = 32) -> list[Profile]:
@@ -61,51 +103,92 @@ def default_profiles(*, large_batch: int = 32) -> list[Profile]:
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """How a worker was warmed up."""
+    """How the workers of a model were warmed up."""
 
     blocks: int
     stable: bool
-    """Whether the medians of the last three blocks were within 5% before the time limit."""
+    """Whether the medians of the last three blocks were within 5% before the time limit, in every launch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One model under one profile, in a fresh process. Times in milliseconds per call of a whole batch."""
+    """One model under one profile, in fresh processes. Times in milliseconds per query, else per call of a batch."""
 
     size_bytes: int
-    """Of the file, or of all files of the directory."""
+    """Of the file and its external data, or of all files of the directory."""
     sha256: str | None
     """Of the file; None for a directory, which has a digest of its own."""
     load_ms: float
+    """Session, engine or module, from its file to ready; the median over launches."""
     first_run_ms: float
+    """Allocation, algorithm search and compilation included; the median over launches."""
     num_calls: int
+    """Queries answered."""
     median_ms: float
+    """What a caller waits, from host memory to host memory, queueing included in the server scenario."""
     percentile_ms: dict[str, float]
     """Upper bounds that hold with 99% confidence; a percentile the calls are too few for is absent."""
     throughput_per_s: float
-    """Samples a second: batch size times calls over the time spent in calls."""
+    """Samples a second: over the time spent in calls, or in the server scenario over all time."""
     memory_bytes: dict[str, int | None]
-    """Peak resident memory after each phase: import, load, first_run, runs."""
+    """Peak resident memory after each phase: import, load, first_run, runs; the largest over launches."""
     block_median_ms: list[float]
-    """One per round; the rounds of all models in a comparison are aligned."""
+    """One per round, launch after launch; the rounds of all models in a comparison are aligned."""
     warm_up: WarmUp
     involuntary_switches: int | None
     settings: dict[str, Any]
+    """Resolved options and versions, and how many nodes run on which provider."""
     quantile_ms: list[float] = field(default_factory=list)
     """What the calls took at 0, 5, ... 100% of them, as measured: no bounds, and calls of a block are correlated."""
     degraded: list[str] = field(default_factory=list)
     """Why the numbers deserve less trust; empty when nothing was found."""
+    e2e_ms: float | None = None
+    """The median again, for devices with memory of their own; None elsewhere, where compute is all there is."""
+    compute_ms: float | None = None
+    """Median of runs whose inputs and outputs stay on the device; None where there is no device."""
+    energy_mj_per_sample: float | None = None
+    """Millijoules of all CPU packages, whatever else they did; None where no counter can be read."""
+    parameters: int | None = None
+    """Elements of the file's initializers; None for a directory."""
+    initializer_bytes: dict[str, int] = field(default_factory=dict)
+    """Bytes of the file's weights by data type."""
 
 
 class Subject:
-    """A model being measured: its worker and the call times collected so far."""
+    """A model being measured: its worker of this launch, and what was collected in all launches.
 
-    def __init__(self, running: Worker, *, path: Path, profile: Profile) -> None:
-        self._worker, self._path, self._profile = running, path, profile
-        self._loaded = running.load()
-        self._warm_up = WarmUp(blocks=0, stable=False)
+    Args:
+        path: an ONNX file, or an artifact directory for torch.
+        profile: how to run it.
+    """
+
+    def __init__(self, path: Path, profile: Profile) -> None:
+        self._path, self._profile = path, profile
+        self._worker: Worker | None = None
+        self._loads: list[dict[str, Any]] = []
+        self._memory: list[dict[str, int | None]] = []
+        self._warm_ups: list[WarmUp] = []
         self._block_times_ms: list[list[float]] = []
+        self._compute_ms: list[float] = []
+        self._elapsed_s = 0.0
         self._switches: int | None = 0
+        self._energy_uj: int | None = 0
+
+    def launch(
+        self, running: Worker, *, inputs: Path, first_core: int, strict: bool, code: Sequence[Path] = ()
+    ) -> None:
+        """Load the model in a fresh worker; the arguments are those of `Worker.load`.
+
+        Raises:
+            WorkerError: when it cannot be loaded and run.
+        """
+        profile = self._profile
+        loaded = running.load(
+            runtime=profile.runtime, model=self._path, inputs=inputs, batch_size=profile.batch_size,
+            threads=profile.threads, first_core=first_core, strict=strict, code=code,
+        )  # fmt: skip
+        self._worker = running
+        self._loads.append(loaded)
 
     def warm_up(self, *, block_ms: float, limit_ms: float) -> None:
         """Run blocks until the medians of the last three agree within 5%, or limit_ms of blocks have passed.
@@ -113,61 +196,102 @@ class Subject:
         Raises:
             WorkerError: when the worker is gone.
         """
+        assert self._worker is not None
         medians: list[float] = []
         spent_ms = 0.0
         stable = False
         while not stable and (len(medians) < 3 or spent_ms < limit_ms):
-            times_ns, _ = self._worker.block(block_ms=block_ms)
+            times_ns = self._worker.block(block_ms=block_ms)["times_ns"]
             spent_ms += sum(times_ns) / 1e6
             medians.append(stdlib_statistics.median(times_ns))
             last = medians[-3:]
             stable = len(last) == 3 and max(last) <= (1 + STABLE_WITHIN) * min(last)
-        self._warm_up = WarmUp(blocks=len(medians), stable=stable)
+        self._warm_ups.append(WarmUp(blocks=len(medians), stable=stable))
 
     def run_block(self, *, block_ms: float) -> None:
-        """Time one block.
+        """Time one block, and on a device another of compute alone.
 
         Raises:
             WorkerError: when the worker is gone.
         """
-        times_ns, switches = self._worker.block(block_ms=block_ms)
-        self._block_times_ms.append([time / 1e6 for time in times_ns])
-        self._switches = None if switches is None or self._switches is None else self._switches + switches
+        assert self._worker is not None
+        profile = self._profile
+        found = self._worker.block(
+            block_ms=block_ms, calls_per_query=profile.calls_per_query, arrivals_per_s=profile.arrivals_per_s
+        )
+        self._block_times_ms.append([time / 1e6 for time in found["times_ns"]])
+        self._elapsed_s += found["elapsed_ns"] / 1e9
+        self._switches = _sum(self._switches, found["involuntary_switches"])
+        self._energy_uj = _sum(self._energy_uj, found["energy_uj"])
+        if profile.on_device:
+            self._compute_ms += [time / 1e6 for time in self._worker.block(block_ms=block_ms, compute=True)["times_ns"]]
+
+    def end(self) -> None:
+        """Note the peak memory of this launch.
+
+        Raises:
+            WorkerError: when the worker is gone.
+        """
+        assert self._worker is not None
+        self._memory.append(self._worker.memory_bytes())
 
     def measurement(self) -> Measurement:
-        """The numbers of all blocks so far.
-
-        Raises:
-            WorkerError: when the worker is gone.
-        """
+        """The numbers of all launches."""
+        profile = self._profile
         times_ms = np.concatenate(self._block_times_ms)
-        busy_s = float(times_ms.sum()) / 1e3
+        busy_s = self._elapsed_s if profile.scenario == "server" else float(times_ms.sum()) / 1e3
+        samples = len(times_ms) * profile.calls_per_query * profile.batch_size
         bounds = {name: percentile_bound(times_ms, quantile=quantile) for name, quantile in PERCENTILES.items()}
-        degraded = [] if self._warm_up.stable else ["the warm-up did not become stable"]
-        if self._switches is not None and self._switches > SWITCHES_PER_S * busy_s:
-            degraded.append(f"the worker lost its CPU {self._switches / busy_s:.0f} times a second")
+        warm_up = WarmUp(sum(found.blocks for found in self._warm_ups), all(found.stable for found in self._warm_ups))
+        inside = contents(self._path) if self._path.is_file() else None
+        median_ms = float(np.median(times_ms))
         return Measurement(
-            size_bytes=size_bytes(self._path),
+            size_bytes=size_bytes(self._path) + (sum(map(size_bytes, external_files(self._path))) if inside else 0),
             sha256=_sha256(self._path) if self._path.is_file() else None,
-            load_ms=self._loaded["load_ms"],
-            first_run_ms=self._loaded["first_run_ms"],
+            load_ms=stdlib_statistics.median(found["load_ms"] for found in self._loads),
+            first_run_ms=stdlib_statistics.median(found["first_run_ms"] for found in self._loads),
             num_calls=len(times_ms),
-            median_ms=float(np.median(times_ms)),
+            median_ms=median_ms,
             percentile_ms={name: bound for name, bound in bounds.items() if bound is not None},
-            throughput_per_s=self._profile.batch_size * len(times_ms) / busy_s,
-            memory_bytes=self._worker.memory_bytes(),
+            throughput_per_s=samples / busy_s,
+            memory_bytes={phase: _largest([found[phase] for found in self._memory]) for phase in self._memory[0]},
             block_median_ms=[float(np.median(block)) for block in self._block_times_ms],
-            warm_up=self._warm_up,
+            warm_up=warm_up,
             involuntary_switches=self._switches,
-            settings=self._loaded["settings"],
-            quantile_ms=np.quantile(times_ms, np.linspace(0, 1, NUM_QUANTILES)).tolist(),
-            degraded=degraded,
+            settings=self._loads[-1]["settings"],
+            quantile_ms=[float(value) for value in np.quantile(times_ms, np.linspace(0, 1, NUM_QUANTILES))],
+            degraded=self._degraded(warm_up, busy_s=busy_s, samples_per_s=samples / busy_s),
+            e2e_ms=median_ms if profile.on_device else None,
+            compute_ms=float(np.median(self._compute_ms)) if self._compute_ms else None,
+            energy_mj_per_sample=None if self._energy_uj is None else self._energy_uj / 1e3 / samples,
+            parameters=None if inside is None else inside.parameters,
+            initializer_bytes={} if inside is None else inside.initializer_bytes,
         )
+
+    def _degraded(self, warm_up: WarmUp, *, busy_s: float, samples_per_s: float) -> list[str]:
+        found = [] if warm_up.stable else ["the warm-up did not become stable"]
+        if self._switches is not None and self._switches > SWITCHES_PER_S * busy_s:
+            found.append(f"the worker lost its CPU {self._switches / busy_s:.0f} times a second")
+        offered = (self._profile.arrivals_per_s or 0) * self._profile.batch_size
+        if samples_per_s < 0.9 * offered:
+            found.append(f"overloaded: {samples_per_s:.3g} of {offered:.3g} samples a second were answered")
+        if self._loads[-1]["settings"].get("adapter") == "software":
+            found.append("a software adapter: its times say nothing about a device")
+        return found
 
 
 def size_bytes(path: Path) -> int:
     """Bytes of a file, or of all files of a directory."""
     return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+
+
+def _sum(total: int | None, more: int | None) -> int | None:
+    return None if total is None or more is None else total + more
+
+
+def _largest(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return max(known) if known else None
 
 
 def _sha256(path: Path) -> str:

@@ -1,29 +1,73 @@
-"""The parent's side of a worker: start it, ask it, and turn a hang or a crash into a clear message."""
+"""The parent's side of a worker: start it, ask it, and turn a hang or a crash into a clear message.
 
+A worker is an interpreter that gets its code over standard input, so it can run anywhere a command can start one: in
+another environment of this machine, in a container, or behind ssh on the machine where the model will live.
+"""
+
+import base64
 import contextlib
+import io
 import json
 import os
 import queue
+import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from compress.benchmark import worker
-from compress.errors import CompressError
+import numpy as np
+from numpy.typing import NDArray
 
-_WORKER_FILE = Path(worker.__file__)
+from compress.benchmark.model_file import external_files
+from compress.benchmark.runtimes import RUNTIMES, Load
+from compress.errors import CompressError, InputError
+
+_SHIPPED = Path(__file__).with_name("runtimes")
 _PACKAGE_ROOT = Path(__file__).parents[2]
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class WorkerError(CompressError):
     """A benchmark worker crashed, hung or refused its model; the other models go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker runs.
+
+    Attributes:
+        python: the interpreter, which needs the runtime and numpy; empty means this one, or python3 behind a launcher.
+        launcher: words before the interpreter, such as ``("ssh", "edge-box")``. The worker is then sent its model and
+            inputs too. ``ssh`` hands its words to a shell, so they are quoted for it; other launchers get them as they
+            are.
+    """
+
+    python: str = ""
+    launcher: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The launcher's last word, else the interpreter's environment; empty for this interpreter."""
+        if self.launcher:
+            return self.launcher[-1]
+        return Path(self.python).absolute().parent.parent.name if self.python else ""
+
+    def command(self) -> list[str]:
+        """The words that start a worker."""
+        python = self.python or ("python3" if self.launcher else sys.executable)
+        words = [python, "-I", "-c", (_SHIPPED / "bootstrap.py").read_text(encoding="utf-8")]
+        if self.launcher and Path(self.launcher[0]).name == "ssh":
+            words = [shlex.quote(word) for word in words]
+        return [*self.launcher, *words]
+
+
+HERE = Place()
 
 
 class Worker:
@@ -33,59 +77,40 @@ class Worker:
     the parent is killed, the end of standard input ends it.
 
     Args:
-        runtime: a name of `worker.RUNTIMES`.
-        model: an ONNX file, or an artifact directory for torch.
-        inputs: .npz of real samples.
-        batch_size: samples a call.
-        threads: intra-op threads.
-        cpus: the CPUs it may use; None inherits the parent's.
-        code: the user's Python files that torch may run to build the model.
-        load_limit_s: longest wait for the load and the first run.
+        place: where it runs.
+        load_limit_s: longest wait for the load and the first run, what is sent included.
         reply_limit_s: longest wait for any other reply, beyond the time asked for.
+
+    Raises:
+        WorkerError: when it cannot be started.
     """
 
-    def __init__(
-        self,
-        *,
-        runtime: str,
-        model: Path,
-        inputs: Path,
-        batch_size: int,
-        threads: int,
-        cpus: Sequence[int] | None = None,
-        code: Sequence[Path] = (),
-        load_limit_s: float = 120.0,
-        reply_limit_s: float = 60.0,
-    ) -> None:
+    def __init__(self, place: Place = HERE, *, load_limit_s: float = 120.0, reply_limit_s: float = 60.0) -> None:
+        self._place = place
         self._load_limit_s, self._reply_limit_s = load_limit_s, reply_limit_s
+        self._where = place.name or "this interpreter"
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker, closed by close()
-        environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"ORT_DISABLE_TELEMETRY": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", str(_WORKER_FILE)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=environment,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                place.command(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise WorkerError(f"the worker did not start: {error}", where=self._where) from error
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._stdout = self._process.stdin, self._process.stdout
-        self._replies: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self._load = worker.Load(
-            runtime=runtime,
-            model=str(model.absolute()),
-            inputs=str(inputs.absolute()),
-            batch_size=batch_size,
-            threads=threads,
-            cpus=None if cpus is None else list(cpus),
-            package_root=str(_PACKAGE_ROOT),
-            code=[str(file.absolute()) for file in code],
-        )
+        sources = {f"runtimes.{path.stem}": path.read_text(encoding="utf-8") for path in _SHIPPED.glob("*.py")}
+        sources["runtimes"] = sources.pop("runtimes.__init__")
+        with contextlib.suppress(BrokenPipeError):  # the first request tells why it is gone
+            self._requests.write(json.dumps(sources).encode() + b"\n")
 
     def __enter__(self) -> Self:
         return self
@@ -97,31 +122,102 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """The process id; of the launcher where there is one."""
         return self._process.pid
 
-    def load(self) -> dict[str, Any]:
-        """Load the model and run it once.
+    def usable(self, runtime: str) -> dict[str, Any]:
+        """Whether a runtime works there: usable (bool), why and install (empty when it does).
+
+        Raises:
+            WorkerError: when trying it ended the worker.
+        """
+        request = {"do": "usable", "runtime": runtime, "package_root": str(_PACKAGE_ROOT)}
+        return self._ask(request, limit_s=self._load_limit_s)
+
+    def load(
+        self,
+        *,
+        runtime: str,
+        model: Path,
+        inputs: Path,
+        batch_size: int = 1,
+        threads: int = 1,
+        first_core: int | None = None,
+        strict: bool = False,
+        code: Sequence[Path] = (),
+    ) -> dict[str, Any]:
+        """Load a model and run it once.
+
+        Args:
+            runtime: a name of `runtimes.RUNTIMES`.
+            model: an ONNX file, or an artifact directory for torch.
+            inputs: .npz of real samples, as `runtimes.worker.batches` takes them.
+            batch_size: samples a call.
+            threads: intra-op threads.
+            first_core: pin to as many physical cores, counted from this one; None does not pin.
+            strict: refuse to run nodes on the CPU that the runtime's device cannot run.
+            code: the user's Python files that torch may run to build the model.
 
         Returns:
             load_ms, first_run_ms, settings and memory_bytes by phase.
 
         Raises:
+            InputError: for a torch runtime behind a launcher.
             WorkerError: when the model cannot be loaded or run within the limit.
         """
-        return self._ask({"do": "load", **asdict(self._load)}, limit_s=self._load_limit_s)
+        self._where = str(model)
+        load = Load(
+            runtime=runtime,
+            model=str(model.absolute()),
+            inputs=str(inputs.absolute()),
+            batch_size=batch_size,
+            threads=threads,
+            first_core=first_core,
+            strict=strict,
+            package_root=str(_PACKAGE_ROOT),
+            code=[str(file.absolute()) for file in code],
+        )
+        if self._place.launcher:
+            check_launchable(runtime)
+            self._send(model, *external_files(model), inputs)
+            load = replace(load, model=model.name, inputs=inputs.name, package_root="")
+        return self._ask({"do": "load", **asdict(load)}, limit_s=self._load_limit_s)
 
-    def block(self, *, block_ms: float) -> tuple[list[int], int | None]:
-        """Time calls for block_ms.
+    def block(
+        self,
+        *,
+        block_ms: float,
+        calls_per_query: int = 1,
+        arrivals_per_s: float | None = None,
+        compute: bool = False,
+    ) -> dict[str, Any]:
+        """Time queries for block_ms; the arguments are those of `runtimes.worker.Model.block`.
 
         Returns:
-            The nanoseconds of every call, and the involuntary context switches meanwhile (None: unknown).
+            times_ns of every query, elapsed_ns of the block, and meanwhile involuntary_switches and energy_uj (None:
+            unknown).
 
         Raises:
             WorkerError: when the worker is gone or does not answer.
         """
-        reply = self._ask({"do": "block", "block_ms": block_ms}, limit_s=self._reply_limit_s + block_ms / 1e3)
-        return reply["times_ns"], reply["involuntary_switches"]
+        request = {
+            "do": "block", "block_ms": block_ms, "calls_per_query": calls_per_query, "arrivals_per_s": arrivals_per_s,
+            "compute": compute,
+        }  # fmt: skip
+        return self._ask(request, limit_s=self._reply_limit_s + block_ms / 1e3)
+
+    def outputs(self, batch: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The model's outputs for one batch.
+
+        Raises:
+            WorkerError: when one is not finite, or the worker is gone.
+        """
+        held = io.BytesIO()
+        np.savez(held, allow_pickle=False, **batch)
+        body = held.getvalue()
+        reply = self._ask({"do": "outputs", "size": len(body)}, limit_s=self._reply_limit_s, body=[body])
+        with np.load(io.BytesIO(base64.b64decode(reply["outputs"])), allow_pickle=False) as stored:
+            return [stored[name] for name in stored.files]
 
     def memory_bytes(self) -> dict[str, int | None]:
         """Peak resident bytes at the end of each phase so far; None where the system does not tell.
@@ -138,7 +234,7 @@ class Worker:
                 self._ask({"do": "close"}, limit_s=2.0)
                 self._process.wait(timeout=2.0)
             except (WorkerError, subprocess.TimeoutExpired):
-                self._process.kill()
+                self._kill()
         self._process.wait()
         self._reader.join()
         self._stdout.close()
@@ -149,23 +245,38 @@ class Worker:
     def _read(self) -> None:
         for line in self._stdout:
             self._replies.put(line)
-        self._replies.put("")
+        self._replies.put(b"")
 
-    def _ask(self, request: dict[str, Any], *, limit_s: float) -> dict[str, Any]:
+    def _send(self, *paths: Path) -> None:
+        files = [[path.name, path.stat().st_size] for path in paths]
+        self._ask({"do": "receive", "files": files}, limit_s=self._load_limit_s, body=[p.read_bytes() for p in paths])
+
+    def _ask(self, request: dict[str, Any], *, limit_s: float, body: Sequence[bytes] = ()) -> dict[str, Any]:
+        # A worker that hangs does not read either, and a large body would wait for it for ever.
+        late = threading.Event()
+        alarm = threading.Timer(limit_s, lambda: (late.set(), self._kill()))
+        alarm.start()
         try:
-            self._requests.write(json.dumps(request) + "\n")
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            for part in body:
+                self._requests.write(part)
             self._requests.flush()
-            reply = self._replies.get(timeout=limit_s)
+            reply = self._replies.get()
         except BrokenPipeError:
-            reply = ""
-        except queue.Empty:
-            self._process.kill()
-            raise WorkerError(
-                f"no answer to {request['do']!r} within {limit_s:.0f} s", where=self._load.model
-            ) from None
-        if not reply:
-            raise WorkerError(self._last_words(), where=self._load.model)
-        return json.loads(reply)
+            reply = b""
+        finally:
+            alarm.cancel()
+        if reply:
+            return json.loads(reply)
+        self._replies.put(b"")  # whoever asks next is told too
+        if late.is_set():
+            raise WorkerError(f"no answer to {request['do']!r} within {limit_s:.0f} s", where=self._where)
+        raise WorkerError(self._last_words(), where=self._where)
+
+    def _kill(self) -> None:
+        """The launcher and what it started, which share a session of their own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _last_words(self) -> str:
         code = self._process.wait()
@@ -174,3 +285,34 @@ class Worker:
         reason = lines[-1].strip() if lines else "no message"
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         return f"the worker ended ({how}): {reason}"
+
+
+def check_launchable(runtime: str) -> None:
+    """Refuse a runtime that needs this package, behind a launcher.
+
+    Raises:
+        InputError: for the torch runtimes.
+    """
+    if not RUNTIMES[runtime].takes_files:
+        able = ", ".join(name for name, entry in RUNTIMES.items() if entry.takes_files)
+        raise InputError(
+            "a launcher sends files, and this runtime runs the module of an artifact", expected=able, got=runtime
+        )
+
+
+def usable_runtimes(place: Place = HERE) -> dict[str, dict[str, Any]]:
+    """Whether each runtime works there: usable (bool), and if not, why and install.
+
+    A runtime that ends its worker is told so, and the next one gets a new worker.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    while len(found) < len(RUNTIMES):
+        with contextlib.ExitStack() as stack:
+            name = next(name for name in RUNTIMES if name not in found)
+            try:
+                worker = stack.enter_context(Worker(place))
+                for name in [name for name in RUNTIMES if name not in found]:
+                    found[name] = worker.usable(name)
+            except WorkerError as error:
+                found[name] = {"usable": False, "why": error.message, "install": RUNTIMES[name].install}
+    return found

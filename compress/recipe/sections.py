@@ -6,9 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from compress.benchmark.environment import allowed_cores
 from compress.benchmark.measure import Profile, default_profiles
-from compress.benchmark.worker import RUNTIMES
+from compress.benchmark.runtimes import RUNTIMES
+from compress.benchmark.runtimes.machine import allowed_cores
 from compress.choice import Values
 from compress.data import Data
 from compress.data.roles import Overlap, Split, assign

@@ -1,12 +1,13 @@
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from compress.benchmark.compare import Preset, compare
-from compress.benchmark.measure import Profile, default_profiles
+from compress.benchmark.compare import Comparison, Preset, compare
+from compress.benchmark.measure import Measurement, Profile, WarmUp, default_profiles
+from compress.benchmark.process import Place
+from compress.benchmark.statistics import Estimate
 from compress.errors import InputError
 
 TINY = Preset(name="tiny", rounds=6, block_ms=5.0, warm_up_limit_ms=50.0)
@@ -66,7 +67,7 @@ def test_an_unknown_reference_a_missing_file_and_an_unknown_runtime_are_refused(
         compare({"m": small}, reference="n", inputs=samples, profile=Profile(), preset=TINY)
     with pytest.raises(InputError, match="nothing to measure"):
         compare({"m": small.with_name("none")}, reference="m", inputs=samples, profile=Profile(), preset=TINY)
-    with pytest.raises(InputError, match="ort-cpu, torch-cpu"):
+    with pytest.raises(InputError, match="ort-cpu, ort-cuda"):
         Profile(runtime="ort-gpu")
 
 
@@ -74,16 +75,6 @@ def test_the_default_profiles_start_with_the_primary_one():
     assert default_profiles()[0].name == "ort-cpu-b1-t1"
     assert default_profiles()[-1].name == "torch-cpu-b1-t1"
     assert len({profile.name for profile in default_profiles()}) == len(default_profiles())
-
-
-def test_the_worker_runs_without_the_package(tmp_path: Path, small: Path, samples: Path, monkeypatch):
-    from compress.benchmark import process
-
-    alone = Path(shutil.copy(process.worker.__file__, tmp_path / "worker.py"))
-    monkeypatch.setattr(process, "_WORKER_FILE", alone)
-    monkeypatch.chdir(tmp_path)
-    found = compare({"m": small}, reference="m", inputs=samples, profile=Profile(batch_size=3), preset=TINY)
-    assert not found.failures
 
 
 def test_torch_runs_an_artifact_directory(tmp_path: Path):
@@ -112,3 +103,102 @@ def test_torch_runs_an_artifact_directory(tmp_path: Path):
     assert not found.failures
     assert found.measurements["wide"].sha256 is None
     assert found.speedup("narrow", over="wide").low > 1
+
+
+def test_every_launch_starts_anew_and_its_rounds_are_kept(large: Path, small: Path, samples: Path):
+    preset = Preset(name="launched", rounds=6, block_ms=2.0, warm_up_limit_ms=10.0, launches=3)
+    found = compare({"a": large, "b": small}, reference="a", inputs=samples, profile=Profile(), preset=preset)
+    measured = found.measurements["b"]
+    assert len(measured.block_median_ms) == 6
+    assert measured.warm_up.blocks >= 9
+    assert found.speedup("b", over="a").low < found.speedup("b", over="a").value < found.speedup("b", over="a").high
+    assert measured.initializer_bytes == {"float32": 4 * (16 * 64 + 64 * 64)}
+    with pytest.raises(ValueError, match="split evenly"):
+        Preset(name="odd", rounds=5, block_ms=1.0, warm_up_limit_ms=1.0, launches=2)
+
+
+def judged(ratio: Estimate, floor: Estimate | None, *, adapter: str = "hardware") -> Comparison:
+    """A comparison of two models whose rounds give this ratio, whatever the machine does."""
+    rounds = {"a": [1.0] * 4, "b": [1 / ratio.value] * 4}
+    found = {
+        name: Measurement(
+            size_bytes=1, sha256=None, load_ms=1, first_run_ms=1, num_calls=4, median_ms=1, percentile_ms={},
+            throughput_per_s=1, memory_bytes={}, block_median_ms=times, warm_up=WarmUp(3, stable=True),
+            involuntary_switches=0, settings={"adapter": adapter},
+        )
+        for name, times in rounds.items()
+    }  # fmt: skip
+    return Comparison(Profile(), TINY, "a", 0, found, {}, floor, None, [])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "floor", "verdict"),
+    [
+        (1.05, Estimate(1.0, 0.99, 1.01), "faster"),
+        (0.95, Estimate(1.0, 0.99, 1.01), "slower"),
+        (1.005, Estimate(1.0, 0.99, 1.01), "no measurable difference"),
+        (1.05, Estimate(1.0, 0.94, 1.07), "no measurable difference"),
+        (1.05, Estimate(1.06, 1.055, 1.065), "no measurable difference"),  # the twins are further apart than that
+        (1.05, None, "no measurable difference"),
+        (1.0, Estimate(1.0, 1.0, 1.0), "no measurable difference"),
+    ],
+)
+def test_a_difference_counts_when_it_exceeds_the_noise_floor(ratio: float, floor: Estimate | None, verdict: str):
+    assert judged(Estimate(ratio, ratio, ratio), floor).verdict("b", over="a") == verdict
+
+
+def test_an_interval_that_covers_1_is_no_difference_whatever_its_middle():
+    found = judged(Estimate(1.5, 1.5, 1.5), Estimate(1.0, 0.99, 1.01))
+    assert not found.is_measurable(Estimate(1.5, 0.99, 2.2))
+    assert found.is_measurable(Estimate(1.5, 1.01, 2.2))
+
+
+def test_a_software_adapter_is_never_ranked():
+    found = judged(Estimate(2.0, 2.0, 2.0), Estimate(1.0, 0.99, 1.01), adapter="software")
+    assert found.verdict("b", over="a") == "not ranked"
+
+
+def test_a_nan_output_and_a_missing_operator_fail_their_own_row(small: Path, nan: Path, foreign: Path, samples: Path):
+    models = {"good": small, "nan": nan, "foreign": foreign}
+    found = compare(models, reference="good", inputs=samples, profile=Profile(), preset=TINY)
+    assert set(found.measurements) == {"good"}
+    assert "not finite" in found.failures["nan"]
+    assert "Wish" in found.failures["foreign"]
+
+
+def test_other_runtimes_are_compared_with_the_cpu_provider(small: Path, samples: Path):
+    found = compare({"m": small}, reference="m", inputs=samples, profile=Profile("openvino", batch_size=4), preset=TINY)
+    assert found.against_cpu["m"].max_abs < 1e-5
+    assert found.against_cpu["m"].agreement == 1
+    assert found.measurements["m"].e2e_ms is None
+
+
+def test_scenarios_are_named_and_wrong_ones_refused():
+    assert Profile(scenario="multistream", batch_size=2).name == "ort-cpu-b2-t1-multistream"
+    assert Profile(scenario="multistream", batch_size=2).calls_per_query == 4
+    assert Profile(scenario="server", arrivals_per_s=20).name == "ort-cpu-b1-t1-server20"
+    assert Profile(place=Place(launcher=("ssh", "edge-box"))).name == "ort-cpu-b1-t1@edge-box"
+    assert Profile(place=Place(python="/opt/gpu/bin/python")).name == "ort-cpu-b1-t1@gpu"
+    for wrong in (
+        {"scenario": "server"},
+        {"arrivals_per_s": 5.0},
+        {"scenario": "server", "arrivals_per_s": 0.0},
+        {"scenario": "multistream", "batch_size": 3},
+        {"scenario": "single"},
+        {"runtime": "torch-cpu", "place": Place(launcher=("ssh", "edge-box"))},
+    ):
+        with pytest.raises(InputError):
+            Profile(**wrong)
+
+
+def test_too_many_queries_for_a_server_degrade_it(large: Path, samples: Path):
+    profile = Profile(scenario="server", arrivals_per_s=1e6)
+    found = compare({"m": large}, reference="m", inputs=samples, profile=profile, preset=TINY)
+    assert any("overloaded" in reason for reason in found.measurements["m"].degraded)
+
+
+def test_a_comparison_spans_interpreters(small: Path, samples: Path, other_python: Path):
+    place = Place(python=str(other_python), launcher=("env", "-i"))
+    found = compare({"m": small}, reference="m", inputs=samples, profile=Profile(place=place), preset=TINY)
+    assert not found.failures
+    assert found.noise is None

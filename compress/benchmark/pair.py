@@ -1,0 +1,126 @@
+"""Two ONNX files against each other: what `compressor compare` prints, and the document behind it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.benchmark.accuracy import accuracies, outputs
+from compress.benchmark.compare import PRESETS, compare
+from compress.benchmark.environment import describe
+from compress.benchmark.measure import Profile
+from compress.benchmark.units import format_bytes, format_ms, format_share
+from compress.errors import EnvironmentFault, InputError
+
+SCHEMA = 1
+
+
+def compare_files(
+    first: Path, second: Path, *, inputs: Path, labels: Path | None, profile: Profile, preset: str, seed: int
+) -> dict[str, Any]:
+    """Measure the second file against the first.
+
+    Args:
+        first: the reference.
+        second: judged against it.
+        inputs: .npz of real samples.
+        labels: .npy of their classes, int [samples]; None leaves accuracy out.
+        profile: where and how.
+        preset: a name of `compare.PRESETS`.
+        seed: of the order in each round and of the intervals.
+
+    Returns:
+        verdict, speedup of B over A, noise floor, the accuracies, the whole comparison and the environment, for JSON.
+
+    Raises:
+        InputError: for paths or names that do not exist, and labels that do not fit the samples.
+        EnvironmentFault: when one of the two could not be measured.
+    """
+    if preset not in PRESETS:
+        raise InputError("unknown preset", expected=", ".join(PRESETS), got=preset)
+    if not profile.takes_files:
+        raise InputError("this runtime runs the module of an artifact, not a file", got=profile.runtime)
+    models = {"A": first, "B": second}
+    found = compare(models, reference="A", inputs=inputs, profile=profile, preset=PRESETS[preset], seed=seed)
+    for name, reason in found.failures.items():
+        raise EnvironmentFault(
+            f"{name} could not be measured", got=reason, where=models[name], hint="compressor env lists what works here"
+        )
+    judged = {}
+    if labels is not None:
+        truth = np.load(labels, allow_pickle=False)
+        logits = {name: outputs(path, inputs, profile=profile) for name, path in models.items()}
+        shapes = {found.shape for found in logits.values()}
+        if len(shapes) > 1 or logits["A"].ndim != 2 or logits["A"].shape[:1] != truth.shape:
+            raise InputError(
+                "labels and outputs do not pair",
+                expected="one label a sample, and the same outputs [samples, classes] of both",
+                got=f"labels {truth.shape}, outputs {logits['A'].shape} and {logits['B'].shape}",
+                where=labels,
+            )
+        judged = accuracies(logits, truth, reference="A", seed=seed)
+    return {
+        "schema": SCHEMA,
+        "files": {name: path.name for name, path in models.items()},
+        "verdict": found.verdict("B", over="A"),
+        "speedup": asdict(found.speedup("B", over="A")),
+        "confidence": found.confidence,
+        "floor": found.floor,
+        "accuracy": {name: asdict(entry) for name, entry in judged.items()},
+        "profile": profile.name,
+        "comparison": asdict(found),
+        "environment": describe(seed=seed),
+    }
+
+
+def text(document: dict[str, Any]) -> str:
+    """The document in lines: the verdict first, then the numbers behind it, then the reasons for doubt."""
+    speedup, comparison = document["speedup"], document["comparison"]
+    low, high = (f"{speedup[bound]:.3f}" for bound in ("low", "high"))
+    preset = comparison["preset"]
+    lines = [
+        f"B is {document['verdict']} than A" if document["verdict"] in ("faster", "slower") else document["verdict"],
+        f"speed of B over A  {speedup['value']:.3f} [{low}, {high}], {document['confidence']:.0%} interval over "
+        f"{preset['launches']} launches and {preset['rounds']} rounds",
+        f"noise floor        {100 * document['floor']:.2f}% (A against A)",
+    ]
+    for name, found in comparison["measurements"].items():
+        lines.append(f"{name} {document['files'][name]}: {_measured(found)}")
+        lines += [f"  {_accuracy(document['accuracy'][name])}"] if document["accuracy"] else []
+    for name, apart in comparison["against_cpu"].items():
+        lines.append(f"{name} against onnxruntime on the CPU: at most {apart['max_abs']:.2e} off")
+    doubts = {
+        *comparison["degraded"],
+        *(why for found in comparison["measurements"].values() for why in found["degraded"]),
+    }
+    lines += [f"degraded: {reason}" for reason in sorted(doubts)]
+    lines += [f"accuracy: {doubt}" for doubt in {entry["doubt"] for entry in document["accuracy"].values()} if doubt]
+    environment = document["environment"]
+    return "\n".join([*lines, f"{document['profile']}; {environment['cpu_model']}; {environment['date'][:10]}"])
+
+
+def _measured(found: dict[str, Any]) -> str:
+    tails = [f"{name} {format_ms(value)}" for name, value in [*found["percentile_ms"].items()][-1:]]
+    compute = [] if found["compute_ms"] is None else [f"compute {format_ms(found['compute_ms'])}"]
+    nodes = found["settings"].get("nodes") or {}
+    placed = [f"{count} nodes on {provider.removesuffix('ExecutionProvider')}" for provider, count in nodes.items()]
+    peak = found["memory_bytes"]["runs"]
+    parts = [
+        f"p50 {format_ms(found['median_ms'])} ms", *compute, *tails, f"{found['throughput_per_s']:.4g} samples/s",
+        f"load {format_ms(found['load_ms'])} ms", f"first run {format_ms(found['first_run_ms'])} ms",
+        format_bytes(found["size_bytes"]), *([] if peak is None else [f"peak {format_bytes(peak)}"]), *placed,
+    ]  # fmt: skip
+    return ", ".join(parts)
+
+
+def _accuracy(found: dict[str, Any]) -> str:
+    parts = [f"accuracy {format_share(found['accuracy'], sign='')}%"]
+    if found["change"] is not None:
+        parts += [
+            f"change {format_share(found['change'], sign='+')}",
+            f"McNemar p {found['mcnemar_p']:.3g}",
+            f"agreement {format_share(found['agreement'], sign='')}%",
+            f"KL {found['kl_nats']:.3g} nats",
+        ]
+    return ", ".join(parts)

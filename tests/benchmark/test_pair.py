@@ -1,0 +1,98 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from compress.benchmark import PRESETS, pair
+from compress.benchmark.accuracy import accuracies, kl_nats, outputs
+from compress.benchmark.compare import Preset
+from compress.benchmark.measure import Profile
+from compress.cli import app
+from compress.errors import EnvironmentFault, InputError
+
+TINY = Preset(name="tiny", rounds=6, block_ms=5.0, warm_up_limit_ms=50.0, launches=2)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(PRESETS, "standard", TINY)
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    np.save(tmp_path / "labels.npy", np.arange(10))
+    return tmp_path / "labels.npy"
+
+
+def test_two_files_are_compared_from_the_command_line(deep: Path, small: Path, samples: Path, labels: Path):
+    arguments = ["compare", str(deep), str(small), "--inputs", str(samples), "--labels", str(labels)]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["speedup"]["value"] > 1
+    assert document["confidence"] == 0.99
+    assert document["floor"] > 0
+    assert document["verdict"] in ("faster", "no measurable difference")
+    assert document["accuracy"]["A"]["samples"] == 10
+    assert "10 samples are few" in document["accuracy"]["A"]["doubt"]
+    shown = pair.text(document)
+    assert shown.splitlines()[0] in ("B is faster than A", "no measurable difference")
+    for words in (
+        "99% interval over 2 launches and 6 rounds",
+        "2 nodes on CPU",
+        "McNemar p",
+        "samples are few",
+        "peak",
+    ):
+        assert words in shown
+    assert str(small.parent) not in result.stdout
+
+
+def test_what_cannot_be_compared_is_refused(small: Path, large: Path, foreign: Path, samples: Path, labels: Path):
+    def compared(second: Path, *, labels: Path | None = None, runtime: str = "ort-cpu", preset: str = "standard"):
+        profile = Profile(runtime)
+        pair.compare_files(small, second, inputs=samples, labels=labels, profile=profile, preset=preset, seed=0)
+
+    with pytest.raises(EnvironmentFault, match="B could not be measured"):
+        compared(foreign)
+    with pytest.raises(InputError, match="quick, standard, strict"):
+        compared(small, preset="slow")
+    with pytest.raises(InputError, match="not a file"):
+        compared(small, runtime="torch-cpu")
+    with pytest.raises(InputError, match="outputs .10, 64. and .10, 1024."):
+        compared(large, labels=labels)
+    np.save(labels, np.arange(9))
+    with pytest.raises(InputError, match="one label a sample"):
+        compared(small, labels=labels)
+
+
+def test_every_sample_has_its_output_once(small: Path, samples: Path):
+    whole = outputs(small, samples, profile=Profile(batch_size=10))
+    parts = outputs(small, samples, profile=Profile(batch_size=4))
+    assert parts.shape == (10, 64)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+def test_divergence_is_torchs():
+    rng = np.random.default_rng(0)
+    theirs, ours = rng.normal(size=(2, 50, 7)).astype(np.float32) * 5
+    log_p, log_q = (torch.log_softmax(torch.from_numpy(x).double(), -1) for x in (theirs, ours))
+    expected = torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
+    assert kl_nats(theirs, ours) == pytest.approx(expected.item())
+    assert kl_nats(theirs, theirs) == 0
+
+
+def test_accuracies_are_paired_with_the_reference():
+    labels = np.arange(500) % 3
+    good, worse = np.eye(3)[labels], np.eye(3)[labels]
+    worse[:25] = np.eye(3)[(labels[:25] + 1) % 3]
+    found = accuracies({"a": good, "b": worse}, labels, reference="a", seed=0)
+    assert found["a"].accuracy.value == 1
+    assert found["a"].change is None
+    assert found["b"].change.value == pytest.approx(-0.05)
+    assert found["b"].mcnemar_p == pytest.approx(2 * 0.5**25)
+    assert found["b"].agreement.value == pytest.approx(0.95)
+    assert found["b"].doubt == ""
