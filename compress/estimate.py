@@ -12,7 +12,8 @@ from compress.stages.prune import Prune
 from compress.training import Optimization
 
 FORWARD_SHARE = 1 / 3  # of a training step: one forward pass, and a backward pass twice as dear
-WARM_UP_SHARE = 1.3  # a worker's start and warm-up, over its timed blocks
+WORKER_START_S = 0.5
+WARM_UP_BLOCKS = 4  # three are the fewest that can be stable
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ def estimate(
     if teacher_rate and recipe.loss.needs_teacher:
         seconds["teacher outputs"] = views * samples * FORWARD_SHARE / teacher_rate
     preset = PRESETS[recipe.benchmark.preset]
-    timed_s = (num_raced + 1) * preset.rounds * preset.block_ms / 1e3
-    seconds["benchmark"] = len(recipe.benchmark.measured()) * timed_s * WARM_UP_SHARE
+    blocks = preset.rounds + preset.launches * WARM_UP_BLOCKS
+    raced_s = (num_raced + 1) * (blocks * preset.block_ms / 1e3 + preset.launches * WORKER_START_S)
+    seconds["benchmark"] = len(recipe.benchmark.measured()) * raced_s
     outputs = 4 * len(data.classes) * (views * samples + (len(rows) + 3) * len(data.select))
     return {
         "seconds": {name: round(value, 1) for name, value in seconds.items()},

@@ -5,7 +5,7 @@ never retrains anything.
 """
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +89,11 @@ class Feed:
 
     def outputs(self, model: Path | bytes) -> NDArray[np.float32]:
         """Return what a file gives for every unit, float32 [units, C], in the role's order."""
-        session = Session(model, threads=self._threads)
-        found = [
-            self._task.rows(session(*(value.numpy() for value in batch.inputs))[0], batch) for batch in self._batches
-        ]
+        return self.through(Session(model, threads=self._threads))
+
+    def through(self, call: Callable[..., Sequence[NDArray[Any]]]) -> NDArray[np.float32]:
+        """Return the first outputs of a function from input arrays to output arrays, as ``outputs`` does."""
+        found = [self._task.rows(call(*arrays(batch))[0], batch) for batch in self._batches]
         return np.concatenate(found)[self._rows]
 
 

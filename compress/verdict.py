@@ -6,20 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from compress.artifact import Artifact, writable
 from compress.benchmark import report as benchmark_report
+from compress.benchmark.accuracy import doubt
 from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
 from compress.benchmark.measure import Profile
+from compress.benchmark.process import HERE, Worker, WorkerError
+from compress.benchmark.runtimes.worker import LENGTHS
 from compress.benchmark.statistics import Estimate, agreement, measured, measured_changes, sign_test
 from compress.errors import StageError
 from compress.mistakes import mistakes
 from compress.recipe import Limits, Recipe
-from compress.scoring import Scores, first_inputs, score
+from compress.scoring import Feed, Scores, against, arrays, score
 from compress.stage import Context
 from compress.stages.export import Variant
 
 RACED_SAMPLES = 256  # of select, which the race rotates through
+SCORED = ("ort-cpu", HERE)  # where `scoring` runs files
 
 
 @dataclass(frozen=True)
@@ -131,12 +137,11 @@ def run_race(
     """
     teacher, shipped = contenders[0], contenders[-1]
     inputs = work / "inputs.npz"
-    names = [tensor.name for tensor in context.task.signature.inputs]
     with writable(work):
-        found = dict(zip(names, first_inputs(context, context.data.select, RACED_SAMPLES), strict=True))
-        np.savez(inputs, allow_pickle=False, **found)
+        np.savez(inputs, allow_pickle=False, **raced_samples(context))
     needed = (teacher.name, *rivals, *(entry.name for entry in _gated(recipe, contenders)), shipped.name)
     comparisons = raced(recipe, context, contenders, needed=needed, inputs=inputs)
+    accuracy = runtime_accuracy(contenders, comparisons, context, inputs=inputs, seed=recipe.seed)
     document = benchmark_report.build(
         [
             benchmark_report.Entry(
@@ -145,6 +150,8 @@ def run_race(
                 num_params=entry.scores.facts["parameters"],
                 tally=entry.scores.tally,
                 decisions=context.task.decisions(entry.scores.logits),
+                macs=entry.scores.facts["macs"],
+                runtime_accuracy=accuracy.get(entry.name, {}),
             )
             for entry in contenders
         ],
@@ -214,6 +221,72 @@ def _mistakes(teacher: Contender, shipped: Contender, context: Context) -> dict[
     return mistakes(reference, scores, context.task, context.data.test)
 
 
+def raced_samples(context: Context) -> dict[str, NDArray[Any]]:
+    """Return the first samples of select by input, with their lengths where those vary."""
+    samples = context.data.select
+    batch = context.task.batch(samples, torch.arange(min(RACED_SAMPLES, len(samples))))
+    found = dict(zip([tensor.name for tensor in context.task.signature.inputs], arrays(batch), strict=True))
+    return found if batch.mask is None else found | {LENGTHS: batch.mask.sum(dim=1).numpy()}
+
+
+def runtime_accuracy(
+    contenders: Sequence[Contender], comparisons: Sequence[Comparison], context: Context, *, inputs: Path, seed: int
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what each file scores on select in the very runtime that was timed, by row and profile.
+
+    Left out where that is what scored it before: ONNX Runtime on this machine's CPU, and torch, whose modules parity
+    has compared. The first contender is the reference.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {entry.name: {} for entry in contenders}
+    for comparison in comparisons:
+        profile = comparison.profile
+        if not profile.takes_files or (profile.runtime, profile.place) == SCORED:
+            continue
+        teacher = None
+        for entry in contenders:
+            if entry.name in comparison.measurements:
+                try:
+                    logits = _logits(entry, profile, context, inputs=inputs)
+                except WorkerError as fault:
+                    found[entry.name][profile.name] = {"failure": fault.message}
+                    continue
+                teacher = logits if entry is contenders[0] else teacher
+                found[entry.name][profile.name] = judged_in_runtime(logits, teacher, context, seed=seed)
+    return found
+
+
+def _logits(entry: Contender, profile: Profile, context: Context, *, inputs: Path) -> NDArray[np.float32]:
+    """Return a file's outputs on select where the profile runs, float32 [units, C]."""
+    context = context.reading(entry.artifact)
+    names = [tensor.name for tensor in context.task.signature.inputs]
+    with Worker(profile.place) as worker:
+        worker.load(runtime=profile.runtime, model=entry.scores.onnx_path, inputs=inputs, threads=profile.threads)
+        feed = Feed(context, context.data.select)
+        return feed.through(lambda *given: worker.outputs(dict(zip(names, given, strict=True))))
+
+
+def judged_in_runtime(
+    logits: NDArray[np.floating], teacher: NDArray[np.floating] | None, context: Context, *, seed: int
+) -> dict[str, Any]:
+    """Return samples, accuracy, and against the teacher in the same runtime change, mcnemar_p, agreement and KL.
+
+    ``doubt`` says when the samples are too few to tell a gate's points apart.
+    """
+    task, samples = context.task, context.data.select
+    tally = task.tally(logits, samples)
+    row: dict[str, Any] = {
+        "samples": len(tally.counts),
+        "accuracy": asdict(measured({"": tally}, seed=seed)[""]),
+        "doubt": doubt(len(tally.counts)),
+    }
+    if teacher is not None and teacher is not logits:
+        theirs = task.tally(teacher, samples)
+        row["change"] = asdict(measured_changes({"": tally}, {"": theirs}, seed=seed)[""])
+        row["mcnemar_p"] = sign_test(tally, theirs)
+        row |= against(teacher, logits, task)
+    return row
+
+
 def raced(
     recipe: Recipe, context: Context, contenders: Sequence[Contender], *, needed: Sequence[str], inputs: Path
 ) -> list[Comparison]:
@@ -245,6 +318,12 @@ def raced(
 
 
 def _check_measured(primary: Comparison, needed: Sequence[str]) -> None:
+    if not primary.ranked:
+        raise StageError(
+            "the verdict cannot rest on a software adapter, whose times say nothing about a device",
+            where=f"benchmark, profile {primary.profile.name}",
+            hint="put a profile of real hardware first",
+        )
     for name in needed:
         if name not in primary.measurements:
             raise StageError(

@@ -276,9 +276,30 @@ def test_the_primary_profile_is_measured_first():
 def test_the_primary_profile_runs_the_exported_files():
     torch_only = TEXT + "benchmark: {profiles: [{runtime: torch-cpu}, {}]}\n"
     told = faults(torch_only)
-    assert "expected one on ort-cpu, got 'torch-cpu-b1-t1'" in told
+    assert "expected one on ort-cpu, ort-cuda, ort-tensorrt, ort-webgpu, openvino, got 'torch-cpu-b1-t1'" in told
     assert "r.yaml:16:1: benchmark" in told
     assert parse(torch_only, "benchmark.primary=ort-cpu-b1-t1").benchmark.measured()[0].name == "ort-cpu-b1-t1"
+
+
+def test_profiles_span_runtimes_scenarios_and_machines():
+    profiles = """
+  - {}
+  - {runtime: openvino, scenario: offline, batch_size: 32}
+  - {scenario: server, arrivals_per_s: 50}
+  - {runtime: ort-cuda, python: /opt/gpu/bin/python}
+  - {launcher: [ssh, edge-box]}
+"""
+    recipe = parse(TEXT + "benchmark:\n  profiles:" + profiles.replace("\n", "\n  "))
+    assert [profile.name for profile in recipe.benchmark.measured()] == [
+        "ort-cpu-b1-t1",
+        "openvino-b32-t1-offline",
+        "ort-cpu-b1-t1-server50",
+        "ort-cuda-b1-t1@gpu",
+        "ort-cpu-b1-t1@edge-box",
+    ]
+    assert "arrivals_per_s" in faults(TEXT + "benchmark: {profiles: [{scenario: server}]}\n")
+    twice = "benchmark: {profiles: [{python: /a/gpu/bin/python}, {python: /b/gpu/bin/python}]}\n"
+    assert "two profiles are called ort-cpu-b1-t1@gpu" in faults(TEXT + twice)
 
 
 def test_a_profile_that_is_asked_for_twice_is_measured_once():

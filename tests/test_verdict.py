@@ -1,15 +1,20 @@
 """The verdict: what it needs measured, what it hands to the workers, when it stops."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import text_zoo
 
+from compress.benchmark.runtimes.worker import batches
 from compress.errors import StageError
 from compress.recipe import Recipe
+from compress.recipe.sections import Benchmark, ProfileChoice
 from compress.scoring import score
-from compress.verdict import Contender, judge
+from compress.verdict import Contender, _check_measured, judge, raced_samples, run_race
 
 RECIPE = """
 name: raced
@@ -55,3 +60,40 @@ def test_a_request_to_stop_is_heard_before_the_next_profile(recipe, context, tea
     with pytest.raises(KeyboardInterrupt):
         judge(recipe, replace(context, interrupted=lambda: True), contenders, rivals=("rival",), work=tmp_path)
     assert np.load(tmp_path / "inputs.npz")["pixel_values"].shape == (256, 1, 8, 8)
+
+
+def test_a_file_is_scored_in_the_runtime_that_was_timed(recipe, context, teacher, tmp_path):
+    profiles = (ProfileChoice(), ProfileChoice(runtime="openvino", batch_size=4))
+    recipe = recipe.model_copy(update={"benchmark": Benchmark(preset="quick", profiles=profiles)})
+    contenders = [teacher, Contender("small", teacher.artifact, teacher.scores)]
+    document = run_race(recipe, context, contenders, rivals=("small",), work=tmp_path).document
+    rows = {row["name"]: row for row in document["rows"]}
+    assert set(rows["small"]["runtime_accuracy"]) == {"openvino-b4-t1"}  # the other is what scored the file before
+    found = rows["small"]["runtime_accuracy"]["openvino-b4-t1"]
+    assert found["samples"] == len(context.data.select)
+    assert found["accuracy"]["value"] == pytest.approx(teacher.scores.accuracy)
+    assert found["teacher_agreement"] == 1
+    assert found["change"]["value"] == 0
+    assert "samples are few" in found["doubt"]
+    assert "change" not in rows["teacher"]["runtime_accuracy"]["openvino-b4-t1"]
+    assert rows["small"]["macs"] == teacher.scores.facts["macs"]
+    assert set(rows["small"]["verdict"]) == {"ort-cpu-b1-t1", "openvino-b4-t1"}
+    json.dumps(document, allow_nan=False)
+
+
+def test_a_verdict_does_not_rest_on_a_software_adapter():
+    with pytest.raises(StageError, match="software adapter"):
+        _check_measured(Mock(ranked=False), needed=())
+
+
+def test_texts_are_raced_at_their_own_lengths(make_context, tmp_path):
+    data = text_zoo.review_data()
+    task = text_zoo.text_task(text_zoo.make_bert(tmp_path), data)
+    context = replace(make_context(), data=data, task=task)
+    found = raced_samples(context)
+    np.savez(tmp_path / "inputs.npz", **found)
+    lengths = context.task.encoded(data.select).lengths
+    raced = batches(tmp_path / "inputs.npz", batch_size=1)
+    assert [batch["input_ids"].shape[1] for batch in raced] == lengths[: len(raced)].tolist()
+    assert len(set(lengths[: len(raced)].tolist())) > 2
+    assert all(batch["attention_mask"].all() for batch in raced)

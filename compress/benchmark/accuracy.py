@@ -100,6 +100,11 @@ def accuracies(
     return judged
 
 
+def doubt(samples: int) -> str:
+    """Why an accuracy of so many samples says little; empty when they are enough."""
+    return "" if samples >= FEW_SAMPLES else f"{samples} samples are few: differences of points can hide"
+
+
 def kl_nats(reference: NDArray[np.floating], logits: NDArray[np.floating]) -> float:
     """Mean KL(softmax(reference) || softmax(logits)) over the rows, in nats."""
     theirs, ours = (found.astype(np.float64) for found in (reference, logits))

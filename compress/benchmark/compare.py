@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ class Preset:
 
 QUICK = Preset(name="quick", rounds=15, block_ms=40.0, warm_up_limit_ms=400.0)
 STANDARD = Preset(name="standard", rounds=40, block_ms=150.0, warm_up_limit_ms=3_000.0, launches=8)
-STRICT = Preset(name="strict", rounds=120, block_ms=400.0, warm_up_limit_ms=15_000.0, launches=12, strict=True)
+STRICT = Preset(name="strict", rounds=240, block_ms=400.0, warm_up_limit_ms=15_000.0, launches=8, strict=True)
 PRESETS = {preset.name: preset for preset in (QUICK, STANDARD, STRICT)}
 
 
@@ -85,6 +86,10 @@ class Comparison:
     """For files on other runtimes than ONNX Runtime's CPU provider."""
     confidence: float = RATIO_CONFIDENCE
     """Of speedups and the noise floor."""
+    wall_s: float = 0.0
+    """What the comparison took."""
+    model_s: float = 0.0
+    """What of it the models took, the twin included: loads, first runs, warm-ups and blocks. The rest is ours."""
 
     @property
     def ranked(self) -> bool:
@@ -162,7 +167,7 @@ def compare(
     failures: dict[str, str] = {}
     order = random.Random(seed)
     against_cpu: dict[str, Difference] = {}
-    probe = NoiseProbe()
+    probe, started = NoiseProbe(), time.perf_counter()
     for launch in range(preset.launches):
         with contextlib.ExitStack() as stack:
             running: dict[str, Worker] = {}
@@ -181,6 +186,7 @@ def compare(
             _each(subjects, failures, Subject.end)
             if launch == preset.launches - 1 and profile.takes_files and profile.runtime != "ort-cpu":
                 against_cpu = _against_cpu(models, running, failures, inputs=inputs, profile=profile)
+    wall_s = time.perf_counter() - started
     noise = None if profile.place.launcher else probe.noise()
     measurements = {name: subject.measurement() for name, subject in subjects.items() if name not in failures}
     floor = None
@@ -201,6 +207,8 @@ def compare(
         noise=noise,
         degraded=degraded,
         against_cpu=against_cpu,
+        wall_s=wall_s,
+        model_s=sum(subject.model_s for subject in subjects.values()),
     )
 
 

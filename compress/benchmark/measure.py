@@ -171,6 +171,8 @@ class Subject:
         self._block_times_ms: list[list[float]] = []
         self._compute_ms: list[float] = []
         self._elapsed_s = 0.0
+        self.model_s = 0.0
+        """Time that the model itself took so far: loads, first runs, warm-ups and blocks."""
         self._switches: int | None = 0
         self._energy_uj: int | None = 0
 
@@ -189,6 +191,7 @@ class Subject:
         )  # fmt: skip
         self._worker = running
         self._loads.append(loaded)
+        self.model_s += (loaded["load_ms"] + loaded["first_run_ms"]) / 1e3
 
     def warm_up(self, *, block_ms: float, limit_ms: float) -> None:
         """Run blocks until the medians of the last three agree within 5%, or limit_ms of blocks have passed.
@@ -201,8 +204,10 @@ class Subject:
         spent_ms = 0.0
         stable = False
         while not stable and (len(medians) < 3 or spent_ms < limit_ms):
-            times_ns = self._worker.block(block_ms=block_ms)["times_ns"]
+            block = self._worker.block(block_ms=block_ms)
+            times_ns = block["times_ns"]
             spent_ms += sum(times_ns) / 1e6
+            self.model_s += block["elapsed_ns"] / 1e9
             medians.append(stdlib_statistics.median(times_ns))
             last = medians[-3:]
             stable = len(last) == 3 and max(last) <= (1 + STABLE_WITHIN) * min(last)
@@ -223,8 +228,11 @@ class Subject:
         self._elapsed_s += found["elapsed_ns"] / 1e9
         self._switches = _sum(self._switches, found["involuntary_switches"])
         self._energy_uj = _sum(self._energy_uj, found["energy_uj"])
+        self.model_s += found["elapsed_ns"] / 1e9
         if profile.on_device:
-            self._compute_ms += [time / 1e6 for time in self._worker.block(block_ms=block_ms, compute=True)["times_ns"]]
+            alone = self._worker.block(block_ms=block_ms, compute=True)
+            self._compute_ms += [time / 1e6 for time in alone["times_ns"]]
+            self.model_s += alone["elapsed_ns"] / 1e9
 
     def end(self) -> None:
         """Note the peak memory of this launch.

@@ -4,7 +4,7 @@ The views read the JSON document and nothing else, so a stored result prints as 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,10 @@ class Entry:
     """The measure, sample by sample, in one order for all entries."""
     decisions: NDArray[Any] | None = None
     """What is decided for each unit, for the agreement with the reference; None where nothing is."""
+    macs: int | None = None
+    """Multiply-accumulates of one sample."""
+    runtime_accuracy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Accuracy in the very runtime that was timed, by profile, where that is not the one that scored the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,13 @@ class Row:
     """Whether that speedup stands out of the noise, by profile."""
     failures: dict[str, str] = field(default_factory=dict)
     """Why there is no measurement, by profile."""
+    macs: int | None = None
+    compute_ms: dict[str, float] = field(default_factory=dict)
+    """Median with inputs and outputs on the device, by profile; absent where there is no device."""
+    runtime_accuracy: dict[str, Any] = field(default_factory=dict)
+    """As in the entry."""
+    verdict: dict[str, str] = field(default_factory=dict)
+    """Faster, slower, no measurable difference or not ranked, against the reference, by profile."""
 
 
 def build(
@@ -192,6 +203,8 @@ def _row(entry: Entry, comparisons: Sequence[Comparison], *, reference: Entry, s
         agreed = agreement(entry.decisions, reference.decisions)
     latency_ms, failures = {}, {}
     speedup: dict[str, Estimate] = {}
+    compute_ms: dict[str, float] = {}
+    verdict: dict[str, str] = {}
     for comparison in comparisons:
         profile, timed = comparison.profile.name, comparison.measurements
         if entry.name in comparison.failures:
@@ -200,6 +213,10 @@ def _row(entry: Entry, comparisons: Sequence[Comparison], *, reference: Entry, s
             latency_ms[profile] = timed[entry.name].median_ms
             if entry is not reference and reference.name in timed:
                 speedup[profile] = comparison.speedup(entry.name, over=reference.name)
+                verdict[profile] = comparison.verdict(entry.name, over=reference.name)
+            on_device = timed[entry.name].compute_ms
+            if on_device is not None:
+                compute_ms[profile] = on_device
     return Row(
         name=entry.name,
         size_bytes=size_bytes(entry.path),
@@ -216,6 +233,10 @@ def _row(entry: Entry, comparisons: Sequence[Comparison], *, reference: Entry, s
             if comparison.profile.name in speedup
         },
         failures=failures,
+        macs=entry.macs,
+        compute_ms=compute_ms,
+        runtime_accuracy={profile: dict(found) for profile, found in entry.runtime_accuracy.items()},
+        verdict=verdict,
     )
 
 
@@ -271,9 +292,11 @@ def _footnote(document: dict[str, Any]) -> str:
     environment = document["environment"]
     flags = " ".join(flag for flag in environment["cpu_flags"] if "vnni" in flag or "int8" in flag or "i8mm" in flag)
     profile = document["profiles"][0] if document["profiles"] else "no latency measured"
+    ratios = next((found.get("confidence", 0.95) for found in document["comparisons"]), 0.95)
+    intervals = "95% intervals" if ratios == 0.95 else f"95% intervals, of speedups {ratios:.0%}"
     return (
         f"{profile}; {environment['cpu_model']} ({flags or 'no int8 instructions'}); {environment['date'][:10]}; "
-        "95% intervals; ~ marks a speedup within the noise"
+        f"{intervals}; ~ marks a speedup within the noise"
     )
 
 

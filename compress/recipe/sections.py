@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from compress.benchmark.measure import Profile, default_profiles
+from compress.benchmark.measure import Profile, Scenario, default_profiles
+from compress.benchmark.process import Place
 from compress.benchmark.runtimes import RUNTIMES
 from compress.benchmark.runtimes.machine import allowed_cores
 from compress.choice import Values
@@ -177,12 +178,16 @@ def _known_runtime(name: str) -> str:
 
 
 class ProfileChoice(Values):
-    """A runtime with batch size and threads.
+    """A runtime with batch size and threads, how queries come, and where the worker runs.
 
     Attributes:
         runtime: where models run.
         batch_size: samples per call.
         threads: of the runtime; ``all`` means every core this process may use.
+        scenario: ``single_stream``, ``multistream``, ``server`` or ``offline``, as MLPerf means them.
+        arrivals_per_s: calls that come per second in the server scenario.
+        python: another interpreter, with its own runtimes; empty means this one.
+        launcher: words before the interpreter, such as ``[ssh, edge-box]``; the model is sent there.
     """
 
     runtime: Annotated[str, AfterValidator(_known_runtime), Field(json_schema_extra={"enum": [*sorted(RUNTIMES)]})] = (
@@ -194,11 +199,20 @@ class ProfileChoice(Values):
         BeforeValidator(lambda value: allowed_cores() if value == "all" else value),
         Field(ge=1, le=1024, json_schema_extra={"type": ["integer", "string"], "description": "a number, or `all`"}),
     ] = 1
+    scenario: Scenario = "single_stream"
+    arrivals_per_s: Annotated[float, Field(gt=0)] | None = None
+    python: str = ""
+    launcher: tuple[str, ...] = ()
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse what cannot be measured so."""
+        _ = self.profile
 
     @property
     def profile(self) -> Profile:
         """The same for the harness."""
-        return Profile(self.runtime, self.batch_size, self.threads)
+        place = Place(self.python, self.launcher)
+        return Profile(self.runtime, self.batch_size, self.threads, self.scenario, self.arrivals_per_s, place)
 
 
 class Benchmark(Values):
@@ -218,6 +232,9 @@ class Benchmark(Values):
     def model_post_init(self, _context: object) -> None:
         """Refuse a primary profile that is not measured, or that cannot run the shipped file."""
         names = [choice.name for choice in self._measured()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two profiles are called {', '.join(twice)}; give their environments other names")
         if self.primary and self.primary not in names:
             raise ValueError(f"primary names no profile; expected one of {', '.join(names)}, got {self.primary!r}")
         first = self.measured()[0]
@@ -239,7 +256,10 @@ class Benchmark(Values):
     def smoke(self) -> Self:
         """One quick timing."""
         first = self.measured()[0]
-        choice = ProfileChoice(runtime=first.runtime, batch_size=first.batch_size, threads=first.threads)
+        choice = ProfileChoice(
+            runtime=first.runtime, batch_size=first.batch_size, threads=first.threads, scenario=first.scenario,
+            arrivals_per_s=first.arrivals_per_s, python=first.place.python, launcher=first.place.launcher,
+        )  # fmt: skip
         return self.model_copy(update={"preset": "quick", "profiles": (choice,)})
 
 

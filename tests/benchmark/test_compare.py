@@ -111,6 +111,7 @@ def test_every_launch_starts_anew_and_its_rounds_are_kept(large: Path, small: Pa
     measured = found.measurements["b"]
     assert len(measured.block_median_ms) == 6
     assert measured.warm_up.blocks >= 9
+    assert 9 * 3 * 2.0 < 1e3 * found.model_s < 1e3 * found.wall_s  # three workers a launch, blocks of 2 ms
     assert found.speedup("b", over="a").low < found.speedup("b", over="a").value < found.speedup("b", over="a").high
     assert measured.initializer_bytes == {"float32": 4 * (16 * 64 + 64 * 64)}
     with pytest.raises(ValueError, match="split evenly"):
