@@ -29,7 +29,7 @@ from typing import Any
 
 from . import RUNTIMES
 from .interface import Batch, Load, Loaded, Unusable, time_calls
-from .machine import energy_uj, peak_memory_bytes, pin, status
+from .machine import cpu, energy_uj, peak_memory_bytes, pin, status
 
 MAX_BATCHES = 64  # distinct batches held in memory; enough to rotate, bounded for large inputs
 MAX_RAGGED_BATCHES = 16  # where lengths vary: a block covers them all, so that rivals run the same lengths
@@ -101,10 +101,12 @@ class Model:
         for feed in self._feeds[1:] if self._ragged else ():  # each new shape may search, compile or allocate
             self._loaded.run(feed)
         self._placed = [self._loaded.place(batch) for batch in given] if runtime.on_device else []  # pyright: ignore[reportAttributeAccessIssue]
-        self.settings = self._loaded.settings | {"pinned_cpus": pinned, "shapes_vary": self._ragged}
+        self.settings = self._loaded.settings | {
+            "pinned_cpus": pinned,
+            "shapes_vary": self._ragged,
+            "cpu_model": cpu()[0],
+        }
         self._next, self._late_ns, self._arrivals = 0, 0, random.Random(0)
-        gc.collect()
-        gc.freeze()
 
     def outputs(self, batch: Batch) -> list[Any]:
         """The model's outputs for one batch; they must be finite."""
@@ -236,6 +238,8 @@ class Answers:
             return usable(request["runtime"], package_root=request["package_root"])
         if action == "load":
             self._model = model = Model(Load(**request), place=self._place)
+            gc.collect()
+            gc.freeze()  # what is loaded stays, and no collection looks at it again
             return {
                 "load_ms": model.load_ms,
                 "first_run_ms": model.first_run_ms,
