@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import RUNTIMES
 from .interface import Batch, Load, Loaded, Unusable, time_calls
-from .machine import energy_uj, peak_memory_bytes, pin, status
+from .machine import cpu, energy_uj, peak_memory_bytes, pin, status
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,7 +138,11 @@ class Model:
         for feed in self._feeds[1:] if self._ragged else ():  # each new shape may search, compile or allocate
             self._loaded.run(feed)
         self._placed = [self._loaded.place(batch) for batch in given] if runtime.on_device else []  # pyright: ignore[reportAttributeAccessIssue]
-        self.settings = self._loaded.settings | {"pinned_cpus": pinned, "shapes_vary": self._ragged}
+        self.settings = self._loaded.settings | {
+            "pinned_cpus": pinned,
+            "shapes_vary": self._ragged,
+            "cpu_model": cpu()[0],
+        }
         self._next, self._late_ns, self._arrivals = 0, 0, random.Random(0)
 
     def outputs(self, batch: Batch) -> list[Any]:
@@ -274,7 +278,7 @@ class Answers:
         if action == "load":
             self._model = model = Model(Load(**request), place=self._place)
             gc.collect()
-            gc.freeze()
+            gc.freeze()  # what is loaded stays, and no collection looks at it again
             return {
                 "load_ms": model.load_ms,
                 "first_run_ms": model.first_run_ms,
