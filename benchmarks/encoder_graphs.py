@@ -37,6 +37,7 @@ from transformers import BertConfig, BertForSequenceClassification, ViTConfig, V
 from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import Profile
+from compress.benchmark.runtimes import worker
 from compress.export import graph
 from compress.export.graph import to_onnx
 from compress.export.session import Session
@@ -230,6 +231,7 @@ def measured(models: dict[str, onnx.ModelProto], inputs: Arrays, signature: Sign
         for name, path in paths.items():
             onnx.save(models[name], path)
         arrays = dict(zip((tensor.name for tensor in signature.inputs), inputs, strict=True))
+        arrays[worker.LENGTHS] = np.full(len(inputs[0]), inputs[0].shape[1])  # as padded: a length is what is compared
         np.savez(Path(directory) / "inputs.npz", allow_pickle=False, **arrays)
         return compare(
             paths, reference=SHIPPED, inputs=Path(directory) / "inputs.npz", profile=Profile(), preset=preset

@@ -378,7 +378,10 @@ def env(as_json: AsJson = False, python: Python = "", launcher: Launcher = "") -
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A.onnx", help="The reference.")],
     second: Annotated[Path, typer.Argument(metavar="B.onnx", help="Judged against it.")],
-    inputs: Annotated[Path, typer.Option(metavar="FILE", help="Real samples: .npz, one array per model input.")],
+    inputs: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Real samples: .npz, one array per model input; default: drawn."),
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Class of each sample, .npy: compare accuracy too.")
     ] = None,
@@ -393,7 +396,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the order in each round and of the intervals.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether B.onnx is faster than A.onnx, slower, or not measurably different."""
+    """Say whether B.onnx is faster than A.onnx, slower, or not measurably different; whichever it is, exit with 0."""
     from compress.benchmark import pair
     from compress.benchmark.measure import Profile
     from compress.benchmark.process import Place

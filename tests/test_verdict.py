@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import text_zoo
 
+from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import batches
 from compress.errors import StageError
+from compress.models import HuggingFace
 from compress.recipe import Recipe
 from compress.recipe.sections import Benchmark, ProfileChoice
 from compress.scoring import score
-from compress.verdict import Contender, _check_measured, judge, raced_samples, run_race
+from compress.stages.create import Create
+from compress.verdict import RACED_SAMPLES, Contender, _check_measured, judge, run_race
 
 RECIPE = """
 name: raced
@@ -86,14 +89,22 @@ def test_a_verdict_does_not_rest_on_a_software_adapter():
         _check_measured(Mock(ranked=False), needed=())
 
 
-def test_texts_are_raced_at_their_own_lengths(make_context, tmp_path):
+def test_texts_are_raced_at_their_own_lengths(recipe, make_context, tmp_path):
     data = text_zoo.review_data()
-    task = text_zoo.text_task(text_zoo.make_bert(tmp_path), data)
-    context = replace(make_context(), data=data, task=task)
-    found = raced_samples(context)
-    np.savez(tmp_path / "inputs.npz", **found)
-    lengths = context.task.encoded(data.select).lengths
+    folder = text_zoo.make_bert(tmp_path / "bert")
+    context = replace(make_context(), data=data, task=text_zoo.text_task(folder, data))
+    created = Create(model=HuggingFace(path=str(folder))).run(None, context)
+    teacher = Contender("teacher", created, score(created, context, role="select", teacher=None))
+    contenders = [teacher, Contender("small", teacher.artifact, teacher.scores)]
+    document = run_race(recipe, context, contenders, rivals=("small",), work=tmp_path).document
+    assert document["comparisons"][0]["measurements"]["small"]["settings"]["shapes_vary"]
+    with Worker() as worker:  # the module is run in the same way
+        assert worker.load(runtime="torch-cpu", model=created.path, inputs=tmp_path / "inputs.npz")["settings"][
+            "shapes_vary"
+        ]
     raced = batches(tmp_path / "inputs.npz", batch_size=1)
-    assert [batch["input_ids"].shape[1] for batch in raced] == lengths[: len(raced)].tolist()
-    assert len(set(lengths[: len(raced)].tolist())) > 2
+    lengths = context.task.encoded(data.select).lengths[:RACED_SAMPLES]
+    expected = np.quantile(lengths, (np.arange(len(raced)) + 0.5) / len(raced), method="inverted_cdf")
+    np.testing.assert_allclose(sorted(batch["input_ids"].shape[1] for batch in raced), expected, atol=1)
+    assert len(set(lengths.tolist())) > 2
     assert all(batch["attention_mask"].all() for batch in raced)

@@ -2,6 +2,7 @@
 
 from compress.benchmark.compare import PRESETS, QUICK, STANDARD, STRICT, Comparison, Preset, compare
 from compress.benchmark.measure import Measurement, Profile, default_profiles, size_bytes
+from compress.benchmark.process import Place
 from compress.benchmark.report import Entry, Row, build, load, markdown, profile_table, save, table
 from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
 
@@ -14,6 +15,7 @@ __all__ = [
     "Entry",
     "Estimate",
     "Measurement",
+    "Place",
     "Preset",
     "Profile",
     "Row",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import Worker
-from compress.benchmark.runtimes.worker import LENGTHS
+from compress.benchmark.runtimes.worker import take, take_lengths
 from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
 
 FEW_SAMPLES = 400  # an accuracy of 90% is then known to 3 points
@@ -51,7 +51,7 @@ def outputs(model: Path, inputs: Path, *, profile: Profile) -> NDArray[np.floati
     """
     with np.load(inputs, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    lengths = arrays.pop(LENGTHS, None)
+    lengths = take_lengths(arrays)
     count = len(next(iter(arrays.values())))
     found = []
     with Worker(profile.place) as worker:
@@ -60,9 +60,7 @@ def outputs(model: Path, inputs: Path, *, profile: Profile) -> NDArray[np.floati
         )
         for start in range(0, count, profile.batch_size):
             rows = np.arange(start, start + profile.batch_size) % count  # the last batch is filled from the start
-            longest = None if lengths is None else lengths[rows].max()
-            batch = {name: array[rows] if longest is None else array[rows, :longest] for name, array in arrays.items()}
-            found.append(worker.outputs(batch)[0])
+            found.append(worker.outputs(take(arrays, rows, lengths))[0])
     return np.concatenate(found)[:count]
 
 

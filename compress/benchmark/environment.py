@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from compress.benchmark.runtimes.machine import allowed_cores, read
+from compress.benchmark.runtimes.machine import allowed_cores, cpu, read
 
 # The flags that decide which int8 and bf16 kernels run.
 KERNEL_FLAGS = (
@@ -26,7 +26,7 @@ PACKAGES = ("compress-onnx", "onnxruntime", "onnx", "torch", "numpy")
 
 def describe(*, seed: int) -> dict[str, Any]:
     """Hardware, versions, seed and date (UTC) of a run, ready for JSON."""
-    model, flags = _cpu()
+    model, flags = cpu()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": seed,
@@ -125,13 +125,6 @@ def _throttled() -> int | None:
 def _own_cpu_s() -> float:
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def _cpu() -> tuple[str, list[str]]:
-    text = read("/proc/cpuinfo") or ""
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    return (model[1] if model else platform.processor() or "unknown"), (flags[1].split() if flags else [])
 
 
 def _version(package: str) -> str | None:

@@ -29,7 +29,7 @@ def contents(path: Path) -> Contents:
     """
     sizes: Counter[str] = Counter()
     parameters = 0
-    for tensor in _read(path).graph.initializer:
+    for tensor in read(path).graph.initializer:
         elements = prod(tensor.dims)
         parameters += elements
         kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
@@ -45,7 +45,7 @@ def external_files(path: Path) -> list[Path]:
         ModelError: when it is no ONNX file, or names a file that is not beside it.
     """
     names: dict[str, None] = {}
-    for tensor in _read(path).graph.initializer:
+    for tensor in read(path).graph.initializer:
         names |= {entry.value: None for entry in tensor.external_data if entry.key == "location"}
     found = [path.parent / name for name in names]
     for file in found:
@@ -54,7 +54,12 @@ def external_files(path: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def read(path: Path) -> onnx.ModelProto:
+    """A model without the weights that are in files of their own.
+
+    Raises:
+        ModelError: when it is no ONNX file.
+    """
     try:
         return onnx.load(path, load_external_data=False)
     except DecodeError as error:

@@ -1,5 +1,7 @@
 """Two ONNX files against each other: what `compressor compare` prints, and the document behind it."""
 
+import contextlib
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,47 +10,60 @@ import numpy as np
 
 from compress.benchmark.accuracy import accuracies, outputs
 from compress.benchmark.compare import PRESETS, compare
+from compress.benchmark.drawn_inputs import check_same_inputs, draw
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import Profile
+from compress.benchmark.process import Worker
 from compress.benchmark.units import format_bytes, format_ms, format_share
-from compress.errors import EnvironmentFault, InputError
+from compress.errors import EnvironmentFault, InputError, ModelError
 
 SCHEMA = 1
 
 
 def compare_files(
-    first: Path, second: Path, *, inputs: Path, labels: Path | None, profile: Profile, preset: str, seed: int
+    first: Path, second: Path, *, inputs: Path | None, labels: Path | None, profile: Profile, preset: str, seed: int
 ) -> dict[str, Any]:
     """Measure the second file against the first.
 
     Args:
         first: the reference.
         second: judged against it.
-        inputs: .npz of real samples.
+        inputs: .npz of real samples, as `runtimes.worker.batches` takes them; None draws some from the signature.
         labels: .npy of their classes, int [samples]; None leaves accuracy out.
         profile: where and how.
         preset: a name of `compare.PRESETS`.
-        seed: of the order in each round and of the intervals.
+        seed: of the order in each round, of the intervals and of drawn inputs.
 
     Returns:
         verdict, speedup of B over A, noise floor, the accuracies, the whole comparison and the environment, for JSON.
 
     Raises:
-        InputError: for paths or names that do not exist, and labels that do not fit the samples.
-        EnvironmentFault: when one of the two could not be measured.
+        InputError: for paths or names that do not exist, models that take different inputs, and labels that do not fit
+            the samples.
+        EnvironmentFault: when the runtime does not work there.
+        ModelError: when one of the two cannot be read, or could not be measured.
     """
     if preset not in PRESETS:
         raise InputError("unknown preset", expected=", ".join(PRESETS), got=preset)
     if not profile.takes_files:
         raise InputError("this runtime runs the module of an artifact, not a file", got=profile.runtime)
     models = {"A": first, "B": second}
-    found = compare(models, reference="A", inputs=inputs, profile=profile, preset=PRESETS[preset], seed=seed)
+    if missing := [str(path) for path in models.values() if not path.is_file()]:
+        raise InputError("there is no such file", got=", ".join(missing))
+    if labels is not None and inputs is None:
+        raise InputError("labels are of samples, and none are given", hint="give them with --inputs FILE.npz")
+    check_same_inputs(first, second)
+    _check_usable(profile)
+    with contextlib.ExitStack() as stack:
+        samples = inputs
+        if samples is None:
+            samples = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compressor-")), "inputs.npz")
+            np.savez(samples, allow_pickle=False, **draw(first, seed=seed))
+        found = compare(models, reference="A", inputs=samples, profile=profile, preset=PRESETS[preset], seed=seed)
     for name, reason in found.failures.items():
-        raise EnvironmentFault(
-            f"{name} could not be measured", got=reason, where=models[name], hint="compressor env lists what works here"
-        )
+        raise ModelError(f"{name} could not be measured", got=reason, where=models[name])
     judged = {}
-    if labels is not None:
+    if labels is not None and inputs is not None:
         truth = np.load(labels, allow_pickle=False)
         logits = {name: outputs(path, inputs, profile=profile) for name, path in models.items()}
         shapes = {found.shape for found in logits.values()}
@@ -69,9 +84,17 @@ def compare_files(
         "floor": found.floor,
         "accuracy": {name: asdict(entry) for name, entry in judged.items()},
         "profile": profile.name,
+        "inputs": "drawn" if inputs is None else "given",
         "comparison": asdict(found),
         "environment": describe(seed=seed),
     }
+
+
+def _check_usable(profile: Profile) -> None:
+    with Worker(profile.place) as worker:
+        found = worker.usable(profile.runtime)
+    if not found["usable"]:
+        raise EnvironmentFault(f"{profile.runtime} does not work here", got=found["why"], hint=found["install"])
 
 
 def text(document: dict[str, Any]) -> str:
@@ -82,7 +105,7 @@ def text(document: dict[str, Any]) -> str:
     lines = [
         f"B is {document['verdict']} than A" if document["verdict"] in ("faster", "slower") else document["verdict"],
         f"speed of B over A  {speedup['value']:.3f} [{low}, {high}], {document['confidence']:.0%} interval over "
-        f"{preset['launches']} launches and {preset['rounds']} rounds",
+        f"{preset['rounds']} rounds in {preset['launches']} launch{'es' if preset['launches'] > 1 else ''}",
         f"noise floor        {100 * document['floor']:.2f}% (A against A)",
     ]
     for name, found in comparison["measurements"].items():
@@ -95,14 +118,16 @@ def text(document: dict[str, Any]) -> str:
         *(why for found in comparison["measurements"].values() for why in found["degraded"]),
     }
     lines += [f"degraded: {reason}" for reason in sorted(doubts)]
+    if document["inputs"] == "drawn":
+        lines.append("inputs: drawn from A's signature; --inputs takes real samples")
     lines += [f"accuracy: {doubt}" for doubt in {entry["doubt"] for entry in document["accuracy"].values()} if doubt]
     environment = document["environment"]
     return "\n".join([*lines, f"{document['profile']}; {environment['cpu_model']}; {environment['date'][:10]}"])
 
 
 def _measured(found: dict[str, Any]) -> str:
-    tails = [f"{name} {format_ms(value)}" for name, value in [*found["percentile_ms"].items()][-1:]]
-    compute = [] if found["compute_ms"] is None else [f"compute {format_ms(found['compute_ms'])}"]
+    tails = [f"{name} at most {format_ms(value)}" for name, value in [*found["percentile_ms"].items()][-1:]]
+    compute = [] if found["compute_ms"] is None else [f"compute {format_ms(found['compute_ms'])} ms"]
     nodes = found["settings"].get("nodes") or {}
     placed = [f"{count} nodes on {provider.removesuffix('ExecutionProvider')}" for provider, count in nodes.items()]
     peak = found["memory_bytes"]["runs"]

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from compress.benchmark.accuracy import accuracies, kl_nats, outputs
 from compress.benchmark.compare import Preset
 from compress.benchmark.measure import Profile
 from compress.cli import app
-from compress.errors import EnvironmentFault, InputError
+from compress.errors import EnvironmentFault, InputError, ModelError
 
 TINY = Preset(name="tiny", rounds=6, block_ms=5.0, warm_up_limit_ms=50.0, launches=2)
 
@@ -41,7 +43,7 @@ def test_two_files_are_compared_from_the_command_line(deep: Path, small: Path, s
     shown = pair.text(document)
     assert shown.splitlines()[0] in ("B is faster than A", "no measurable difference")
     for words in (
-        "99% interval over 2 launches and 6 rounds",
+        "99% interval over 6 rounds in 2 launches",
         "2 nodes on CPU",
         "McNemar p",
         "samples are few",
@@ -51,13 +53,21 @@ def test_two_files_are_compared_from_the_command_line(deep: Path, small: Path, s
     assert str(small.parent) not in result.stdout
 
 
-def test_what_cannot_be_compared_is_refused(small: Path, large: Path, foreign: Path, samples: Path, labels: Path):
+def test_what_cannot_be_compared_is_refused(
+    small: Path, large: Path, foreign: Path, samples: Path, labels: Path, tmp_path: Path
+):
     def compared(second: Path, *, labels: Path | None = None, runtime: str = "ort-cpu", preset: str = "standard"):
         profile = Profile(runtime)
         pair.compare_files(small, second, inputs=samples, labels=labels, profile=profile, preset=preset, seed=0)
 
-    with pytest.raises(EnvironmentFault, match="B could not be measured"):
+    with pytest.raises(ModelError, match=r"(?s)B could not be measured.*com.example"):
         compared(foreign)
+    with pytest.raises(EnvironmentFault, match=r"(?s)ort-tensorrt does not work here.*next: +pip install"):
+        compared(small, runtime="ort-tensorrt")
+    with pytest.raises(InputError, match="no such file"):
+        compared(tmp_path / "none.onnx")
+    with pytest.raises(InputError, match="labels are of samples"):
+        pair.compare_files(small, small, inputs=None, labels=labels, profile=Profile(), preset="quick", seed=0)
     with pytest.raises(InputError, match="quick, standard, strict"):
         compared(small, preset="slow")
     with pytest.raises(InputError, match="not a file"):
@@ -67,6 +77,28 @@ def test_what_cannot_be_compared_is_refused(small: Path, large: Path, foreign: P
     np.save(labels, np.arange(9))
     with pytest.raises(InputError, match="one label a sample"):
         compared(small, labels=labels)
+
+
+def test_without_samples_they_are_drawn_from_the_signature(deep: Path, small: Path):
+    result = CliRunner().invoke(app, ["compare", str(deep), str(small)])
+    assert result.exit_code == 0, result.output
+    assert "inputs: drawn from A's signature" in result.stdout
+    again = CliRunner().invoke(app, ["compare", str(small), str(small), "--json"])
+    document = json.loads(again.stdout)
+    assert document["inputs"] == "drawn"
+    assert document["comparison"]["measurements"]["B"]["num_calls"] > 0
+
+
+def test_exit_codes_tell_a_refused_file_from_a_runtime_that_is_missing(small: Path, tmp_path: Path):
+    def ended(*arguments: str | Path) -> tuple[int, str]:
+        words = [sys.executable, "-m", "compress", "compare", *map(str, arguments)]
+        found = subprocess.run(words, capture_output=True, text=True, check=False)
+        return found.returncode, found.stderr
+
+    code, told = ended(small, tmp_path / "none.onnx")
+    assert (code, told.splitlines()[0]) == (3, "error: there is no such file")
+    code, told = ended(small, small, "--runtime", "ort-tensorrt")
+    assert (code, told.splitlines()[0]) == (5, "error: ort-tensorrt does not work here")
 
 
 def test_every_sample_has_its_output_once(small: Path, samples: Path):

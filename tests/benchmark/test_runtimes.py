@@ -62,6 +62,7 @@ def test_inputs_and_outputs_are_bound_on_a_device_and_the_nodes_are_counted(smal
     session = DeviceSession(request(small, samples), Device(CPU, "cpu", None, (), ""))
     placed = [session.place(BATCH), session.place({"x": BATCH["x"][:1]})]
     assert len(session.time_compute(placed, start=0, block_ms=0)) == 1
+    assert len(session.time_compute(placed, start=0, block_ms=0, multiple=6)) == 6
     np.testing.assert_allclose(session.bound_outputs(placed[0])[0], expected(small), atol=1e-5)
     np.testing.assert_allclose(session.run(session.feed(BATCH))[0], expected(small), atol=1e-5)
     assert session.settings["nodes"] == {CPU: 2}
@@ -119,13 +120,14 @@ def test_another_interpreter_says_that_two_wheels_are_installed(other_python: Pa
     extra.mkdir()
     try:
         (extra / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\n")
-        found = usable_runtimes(Place(python=str(other_python)))
+        with Worker(Place(python=str(other_python))) as worker:
+            found = worker.usable("ort-cpu")
     finally:
         for path in extra.iterdir():
             path.unlink()
         extra.rmdir()
-    assert "installed together" in found["ort-cpu"]["why"]
-    assert "pip uninstall" in found["ort-cpu"]["install"]
+    assert "installed together" in found["why"]
+    assert "pip uninstall" in found["install"]
 
 
 def test_a_runtime_that_ends_its_worker_is_told_and_the_others_are_tried(tmp_path: Path, monkeypatch):
@@ -137,6 +139,8 @@ def test_a_runtime_that_ends_its_worker_is_told_and_the_others_are_tried(tmp_pat
         text = path.read_text()
         if path.name == "openvino_models.py":
             text = text.replace("        import openvino\n", "        import os\n        os.abort()\n")
+        if path.name == "__init__.py":
+            text = text.replace('_TORCH = ("torch", "compress.models")', '_TORCH = ("nowhere",)')  # it takes seconds
         (shipped / path.name).write_text(text)
     monkeypatch.setattr(process, "_SHIPPED", shipped)
     found = usable_runtimes()

@@ -11,7 +11,7 @@ import pytest
 from compress.benchmark import report
 from compress.benchmark.compare import Preset, compare
 from compress.benchmark.measure import Profile
-from compress.benchmark.process import Worker, WorkerError, usable_runtimes
+from compress.benchmark.process import Worker, WorkerError
 
 pytestmark = pytest.mark.usefixtures("software_gpu")
 
@@ -26,11 +26,9 @@ def matrices(tmp_path: Path) -> Path:
 
 
 def test_it_is_usable_and_labelled():
-    assert usable_runtimes()["ort-webgpu"] == {
-        "usable": True,
-        "why": "a software adapter: for tests only",
-        "install": "",
-    }
+    with Worker() as worker:
+        found = worker.usable("ort-webgpu")
+    assert found == {"usable": True, "why": "a software adapter: for tests only", "install": ""}
 
 
 def test_a_comparison_on_it_is_shown_but_never_ranked(wider: Path, small: Path, samples: Path):

@@ -72,8 +72,8 @@ class LoadedOnDevice(Loaded, Protocol):
         """Return a batch in device memory, with room for the outputs, in the form that `time_compute` takes."""
         ...
 
-    def time_compute(self, feeds: Sequence[Any], *, start: int, block_ms: float) -> list[int]:
-        """Return the nanoseconds of single calls on the device, nothing copied, for about block_ms."""
+    def time_compute(self, feeds: Sequence[Any], *, start: int, block_ms: float, multiple: int = 1) -> list[int]:
+        """Return the nanoseconds of single calls on the device, nothing copied; arguments as in `time_calls`."""
         ...
 
 

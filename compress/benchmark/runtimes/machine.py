@@ -1,6 +1,8 @@
 """What the kernel tells of this machine and process. Where a system lacks a counter the answer is None, never 0."""
 
 import os
+import platform
+import re
 from pathlib import Path
 
 
@@ -48,6 +50,14 @@ def pin(threads: int, *, first_core: int) -> list[int] | None:
     chosen = sorted(available[(first_core + step) % len(available)][0] for step in range(threads))
     os.sched_setaffinity(0, chosen)
     return chosen
+
+
+def cpu() -> tuple[str, list[str]]:
+    """The model's name and its instruction set flags, as the kernel lists them."""
+    text = read("/proc/cpuinfo") or ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    return (model[1] if model else platform.processor() or "unknown"), (flags[1].split() if flags else [])
 
 
 def status(field: str) -> int | None:

@@ -143,9 +143,11 @@ class DeviceSession:
             binding.bind_ortvalue_output(name, value)
         return binding
 
-    def time_compute(self, feeds: "Sequence[onnxruntime.IOBinding]", *, start: int, block_ms: float) -> list[int]:
+    def time_compute(
+        self, feeds: "Sequence[onnxruntime.IOBinding]", *, start: int, block_ms: float, multiple: int = 1
+    ) -> list[int]:
         """Time bound runs, each until the device is done; where nothing else waits for it, outputs are read too."""
-        return time_calls(self._compute, feeds, start=start, block_ms=block_ms)
+        return time_calls(self._compute, feeds, start=start, block_ms=block_ms, multiple=multiple)
 
     def bound_outputs(self, binding: "onnxruntime.IOBinding") -> "list[NDArray[Any]]":
         """What the last bound run left on the device."""

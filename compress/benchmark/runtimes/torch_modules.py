@@ -74,14 +74,14 @@ class CudaModule:
         """The batch on the GPU."""
         return self._placed(_arguments(batch))
 
-    def time_compute(self, feeds: Sequence[Feed], *, start: int, block_ms: float) -> list[int]:
+    def time_compute(self, feeds: Sequence[Feed], *, start: int, block_ms: float, multiple: int = 1) -> list[int]:
         """Time calls by CUDA events, with one synchronise at the end, so that launches overlap as they do in use."""
         import torch
 
         before = time.perf_counter()
         self._module(*feeds[start % len(feeds)][0], **feeds[start % len(feeds)][1])
         torch.cuda.synchronize()
-        calls = max(1, round(block_ms / 1e3 / (time.perf_counter() - before)))
+        calls = multiple * max(1, round(block_ms / 1e3 / (time.perf_counter() - before) / multiple))
         events = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
         events[0].record()
         for call in range(calls):

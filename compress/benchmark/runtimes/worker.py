@@ -25,15 +25,20 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import RUNTIMES
 from .interface import Batch, Load, Loaded, Unusable, time_calls
-from .machine import energy_uj, peak_memory_bytes, pin, status
+from .machine import cpu, energy_uj, peak_memory_bytes, pin, status
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_BATCHES = 64  # distinct batches held in memory; enough to rotate, bounded for large inputs
 MAX_RAGGED_BATCHES = 16  # where lengths vary: a block covers them all, so that rivals run the same lengths
 LENGTHS = "__lengths__"  # a key of the samples: how long each one is, along the second axis of every input
+MASK = "attention_mask"  # tells the lengths where that key is absent
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # An Add of two floats: y = x + x. A runtime is usable when it has run this.
 TINY = bytes.fromhex(
@@ -45,9 +50,12 @@ TINY = bytes.fromhex(
 def batches(path: Path, *, batch_size: int) -> list[Batch]:
     """Batches that rotate through all samples and around their end.
 
+    Where samples have lengths, every batch is cut to its longest sample, as it would be padded in use. There are then
+    at most 16 batches: of all that the samples make, the quantiles by length.
+
     Args:
-        path: an .npz of one array per input, samples first. With an array ``__lengths__`` of their lengths, each batch
-            is cut to its longest sample, so that lengths are distributed as in the samples.
+        path: an .npz of one array per input, samples first. Lengths are those of an array ``__lengths__``, or of an
+            input ``attention_mask`` [samples, padded length].
         batch_size: samples each.
 
     Raises:
@@ -57,21 +65,50 @@ def batches(path: Path, *, batch_size: int) -> list[Batch]:
 
     with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    lengths = arrays.pop(LENGTHS, None)
+    lengths = take_lengths(arrays)
     counts = {len(array) for array in arrays.values()}
     if len(counts) != 1 or 0 in counts:
         raise ValueError(f"every input needs the same number of samples, at least 1; got {sorted(counts)}")
     num_samples = counts.pop()
-    most = MAX_BATCHES if lengths is None else MAX_RAGGED_BATCHES
-    num_batches = min(most, -(-num_samples // batch_size))
+    num_batches = -(-num_samples // batch_size)
     starts = range(0, num_batches * batch_size, batch_size)
     rows = [np.arange(start, start + batch_size) % num_samples for start in starts]
+    if lengths is not None:
+        order = sorted(range(num_batches), key=lambda at: lengths[rows[at]].max())
+        kept = min(MAX_RAGGED_BATCHES, num_batches)
+        rows = [rows[at] for at in sorted(order[(2 * step + 1) * num_batches // (2 * kept)] for step in range(kept))]
+    return [take(arrays, picked, lengths) for picked in rows[:MAX_BATCHES]]
+
+
+def take_lengths(arrays: Batch) -> "NDArray[np.integer] | None":
+    """How long each sample is, at least 1; None where nothing tells. The array of lengths leaves `arrays`."""
+    import numpy as np
+
+    if LENGTHS in arrays:
+        return np.maximum(1, arrays.pop(LENGTHS).astype(np.int64))
+    if MASK not in arrays:
+        return None
+    # Up to the last token, not the sum of the row: what is padded on the left stays as it is.
+    mask = arrays[MASK]
+    return np.maximum(1, (np.arange(1, mask.shape[1] + 1) * (mask != 0)).max(axis=1))
+
+
+def take(arrays: Batch, rows: "NDArray[np.integer]", lengths: "NDArray[np.integer] | None") -> Batch:
+    """The batch of some samples, cut to the longest of them where they have lengths.
+
+    Args:
+        arrays: [samples, ...] by input. Beside an ``attention_mask``, only arrays as long as the mask are cut.
+        rows: which samples.
+        lengths: of all samples.
+    """
+    found = {name: array[rows] for name, array in arrays.items()}
     if lengths is None:
-        return [{name: array[picked] for name, array in arrays.items()} for picked in rows]
-    return [
-        {name: np.ascontiguousarray(array[picked, : lengths[picked].max()]) for name, array in arrays.items()}
-        for picked in rows
-    ]
+        return found
+    longest, padded = int(lengths[rows].max()), arrays[MASK].shape[1] if MASK in arrays else None
+    for name, array in found.items():
+        if array.ndim > 1 and padded in (None, array.shape[1]):
+            found[name] = array[:, :longest].copy()
+    return found
 
 
 class Model:
@@ -101,10 +138,12 @@ class Model:
         for feed in self._feeds[1:] if self._ragged else ():  # each new shape may search, compile or allocate
             self._loaded.run(feed)
         self._placed = [self._loaded.place(batch) for batch in given] if runtime.on_device else []  # pyright: ignore[reportAttributeAccessIssue]
-        self.settings = self._loaded.settings | {"pinned_cpus": pinned, "shapes_vary": self._ragged}
+        self.settings = self._loaded.settings | {
+            "pinned_cpus": pinned,
+            "shapes_vary": self._ragged,
+            "cpu_model": cpu()[0],
+        }
         self._next, self._late_ns, self._arrivals = 0, 0, random.Random(0)
-        gc.collect()
-        gc.freeze()
 
     def outputs(self, batch: Batch) -> list[Any]:
         """The model's outputs for one batch; they must be finite."""
@@ -126,15 +165,17 @@ class Model:
         Returns:
             The nanoseconds each query took, from its scheduled time, and the time that passed.
         """
+        turn = len(self._feeds) if self._ragged else 1
         gc.disable()
         started = time.perf_counter_ns()
         if arrivals_per_s is not None:
             times_ns = self._serve(block_ms=block_ms, arrivals_per_s=arrivals_per_s)
         elif compute:
-            times_ns = self._loaded.time_compute(self._placed, start=self._next, block_ms=block_ms)  # pyright: ignore[reportAttributeAccessIssue]
+            times_ns = self._loaded.time_compute(  # pyright: ignore[reportAttributeAccessIssue]
+                self._placed, start=self._next, block_ms=block_ms, multiple=turn
+            )
             self._next += len(times_ns)
         else:
-            turn = len(self._feeds) if self._ragged else 1
             times_ns = time_calls(
                 self._loaded.run, self._feeds, start=self._next, block_ms=block_ms, multiple=turn * calls_per_query
             )
@@ -236,6 +277,8 @@ class Answers:
             return usable(request["runtime"], package_root=request["package_root"])
         if action == "load":
             self._model = model = Model(Load(**request), place=self._place)
+            gc.collect()
+            gc.freeze()  # what is loaded stays, and no collection looks at it again
             return {
                 "load_ms": model.load_ms,
                 "first_run_ms": model.first_run_ms,

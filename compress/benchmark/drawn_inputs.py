@@ -1,0 +1,125 @@
+"""Inputs drawn from a model's signature, for files that come without samples.
+
+Times can depend on the values: drawn inputs compare two files fairly, and say less about either than real samples do.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from compress.benchmark.model_file import read
+from compress.benchmark.runtimes.worker import MASK
+from compress.errors import InputError
+
+SAMPLES = 64
+LENGTH = 64  # of an axis after the first that the signature leaves open
+LOOKUPS = ("Gather", "GatherBlockQuantized")
+
+Array = NDArray[np.generic]
+
+
+def draw(path: Path, *, seed: int) -> dict[str, Array]:
+    """Samples for every input of a model.
+
+    Floats are normal; numbers that look up rows of a table are uniform over its rows, and other whole numbers are 0 or
+    1; an ``attention_mask`` has ones up to a uniform length. Axes with one name have one length, 64.
+
+    Args:
+        path: an ONNX file.
+        seed: of the draws.
+
+    Returns:
+        Arrays [64, ...] by input; [n, ...] where the signature fixes the batch size n.
+
+    Raises:
+        ModelError: when it is no ONNX file.
+        InputError: when the signature leaves an input's number of axes open, or has inputs without a batch axis.
+    """
+    graph = read(path).graph
+    generator = np.random.default_rng(seed)
+    weights = {tensor.name for tensor in graph.initializer}
+    rows = table_rows(graph)
+    found: dict[str, Array] = {}
+    for given in graph.input:
+        if given.name in weights:
+            continue
+        shape = _shape(given, path)
+        kind = onnx.helper.tensor_dtype_to_np_dtype(given.type.tensor_type.elem_type)
+        if given.name == MASK and len(shape) == 2:
+            lengths = generator.integers(1, shape[1] + 1, size=(shape[0], 1))
+            values = np.arange(shape[1]) < lengths
+        elif np.issubdtype(kind, np.floating):
+            values = generator.normal(size=shape)
+        else:
+            values = generator.integers(0, rows.get(given.name, 2), size=shape)
+        found[given.name] = values.astype(kind)
+    return found
+
+
+def check_same_inputs(first: Path, second: Path) -> None:
+    """Refuse two models that cannot be fed the same samples.
+
+    Raises:
+        ModelError: when one is no ONNX file.
+        InputError: when their inputs differ in name, type, number of axes or fixed lengths.
+    """
+    ours, theirs = (_signature(path) for path in (first, second))
+    if ours.keys() != theirs.keys() or not all(_agree(ours[name], theirs[name]) for name in ours):
+        raise InputError(
+            "the two models take different inputs, and are compared on the same ones",
+            expected=_in_words(ours),
+            got=_in_words(theirs),
+            where=second,
+        )
+
+
+def table_rows(graph: onnx.GraphProto) -> dict[str, int]:
+    """How many rows the table has that an input looks up, by input; the smallest of several."""
+    sizes = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
+    origin = {}  # of what was only cast or dequantized
+    for node in graph.node:
+        if node.op_type in ("Cast", "DequantizeLinear", "Identity"):
+            origin[node.output[0]] = origin.get(node.input[0], node.input[0])
+    found: dict[str, int] = {}
+    for node in graph.node:
+        axis = next((attribute.i for attribute in node.attribute if attribute.name in ("axis", "gather_axis")), 0)
+        if node.op_type in LOOKUPS and axis == 0:
+            table, numbers = (origin.get(name, name) for name in node.input[:2])
+            if table in sizes:
+                found[numbers] = min(sizes[table], found.get(numbers, sizes[table]))
+    return found
+
+
+def _shape(given: onnx.ValueInfoProto, path: Path) -> tuple[int, ...]:
+    axes = given.type.tensor_type.shape.dim
+    if not len(axes):
+        raise InputError(
+            f"nothing says which shape {given.name} has", where=path, hint="give samples with --inputs FILE.npz"
+        )
+    return axes[0].dim_value or SAMPLES, *(axis.dim_value or LENGTH for axis in axes[1:])
+
+
+Signature = Mapping[str, tuple[int, tuple[int, ...]]]
+
+
+def _signature(path: Path) -> Signature:
+    """Type and lengths (0: open) by input."""
+    graph = read(path).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    kinds = {given.name: given.type.tensor_type for given in graph.input if given.name not in weights}
+    return {name: (kind.elem_type, tuple(axis.dim_value for axis in kind.shape.dim)) for name, kind in kinds.items()}
+
+
+def _agree(ours: tuple[int, tuple[int, ...]], theirs: tuple[int, tuple[int, ...]]) -> bool:
+    same = ours[0] == theirs[0] and len(ours[1]) == len(theirs[1])
+    return same and all(one == other or 0 in (one, other) for one, other in zip(ours[1], theirs[1], strict=True))
+
+
+def _in_words(signature: Signature) -> str:
+    return ", ".join(
+        f"{name} {onnx.TensorProto.DataType.Name(kind).lower()} [{', '.join(str(length or '?') for length in shape)}]"
+        for name, (kind, shape) in signature.items()
+    )
