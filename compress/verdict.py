@@ -136,9 +136,7 @@ def run_race(
         KeyboardInterrupt: when ``context.interrupted`` says so, between two profiles.
     """
     teacher, shipped = contenders[0], contenders[-1]
-    inputs = work / "inputs.npz"
-    with writable(work):
-        np.savez(inputs, allow_pickle=False, **raced_samples(context))
+    inputs = write_samples(contenders, context, work)
     needed = (teacher.name, *rivals, *(entry.name for entry in _gated(recipe, contenders)), shipped.name)
     comparisons = raced(recipe, context, contenders, needed=needed, inputs=inputs)
     accuracy = runtime_accuracy(contenders, comparisons, context, inputs=inputs, seed=recipe.seed)
@@ -221,6 +219,24 @@ def _mistakes(teacher: Contender, shipped: Contender, context: Context) -> dict[
     return mistakes(reference, scores, context.task, context.data.test)
 
 
+def write_samples(contenders: Sequence[Contender], context: Context, work: Path) -> dict[str, Path]:
+    """Write the samples that a race rotates through; return the file of each contender, by its name.
+
+    All read the same samples; those with a tokenizer of their own read them as other numbers.
+    """
+    files: dict[str, Path] = {}
+    found: dict[str, Path] = {}
+    with writable(work):
+        for entry in contenders:
+            here = context.reading(entry.artifact)
+            own = "" if here.task is context.task else f"-{here.task.digest[:12]}"
+            if own not in files:
+                files[own] = work / f"inputs{own}.npz"
+                np.savez(files[own], allow_pickle=False, **raced_samples(here))
+            found[entry.name] = files[own]
+    return found
+
+
 def raced_samples(context: Context) -> dict[str, NDArray[Any]]:
     """Return the first samples of select by input, with their lengths where those vary."""
     samples = context.data.select
@@ -230,7 +246,12 @@ def raced_samples(context: Context) -> dict[str, NDArray[Any]]:
 
 
 def runtime_accuracy(
-    contenders: Sequence[Contender], comparisons: Sequence[Comparison], context: Context, *, inputs: Path, seed: int
+    contenders: Sequence[Contender],
+    comparisons: Sequence[Comparison],
+    context: Context,
+    *,
+    inputs: Mapping[str, Path],
+    seed: int,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return what each file scores on select in the very runtime that was timed, by row and profile.
 
@@ -246,7 +267,7 @@ def runtime_accuracy(
         for entry in contenders:
             if entry.name in comparison.measurements:
                 try:
-                    logits = _logits(entry, profile, context, inputs=inputs)
+                    logits = _logits(entry, profile, context, inputs=inputs[entry.name])
                 except WorkerError as fault:
                     found[entry.name][profile.name] = {"failure": fault.message}
                     continue
@@ -288,7 +309,12 @@ def judged_in_runtime(
 
 
 def raced(
-    recipe: Recipe, context: Context, contenders: Sequence[Contender], *, needed: Sequence[str], inputs: Path
+    recipe: Recipe,
+    context: Context,
+    contenders: Sequence[Contender],
+    *,
+    needed: Sequence[str],
+    inputs: Mapping[str, Path],
 ) -> list[Comparison]:
     """Return one comparison per profile, the primary one first.
 
@@ -297,7 +323,7 @@ def raced(
         context: reporter, the user's code, and whether to stop.
         contenders: the rows.
         needed: names of the rows that must have a measurement under the primary profile.
-        inputs: .npz of real samples.
+        inputs: .npz of real samples, by name of the row.
 
     Raises:
         StageError: when one of them has none.
@@ -340,7 +366,7 @@ def race(
     *,
     profile: Profile,
     preset: Preset,
-    inputs: Path,
+    inputs: Mapping[str, Path],
     seed: int,
     code: Sequence[Path] = (),
 ) -> Comparison:
@@ -350,7 +376,7 @@ def race(
         contenders: the rows; the first is the reference.
         profile: runtime, batch size and threads.
         preset: how long.
-        inputs: .npz of real samples.
+        inputs: .npz of real samples, by name of the row.
         seed: of the order and the intervals.
         code: the user's Python files that torch may run to build a model.
     """
@@ -358,8 +384,9 @@ def race(
         models = {entry.name: entry.scores.onnx_path for entry in contenders}
     else:
         models = {entry.name: entry.artifact.path for entry in contenders if entry.artifact.kind == "model"}
+    own = {name: inputs[name] for name in models}
     return compare(
-        models, reference=contenders[0].name, inputs=inputs, profile=profile, preset=preset, seed=seed, code=code
+        models, reference=contenders[0].name, inputs=own, profile=profile, preset=preset, seed=seed, code=code
     )
 
 

@@ -138,7 +138,7 @@ def compare(
     models: Mapping[str, Path],
     *,
     reference: str,
-    inputs: Path,
+    inputs: Path | Mapping[str, Path],
     profile: Profile,
     preset: Preset = STANDARD,
     seed: int = 0,
@@ -151,7 +151,8 @@ def compare(
     Args:
         models: ONNX file (or artifact directory, for torch) by name. All are in memory at once.
         reference: the model that gives the noise floor; one of `models`.
-        inputs: .npz of real samples, one array per model input; see `runtimes.worker.batches`.
+        inputs: .npz of real samples, one array per model input; see `runtimes.worker.batches`. One for all models, or
+            one for each by its name, where they read the same samples differently.
         profile: runtime, batch size, threads, scenario and place.
         preset: how long.
         seed: of the order in each round and of the bootstrap.
@@ -162,7 +163,9 @@ def compare(
     Raises:
         InputError: when `reference` is not among the models, or a path does not exist.
     """
-    _check(models, reference=reference, inputs=inputs)
+    own = dict.fromkeys(models, inputs) if isinstance(inputs, Path) else dict(inputs)
+    _check(models, reference=reference, inputs=own)
+    own[_TWIN] = own[reference]
     subjects = {name: Subject(path, profile) for name, path in (*models.items(), (_TWIN, models[reference]))}
     failures: dict[str, str] = {}
     order = random.Random(seed)
@@ -179,13 +182,13 @@ def compare(
                         Worker(profile.place, load_limit_s=load_limit_s, reply_limit_s=reply_limit_s)
                     )
                     subjects[name].launch(
-                        running[name], inputs=inputs, first_core=os.getpid(), strict=preset.strict, code=code
+                        running[name], inputs=own[name], first_core=os.getpid(), strict=preset.strict, code=code
                     )
                     subjects[name].warm_up(block_ms=preset.block_ms, limit_ms=preset.warm_up_limit_ms)
             _run_rounds(subjects, failures, order, rounds=preset.rounds // preset.launches, block_ms=preset.block_ms)
             _each(subjects, failures, Subject.end)
             if launch == preset.launches - 1 and profile.takes_files and profile.runtime != "ort-cpu":
-                against_cpu = _against_cpu(models, running, failures, inputs=inputs, profile=profile)
+                against_cpu = _against_cpu(models, running, failures, inputs=own, profile=profile)
     wall_s = time.perf_counter() - started
     noise = None if profile.place.launcher else probe.noise()
     measurements = {name: subject.measurement() for name, subject in subjects.items() if name not in failures}
@@ -212,10 +215,10 @@ def compare(
     )
 
 
-def _check(models: Mapping[str, Path], *, reference: str, inputs: Path) -> None:
+def _check(models: Mapping[str, Path], *, reference: str, inputs: Mapping[str, Path]) -> None:
     if reference not in models:
         raise InputError("the reference is not measured", expected=", ".join(models), got=reference)
-    missing = [str(path) for path in (*models.values(), inputs) if not path.exists()]
+    missing = [str(path) for path in (*models.values(), *inputs.values()) if not path.exists()]
     if missing:
         raise InputError("nothing to measure there", got=", ".join(missing))
 
@@ -249,17 +252,17 @@ def _against_cpu(
     running: Mapping[str, Worker],
     failures: Mapping[str, str],
     *,
-    inputs: Path,
+    inputs: Mapping[str, Path],
     profile: Profile,
 ) -> dict[str, Difference]:
     """Compare the first outputs with those of the CPU provider here; a file that it cannot run is left out."""
-    batch = batches(inputs, batch_size=profile.batch_size)[0]
     found: dict[str, Difference] = {}
     for name, path in models.items():
         if name in failures:
             continue
+        batch = batches(inputs[name], batch_size=profile.batch_size)[0]
         with contextlib.suppress(CompressError), Worker() as cpu:
-            cpu.load(runtime="ort-cpu", model=path, inputs=inputs, batch_size=profile.batch_size)
+            cpu.load(runtime="ort-cpu", model=path, inputs=inputs[name], batch_size=profile.batch_size)
             expected, got = (worker.outputs(batch)[0] for worker in (cpu, running[name]))
             same = expected.argmax(axis=-1) == got.argmax(axis=-1)
             apart = np.abs(expected.astype(np.float64) - got).max()

@@ -1,6 +1,7 @@
 """What is measured of one model under one profile, and how call times become numbers."""
 
 import hashlib
+import math
 import statistics as stdlib_statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -187,7 +188,7 @@ class Subject:
         profile = self._profile
         loaded = running.load(
             runtime=profile.runtime, model=self._path, inputs=inputs, batch_size=profile.batch_size,
-            threads=profile.threads, first_core=first_core, strict=strict, code=code,
+            threads=profile.threads, first_core=first_core, seed=len(self._loads), strict=strict, code=code,
         )  # fmt: skip
         self._worker = running
         self._loads.append(loaded)
@@ -268,7 +269,7 @@ class Subject:
             involuntary_switches=self._switches,
             settings=self._loads[-1]["settings"],
             quantile_ms=[float(value) for value in np.quantile(times_ms, np.linspace(0, 1, NUM_QUANTILES))],
-            degraded=self._degraded(warm_up, busy_s=busy_s, samples_per_s=samples / busy_s),
+            degraded=self._degraded(warm_up, busy_s=busy_s, num_calls=len(times_ms)),
             e2e_ms=median_ms if profile.on_device else None,
             compute_ms=float(np.median(self._compute_ms)) if self._compute_ms else None,
             energy_mj_per_sample=None if self._energy_uj is None else self._energy_uj / 1e3 / samples,
@@ -276,13 +277,13 @@ class Subject:
             initializer_bytes={} if inside is None else inside.initializer_bytes,
         )
 
-    def _degraded(self, warm_up: WarmUp, *, busy_s: float, samples_per_s: float) -> list[str]:
+    def _degraded(self, warm_up: WarmUp, *, busy_s: float, num_calls: int) -> list[str]:
         found = [] if warm_up.stable else ["the warm-up did not become stable"]
         if self._switches is not None and self._switches > SWITCHES_PER_S * busy_s:
             found.append(f"the worker lost its CPU {self._switches / busy_s:.0f} times a second")
-        offered = (self._profile.arrivals_per_s or 0) * self._profile.batch_size
-        if samples_per_s < 0.9 * offered:
-            found.append(f"overloaded: {samples_per_s:.3g} of {offered:.3g} samples a second were answered")
+        offered = (self._profile.arrivals_per_s or 0) * busy_s
+        if num_calls < offered - 4 * math.sqrt(offered):  # their number is a Poisson variable
+            found.append(f"overloaded: {num_calls} of {offered:.0f} queries that came were answered")
         if self._loads[-1]["settings"].get("adapter") == "software":
             found.append("a software adapter: its times say nothing about a device")
         return found

@@ -143,6 +143,7 @@ class Worker:
         batch_size: int = 1,
         threads: int = 1,
         first_core: int | None = None,
+        seed: int = 0,
         strict: bool = False,
         code: Sequence[Path] = (),
     ) -> dict[str, Any]:
@@ -155,6 +156,7 @@ class Worker:
             batch_size: samples a call.
             threads: intra-op threads.
             first_core: pin to as many physical cores, counted from this one; None does not pin.
+            seed: of the arrivals in the server scenario.
             strict: refuse to run nodes on the CPU that the runtime's device cannot run.
             code: the user's Python files that torch may run to build the model.
 
@@ -173,6 +175,7 @@ class Worker:
             batch_size=batch_size,
             threads=threads,
             first_core=first_core,
+            seed=seed,
             strict=strict,
             package_root=str(_PACKAGE_ROOT),
             code=[str(file.absolute()) for file in code],

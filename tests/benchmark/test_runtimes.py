@@ -32,7 +32,7 @@ BATCH = {"x": np.random.default_rng(2).normal(size=(3, 16)).astype(np.float32)}
 
 
 def request(model: Path, inputs: Path, **changes) -> Load:
-    fields = {"runtime": "ort-cpu", "batch_size": 3, "threads": 1, "first_core": None, "strict": False}
+    fields = {"runtime": "ort-cpu", "batch_size": 3, "threads": 1, "first_core": None, "seed": 0, "strict": False}
     return Load(model=str(model), inputs=str(inputs), package_root="", code=[], **(fields | changes))
 
 

@@ -74,7 +74,7 @@ import numpy as np
 from compress.benchmark.runtimes.interface import Load
 from compress.benchmark.runtimes.onnxruntime_sessions import WEBGPU, DeviceSession
 
-load = Load("ort-webgpu", sys.argv[1], "", 2, 1, None, True, "", [])
+load = Load("ort-webgpu", sys.argv[1], "", 2, 1, None, 0, True, "", [])
 session = DeviceSession(load, WEBGPU)
 batch = session.feed({"x": np.ones((2, 16), np.float32)})
 host = session.outputs(session.run(batch))[0]

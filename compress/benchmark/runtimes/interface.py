@@ -25,6 +25,8 @@ class Load:
     threads: int
     first_core: int | None
     """Where pinning starts to count physical cores; None leaves the process where it is."""
+    seed: int
+    """Of the arrivals in the server scenario; rivals of a launch share it, so the same queries come to each."""
     strict: bool
     """Refuse a session that runs any node on the CPU although the runtime is for another device."""
     package_root: str

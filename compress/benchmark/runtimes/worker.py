@@ -143,7 +143,7 @@ class Model:
             "shapes_vary": self._ragged,
             "cpu_model": cpu()[0],
         }
-        self._next, self._late_ns, self._arrivals = 0, 0, random.Random(0)
+        self._next, self._late_ns, self._arrivals = 0, 0, random.Random(load.seed)
 
     def outputs(self, batch: Batch) -> list[Any]:
         """The model's outputs for one batch; they must be finite."""
@@ -233,7 +233,7 @@ def _run_tiny(name: str) -> dict[str, Any]:
         path = Path(directory, "tiny.onnx")
         path.write_bytes(TINY)
         load = Load(
-            runtime=name, model=str(path), inputs="", batch_size=1, threads=1, first_core=None, strict=True,
+            runtime=name, model=str(path), inputs="", batch_size=1, threads=1, first_core=None, seed=0, strict=True,
             package_root="", code=[],
         )  # fmt: skip
         loaded = RUNTIMES[name].open(load)
