@@ -83,10 +83,10 @@ def test_a_plan_is_json(fragile, images, score):
 
 
 def test_agreement_counts_decisions():
-    reference = np.eye(4)[[0, 1, 2, 3]]
-    assert check_agreement(reference, reference * 0.5, layers=("a", "b")) == 1.0
+    reference = np.array([0, 1, 2, 3])
+    assert check_agreement(reference, reference.copy(), layers=("a", "b")) == 1.0
     with pytest.raises(StageError, match=r"75\.0%; in int8: a; b"):
-        check_agreement(reference, np.eye(4)[[0, 1, 2, 2]], layers=("a", "b"))
+        check_agreement(reference, np.array([0, 1, 2, 2]), layers=("a", "b"))
 
 
 def test_macs_against_counting_by_hand(zoo):

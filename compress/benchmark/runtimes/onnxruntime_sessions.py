@@ -171,13 +171,21 @@ def check_one_wheel(path: Sequence[str] | None = None) -> None:
         Unusable: when more than one is installed.
     """
     found = metadata.distributions() if path is None else metadata.distributions(path=[*path])
-    names = {(entry.metadata["Name"] or "").lower().replace("_", "-") for entry in found}
+    names = {_name(entry).lower().replace("_", "-") for entry in found}
     installed = [name for name in WHEELS if name in names]
     if len(installed) > 1:
         raise Unusable(
             f"{' and '.join(installed)} are installed together and overwrite each other's files",
             install=f"pip uninstall {' '.join(installed)}, then install one of them",
         )
+
+
+def _name(entry: metadata.Distribution) -> str:
+    """Return a distribution's name; nothing for what is left of one that was not removed whole."""
+    try:
+        return entry.metadata["Name"] or ""
+    except FileNotFoundError:  # from the finder of importlib_metadata, where that is imported
+        return ""
 
 
 def _options(load: Load) -> "onnxruntime.SessionOptions":
