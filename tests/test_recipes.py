@@ -41,7 +41,8 @@ def test_a_smoke_run_takes_the_recipe_through_everything(path, tmp_path):
     report = json.loads(done.stdout)
     assert report["passed"] is None
     assert 0.001 < report["estimate"]["hours"] < 10
-    assert report["estimate"]["seconds"]["teacher"] > report["stages"][0]["made_s"]
+    if not options:  # on stand-ins the whole run is as short as its smoke
+        assert report["estimate"]["seconds"]["teacher"] > report["stages"][0]["made_s"]
     stages = [
         next(iter(stage)) if isinstance(stage, dict) else stage for stage in yaml.safe_load(path.read_text())["stages"]
     ]

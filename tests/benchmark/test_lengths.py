@@ -48,7 +48,7 @@ def save_sum(path: Path) -> Path:
 def request(runtime: str, model: Path, inputs: Path, *, batch_size: int) -> Load:
     return Load(
         runtime=runtime, model=str(model), inputs=str(inputs), batch_size=batch_size, threads=1,
-        first_core=None, strict=False, package_root="", code=[],
+        first_core=None, seed=0, strict=False, package_root="", code=[],
     )  # fmt: skip
 
 
