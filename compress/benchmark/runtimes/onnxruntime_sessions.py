@@ -87,8 +87,8 @@ class CpuSession:
         return result
 
 
-class DeviceSession:
-    """A session on a device, timed from host to host and, with inputs and outputs bound on the device, alone.
+class DeviceSession(CpuSession):
+    """The same on a device, timed from host to host and, with inputs and outputs bound on the device, alone.
 
     Args:
         load: what to run.
@@ -114,19 +114,6 @@ class DeviceSession:
             "compute_reads_outputs": not device.waits,
             "adapter": "software" if plugged and _is_software(plugged[0]) else "hardware",
         }
-
-    def feed(self, batch: Batch) -> Batch:
-        """The batch, its names checked."""
-        _check_names(batch, self._inputs)
-        return batch
-
-    def run(self, feed: Batch) -> list[Any]:
-        """Copy in, run, copy out."""
-        return self._session.run(self._names, feed)  # pyright: ignore[reportReturnType]
-
-    def outputs(self, result: list[Any]) -> "list[NDArray[Any]]":
-        """They are arrays already."""
-        return result
 
     def place(self, batch: Batch) -> "onnxruntime.IOBinding":
         """Inputs on the device, and outputs preallocated there by one run that finds their shapes."""
