@@ -1,11 +1,17 @@
 """What does each term of the guided loss add to an epoch of the student alone? Side by side, in one run.
 
-    python benchmarks/loss_cost.py [--rounds 7] [--images 6400] [--threads N] [--cached]
+    python benchmarks/loss_cost.py [--arms convolutions|transformers|promised] [--rounds 7] [--images 6400] [--cached]
 
-Teacher and student of ``pipelines/fashion_mnist``; the teacher's logits and last features are cached and warm, other
-taps are computed live for each batch, which is what a limit of 0 means (``--cached`` stores them all). The live check
-of each epoch is part of what is timed. All arms take turns in random order within a round; a ratio is the geometric
-mean over rounds with a bootstrap interval. Writes ``benchmarks/results/loss_cost.json`` and ``.md``.
+- ``convolutions``: every term beside ``hinton``, with the teacher and student of ``pipelines/fashion_mnist``.
+- ``transformers``: the terms on layers and heads, with the student of ``pipelines/vit_fashion`` as the teacher of one
+  with half its layers.
+- ``promised``: the two figures that have a limit, on the first pair: an epoch with the teacher's logits costs at most
+  1.05 of one without, and logits with last features add at most 10%. ``--images 53488`` is a whole epoch of the recipe.
+
+The teacher's logits and last features are cached and warm, other taps are computed live for each batch, which is what a
+limit of 0 means (``--cached`` stores them all). The live check of each epoch is part of what is timed. All arms take
+turns in random order within a round; a ratio is the geometric mean over rounds with a bootstrap interval. Writes
+``benchmarks/results/loss_cost_ARMS.json`` and ``.md``.
 """
 
 import argparse
@@ -13,7 +19,8 @@ import json
 import random
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +30,7 @@ from compress.artifact import Store
 from compress.benchmark.environment import allowed_cores, describe
 from compress.benchmark.statistics import geometric_mean_ratio
 from compress.loss import GuidedLoss
-from compress.loss.presets import PRESETS
+from compress.models import AnyModel
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stage import Context, Execution
@@ -33,9 +40,8 @@ from compress.teacher import fit_guided
 from compress.training import Optimization
 
 HERE = Path(__file__).parent
-RECIPE = HERE.parent / "pipelines" / "fashion_mnist" / "recipe.yaml"
+PIPELINES = HERE.parent / "pipelines"
 TERMS = (
-    "kl",
     "hard_token",
     "dkd",
     "dist",
@@ -48,20 +54,44 @@ TERMS = (
     "rkd",
     "last_feature",
 )
+ARMS = {
+    "convolutions": TERMS,
+    "transformers": ("layers", "dynamic_layers", "scores", "relations"),
+    "promised": TERMS[-1:],
+}
 
 
-def losses() -> dict[str, GuidedLoss]:
+@dataclass(frozen=True)
+class Pair:
+    """The recipe whose data are used, and the two models."""
+
+    recipe: Recipe
+    teacher: AnyModel
+    student: AnyModel
+
+
+def pair(arms: str) -> Pair:
+    """Return the models that a set of arms is timed on."""
+    if arms != "transformers":
+        recipe = Recipe.load(PIPELINES / "fashion_mnist" / "recipe.yaml")
+        assert recipe.student != "teacher"
+        return Pair(recipe, recipe.teacher.model, recipe.student)
+    path = PIPELINES / "vit_fashion" / "recipe.yaml"
+    recipe, half = Recipe.load(path), Recipe.load(path, overrides=["student.huggingface.config.num_hidden_layers=3"])
+    assert recipe.student != "teacher"
+    assert half.student != "teacher"
+    return Pair(recipe, recipe.student, half.student)
+
+
+def losses(terms: Sequence[str]) -> dict[str, GuidedLoss]:
     """Return the arms: the labels alone, the preset hinton, and hinton with each further term."""
     found = {"alone": GuidedLoss.model_validate({"hard": {}}), "hinton": GuidedLoss.model_validate("hinton")}
-    for name in TERMS:
-        if name not in PRESETS["hinton"]:
-            found[f"hinton + {name}"] = GuidedLoss.model_validate({"preset": "hinton", name: {}})
-    return found
+    return found | {f"hinton + {name}": GuidedLoss.model_validate({"preset": "hinton", name: {}}) for name in terms}
 
 
-def prepared(store: Store, *, images: int, threads: int) -> Context:
+def prepared(store: Store, models: Pair, *, images: int, threads: int) -> Context:
     """Return a context with an untrained teacher, which costs what a trained one does, and part of the train role."""
-    recipe = Recipe.load(RECIPE)
+    recipe = models.recipe
     data = recipe.data.load()
     data = replace(data, roles={**data.roles, "train": data.train.take(np.arange(images))})
     context = Context(
@@ -74,15 +104,13 @@ def prepared(store: Store, *, images: int, threads: int) -> Context:
         execution=Execution(threads=threads, precision="bfloat16"),
         reporter=Reporter(quiet=True),
     )
-    return replace(context, teacher=Create(model=recipe.teacher.model).run(None, context))
+    return replace(context, teacher=Create(model=models.teacher).run(None, context))
 
 
-def epoch_s(loss: GuidedLoss, context: Context, *, limit_gb: float) -> float:
-    """Return the seconds of one epoch of the recipe's student, from a warm cache."""
-    recipe = Recipe.load(RECIPE)
-    assert recipe.student != "teacher"
+def epoch_s(spec: AnyModel, loss: GuidedLoss, context: Context, *, limit_gb: float) -> float:
+    """Return the seconds of one epoch of a student, from a warm cache."""
     torch.manual_seed(0)
-    student = recipe.student.build(context.task.signature, code=())
+    student = spec.build(context.task.signature, code=())
     with tempfile.TemporaryDirectory() as work:
         started_s = time.perf_counter()
         fit_guided(
@@ -101,21 +129,22 @@ def epoch_s(loss: GuidedLoss, context: Context, *, limit_gb: float) -> float:
 def main() -> None:
     """Time all arms in turns and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", choices=ARMS, default="convolutions")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--images", type=int, default=6400)
     parser.add_argument("--threads", type=int, default=allowed_cores())
     parser.add_argument("--cached", action="store_true", help="store every tap")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    arms = losses()
+    models, arms = pair(arguments.arms), losses(ARMS[arguments.arms])
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     with tempfile.TemporaryDirectory() as store:
-        context = prepared(Store.open(Path(store)), images=arguments.images, threads=arguments.threads)
+        context = prepared(Store.open(Path(store)), models, images=arguments.images, threads=arguments.threads)
         limit_gb = 100.0 if arguments.cached else 0.0
         chance = random.Random(0)
         for index in range(arguments.rounds + 1):
             for name in chance.sample(list(arms), len(arms)):
-                elapsed = epoch_s(arms[name], context, limit_gb=limit_gb)
+                elapsed = epoch_s(models.student, arms[name], context, limit_gb=limit_gb)
                 if index > 0:  # the first round warms up and fills the cache
                     seconds[name].append(elapsed)
             print(f"round {index} of {arguments.rounds}", flush=True)
@@ -134,7 +163,7 @@ def main() -> None:
         )
     environment = describe(seed=0)
     result = {"rows": rows, "images": arguments.images, "cached": arguments.cached, "environment": environment}
-    stem = HERE / "results" / ("loss_cost_cached" if arguments.cached else "loss_cost")
+    stem = HERE / "results" / f"loss_cost_{arguments.arms}{'_cached' if arguments.cached else ''}"
     stem.parent.mkdir(exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     stem.with_suffix(".md").write_text(table(result, threads=arguments.threads))

@@ -39,6 +39,12 @@ OF_SHIFT = ("shift", "confidence-drop", "accuracy-drop")
 PILOTS = ("margin", "margin-at-end", "pilot-gain")
 PREDICTORS = ("margin-at-end", "pilot-gain")
 RESAMPLES = 2_000
+# One setting of the testing half for each thing that the advice must not miss, and the probe that is there to see it.
+DELIBERATE = {
+    "capacity gap": ("good-nano-4000-4.0-none", "memorised-agreement"),
+    "thin margin": ("same-small-4000-4.0-none", "margin-at-end"),
+    "shift": ("good-wide-4000-4.0-rotated", "shift"),
+}
 
 
 @dataclass(frozen=True)
@@ -272,6 +278,32 @@ def shifts_table(found: Sequence[dict]) -> list[str]:
     return lines
 
 
+def deliberate_table(found: Sequence[dict], results: Mapping[str, Tested]) -> list[str]:
+    """Return what the probes said of the deliberate cases, and what training them brought."""
+    by_name = {name_of(cell): cell for cell in found}
+    lines = [
+        "| deliberate case | setting | probe | says | warns | training then: distilled over | points, by seed |",
+        "|---|---|---|---:|---|---|---:|",
+    ]
+    for title, (name, probe) in DELIBERATE.items():
+        cell = by_name[name]
+        assert cell["half"] == "test", f"{name} was fitted on"
+        rule = replace(RULES[probe], threshold=results[probe].threshold or RULES[probe].threshold)
+        measure = case(cell, bad=True).measures[probe]
+        value, low, high = (
+            shown_as(number, rule.unit) for number in (measure.value.value, measure.value.low, measure.value.high)
+        )
+        shifted = cell["setting"]["shift"] != "none"
+        rival = by_name[name_of(cell, shift="none")]["distilled"] if shifted else cell["alone"]
+        points = ", ".join(
+            f"{100 * (ours - theirs):+.1f}" for ours, theirs in zip(cell["distilled"], rival, strict=True)
+        )
+        warns = f"yes, {rule.side} {shown_as(rule.threshold, rule.unit)}" if rule.warns(measure) else "no"
+        over = "the same without the shift" if shifted else "the student alone"
+        lines.append(f"| {title} | {name} | {probe} | {value} [{low}, {high}] | {warns} | {over} | {points} |")
+    return lines
+
+
 def main() -> None:
     """Fit, test and write."""
     found = cells()
@@ -294,6 +326,8 @@ def main() -> None:
         f"{environment['versions']['torch']}; {environment['date'][:10]}.",
         "",
         *thresholds_table(results),
+        "",
+        *deliberate_table(found, results),
         "",
         f"The gain predicted from {' and '.join(PREDICTORS)} by least squares on the fitting half misses the realised "
         f"one of the testing half by {100 * foretold['rmse']:.1f} points (root mean square), their mean by "
