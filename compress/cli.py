@@ -31,7 +31,9 @@ Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="PATH=VALUE", help="Override, such as stages.prune.kept_macs_fraction=0.4."),
 ]
-Code = Annotated[list[Path], typer.Option("--code", metavar="FILE", help="A Python file of yours that may be run.")]
+Code = Annotated[
+    list[Path], typer.Option("--code", metavar="FILE", help="A Python file that may be run, or pickled weights.")
+]
 StorePath = Annotated[
     Path, typer.Option("--store", metavar="DIR", envvar="COMPRESS_STORE", help="Artifacts, runs and tracked metrics.")
 ]

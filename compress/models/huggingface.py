@@ -54,11 +54,11 @@ class HuggingFace(Model):
         if self.pretrained and self.change:
             raise ValueError("published weights fit the published configuration; set pretrained: false to change it")
 
-    def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:  # noqa: ARG002
+    def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:
         """Return the classifier, reduced to a plain module from tensors to logits.
 
-        Remote code is never trusted and only safetensors weights are read. A head that was trained on the same classes
-        in another order is brought into the task's order.
+        Remote code is never trusted. Weights are read from safetensors; a pickle is read only if ``code`` names its
+        files. A head that was trained on the same classes in another order is brought into the task's order.
 
         Raises:
             EnvironmentFault: when transformers does not import, or the hub is needed and does not answer.
@@ -93,7 +93,7 @@ class HuggingFace(Model):
                     self.path,
                     config=config,
                     trust_remote_code=False,
-                    use_safetensors=True,
+                    use_safetensors=not self._may_unpickle(code),
                     ignore_mismatched_sizes=True,
                     output_loading_info=True,
                 )
@@ -178,14 +178,13 @@ class HuggingFace(Model):
                 where=where,
                 hint="check the network, or give a local folder as path",
             )
-        folder = Path(self.path)
-        if folder.is_dir() and list(folder.glob("*.bin")) and not list(folder.glob("*.safetensors")):
+        if pickles := self._pickles():
             return ModelError(
                 "the model's weights are a pickle, which may run any code when it is read",
-                expected="model.safetensors",
-                got=", ".join(sorted(path.name for path in folder.glob("*.bin"))),
+                expected="model.safetensors, or the file named on the command line",
+                got=", ".join(path.name for path in pickles),
                 where=where,
-                hint="where you trust it: AutoModel.from_pretrained(path).save_pretrained(folder) writes safetensors",
+                hint="where you trust it, add " + " ".join(f"--code {path}" for path in pickles),
             )
         return ModelError(
             "transformers cannot build the model",
@@ -194,6 +193,15 @@ class HuggingFace(Model):
             where=where,
         )
 
+    def _pickles(self) -> list[Path]:
+        """Return the pickled weights of a folder that has no others."""
+        folder = Path(self.path)
+        return [] if list(folder.glob("*.safetensors")) else sorted(folder.glob("pytorch_model*.bin"))
+
+    def _may_unpickle(self, code: Sequence[Path]) -> bool:
+        pickles = {path.resolve() for path in self._pickles()}
+        return bool(pickles) and pickles <= {path.resolve() for path in code}
+
     def identity(self) -> dict[str, Any]:
         """Replace the path of a folder by the content that is read from it."""
         fields, folder = self.model_dump(mode="json"), Path(self.path)
@@ -201,6 +209,7 @@ class HuggingFace(Model):
             return fields
         patterns = ("config.json", "*.safetensors*") if self.pretrained else ("config.json",)
         files = sorted(path for pattern in patterns for path in folder.glob(pattern))
+        files += self._pickles() if self.pretrained else []
         return fields | {"path": hash_values({path.name: hash_file(path) for path in files})}
 
     def stored(self, module: nn.Module) -> Model:

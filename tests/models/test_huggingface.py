@@ -177,12 +177,25 @@ def test_weights_that_do_not_fit_the_body_are_refused(tmp_path):
             HuggingFace(path=str(tmp_path)).build(signature(), code=())
 
 
-def test_a_pickle_is_refused_with_the_way_out(tmp_path):
-    checkpoint(tmp_path)
+def test_a_pickle_is_read_only_where_the_command_line_names_it(tmp_path):
+    checkpoint(tmp_path, names=NAMES)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path, attn_implementation="eager"
+    ).eval()
     (tmp_path / "model.safetensors").unlink()
-    torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"(?s)a pickle.*pytorch_model\.bin.*save_pretrained"):
-        HuggingFace(path=str(tmp_path)).build(signature(), code=())
+    pickled = tmp_path / "pytorch_model.bin"
+    torch.save(theirs.state_dict(), pickled)
+    model = HuggingFace(path=str(tmp_path))
+    for code in ((), (tmp_path / "config.json",)):
+        with pytest.raises(ModelError, match=rf"(?s)a pickle.*--code {pickled}"):
+            model.build(signature(classes=NAMES), code=code)
+    ids, mask, _ = padded()
+    with torch.no_grad():
+        ours = model.build(signature(classes=NAMES), code=(pickled,)).eval()(ids, mask)
+        assert torch.equal(ours, theirs(input_ids=ids, attention_mask=mask).logits)
+    before = model.identity()
+    torch.save({name: tensor + 1 for name, tensor in theirs.state_dict().items()}, pickled)
+    assert model.identity() != before
 
 
 def test_a_configuration_can_be_changed_from_scratch_only(tmp_path):
