@@ -4,7 +4,7 @@ import difflib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -204,13 +204,22 @@ class HubData(Columns):
                 raise EnvironmentFault("the hub does not answer", got=error, where=self.path) from error
             except (OSError, ValueError) as error:
                 raise DataError("the data set cannot be read", got=error, where=f"{self.path}, {split}") from error
+            frame: pd.DataFrame = rows.to_pandas()  # pyright: ignore[reportAssignmentType] # in one piece
             for name, feature in rows.features.items():
-                if isinstance(feature, datasets.ClassLabel):
-                    rows = rows.cast_column(name, datasets.Value("int64")).map(
-                        lambda row, name=name, names=feature.names: {name: names[row[name]] if row[name] >= 0 else None}
-                    )
-            frames[role] = (rows.to_pandas(), f"{self.path}, {split}")
+                label = getattr(feature, "feature", feature)  # of each word, or of the row
+                if isinstance(label, datasets.ClassLabel):
+                    frame[name] = frame[name].map(_namer(label.names, of_words=label is not feature))
+            frames[role] = (frame, f"{self.path}, {split}")
         return self.roles(frames)
+
+
+def _namer(names: Sequence[str], *, of_words: bool) -> Callable[[Any], Any]:
+    """Return what names a class by its number, or those of a row's words; -1 is the hub's sign for no label."""
+
+    def named(number: int) -> str | None:
+        return names[number] if number >= 0 else None
+
+    return (lambda numbers: [named(number) for number in numbers]) if of_words else named
 
 
 def read_table(path: Path) -> "pd.DataFrame":
