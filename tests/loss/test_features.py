@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import orthogonal
 
 from compress.errors import ModelError
 from compress.loss import AttentionTransfer, Cosine, Hidden, Hint, LastFeature, Rkd, Tap
-from compress.loss.features import Compared, Pair, last_features, spread, stage_pairs
+from compress.loss.features import Compared, Orthogonal, Pair, last_features, spread, stage_pairs
 from compress.loss.taps import captured, dry_run
 from compress.models import Cnn, Mlp, ResNet
 from compress.tasks import Signature
@@ -123,6 +124,20 @@ def test_the_projector_of_last_features_stays_orthogonal(student, teacher):
     weight = projector(torch.eye(student)).detach()
     gram = weight @ weight.T if student < teacher else weight.T @ weight
     torch.testing.assert_close(gram, torch.eye(min(student, teacher)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("width", "mapped"), [(5, 8), (8, 5), (6, 6)])
+def test_the_orthogonal_projector_is_torchs_cayley_map(width, mapped):
+    projector = Orthogonal(width, mapped).double()
+    turn = torch.randn(projector.turn.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    larger, smaller = turn.shape
+    theirs = orthogonal(torch.nn.Linear(smaller, larger, bias=False).double(), orthogonal_map="cayley")
+    with torch.no_grad():
+        projector.turn.copy_(turn)
+        theirs.parametrizations.weight.original.copy_(turn)
+        theirs.parametrizations.weight[0].base = projector.base
+        weight = theirs.weight if width <= mapped else theirs.weight.T
+        torch.testing.assert_close(projector(torch.eye(width).double()), weight.T, rtol=0, atol=1e-12)
 
 
 def test_the_shorter_list_is_spread_evenly_over_the_longer():
