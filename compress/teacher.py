@@ -26,6 +26,7 @@ from compress.training import BATCH, Fit, Optimization, Taught, fit, forward_all
 Shape = tuple[int, ...]
 VERSION = 1  # raised by hand when the same inputs come to mean other outputs
 SHARD = 4096  # samples per committed directory, a multiple of the batch that they are computed in
+SMALL = 2**26  # bytes; outputs of a view that are no more are read into memory
 VECTOR = 4096  # numbers; a tap with no more of them is stored whatever the limit
 CHECKED_SHARE = 0.01
 MAX_CHECKED = 256
@@ -36,17 +37,17 @@ TOLERANCE = {"bfloat16": (0.05, 0.005), "float32": (1e-3, 1e-4)}
 
 @dataclass(frozen=True)
 class Cached:
-    """Outputs of one teacher on one view of a role, memory-mapped, one part per shard.
+    """Outputs of one teacher on one view of a role: memory-mapped, one part per shard, or one part in memory.
 
     Attributes:
         logits: float32 [units, C] each.
         features: tap to its tensors [n, ...]; bfloat16 is stored as its int16 bits.
-        units: how many rows of logits each sample has, int64 [N].
+        units: how many rows of logits each sample has, int64 [N]; None where each has one.
     """
 
     logits: tuple[NDArray[np.float32], ...]
     features: Mapping[Tap, tuple[NDArray[Any], ...]]
-    units: Tensor
+    units: Tensor | None
 
     def of(self, index: Tensor) -> tuple[Tensor, dict[Tap, Tensor]]:
         """Return logits [units, C] and features [B, ...] of some samples."""
@@ -54,20 +55,23 @@ class Cached:
 
     def logits_of(self, index: Tensor) -> Tensor:
         """Return the logits of some samples' units, float32 [units, C]."""
-        return _rows(self.logits, unit_rows(self.units, index))
+        return _rows(self.logits, index if self.units is None else unit_rows(self.units, index))
 
 
 def _rows(parts: Sequence[NDArray[Any]], index: Tensor) -> Tensor:
     """Return some rows of arrays that follow each other, float32 or bfloat16 [B, ...]."""
-    rows = index.numpy()
+    found = torch.from_numpy(parts[0][index.numpy()] if len(parts) == 1 else _gathered(parts, index.numpy()))
+    return found.view(torch.bfloat16) if found.dtype == torch.int16 else found
+
+
+def _gathered(parts: Sequence[NDArray[Any]], rows: NDArray[np.int64]) -> NDArray[Any]:
     ends = np.cumsum([len(part) for part in parts])
     number_of = np.searchsorted(ends, rows, side="right")
     gathered = np.empty((len(rows), *parts[0].shape[1:]), parts[0].dtype)
     for number in np.unique(number_of):
         here = number_of == number
         gathered[here] = parts[number][rows[here] - (ends[number] - len(parts[number]))]
-    found = torch.from_numpy(gathered)
-    return found.view(torch.bfloat16) if found.dtype == torch.int16 else found
+    return gathered
 
 
 @dataclass(frozen=True)
@@ -352,7 +356,16 @@ def _cached(
         for position, tap in enumerate(taps):
             features[tap].append(np.load(found.path / f"feature{position}.npy", mmap_mode="r"))
     units = torch.from_numpy(context.task.units(samples))
-    return Cached(tuple(logits), {tap: tuple(parts) for tap, parts in features.items()}, units)
+    return Cached(
+        _in_memory(logits),
+        {tap: _in_memory(parts) for tap, parts in features.items()},
+        None if bool((units == 1).all()) else units,
+    )
+
+
+def _in_memory(parts: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    """Return one array where it is small, because each step gathers from all shards; else the parts as they are."""
+    return tuple(parts) if sum(part.nbytes for part in parts) > SMALL else (np.concatenate(parts),)
 
 
 def _commit(context: Context, inputs: dict[str, Any], logits: Tensor, features: Mapping[Tap, Tensor]) -> Artifact:

@@ -26,9 +26,12 @@ def context(make_context, trained_digits):
     return make_context(teacher=trained_digits)
 
 
-def test_shards_hold_what_one_pass_gives(context, trained_digits, monkeypatch):
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_shards_hold_what_one_pass_gives(in_memory, context, trained_digits, monkeypatch):
     monkeypatch.setattr(module, "SHARD", 512)
+    monkeypatch.setattr(module, "SMALL", module.SMALL if in_memory else 0)
     outputs = teacher_outputs(context, context.data.train, views=(None,), taps=TAPS, limit_bytes=1e9)
+    assert [len(outputs.cached[None][0].features[tap]) for tap in TAPS] == [1 if in_memory else 2] * 2
     assert torch.equal(outputs.logits(None), predict(load_model(trained_digits.path), context, context.data.train))
     batch = context.task.batch(context.data.train, torch.tensor([700, 3, 512, 511]))
     taught = outputs(batch)
