@@ -44,7 +44,8 @@ class Prune(Stage):
         kept_macs_fraction: share of the multiply-accumulates to keep, for inputs as long as the batch of select samples
             that the result is checked on; this or the next, not both.
         kept_params_fraction: share of the parameters to keep.
-        importance: ``taylor`` scores channels by the guided loss on train samples; ``magnitude`` by their weights.
+        importance: ``taylor`` scores channels by the guided loss on train samples, augmented and mixed as in training;
+            ``magnitude`` by their weights.
         importance_batches: batches of ``importance_batch_size`` samples that taylor differentiates.
         importance_batch_size: samples per batch.
         units: what may be cut in a transformer. The hidden width is left alone unless named: it costs most.
@@ -60,7 +61,7 @@ class Prune(Stage):
         loss: overrides the pipeline's loss.
     """
 
-    version: ClassVar[int] = 2  # channels that leave together are scored together
+    version: ClassVar[int] = 3  # importance reads train as training does
     needs: ClassVar[frozenset[Need]] = frozenset({"data", "loss", "teacher"})
     libraries: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning")
 
@@ -201,17 +202,19 @@ class Prune(Stage):
     def _importance(self, module: nn.Module, groups: tuple[Group, ...], context: Context, *, step: int) -> Importance:
         if self.importance == "magnitude":
             return magnitude(module, groups)
-        loss = self.guided_loss(context)
-        count = min(self.importance_batches * self.importance_batch_size, len(context.data.train))
+        loss, train = self.guided_loss(context), context.data.train
+        # In a view that training draws from: what the teachers say of it is stored, or recovery will read it.
+        views = context.task.views(mixup=loss.mixup)
+        view = views[step % len(views)]
+        teacher = teacher_outputs(context, train, views=(view,), mixup=loss.mixup) if loss.needs_teacher else None
+        count = min(self.importance_batches * self.importance_batch_size, len(train))
         generator = torch.Generator().manual_seed(context.seed * 1000 + step)
-        drawn = torch.randperm(len(context.data.train), generator=generator)[:count].sort().values
-        samples = context.data.train.take(drawn.numpy())
-        teacher = teacher_outputs(context, samples, views=(None,)) if loss.needs_teacher else None
+        drawn = torch.randperm(len(train), generator=generator)[:count].sort().values
 
         def batches() -> Iterator[Batch]:
             with context.reporter.bar(f"{self.title}, importance", count) as bar:
-                for index in torch.arange(count).split(self.importance_batch_size):
-                    yield context.task.batch(samples, index)
+                for index in drawn.split(self.importance_batch_size):
+                    yield context.task.batch(train, index, view=view, mixup=loss.mixup)
                     bar.advance(len(index))
 
         def per_sample(model: nn.Module, batch: Batch) -> Tensor:

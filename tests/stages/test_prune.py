@@ -13,6 +13,8 @@ from compress.models import HuggingFace, MobileNet, ResNet, load_model
 from compress.stages.create import Create
 from compress.stages.prune import Prune
 from compress.surgery.cost import model_cost
+from compress.tasks import Augment
+from compress.teacher import teacher_outputs
 from compress.training import Optimization
 
 QUICK = {"importance_batches": 2, "importance_batch_size": 32}
@@ -35,6 +37,18 @@ def test_the_stored_model_is_plain_and_costs_what_the_facts_say(context, trained
     assert made.facts["kept_macs_fraction"] <= 0.5
     assert made.facts["masked_difference"] <= 1e-9
     assert plan_of(made)[0]["importance"] == made.facts["importance"]
+
+
+def test_importance_reads_what_distillation_stored_of_the_teacher(make_context, trained_digits, monkeypatch):
+    context = make_context(teacher=trained_digits, augment=Augment(crop_padding=1, views=2))
+    teacher_outputs(context, context.data.train, views=context.task.views())
+
+    def computed(*_arguments, **_options):
+        raise AssertionError("the teacher was asked again")
+
+    monkeypatch.setattr("compress.teacher.forward_all", computed)
+    made = Prune(kept_macs_fraction=0.5, **QUICK).run(trained_digits, context)
+    assert made.facts["importance"]["samples"] == 64
 
 
 def test_parameters_can_be_the_measure(context, trained_digits):
