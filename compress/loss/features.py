@@ -352,9 +352,10 @@ class Channelwise(nn.Module):
 class Orthogonal(nn.Module):
     """A linear map with orthonormal columns, or rows where it is narrower than what it maps.
 
-    A basis of the larger side, turned by Cayley's transform (I - A/2)^-1 (I + A/2) = 2 (I - A/2)^-1 - I of a trained
-    skew-symmetric A, 0 at first, and cut to the smaller side. `torch.nn.utils.parametrizations.orthogonal` trains the
-    same maps; it solves for all columns of the larger side, which costs twice as much in every step.
+    A basis of the larger side, turned by Cayley's transform (I - A/2)^-1 (I + A/2) of a trained skew-symmetric A, 0 at
+    first, and cut to the smaller side. `torch.nn.utils.parametrizations.orthogonal` trains the same maps and solves for
+    the larger side in every step. A = [[S, -R'], [R, 0]] needs the smaller one only: by the Schur complement the kept
+    columns are [2X - I, RX] with X = (I - S/2 + R'R/4)^-1, which exists: the symmetric part is at least I.
 
     Args:
         width: of what it maps.
@@ -374,11 +375,11 @@ class Orthogonal(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Return the feature with its last dimension mapped, [..., mapped_width]."""
-        larger, smaller = self.turn.shape
-        lower = F.pad(self.turn.tril(-1), (0, larger - smaller))
-        identity = torch.eye(larger, dtype=lower.dtype, device=lower.device)
-        columns = identity[:, :smaller]
-        turned = torch.linalg.solve(identity - (lower - lower.T) / 2, 2 * columns) - columns
+        lower = self.turn.tril(-1)
+        square, rest = lower[: lower.shape[1]], lower[lower.shape[1] :]
+        identity = torch.eye(lower.shape[1], dtype=lower.dtype, device=lower.device)
+        inverse = torch.linalg.inv(identity - (square - square.T) / 2 + rest.T @ rest / 4)
+        turned = torch.cat([2 * inverse - identity, rest @ inverse])
         weight = self.base @ turned
         return feature @ weight if self.narrows else feature @ weight.T
 
