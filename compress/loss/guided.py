@@ -48,8 +48,9 @@ class LossTerms:
 
     @property
     def total(self) -> Tensor:
-        """Weighted sum of coupled terms and of the means of the others, a float32 scalar."""
-        return torch.stack([self.weights[name] * value.mean() for name, value in self.values.items()]).sum()
+        """Weighted sum of coupled terms and of the means of the others, a float32 scalar; 0 without terms."""
+        means = [self.weights[name] * value.mean() for name, value in self.values.items()]
+        return torch.stack(means).sum() if means else torch.zeros(())
 
     def objective(self, *, units: int, samples: int) -> Tensor:
         """Return what to differentiate: the sum of each term's values over the number of them in the whole update.
@@ -62,7 +63,8 @@ class LossTerms:
         for name, value in self.values.items():
             count = samples if name in self.by_sample else units
             shares.append(self.weights[name] * (value.sum() / count if value.dim() else value))
-        return torch.stack(shares).sum()
+        # The step at which one term ends and the next begins to rise may have none.
+        return torch.stack(shares).sum() if shares else torch.zeros((), requires_grad=True)
 
     def named(self) -> dict[str, Tensor]:
         """The mean of each unweighted term and of the total, detached scalars."""

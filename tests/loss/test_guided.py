@@ -125,6 +125,18 @@ def test_a_class_without_source_is_refused_for_no_key_could_tell_it():
         GuidedLoss(kl=typed["Typed"]())
 
 
+def test_a_step_between_two_terms_trains_nothing_and_is_no_error():
+    student = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = GuidedLoss(
+        mse={"schedule": {"end_fraction": 0.5}},
+        kl=Kl(schedule=Schedule(begin_fraction=0.5, warmup_fraction=0.1)),
+    )
+    terms = loss.on_logits(student, Targets(teachers=(-student.detach(),)), progress=0.5)
+    terms.objective(units=5, samples=5).backward()
+    assert student.grad is None
+    assert terms.named() == {"total": 0}
+
+
 def test_schedules_rise_hold_and_fall():
     schedule = Schedule(begin_fraction=0.2, end_fraction=0.8, warmup_fraction=0.2, decay_fraction=0.4)
     shown = [round(schedule.factor(progress), 6) for progress in (0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.79, 0.8, 1)]
