@@ -402,8 +402,14 @@ def distances(features_ND: Tensor) -> Tensor:
 
 
 def angles(features_ND: Tensor) -> Tensor:
-    """Return cosines [N, N, N] of the angle at the second of every three samples (Park et al., equation 6)."""
-    edges = F.normalize(features_ND.unsqueeze(0) - features_ND.unsqueeze(1), dim=-1)
+    """Return cosines [N, N, N] of the angle at the second of every three samples (Park et al., equation 6).
+
+    Where two of the three coincide there is no angle: 0, without a gradient, which normalising would make 10^12 long.
+    """
+    gaps = features_ND.unsqueeze(0) - features_ND.unsqueeze(1)
+    squares = gaps.square().sum(dim=-1, keepdim=True)
+    apart = squares > 0
+    edges = torch.where(apart, gaps, 0.0) / torch.where(apart, squares, 1.0).sqrt()
     return torch.einsum("jid,jkd->ijk", edges, edges)
 
 

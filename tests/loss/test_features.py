@@ -102,6 +102,15 @@ def test_rkd_has_a_gradient_where_samples_coincide():
     assert bool(student.grad.isfinite().all())
 
 
+def test_rkd_gives_samples_that_coincide_no_endless_gradient():
+    student = maps(2, 6, 4)
+    student[1] = student[0]
+    student.requires_grad_()
+    Rkd().value([compared(student, maps(0, 6, 4))], mask=None).backward()
+    assert student.grad is not None
+    assert float(student.grad.abs().max()) < 100
+
+
 @pytest.mark.parametrize("term", [Hint(), Hidden(), Cosine()], ids=lambda term: type(term).__name__)
 def test_vectors_of_padded_samples_have_no_padding(term):
     """A pooler's output: neither cut short where the width is the number of tokens, nor refused where it is not."""
