@@ -188,6 +188,8 @@ def test_a_star_stays_within_one_part_of_a_path():
     ]
     assert len(seen.matches("layers.**")) > 10
     assert seen.matches("head:input") == [Tap("head", "input")]
+    with pytest.raises(ModelError, match="no such side"):
+        seen.matches("head:inputs")
 
 
 def test_a_tensor_that_is_changed_in_place_is_no_tap():
