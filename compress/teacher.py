@@ -229,15 +229,15 @@ def fit_guided(
     Teacher and student see the identical view of every sample, drawn from the task's fixed views.
 
     Raises:
-        StageError: when the loss is no longer finite, there is no teacher, the student is a copy of it and learns from
-            it alone, stored outputs are not the teacher's, or token by token is compared what both split otherwise.
+        StageError: when the loss is no longer finite, there is no teacher, the student is a copy of it and the loss is
+            0 there, stored outputs are not the teacher's, or token by token is compared what both split otherwise.
         ModelError: when taps cannot be paired, or the teacher's outputs do not match the task.
     """
     views = context.task.views(mixup=loss.mixup)
     teacher = None
     if loss.needs_teacher:
         teacher = load_model(first_teacher(context).path, code=context.code)
-        if not loss.needs_labels:
+        if not context.ensemble and all("zero-at-equality" in term.declared for term in loss.terms.values()):
             _refuse_equal(module, teacher, name=name)
     example = context.task.batch(context.data.select, torch.arange(2)).inputs
     # Projectors are drawn apart from the student's own weights, which may come from the same seed.
@@ -282,13 +282,13 @@ def _refuse_other_tokens(bound: BoundLoss, context: Context, *, name: str) -> No
 
 
 def _refuse_equal(student: nn.Module, teacher: nn.Module, *, name: str) -> None:
-    """Refuse a student that is its teacher already when no label could move it: the loss has no gradient there."""
+    """Refuse a student that is its teacher already, for a loss that is 0 there and has no gradient."""
     ours, theirs = student.state_dict(), teacher.state_dict()
     if ours.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in ours.items()):
         raise StageError(
-            "the student is a copy of the teacher, and the loss has no label term: there is nothing to learn",
+            "the student is a copy of its only teacher, where every term of the loss is 0: there is nothing to learn",
             where=name,
-            hint="prune it first, give `hard` a weight, or name a fresh student instead of `student: teacher`",
+            hint="prune it first, add the term `hard`, or name a fresh student instead of `student: teacher`",
         )
 
 
