@@ -26,6 +26,7 @@ from compress.training import BATCH, Fit, Optimization, Taught, fit, forward_all
 Shape = tuple[int, ...]
 VERSION = 1  # raised by hand when the same inputs come to mean other outputs
 SHARD = 4096  # samples per committed directory, a multiple of the batch that they are computed in
+CACHE_LIMIT_GB = 4.0  # of stored taps that are no vectors, unless a stage says otherwise
 VECTOR = 4096  # numbers; a tap with no more of them is stored whatever the limit
 CHECKED_SHARE = 0.01
 MAX_CHECKED = 256
@@ -222,7 +223,7 @@ def fit_guided(
     seed: int,
     work: Path,
     name: str,
-    cache_limit_gb: float = 4.0,
+    cache_limit_gb: float = CACHE_LIMIT_GB,
 ) -> Fit:
     """Train a module in place on the guided loss against the context's teacher; see `fit`.
 
