@@ -125,8 +125,7 @@ class TeacherOutputs:
             StageError: when they differ by more than the precision's rounding.
         """
         generator = torch.Generator().manual_seed(7_919 + epoch + 1_000_003 * self.context.seed)
-        count = min(max(1, math.ceil(CHECKED_SHARE * len(self.samples))), MAX_CHECKED)
-        index = torch.randperm(len(self.samples), generator=generator)[:count].sort().values
+        index = torch.randperm(len(self.samples), generator=generator)[: num_checked(len(self.samples))].sort().values
         view = list(self.cached)[epoch % len(self.cached)]
         for module, cached in zip(self._modules, self.cached[view], strict=True):
             logits, features = cached.of(index)
@@ -149,6 +148,11 @@ class TeacherOutputs:
                 hint="delete the store's outputs and run again; if it comes back, the model's output is not a function "
                 "of its input",
             )
+
+
+def num_checked(samples: int) -> int:
+    """Return how many of a role's samples are computed anew in each epoch."""
+    return min(math.ceil(CHECKED_SHARE * samples), MAX_CHECKED)
 
 
 def first_teacher(context: Context) -> Artifact:

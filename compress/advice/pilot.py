@@ -20,7 +20,7 @@ from compress.models import load_model
 from compress.progress import Reporter
 from compress.stage import Context, Unrecorded
 from compress.stages.distill import Distill
-from compress.teacher import first_teacher, fit_guided, teacher_outputs
+from compress.teacher import first_teacher, fit_guided, num_checked, teacher_outputs
 from compress.training import Optimization, predict
 
 LABELS_ALONE = GuidedLoss(hard=Hard())
@@ -41,7 +41,7 @@ class Cost:
 
     Attributes:
         steps: updates of the student in the short runs and the capacity probe.
-        teacher_images: forward passes of the teacher, at most; what is computed is stored, and a run reuses it.
+        teacher_images: forward passes of all teachers, at most: what is stored already is not computed again.
         seconds: of all of it, from a few timed steps on this machine.
     """
 
@@ -52,8 +52,8 @@ class Cost:
     def __str__(self) -> str:
         """One line."""
         return (
-            f"pilot: {self.steps:,} steps of the student, at most {self.teacher_images:,} images through the teacher "
-            f"(stored for the run): about {self.seconds:,.0f} s"
+            f"pilot: {self.steps:,} steps of the student, at most {self.teacher_images:,} samples through the teacher "
+            f"(most of them stored for the run): about {self.seconds:,.0f} s"
         )
 
 
@@ -65,13 +65,13 @@ def cost(stage: Distill, context: Context, fresh: Fresh) -> Cost:
         context: with the teacher and all data.
         fresh: gives the student.
     """
-    train, loss = context.data.train, stage.guided_loss(context)
-    schedule, capacity = short(stage, len(train)), few(stage, min(MEMORISED, len(train)))
-    epochs = 2 * schedule.epochs + half_of(schedule).epochs
-    batches = SEEDS * epochs * (len(train) // schedule.batch_size) + capacity.epochs * (
-        min(MEMORISED, len(train)) // capacity.batch_size
-    )
-    images = len(context.task.views(mixup=loss.mixup)) * len(train) + len(context.data.select)
+    train, learnt = context.data.train, min(MEMORISED, len(context.data.train))
+    schedule, capacity = short(stage, len(train)), few(stage, learnt)
+    epochs = SEEDS * (2 * schedule.epochs + half_of(schedule).epochs) if _labelled(context) else 0
+    sizes = schedule.batch_size * schedule.accumulate, capacity.batch_size
+    updates = epochs * (len(train) // sizes[0]), capacity.epochs * (learnt // sizes[1])
+    samples = updates[0] * sizes[0] + updates[1] * sizes[1]
+    images = _teacher_images(stage, context, schedule=schedule, capacity=capacity)
     student, teacher = fresh(SEED), load_model(first_teacher(context).path, code=context.code)
     student.train()
     batch = context.task.batch(train, torch.arange(min(schedule.batch_size, len(train))))
@@ -86,8 +86,26 @@ def cost(stage: Distill, context: Context, fresh: Fresh) -> Cost:
     with torch.no_grad(), context.autocast():
         context.task.forward(teacher.eval(), batch)
     per_image = (time.monotonic() - started_s) / len(batch.index)
-    judged = len(context.data.select) * 3 * SEEDS * min(seconds) / 3 / len(batch.index)
-    return Cost(batches, images, batches * min(seconds) + images * per_image + judged)
+    per_sample = min(seconds) / len(batch.index)
+    judged = SEEDS * len(context.data.select) * per_sample if epochs else 0.0  # three forward passes, a step's worth
+    return Cost(sum(updates), images, samples * per_sample + images * per_image + judged)
+
+
+def _teacher_images(stage: Distill, context: Context, *, schedule: Optimization, capacity: Optimization) -> int:
+    """Return the forward passes of all teachers in a pilot: outputs, their live checks, taps that are not stored."""
+    train, loss = len(context.data.train), stage.guided_loss(context)
+    learnt = min(MEMORISED, train)
+    outputs, live = learnt + capacity.epochs * num_checked(learnt), 0
+    if _labelled(context):
+        outputs += len(context.task.views(mixup=loss.mixup)) * train + len(context.data.select)
+        outputs += SEEDS * schedule.epochs * num_checked(train)
+        live = SEEDS * schedule.epochs * train if loss.feature_terms else 0
+    return (1 + len(context.ensemble)) * outputs + live
+
+
+def _labelled(context: Context) -> bool:
+    """Whether the student alone can be trained and judged; else only capacity is measured."""
+    return context.data.train.labels is not None and context.data.select.labels is not None
 
 
 def pilot(stage: Distill, context: Context, fresh: Fresh) -> list[Measure]:
@@ -99,10 +117,10 @@ def pilot(stage: Distill, context: Context, fresh: Fresh) -> list[Measure]:
         fresh: gives a new student of a seed.
     """
     found = [memorised(stage, context, fresh)]
-    select = context.data.select
-    if context.data.train.labels is None or select.labels is None:
-        return found  # without labels there is no student alone
-    whole, half = short(stage, len(context.data.train)), half_of(short(stage, len(context.data.train)))
+    if not _labelled(context):
+        return found
+    select, whole = context.data.select, short(stage, len(context.data.train))
+    half = half_of(whole)
     halves, alone, distilled = (
         [right(trained(stage, context, fresh, loss=loss, schedule=schedule, seed=seed), context) for seed in seeds()]
         for loss, schedule in ((LABELS_ALONE, half), (LABELS_ALONE, whole), (stage.guided_loss(context), whole))

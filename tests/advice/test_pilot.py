@@ -10,6 +10,7 @@ from compress.advice import pilot
 from compress.advice.rules import judged
 from compress.loss import GuidedLoss
 from compress.models import Cnn
+from compress.stage import Member
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.train import Train
@@ -64,18 +65,31 @@ def test_seeds_are_paired_and_the_same_call_gives_the_same_numbers(context):
     assert all(torch.equal(*pair) for pair in zip(*(run.state_dict().values() for run in runs), strict=True))
 
 
-def test_the_cost_counts_the_steps_that_are_made(context, monkeypatch):
-    stage, steps = STAGE.model_copy(update={"epochs": 3}), []
-    told = pilot.cost(stage, context, maker(context, TINY))
-    fit = pilot.fit_guided
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_cost_counts_the_steps_that_are_made_and_what_the_teachers_see(context, monkeypatch, labelled):
+    import compress.teacher
 
-    def counted(*arguments, **options):
+    stage = STAGE.model_copy(update={"epochs": 3, "accumulate": 2, "batch_size": 25})
+    if not labelled:
+        roles = {**context.data.roles, "train": replace(context.data.train, labels=None)}
+        context = replace(context, data=replace(context.data, roles=roles))
+        stage = stage.model_copy(update={"loss": GuidedLoss(preset="born-again")})
+    context = replace(context, ensemble=(Member(Create(model=TINY).run(None, context), 1.0),))
+    steps, seen, fit, forward = [], [], pilot.fit_guided, compress.teacher.forward_all
+
+    def fitted(*arguments, **options):
         steps.append(fit(*arguments, **options).steps)
 
-    monkeypatch.setattr(pilot, "fit_guided", counted)
+    def forwarded(*arguments, index, **options):
+        seen.append(len(index))
+        return forward(*arguments, index=index, **options)
+
+    monkeypatch.setattr(pilot, "fit_guided", fitted)
+    monkeypatch.setattr(compress.teacher, "forward_all", forwarded)
+    told = pilot.cost(stage, context, maker(context, TINY))
     pilot.pilot(stage, context, maker(context, TINY))
     assert told.steps == sum(steps)
-    assert told.teacher_images == 1000 + 300
+    assert told.teacher_images == sum(seen)
     assert told.seconds > 0
     assert f"{told.steps:,} steps" in str(told)
 
