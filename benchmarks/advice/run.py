@@ -319,10 +319,10 @@ def run_cell(setting: Setting, grid: Grid, known: dict[tuple[str, int, str], Alo
     labels, says = grid.select.labels, predict(module, context, grid.select).numpy()
     assert labels is not None
     schedule, right = pilot.short(stage, setting.images), says.argmax(axis=1) == labels
-    share = schedule.epochs / stage.epochs
+    share, growth = schedule.epochs / stage.epochs, schedule.epochs / pilot.half_of(schedule).epochs
     tried = [
         pilot.margin(first.short, right, share=share),
-        pilot.margin_at_end(first.half, first.short, right, share=share),
+        pilot.margin_at_end(first.half, first.short, right, share=share, growth=growth),
         pilot.slope(first.short, short_runs(setting, context, stage.loss)),
     ]
     if earlier is None:

@@ -127,7 +127,10 @@ def pilot(stage: Distill, context: Context, fresh: Fresh) -> list[Measure]:
     )
     logits = teacher_outputs(context, select, views=(None,)).logits(None).numpy()
     teacher, share = decided(logits, context), whole.epochs / stage.epochs
-    margins = [margin(alone, teacher, share=share), margin_at_end(halves, alone, teacher, share=share)]
+    margins = [margin(alone, teacher, share=share)]
+    if whole.epochs > half.epochs:
+        growth = whole.epochs / half.epochs
+        margins.append(margin_at_end(halves, alone, teacher, share=share, growth=growth))
     return [*margins, slope(alone, distilled), *found]
 
 
@@ -143,7 +146,7 @@ def short(stage: Distill, samples: int) -> Optimization:
 
 
 def half_of(schedule: Optimization) -> Optimization:
-    """Return a schedule of half the epochs, at least one."""
+    """Return a schedule of half the epochs, rounded down, at least one."""
     return schedule.model_copy(update={"epochs": max(1, schedule.epochs // 2)})
 
 
@@ -238,27 +241,30 @@ def margin_at_end(
     teacher: NDArray[np.bool_],
     *,
     share: float,
+    growth: float,
 ) -> Measure:
     """Measure the same at the end of the budget, by a power law through the student's errors at two budgets.
 
-    Errors fall about as a power of the training (Hestness et al. 2017, arXiv 1712.00409), so each doubling divides them
-    by what the last one did. Two points fix two numbers: there is nothing left to test the law on, and the interval is
-    over samples alone.
+    Errors fall about as a power of the training (Hestness et al. 2017, arXiv 1712.00409), so as often as the training
+    grows by a factor, they are divided by what that divided them by before. Two points fix two numbers: there is
+    nothing left to test the law on, and the interval is over samples alone.
 
     Args:
-        halves: right decisions [N] of each seed's run with half the short budget.
+        halves: right decisions [N] of each seed's run with about half the short budget.
         alone: with the whole short budget.
         teacher: of the teacher [N].
         share: of the stage's budget that the short one is.
+        growth: the whole short budget over that of ``halves``, above 1.
     """
+    steps = np.log(1 / share) / np.log(growth)
 
     def remaining(half: probes.Array, whole: probes.Array, theirs: probes.Array) -> float:
         errors = 1 - half.mean(), 1 - whole.mean()
         factor = min(1.0, errors[1] / errors[0]) if errors[0] > 0 else 1.0
-        return float(theirs.mean() - (1 - errors[1] * factor ** np.log2(1 / share)))
+        return float(theirs.mean() - (1 - errors[1] * factor**steps))
 
     arrays = np.mean(halves, axis=0), np.mean(alone, axis=0), teacher.astype(np.float64)
-    rates = f"alone {np.mean(halves):.2%}, then {np.mean(alone):.2%} with twice the training"
+    rates = f"alone {np.mean(halves):.2%}, then {np.mean(alone):.2%} with {growth:.3g} times the training"
     return Measure("margin-at-end", probes.bootstrap(remaining, arrays, seed=SEED), detail=rates)
 
 

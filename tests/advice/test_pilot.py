@@ -43,7 +43,7 @@ def test_a_student_that_can_is_told_from_one_that_cannot(context):
 
 
 def test_a_thin_margin_is_caught_and_training_confirms_it(context):
-    """The teacher saw a fifth of the epochs that the student has."""
+    """The teacher saw a fortieth of the epochs that the student has."""
     weak = Train(epochs=1, batch_size=100, learning_rate=0.02).run(Create(model=ENOUGH).run(None, context), context)
     here = replace(context, teacher=weak)
     found = {measure.probe: measure for measure in pilot.pilot(STAGE, here, maker(here, ENOUGH))}
@@ -105,10 +105,14 @@ def test_margins_are_by_hand():
     half[:60], whole[:80], teacher[:95] = True, True, True
     assert pilot.margin([whole], teacher, share=0.5).value.value == pytest.approx(0.15)
     # Errors 0.4, then 0.2; two more doublings make 0.05.
-    measure = pilot.margin_at_end([half], [whole], teacher, share=0.25)
+    measure = pilot.margin_at_end([half], [whole], teacher, share=0.25, growth=2)
     assert measure.value.value == pytest.approx(0.0, abs=1e-9)
     # More training that did not help is not extrapolated to worse.
-    assert pilot.margin_at_end([whole], [half], teacher, share=0.25).value.value == pytest.approx(0.95 - 0.6)
+    worse = pilot.margin_at_end([whole], [half], teacher, share=0.25, growth=2)
+    assert worse.value.value == pytest.approx(0.95 - 0.6)
+    # The same errors after a third of the short budget, which is a ninth of the whole: two more such steps.
+    tripled = pilot.margin_at_end([half], [whole], teacher, share=1 / 9, growth=3)
+    assert tripled.value.value == pytest.approx(0.0, abs=1e-9)
     gain = pilot.slope([half, half], [whole, half])
     assert gain.value.value == pytest.approx(0.1)
     assert gain.value.low < 0.1 < gain.value.high
@@ -125,14 +129,11 @@ def test_without_labels_only_capacity_is_measured(context):
     assert [measure.probe for measure in found] == ["memorised-agreement"]
 
 
-def test_test_is_not_read(context):
+def test_test_is_not_read_and_one_epoch_is_not_extrapolated(context):
     data = context.data
     empty = {**data.roles, "test": data.test.take(np.arange(0))}
     here = replace(context, data=replace(data, roles=empty))
-    stage = STAGE.model_copy(update={"epochs": 1})
-    assert {measure.probe for measure in pilot.pilot(stage, here, maker(here, TINY))} == {
-        "margin",
-        "margin-at-end",
-        "pilot-gain",
-        "memorised-agreement",
-    }
+    for epochs, extrapolated in ((1, set()), (2, {"margin-at-end"})):
+        stage = STAGE.model_copy(update={"epochs": epochs})
+        found = {measure.probe for measure in pilot.pilot(stage, here, maker(here, TINY))}
+        assert found == {"margin", "pilot-gain", "memorised-agreement"} | extrapolated
