@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -191,14 +192,16 @@ def _hsic(left: Array, right: Array) -> float:
 
 
 def jackknife(statistic: Callable[..., float], *arrays: Array, groups: int = 8) -> Estimate:
-    """Return a statistic of paired samples with the normal interval of the delete-a-group jackknife (Shao and Wu 1989).
+    """Return a statistic of paired samples with the t interval of the delete-a-group jackknife (Shao and Wu 1989).
 
-    For statistics that the bootstrap's repeated samples would bias, as they do `linear_cka`.
+    For statistics that the bootstrap's repeated samples would bias, as they do `linear_cka`. Its variance has one
+    degree of freedom less than there are groups.
     """
     parts = np.array_split(np.arange(len(arrays[0])), groups)
     value = statistic(*arrays)
     left = np.array([statistic(*(np.delete(array, part, axis=0) for array in arrays)) for part in parts])
-    half = NORMAL * float(np.sqrt((groups - 1) / groups * ((left - left.mean()) ** 2).sum()))
+    quantile = float(stdtrit(groups - 1, (1 + CONFIDENCE) / 2))
+    half = quantile * float(np.sqrt((groups - 1) / groups * ((left - left.mean()) ** 2).sum()))
     return Estimate(value, value - half, value + half)
 
 

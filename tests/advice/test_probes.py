@@ -129,7 +129,17 @@ def test_similarity_is_one_for_a_rotation_and_none_for_noise_however_wide(random
 def test_the_jackknife_of_a_mean_is_its_standard_error(random):
     values = random.normal(size=64)
     interval = probes.jackknife(lambda array: float(array.mean()), values, groups=64)
-    assert interval.high - interval.value == pytest.approx(probes.NORMAL * values.std(ddof=1) / 8)
+    # 1.9983 is the 0.975 quantile of Student's t with 63 degrees of freedom.
+    assert interval.high - interval.value == pytest.approx(1.9983 * values.std(ddof=1) / 8, rel=1e-4)
+
+
+def test_the_jackknife_of_eight_groups_covers_as_often_as_it_says():
+    covered = 0
+    for seed in range(400):
+        values = np.random.default_rng(seed).normal(size=64)
+        interval = probes.jackknife(lambda array: float(array.mean()), values)
+        covered += interval.low < 0 < interval.high
+    assert 368 <= covered <= 392  # 95%, give or take three deviations
 
 
 def test_the_bootstrap_resamples_groups_apart_and_arrays_of_a_group_together(random):
