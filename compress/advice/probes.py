@@ -218,7 +218,10 @@ def cosine(left: Array, right: Array) -> float:
 
 
 def over_batches(values: Sequence[float]) -> Estimate:
-    """Return the median of what some batches gave, with their smallest and largest."""
+    """Return the median of what some batches gave, with their smallest and largest.
+
+    The range of four batches holds the median of all batches in 7 of 8 cases; fewer are worth less.
+    """
     return Estimate(float(np.median(values)), min(values), max(values))
 
 
