@@ -111,7 +111,7 @@ def calibration(select: NDArray[np.float32], labels: NDArray[np.int64]) -> list[
     fitted = probes.fitted_temperature(select, labels)
     after = probes.negative_log_likelihood(select, labels, temperature=fitted.value)
     return [
-        Measure("calibration", probes.bootstrap(probes.expected_calibration_error, (sure, correct), seed=SEED)),
+        Measure("calibration", probes.debiased(probes.expected_calibration_error, (sure, correct), seed=SEED)),
         Measure("fitted-temperature", fitted, detail=f"NLL {nats:.3f} nats, {after:.3f} at the fitted temperature"),
     ]
 

@@ -34,13 +34,32 @@ def bootstrap(statistic: Callable[..., float], *groups: tuple[NDArray[np.generic
         groups: arrays [N, ...] that are resampled together; groups are resampled apart.
         seed: of the resamples.
     """
+    low, high = np.quantile(_resampled(statistic, groups, seed=seed), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(statistic(*(array for group in groups for array in group)), float(low), float(high))
+
+
+def debiased(statistic: Callable[..., float], *groups: tuple[NDArray[np.generic], ...], seed: int) -> Estimate:
+    """Return a statistic that is never negative less its bias, with its basic bootstrap interval; see `bootstrap`.
+
+    Davison and Hinkley 1997, sections 2.1 and 5.2: the resamples are as far above the sample as the sample is above the
+    truth. For statistics that noise alone makes larger; a percentile interval would count that noise twice.
+    """
+    values = _resampled(statistic, groups, seed=seed)
+    twice = 2 * statistic(*(array for group in groups for array in group))
+    high, low = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(*(max(0.0, float(twice - value)) for value in (values.mean(), low, high)))
+
+
+def _resampled(
+    statistic: Callable[..., float], groups: Sequence[tuple[NDArray[np.generic], ...]], *, seed: int
+) -> Array:
+    """Return a statistic of RESAMPLES draws with replacement."""
     generator = np.random.default_rng(seed)
     values = []
     for _ in range(RESAMPLES):
         drawn = [(group, generator.integers(0, len(group[0]), len(group[0]))) for group in groups]
         values.append(statistic(*(array[rows] for group, rows in drawn for array in group)))
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(statistic(*(array for group in groups for array in group)), float(low), float(high))
+    return np.array(values)
 
 
 def softmax(logits: NDArray[np.floating], *, temperature: float = 1.0) -> Array:
@@ -58,7 +77,8 @@ def confidence(logits: NDArray[np.floating]) -> Array:
 def expected_calibration_error(confidences: Array, correct: NDArray[np.bool_]) -> float:
     """Return the mean gap between confidence and accuracy over 15 bins of equal width, weighted by their samples.
 
-    Guo et al. 2017 (arXiv 1706.04599), equation 3. Biased upwards on few samples: a calibrated model has one above 0.
+    Guo et al. 2017 (arXiv 1706.04599), equation 3. Biased upwards on few samples: a calibrated model has one above 0;
+    see `debiased`.
 
     Args:
         confidences: probability of each decision [N].
