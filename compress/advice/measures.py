@@ -208,7 +208,8 @@ def audit(loss: GuidedLoss, context: Context, *, student: nn.Module, teacher: nn
     view = context.task.views(mixup=loss.mixup)[0] if loss.mixup else None
     taught = _taught(context, bound, view=view) if loss.needs_teacher else None
     student.train()
-    with bound.attached(student):
+    with bound.attached(student), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)  # of dropout
         for index in torch.arange(len(samples)).split(BATCH)[:BATCHES]:
             batch = context.task.batch(samples, index, view=view, mixup=loss.mixup)
             says = None if taught is None else taught(batch)

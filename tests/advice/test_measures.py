@@ -114,6 +114,12 @@ def test_the_gradient_ratio_is_autograds_own(context, teacher):
     assert angle.value.value == pytest.approx(float(torch.cosine_similarity(*flat, dim=0)), rel=1e-3)
 
 
+def test_a_student_with_dropout_gives_the_same_gradients_twice(context, teacher):
+    ours = torch.nn.Sequential(student(context), torch.nn.Dropout(0.5))
+    found = [measures.audit(context.loss, context, student=ours, teacher=teacher) for _ in range(2)]
+    assert found[0] == found[1]
+
+
 def test_classes_in_another_order_pull_against_the_labels(context, teacher):
     shuffled = with_train(context, labels=(context.data.train.labels + 3) % 10)
     (_, right), (_, wrong) = (
