@@ -29,7 +29,9 @@ def check(recipe: Recipe, options: Options, *, on_cost: Callable[[Cost], None] |
     store = Store.open(options.store)
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
     context = context_of(recipe, data, options, store=store, execution=execution)
-    context = replace(context, teacher=_teacher(recipe.teacher, context), ensemble=_ensemble(recipe, context))
+    teacher, members = _teacher(recipe.teacher, context), _ensemble(recipe, context)
+    complete = len(members) == len(recipe.ensemble)
+    context = replace(context, teacher=teacher if complete else None, ensemble=members)
     if on_cost is None:
         return advise(recipe, context)
     stage, make = pilot_of(recipe, context)

@@ -10,8 +10,9 @@ from compress.estimate import FORWARD_SHARE
 from compress.loss import BoundLoss, bind
 from compress.stage import Context, Stage
 from compress.stages.distill import Distill
+from compress.stages.prune import Prune
 from compress.surgery.cost import model_cost
-from compress.teacher import stored_taps
+from compress.teacher import CACHE_LIMIT_GB, stored_taps
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Pairing:
 
 
 def pairings(stages: Sequence[Stage], context: Context, *, student: nn.Module, teacher: nn.Module) -> list[Pairing]:
-    """Return the pairs of all distillations, on the student as it is before any surgery.
+    """Return the pairs of all distillations, and of the recoveries within Prune, on the student before any surgery.
 
     Args:
         stages: of the pipeline.
@@ -64,14 +65,16 @@ def pairings(stages: Sequence[Stage], context: Context, *, student: nn.Module, t
     example = context.task.batch(context.data.select, torch.arange(2)).inputs
     found: list[Pairing] = []
     for stage in stages:
-        if not isinstance(stage, Distill) or not stage.guided_loss(context).feature_terms:
+        trains = isinstance(stage, Distill) or (isinstance(stage, Prune) and stage.recover is not None)
+        if not trains or not stage.guided_loss(context).feature_terms:
             continue
+        limit_gb = stage.cache_limit_gb if isinstance(stage, Distill) else CACHE_LIMIT_GB
         bound = bind(stage.guided_loss(context), student, teacher, example, seed=0)
         views = len(context.task.views(mixup=bound.loss.mixup))
         stored = stored_taps(
             bound.teacher_shapes,
             samples=views * len(context.data.train),
-            limit_bytes=stage.cache_limit_gb * 1e9 if context.task.fixed_size else 0.0,
+            limit_bytes=limit_gb * 1e9 if context.task.fixed_size else 0.0,
         )
         costs = [model_cost(module, example).macs for module in (teacher, student)]
         overhead = 0.0 if len(stored) == len(bound.teacher_shapes) else FORWARD_SHARE * costs[0] / costs[1]

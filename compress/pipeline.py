@@ -19,6 +19,7 @@ from compress.errors import RecipeError, StageError
 from compress.estimate import Measured, estimate
 from compress.export.layers import layer_sizes
 from compress.models import load_model
+from compress.pairing import pairings
 from compress.progress import Reporter
 from compress.quantization.plan import Mode
 from compress.recipe import Recipe, Teacher
@@ -303,12 +304,19 @@ class Loop:
         return created
 
     def _check(self, artifact: Artifact, context: Context, *, title: str) -> None:
-        """Let every stage refuse the model that the first one starts from, before anything is trained."""
-        if title != ("teacher" if self.recipe.student == "teacher" else "student"):
+        """Let every stage refuse the model that the first one starts from, and taps, before anything is trained."""
+        if title not in (TEACHER, "student"):
             return
-        module = load_model(artifact.path, code=context.code)
-        for stage in self.recipe.stages:
-            stage.check(module)
+        module, first = load_model(artifact.path, code=context.code), self.recipe.student
+        if title == (TEACHER if first == "teacher" else "student"):
+            for stage in self.recipe.stages:
+                stage.check(module)
+        if title == TEACHER:
+            student = module
+            if first != "teacher":
+                created, _ = self.made(Create(model=first), None, context, title="student")
+                student = load_model(created.path, code=context.code)
+            pairings(self.recipe.stages, context, student=student, teacher=load_model(artifact.path, code=context.code))
 
     def baselines(self, context: Context, teacher: Step) -> list[Step]:
         """Return the teacher with quantization only, static and dynamic, and the models trained alone."""

@@ -27,6 +27,7 @@ Shape = tuple[int, ...]
 VERSION = 1  # raised by hand when the same inputs come to mean other outputs
 SHARD = 4096  # samples per committed directory, a multiple of the batch that they are computed in
 SMALL = 2**26  # bytes; outputs of a view that are no more are read into memory
+CACHE_LIMIT_GB = 4.0  # of stored taps that are no vectors, unless a stage says otherwise
 VECTOR = 4096  # numbers; a tap with no more of them is stored whatever the limit
 CHECKED_SHARE = 0.01
 MAX_CHECKED = 256
@@ -128,8 +129,7 @@ class TeacherOutputs:
             StageError: when they differ by more than the precision's rounding.
         """
         generator = torch.Generator().manual_seed(7_919 + epoch + 1_000_003 * self.context.seed)
-        count = min(max(1, math.ceil(CHECKED_SHARE * len(self.samples))), MAX_CHECKED)
-        index = torch.randperm(len(self.samples), generator=generator)[:count].sort().values
+        index = torch.randperm(len(self.samples), generator=generator)[: num_checked(len(self.samples))].sort().values
         view = list(self.cached)[epoch % len(self.cached)]
         for module, cached in zip(self._modules, self.cached[view], strict=True):
             logits, features = cached.of(index)
@@ -152,6 +152,11 @@ class TeacherOutputs:
                 hint="delete the store's outputs and run again; if it comes back, the model's output is not a function "
                 "of its input",
             )
+
+
+def num_checked(samples: int) -> int:
+    """Return how many of a role's samples are computed anew in each epoch."""
+    return min(math.ceil(CHECKED_SHARE * samples), MAX_CHECKED)
 
 
 def first_teacher(context: Context) -> Artifact:
@@ -226,22 +231,22 @@ def fit_guided(
     seed: int,
     work: Path,
     name: str,
-    cache_limit_gb: float = 4.0,
+    cache_limit_gb: float = CACHE_LIMIT_GB,
 ) -> Fit:
     """Train a module in place on the guided loss against the context's teacher; see `fit`.
 
     Teacher and student see the identical view of every sample, drawn from the task's fixed views.
 
     Raises:
-        StageError: when the loss is no longer finite, there is no teacher, the student is a copy of it and learns from
-            it alone, stored outputs are not the teacher's, or token by token is compared what both split otherwise.
+        StageError: when the loss is no longer finite, there is no teacher, the student is a copy of it and the loss is
+            0 there, stored outputs are not the teacher's, or token by token is compared what both split otherwise.
         ModelError: when taps cannot be paired, or the teacher's outputs do not match the task.
     """
     views = context.task.views(mixup=loss.mixup)
     teacher = None
     if loss.needs_teacher:
         teacher = load_model(first_teacher(context).path, code=context.code)
-        if not loss.needs_labels:
+        if not context.ensemble and all("zero-at-equality" in term.declared for term in loss.terms.values()):
             _refuse_equal(module, teacher, name=name)
     example = context.task.batch(context.data.select, torch.arange(2)).inputs
     # Projectors are drawn apart from the student's own weights, which may come from the same seed.
@@ -286,13 +291,13 @@ def _refuse_other_tokens(bound: BoundLoss, context: Context, *, name: str) -> No
 
 
 def _refuse_equal(student: nn.Module, teacher: nn.Module, *, name: str) -> None:
-    """Refuse a student that is its teacher already when no label could move it: the loss has no gradient there."""
+    """Refuse a student that is its teacher already, for a loss that is 0 there and has no gradient."""
     ours, theirs = student.state_dict(), teacher.state_dict()
     if ours.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in ours.items()):
         raise StageError(
-            "the student is a copy of the teacher, and the loss has no label term: there is nothing to learn",
+            "the student is a copy of its only teacher, where every term of the loss is 0: there is nothing to learn",
             where=name,
-            hint="prune it first, give `hard` a weight, or name a fresh student instead of `student: teacher`",
+            hint="prune it first, add the term `hard`, or name a fresh student instead of `student: teacher`",
         )
 
 

@@ -147,10 +147,6 @@ def feature_properties(
     return held
 
 
-def _at(term: LogitTerm, temperature: float) -> LogitLoss:
-    return term.model_copy(update={"temperature": temperature}).value
-
-
 def _pairs(term: FeatureTerm) -> list[Pair]:
     """Return pairs that the suite's tensors could come from."""
     shape = (2, TOKENS, WIDTH)

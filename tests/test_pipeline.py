@@ -82,6 +82,16 @@ def sha256(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def test_a_tap_that_is_not_there_is_told_before_the_teacher_is_trained(tmp_path):
+    hint = "{preset: hinton, hint: {pairs: {layers.99: layers.1}}}"
+    steps = f"prune: {{kept_macs_fraction: 0.6, steps: 2, recover: {{epochs: 1}}, loss: {hint}}}"
+    for change in (f"loss={hint}", f"stages=[{{{steps}}}]"):
+        with pytest.raises(ModelError, match="no module of the student runs under this path"):
+            run(recipe(change, "gates={}"), options(tmp_path))
+    made = [json.loads(path.read_text())["inputs"] for path in tmp_path.glob("artifacts/*/manifest.json")]
+    assert {inputs["stage"] for inputs in made if "stage" in inputs} == {"Create"}
+
+
 def test_every_stage_is_a_row_scored_on_the_runtime(finished):
     outcome, _ = finished
     names = [row["name"] for row in outcome.report["benchmark"]["rows"]]

@@ -7,7 +7,7 @@ import torch
 
 import compress.teacher as module
 from compress.errors import StageError
-from compress.loss import GuidedLoss, Hint, Kl, LastFeature, Tap
+from compress.loss import Dkd, GuidedLoss, HardToken, Hint, Kl, LastFeature, Tap
 from compress.models import Cnn, load_model
 from compress.stage import Member
 from compress.stages.create import Create
@@ -93,8 +93,16 @@ def test_a_stored_feature_that_is_not_the_teachers_is_caught_too(context):
 
 
 def test_a_copy_of_the_teacher_has_nothing_to_learn_without_labels(context, trained_digits):
-    with pytest.raises(StageError, match="nothing to learn"):
-        Distill(epochs=1, batch_size=100, loss=GuidedLoss(preset="born-again")).run(trained_digits, context)
+    for loss in (GuidedLoss(preset="born-again"), GuidedLoss(dkd=Dkd(), hint=Hint())):
+        with pytest.raises(StageError, match="nothing to learn"):
+            Distill(epochs=1, batch_size=100, loss=loss).run(trained_digits, context)
+
+
+def test_a_copy_learns_from_a_second_teacher_and_from_decisions(context, trained_digits):
+    both = replace(context, ensemble=(Member(STUDENT.run(None, context), 1.0),))
+    for loss, here in ((GuidedLoss(preset="born-again"), both), (GuidedLoss(hard_token=HardToken()), context)):
+        made = Distill(epochs=1, batch_size=100, loss=loss).run(trained_digits, here)
+        assert made.digest != trained_digits.digest
 
 
 def test_a_second_teacher_changes_the_key_and_is_averaged(context, trained_digits):

@@ -14,7 +14,7 @@ distilled and alone from the same weights in the same order, STEPS steps, for ea
 mean difference of their accuracy after the last epoch on HELD_OUT images that nothing chose by. The test role is not
 read.
 
-Half of the settings, drawn by the hash of their name, fit the thresholds; the other half tests them.
+Half of the settings fit the thresholds and the other half tests them; see fit.py.
 """
 
 import argparse
@@ -84,10 +84,6 @@ class Setting:
     @property
     def name(self) -> str:
         return f"{self.teacher}-{self.student}-{self.images}-t{self.temperature:g}-{self.shift}"
-
-    @property
-    def half(self) -> str:
-        return ("fit", "test")[hashlib.sha256(self.name.encode()).digest()[0] % 2]
 
 
 SETTINGS = [
@@ -319,10 +315,10 @@ def run_cell(setting: Setting, grid: Grid, known: dict[tuple[str, int, str], Alo
     labels, says = grid.select.labels, predict(module, context, grid.select).numpy()
     assert labels is not None
     schedule, right = pilot.short(stage, setting.images), says.argmax(axis=1) == labels
-    share = schedule.epochs / stage.epochs
+    share, growth = schedule.epochs / stage.epochs, schedule.epochs / pilot.half_of(schedule).epochs
     tried = [
         pilot.margin(first.short, right, share=share),
-        pilot.margin_at_end(first.half, first.short, right, share=share),
+        pilot.margin_at_end(first.half, first.short, right, share=share, growth=growth),
         pilot.slope(first.short, short_runs(setting, context, stage.loss)),
     ]
     if earlier is None:
@@ -335,7 +331,6 @@ def run_cell(setting: Setting, grid: Grid, known: dict[tuple[str, int, str], Alo
     gains = [ours - rival for ours, rival in zip(distilled, first.accuracies, strict=True)]
     result = {
         "setting": asdict(setting),
-        "half": setting.half,
         "measures": rows,
         "gains": gains,
         "alone": first.accuracies,

@@ -12,6 +12,7 @@ from compress.advice import measures
 from compress.advice.measures import PROBED, SEED, Measure, probed
 from compress.advice.rules import Advice, judged
 from compress.data import Samples
+from compress.data.checks import MIN_SELECT_SAMPLES
 from compress.errors import DataError, UsageError
 from compress.models import load_model
 from compress.recipe import Recipe, Teacher
@@ -22,7 +23,7 @@ from compress.stages.distill import Distill
 COPY = "the student begins as a copy of the teacher: its capacity, layers and first gradients are the teacher's own"
 MANY_DECISIONS = "advice is for tasks of one class a sample; for several labels, words or numbers there is none yet"
 NO_TEACHER = (
-    "the teacher is not in the store yet, so what it says is not measured; "
+    "the teacher, or another of the ensemble, is not in the store yet, so what they say is not measured; "
     "`compressor run RECIPE --until teacher` trains it and nothing else"
 )
 
@@ -38,7 +39,7 @@ def advise(recipe: Recipe, context: Context, *, also: Sequence[Measure] = ()) ->
     stages = guided(recipe, context)
     if not stages:
         return Advice((), ("the recipe distils nothing from a teacher: there is nothing to advise on",))
-    if context.task.problem != "single-label" or bool((context.task.units(context.data.select) != 1).any()):
+    if not one_decision(context):
         return Advice((), (MANY_DECISIONS,))
     few, reference = replace(context, data=probed(context.data)), reference_sample(recipe.teacher, context)
     found: list[Measure] = measures.shift(few.data, reference)
@@ -73,8 +74,15 @@ def pilot_of(recipe: Recipe, context: Context) -> tuple[Distill, Callable[[int |
     """Return the distillation that a pilot tries, the first one, and what makes its student.
 
     Raises:
-        UsageError: when there is none, no teacher yet, or no student of its own.
+        UsageError: when there is none, no teacher yet, no student of its own, or the task is not judged by accuracy.
     """
+    if not one_decision(context) or context.task.measure != "accuracy":
+        raise UsageError(
+            "a pilot compares shares of right samples",
+            expected="a task of one class a sample, judged by accuracy",
+            got=f"{context.task.problem}, judged by {context.task.measure}",
+            hint="leave out --pilot",
+        )
     stages, make = guided(recipe, context), fresh(recipe, context)
     if context.teacher is None:
         raise UsageError(
@@ -85,6 +93,11 @@ def pilot_of(recipe: Recipe, context: Context) -> tuple[Distill, Callable[[int |
             "there is no fresh student to try", expected="a recipe that distils into a model of its own", hint=COPY
         )
     return next(iter(stages.values())), make
+
+
+def one_decision(context: Context) -> bool:
+    """Whether each sample is decided for one class."""
+    return context.task.problem == "single-label" and bool((context.task.units(context.data.select) == 1).all())
 
 
 def guided(recipe: Recipe, context: Context) -> dict[str, Distill]:
@@ -114,12 +127,18 @@ def reference_sample(given: Teacher, context: Context) -> Samples | None:
     """Return a sample of what the teacher was trained on, if the recipe names any.
 
     Raises:
-        DataError: when its images are not the task's.
+        DataError: when its samples are not the task's, or too few to tell anything.
     """
     if given.reference is None:
         return None
-    samples = given.reference.load(code=context.code).roles["train"]
-    ours = context.data.train.inputs
+    samples, ours = given.reference.load(code=context.code).roles.get("train"), context.data.train.inputs
+    if samples is None or len(samples) < MIN_SELECT_SAMPLES:
+        raise DataError(
+            "the teacher's reference sample is too small",
+            expected=f"a train role of {MIN_SELECT_SAMPLES} samples or more",
+            got="no train role" if samples is None else len(samples),
+            where="teacher.reference",
+        )
     if samples.inputs.shape[1:] != ours.shape[1:] or samples.inputs.dtype != ours.dtype:
         raise DataError(
             "the teacher's reference sample does not fit the data",

@@ -14,9 +14,9 @@ from compress.advice import probes
 from compress.benchmark.statistics import Estimate, wilson_interval
 from compress.data import Data, Samples
 from compress.errors import ModelError
-from compress.loss import BoundLoss, GuidedLoss, Hard, bind
-from compress.loss.features import stages
-from compress.loss.taps import Tap, captured, dry_run, evaluating
+from compress.loss import BoundLoss, DynamicLayers, GuidedLoss, Hard, bind
+from compress.loss.features import pooled, stages
+from compress.loss.taps import Tap, Trace, captured, dry_run, evaluating
 from compress.loss.term import ALWAYS
 from compress.stage import Context
 from compress.surgery.cost import model_cost
@@ -111,7 +111,7 @@ def calibration(select: NDArray[np.float32], labels: NDArray[np.int64]) -> list[
     fitted = probes.fitted_temperature(select, labels)
     after = probes.negative_log_likelihood(select, labels, temperature=fitted.value)
     return [
-        Measure("calibration", probes.bootstrap(probes.expected_calibration_error, (sure, correct), seed=SEED)),
+        Measure("calibration", probes.debiased(probes.expected_calibration_error, (sure, correct), seed=SEED)),
         Measure("fitted-temperature", fitted, detail=f"NLL {nats:.3f} nats, {after:.3f} at the fitted temperature"),
     ]
 
@@ -208,7 +208,8 @@ def audit(loss: GuidedLoss, context: Context, *, student: nn.Module, teacher: nn
     view = context.task.views(mixup=loss.mixup)[0] if loss.mixup else None
     taught = _taught(context, bound, view=view) if loss.needs_teacher else None
     student.train()
-    with bound.attached(student):
+    with bound.attached(student), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)  # of dropout
         for index in torch.arange(len(samples)).split(BATCH)[:BATCHES]:
             batch = context.task.batch(samples, index, view=view, mixup=loss.mixup)
             says = None if taught is None else taught(batch)
@@ -253,16 +254,18 @@ def pairing(loss: GuidedLoss, student: nn.Module, teacher: nn.Module, context: C
     """Measure how similar the layers are that each term compares, and which ones are most similar.
 
     Linear CKA of an untrained student says how much of a layer's geometry comes from the input alone; a pair that even
-    so has nothing in common is a poor target.
+    so has nothing in common is a poor target. The pairs that dynamic layers choose from are not judged one by one.
     """
     example = context.task.batch(context.data.select, torch.arange(2)).inputs
     traces = dry_run(student, example, role="student"), dry_run(teacher, example, role="teacher")
     compared = bind(loss, student, teacher, example, seed=SEED).pairs
-    named = {(pair.student, pair.teacher): term for term, pairs in compared.items() for pair in pairs}
-    try:
-        candidates = stages(traces[0]), stages(traces[1])
-    except ModelError:  # models without stages that can be told apart have only the pairs that a term names
-        candidates = [], []
+    named = {
+        (pair.student, pair.teacher): term
+        for term, pairs in compared.items()
+        if not isinstance(loss.terms[term], DynamicLayers)
+        for pair in pairs
+    }
+    candidates = [_stages(module, trace, context) for module, trace in zip((student, teacher), traces, strict=True)]
     taps = [list(dict.fromkeys([*candidates[side], *(pair[side] for pair in named)])) for side in (0, 1)]
     features = [_features(module, context, side) for module, side in zip((student, teacher), taps, strict=True)]
     similarity = {
@@ -287,21 +290,36 @@ def pairing(loss: GuidedLoss, student: nn.Module, teacher: nn.Module, context: C
     ]
 
 
-def _features(module: nn.Module, context: Context, taps: Sequence[Tap]) -> dict[Tap, probes.Array]:
-    """Return tapped tensors of the first samples as rows [N, D], maps averaged down to POOLED pixels a side."""
+def _stages(module: nn.Module, trace: Trace, context: Context) -> list[Tap]:
+    """Return the ends of a model's stages; none where they cannot be told apart, or are changed in place afterwards."""
+    try:
+        found = stages(trace)
+        _features(module, context, found, samples=2)
+    except ModelError:
+        return []
+    return found
+
+
+def _features(
+    module: nn.Module, context: Context, taps: Sequence[Tap], *, samples: int = PAIRED
+) -> dict[Tap, probes.Array]:
+    """Return tapped tensors of the first train samples as rows [N, D]; see `_row`."""
     rows: dict[Tap, list[Tensor]] = {tap: [] for tap in taps}
     with evaluating(module), torch.no_grad(), captured(module, taps) as capture:
-        for index in torch.arange(min(PAIRED, len(context.data.train))).split(64):
-            context.task.forward(module, context.task.batch(context.data.train, index))
+        for index in torch.arange(min(samples, len(context.data.train))).split(64):
+            batch = context.task.batch(context.data.train, index)
+            context.task.forward(module, batch)
             for tap, value in capture.take().items():
-                rows[tap].append(_pooled(value.float()).flatten(1))
+                rows[tap].append(_row(value, batch.mask).flatten(1))
     return {tap: torch.cat(parts).double().numpy() for tap, parts in rows.items()}
 
 
-def _pooled(value: Tensor) -> Tensor:
+def _row(value: Tensor, mask: Tensor | None) -> Tensor:
+    """Return maps averaged down to POOLED pixels a side, tokens to the mean of those that are no padding."""
     if value.dim() == 4:
-        return nn.functional.adaptive_avg_pool2d(value, (min(POOLED, value.shape[2]), min(POOLED, value.shape[3])))
-    return value.mean(dim=1) if value.dim() == 3 else value
+        size = min(POOLED, value.shape[2]), min(POOLED, value.shape[3])
+        return nn.functional.adaptive_avg_pool2d(value.float(), size)
+    return pooled(value, mask if mask is not None and value.shape[:2] == mask.shape else None)
 
 
 def train_logits(context: Context, loss: GuidedLoss, student: nn.Module, teacher: nn.Module) -> NDArray[np.float32]:

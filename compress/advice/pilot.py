@@ -20,7 +20,7 @@ from compress.models import load_model
 from compress.progress import Reporter
 from compress.stage import Context, Unrecorded
 from compress.stages.distill import Distill
-from compress.teacher import first_teacher, fit_guided, teacher_outputs
+from compress.teacher import first_teacher, fit_guided, num_checked, teacher_outputs
 from compress.training import Optimization, predict
 
 LABELS_ALONE = GuidedLoss(hard=Hard())
@@ -41,7 +41,7 @@ class Cost:
 
     Attributes:
         steps: updates of the student in the short runs and the capacity probe.
-        teacher_images: forward passes of the teacher, at most; what is computed is stored, and a run reuses it.
+        teacher_images: forward passes of all teachers, at most: what is stored already is not computed again.
         seconds: of all of it, from a few timed steps on this machine.
     """
 
@@ -52,8 +52,8 @@ class Cost:
     def __str__(self) -> str:
         """One line."""
         return (
-            f"pilot: {self.steps:,} steps of the student, at most {self.teacher_images:,} images through the teacher "
-            f"(stored for the run): about {self.seconds:,.0f} s"
+            f"pilot: {self.steps:,} steps of the student, at most {self.teacher_images:,} samples through the teacher "
+            f"(most of them stored for the run): about {self.seconds:,.0f} s"
         )
 
 
@@ -65,13 +65,13 @@ def cost(stage: Distill, context: Context, fresh: Fresh) -> Cost:
         context: with the teacher and all data.
         fresh: gives the student.
     """
-    train, loss = context.data.train, stage.guided_loss(context)
-    schedule, capacity = short(stage, len(train)), few(stage, min(MEMORISED, len(train)))
-    epochs = 2 * schedule.epochs + half_of(schedule).epochs
-    batches = SEEDS * epochs * (len(train) // schedule.batch_size) + capacity.epochs * (
-        min(MEMORISED, len(train)) // capacity.batch_size
-    )
-    images = len(context.task.views(mixup=loss.mixup)) * len(train) + len(context.data.select)
+    train, learnt = context.data.train, min(MEMORISED, len(context.data.train))
+    schedule, capacity = short(stage, len(train)), few(stage, learnt)
+    epochs = SEEDS * (2 * schedule.epochs + half_of(schedule).epochs) if _labelled(context) else 0
+    sizes = schedule.batch_size * schedule.accumulate, capacity.batch_size
+    updates = epochs * (len(train) // sizes[0]), capacity.epochs * (learnt // sizes[1])
+    samples = updates[0] * sizes[0] + updates[1] * sizes[1]
+    images = _teacher_images(stage, context, schedule=schedule, capacity=capacity)
     student, teacher = fresh(SEED), load_model(first_teacher(context).path, code=context.code)
     student.train()
     batch = context.task.batch(train, torch.arange(min(schedule.batch_size, len(train))))
@@ -86,8 +86,26 @@ def cost(stage: Distill, context: Context, fresh: Fresh) -> Cost:
     with torch.no_grad(), context.autocast():
         context.task.forward(teacher.eval(), batch)
     per_image = (time.monotonic() - started_s) / len(batch.index)
-    judged = len(context.data.select) * 3 * SEEDS * min(seconds) / 3 / len(batch.index)
-    return Cost(batches, images, batches * min(seconds) + images * per_image + judged)
+    per_sample = min(seconds) / len(batch.index)
+    judged = SEEDS * len(context.data.select) * per_sample if epochs else 0.0  # three forward passes, a step's worth
+    return Cost(sum(updates), images, samples * per_sample + images * per_image + judged)
+
+
+def _teacher_images(stage: Distill, context: Context, *, schedule: Optimization, capacity: Optimization) -> int:
+    """Return the forward passes of all teachers in a pilot: outputs, their live checks, taps that are not stored."""
+    train, loss = len(context.data.train), stage.guided_loss(context)
+    learnt = min(MEMORISED, train)
+    outputs, live = learnt + capacity.epochs * num_checked(learnt), 0
+    if _labelled(context):
+        outputs += len(context.task.views(mixup=loss.mixup)) * train + len(context.data.select)
+        outputs += SEEDS * schedule.epochs * num_checked(train)
+        live = SEEDS * schedule.epochs * train if loss.feature_terms else 0
+    return (1 + len(context.ensemble)) * outputs + live
+
+
+def _labelled(context: Context) -> bool:
+    """Whether the student alone can be trained and judged; else only capacity is measured."""
+    return context.data.train.labels is not None and context.data.select.labels is not None
 
 
 def pilot(stage: Distill, context: Context, fresh: Fresh) -> list[Measure]:
@@ -99,17 +117,20 @@ def pilot(stage: Distill, context: Context, fresh: Fresh) -> list[Measure]:
         fresh: gives a new student of a seed.
     """
     found = [memorised(stage, context, fresh)]
-    select = context.data.select
-    if context.data.train.labels is None or select.labels is None:
-        return found  # without labels there is no student alone
-    whole, half = short(stage, len(context.data.train)), half_of(short(stage, len(context.data.train)))
+    if not _labelled(context):
+        return found
+    select, whole = context.data.select, short(stage, len(context.data.train))
+    half = half_of(whole)
     halves, alone, distilled = (
         [right(trained(stage, context, fresh, loss=loss, schedule=schedule, seed=seed), context) for seed in seeds()]
         for loss, schedule in ((LABELS_ALONE, half), (LABELS_ALONE, whole), (stage.guided_loss(context), whole))
     )
     logits = teacher_outputs(context, select, views=(None,)).logits(None).numpy()
     teacher, share = decided(logits, context), whole.epochs / stage.epochs
-    margins = [margin(alone, teacher, share=share), margin_at_end(halves, alone, teacher, share=share)]
+    margins = [margin(alone, teacher, share=share)]
+    if whole.epochs > half.epochs:
+        growth = whole.epochs / half.epochs
+        margins.append(margin_at_end(halves, alone, teacher, share=share, growth=growth))
     return [*margins, slope(alone, distilled), *found]
 
 
@@ -125,7 +146,7 @@ def short(stage: Distill, samples: int) -> Optimization:
 
 
 def half_of(schedule: Optimization) -> Optimization:
-    """Return a schedule of half the epochs, at least one."""
+    """Return a schedule of half the epochs, rounded down, at least one."""
     return schedule.model_copy(update={"epochs": max(1, schedule.epochs // 2)})
 
 
@@ -220,27 +241,30 @@ def margin_at_end(
     teacher: NDArray[np.bool_],
     *,
     share: float,
+    growth: float,
 ) -> Measure:
     """Measure the same at the end of the budget, by a power law through the student's errors at two budgets.
 
-    Errors fall about as a power of the training (Hestness et al. 2017, arXiv 1712.00409), so each doubling divides them
-    by what the last one did. Two points fix two numbers: there is nothing left to test the law on, and the interval is
-    over samples alone.
+    Errors fall about as a power of the training (Hestness et al. 2017, arXiv 1712.00409), so as often as the training
+    grows by a factor, they are divided by what that divided them by before. Two points fix two numbers: there is
+    nothing left to test the law on, and the interval is over samples alone.
 
     Args:
-        halves: right decisions [N] of each seed's run with half the short budget.
+        halves: right decisions [N] of each seed's run with about half the short budget.
         alone: with the whole short budget.
         teacher: of the teacher [N].
         share: of the stage's budget that the short one is.
+        growth: the whole short budget over that of ``halves``, above 1.
     """
+    steps = np.log(1 / share) / np.log(growth)
 
     def remaining(half: probes.Array, whole: probes.Array, theirs: probes.Array) -> float:
         errors = 1 - half.mean(), 1 - whole.mean()
         factor = min(1.0, errors[1] / errors[0]) if errors[0] > 0 else 1.0
-        return float(theirs.mean() - (1 - errors[1] * factor ** np.log2(1 / share)))
+        return float(theirs.mean() - (1 - errors[1] * factor**steps))
 
     arrays = np.mean(halves, axis=0), np.mean(alone, axis=0), teacher.astype(np.float64)
-    rates = f"alone {np.mean(halves):.2%}, then {np.mean(alone):.2%} with twice the training"
+    rates = f"alone {np.mean(halves):.2%}, then {np.mean(alone):.2%} with {growth:.3g} times the training"
     return Measure("margin-at-end", probes.bootstrap(remaining, arrays, seed=SEED), detail=rates)
 
 

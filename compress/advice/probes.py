@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -33,13 +34,32 @@ def bootstrap(statistic: Callable[..., float], *groups: tuple[NDArray[np.generic
         groups: arrays [N, ...] that are resampled together; groups are resampled apart.
         seed: of the resamples.
     """
+    low, high = np.quantile(_resampled(statistic, groups, seed=seed), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(statistic(*(array for group in groups for array in group)), float(low), float(high))
+
+
+def debiased(statistic: Callable[..., float], *groups: tuple[NDArray[np.generic], ...], seed: int) -> Estimate:
+    """Return a statistic that is never negative less its bias, with its basic bootstrap interval; see `bootstrap`.
+
+    Davison and Hinkley 1997, sections 2.1 and 5.2: the resamples are as far above the sample as the sample is above the
+    truth. For statistics that noise alone makes larger; a percentile interval would count that noise twice.
+    """
+    values = _resampled(statistic, groups, seed=seed)
+    twice = 2 * statistic(*(array for group in groups for array in group))
+    high, low = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(*(max(0.0, float(twice - value)) for value in (values.mean(), low, high)))
+
+
+def _resampled(
+    statistic: Callable[..., float], groups: Sequence[tuple[NDArray[np.generic], ...]], *, seed: int
+) -> Array:
+    """Return a statistic of RESAMPLES draws with replacement."""
     generator = np.random.default_rng(seed)
     values = []
     for _ in range(RESAMPLES):
         drawn = [(group, generator.integers(0, len(group[0]), len(group[0]))) for group in groups]
         values.append(statistic(*(array[rows] for group, rows in drawn for array in group)))
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(statistic(*(array for group in groups for array in group)), float(low), float(high))
+    return np.array(values)
 
 
 def softmax(logits: NDArray[np.floating], *, temperature: float = 1.0) -> Array:
@@ -57,7 +77,8 @@ def confidence(logits: NDArray[np.floating]) -> Array:
 def expected_calibration_error(confidences: Array, correct: NDArray[np.bool_]) -> float:
     """Return the mean gap between confidence and accuracy over 15 bins of equal width, weighted by their samples.
 
-    Guo et al. 2017 (arXiv 1706.04599), equation 3. Biased upwards on few samples: a calibrated model has one above 0.
+    Guo et al. 2017 (arXiv 1706.04599), equation 3. Biased upwards on few samples: a calibrated model has one above 0;
+    see `debiased`.
 
     Args:
         confidences: probability of each decision [N].
@@ -191,14 +212,16 @@ def _hsic(left: Array, right: Array) -> float:
 
 
 def jackknife(statistic: Callable[..., float], *arrays: Array, groups: int = 8) -> Estimate:
-    """Return a statistic of paired samples with the normal interval of the delete-a-group jackknife (Shao and Wu 1989).
+    """Return a statistic of paired samples with the t interval of the delete-a-group jackknife (Shao and Wu 1989).
 
-    For statistics that the bootstrap's repeated samples would bias, as they do `linear_cka`.
+    For statistics that the bootstrap's repeated samples would bias, as they do `linear_cka`. Its variance has one
+    degree of freedom less than there are groups.
     """
     parts = np.array_split(np.arange(len(arrays[0])), groups)
     value = statistic(*arrays)
     left = np.array([statistic(*(np.delete(array, part, axis=0) for array in arrays)) for part in parts])
-    half = NORMAL * float(np.sqrt((groups - 1) / groups * ((left - left.mean()) ** 2).sum()))
+    quantile = float(stdtrit(groups - 1, (1 + CONFIDENCE) / 2))
+    half = quantile * float(np.sqrt((groups - 1) / groups * ((left - left.mean()) ** 2).sum()))
     return Estimate(value, value - half, value + half)
 
 
@@ -215,7 +238,10 @@ def cosine(left: Array, right: Array) -> float:
 
 
 def over_batches(values: Sequence[float]) -> Estimate:
-    """Return the median of what some batches gave, with their smallest and largest."""
+    """Return the median of what some batches gave, with their smallest and largest.
+
+    The range of four batches holds the median of all batches in 7 of 8 cases; fewer are worth less.
+    """
     return Estimate(float(np.median(values)), min(values), max(values))
 
 

@@ -298,7 +298,7 @@ class Advice:
     def show(self, console: Console) -> None:
         """Print the table, then what else was seen, then what to do."""
         table = Table(box=None, pad_edge=False, width=WIDTH)
-        for name in ("probe", "measured, 95%", "warns", "", "threshold is"):
+        for name in ("probe", "measured, interval", "warns", "", "threshold is"):
             table.add_column(name, overflow="fold")
         for finding in self.findings:
             verdict = "WARNING" if finding.flagged else "ok"

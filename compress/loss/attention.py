@@ -223,7 +223,7 @@ class Scores(AttentionTerm):
     def _compare(self, ours_NHLL: Tensor, theirs_NHLL: Tensor, mask: Tensor | None) -> Tensor:
         if self.divergence == "kl":
             rows = kl(log_attention(ours_NHLL, mask), log_attention(theirs_NHLL, mask))
-            return unit_mean(rows.mean(dim=1), mask)
+            return unit_mean(rows.mean(dim=1).unsqueeze(-1), mask)
         squares = (ours_NHLL - theirs_NHLL).square().mean(dim=1)
         if mask is None:
             return squares.flatten(1).mean(dim=1)
@@ -283,7 +283,7 @@ class Relations(AttentionTerm):
         for item in compared:
             heads = item.pair.heads[0]
             relations = [log_attention(products(side, side, heads=heads), mask) for side in item.sized()]
-            values.append(unit_mean(kl(*relations).mean(dim=1), mask))
+            values.append(unit_mean(kl(*relations).mean(dim=1).unsqueeze(-1), mask))
         return torch.stack(values).sum(dim=0)
 
 

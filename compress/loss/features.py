@@ -216,7 +216,8 @@ class Cosine(FeatureTerm):
         values = []
         for ours, theirs in map(Compared.sized, compared):
             dim = 1 if ours.dim() == 4 else -1
-            values.append(unit_mean(1 - F.cosine_similarity(ours, theirs, dim=dim, eps=1e-8), mask))
+            cosines = F.cosine_similarity(ours, theirs, dim=dim, eps=1e-8)
+            values.append(unit_mean(1 - cosines.unsqueeze(dim), mask))
         return torch.stack(values).mean(dim=0)
 
 
@@ -398,11 +399,13 @@ def channels(shape: Shape) -> int:
 
 
 def unit_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean over all but the first dimension, float32 [N]; dimension 1 counts only where the mask is true."""
-    if mask is None or values.dim() == 1:
-        return values.flatten(1).mean(dim=1) if values.dim() > 1 else values
-    tokens = values if values.dim() == 2 else values.flatten(2).mean(dim=2)
-    return tokens.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    """Return the mean of each unit over all else, float32 [N]; of tokens [N, L, D] those count that the mask allows.
+
+    Vectors [N, D] of padded samples, such as a pooler's, have no tokens, and the mask says nothing of them.
+    """
+    if mask is None or values.dim() != 3:
+        return values.flatten(1).mean(dim=1)
+    return values.mean(dim=2).masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
 def pooled(feature: Tensor, mask: Tensor | None) -> Tensor:
@@ -429,8 +432,14 @@ def distances(features_ND: Tensor) -> Tensor:
 
 
 def angles(features_ND: Tensor) -> Tensor:
-    """Return cosines [N, N, N] of the angle at the second of every three samples (Park et al., equation 6)."""
-    edges = F.normalize(features_ND.unsqueeze(0) - features_ND.unsqueeze(1), dim=-1)
+    """Return cosines [N, N, N] of the angle at the second of every three samples (Park et al., equation 6).
+
+    Where two of the three coincide there is no angle: 0, without a gradient, which normalising would make 10^12 long.
+    """
+    gaps = features_ND.unsqueeze(0) - features_ND.unsqueeze(1)
+    squares = gaps.square().sum(dim=-1, keepdim=True)
+    apart = squares > 0
+    edges = torch.where(apart, gaps, 0.0) / torch.where(apart, squares, 1.0).sqrt()
     return torch.einsum("jid,jkd->ijk", edges, edges)
 
 

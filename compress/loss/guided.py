@@ -1,11 +1,19 @@
 """The one teacher-guided loss that trains, ranks channels, recovers and ranks layers for quantization."""
 
 import hashlib
+import inspect
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, get_args
 
 import torch
-from pydantic import GetJsonSchemaHandler, model_validator
+from pydantic import (
+    GetJsonSchemaHandler,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from torch import Tensor
@@ -40,8 +48,9 @@ class LossTerms:
 
     @property
     def total(self) -> Tensor:
-        """Weighted sum of coupled terms and of the means of the others, a float32 scalar."""
-        return torch.stack([self.weights[name] * value.mean() for name, value in self.values.items()]).sum()
+        """Weighted sum of coupled terms and of the means of the others, a float32 scalar; 0 without terms."""
+        means = [self.weights[name] * value.mean() for name, value in self.values.items()]
+        return torch.stack(means).sum() if means else torch.zeros(())
 
     def objective(self, *, units: int, samples: int) -> Tensor:
         """Return what to differentiate: the sum of each term's values over the number of them in the whole update.
@@ -54,7 +63,8 @@ class LossTerms:
         for name, value in self.values.items():
             count = samples if name in self.by_sample else units
             shares.append(self.weights[name] * (value.sum() / count if value.dim() else value))
-        return torch.stack(shares).sum()
+        # The step at which one term ends and the next begins to rise may have none.
+        return torch.stack(shares).sum() if shares else torch.zeros((), requires_grad=True)
 
     def named(self) -> dict[str, Tensor]:
         """The mean of each unweighted term and of the total, detached scalars."""
@@ -125,7 +135,22 @@ class GuidedLoss(Values):
         empty = [name for name, value in changes.items() if value is None and name not in PRESETS[given["preset"]]]
         if empty:
             raise ValueError(f"{empty[0]} is empty, and the preset has no such term; write {empty[0]}: {{}} to add it")
-        return _merged(PRESETS[given["preset"]], changes)
+        merged = _merged(PRESETS[given["preset"]], changes)
+        own = {name: type(value) for name, value in given.items() if isinstance(value, Term)}
+        return merged | {name: kind.model_validate(merged[name]) for name, kind in own.items()}
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """A term of a user's own class is written with its class, so that nothing stored is taken for what ours gave.
+
+        Such a loss cannot be read back: only the code that made it can make it again.
+        """
+        written = write(self)
+        for name, term in self.terms.items():
+            if type(term) is not TERMS[name]:
+                fields = term.model_dump(mode=info.mode, exclude_none=info.exclude_none)
+                written[name] = fields | {"class": _class_of(term, ours=TERMS[name])}
+        return written
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -133,9 +158,11 @@ class GuidedLoss(Values):
         return {"anyOf": [handler(core), {"enum": list(get_args(PresetName))}]}
 
     def model_post_init(self, _context: object) -> None:
-        """Refuse a loss without any term, and labels for mixtures."""
+        """Refuse a loss without any term, labels for mixtures, and terms whose class has no source."""
         if not self.terms:
             raise ValueError("a loss without terms: nothing would be learnt; name a term such as kl, or a preset")
+        for name, term in self.terms.items():
+            _class_of(term, ours=TERMS[name])
         ends = 0.0
         for begin, end in sorted(
             (term.schedule.begin_fraction, term.schedule.end_fraction) for term in self.terms.values()
@@ -220,6 +247,22 @@ TERMS: dict[str, type[Term]] = {
     for kind in get_args(field_info.annotation)
     if isinstance(kind, type) and issubclass(kind, Term)
 }
+
+
+def _class_of(term: Term, *, ours: type[Term]) -> str:
+    """Return what tells a user's subclass from all others: its name, and a hash of its source down to our class.
+
+    Raises:
+        ValueError: when there is no source, as for a class that was typed into an interactive session.
+    """
+    kinds = list(takewhile(lambda kind: kind is not ours, type(term).__mro__))
+    try:
+        source = "".join(inspect.getsource(kind) for kind in kinds)
+    except (OSError, TypeError):
+        raise ValueError(
+            f"the source of {type(term).__name__} is not to be found, and it is part of every key; define it in a file"
+        ) from None
+    return f"{type(term).__module__}.{type(term).__qualname__} {hashlib.sha256(source.encode()).hexdigest()[:12]}"
 
 
 def _fields(value: Any) -> Any:

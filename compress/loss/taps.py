@@ -88,11 +88,17 @@ class Trace:
         """Return the taps that a glob names, in the order in which they run.
 
         Raises:
-            ModelError: when it names none.
+            ModelError: when it names none, or a side that modules do not have.
         """
-        glob, _, side = pattern.partition(":")
+        glob, colon, side = pattern.partition(":")
+        if colon and side != "input":
+            raise ModelError(
+                f"a tap of the {self.role} has no such side",
+                expected=f"{glob} for what the module returns, {glob}:input for what goes into it",
+                got=pattern,
+            )
         matching = path_pattern(glob)
-        found = [Tap(path, "input" if side == "input" else "output") for path in self.seen if matching.fullmatch(path)]
+        found = [Tap(path, "input" if colon else "output") for path in self.seen if matching.fullmatch(path)]
         if not found:
             self.shape(Tap(glob))  # tells what there is
         return found

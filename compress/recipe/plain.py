@@ -22,12 +22,14 @@ def plain(value: Any, *, choice: bool = False) -> Any:
         choice: whether a stage is one of several here; a teacher's ``train`` is not, and spells no verb.
     """
     if isinstance(value, Values):
-        tag = tag_of(type(value))
+        tag, kind = tag_of(type(value)), type(value)
         fields = {
             field.alias or name: plain(value.__dict__[name])
-            for name, field in type(value).model_fields.items()
+            for name, field in kind.model_fields.items()
             if name != tag and (value.__dict__[name] != field.default or field.default not in (None, ""))
         }
+        if not kind.__module__.startswith("compress."):  # no recipe can name it: reading this is refused
+            fields["class"] = f"{kind.__module__}.{kind.__qualname__}"
         if tag is None or (tag == "verb" and not choice):
             return fields
         word = value.__dict__[tag]

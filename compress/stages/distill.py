@@ -13,7 +13,7 @@ from compress.errors import StageError
 from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure, save_model
 from compress.stage import Context, Need, Stage
-from compress.teacher import fit_guided
+from compress.teacher import CACHE_LIMIT_GB, fit_guided
 from compress.training import Fit, Optimization, coupling_faults
 
 
@@ -35,7 +35,7 @@ class Distill(Optimization, Stage):
 
     verb: Literal["distill"] = "distill"
     generations: Annotated[int, Field(ge=1, le=100)] = 1
-    cache_limit_gb: Annotated[float, Field(ge=0, le=1e6)] = 4.0
+    cache_limit_gb: Annotated[float, Field(ge=0, le=1e6)] = CACHE_LIMIT_GB
     loss: GuidedLoss | None = None
 
     def run(self, source: Artifact, context: Context) -> Artifact:

@@ -105,7 +105,7 @@ def test_without_a_teacher_the_rest_is_told_and_how_to_get_it(tmp_path):
 
 
 def test_a_pilot_tells_its_cost_first_and_its_margins(store, tmp_path):
-    result = checked(store, written(tmp_path), "--pilot")
+    result = checked(store, written(tmp_path), "--pilot", "--set", "stages.distill.epochs=2")
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith("pilot: ")
     assert "about" in result.stderr.splitlines()[0]
@@ -143,13 +143,40 @@ def test_a_reference_of_another_shape_is_refused(tmp_path):
     recipe = Recipe.load(written(tmp_path))
     data = recipe.data.load()
     arrays = tmp_path / "reference.npz"
-    np.savez(arrays, train_inputs=np.zeros((4, 1, 5, 5), np.uint8), train_labels=np.arange(4))
+    np.savez(arrays, train_inputs=np.zeros((40, 1, 5, 5), np.uint8), train_labels=np.arange(40) % 4)
     told = Recipe.load(written(tmp_path), overrides=[f"teacher.reference.numpy.archive={arrays}"])
     context = context_of(
         told, data, Options(store=tmp_path), store=Store.open(tmp_path), execution=Execution(1, "float32")
     )
     with pytest.raises(DataError, match="reference sample does not fit"):
         reference_sample(told.teacher, context)
+
+
+def test_a_reference_that_is_too_small_is_refused(tmp_path):
+    recipe = Recipe.load(written(tmp_path))
+    data, arrays = recipe.data.load(), tmp_path / "reference.npz"
+    np.savez(arrays, train_inputs=np.zeros((4, 1, 8, 8), np.uint8), train_labels=np.arange(4))
+    told = Recipe.load(written(tmp_path), overrides=[f"teacher.reference.numpy.archive={arrays}"])
+    context = context_of(
+        told, data, Options(store=tmp_path), store=Store.open(tmp_path), execution=Execution(1, "float32")
+    )
+    with pytest.raises(DataError, match="32 samples or more"):
+        reference_sample(told.teacher, context)
+
+
+def test_a_missing_member_of_the_ensemble_is_a_missing_teacher(store, tmp_path):
+    second = '{"second": {"teacher": {"model": {"cnn": {}}, "train": {"epochs": 1}}}}'
+    recipe = Recipe.load(written(tmp_path), overrides=[f"ensemble={second}"])
+    advice = check(recipe, Options(store=store, threads=1, reporter=Reporter(quiet=True)))
+    assert "--until teacher" in " ".join(advice.notes)
+    assert "gradient-ratio" not in probes(advice)
+
+
+def test_a_pilot_of_another_measure_is_refused_before_it_trains(store, tmp_path):
+    recipe = written(tmp_path)
+    result = checked(store, recipe, "--pilot", "--set", "data.judge.measure=macro-f1")
+    assert "judged by macro-f1" in str(result.exception)
+    assert "pilot:" not in result.stderr
 
 
 def test_an_interval_across_the_threshold_is_no_warning():

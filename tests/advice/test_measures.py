@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import text_zoo
 import torch
 
 from compress.advice import measures
 from compress.advice.rules import judged
 from compress.data import Samples
-from compress.loss import GuidedLoss, Hard, Hidden, Kl
+from compress.loss import DynamicLayers, GuidedLoss, Hard, Hidden, Kl, LastFeature, Tap
 from compress.loss.logits import kl
 from compress.models import Cnn, load_model
 
@@ -114,6 +115,12 @@ def test_the_gradient_ratio_is_autograds_own(context, teacher):
     assert angle.value.value == pytest.approx(float(torch.cosine_similarity(*flat, dim=0)), rel=1e-3)
 
 
+def test_a_student_with_dropout_gives_the_same_gradients_twice(context, teacher):
+    ours = torch.nn.Sequential(student(context), torch.nn.Dropout(0.5))
+    found = [measures.audit(context.loss, context, student=ours, teacher=teacher) for _ in range(2)]
+    assert found[0] == found[1]
+
+
 def test_classes_in_another_order_pull_against_the_labels(context, teacher):
     shuffled = with_train(context, labels=(context.data.train.labels + 3) % 10)
     (_, right), (_, wrong) = (
@@ -198,3 +205,62 @@ def test_pairs_are_those_of_the_term_and_a_twin_is_alike(context, teacher):
     (best,) = measures.pairing(GuidedLoss(preset="hinton"), twin, teacher, context)
     assert best.probe == "best-pairs"
     assert "layers" in best.detail
+
+
+class Changed(torch.nn.Module):
+    """A network that changes the end of its only stage in place, as torchvision's DenseNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = torch.nn.Conv2d(1, 8, 3), torch.nn.Linear(8, 10)
+
+    def forward(self, images):
+        features = torch.nn.functional.relu(self.conv(images), inplace=True)
+        return self.head(features.mean(dim=(2, 3)))
+
+
+def test_stages_that_are_changed_in_place_are_left_out_and_no_error(context, teacher):
+    assert measures.pairing(context.loss, Changed(), teacher, context) == []
+    loss = GuidedLoss(last_feature=LastFeature())
+    (found,) = measures.pairing(loss, Changed(), teacher, context)
+    assert found.subject == "last_feature, head:input : head:input"
+
+
+class Tokens(torch.nn.Module):
+    """Two layers that mix tokens, on word numbers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = torch.nn.Embedding(300, 8)
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(2))
+        self.head = torch.nn.Linear(8, 2)
+
+    def forward(self, ids, mask):
+        states = self.words(ids)
+        for layer in self.layers:
+            states = torch.tanh(layer(states))
+        return self.head(states[:, 0])
+
+
+@pytest.fixture
+def texts(make_context, tmp_path):
+    data = text_zoo.review_data()
+    return replace(make_context(), data=data, task=text_zoo.text_task(text_zoo.make_tokenizer(tmp_path), data))
+
+
+def test_padding_is_no_part_of_what_layers_have_in_common(texts):
+    """A long text in the batch pads all others; their features stay what they are."""
+    train = texts.data.train
+    longer = Samples(np.append(train.inputs[:30], " ".join(["film"] * 40)), np.arange(31) % 2)
+    padded = replace(texts, data=replace(texts.data, roles={**texts.data.roles, "train": longer}))
+    taps = [Tap("layers.0"), Tap("layers.1")]
+    plain, wide = (measures._features(Tokens(), here, taps) for here in (texts, padded))
+    for tap in taps:
+        np.testing.assert_allclose(wide[tap][:30], plain[tap][:30], atol=1e-6)
+
+
+def test_the_pairs_that_dynamic_layers_choose_from_are_not_judged_one_by_one(texts):
+    loss = GuidedLoss(dynamic_layers=DynamicLayers(teacher_layers=2))
+    (found,) = measures.pairing(loss, Tokens(), Tokens(), texts)
+    assert found.probe == "best-pairs"

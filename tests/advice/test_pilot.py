@@ -10,6 +10,7 @@ from compress.advice import pilot
 from compress.advice.rules import judged
 from compress.loss import GuidedLoss
 from compress.models import Cnn
+from compress.stage import Member
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.train import Train
@@ -42,7 +43,7 @@ def test_a_student_that_can_is_told_from_one_that_cannot(context):
 
 
 def test_a_thin_margin_is_caught_and_training_confirms_it(context):
-    """The teacher saw a fifth of the epochs that the student has."""
+    """The teacher saw a fortieth of the epochs that the student has."""
     weak = Train(epochs=1, batch_size=100, learning_rate=0.02).run(Create(model=ENOUGH).run(None, context), context)
     here = replace(context, teacher=weak)
     found = {measure.probe: measure for measure in pilot.pilot(STAGE, here, maker(here, ENOUGH))}
@@ -64,18 +65,31 @@ def test_seeds_are_paired_and_the_same_call_gives_the_same_numbers(context):
     assert all(torch.equal(*pair) for pair in zip(*(run.state_dict().values() for run in runs), strict=True))
 
 
-def test_the_cost_counts_the_steps_that_are_made(context, monkeypatch):
-    stage, steps = STAGE.model_copy(update={"epochs": 3}), []
-    told = pilot.cost(stage, context, maker(context, TINY))
-    fit = pilot.fit_guided
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_cost_counts_the_steps_that_are_made_and_what_the_teachers_see(context, monkeypatch, labelled):
+    import compress.teacher
 
-    def counted(*arguments, **options):
+    stage = STAGE.model_copy(update={"epochs": 3, "accumulate": 2, "batch_size": 25})
+    if not labelled:
+        roles = {**context.data.roles, "train": replace(context.data.train, labels=None)}
+        context = replace(context, data=replace(context.data, roles=roles))
+        stage = stage.model_copy(update={"loss": GuidedLoss(preset="born-again")})
+    context = replace(context, ensemble=(Member(Create(model=TINY).run(None, context), 1.0),))
+    steps, seen, fit, forward = [], [], pilot.fit_guided, compress.teacher.forward_all
+
+    def fitted(*arguments, **options):
         steps.append(fit(*arguments, **options).steps)
 
-    monkeypatch.setattr(pilot, "fit_guided", counted)
+    def forwarded(*arguments, index, **options):
+        seen.append(len(index))
+        return forward(*arguments, index=index, **options)
+
+    monkeypatch.setattr(pilot, "fit_guided", fitted)
+    monkeypatch.setattr(compress.teacher, "forward_all", forwarded)
+    told = pilot.cost(stage, context, maker(context, TINY))
     pilot.pilot(stage, context, maker(context, TINY))
     assert told.steps == sum(steps)
-    assert told.teacher_images == 1000 + 300
+    assert told.teacher_images == sum(seen)
     assert told.seconds > 0
     assert f"{told.steps:,} steps" in str(told)
 
@@ -91,10 +105,14 @@ def test_margins_are_by_hand():
     half[:60], whole[:80], teacher[:95] = True, True, True
     assert pilot.margin([whole], teacher, share=0.5).value.value == pytest.approx(0.15)
     # Errors 0.4, then 0.2; two more doublings make 0.05.
-    measure = pilot.margin_at_end([half], [whole], teacher, share=0.25)
+    measure = pilot.margin_at_end([half], [whole], teacher, share=0.25, growth=2)
     assert measure.value.value == pytest.approx(0.0, abs=1e-9)
     # More training that did not help is not extrapolated to worse.
-    assert pilot.margin_at_end([whole], [half], teacher, share=0.25).value.value == pytest.approx(0.95 - 0.6)
+    worse = pilot.margin_at_end([whole], [half], teacher, share=0.25, growth=2)
+    assert worse.value.value == pytest.approx(0.95 - 0.6)
+    # The same errors after a third of the short budget, which is a ninth of the whole: two more such steps.
+    tripled = pilot.margin_at_end([half], [whole], teacher, share=1 / 9, growth=3)
+    assert tripled.value.value == pytest.approx(0.0, abs=1e-9)
     gain = pilot.slope([half, half], [whole, half])
     assert gain.value.value == pytest.approx(0.1)
     assert gain.value.low < 0.1 < gain.value.high
@@ -111,14 +129,11 @@ def test_without_labels_only_capacity_is_measured(context):
     assert [measure.probe for measure in found] == ["memorised-agreement"]
 
 
-def test_test_is_not_read(context):
+def test_test_is_not_read_and_one_epoch_is_not_extrapolated(context):
     data = context.data
     empty = {**data.roles, "test": data.test.take(np.arange(0))}
     here = replace(context, data=replace(data, roles=empty))
-    stage = STAGE.model_copy(update={"epochs": 1})
-    assert {measure.probe for measure in pilot.pilot(stage, here, maker(here, TINY))} == {
-        "margin",
-        "margin-at-end",
-        "pilot-gain",
-        "memorised-agreement",
-    }
+    for epochs, extrapolated in ((1, set()), (2, {"margin-at-end"})):
+        stage = STAGE.model_copy(update={"epochs": epochs})
+        found = {measure.probe for measure in pilot.pilot(stage, here, maker(here, TINY))}
+        assert found == {"margin", "pilot-gain", "memorised-agreement"} | extrapolated

@@ -31,6 +31,28 @@ def test_calibration_error_is_the_weighted_gap_of_each_bin(random):
     assert probes.expected_calibration_error(np.ones(4), np.array([True, True, True, False])) == 0.25
 
 
+def test_a_calibrated_model_is_not_blamed_for_the_number_of_samples():
+    blamed, values = 0, []
+    for seed in range(40):
+        logits, labels = labelled(np.random.default_rng(seed), count=300)
+        sides = probes.confidence(logits), logits.argmax(axis=1) == labels
+        found = probes.debiased(probes.expected_calibration_error, sides, seed=0)
+        assert 0 <= found.low <= found.value <= found.high
+        blamed += found.low > 0.05
+        values.append((found.value, probes.expected_calibration_error(*sides)))
+    assert blamed <= 2
+    assert np.mean(values, axis=0)[0] < 0.75 * np.mean(values, axis=0)[1]
+
+
+def test_a_miscalibrated_model_is_seen_to_be(random):
+    logits, labels = labelled(random, count=2000)
+    sides = probes.confidence(4 * logits), logits.argmax(axis=1) == labels
+    found = probes.debiased(probes.expected_calibration_error, sides, seed=0)
+    plain = probes.bootstrap(probes.expected_calibration_error, sides, seed=0)
+    assert found.low > 0.1
+    assert found.value == pytest.approx(plain.value, abs=0.01)
+
+
 def test_likelihood_is_scikit_learns(random):
     logits, labels = labelled(random)
     expected = log_loss(labels, probes.softmax(logits, temperature=1.7), labels=range(5))
@@ -129,7 +151,17 @@ def test_similarity_is_one_for_a_rotation_and_none_for_noise_however_wide(random
 def test_the_jackknife_of_a_mean_is_its_standard_error(random):
     values = random.normal(size=64)
     interval = probes.jackknife(lambda array: float(array.mean()), values, groups=64)
-    assert interval.high - interval.value == pytest.approx(probes.NORMAL * values.std(ddof=1) / 8)
+    # 1.9983 is the 0.975 quantile of Student's t with 63 degrees of freedom.
+    assert interval.high - interval.value == pytest.approx(1.9983 * values.std(ddof=1) / 8, rel=1e-4)
+
+
+def test_the_jackknife_of_eight_groups_covers_as_often_as_it_says():
+    covered = 0
+    for seed in range(400):
+        values = np.random.default_rng(seed).normal(size=64)
+        interval = probes.jackknife(lambda array: float(array.mean()), values)
+        covered += interval.low < 0 < interval.high
+    assert 368 <= covered <= 392  # 95%, give or take three deviations
 
 
 def test_the_bootstrap_resamples_groups_apart_and_arrays_of_a_group_together(random):

@@ -103,6 +103,25 @@ def test_rkd_has_a_gradient_where_samples_coincide():
     assert bool(student.grad.isfinite().all())
 
 
+def test_rkd_gives_samples_that_coincide_no_endless_gradient():
+    student = maps(2, 6, 4)
+    student[1] = student[0]
+    student.requires_grad_()
+    Rkd().value([compared(student, maps(0, 6, 4))], mask=None).backward()
+    assert student.grad is not None
+    assert float(student.grad.abs().max()) < 100
+
+
+@pytest.mark.parametrize("term", [Hint(), Hidden(), Cosine()], ids=lambda term: type(term).__name__)
+def test_vectors_of_padded_samples_have_no_padding(term):
+    """A pooler's output: neither cut short where the width is the number of tokens, nor refused where it is not."""
+    student, teacher = maps(0, 3, 5), maps(1, 3, 5)
+    whole = term.value([compared(student, teacher)], mask=None)
+    for length in (5, 7):
+        mask = torch.arange(length).repeat(3, 1) < 2
+        assert torch.equal(term.value([compared(student, teacher)], mask=mask), whole)
+
+
 def test_last_features_are_compared_after_standardising():
     student, teacher = maps(0, 3, 8).double().numpy(), maps(1, 3, 8).double().numpy()
     sides = [(side - side.mean(1, keepdims=True)) / side.std(1, keepdims=True) for side in (student, teacher)]
@@ -184,6 +203,8 @@ def test_a_star_stays_within_one_part_of_a_path():
     ]
     assert len(seen.matches("layers.**")) > 10
     assert seen.matches("head:input") == [Tap("head", "input")]
+    with pytest.raises(ModelError, match="no such side"):
+        seen.matches("head:inputs")
 
 
 def test_a_tensor_that_is_changed_in_place_is_no_tap():

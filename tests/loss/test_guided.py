@@ -13,6 +13,7 @@ from compress.loss import Dist, Dkd, GuidedLoss, Hard, Hint, Kl, LastFeature, La
 from compress.loss.bound import active
 from compress.loss.presets import PRESETS
 from compress.models import Cnn, ResNet
+from compress.recipe.plain import plain
 from compress.tasks import Signature
 from compress.tasks.signature import Tensor
 
@@ -95,6 +96,45 @@ def test_the_fingerprint_changes_with_every_field_and_not_with_the_spelling():
         {"preset": "hinton", "hint": {}},
     ]
     assert len({loss.fingerprint, *(GuidedLoss.model_validate(other).fingerprint for other in others)}) == 5
+
+
+class Halved(Kl):
+    """A user's own term."""
+
+    share: float = 0.5
+
+    def value(self, student, targets):
+        return self.share * super().value(student, targets)
+
+
+def test_a_term_of_a_users_own_class_is_never_taken_for_ours():
+    ours, theirs = GuidedLoss(kl=Kl()), GuidedLoss(kl=Halved())
+    assert len({loss.fingerprint for loss in (ours, theirs, GuidedLoss(kl=Halved(share=0.25)))}) == 3
+    assert theirs.model_dump()["kl"]["share"] == 0.5
+    assert "Halved" in theirs.model_dump(exclude_none=True)["kl"]["class"]
+    assert plain(theirs)["kl"]["class"].endswith("Halved")
+    with pytest.raises(ValidationError, match=r"kl\.class"):
+        GuidedLoss.model_validate(theirs.model_dump(exclude_none=True))
+    assert GuidedLoss(preset="hinton", kl=Halved(temperature=8)).kl == Halved(weight=0.9, temperature=8)
+
+
+def test_a_class_without_source_is_refused_for_no_key_could_tell_it():
+    typed = {"Kl": Kl, "__name__": "typed"}
+    exec("class Typed(Kl):\n    pass", typed)
+    with pytest.raises(ValidationError, match="define it in a file"):
+        GuidedLoss(kl=typed["Typed"]())
+
+
+def test_a_step_between_two_terms_trains_nothing_and_is_no_error():
+    student = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = GuidedLoss(
+        mse={"schedule": {"end_fraction": 0.5}},
+        kl=Kl(schedule=Schedule(begin_fraction=0.5, warmup_fraction=0.1)),
+    )
+    terms = loss.on_logits(student, Targets(teachers=(-student.detach(),)), progress=0.5)
+    terms.objective(units=5, samples=5).backward()
+    assert student.grad is None
+    assert terms.named() == {"total": 0}
 
 
 def test_schedules_rise_hold_and_fall():
