@@ -152,6 +152,7 @@ def table(result: dict[str, Any]) -> str:
 def plot(result: dict[str, Any], path: Path) -> None:
     """Draw latency against length, both on log scales, with the 99% intervals, as a PNG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -165,6 +166,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes.set_yscale("log")
     axes.set_xticks(lengths, labels=[str(length) for length in lengths])
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("tokens")
     axes.set_ylabel("ms a call, 99% interval (batch 1, one thread)")
     axes.spines[["top", "right"]].set_visible(False)
