@@ -19,8 +19,8 @@ test is not read.
 
 import argparse
 import json
-import math
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,7 +29,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import nn
 
 from compress.artifact import Store
@@ -44,7 +43,11 @@ from compress.tasks import Batch
 from compress.teacher import teacher_outputs
 from compress.training import Optimization, Taught, Teaching, fit, predict
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from benchmarks.seeds import differences, holm, interval, p_value, shown  # noqa: E402
+
 RECIPE = HERE.parents[1] / "pipelines" / "fashion_mnist" / "recipe.yaml"
 RESULTS = HERE / "results"
 DOCUMENT = HERE.parents[1] / "docs" / "distillation.md"
@@ -209,31 +212,6 @@ def run_cell(arm: str, context: Context, *, seed: int) -> None:
     print(f"{arm} seed {seed}: {100 * result['accuracy_select']:.2f}% in {seconds:.0f} s", flush=True)
 
 
-def holm(values: dict[str, float]) -> dict[str, float]:
-    """Return p-values adjusted for their number (Holm 1979): step-down, each at least the one before."""
-    adjusted: dict[str, float] = {}
-    largest = 0.0
-    for index, (name, p) in enumerate(sorted(values.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, (len(values) - index) * p))
-        adjusted[name] = largest
-    return adjusted
-
-
-def differences(accuracy: dict[tuple[str, int], float], arm: str, rival: str) -> list[float]:
-    """Return accuracy of one arm minus another's, in points, for every seed that both have."""
-    seeds = sorted(
-        {seed for name, seed in accuracy if name == arm} & {seed for name, seed in accuracy if name == rival}
-    )
-    return [accuracy[arm, seed] - accuracy[rival, seed] for seed in seeds]
-
-
-def interval(gains: list[float]) -> tuple[float, float, float]:
-    """Return mean and 95% t interval."""
-    mean = statistics.mean(gains)
-    half = float(stats.t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / math.sqrt(len(gains))
-    return mean, mean - half, mean + half
-
-
 def table() -> str:
     """Return the committed cells as Markdown.
 
@@ -262,11 +240,7 @@ def table() -> str:
             f"{statistics.mean(values):.2f}, {statistics.stdev(values):.2f}",
         ]
         for rival in ("alone", "permuted", "label-smoothing"):
-            parts.append(
-                ""
-                if arm == rival
-                else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*interval(differences(accuracy, arm, rival)))
-            )
+            parts.append("" if arm == rival else shown(interval(differences(accuracy, arm, rival))))
         p = p_values.get(arm)
         parts.append("" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}")
         parts.append(f"{100 * statistics.mean(cell['teacher_agreement'] for cell in own):.1f}")
@@ -286,11 +260,6 @@ def table() -> str:
         f"{min(cell['environment']['date'] for cell in cells)[:10]}.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def p_value(gains: list[float]) -> float:
-    """Return the two-sided p-value of a paired t test; 1 when nothing varies."""
-    return 1.0 if statistics.stdev(gains) == 0 else float(stats.ttest_1samp(gains, 0).pvalue)
 
 
 def verdict(p: float, gain: float) -> str:

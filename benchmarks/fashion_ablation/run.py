@@ -16,14 +16,13 @@ A cell that has its JSON is not run again, so the grid resumes. Accuracy is on s
 
 import argparse
 import json
-import math
 import statistics
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from scipy import stats
 
 from compress.artifact import Artifact, Store
 from compress.benchmark.environment import allowed_cores, describe
@@ -37,7 +36,11 @@ from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.prune import Prune
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from benchmarks.seeds import differences, interval, shown  # noqa: E402
+
 RECIPE = HERE.parents[1] / "pipelines" / "fashion_mnist" / "recipe.yaml"
 RESULTS = HERE / "results"
 DISTILL_EPOCHS = 3
@@ -154,15 +157,9 @@ def table() -> str:
         lines.append(f"| {arm} | {spread} | {last['parameters']:,} | {last['macs']:,} |")
     lines += ["", "| question | difference in points, 95% interval, paired by seed | verdict |", "|---|---:|---|"]
     for question, ours, rival in QUESTIONS:
-        seeds = sorted(
-            {seed for arm, seed in accuracy if arm == ours} & {seed for arm, seed in accuracy if arm == rival}
-        )
-        gains = [accuracy[ours, seed] - accuracy[rival, seed] for seed in seeds]
-        half = float(stats.t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / math.sqrt(len(gains))
-        mean = statistics.mean(gains)
-        verdict = "yes" if mean - half > 0 else "no, it is worse" if mean + half < 0 else "cannot tell"
-        shown = f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
-        lines.append(f"| {question} ({ours} - {rival}) | {shown} | {verdict} |")
+        gain, low, high = interval(differences(accuracy, ours, rival))
+        verdict = "yes" if low > 0 else "no, it is worse" if high < 0 else "cannot tell"
+        lines.append(f"| {question} ({ours} - {rival}) | {shown((gain, low, high))} | {verdict} |")
     environment = cells[0]["environment"]
     lines += [
         "",
