@@ -21,7 +21,6 @@ from compress.stages.train import Train
 from compress.tasks import Augment, ImageClassification
 from compress.tasks.signature import Signature, Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))  # for text_zoo
 torch.set_num_threads(1)
 sys.path.insert(0, str(Path(__file__).parent))  # where the zoos are
 

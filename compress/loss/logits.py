@@ -106,6 +106,8 @@ class Kl(LogitTerm):
             raise ValueError(
                 f"beta {self.beta:g} trains on a loss of nearly 0; expected 0 (forward), 1 (reverse) or 0.05 to 0.95"
             )
+        if self.skew > 0.95:
+            raise ValueError(f"skew {self.skew:g} trains on a loss of nearly 0; expected 0 (forward) to 0.95")
 
     @property
     def declared(self) -> frozenset[Property]:
