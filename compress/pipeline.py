@@ -85,12 +85,14 @@ class Outcome:
         report: the result document, as in ``report.json``.
         run_dir: recipe, report, tables, picture, and the bundle when there is one.
         shipped: the last artifact.
+        race: what was measured; None when the run stopped before.
     """
 
     passed: bool | None
     report: dict[str, Any]
     run_dir: Path
     shipped: Artifact
+    race: Race | None
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,13 @@ class Step:
     loss_fingerprint: str | None
 
 
-def run(recipe: Recipe, options: Options) -> Outcome:
+def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outcome:
     """Run a recipe from its teacher to its verdict, reusing what the store has.
+
+    Args:
+        recipe: what to do.
+        options: how.
+        raced: of an earlier run; files that it measured are not measured again.
 
     Raises:
         CompressError: see ``errors.py``; everything committed before stays.
@@ -156,7 +163,9 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         if not options.until_stage:
             contenders = [Contender(row.title, row.artifact, row.scores) for row in rows]
             contenders[-1:-1] = variants
-            race = run_race(recipe, context, contenders, rivals=tuple(RIVALS), work=run_dir)
+            race = raced
+            if race is None or not race.is_of(contenders):
+                race = run_race(recipe, context, contenders, rivals=tuple(RIVALS), work=run_dir)
             gates = gates_on_select(recipe, contenders, race)
             verdict = read_test(recipe, context, contenders, race) if options.judged else None
         earlier_s = seconds_by_digest(run_dir, say=options.reporter.say)
@@ -178,7 +187,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         with writable(run_dir):
             loop.publish(report, race, verdict, rows, run_dir)
     passed = all(gate.passed for gate in gates) if gates and not options.judged else verdict and verdict.passed
-    return Outcome(passed=None if options.smoke else passed, report=report, run_dir=run_dir, shipped=rows[-1].artifact)
+    return Outcome(None if options.smoke else passed, report, run_dir, rows[-1].artifact, race)
 
 
 @dataclass(frozen=True)

@@ -103,12 +103,12 @@ class Race:
 
     Attributes:
         document: the benchmark's result document.
-        primary: the comparison under the primary profile.
+        comparisons: one per profile, the primary one first.
         rival: name of the teacher-with-quantization row that is faster.
     """
 
     document: dict[str, Any]
-    primary: Comparison
+    comparisons: Sequence[Comparison]
     rival: str
 
 
@@ -123,11 +123,26 @@ def run_race(
     recipe: Recipe, context: Context, contenders: Sequence[Contender], *, rivals: Sequence[str], work: Path
 ) -> Race:
     """Measure the files against each other.
+        digests: of what was raced, in order.
 
     Args:
         recipe: benchmark profiles and gates.
         context: task, data, store.
         contenders: the teacher first, the shipped file last.
+    digests: tuple[str, ...]
+
+    @property
+    def primary(self) -> Comparison:
+        """The comparison under the primary profile."""
+        return self.comparisons[0]
+
+    def is_of(self, contenders: Sequence[Contender]) -> bool:
+        """Return whether these very files were raced."""
+        return self.digests == tuple(entry.artifact.digest for entry in contenders)
+
+    def latency_ms(self, name: str, *, profile: str) -> Estimate:
+        """Return a row's latency under a profile."""
+        return next(found for found in self.comparisons if found.profile.name == profile).latency_ms(name)
         rivals: names of the rows that are the teacher with quantization only.
         work: where the sample inputs are written.
 

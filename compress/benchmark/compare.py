@@ -114,6 +114,15 @@ class Comparison:
         ours, theirs = self.measurements[model], self.measurements[over]
         return _speedup(ours, over=theirs, seed=self.seed, launches=self.preset.launches)
 
+    def latency_ms(self, model: str) -> Estimate:
+        """A model's latency: the geometric mean of its blocks' medians, with an interval over launches and rounds.
+
+        Raises:
+            KeyError: when it has no measurement.
+        """
+        medians_ms = self.measurements[model].block_median_ms
+        return geometric_mean_ratio(np.log(medians_ms), seed=self.seed, launches=self.preset.launches)
+
     def is_measurable(self, speedup: Estimate) -> bool:
         """Whether a speedup's interval excludes 1 and its size exceeds the noise floor, on real hardware."""
         if self.floor is None or not self.ranked:
