@@ -504,7 +504,7 @@ def any_teacher(given: Teacher, context: Context) -> Artifact:
 def prepared(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
     """Return what really runs: the recipe and its data, or for a smoke run little of both, in a store of its own."""
     faults = [f"{recipe.stages[index].title}: {message}" for index, message in recipe.misfits()]
-    faults += [f"gates: {message}" for _, message in recipe.unshipped()]
+    faults += [f"{'.'.join(path)}: {message}" for path, message in (*recipe.unshipped(), *recipe.untimed())]
     if faults:  # a recipe that was read from a file has been told so already, with its places
         raise RecipeError("\n".join([f"the recipe has {len(faults)} fault(s):", *faults]))
     if not options.smoke:

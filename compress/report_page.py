@@ -124,7 +124,7 @@ def _gates(report: Document) -> str:
         word, mark = ("passed", "✓") if gate.passed else ("missed", "✗")
         items.append(
             f'<li class="{word}"><b aria-hidden="true">{mark}</b><span><strong>{word}</strong> · {escape(gate.gap)}'
-            "</span></li>"
+            f"{f'<br>Next: {escape(gate.remedy)}' if gate.remedy else ''}</span></li>"
         )
     return (
         f'<p class="note">Judged on {"test" if on_test else "select"} with the exported file, at the unfavourable end '

@@ -91,6 +91,7 @@ def verdict_lines(verdict: dict[str, Any]) -> list[str]:
         lines.append(f"gate {'passed' if gate.passed else 'MISSED'}  {gate.gap}")
     return lines
 
+        lines += [f"  next: {gate.remedy}"] if gate.remedy else []
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the tables, the verdict and the environment as Markdown."""

@@ -14,7 +14,7 @@ from compress.benchmark.runtimes.worker import batches
 from compress.errors import StageError
 from compress.models import HuggingFace
 from compress.recipe import Recipe
-from compress.recipe.sections import Benchmark, ProfileChoice
+from compress.recipe.sections import Benchmark, Gates, Limits, ProfileChoice
 from compress.scoring import score
 from compress.stages.create import Create
 from compress.verdict import RACED_SAMPLES, Contender, _check_measured, judge, run_race
