@@ -29,7 +29,7 @@ from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
 from compress.tasks import Signature
 from compress.tracking import Run, Tracker, tracked_headline
-from compress.verdict import Contender, Race, Verdict, gates_on_select, read_test, run_race
+from compress.verdict import Contender, Race, Verdict, check_runtimes, gates_on_select, read_test, run_race
 
 SMOKE_SAMPLES = 512
 TEACHER = "teacher"  # where a run may stop besides its stages
@@ -126,6 +126,8 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
     """
     real = recipe
     recipe, options, data = prepared(recipe, options)
+    if options.until_stage is None:
+        check_runtimes(recipe)
     options.reporter.say(reporting.data_line(reporting.data_section(data)))
     store = Store.open(options.store)
     run_dir = store.root / "runs" / run_name(recipe, data)

@@ -75,6 +75,8 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         console.print(benchmark_report.table(report["benchmark"]))
         console.print(benchmark_report.profile_table(report["benchmark"]))
         console.print(benchmark_report.tail_table(report["benchmark"]))
+        for table in benchmark_report.scored_tables(report["benchmark"]):
+            console.print(table)
     if report["verdict"] is not None:
         console.print(_test_table(report["verdict"]))
         for line in verdict_lines(report["verdict"]):
@@ -89,9 +91,9 @@ def verdict_lines(verdict: dict[str, Any]) -> list[str]:
     for entry in verdict["gates"]:
         gate = GateResult(**entry)
         lines.append(f"gate {'passed' if gate.passed else 'MISSED'}  {gate.gap}")
+        lines += [f"  next: {gate.remedy}"] if gate.remedy else []
     return lines
 
-        lines += [f"  next: {gate.remedy}"] if gate.remedy else []
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the tables, the verdict and the environment as Markdown."""
@@ -144,6 +146,9 @@ def csv_text(report: dict[str, Any]) -> str:
         for profile in profiles:
             found[f"{profile}_ms"] = row["latency_ms"].get(profile)
             found |= _columns(f"{profile}_speedup", row["speedup"].get(profile))
+            in_runtime = row.get("runtime_accuracy", {}).get(profile, {})
+            found[f"{profile}_accuracy_select"] = in_runtime.get("accuracy", {}).get("value")
+            found[f"{profile}_failure"] = row["failures"].get(profile)
         rows.append(found)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from compress.artifact import Artifact, writable
 from compress.benchmark import report as benchmark_report
 from compress.benchmark.accuracy import doubt
-from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
+from compress.benchmark.compare import PRESETS, Comparison, Preset, compare, unmeasured
 from compress.benchmark.measure import Profile
-from compress.benchmark.process import HERE, Worker, WorkerError
+from compress.benchmark.process import HERE, Worker, WorkerError, check_usable, usable_runtime
 from compress.benchmark.runtimes.worker import LENGTHS
 from compress.benchmark.statistics import Estimate, agreement, measured, measured_changes, sign_test
-from compress.errors import StageError
+from compress.errors import EnvironmentFault, StageError
 from compress.mistakes import mistakes
 from compress.recipe import Limits, Recipe
 from compress.scoring import Feed, Scores, against, arrays, score
@@ -331,7 +331,7 @@ def runtime_accuracy(
     found: dict[str, dict[str, dict[str, Any]]] = {entry.name: {} for entry in contenders}
     for comparison in comparisons:
         profile = comparison.profile
-        if not profile.takes_files or (profile.runtime, profile.place) == SCORED:
+        if not profile.takes_files or _is_ours(profile):
             continue
         teacher = None
         for entry in contenders:
@@ -405,16 +405,55 @@ def raced(
         for profile in profiles:
             if context.interrupted():
                 raise KeyboardInterrupt
-            found = race(contenders, profile=profile, preset=preset, inputs=inputs, seed=recipe.seed, code=context.code)
-            if not comparisons:
-                _check_measured(found, needed)
+            why = "" if profile.name in needed or _is_ours(profile) else _unusable(profile)
+            if why:
+                names = _raceable(contenders, profile)
+                reference, seed = contenders[0].name, recipe.seed
+                found = unmeasured(names, reference=reference, profile=profile, preset=preset, seed=seed, why=why)
+            else:
+                found = race(
+                    contenders, profile=profile, preset=preset, inputs=inputs, seed=recipe.seed, code=context.code
+                )
+            if profile.name in needed:
+                _check_measured(found, needed[profile.name])
             comparisons.append(found)
             bar.advance()
     return comparisons
 
 
-def _check_measured(primary: Comparison, needed: Sequence[str]) -> None:
-    if not primary.ranked:
+def check_runtimes(recipe: Recipe) -> None:
+    """Refuse, before anything is trained, a runtime that the verdict rests on and that does not work.
+
+    Raises:
+        EnvironmentFault: with the reason, and what to install.
+    """
+    limits = [recipe.gates, *recipe.gates.variants.values()]
+    judged = {name for limit in limits for name in limit.max_latency_ms}
+    first, *others = recipe.benchmark.measured()
+    for profile in [first, *(other for other in others if other.name in judged)]:
+        if _is_ours(profile):
+            continue
+        doubt = check_usable(profile.runtime, profile.place)
+        if doubt:
+            raise EnvironmentFault(
+                f"the verdict would rest on {profile.name}, which is {doubt}",
+                hint="put a profile of real hardware first, and gates on such profiles only",
+            )
+
+
+def _is_ours(profile: Profile) -> bool:
+    """Whether this process has used the runtime already, to score files."""
+    return (profile.runtime, profile.place) == SCORED
+
+
+def _unusable(profile: Profile) -> str:
+    """Why a profile cannot be measured, and what to do; empty when it can."""
+    found = usable_runtime(profile.runtime, profile.place)
+    return "" if found["usable"] else f"{found['why']}; next: {found['install']}"
+
+
+def _check_measured(found: Comparison, needed: Sequence[str]) -> None:
+    if not found.ranked:
         raise StageError(
             "the verdict cannot rest on a software adapter, whose times say nothing about a device",
             where=f"benchmark, profile {found.profile.name}",
@@ -450,14 +489,18 @@ def race(
         seed: of the order and the intervals.
         code: the user's Python files that torch may run to build a model.
     """
-    if profile.takes_files:
-        models = {entry.name: entry.scores.onnx_path for entry in contenders}
-    else:
-        models = {entry.name: entry.artifact.path for entry in contenders if entry.artifact.kind == "model"}
+    models = _raceable(contenders, profile)
     own = {name: inputs[name] for name in models}
     return compare(
         models, reference=contenders[0].name, inputs=own, profile=profile, preset=preset, seed=seed, code=code
     )
+
+
+def _raceable(contenders: Sequence[Contender], profile: Profile) -> dict[str, Path]:
+    """Return what the profile's runtime runs of each row that it can run."""
+    if profile.takes_files:
+        return {entry.name: entry.scores.onnx_path for entry in contenders}
+    return {entry.name: entry.artifact.path for entry in contenders if entry.artifact.kind == "model"}
 
 
 def test_rows(judged: Sequence[Contender], context: Context, *, seed: int) -> list[dict[str, Any]]:
@@ -506,6 +549,8 @@ def judge_gates(
         change: accuracy of the shipped file minus the teacher's on test: value, low, high, as shares.
         size_bytes: of the shipped file.
         speedup: of the shipped file over the teacher under the primary profile.
+        latency_ms: of the shipped file, by profile that has a limit.
+        primary: name of the primary profile.
         variant: named in front of each gate; None for the primary file.
     """
     prefix = "" if variant is None else f"{variant}: "
@@ -525,5 +570,3 @@ def judge_gates(
         name, took = f"{prefix}max_latency_ms.{profile}", latency_ms[profile]
         found.append(GateResult(name, limit, took.value, took.high, took.high <= limit, profile))
     return found
-        latency_ms: of the shipped file, by profile that has a limit.
-        primary: name of the primary profile.

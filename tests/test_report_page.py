@@ -173,6 +173,33 @@ def test_a_model_that_could_not_be_timed_is_a_row_that_says_so(report):
     assert "failed" in Parsed(page(report)).text
 
 
+def test_a_runtime_that_does_not_work_is_a_column_that_says_why(report):
+    benchmark, profile = report["benchmark"], "openvino-b1-t1"
+    reason = "No module named 'openvino'; next: pip install it"
+    benchmark["profiles"].append(profile)
+    failures = {row["name"]: reason for row in benchmark["rows"]}
+    benchmark["comparisons"].append(
+        benchmark["comparisons"][0] | {"measurements": {}, "failures": failures, "degraded": [], "noise_floor": None}
+    )
+    for row in benchmark["rows"]:
+        row["failures"][profile] = reason
+    assert Parsed(page(report)).text.count(f"Not measured: {reason}") == 1
+    rows = list(csv.DictReader(io.StringIO(csv_text(report))))
+    assert {row[f"{profile}_failure"] for row in rows} == {reason}
+    assert {row[f"{profile}_ms"] for row in rows} == {""}
+
+
+def test_accuracy_in_another_runtime_is_on_the_page_and_in_the_csv(report):
+    share = {"value": 0.9731, "low": 0.95, "high": 0.99}
+    found = {"samples": 300, "accuracy": share, "doubt": "300 samples are few"}
+    report["benchmark"]["rows"][-1]["runtime_accuracy"] = {"ort-cpu-b1-t1": found}
+    text = Parsed(page(report)).text
+    assert "accuracy in ort-cpu-b1-t1, on select; 300 samples are few" in text
+    assert "97.31 [95.0, 99.0]" in text
+    rows = list(csv.DictReader(io.StringIO(csv_text(report))))
+    assert [row["ort-cpu-b1-t1_accuracy_select"] for row in rows] == [""] * (len(rows) - 1) + ["0.9731"]
+
+
 def test_the_csv_has_the_numbers_of_the_json(report):
     rows = list(csv.DictReader(io.StringIO(csv_text(report))))
     assert [row["model"] for row in rows] == [row["name"] for row in report["benchmark"]["rows"]]
