@@ -270,7 +270,13 @@ def _latency(report: Document) -> str:
             )
             for width in (WIDE_PX, NARROW_PX)
         ]
-        body = f'<div class="wide">{drawn[0]}</div><div class="narrow">{drawn[1]}</div>'
+        taken = "".join(
+            f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
+            for name, *cells in benchmark_report.costs(comparison)
+        )
+        body = f'<div class="wide">{drawn[0]}</div><div class="narrow">{drawn[1]}</div>' + _scrolled(
+            f"Load, memory and energy under {profile}", benchmark_report.COST_HEAD, taken
+        )
         noise = lost + "".join(f'<p class="warn">Disturbed: {escape(reason)}.</p>' for reason in comparison["degraded"])
         floor = comparison["noise_floor"]
         if floor is not None:

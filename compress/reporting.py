@@ -129,6 +129,8 @@ def csv_text(report: dict[str, Any]) -> str:
     timed = {} if report["benchmark"] is None else {row["name"]: row for row in report["benchmark"]["rows"]}
     scored = {stage["name"]: stage["scores"] for stage in report["stages"]} | report["variants"]
     profiles = [] if report["benchmark"] is None else report["benchmark"]["profiles"]
+    compared = [] if report["benchmark"] is None else report["benchmark"]["comparisons"]
+    comparisons = dict(zip(profiles, compared, strict=True))
     tests = {row["name"]: row for row in report["verdict"]["test"]} if report["verdict"] is not None else {}
     rows = []
     for name in timed or scored:
@@ -146,6 +148,10 @@ def csv_text(report: dict[str, Any]) -> str:
         for profile in profiles:
             found[f"{profile}_ms"] = row["latency_ms"].get(profile)
             found |= _columns(f"{profile}_speedup", row["speedup"].get(profile))
+            measured = comparisons[profile]["measurements"].get(name, {})
+            found[f"{profile}_load_ms"] = measured.get("load_ms")
+            found[f"{profile}_peak_memory_bytes"] = measured.get("memory_bytes", {}).get("runs")
+            found[f"{profile}_energy_mj_per_sample"] = measured.get("energy_mj_per_sample")
             in_runtime = row.get("runtime_accuracy", {}).get(profile, {})
             found[f"{profile}_accuracy_select"] = in_runtime.get("accuracy", {}).get("value")
             found[f"{profile}_failure"] = row["failures"].get(profile)

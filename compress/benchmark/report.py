@@ -30,6 +30,10 @@ from compress.tasks import Tally
 
 SCHEMA = 1
 TAIL_HEAD = "highest supported percentile, ms; peak memory"
+COST_HEAD = (
+    "model", "load ms", "first run ms", "samples/s", "peak after import", "after load", "after first run",
+    "after all runs", "mJ/sample", "nodes on",
+)  # fmt: skip
 SCORED_HEAD = ("model", "accuracy %", "change", "McNemar p", "agreement %", "KL, nats")
 HEAD = ("model", "size", "params", "accuracy %", "change", "p50 ms", "speedup")
 
@@ -199,6 +203,27 @@ def scored(document: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
         if rows:
             found.append((f"accuracy in {profile}, on select" + "".join(f"; {doubt}" for doubt in doubts), rows))
     return found
+
+
+def costs(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """Cells under `COST_HEAD` of what every model took besides its latency; a dash for what no counter tells."""
+    rows = []
+    for name, found in comparison["measurements"].items():
+        peaks = [found["memory_bytes"][phase] for phase in ("import", "load", "first_run", "runs")]
+        energy, nodes = found.get("energy_mj_per_sample"), found["settings"].get("nodes") or {}
+        placed = ", ".join(f"{provider.removesuffix('ExecutionProvider')} {count}" for provider, count in nodes.items())
+        rows.append(
+            [
+                name,
+                format_ms(found["load_ms"]),
+                format_ms(found["first_run_ms"]),
+                f"{found['throughput_per_s']:.4g}",
+                *("-" if peak is None else format_bytes(peak) for peak in peaks),
+                "-" if energy is None else f"{energy:.3g}",
+                placed or "-",
+            ]
+        )
+    return rows
 
 
 def failure_lines(comparison: Mapping[str, Any]) -> list[str]:
