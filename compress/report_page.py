@@ -129,7 +129,7 @@ def _gates(report: Document) -> str:
         )
     return (
         f'<p class="note">Judged on {"test" if on_test else "select"} with the exported file, at the unfavourable end '
-        "of each 95% interval.</p>"
+        "of each interval: 95% for accuracy, 99% for times.</p>"
         f'<ul class="gates">{"".join(items)}</ul>'
     )
 
