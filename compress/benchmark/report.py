@@ -217,7 +217,9 @@ def costs(comparison: Mapping[str, Any]) -> list[list[str]]:
                 name,
                 format_ms(found["load_ms"]),
                 format_ms(found["first_run_ms"]),
-                f"{found['throughput_per_s']:.4g}",
+                f"{found['throughput_per_s']:,.0f}"
+                if found["throughput_per_s"] >= 100
+                else f"{found['throughput_per_s']:.3g}",
                 *("-" if peak is None else format_bytes(peak) for peak in peaks),
                 "-" if energy is None else f"{energy:.3g}",
                 placed or "-",
