@@ -30,7 +30,7 @@ from compress.stages.create import Adopt, Create
 from compress.stages.quantize import Quantize
 from compress.tasks import Signature
 from compress.tracking import Run, Tracker, tracked_headline
-from compress.verdict import Contender, Race, Verdict, gates_on_select, read_test, run_race
+from compress.verdict import Contender, Race, Verdict, check_runtimes, gates_on_select, read_test, run_race
 
 SMOKE_SAMPLES = 512
 TEACHER = "teacher"  # where a run may stop besides its stages
@@ -86,12 +86,14 @@ class Outcome:
         report: the result document, as in ``report.json``.
         run_dir: recipe, report, tables, picture, and the bundle when there is one.
         shipped: the last artifact.
+        race: what was measured; None when the run stopped before.
     """
 
     passed: bool | None
     report: dict[str, Any]
     run_dir: Path
     shipped: Artifact
+    race: Race | None
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,13 @@ class Step:
     loss_fingerprint: str | None
 
 
-def run(recipe: Recipe, options: Options) -> Outcome:
+def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outcome:
     """Run a recipe from its teacher to its verdict, reusing what the store has.
+
+    Args:
+        recipe: what to do.
+        options: how.
+        raced: of an earlier run; files that it measured are not measured again.
 
     Raises:
         CompressError: see ``errors.py``; everything committed before stays.
@@ -120,6 +127,8 @@ def run(recipe: Recipe, options: Options) -> Outcome:
     """
     real = recipe
     recipe, options, data = prepared(recipe, options)
+    if options.until_stage is None:
+        check_runtimes(recipe)
     options.reporter.say(reporting.data_line(reporting.data_section(data)))
     store = Store.open(options.store)
     run_dir = store.root / "runs" / run_name(recipe, data)
@@ -157,7 +166,9 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         if not options.until_stage:
             contenders = [Contender(row.title, row.artifact, row.scores) for row in rows]
             contenders[-1:-1] = variants
-            race = run_race(recipe, context, contenders, rivals=tuple(RIVALS), work=run_dir)
+            race = raced
+            if race is None or not race.is_of(contenders):
+                race = run_race(recipe, context, contenders, rivals=tuple(RIVALS), work=run_dir)
             gates = gates_on_select(recipe, contenders, race)
             verdict = read_test(recipe, context, contenders, race) if options.judged else None
         earlier_s = seconds_by_digest(run_dir, say=options.reporter.say)
@@ -179,7 +190,7 @@ def run(recipe: Recipe, options: Options) -> Outcome:
         with writable(run_dir):
             loop.publish(report, race, verdict, rows, run_dir)
     passed = all(gate.passed for gate in gates) if gates and not options.judged else verdict and verdict.passed
-    return Outcome(passed=None if options.smoke else passed, report=report, run_dir=run_dir, shipped=rows[-1].artifact)
+    return Outcome(None if options.smoke else passed, report, run_dir, rows[-1].artifact, race)
 
 
 @dataclass(frozen=True)
@@ -503,7 +514,7 @@ def any_teacher(given: Teacher, context: Context) -> Artifact:
 def prepared(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
     """Return what really runs: the recipe and its data, or for a smoke run little of both, in a store of its own."""
     faults = [f"{recipe.stages[index].title}: {message}" for index, message in recipe.misfits()]
-    faults += [f"gates: {message}" for _, message in recipe.unshipped()]
+    faults += [f"{'.'.join(path)}: {message}" for path, message in (*recipe.unshipped(), *recipe.untimed())]
     if faults:  # a recipe that was read from a file has been told so already, with its places
         raise RecipeError("\n".join([f"the recipe has {len(faults)} fault(s):", *faults]))
     if not options.smoke:

@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 from compress import charts
+from compress.benchmark import report as benchmark_report
 from compress.benchmark.units import format_bytes, format_count, format_factor, format_ms, format_share, format_speedup
 from compress.verdict import GateResult
 
@@ -124,11 +125,11 @@ def _gates(report: Document) -> str:
         word, mark = ("passed", "✓") if gate.passed else ("missed", "✗")
         items.append(
             f'<li class="{word}"><b aria-hidden="true">{mark}</b><span><strong>{word}</strong> · {escape(gate.gap)}'
-            "</span></li>"
+            f"{f'<br>Next: {escape(gate.remedy)}' if gate.remedy else ''}</span></li>"
         )
     return (
         f'<p class="note">Judged on {"test" if on_test else "select"} with the exported file, at the unfavourable end '
-        "of each 95% interval.</p>"
+        "of each interval: 95% for accuracy, 99% for times.</p>"
         f'<ul class="gates">{"".join(items)}</ul>'
     )
 
@@ -254,7 +255,11 @@ def _latency(report: Document) -> str:
             for row in report["benchmark"]["rows"]
             if row["name"] in measured
         ]
+        lost = "".join(
+            f'<p class="warn">Not measured: {escape(line)}</p>' for line in benchmark_report.failure_lines(comparison)
+        )
         if not rows:
+            parts.append(f"<h3>{escape(profile)}</h3>{lost}" if lost else "")
             continue
         drawn = [
             charts.spreads(
@@ -265,8 +270,14 @@ def _latency(report: Document) -> str:
             )
             for width in (WIDE_PX, NARROW_PX)
         ]
-        body = f'<div class="wide">{drawn[0]}</div><div class="narrow">{drawn[1]}</div>'
-        noise = "".join(f'<p class="warn">Disturbed: {escape(reason)}.</p>' for reason in comparison["degraded"])
+        taken = "".join(
+            f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
+            for name, *cells in benchmark_report.costs(comparison)
+        )
+        body = f'<div class="wide">{drawn[0]}</div><div class="narrow">{drawn[1]}</div>' + _scrolled(
+            f"Load, memory and energy under {profile}", benchmark_report.COST_HEAD, taken
+        )
+        noise = lost + "".join(f'<p class="warn">Disturbed: {escape(reason)}.</p>' for reason in comparison["degraded"])
         floor = comparison["noise_floor"]
         if floor is not None:
             noise += (
@@ -278,7 +289,7 @@ def _latency(report: Document) -> str:
             if index == 0
             else f"<details><summary>{escape(profile)}</summary>{body}{noise}</details>"
         )
-    if not parts:
+    if not any(parts):
         return ""
     return (
         '<p class="note">Models took turns in interleaved rounds. Thick: the middle half of all calls; thin: 5 to 95%; '
@@ -428,9 +439,17 @@ def _models(report: Document) -> str:
     profiles = report["benchmark"]["profiles"]
     rows = "".join(_model_row(report, row) for row in report["benchmark"]["rows"])
     head = ["model", "size", "parameters", f"{report['task']['measure']} on select, %", "change"]
-    return _scrolled(
+    shown = _scrolled(
         "Every model of this run; median ms, and speed over the teacher, by profile", [*head, *profiles], rows
     )
+    for title, scored in benchmark_report.scored(report["benchmark"]):
+        cells = "".join(
+            f'<tr><th scope="row">{escape(name)}</th><td>{escape(accuracy)}</td><td>{escape(_minus(change))}</td>'
+            f"{''.join(f'<td>{escape(cell)}</td>' for cell in rest)}</tr>"
+            for name, accuracy, change, *rest in scored
+        )
+        shown += f"<h3>{escape(title)}</h3>" + _scrolled(title, benchmark_report.SCORED_HEAD, cells)
+    return shown
 
 
 def _model_row(report: Document, row: Document) -> str:

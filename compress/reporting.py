@@ -75,6 +75,8 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         console.print(benchmark_report.table(report["benchmark"]))
         console.print(benchmark_report.profile_table(report["benchmark"]))
         console.print(benchmark_report.tail_table(report["benchmark"]))
+        for table in benchmark_report.scored_tables(report["benchmark"]):
+            console.print(table)
     if report["verdict"] is not None:
         console.print(_test_table(report["verdict"]))
         for line in verdict_lines(report["verdict"]):
@@ -89,6 +91,7 @@ def verdict_lines(verdict: dict[str, Any]) -> list[str]:
     for entry in verdict["gates"]:
         gate = GateResult(**entry)
         lines.append(f"gate {'passed' if gate.passed else 'MISSED'}  {gate.gap}")
+        lines += [f"  next: {gate.remedy}"] if gate.remedy else []
     return lines
 
 
@@ -126,6 +129,8 @@ def csv_text(report: dict[str, Any]) -> str:
     timed = {} if report["benchmark"] is None else {row["name"]: row for row in report["benchmark"]["rows"]}
     scored = {stage["name"]: stage["scores"] for stage in report["stages"]} | report["variants"]
     profiles = [] if report["benchmark"] is None else report["benchmark"]["profiles"]
+    compared = [] if report["benchmark"] is None else report["benchmark"]["comparisons"]
+    comparisons = dict(zip(profiles, compared, strict=True))
     tests = {row["name"]: row for row in report["verdict"]["test"]} if report["verdict"] is not None else {}
     rows = []
     for name in timed or scored:
@@ -143,6 +148,13 @@ def csv_text(report: dict[str, Any]) -> str:
         for profile in profiles:
             found[f"{profile}_ms"] = row["latency_ms"].get(profile)
             found |= _columns(f"{profile}_speedup", row["speedup"].get(profile))
+            measured = comparisons[profile]["measurements"].get(name, {})
+            found[f"{profile}_load_ms"] = measured.get("load_ms")
+            found[f"{profile}_peak_memory_bytes"] = measured.get("memory_bytes", {}).get("runs")
+            found[f"{profile}_energy_mj_per_sample"] = measured.get("energy_mj_per_sample")
+            in_runtime = row.get("runtime_accuracy", {}).get(profile, {})
+            found[f"{profile}_accuracy_select"] = in_runtime.get("accuracy", {}).get("value")
+            found[f"{profile}_failure"] = row["failures"].get(profile)
         rows.append(found)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")

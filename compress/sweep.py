@@ -2,7 +2,7 @@
 
 Every variant is a pipeline like any other, in the store and in MLflow; what variants have in common is found by its
 key and made once. Gates say which variants pass; their accuracy is looked at on select, at the unfavourable end of its
-interval. Only the variant that is chosen is then run to its verdict on test.
+interval. Only the variant that is chosen is then taken to its verdict on test, by the times it was chosen by.
 """
 
 import itertools
@@ -21,6 +21,7 @@ from compress.errors import RecipeError, StageError, UsageError
 from compress.pareto import optimal
 from compress.pipeline import Options, Outcome, run
 from compress.recipe import Recipe
+from compress.verdict import Race
 
 SCHEMA = 1
 MAX_VARIANTS = 256
@@ -104,6 +105,7 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
     options = replace(options, tags={**options.tags, "compress.sweep": name})
     names = labels(overrides)
     rows = []
+    races: list[Race | None] = []
     for number, (recipe, values) in enumerate(zip(recipes, overrides, strict=True), start=1):
         options.reporter.say(f"variant {number} of {len(recipes)}: {' '.join(values)}")
         try:
@@ -111,14 +113,17 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
         except StageError as error:  # one variant may ask for what cannot be; the others go on
             options.reporter.say(f"variant {number} failed: {error}")
             rows.append({"settings": list(values), "failure": error.message, "passed": False})
+            races.append(None)
         else:
             rows.append(_variant(values, outcome))
+            races.append(outcome.race)
     chosen = choose(rows, goal=goal)
     outcome = None
     if chosen is not None:
         options.reporter.say(f"chosen on select: {' '.join(overrides[chosen])}; test is read for it")
         tags = {**options.tags, "compress.chosen": goal}
-        outcome = run(recipes[chosen], replace(options, tags=tags, label=f"chosen: {names[chosen]}"))
+        chosen_options = replace(options, tags=tags, label=f"chosen: {names[chosen]}")
+        outcome = run(recipes[chosen], chosen_options, raced=races[chosen])
         rows[chosen]["verdict_passed"] = outcome.passed
         rows[chosen]["accuracy_test"] = outcome.report["verdict"]["test"][-1]["accuracy"]
     document = {"schema": SCHEMA, "name": name, "recipe": recipes[0].name, "goal": goal, "rows": rows, "chosen": chosen}

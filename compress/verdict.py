@@ -1,7 +1,7 @@
 """The verdict: the files raced against each other, test read once, gates judged on interval bounds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,23 @@ from numpy.typing import NDArray
 from compress.artifact import Artifact, writable
 from compress.benchmark import report as benchmark_report
 from compress.benchmark.accuracy import doubt
-from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
+from compress.benchmark.compare import PRESETS, Comparison, Preset, compare, unmeasured
 from compress.benchmark.measure import Profile
-from compress.benchmark.process import HERE, Worker, WorkerError
+from compress.benchmark.process import HERE, Worker, WorkerError, check_usable, usable_runtime
 from compress.benchmark.runtimes.worker import LENGTHS
 from compress.benchmark.statistics import Estimate, agreement, measured, measured_changes, sign_test
-from compress.errors import StageError
+from compress.errors import EnvironmentFault, StageError
 from compress.mistakes import mistakes
 from compress.recipe import Limits, Recipe
 from compress.scoring import Feed, Scores, against, arrays, score
+from compress.shortfall import Quantity, moves, remedy
 from compress.stage import Context
 from compress.stages.export import Variant
+from compress.stages.quantize import Quantize
 
 RACED_SAMPLES = 256  # of select, which the race rotates through
 SCORED = ("ort-cpu", HERE)  # where `scoring` runs files
+QUANTITIES: dict[str, Quantity] = {"max_accuracy_drop": "accuracy", "max_size_mb": "size"}  # speed otherwise
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,14 @@ class GateResult:
     """One gate.
 
     Attributes:
-        name: the recipe's field; behind the variant's name and a colon for a file that is not the primary one.
+        name: the recipe's field, with the profile behind a point for a latency; behind the variant's name and a colon
+            for a file that is not the primary one.
         limit: the recipe's value.
         estimate: the measured value.
         judged: the interval bound that was compared with the limit.
         passed: whether the gate holds.
+        profile: that it was timed under; empty for what is not timed.
+        remedy: of a missed gate, what to change first, and what each stage bought and cost.
     """
 
     name: str
@@ -62,11 +68,23 @@ class GateResult:
     estimate: float
     judged: float
     passed: bool
+    profile: str = ""
+    remedy: str = ""
+
+    @property
+    def field(self) -> str:
+        """The recipe's field alone."""
+        return self.name.rpartition(": ")[2].partition(".")[0]
+
+    @property
+    def at_least(self) -> bool:
+        """Whether the limit is a lower one."""
+        return self.field == "min_speedup"
 
     @property
     def gap(self) -> str:
         """What is missing, in words."""
-        relation = "at least" if self.name.endswith("min_speedup") else "at most"
+        relation = "at least" if self.at_least else "at most"
         judged = f"{self.judged:.4g} at the interval's bound ({self.estimate:.4g} measured)"
         return f"{self.name}: {relation} {self.limit:g} asked, {judged}"
 
@@ -103,13 +121,28 @@ class Race:
 
     Attributes:
         document: the benchmark's result document.
-        primary: the comparison under the primary profile.
+        comparisons: one per profile, the primary one first.
         rival: name of the teacher-with-quantization row that is faster.
+        digests: of what was raced, in order.
     """
 
     document: dict[str, Any]
-    primary: Comparison
+    comparisons: Sequence[Comparison]
     rival: str
+    digests: tuple[str, ...]
+
+    @property
+    def primary(self) -> Comparison:
+        """The comparison under the primary profile."""
+        return self.comparisons[0]
+
+    def is_of(self, contenders: Sequence[Contender]) -> bool:
+        """Return whether these very files were raced."""
+        return self.digests == tuple(entry.artifact.digest for entry in contenders)
+
+    def latency_ms(self, name: str, *, profile: str) -> Estimate:
+        """Return a row's latency under a profile."""
+        return next(found for found in self.comparisons if found.profile.name == profile).latency_ms(name)
 
 
 def judge(
@@ -135,9 +168,9 @@ def run_race(
         StageError: when one that the verdict is about could not be measured.
         KeyboardInterrupt: when ``context.interrupted`` says so, between two profiles.
     """
-    teacher, shipped = contenders[0], contenders[-1]
+    teacher = contenders[0]
     inputs = write_samples(contenders, context, work)
-    needed = (teacher.name, *rivals, *(entry.name for entry in _gated(recipe, contenders)), shipped.name)
+    needed = needed_rows(recipe, contenders, rivals=rivals)
     comparisons = raced(recipe, context, contenders, needed=needed, inputs=inputs)
     accuracy = runtime_accuracy(contenders, comparisons, context, inputs=inputs, seed=recipe.seed)
     document = benchmark_report.build(
@@ -160,7 +193,7 @@ def run_race(
     )
     primary = comparisons[0]
     rival = max(rivals, key=lambda name: primary.speedup(name, over=teacher.name).value)
-    return Race(document, primary, rival)
+    return Race(document, comparisons, rival, tuple(entry.artifact.digest for entry in contenders))
 
 
 def read_test(recipe: Recipe, context: Context, contenders: Sequence[Contender], race: Race) -> Verdict:
@@ -190,9 +223,24 @@ def gates_on_select(recipe: Recipe, contenders: Sequence[Contender], race: Race)
     return _judged(recipe, contenders, race, changes=changes)
 
 
+def needed_rows(recipe: Recipe, contenders: Sequence[Contender], *, rivals: Sequence[str]) -> dict[str, list[str]]:
+    """Return the names of the rows that the verdict needs timed, by profile."""
+    judged = [*_gated(recipe, contenders), contenders[-1]]
+    primary = recipe.benchmark.measured()[0].name
+    found = {primary: [contenders[0].name, *rivals, *(entry.name for entry in judged)]}
+    for entry in judged:
+        for profile in _limits(recipe, entry, contenders[-1]).max_latency_ms:
+            found.setdefault(profile, []).append(entry.name)
+    return found
+
+
 def _gated(recipe: Recipe, contenders: Sequence[Contender]) -> list[Contender]:
     """Return the files besides the primary one that have gates of their own."""
     return [entry for entry in contenders if entry.variant in recipe.gates.variants]
+
+
+def _limits(recipe: Recipe, entry: Contender, shipped: Contender) -> Limits:
+    return recipe.gates if entry is shipped else recipe.gates.variants[entry.variant]  # pyright: ignore[reportArgumentType]
 
 
 def _judged(
@@ -201,15 +249,37 @@ def _judged(
     teacher, shipped = contenders[0], contenders[-1]
     gates: list[GateResult] = []
     for entry in [*_gated(recipe, contenders), shipped]:
-        limits = recipe.gates if entry is shipped else recipe.gates.variants[entry.variant]  # pyright: ignore[reportArgumentType]
-        gates += judge_gates(
+        limits = _limits(recipe, entry, shipped)
+        found = judge_gates(
             limits,
             change=changes[entry.name],
             size_bytes=entry.scores.facts["size_bytes"],
             speedup=race.primary.speedup(entry.name, over=teacher.name),
+            latency_ms={name: race.latency_ms(entry.name, profile=name) for name in limits.max_latency_ms},
+            primary=race.primary.profile.name,
             variant=entry.variant,
         )
+        gates += [
+            gate if gate.passed else replace(gate, remedy=_remedy(gate, entry, recipe, contenders, race))
+            for gate in found
+        ]
     return tuple(gates)
+
+
+def _remedy(gate: GateResult, entry: Contender, recipe: Recipe, contenders: Sequence[Contender], race: Race) -> str:
+    """Return what a missed gate of a file asks for."""
+    float_file = entry.variant is not None and entry.variant.startswith("fp")
+    stages = [stage for stage in recipe.stages if not (float_file and isinstance(stage, Quantize))]
+    rows = {row["name"]: row for row in race.document["rows"]}
+    rows |= {"teacher": rows[contenders[0].name], stages[-1].title: rows[entry.name]}
+    facts = {found.name: found.artifact.facts for found in contenders}
+    return remedy(
+        QUANTITIES.get(gate.field, "speed"),
+        moves(stages, rows, facts, gate.profile or race.primary.profile.name),
+        missing=gate.judged / gate.limit if gate.at_least else gate.limit / gate.judged,
+        float_file=float_file,
+        measured_passes=gate.estimate >= gate.limit if gate.at_least else gate.estimate <= gate.limit,
+    )
 
 
 def _mistakes(teacher: Contender, shipped: Contender, context: Context) -> dict[str, Any] | None:
@@ -261,7 +331,7 @@ def runtime_accuracy(
     found: dict[str, dict[str, dict[str, Any]]] = {entry.name: {} for entry in contenders}
     for comparison in comparisons:
         profile = comparison.profile
-        if not profile.takes_files or (profile.runtime, profile.place) == SCORED:
+        if not profile.takes_files or _is_ours(profile):
             continue
         teacher = None
         for entry in contenders:
@@ -313,7 +383,7 @@ def raced(
     context: Context,
     contenders: Sequence[Contender],
     *,
-    needed: Sequence[str],
+    needed: Mapping[str, Sequence[str]],
     inputs: Mapping[str, Path],
 ) -> list[Comparison]:
     """Return one comparison per profile, the primary one first.
@@ -322,7 +392,7 @@ def raced(
         recipe: profiles, preset and seed.
         context: reporter, the user's code, and whether to stop.
         contenders: the rows.
-        needed: names of the rows that must have a measurement under the primary profile.
+        needed: names of the rows that must have a measurement, by profile.
         inputs: .npz of real samples, by name of the row.
 
     Raises:
@@ -335,28 +405,67 @@ def raced(
         for profile in profiles:
             if context.interrupted():
                 raise KeyboardInterrupt
-            found = race(contenders, profile=profile, preset=preset, inputs=inputs, seed=recipe.seed, code=context.code)
-            if not comparisons:
-                _check_measured(found, needed)
+            why = "" if profile.name in needed or _is_ours(profile) else _unusable(profile)
+            if why:
+                names = _raceable(contenders, profile)
+                reference, seed = contenders[0].name, recipe.seed
+                found = unmeasured(names, reference=reference, profile=profile, preset=preset, seed=seed, why=why)
+            else:
+                found = race(
+                    contenders, profile=profile, preset=preset, inputs=inputs, seed=recipe.seed, code=context.code
+                )
+            if profile.name in needed:
+                _check_measured(found, needed[profile.name])
             comparisons.append(found)
             bar.advance()
     return comparisons
 
 
-def _check_measured(primary: Comparison, needed: Sequence[str]) -> None:
-    if not primary.ranked:
+def check_runtimes(recipe: Recipe) -> None:
+    """Refuse, before anything is trained, a runtime that the verdict rests on and that does not work.
+
+    Raises:
+        EnvironmentFault: with the reason, and what to install.
+    """
+    limits = [recipe.gates, *recipe.gates.variants.values()]
+    judged = {name for limit in limits for name in limit.max_latency_ms}
+    first, *others = recipe.benchmark.measured()
+    for profile in [first, *(other for other in others if other.name in judged)]:
+        if _is_ours(profile):
+            continue
+        doubt = check_usable(profile.runtime, profile.place)
+        if doubt:
+            raise EnvironmentFault(
+                f"the verdict would rest on {profile.name}, which is {doubt}",
+                hint="put a profile of real hardware first, and gates on such profiles only",
+            )
+
+
+def _is_ours(profile: Profile) -> bool:
+    """Whether this process has used the runtime already, to score files."""
+    return (profile.runtime, profile.place) == SCORED
+
+
+def _unusable(profile: Profile) -> str:
+    """Why a profile cannot be measured, and what to do; empty when it can."""
+    found = usable_runtime(profile.runtime, profile.place)
+    return "" if found["usable"] else f"{found['why']}; next: {found['install']}"
+
+
+def _check_measured(found: Comparison, needed: Sequence[str]) -> None:
+    if not found.ranked:
         raise StageError(
             "the verdict cannot rest on a software adapter, whose times say nothing about a device",
-            where=f"benchmark, profile {primary.profile.name}",
-            hint="put a profile of real hardware first",
+            where=f"benchmark, profile {found.profile.name}",
+            hint="put a profile of real hardware first, and gates on such profiles only",
         )
     for name in needed:
-        if name not in primary.measurements:
+        if name not in found.measurements:
             raise StageError(
                 f"{name} could not be measured, and the verdict is about it",
                 expected="a latency",
-                got=primary.failures.get(name, "not run by this runtime"),
-                where=f"benchmark, profile {primary.profile.name}",
+                got=found.failures.get(name, "not run by this runtime"),
+                where=f"benchmark, profile {found.profile.name}",
                 hint="run the same command again; every stage is saved",
             )
 
@@ -380,14 +489,18 @@ def race(
         seed: of the order and the intervals.
         code: the user's Python files that torch may run to build a model.
     """
-    if profile.takes_files:
-        models = {entry.name: entry.scores.onnx_path for entry in contenders}
-    else:
-        models = {entry.name: entry.artifact.path for entry in contenders if entry.artifact.kind == "model"}
+    models = _raceable(contenders, profile)
     own = {name: inputs[name] for name in models}
     return compare(
         models, reference=contenders[0].name, inputs=own, profile=profile, preset=preset, seed=seed, code=code
     )
+
+
+def _raceable(contenders: Sequence[Contender], profile: Profile) -> dict[str, Path]:
+    """Return what the profile's runtime runs of each row that it can run."""
+    if profile.takes_files:
+        return {entry.name: entry.scores.onnx_path for entry in contenders}
+    return {entry.name: entry.artifact.path for entry in contenders if entry.artifact.kind == "model"}
 
 
 def test_rows(judged: Sequence[Contender], context: Context, *, seed: int) -> list[dict[str, Any]]:
@@ -420,26 +533,40 @@ def test_rows(judged: Sequence[Contender], context: Context, *, seed: int) -> li
 
 
 def judge_gates(
-    gates: Limits, *, change: dict[str, float], size_bytes: int, speedup: Estimate, variant: str | None = None
-) -> tuple[GateResult, ...]:
-    """Judge each gate that the recipe names; accuracy and speed on the unfavourable bound of their interval.
+    gates: Limits,
+    *,
+    change: dict[str, float],
+    size_bytes: int,
+    speedup: Estimate,
+    latency_ms: Mapping[str, Estimate],
+    primary: str,
+    variant: str | None = None,
+) -> list[GateResult]:
+    """Judge each gate that the recipe names; accuracy and times on the unfavourable bound of their interval.
 
     Args:
         gates: the limits.
         change: accuracy of the shipped file minus the teacher's on test: value, low, high, as shares.
         size_bytes: of the shipped file.
         speedup: of the shipped file over the teacher under the primary profile.
+        latency_ms: of the shipped file, by profile that has a limit.
+        primary: name of the primary profile.
         variant: named in front of each gate; None for the primary file.
     """
     prefix = "" if variant is None else f"{variant}: "
-    found = []
+    found: list[GateResult] = []
     if gates.max_accuracy_drop is not None:
-        found.append(("max_accuracy_drop", gates.max_accuracy_drop, -change["value"], -change["low"], False))
+        limit, drop, judged = gates.max_accuracy_drop, -change["value"], -change["low"]
+        found.append(GateResult(f"{prefix}max_accuracy_drop", limit, drop, judged, judged <= limit))
     if gates.max_size_mb is not None:
-        found.append(("max_size_mb", gates.max_size_mb, size_bytes / 1e6, size_bytes / 1e6, False))
+        limit, size_mb = gates.max_size_mb, size_bytes / 1e6
+        found.append(GateResult(f"{prefix}max_size_mb", limit, size_mb, size_mb, size_mb <= limit))
     if gates.min_speedup is not None:
-        found.append(("min_speedup", gates.min_speedup, speedup.value, speedup.low, True))
-    return tuple(
-        GateResult(prefix + name, limit, estimate, judged, judged >= limit if least else judged <= limit)
-        for name, limit, estimate, judged, least in found
-    )
+        limit = gates.min_speedup
+        found.append(
+            GateResult(f"{prefix}min_speedup", limit, speedup.value, speedup.low, speedup.low >= limit, primary)
+        )
+    for profile, limit in gates.max_latency_ms.items():
+        name, took = f"{prefix}max_latency_ms.{profile}", latency_ms[profile]
+        found.append(GateResult(name, limit, took.value, took.high, took.high <= limit, profile))
+    return found

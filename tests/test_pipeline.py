@@ -316,6 +316,9 @@ def test_a_missed_gate_keeps_the_best_student_and_names_the_gap(finished):
     assert outcome.passed is False
     (gate,) = [gate for gate in outcome.report["verdict"]["gates"] if gate["name"] == "min_speedup"]
     assert not gate["passed"]
+    assert "By stage, on select: distill " in gate["remedy"]
+    assert "; prune with recover " in gate["remedy"]
+    assert gate["remedy"] in (outcome.run_dir / "report.md").read_text()
     assert (outcome.run_dir / "bundle" / "predict.py").exists()
     parent = newest_run(store, "tiny", pipeline="tiny").info.run_id
     assert "bundle" in recorded(store, parent)

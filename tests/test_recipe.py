@@ -337,3 +337,13 @@ def test_the_schema_describes_the_yaml_form():
 def test_gates_of_a_variant_that_is_not_shipped_beside_the_primary_are_told(export, variant, words):
     text = TEXT + f"  - {export}\n"
     assert words in faults(text, f"gates.variants={{{variant}: {{max_size_mb: 1}}}}")
+
+
+def test_a_limit_of_latency_names_a_profile_that_times_files():
+    text = TEXT + "  - export\nbenchmark: {profiles: [{}, {runtime: torch-cpu}]}\n"
+    for name in ("torch-cpu-b1-t1", "ort-cpu-b2-t1"):
+        found = faults(text, f"gates.max_latency_ms={{{name}: 1}}")
+        assert f"gates.max_latency_ms.{name}" in found
+        assert "expected one of ort-cpu-b1-t1" in found
+    assert parse(text, "gates.max_latency_ms={ort-cpu-b1-t1: 1}").gates.judged
+    assert parse(text, "gates.max_latency_ms.ort-cpu-b1-t1=1").gates.max_latency_ms == {"ort-cpu-b1-t1": 1}

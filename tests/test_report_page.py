@@ -93,7 +93,7 @@ def test_a_reader_is_told_what_pictures_show_and_tables_have_heads(report):
     assert all(chart["role"] == "img" and len(chart["aria-label"]) > 20 for chart in charts)
     assert all("alt" in image for image in parsed.of("img"))
     assert all(head["scope"] in ("row", "col") for head in parsed.of("th"))
-    assert len(parsed.of("caption")) == len(parsed.of("table")) == 4
+    assert len(parsed.of("caption")) == len(parsed.of("table")) == 4 + len(report["benchmark"]["profiles"])
     assert [attributes.get("lang") for attributes in parsed.of("html")] == ["en"]
     assert len(parsed.of("h1")) == 1
     identifiers = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
@@ -173,6 +173,43 @@ def test_a_model_that_could_not_be_timed_is_a_row_that_says_so(report):
     assert "failed" in Parsed(page(report)).text
 
 
+def test_a_runtime_that_does_not_work_is_a_column_that_says_why(report):
+    benchmark, profile = report["benchmark"], "openvino-b1-t1"
+    reason = "No module named 'openvino'; next: pip install it"
+    benchmark["profiles"].append(profile)
+    failures = {row["name"]: reason for row in benchmark["rows"]}
+    benchmark["comparisons"].append(
+        benchmark["comparisons"][0] | {"measurements": {}, "failures": failures, "degraded": [], "noise_floor": None}
+    )
+    for row in benchmark["rows"]:
+        row["failures"][profile] = reason
+    assert Parsed(page(report)).text.count(f"Not measured: {reason}") == 1
+    rows = list(csv.DictReader(io.StringIO(csv_text(report))))
+    assert {row[f"{profile}_failure"] for row in rows} == {reason}
+    assert {row[f"{profile}_ms"] for row in rows} == {""}
+
+
+def test_load_memory_energy_and_placement_are_told_for_every_model_that_ran(report):
+    measured = report["benchmark"]["comparisons"][0]["measurements"]["export"]
+    measured |= {"load_ms": 12.34, "energy_mj_per_sample": 0.4321}
+    measured["memory_bytes"] |= {"import": 51_200_000, "runs": None}
+    measured["settings"]["nodes"] = {"WebGpuExecutionProvider": 7, "CPUExecutionProvider": 2}
+    text = Parsed(page(report)).text
+    for told in ("12.3", "51.2 MB", "0.432", "WebGpu 7, CPU 2"):
+        assert told in text
+
+
+def test_accuracy_in_another_runtime_is_on_the_page_and_in_the_csv(report):
+    share = {"value": 0.9731, "low": 0.95, "high": 0.99}
+    found = {"samples": 300, "accuracy": share, "doubt": "300 samples are few"}
+    report["benchmark"]["rows"][-1]["runtime_accuracy"] = {"ort-cpu-b1-t1": found}
+    text = Parsed(page(report)).text
+    assert "accuracy in ort-cpu-b1-t1, on select; 300 samples are few" in text
+    assert "97.31 [95.0, 99.0]" in text
+    rows = list(csv.DictReader(io.StringIO(csv_text(report))))
+    assert [row["ort-cpu-b1-t1_accuracy_select"] for row in rows] == [""] * (len(rows) - 1) + ["0.9731"]
+
+
 def test_the_csv_has_the_numbers_of_the_json(report):
     rows = list(csv.DictReader(io.StringIO(csv_text(report))))
     assert [row["model"] for row in rows] == [row["name"] for row in report["benchmark"]["rows"]]
@@ -180,6 +217,10 @@ def test_the_csv_has_the_numbers_of_the_json(report):
         assert int(written["size_bytes"]) == row["size_bytes"]
         assert float(written["accuracy_select_low"]) == row["accuracy"]["low"]
         assert float(written["ort-cpu-b1-t1_ms"]) == row["latency_ms"]["ort-cpu-b1-t1"]
+        measured = report["benchmark"]["comparisons"][0]["measurements"][row["name"]]
+        assert float(written["ort-cpu-b1-t1_load_ms"]) == measured["load_ms"]
+        assert int(written["ort-cpu-b1-t1_peak_memory_bytes"]) == measured["memory_bytes"]["runs"]
+        assert written["ort-cpu-b1-t1_energy_mj_per_sample"] == ""
     tested = {row["model"]: row["accuracy_test"] for row in rows if row["accuracy_test"]}
     assert tested.keys() == {row["name"] for row in report["verdict"]["test"]}
 

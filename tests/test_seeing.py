@@ -172,6 +172,10 @@ def test_the_sweep_chooses_on_select_and_reads_test_for_the_chosen_one_alone(swe
     tested = [facts for facts in roles if facts.get("role") == "test"]
     assert len(tested) == 3  # the teacher, the teacher with quantization only, and the shipped file of one variant
     assert outcome.passed
+    # The chosen one was not timed anew: its verdict rests on the times that it was chosen by.
+    benchmark, row = outcome.report["benchmark"], document["rows"][document["chosen"]]
+    assert benchmark["rows"][-1]["latency_ms"][benchmark["profiles"][0]] == row["latency_ms"]
+    assert benchmark["rows"][-1]["speedup"][benchmark["profiles"][0]] == row["speedup"]
     saved = json.loads((store / "sweeps" / f"{document['name']}.json").read_text())
     assert saved == document
 

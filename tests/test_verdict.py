@@ -9,15 +9,28 @@ import numpy as np
 import pytest
 import text_zoo
 
+from compress.benchmark import report as benchmark_report
+from compress.benchmark.compare import Comparison
 from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import batches
-from compress.errors import StageError
+from compress.benchmark.statistics import Estimate
+from compress.errors import EnvironmentFault, StageError
 from compress.models import HuggingFace
 from compress.recipe import Recipe
-from compress.recipe.sections import Benchmark, ProfileChoice
+from compress.recipe.sections import Benchmark, Gates, Limits, ProfileChoice
 from compress.scoring import score
 from compress.stages.create import Create
-from compress.verdict import RACED_SAMPLES, Contender, _check_measured, judge, run_race
+from compress.verdict import (
+    RACED_SAMPLES,
+    Contender,
+    _check_measured,
+    check_runtimes,
+    gates_on_select,
+    judge,
+    judge_gates,
+    needed_rows,
+    run_race,
+)
 
 RECIPE = """
 name: raced
@@ -87,6 +100,104 @@ def test_a_file_is_scored_in_the_runtime_that_was_timed(recipe, context, teacher
 def test_a_verdict_does_not_rest_on_a_software_adapter():
     with pytest.raises(StageError, match="software adapter"):
         _check_measured(Mock(ranked=False), needed=())
+
+
+def test_every_limit_is_judged_on_the_unfavourable_bound():
+    limits = Limits(max_accuracy_drop=0.02, max_size_mb=1, min_speedup=2, max_latency_ms={"a": 1.0, "b": 1.0})
+    found = judge_gates(
+        limits,
+        change={"value": -0.01, "low": -0.03, "high": 0.01},
+        size_bytes=1_000_000,
+        speedup=Estimate(2.5, 1.9, 3.0),
+        latency_ms={"a": Estimate(0.9, 0.8, 1.1), "b": Estimate(0.9, 0.8, 1.0)},
+        primary="a",
+        variant="fp32",
+    )
+    assert [(gate.name, gate.judged, gate.passed, gate.profile) for gate in found] == [
+        ("fp32: max_accuracy_drop", 0.03, False, ""),
+        ("fp32: max_size_mb", 1.0, True, ""),
+        ("fp32: min_speedup", 1.9, False, "a"),
+        ("fp32: max_latency_ms.a", 1.1, False, "a"),
+        ("fp32: max_latency_ms.b", 1.0, True, "b"),
+    ]
+    assert [gate.field for gate in found[2:4]] == ["min_speedup", "max_latency_ms"]
+    assert found[2].gap.startswith("fp32: min_speedup: at least 2 asked")
+    assert found[3].gap == "fp32: max_latency_ms.a: at most 1 asked, 1.1 at the interval's bound (0.9 measured)"
+
+
+def test_a_profile_with_a_limit_must_measure_the_file_and_only_that(recipe, teacher):
+    profiles = (ProfileChoice(), ProfileChoice(runtime="openvino"), ProfileChoice(batch_size=8))
+    recipe = recipe.model_copy(
+        update={
+            "benchmark": Benchmark(profiles=profiles),
+            "gates": Gates(
+                max_latency_ms={"openvino-b1-t1": 1}, variants={"fp32": Limits(max_latency_ms={"ort-cpu-b8-t1": 2})}
+            ),
+        }
+    )
+    float_file = Contender("export:fp32", teacher.artifact, teacher.scores, "fp32")
+    contenders = [teacher, float_file, replace(teacher, name="export")]
+    assert needed_rows(recipe, contenders, rivals=("rival",)) == {
+        "ort-cpu-b1-t1": ["teacher", "rival", "export:fp32", "export"],
+        "ort-cpu-b8-t1": ["export:fp32"],
+        "openvino-b1-t1": ["export"],
+    }
+
+
+def test_a_latency_has_a_limit_in_each_runtime_and_a_missed_one_says_what_to_change(recipe, context, teacher, tmp_path):
+    profiles = (ProfileChoice(), ProfileChoice(runtime="openvino"))
+    limits = {"ort-cpu-b1-t1": 60_000, "openvino-b1-t1": 1e-9}
+    recipe = recipe.model_copy(
+        update={"benchmark": Benchmark(preset="quick", profiles=profiles), "gates": Gates(max_latency_ms=limits)}
+    )
+    contenders = [teacher, Contender("distill", teacher.artifact, teacher.scores)]
+    race = run_race(recipe, context, contenders, rivals=("distill",), work=tmp_path)
+    loose, tight = gates_on_select(recipe, contenders, race)
+    assert loose.passed
+    assert not loose.remedy
+    assert not tight.passed
+    assert tight.estimate == race.comparisons[1].latency_ms("distill").value
+    assert tight.judged == race.comparisons[1].latency_ms("distill").high > tight.estimate
+    assert "nothing is quantized" in tight.remedy
+    assert "By stage, on select: distill +0.00 points, 1.00x" in tight.remedy
+
+
+NOWHERE = ProfileChoice(python="/nowhere/gpu/bin/python")
+
+
+def test_a_runtime_that_does_not_work_is_told_in_the_report_and_the_others_are_measured(
+    recipe, context, teacher, tmp_path
+):
+    recipe = recipe.model_copy(update={"benchmark": Benchmark(preset="quick", profiles=(ProfileChoice(), NOWHERE))})
+    contenders = [teacher, Contender("small", teacher.artifact, teacher.scores)]
+    document = run_race(recipe, context, contenders, rivals=("small",), work=tmp_path).document
+    for row in document["rows"]:
+        assert set(row["latency_ms"]) == {"ort-cpu-b1-t1"}
+        assert "the worker did not start" in row["failures"]["ort-cpu-b1-t1@gpu"]
+        assert "next: pip install onnxruntime" in row["failures"]["ort-cpu-b1-t1@gpu"]
+    assert benchmark_report.markdown(document).count("the worker did not start") == 1
+
+
+def test_a_runtime_that_the_verdict_rests_on_must_work_before_anything_is_trained(recipe):
+    def asks(*profiles, **limits) -> Recipe:
+        benchmark = Benchmark(preset="quick", profiles=profiles)
+        return recipe.model_copy(update={"benchmark": benchmark, "gates": Gates(**limits)})
+
+    check_runtimes(asks(ProfileChoice(), NOWHERE))  # a row of the report, no more
+    for refused in (
+        asks(NOWHERE),
+        asks(ProfileChoice(), NOWHERE, max_latency_ms={"ort-cpu-b1-t1@gpu": 1}),
+        asks(ProfileChoice(), NOWHERE, variants={"fp32": Limits(max_latency_ms={"ort-cpu-b1-t1@gpu": 1})}),
+    ):
+        with pytest.raises(EnvironmentFault, match=r"(?s)ort-cpu does not work at gpu.*pip install onnxruntime"):
+            check_runtimes(refused)
+
+
+def test_a_limit_on_a_runtime_that_measured_nothing_ends_the_run():
+    nothing = Mock(spec=Comparison, ranked=True, measurements={}, failures={"export": "no such runtime"})
+    nothing.profile.name = "openvino-b1-t1"
+    with pytest.raises(StageError, match=r"(?s)export could not be measured.*no such runtime.*openvino-b1-t1"):
+        _check_measured(nothing, needed=["export"])
 
 
 def test_texts_are_raced_at_their_own_lengths(recipe, make_context, tmp_path):

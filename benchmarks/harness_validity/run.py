@@ -7,8 +7,10 @@ Usage: python benchmarks/harness_validity/run.py [CASE ...] [--repetitions N] [-
     bare     the harness's latency against a bare onnxruntime loop, paired: within 3%
     cost     the share of the wall time at strict that is ours and not the models': at most 5%
 
-Every repetition is one JSON file in DIR; a repetition whose file exists is not run again, so the same command goes on
-after a stop. ``summary.md`` beside them is written from all files that are there.
+Every repetition is one JSON file in DIR, named by case, preset and number; one whose file exists is not run again, so
+the same command goes on after a stop, and a larger N adds to what is there. ``summary.md`` beside them is written from
+the files of the preset that are there. Shares have exact 95% intervals: 20 repetitions bound a rate, no better than
+that. ``degraded`` counts repetitions that something else disturbed; of ``equal`` all should be.
 """
 
 import argparse
@@ -25,10 +27,11 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from scipy.stats import binomtest
 
 from compress.artifact import write_atomically
 from compress.benchmark.compare import PRESETS, Preset, compare
-from compress.benchmark.environment import describe
+from compress.benchmark.environment import NoiseProbe, describe
 from compress.benchmark.measure import Profile
 from compress.benchmark.statistics import geometric_mean_ratio
 
@@ -109,8 +112,9 @@ def bare(work: Path, preset: Preset, seed: int) -> dict[str, Any]:  # noqa: ARG0
 
     model = save_chain(work / "a.onnx", layers=LAYERS)
     np.savez(work / "inputs.npz", h0=np.random.default_rng(1).normal(size=(64, WIDTH)).astype(np.float32))
+    probe = NoiseProbe()
     bare_ms, harness_ms = one_pair(model, work / "inputs.npz")
-    return {"bare_ms": bare_ms, "harness_ms": harness_ms}
+    return {"bare_ms": bare_ms, "harness_ms": harness_ms, "degraded": probe.noise().reasons()}
 
 
 def cost(work: Path, preset: Preset, seed: int) -> dict[str, Any]:  # noqa: ARG001
@@ -120,20 +124,33 @@ def cost(work: Path, preset: Preset, seed: int) -> dict[str, Any]:  # noqa: ARG0
 
 CASES: dict[str, Case] = {"equal": equal, "slower": slower, "bare": bare, "cost": cost}
 REPETITIONS = {"cost": 1}  # of 20 otherwise
+FULL = 20  # fewer repetitions are shown, and judge nothing
 
 
-def summary(results: Path) -> str:
-    """A table of all repetitions that are there."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in CASES}
-    for path in sorted(results.glob("*-*.json")):
-        document = json.loads(path.read_text(encoding="utf-8"))
-        found[document["case"]].append(document)
-    lines = ["| case | repetitions | asked | got | slowest, s |", "|---|---:|---|---|---:|"]
+def preset_of(case: str, preset: str) -> str:
+    """The preset that a case runs at, whatever was asked for."""
+    return "strict" if case == "cost" else preset
+
+
+def summary(results: Path, *, preset: str) -> str:
+    """A table of the preset's repetitions that are there."""
+    found = {
+        name: [
+            json.loads(path.read_text(encoding="utf-8"))
+            for path in sorted(results.glob(f"{name}-{preset_of(name, preset)}-*.json"))
+        ]
+        for name in CASES
+    }
+    lines = [
+        "| case | repetitions | asked | got | holds | degraded | slowest, s |", "|---|---:|---|---|---|---:|---:|"
+    ]  # fmt: skip
     for name, documents in found.items():
         if documents:
-            asked, got = JUDGED[name](documents)
+            asked, got, holds = JUDGED[name](documents)
+            told = "too few" if len(documents) < REPETITIONS.get(name, FULL) else "yes" if holds else "NO"
+            disturbed = sum(bool(document["degraded"]) for document in documents)
             slowest = max(document["seconds"] for document in documents)
-            lines.append(f"| {name} | {len(documents)} | {asked} | {got} | {slowest:.0f} |")
+            lines.append(f"| {name} | {len(documents)} | {asked} | {got} | {told} | {disturbed} | {slowest:.0f} |")
     environments = {
         (d["environment"]["cpu_model"], d["environment"]["date"][:10], d["preset"]) for ds in found.values() for d in ds
     }
@@ -142,27 +159,39 @@ def summary(results: Path) -> str:
     )
 
 
-def _equal(documents: list[dict[str, Any]]) -> tuple[str, str]:
+Judged = tuple[str, str, bool]
+
+
+def _equal(documents: list[dict[str, Any]]) -> Judged:
     wrong = sum(document["verdict"] != "no measurable difference" for document in documents)
-    return "at most 1 of 20 differ", f"{wrong} differ"
+    return "at most 1 of 20 differ", f"{wrong} differ, {_rate(wrong, len(documents))}", 20 * wrong <= len(documents)
 
 
-def _slower(documents: list[dict[str, Any]]) -> tuple[str, str]:
+def _slower(documents: list[dict[str, Any]]) -> Judged:
+    count = len(documents)
     right = sum(document["verdict"] == "slower" for document in documents)
     in_time = sum(document["seconds"] <= 120 for document in documents)
-    return "at least 19 of 20 slower, each in 120 s", f"{right} slower, {in_time} in time"
+    got = f"{right} slower, {_rate(right, count)}; {in_time} in time"
+    return "at least 19 of 20 slower, each in 120 s", got, 20 * right >= 19 * count and in_time == count
 
 
-def _bare(documents: list[dict[str, Any]]) -> tuple[str, str]:
+def _bare(documents: list[dict[str, Any]]) -> Judged:
     if len(documents) < 2:
-        return "within 3%", "needs 2 repetitions"
+        return "99% interval within 3%", "needs 2 repetitions", False
     ratio = geometric_mean_ratio([np.log(d["harness_ms"] / d["bare_ms"]) for d in documents], seed=0)
-    return "within 3%", f"harness / bare {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+    got = f"harness / bare {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+    return "99% interval within 3%", got, ratio.low >= 0.97 and ratio.high <= 1.03
 
 
-def _cost(documents: list[dict[str, Any]]) -> tuple[str, str]:
-    shares = [1 - document["model_s"] / document["wall_s"] for document in documents]
-    return "at most 5% of the wall time", f"{max(shares):.1%}"
+def _cost(documents: list[dict[str, Any]]) -> Judged:
+    share = max(1 - document["model_s"] / document["wall_s"] for document in documents)
+    return "at most 5% of the wall time", f"{share:.1%}", share <= 0.05
+
+
+def _rate(count: int, total: int) -> str:
+    """A share with its exact interval (Clopper and Pearson 1934)."""
+    interval = binomtest(count, total).proportion_ci(0.95, method="exact")
+    return f"{count / total:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
 
 
 JUDGED = {"equal": _equal, "slower": _slower, "bare": _bare, "cost": _cost}
@@ -171,20 +200,20 @@ JUDGED = {"equal": _equal, "slower": _slower, "bare": _bare, "cost": _cost}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=[*CASES], choices=[*CASES])
-    parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--repetitions", type=int, default=FULL)
     parser.add_argument("--preset", default="standard", choices=[*PRESETS])
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     for name in arguments.cases:
         for repetition in range(min(arguments.repetitions, REPETITIONS.get(name, arguments.repetitions))):
-            path = arguments.results / f"{name}-{repetition:02}.json"
+            preset = preset_of(name, arguments.preset)
+            path = arguments.results / f"{name}-{preset}-{repetition:02}.json"
             if path.exists():
                 continue
             started = time.perf_counter()
             with tempfile.TemporaryDirectory() as work:
                 found = CASES[name](Path(work), PRESETS[arguments.preset], repetition)
-            preset = "strict" if name == "cost" else arguments.preset
             document = {
                 "case": name,
                 "repetition": repetition,
@@ -193,7 +222,7 @@ def main() -> None:
             }
             write_atomically(path, json.dumps(document | found | {"environment": describe(seed=repetition)}, indent=1))
             print(path.name, found.get("verdict", ""), f"{document['seconds']:.0f} s", flush=True)
-    text = summary(arguments.results)
+    text = summary(arguments.results, preset=arguments.preset)
     write_atomically(arguments.results / "summary.md", text)
     print(text)
 

@@ -10,7 +10,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -79,7 +79,7 @@ class Comparison:
     noise_floor: Estimate | None
     """Speed of the reference over its own twin, 1 without noise; None when the reference failed."""
     noise: Noise | None
-    """None for another machine, whose noise is not seen from here."""
+    """None for another machine, whose noise is not seen from here, and where nothing ran."""
     degraded: list[str]
     """What disturbed all models of this comparison."""
     against_cpu: dict[str, Difference] = field(default_factory=dict)
@@ -113,6 +113,15 @@ class Comparison:
         """
         ours, theirs = self.measurements[model], self.measurements[over]
         return _speedup(ours, over=theirs, seed=self.seed, launches=self.preset.launches)
+
+    def latency_ms(self, model: str) -> Estimate:
+        """A model's latency: the geometric mean of its blocks' medians, with an interval over launches and rounds.
+
+        Raises:
+            KeyError: when it has no measurement.
+        """
+        medians_ms = self.measurements[model].block_median_ms
+        return geometric_mean_ratio(np.log(medians_ms), seed=self.seed, launches=self.preset.launches)
 
     def is_measurable(self, speedup: Estimate) -> bool:
         """Whether a speedup's interval excludes 1 and its size exceeds the noise floor, on real hardware."""
@@ -212,6 +221,23 @@ def compare(
         against_cpu=against_cpu,
         wall_s=wall_s,
         model_s=sum(subject.model_s for subject in subjects.values()),
+    )
+
+
+def unmeasured(
+    models: Iterable[str], *, reference: str, profile: Profile, preset: Preset, seed: int, why: str
+) -> Comparison:
+    """The comparison of models under a profile that does not work: a failure of each, for the same reason."""
+    return Comparison(
+        profile=profile,
+        preset=preset,
+        reference=reference,
+        seed=seed,
+        measurements={},
+        failures=dict.fromkeys(models, why),
+        noise_floor=None,
+        noise=None,
+        degraded=[],
     )
 
 

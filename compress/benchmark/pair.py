@@ -13,9 +13,9 @@ from compress.benchmark.compare import PRESETS, compare
 from compress.benchmark.drawn_inputs import check_same_inputs, draw
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import Profile
-from compress.benchmark.process import Worker
+from compress.benchmark.process import check_usable
 from compress.benchmark.units import format_bytes, format_ms, format_share
-from compress.errors import EnvironmentFault, InputError, ModelError
+from compress.errors import InputError, ModelError
 
 SCHEMA = 1
 
@@ -53,7 +53,7 @@ def compare_files(
     if labels is not None and inputs is None:
         raise InputError("labels are of samples, and none are given", hint="give them with --inputs FILE.npz")
     check_same_inputs(first, second)
-    _check_usable(profile)
+    check_usable(profile.runtime, profile.place)
     with contextlib.ExitStack() as stack:
         samples = inputs
         if samples is None:
@@ -88,13 +88,6 @@ def compare_files(
         "comparison": asdict(found),
         "environment": describe(seed=seed),
     }
-
-
-def _check_usable(profile: Profile) -> None:
-    with Worker(profile.place) as worker:
-        found = worker.usable(profile.runtime)
-    if not found["usable"]:
-        raise EnvironmentFault(f"{profile.runtime} does not work here", got=found["why"], hint=found["install"])
 
 
 def text(document: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from compress.benchmark.model_file import external_files
 from compress.benchmark.runtimes import RUNTIMES, Load
-from compress.errors import CompressError, InputError
+from compress.errors import CompressError, EnvironmentFault, InputError
 
 _SHIPPED = Path(__file__).with_name("runtimes")
 _PACKAGE_ROOT = Path(__file__).parents[2]
@@ -301,6 +301,28 @@ def check_launchable(runtime: str) -> None:
         raise InputError(
             "a launcher sends files, and this runtime runs the module of an artifact", expected=able, got=runtime
         )
+
+
+def usable_runtime(runtime: str, place: Place = HERE) -> dict[str, Any]:
+    """Whether one runtime works: usable (bool), why and install; ``why`` of one that does is a doubt about it."""
+    try:
+        with Worker(place) as worker:
+            return worker.usable(runtime)
+    except WorkerError as error:
+        return {"usable": False, "why": error.message, "install": RUNTIMES[runtime].install}
+
+
+def check_usable(runtime: str, place: Place = HERE) -> str:
+    """Refuse a runtime that does not work; return the doubt about one that does, such as a software adapter.
+
+    Raises:
+        EnvironmentFault: with the reason, and what to install.
+    """
+    found = usable_runtime(runtime, place)
+    if not found["usable"]:
+        where = f"at {place.name}" if place.name else "here"
+        raise EnvironmentFault(f"{runtime} does not work {where}", got=found["why"], hint=found["install"])
+    return found["why"]
 
 
 def usable_runtimes(place: Place = HERE) -> dict[str, dict[str, Any]]:

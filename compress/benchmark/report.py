@@ -30,6 +30,11 @@ from compress.tasks import Tally
 
 SCHEMA = 1
 TAIL_HEAD = "highest supported percentile, ms; peak memory"
+COST_HEAD = (
+    "model", "load ms", "first run ms", "samples/s", "peak after import", "after load", "after first run",
+    "after all runs", "mJ/sample", "nodes on",
+)  # fmt: skip
+SCORED_HEAD = ("model", "accuracy %", "change", "McNemar p", "agreement %", "KL, nats")
 HEAD = ("model", "size", "params", "accuracy %", "change", "p50 ms", "speedup")
 
 
@@ -158,7 +163,7 @@ def profile_table(document: dict[str, Any]) -> Table:
     made = Table(title="p50 ms (speedup)", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     made.add_column("model", overflow="fold")
     for name in document["profiles"]:
-        made.add_column(name, justify="right")
+        made.add_column(name, justify="right", overflow="fold")
     for row in document["rows"]:
         made.add_row(row["name"], *(_profile_cell(row, profile) for profile in document["profiles"]))
     return made
@@ -169,10 +174,67 @@ def tail_table(document: dict[str, Any]) -> Table:
     made = Table(title=TAIL_HEAD, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     made.add_column("model", overflow="fold")
     for name in document["profiles"]:
-        made.add_column(name, justify="right")
+        made.add_column(name, justify="right", overflow="fold")
     for row in document["rows"]:
         made.add_row(row["name"], *_tail_cells(row, document))
     return made
+
+
+def scored_tables(document: dict[str, Any]) -> list[Table]:
+    """What each file scores in the very runtime that was timed, where another one had scored it before."""
+    tables = []
+    for title, rows in scored(document):
+        made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for index, head in enumerate(SCORED_HEAD):
+            made.add_column(head, justify="right" if index else "left", overflow="fold")
+        for row in rows:
+            made.add_row(*row)
+        tables.append(made)
+    return tables
+
+
+def scored(document: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """The titles and cells of those tables, one a profile; the title says when the samples are few."""
+    found = []
+    for profile in document["profiles"]:
+        judged = {row["name"]: row.get("runtime_accuracy", {}).get(profile) for row in document["rows"]}
+        rows = [[name, *_scored_cells(entry)] for name, entry in judged.items() if entry is not None]
+        doubts = sorted({entry["doubt"] for entry in judged.values() if entry and entry.get("doubt")})
+        if rows:
+            found.append((f"accuracy in {profile}, on select" + "".join(f"; {doubt}" for doubt in doubts), rows))
+    return found
+
+
+def costs(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """Cells under `COST_HEAD` of what every model took besides its latency; a dash for what no counter tells."""
+    rows = []
+    for name, found in comparison["measurements"].items():
+        peaks = [found["memory_bytes"][phase] for phase in ("import", "load", "first_run", "runs")]
+        energy, nodes = found.get("energy_mj_per_sample"), found["settings"].get("nodes") or {}
+        placed = ", ".join(f"{provider.removesuffix('ExecutionProvider')} {count}" for provider, count in nodes.items())
+        rows.append(
+            [
+                name,
+                format_ms(found["load_ms"]),
+                format_ms(found["first_run_ms"]),
+                f"{found['throughput_per_s']:,.0f}"
+                if found["throughput_per_s"] >= 100
+                else f"{found['throughput_per_s']:.3g}",
+                *("-" if peak is None else format_bytes(peak) for peak in peaks),
+                "-" if energy is None else f"{energy:.3g}",
+                placed or "-",
+            ]
+        )
+    return rows
+
+
+def failure_lines(comparison: Mapping[str, Any]) -> list[str]:
+    """Why models have no measurement: one line for all when nothing ran, else one a model."""
+    failures = comparison["failures"]
+    reasons = list(dict.fromkeys(failures.values()))
+    if not comparison["measurements"] and len(reasons) == 1:
+        return reasons
+    return [f"{name}: {reason}" for name, reason in failures.items()]
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -190,6 +252,9 @@ def markdown(document: dict[str, Any]) -> str:
         lines += ["", _line([TAIL_HEAD, *document["profiles"]])]
         lines += [_line(["---", *["---:"] * len(document["profiles"])])]
         lines += [_line([row["name"], *_tail_cells(row, document)]) for row in document["rows"]]
+    for title, rows in scored(document):
+        lines += ["", f"{title}:", "", _line(SCORED_HEAD), _line(["---", *["---:"] * (len(SCORED_HEAD) - 1)])]
+        lines += map(_line, rows)
     return "\n".join([*lines, "", *_noise_lines(document), _footnote(document), ""])
 
 
@@ -275,6 +340,19 @@ def _tail_cells(row: dict[str, Any], document: dict[str, Any]) -> list[str]:
     return cells
 
 
+def _scored_cells(found: dict[str, Any]) -> list[str]:
+    if "failure" in found:
+        return [f"failed: {found['failure']}", "", "", "", ""]
+    p_value, agreed, nats = (found.get(key) for key in ("mcnemar_p", "teacher_agreement", "teacher_kl_nats"))
+    return [
+        format_share(found["accuracy"], sign=""),
+        format_share(found.get("change"), sign="+"),
+        "-" if p_value is None else f"{p_value:.2g}",
+        "-" if agreed is None else f"{100 * agreed:.2f}",
+        "-" if nats is None else f"{nats:.3g}",
+    ]
+
+
 def _noise_lines(document: dict[str, Any]) -> list[str]:
     """Why to trust the numbers less: what disturbed a whole profile, and the first of what disturbed single models."""
     lines = []
@@ -284,7 +362,7 @@ def _noise_lines(document: dict[str, Any]) -> list[str]:
         )
         shown = own if len(own) < 3 else [own[0], f"and {len(own) - 1} more models alike; all are in the JSON"]
         lines += [f"degraded ({profile}): {reason}" for reason in [*comparison["degraded"], *shown]]
-        lines += [f"failed ({profile}): {name}: {reason}" for name, reason in comparison["failures"].items()]
+        lines += [f"failed ({profile}): {line}" for line in failure_lines(comparison)]
     return lines
 
 

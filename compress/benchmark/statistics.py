@@ -120,7 +120,9 @@ def paired_change(correct: NDArray[np.bool_], reference: NDArray[np.bool_], *, s
     """Accuracy minus the reference's accuracy on the same ordered samples, with a paired bootstrap interval.
 
     The change per sample is -1, 0 or 1, so the bootstrap draws the three counts from a multinomial: the
-    same distribution as resampling the samples one by one, at none of the cost.
+    same distribution as resampling the samples one by one, at none of the cost. It cannot draw what no sample showed:
+    where none was lost (or gained), the exact bound of a share seen 0 times is added on that side (Clopper and Pearson
+    1934), about 3.7 / n. Two models that were never apart on 100 samples can still differ by 4 points.
 
     Raises:
         ValueError: when the two arrays are empty or differ in length.
@@ -131,8 +133,11 @@ def paired_change(correct: NDArray[np.bool_], reference: NDArray[np.bool_], *, s
         total, [gained / total, lost / total, (total - gained - lost) / total], size=RESAMPLES
     )
     changes = (counts[:, 0] - counts[:, 1]) / total
-    low, high = np.quantile(changes, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate((gained - lost) / total, float(low), float(high))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(changes, [tail, 1 - tail])
+    unseen = 1 - tail ** (1 / total)
+    low, high = low - unseen * (lost == 0), high + unseen * (gained == 0)
+    return Estimate((gained - lost) / total, max(-1.0, float(low)), min(1.0, float(high)))
 
 
 def mcnemar_p(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float:

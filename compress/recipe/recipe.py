@@ -143,8 +143,7 @@ class Recipe(Values):
                 Fault(document.place(("stages", index)), document.dotted(("stages", index)), message, None)
                 for index, message in recipe.misfits()
             ]
-            for name, message in recipe.unshipped():
-                path = ("gates", "variants", name)
+            for path, message in (*recipe.unshipped(), *recipe.untimed()):
                 faults.append(Fault(document.place(path), document.dotted(path), message, None))
         except ValidationError as error:
             recipe = None
@@ -192,19 +191,36 @@ class Recipe(Values):
         """Return the stages that cannot work with the loss, by position, and why."""
         return [(index, message) for index, stage in enumerate(self.stages) for message in stage.misfits(self.loss)]
 
-    def unshipped(self) -> list[tuple[str, str]]:
+    def unshipped(self) -> list[tuple[tuple[str, ...], str]]:
         """Return the variants whose gates judge no file, and why: only files besides the primary one have their own."""
         quantized = any(isinstance(stage, Quantize) for stage in self.stages)
         exports = [stage for stage in self.stages if isinstance(stage, Export)]
         written = exports[-1].written(quantized=quantized) if exports else ()
         primary = exports[-1].primary_of(written) if exports else None
-        found: list[tuple[str, str]] = []
+        found: list[tuple[tuple[str, ...], str]] = []
         for name in self.gates.variants:
+            path = ("gates", "variants", name)
             if name not in written:
-                found.append((name, f"no stage exports {name}; expected one of {', '.join(written) or 'none'}"))
+                found.append((path, f"no stage exports {name}; expected one of {', '.join(written) or 'none'}"))
             elif name == primary:
-                found.append((name, f"{name} is the primary variant, whose limits stand under gates themselves"))
+                found.append((path, f"{name} is the primary variant, whose limits stand under gates themselves"))
         return found
+
+    def untimed(self) -> list[tuple[tuple[str, ...], str]]:
+        """Return the limits of latency whose profile times no file, and why."""
+        able = [profile.name for profile in self.benchmark.measured() if profile.takes_files]
+        limits = {("gates",): self.gates.max_latency_ms} | {
+            ("gates", "variants", name): found.max_latency_ms for name, found in self.gates.variants.items()
+        }
+        return [
+            (
+                (*path, "max_latency_ms", profile),
+                f"no profile times files as {profile}; expected one of {', '.join(able)}",
+            )
+            for path, found in limits.items()
+            for profile in found
+            if profile not in able
+        ]
 
     def parameters(self) -> dict[str, Any]:
         """Return every scalar by its dotted path, as ``--set`` spells it."""

@@ -271,25 +271,31 @@ class Limits(Values):
             its interval.
         max_size_mb: size of the file, in units of 1,000,000 bytes.
         min_speedup: times faster than the teacher in the primary profile, at the lower bound of its interval.
+        max_latency_ms: by profile, such as ``{ort-cpu-b1-t1: 0.5}``: milliseconds that the median query may take, at
+            the upper bound of its interval.
     """
 
     max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] | None = None
     max_size_mb: Annotated[float, Field(gt=0)] | None = None
     min_speedup: Annotated[float, Field(gt=0)] | None = None
+    max_latency_ms: dict[str, Annotated[float, Field(gt=0)]] = {}
 
     @property
     def judged(self) -> bool:
         """Whether any limit is set."""
-        return any(value is not None for value in (self.max_accuracy_drop, self.max_size_mb, self.min_speedup))
+        limits = (self.max_accuracy_drop, self.max_size_mb, self.min_speedup)
+        return bool(self.max_latency_ms) or any(limit is not None for limit in limits)
 
 
 class Gates(Limits):
     """Conditions on the exported files; a missed one ends the run with exit code 4.
 
     Attributes:
-        max_accuracy_drop: of the primary variant, as the two below: accuracy lost against the teacher on test, 0 to 1.
+        max_accuracy_drop: of the primary variant, as the three below: accuracy lost against the teacher on test, 0 to
+            1.
         max_size_mb: size of the file, in units of 1,000,000 bytes.
         min_speedup: times faster than the teacher in the primary profile.
+        max_latency_ms: milliseconds of the median query, by profile.
         variants: limits of further variants, by their name; each of these files is read on test too.
     """
 

@@ -38,6 +38,14 @@ def test_ratios_between_any_two_models_are_consistent(large: Path, small: Path, 
     assert forth.value == pytest.approx(math.exp(logs.mean()))
 
 
+def test_a_latency_is_the_geometric_mean_of_its_blocks(large: Path, small: Path, samples: Path):
+    found = compare({"large": large, "small": small}, reference="large", inputs=samples, profile=Profile(), preset=TINY)
+    medians_ms = np.array(found.measurements["small"].block_median_ms)
+    took = found.latency_ms("small")
+    assert took.value == pytest.approx(np.prod(medians_ms) ** (1 / len(medians_ms)))
+    assert medians_ms.min() <= took.low <= took.value <= took.high <= medians_ms.max()
+
+
 def test_a_model_that_fails_gets_its_reason_and_the_others_go_on(tmp_path: Path, small: Path, samples: Path):
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a model")

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from compress.benchmark import report, units
-from compress.benchmark.compare import Comparison, Preset, compare
+from compress.benchmark.compare import Comparison, Preset, compare, unmeasured
 from compress.benchmark.measure import Profile
 from compress.benchmark.report import Entry
 from compress.errors import ArtifactError, InputError
@@ -89,6 +89,58 @@ def test_the_tables_show_the_highest_percentile_and_the_peak_memory(document: di
     assert line.startswith("| teacher | ")
     assert cell in printed(document)
     assert report.markdown(document).splitlines().count("| broken | failed | failed |") == 2
+
+
+def test_a_runtime_that_does_not_work_is_a_column_that_says_why_once(small: Path):
+    why = "No module named 'openvino'; next: pip install it"
+    comparison = unmeasured(
+        ["teacher", "student"], reference="teacher", profile=Profile("openvino"), preset=TINY, seed=0, why=why
+    )
+    entries = [Entry("teacher", small), Entry("student", small)]
+    document = report.build(entries, [comparison], reference="teacher", seed=0, title="a test")
+    json.dumps(document, allow_nan=False)
+    assert [row["failures"] for row in document["rows"]] == [{"openvino-b1-t1": why}] * 2
+    for text in (printed(document), report.markdown(document)):
+        assert " ".join(text.split()).count(f"failed (openvino-b1-t1): {why}") == 1
+
+
+def test_accuracy_in_the_runtime_that_was_timed_is_a_table_of_its_own(small: Path):
+    share = {"value": 0.9, "low": 0.88, "high": 0.92}
+    judged = {
+        "samples": 100, "accuracy": share, "doubt": "100 samples are few", "mcnemar_p": 0.031,
+        "change": {"value": -0.01, "low": -0.02, "high": 0.0}, "teacher_agreement": 0.975, "teacher_kl_nats": 0.0123,
+    }  # fmt: skip
+    first = {"samples": 100, "accuracy": share, "doubt": ""}
+    entries = [
+        Entry("teacher", small, runtime_accuracy={"openvino-b1-t1": first}),
+        Entry("student", small, runtime_accuracy={"openvino-b1-t1": judged}),
+        Entry("odd", small, runtime_accuracy={"openvino-b1-t1": {"failure": "no such operator"}}),
+        Entry("unseen", small),
+    ]
+    comparison = unmeasured([], reference="teacher", profile=Profile("openvino"), preset=TINY, seed=0, why="")
+    document = report.build(entries, [comparison], reference="teacher", seed=0, title="a test")
+    ((title, rows),) = report.scored(document)
+    assert title == "accuracy in openvino-b1-t1, on select; 100 samples are few"
+    assert rows == [
+        ["teacher", "90.00 [88.0, 92.0]", "-", "-", "-", "-"],
+        ["student", "90.00 [88.0, 92.0]", "-1.00 [-2.0, +0.0]", "0.031", "97.50", "0.0123"],
+        ["odd", "failed: no such operator", "", "", "", ""],
+    ]
+    assert "| student | 90.00 [88.0, 92.0] | -1.00 [-2.0, +0.0] | 0.031 | 97.50 | 0.0123 |" in report.markdown(document)
+    stream = io.StringIO()
+    for table in report.scored_tables(document):
+        Console(file=stream, width=100).print(table)
+    assert "-1.00 [-2.0, +0.0]" in stream.getvalue()
+    assert max(map(len, stream.getvalue().splitlines())) <= 100
+
+
+def test_many_profiles_wrap_and_lose_nothing(document: dict):
+    names = [f"ort-webgpu-b64-t{number}" for number in range(8)]
+    wide = document | {"profiles": names, "comparisons": [document["comparisons"][0]] * 8}
+    wide["rows"] = [row | {"latency_ms": dict.fromkeys(names, 12.3)} for row in document["rows"]]
+    text = printed(wide)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 99}'])

@@ -79,6 +79,22 @@ def test_a_provider_that_is_not_there_is_told_with_what_to_install(small: Path, 
         DeviceSession(request(small, samples), Device("NowhereProvider", "cpu", "nowhere", (), "pip install it"))
 
 
+def test_a_plugin_without_a_device_and_an_onnxruntime_without_plugins_are_told(
+    small: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "quiet_plugin.py").write_text("def get_library_path():\n    return 'nowhere.so'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(onnxruntime, "register_execution_provider_library", lambda name, path: None)
+    plugin = Device("QuietProvider", "cpu", "quiet_plugin", (), "bring a device")
+    with pytest.raises(Unusable, match="QuietProvider finds no device; next: bring a device"):
+        DeviceSession(request(small, samples), plugin)
+    monkeypatch.delattr(onnxruntime, "get_ep_devices")
+    with pytest.raises(Unusable, match="takes no plugins; next: bring a device"):
+        DeviceSession(request(small, samples), plugin)
+    built_in = DeviceSession(request(small, samples), Device(CPU, "cpu", None, (), ""))
+    assert built_in.settings["adapter"] == "hardware"
+
+
 def test_a_provider_that_does_not_start_is_no_silent_fallback(small: Path, samples: Path, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda self: [CPU])

@@ -82,6 +82,20 @@ def test_the_paired_change_agrees_with_resampling_one_by_one():
     assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), abs=1.01 / 1500)
 
 
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (12, 0), (0, 12), (12, 12)])
+def test_a_change_that_no_sample_showed_is_not_ruled_out(gained: int, lost: int):
+    total = 400
+    correct = np.array([True] * gained + [False] * lost + [True] * (total - gained - lost))
+    reference = np.array([False] * gained + [True] * lost + [True] * (total - gained - lost))
+    ours = statistics.paired_change(correct, reference, seed=0)
+    difference = correct.astype(float) - reference.astype(float)
+    theirs = np.quantile(np.random.default_rng(1).choice(difference, (10_000, total)).mean(axis=1), [0.025, 0.975])
+    never = stats.binomtest(0, total).proportion_ci(0.95, method="exact").high
+    assert ours.low == pytest.approx(theirs[0] - (never if lost == 0 else 0), abs=1.01 / total)
+    assert ours.high == pytest.approx(theirs[1] + (never if gained == 0 else 0), abs=1.01 / total)
+    assert ours.low < ours.value < ours.high
+
+
 @pytest.mark.parametrize(("gained", "lost"), [(0, 0), (3, 9), (9, 3), (5, 5), (0, 12)])
 def test_mcnemar_is_scipys_exact_sign_test(gained: int, lost: int):
     correct = np.array([True] * gained + [False] * lost + [True] * 20)

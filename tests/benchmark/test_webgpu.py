@@ -12,6 +12,9 @@ from compress.benchmark import report
 from compress.benchmark.compare import Preset, compare
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import Worker, WorkerError
+from compress.errors import EnvironmentFault
+from compress.recipe import Recipe
+from compress.verdict import check_runtimes
 
 pytestmark = pytest.mark.usefixtures("software_gpu")
 
@@ -29,6 +32,17 @@ def test_it_is_usable_and_labelled():
     with Worker() as worker:
         found = worker.usable("ort-webgpu")
     assert found == {"usable": True, "why": "a software adapter: for tests only", "install": ""}
+
+
+def test_a_verdict_on_it_is_refused_before_anything_is_trained():
+    recipe = Recipe.parse(
+        "name: soft\ndata: {source: digits}\nteacher: {artifact: nowhere}\nstudent: teacher\nstages: [distill]\n"
+        "benchmark: {profiles: [{runtime: ort-webgpu}]}\n",
+        origin="recipe.yaml",
+        directory=Path(),
+    )
+    with pytest.raises(EnvironmentFault, match="rest on ort-webgpu-b1-t1, which is a software adapter"):
+        check_runtimes(recipe)
 
 
 def test_a_comparison_on_it_is_shown_but_never_ranked(wider: Path, small: Path, samples: Path):
