@@ -3,7 +3,7 @@
 import csv
 import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from compress.stage import Context
 from compress.verdict import GateResult, Verdict
 
 SCHEMA = 1
+LISTED_CLASSES = 5  # with more, the recall of each is on the page only
 MARKERS = ("<!-- result: written by `compressor run`, do not edit -->", "<!-- end of result -->")
 
 
@@ -79,6 +80,9 @@ def print_report(report: dict[str, Any], console: Console) -> None:
             console.print(table)
     if report["verdict"] is not None:
         console.print(_test_table(report["verdict"]))
+        heads, rows = _measures(report["verdict"])
+        if rows:
+            console.print(_table("Other measures on test, not gated", heads, rows))
         for line in verdict_lines(report["verdict"]):
             console.print(line, highlight=False)
     console.print(loss_line(report), highlight=False)
@@ -104,6 +108,10 @@ def markdown(report: dict[str, Any]) -> str:
         parts += ["**Verdict (test, read once)**", ""]
         parts += ["| model | accuracy % | change in points | agreement with the teacher |", "|---|---:|---:|---:|"]
         parts += ["| " + " | ".join(cells) + " |" for cells in map(_test_cells, report["verdict"]["test"])]
+        heads, rows = _measures(report["verdict"])
+        if rows:
+            parts += ["", f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+            parts += [f"| {' | '.join(cells)} |" for cells in rows]
         parts += ["", *(f"- {line}" for line in verdict_lines(report["verdict"])), ""]
     parts += [f"{data_line(report['data'])}.", "", f"{loss_line(report)}.", ""]
     environment = report["environment"]
@@ -237,12 +245,39 @@ def plot_waterfall(report: dict[str, Any], path: Path) -> None:
 
 
 def _test_table(verdict: dict[str, Any]) -> Table:
-    table = Table(title="Verdict (test, read once)", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, head in enumerate(("model", "accuracy %", "change in points", "agreement")):
+    heads = ("model", "accuracy %", "change in points", "agreement")
+    return _table("Verdict (test, read once)", heads, map(_test_cells, verdict["test"]))
+
+
+def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, head in enumerate(heads):
         table.add_column(head, justify="left" if index == 0 else "right")
-    for row in verdict["test"]:
-        table.add_row(*_test_cells(row))
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _measures(verdict: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Return heads and rows of what was measured on test besides the judged measure, teacher and shipped file.
+
+    Of many classes the page has the recalls, and a table of them would hide the rest.
+    """
+    teacher, shipped = verdict["test"][0], verdict["test"][-1]
+    _, *names = shipped["measures"]
+    recalls = [name for name in names if name.startswith("recall of ")]
+    if len(recalls) > LISTED_CLASSES:
+        names = [name for name in names if name not in recalls]
+    rows = [
+        (name, *map(_number, (teacher["measures"][name], shipped["measures"][name], shipped["changes"][name])))
+        for name in names
+    ]
+    return ("measure", teacher["name"], shipped["name"], "change"), rows
+
+
+def _number(estimate: dict[str, float]) -> str:
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _test_cells(row: dict[str, Any]) -> Sequence[str]:

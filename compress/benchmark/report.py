@@ -149,7 +149,7 @@ def table(document: dict[str, Any]) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    made.add_column(HEAD[0], min_width=14, overflow="fold")
+    made.add_column(HEAD[0], min_width=10, overflow="fold")
     for head in HEAD[1:]:
         made.add_column(head, justify="right", no_wrap=True)
     for row in document["rows"]:

@@ -1,3 +1,4 @@
+import copy
 import io
 import json
 import re
@@ -63,6 +64,19 @@ def test_the_document_survives_a_file_and_holds_rows_rounds_and_environment(docu
     assert "INVALID_PROTOBUF" in broken["failures"]["ort-cpu-b1-t1"]
     assert len(loaded["comparisons"][0]["measurements"]["teacher"]["block_median_ms"]) == TINY.rounds
     assert loaded["environment"]["versions"]["onnxruntime"]
+
+
+def test_no_column_is_cut_where_all_are_wide(document: dict):
+    wide = copy.deepcopy(document)
+    (profile,) = wide["profiles"][:1]
+    for row in wide["rows"][:2]:
+        row |= {"accuracy_change": {"value": -0.24375, "low": -0.275, "high": -0.2125}, "failures": {}}
+        row["size_bytes"] = 90_934_000
+        row["latency_ms"][profile], row["measurable"][profile] = 0.6314, False
+        row["speedup"][profile] = {"value": 1.012, "low": 0.993, "high": 1.024}
+    text = printed(wide)
+    assert max(map(len, text.splitlines())) <= 100
+    assert len(re.findall(r"-24\.38 \[-27\.5, -21\.2\].*~1\.01x \[0\.99, 1\.02\]", text)) == 2
 
 
 def test_the_tables_fit_100_columns_and_are_plain_outside_a_terminal(document: dict):
