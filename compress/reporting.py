@@ -268,7 +268,7 @@ def _measures(verdict: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str
     recalls = [name for name in names if name.startswith("recall of ")]
     if len(recalls) > LISTED_CLASSES:
         names = [name for name in names if name not in recalls]
-    rows = [
+    rows: list[Sequence[str]] = [
         (name, *map(_number, (teacher["measures"][name], shipped["measures"][name], shipped["changes"][name])))
         for name in names
     ]
