@@ -148,7 +148,7 @@ def check(
         except KeyboardInterrupt:
             raise typer.Exit(interrupted.exit_code) from None
     if as_json:
-        typer.echo(json.dumps(advice.document()))
+        typer.echo(json.dumps(advice.document(), allow_nan=False))
     else:
         advice.show(Console(width=WIDTH))
     if strict:

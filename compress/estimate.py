@@ -67,7 +67,7 @@ def estimate(
             unknown.append(name)
         else:
             seconds[name] = epochs * samples / rate
-    views = 1 if recipe.data.augment is None else recipe.data.augment.views
+    views = len(recipe.task(data).views(mixup=recipe.loss.mixup))
     teacher_rate = rows["teacher"].facts.get("images_per_s")
     if teacher_rate and recipe.loss.needs_teacher:
         seconds["teacher outputs"] = views * samples * FORWARD_SHARE / teacher_rate

@@ -321,7 +321,7 @@ class Loop:
         module, first = load_model(artifact.path, code=context.code), self.recipe.student
         if title == (TEACHER if first == "teacher" else "student"):
             for stage in self.recipe.stages:
-                stage.check(module)
+                stage.check(module, context.reading(artifact))
         if title == TEACHER:
             student = module
             if first != "teacher":

@@ -67,7 +67,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
     large = _untrained(origin, context)
     small = copy.deepcopy(large) if student is None else _untrained(student, context)
     for stage in recipe.stages:
-        stage.check(small)
+        stage.check(small, context)
     pairs = pairings(recipe.stages, context, student=small, teacher=large)
     walk = _Walk(options)
     teacher = walk.visit("teacher", origin, None, context, quiet=train is not None)

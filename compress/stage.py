@@ -214,14 +214,15 @@ class Stage(Values):
         del loss
         return []
 
-    def check(self, module: nn.Module) -> None:
-        """Refuse a model that this stage could not work on; asked before anything trains.
+    def check(self, module: nn.Module, context: Context) -> None:
+        """Refuse a model, or data, that this stage could not work on; asked before anything trains.
 
         Args:
             module: the student as the pipeline's first stage gets it, perhaps untrained; not changed.
+            context: reads samples as that student does; there need be no teacher yet.
 
         Raises:
-            ModelError: when it never can be.
+            CompressError: when it never can.
         """
 
     def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import pytest
 
 from compress.estimate import Measured, estimate, sentence
 from compress.recipe import Recipe
+from compress.tasks.image_classification import MIXED_VIEWS
 
 RECIPE = """
 name: estimated
@@ -38,3 +39,13 @@ def test_what_no_rate_was_measured_for_is_named(digits):
     assert "without prune, recovery, not measured here" in sentence(found)
     trained = predicted(RECIPE, digits, {"teacher": {"images_per_s": 250.0}, "prune": {}})
     assert trained["seconds"]["prune, recovery"] == 3 * 5 * 1000 / 250
+
+
+def test_outputs_for_mixed_samples_are_counted_for_every_view(digits):
+    rows = {"teacher": {"images_per_s": 500.0}, "prune": {}}
+    plain, mixed = (
+        predicted(RECIPE.replace("stages:", f"loss: {{kl: {{}}{mixup}}}\nstages:"), digits, rows)
+        for mixup in ("", ", mixup: 0.5")
+    )
+    assert mixed["seconds"]["teacher outputs"] == MIXED_VIEWS * plain["seconds"]["teacher outputs"]
+    assert mixed["disk_bytes"] > plain["disk_bytes"]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import files
+from math import isfinite
 from typing import Any, Literal
 
 from rich.console import Console
@@ -286,11 +287,15 @@ class Advice:
             raise AdviceError("\n  ".join(lines), hint="change the recipe, or leave out --strict")
 
     def document(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return it as JSON values; a value that is not finite, which JSON cannot say, is null."""
+
+        def finite(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+            return {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in fields}
+
         expected = None if self.expected_gain is None else dict(zip(("gain", "rmse"), self.expected_gain, strict=True))
         return {
             "warnings": len(self.warnings),
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": [asdict(finding, dict_factory=finite) for finding in self.findings],
             "notes": list(self.notes),
             "expected_gain": expected,
         }

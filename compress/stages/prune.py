@@ -273,12 +273,13 @@ class Prune(Stage):
             found += coupling_faults(loss, self.recover)
         return found
 
-    def check(self, module: nn.Module) -> None:
+    def check(self, module: nn.Module, context: Context) -> None:
         """Refuse a family of transformers that cannot be cut, or not in these units, and parameters it should not have.
 
         Raises:
             ModelError: names what is not known.
         """
+        del context
         found = encoders.encoder(module)
         if found is not None:
             encoders.groups(found, self.units, protected=frozenset())

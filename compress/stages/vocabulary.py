@@ -13,7 +13,7 @@ from torch import nn
 from compress.artifact import Artifact, hash_file
 from compress.data import Samples
 from compress.errors import DataError, ModelError, StageError
-from compress.models import HuggingFace, load_model, load_structure
+from compress.models import load_model, load_structure
 from compress.models.huggingface import Logits
 from compress.stage import Context, Need, Stage
 from compress.tasks import TextTask, Tokenizer
@@ -45,27 +45,16 @@ class PruneVocabulary(Stage):
         """Count, cut, check and commit.
 
         Raises:
-            StageError: when all tokens are needed, outputs on kept tokens changed, or words lose their outputs.
-            ModelError: when the task has no tokens, or the model no embedding that is known.
-            DataError: when the file of further texts cannot be read.
+            StageError: as ``check`` does, and when outputs on kept tokens changed.
+            ModelError: as ``check`` does.
+            DataError: as ``check`` does.
         """
-        task, structure = context.task, load_structure(source.path)
-        module = load_model(source.path, code=context.code)
-        if not (isinstance(task, TextTask) and isinstance(module, Logits) and isinstance(structure.model, HuggingFace)):
-            raise ModelError(
-                "the model has no vocabulary",
-                expected="a Hugging Face encoder of text",
-                got=type(structure.model).__name__,
-            )
-        files, old = keep_tokens(task.tokenizer.files(), self._wanted(task, context))
-        if len(old) == task.tokenizer.size:
-            raise StageError(
-                "all tokens are needed", got=f"{len(old)} tokens", where=self.title, hint="raise min_count"
-            )
+        structure, module = load_structure(source.path), load_model(source.path, code=context.code)
+        task, files, old = self._kept(module, context)
+        assert isinstance(module, Logits)
         tokenizer = Tokenizer.from_files(files, max_length=task.tokenizer.max_length)
         unchanged = load_model(source.path, code=context.code)
         cut_embedding(module, torch.from_numpy(old), padding=tokenizer.pad_id)
-        self._check_units(task, task.with_tokenizer(tokenizer), context)
         split = {role: kept_splits(task, tokenizer, context.data.roles[role], old) for role in ("train", "select")}
         self._check(unchanged, module, context, same=split["train"], tokenizer=tokenizer)
         return context.commit_model(
@@ -81,6 +70,35 @@ class PruneVocabulary(Stage):
             },
             files=files,
         )
+
+    def check(self, module: nn.Module, context: Context) -> None:
+        """Refuse data and a tokenizer that this stage would fail on: neither changes while the pipeline trains.
+
+        Raises:
+            StageError: when all tokens are needed, or words lose their outputs.
+            ModelError: when the task has no tokens, or the model no embedding that is known.
+            DataError: when the file of further texts cannot be read.
+        """
+        self._kept(module, context)
+
+    def _kept(self, module: nn.Module, context: Context) -> tuple[TextTask, dict[str, str], NDArray[np.int64]]:
+        """Return the task, the smaller tokenizer's files, and the id before of every id after, int64 [tokens]."""
+        task = context.task
+        if not (isinstance(task, TextTask) and isinstance(module, Logits)):
+            raise ModelError(
+                "the model has no vocabulary",
+                expected="a Hugging Face encoder of text",
+                got=type(module).__name__,
+                where=self.title,
+            )
+        files, old = keep_tokens(task.tokenizer.files(), self._wanted(task, context))
+        if len(old) == task.tokenizer.size:
+            raise StageError(
+                "all tokens are needed", got=f"{len(old)} tokens", where=self.title, hint="raise min_count"
+            )
+        tokenizer = Tokenizer.from_files(files, max_length=task.tokenizer.max_length)
+        self._check_units(task, task.with_tokenizer(tokenizer), context)
+        return task, files, old
 
     def _wanted(self, task: TextTask, context: Context) -> set[int]:
         """Return the ids of tokens that occur often enough, and of those in the further texts."""

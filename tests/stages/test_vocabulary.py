@@ -7,9 +7,13 @@ import pytest
 import text_zoo
 import torch
 
+from compress.artifact import read_artifact
 from compress.errors import DataError, ModelError, StageError
 from compress.loss import GuidedLoss
 from compress.models import HuggingFace, load_model, load_structure
+from compress.pipeline import Options, run
+from compress.planning import plan
+from compress.recipe import Recipe
 from compress.scoring import score
 from compress.stages.create import Adopt, Create
 from compress.stages.distill import Distill
@@ -159,3 +163,32 @@ def test_a_stored_teacher_with_a_tokenizer_of_its_own_is_named_as_the_tokenizer(
     there = replace(context, task=context.task.with_tokenizer(Tokenizer.load(str(pruned.path), max_length=48)))
     adopted = Adopt(artifact=pruned.path).run(None, there)
     assert tokens_of(adopted) == tokens_of(pruned)
+
+
+RECIPE = """
+name: lines
+data:
+  source: {{table: {{path: {lines}, words: tokens, tags: tags}}}}
+  split: {{test: 60, select: 60, calibration: 20}}
+  tokenize: {{max_length: 24}}
+teacher: {{model: {{huggingface: {{path: {folder}}}}}, train: {{epochs: 1}}}}
+student: teacher
+loss: hinton
+stages:
+  - prune-vocabulary: {{min_count: 20}}
+  - distill: {{epochs: 1}}
+  - export: {{variants: [fp32]}}
+"""
+
+
+@pytest.mark.parametrize("does", [run, plan])
+def test_words_that_would_lose_their_output_are_told_before_the_teacher_is_trained(does, tmp_path):
+    names = {
+        "folder": text_zoo.make_bert(tmp_path / "bert"),
+        "lines": text_zoo.write_entities(tmp_path / "lines.jsonl", count=300),
+    }
+    recipe = Recipe.parse(RECIPE.format(**names), origin="test", directory=tmp_path)
+    with pytest.raises(StageError, match=r"(?s)role's samples lose words.*where:\s+prune-vocabulary"):
+        does(recipe, Options(store=tmp_path / "store"))
+    made = [read_artifact(path).inputs["stage"] for path in (tmp_path / "store" / "artifacts").glob("*")]
+    assert made == (["Create"] if does is run else [])
