@@ -302,9 +302,16 @@ class TextLogits(Logits):
         config = self.model.config
         if config.model_type == "deberta-v2" and not config.position_biased_input:
             return None
-        # These count positions from the padding token's id on.
-        offset = config.pad_token_id + 1 if config.model_type in COUNTED_FROM_PADDING else 0
-        return config.max_position_embeddings - offset
+        return config.max_position_embeddings - (0 if self.counted_from is None else self.counted_from + 1)
+
+    @property
+    def counted_from(self) -> int | None:
+        """The token id that positions are counted from, the first being its successor; None where they begin at 0."""
+        if self.model.config.model_type not in COUNTED_FROM_PADDING:
+            return None
+        counted = self.model.base_model.get_submodule("embeddings").padding_idx
+        assert isinstance(counted, int)
+        return counted
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return logits [B, classes], or [B, L, classes] for each token of the ids, mask and types [B, L]."""
