@@ -138,9 +138,15 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
         Tracker.open(store.root, uri=recipe.tracking.uri, required=recipe.tracking.required) as tracker,
         tracker.run(
             options.label or recipe.name,
-            experiment=recipe.tracking.experiment or recipe.name,
+            experiment=experiment_name(recipe, data),
             key=run_dir.name,
-            tags={"compress.role": "pipeline", "compress.pipeline_id": run_dir.name, **options.tags},
+            tags={
+                "compress.role": "pipeline",
+                "compress.pipeline_id": run_dir.name,
+                "compress.recipe_sha256": hash_values(recipe.model_dump(mode="json")),
+                "compress.hw": describe(seed=recipe.seed)["cpu_model"],
+                **options.tags,
+            },
         ) as parent,
     ):
         execution = settle_execution(run_dir, threads=options.threads)
@@ -393,7 +399,7 @@ class Loop:
         names = [*texts]
         shipped = rows[-1]
         if race is not None:
-            reporting.plot_waterfall(report, run_dir / "waterfall.png")
+            reporting.waterfall(report).savefig(run_dir / "waterfall.png", dpi=130)
             names.append("waterfall.png")
             self._record_race(race, verdict, rows)
         for name in names:
@@ -416,6 +422,7 @@ class Loop:
                 values["speedup_x"] = found["speedup"][primary]["value"]
             known = {key: value for key, value in values.items() if value is not None}
             row.run.headline(known)
+            row.run.metrics(_other_profiles(found, race.document["profiles"][1:]), step=0)
             if row is rows[-1]:
                 self.parent.headline(known | _headline(row.scores, rows[0].scores))
 
@@ -447,6 +454,12 @@ def members(recipe: Recipe, colleagues: Sequence[Step]) -> tuple[Member, ...]:
 def run_name(recipe: Recipe, data: Data) -> str:
     """Return the name of a recipe's run directory: the same recipe on the same data continues there."""
     return f"{recipe.name}-{hash_values([recipe.model_dump(mode='json'), data.digest])[:10]}"
+
+
+def experiment_name(recipe: Recipe, data: Data) -> str:
+    """Return the tracked experiment of a pipeline: what is measured alike is compared in one, whatever the recipe."""
+    judged = hash_values({"data": data.digest, "judge": recipe.data.judge.model_dump(mode="json")})
+    return recipe.tracking.experiment or f"{recipe.data.source.title}-{judged[:8]}"
 
 
 def teacher_origin(given: Teacher) -> Create | Adopt:
@@ -528,6 +541,17 @@ def _headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:
     if teacher is not None:
         values["delta_accuracy"] = scores.accuracy - teacher.accuracy
         values["compression_x"] = teacher.facts["size_bytes"] / scores.facts["size_bytes"]
+    return values
+
+
+def _other_profiles(found: Mapping[str, Any], profiles: Sequence[str]) -> dict[str, float]:
+    """Return what a row's file did under the profiles besides the primary one, which has the headline."""
+    values = {}
+    for profile in profiles:
+        if profile in found["latency_ms"]:
+            values[f"profile.{profile}/latency_p50_ms"] = found["latency_ms"][profile]
+        if profile in found["speedup"]:
+            values |= {f"profile.{profile}/speedup_{end}": found["speedup"][profile][end] for end in ("low", "high")}
     return values
 
 

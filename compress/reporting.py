@@ -5,8 +5,10 @@ import io
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import pairwise
+from math import isfinite, nan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -19,7 +21,12 @@ from compress.errors import InputError
 from compress.stage import Context
 from compress.verdict import GateResult, Verdict
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 SCHEMA = 1
+BETTER, WORSE = "#9fd3b8", "#eab5a5"  # moves in the waterfall
 LISTED_CLASSES = 5  # with more, the recall of each is on the page only
 MARKERS = ("<!-- result: written by `compressor run`, do not edit -->", "<!-- end of result -->")
 
@@ -40,7 +47,7 @@ def command(context: Context) -> str:
     """Return the command that repeats a run from the ``recipe.yaml`` in its directory."""
     words = ["compressor", "run", "recipe.yaml", "--threads", str(context.execution.threads)]
     for path in context.code:
-        words += ["--code", str(path)]
+        words += ["--code", str(path.absolute())]
     return shlex.join(words)
 
 
@@ -208,40 +215,63 @@ def write_into(readme: Path, report: dict[str, Any]) -> None:
     write_atomically(readme.resolve(), f"{before}\n\n{markdown(report)}\n{after}")
 
 
-def plot_waterfall(report: dict[str, Any], path: Path) -> None:
-    """Draw accuracy, KL from the teacher where it is known, size and latency of every row, one panel each, as a PNG."""
+def waterfall(report: dict[str, Any]) -> "Figure":
+    """Draw accuracy, KL from the teacher where it is known, size and latency of every row, one panel each.
+
+    Accuracy and KL are points, and bars from the stage before to each stage; a row beside the chain, such as a
+    baseline, is a point alone. What was not measured is left out.
+    """
     from matplotlib.figure import Figure
 
     document = report["benchmark"]
     rows, primary = document["rows"], document["profiles"][0]
     names = [row["name"] for row in rows]
+    chain = [names.index(stage["name"]) for stage in report["stages"] if stage["role"] in ("teacher", "stage")]
     scores = {stage["name"]: stage["scores"] for stage in report["stages"]} | report["variants"]
-    nats = [scores[name].get("teacher_kl_nats", 0.0) for name in names]
-    bars = [
-        ("KL from the teacher, nats", nats, "#c9b8f0"),
-        ("file, kB", [row["size_bytes"] / 1e3 for row in rows], "#8fb8de"),
-        (f"median latency, ms ({primary})", [row["latency_ms"].get(primary, 0.0) for row in rows], "#f2b880"),
-    ][0 if any(nats) else 1 :]
-    figure = Figure(figsize=(4 + 3.6 * len(bars), 0.42 * len(rows) + 1.4), layout="constrained")
-    axes = figure.subplots(1, 1 + len(bars), sharey=True)
+    nats = [scores[name].get("teacher_kl_nats", nan) for name in names]
+    judged = len(chain) > 1 and isfinite(nats[chain[-1]])
+    figure = Figure(figsize=(11.2 + 3.6 * judged, 0.42 * len(rows) + 1.4), layout="constrained")
+    axes = iter(figure.subplots(1, 3 + judged, sharey=True))
     accuracy = [100 * row["accuracy"]["value"] for row in rows]
     errors = [[100 * abs(row["accuracy"][end] - row["accuracy"]["value"]) for row in rows] for end in ("low", "high")]
-    axes[0].errorbar(accuracy, names, xerr=errors, fmt="o", color="#1f5f8b", capsize=3)
-    axes[0].set_xlabel("accuracy on select, %, 95% interval")
-    for axis, (title, values, colour) in zip(axes[1:], bars, strict=True):
-        axis.barh(names, values, color=colour)
-        axis.set_xlabel(title)
-        for index, value in enumerate(values):
-            label = f" {value:,.3g}" if value < 1000 else f" {value:,.0f}"
-            axis.annotate(label, (value, index), va="center", fontsize=8)
-        axis.margins(x=0.18)
-    for axis in axes:
+    axis = next(axes)
+    _draw_moves(axis, accuracy, chain, up=BETTER, down=WORSE)
+    axis.errorbar(accuracy, range(len(rows)), xerr=errors, fmt="o", color="#1f5f8b", capsize=3)
+    axis.set_yticks(range(len(rows)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel(f"{report['task']['measure']} on select, %, 95% interval")
+    if judged:
+        axis, nats[chain[0]] = next(axes), 0.0
+        _draw_moves(axis, nats, chain, up=WORSE, down=BETTER)
+        axis.plot(nats, range(len(rows)), "o", color="#6a4bc4")
+        axis.set_xlabel("KL from the teacher, nats")
+    latency_ms = [row["latency_ms"].get(primary, nan) for row in rows]
+    _draw_bars(next(axes), [row["size_bytes"] / 1e3 for row in rows], "file, kB", colour="#8fb8de")
+    _draw_bars(next(axes), latency_ms, f"median latency, ms ({primary})", colour="#f2b880")
+    for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", alpha=0.25)
         axis.set_axisbelow(True)
-    axes[0].invert_yaxis()
     figure.suptitle(document["title"], fontsize=11)
-    figure.savefig(path, dpi=130)
+    return figure
+
+
+def _draw_moves(axis: "Axes", values: Sequence[float], chain: Sequence[int], *, up: str, down: str) -> None:
+    """Draw a bar from each value of the chain to the next, in the next one's row."""
+    for before, after in pairwise(chain):
+        move = values[after] - values[before]
+        axis.barh(after, move, left=values[before], height=0.5, color=up if move > 0 else down)
+
+
+def _draw_bars(axis: "Axes", values: Sequence[float], title: str, *, colour: str) -> None:
+    """Draw values from zero, with their numbers."""
+    axis.barh(range(len(values)), values, color=colour)
+    axis.set_xlabel(title)
+    axis.margins(x=0.18)
+    for index, value in enumerate(values):
+        if isfinite(value):
+            label = f" {value:,.3g}" if value < 1000 else f" {value:,.0f}"
+            axis.annotate(label, (value, index), va="center", fontsize=8)
 
 
 def _test_table(verdict: dict[str, Any]) -> Table:

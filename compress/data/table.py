@@ -183,6 +183,11 @@ class HubData(Columns):
     splits: dict[Role, str] = {"train": "train"}
     revision: str | None = None
 
+    @property
+    def title(self) -> str:
+        """The data set's name, without its owner, and the subset."""
+        return "-".join(filter(None, (self.path.rstrip("/").rpartition("/")[2], self.subset)))
+
     def load(self, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
         """Return the rows of the named splits.
 

@@ -175,7 +175,7 @@ teacher: {{model: {{huggingface: {{path: {folder}}}}}, train: {{epochs: 1}}}}
 student: teacher
 loss: hinton
 stages:
-  - prune-vocabulary: {{min_count: 20}}
+  - prune-vocabulary: {{min_count: 1000}}
   - distill: {{epochs: 1}}
   - export: {{variants: [fp32]}}
 """
@@ -190,5 +190,5 @@ def test_words_that_would_lose_their_output_are_told_before_the_teacher_is_train
     recipe = Recipe.parse(RECIPE.format(**names), origin="test", directory=tmp_path)
     with pytest.raises(StageError, match=r"(?s)role's samples lose words.*where:\s+prune-vocabulary"):
         does(recipe, Options(store=tmp_path / "store"))
-    made = [read_artifact(path).inputs["stage"] for path in (tmp_path / "store" / "artifacts").glob("*")]
+    made = [read_artifact(path, verify=False).inputs["stage"] for path in (tmp_path / "store" / "artifacts").glob("*")]
     assert made == (["Create"] if does is run else [])
