@@ -29,6 +29,7 @@ class Run:
         accuracy: on select, with its interval.
         accuracy_test: on test; None for a variant of a sweep that was not chosen.
         speedup: over its own teacher.
+        measurable: whether that stands out of the noise.
         passed: whether its gates hold on test; None without a verdict or gates.
         optimal: whether no other run on these data is at least as small, as fast and as accurate.
     """
@@ -42,6 +43,7 @@ class Run:
     accuracy: dict[str, float]
     accuracy_test: dict[str, float] | None
     speedup: dict[str, float]
+    measurable: bool
     passed: bool | None
     optimal: bool
 
@@ -65,7 +67,9 @@ def finished_runs(store: Path) -> list[Run]:
 def table(runs: Sequence[Run]) -> Table:
     """Return the runs as a table of at most 100 columns; ``*`` marks the Pareto set."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left")
-    made.caption = "* no other run on the same data is at least as small, as fast and as accurate"
+    made.caption = (
+        "* no other run on the same data is at least as small, as fast and as accurate\n~ a speedup within the noise"
+    )
     made.add_column("", no_wrap=True)
     made.add_column("run", overflow="fold", min_width=16)
     for head in ("size", "p50 ms", "speedup", "select %", "test %", "gates"):
@@ -80,7 +84,7 @@ def table(runs: Sequence[Run]) -> Table:
             run.name,
             format_bytes(run.size_bytes),
             format_ms(run.latency_ms),
-            format_speedup(run.speedup, measurable=True),
+            format_speedup(run.speedup, measurable=run.measurable),
             format_share(run.accuracy, sign=""),
             "-" if run.accuracy_test is None else f"{100 * run.accuracy_test['value']:.2f}",
             {True: "passed", False: "MISSED", None: "-"}[run.passed],
@@ -145,6 +149,7 @@ def _read(path: Path) -> Run | None:
             accuracy=shipped["accuracy"],
             accuracy_test=None if verdict is None else verdict["test"][-1]["accuracy"],
             speedup=shipped["speedup"][profile],
+            measurable=shipped["measurable"][profile],
             passed=None if verdict is None else verdict["passed"],
             optimal=False,
         )

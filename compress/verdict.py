@@ -98,6 +98,7 @@ class Verdict:
         test: rows of the test role: the teacher, the teacher with quantization only, the shipped file.
         rival: name of the teacher-with-quantization row that is faster.
         over_rival: speed of the shipped file over it.
+        over_rival_measurable: whether that stands out of the noise.
         gates: judged gates; empty when the recipe has none.
         mistakes: on test, of the shipped file against the teacher; None where no single class is decided.
     """
@@ -106,6 +107,7 @@ class Verdict:
     test: list[dict[str, Any]]
     rival: str
     over_rival: Estimate
+    over_rival_measurable: bool
     gates: tuple[GateResult, ...]
     mistakes: dict[str, Any] | None
 
@@ -207,11 +209,13 @@ def read_test(recipe: Recipe, context: Context, contenders: Sequence[Contender],
     gated = [*_gated(recipe, contenders), shipped]
     test = test_rows([teacher, rival, *gated], context, seed=recipe.seed)
     changes = {entry.name: row["change"] for entry, row in zip(gated, test[2:], strict=True)}
+    over_rival = race.primary.speedup(shipped.name, over=race.rival)
     return Verdict(
         document=race.document,
         test=test,
         rival=race.rival,
-        over_rival=race.primary.speedup(shipped.name, over=race.rival),
+        over_rival=over_rival,
+        over_rival_measurable=race.primary.is_measurable(over_rival),
         gates=_judged(recipe, contenders, race, changes=changes),
         mistakes=_mistakes(teacher, shipped, context),
     )

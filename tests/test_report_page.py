@@ -189,6 +189,32 @@ def test_a_runtime_that_does_not_work_is_a_column_that_says_why(report):
     assert {row[f"{profile}_ms"] for row in rows} == {""}
 
 
+def test_a_software_adapter_has_a_time_and_no_ratio_and_noise_is_marked(report):
+    benchmark, profile = report["benchmark"], "ort-webgpu-b1-t1"
+    primary = benchmark["profiles"][0]
+    benchmark["profiles"].append(profile)
+    benchmark["comparisons"].append(json.loads(json.dumps(benchmark["comparisons"][0])))
+    for found in benchmark["comparisons"][-1]["measurements"].values():
+        found["settings"]["adapter"] = "software"
+    for row in benchmark["rows"]:
+        row["latency_ms"][profile] = 876.5
+        if row["name"] != benchmark["reference"]:
+            row["verdict"] = {primary: "no measurable difference", profile: "not ranked"}
+            row["speedup"][primary] = {"value": 1.0123, "low": 0.99, "high": 1.03}
+            row["measurable"][primary] = False
+    text = page(report)
+    assert f'<th scope="col">{profile} (not ranked: software adapter)</th>' in text
+    assert text.count("<td>876</td>") == len(benchmark["rows"])  # nothing beside the time
+    assert text.count('<span class="ci">~1.01x</span>') == len(benchmark["rows"]) - 1
+    assert "~1.01 times as fast" in text
+    assert "~1.01x [0.99, 1.03] over the teacher" in text
+    rows = list(csv.DictReader(io.StringIO(csv_text(report))))[1:]
+    assert {row[f"{profile}_ms"] for row in rows} == {"876.5"}
+    assert {row[f"{profile}_speedup"] for row in rows} == {""}
+    assert {row[f"{profile}_verdict"] for row in rows} == {"not ranked"}
+    assert {row[f"{primary}_verdict"] for row in rows} == {"no measurable difference"}
+
+
 def test_load_memory_energy_and_placement_are_told_for_every_model_that_ran(report):
     measured = report["benchmark"]["comparisons"][0]["measurements"]["export"]
     measured |= {"load_ms": 12.34, "energy_mj_per_sample": 0.4321}

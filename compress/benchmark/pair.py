@@ -35,7 +35,7 @@ def compare_files(
         seed: of the order in each round, of the intervals and of drawn inputs.
 
     Returns:
-        verdict, speedup of B over A, noise floor, the accuracies, the whole comparison and the environment, for JSON.
+        verdict, speedup of B over A (None where nothing is ranked), noise floor, the accuracies, the whole comparison and the environment, for JSON.
 
     Raises:
         InputError: for paths or names that do not exist, models that take different inputs, and labels that do not fit
@@ -79,7 +79,7 @@ def compare_files(
         "schema": SCHEMA,
         "files": {name: path.name for name, path in models.items()},
         "verdict": found.verdict("B", over="A"),
-        "speedup": asdict(found.speedup("B", over="A")),
+        "speedup": asdict(found.speedup("B", over="A")) if found.ranked else None,
         "confidence": found.confidence,
         "floor": found.floor,
         "accuracy": {name: asdict(entry) for name, entry in judged.items()},
@@ -92,15 +92,8 @@ def compare_files(
 
 def text(document: dict[str, Any]) -> str:
     """The document in lines: the verdict first, then the numbers behind it, then the reasons for doubt."""
-    speedup, comparison = document["speedup"], document["comparison"]
-    low, high = (f"{speedup[bound]:.3f}" for bound in ("low", "high"))
-    preset = comparison["preset"]
-    lines = [
-        f"B is {document['verdict']} than A" if document["verdict"] in ("faster", "slower") else document["verdict"],
-        f"speed of B over A  {speedup['value']:.3f} [{low}, {high}], {document['confidence']:.0%} interval over "
-        f"{preset['rounds']} rounds in {preset['launches']} launch{'es' if preset['launches'] > 1 else ''}",
-        f"noise floor        {100 * document['floor']:.2f}% (A against A)",
-    ]
+    comparison = document["comparison"]
+    lines = [_verdict(document), *_ratio(document), f"noise floor        {100 * document['floor']:.2f}% (A against A)"]
     for name, found in comparison["measurements"].items():
         lines.append(f"{name} {document['files'][name]}: {_measured(found)}")
         lines += [f"  {_accuracy(document['accuracy'][name])}"] if document["accuracy"] else []
@@ -116,6 +109,25 @@ def text(document: dict[str, Any]) -> str:
     lines += [f"accuracy: {doubt}" for doubt in {entry["doubt"] for entry in document["accuracy"].values()} if doubt]
     environment = document["environment"]
     return "\n".join([*lines, f"{document['profile']}; {environment['cpu_model']}; {environment['date'][:10]}"])
+
+
+def _verdict(document: dict[str, Any]) -> str:
+    verdict = document["verdict"]
+    if verdict in ("faster", "slower"):
+        return f"B is {verdict} than A"
+    return "not ranked: software adapter" if verdict == "not ranked" else verdict
+
+
+def _ratio(document: dict[str, Any]) -> list[str]:
+    """The speed of B over A, where times rank anything."""
+    speedup, preset = document["speedup"], document["comparison"]["preset"]
+    if speedup is None:
+        return []
+    value, low, high = (f"{speedup[key]:.3f}" for key in ("value", "low", "high"))
+    return [
+        f"speed of B over A  {value} [{low}, {high}], {document['confidence']:.0%} interval over "
+        f"{preset['rounds']} rounds in {preset['launches']} launch{'es' if preset['launches'] > 1 else ''}"
+    ]
 
 
 def _measured(found: dict[str, Any]) -> str:

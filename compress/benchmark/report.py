@@ -71,7 +71,7 @@ class Row:
     latency_ms: dict[str, float]
     """Median per call, by profile."""
     speedup: dict[str, Estimate]
-    """Over the reference, by profile."""
+    """Over the reference, by profile; absent where times rank nothing (`Comparison.ranked`)."""
     measurable: dict[str, bool]
     """Whether that speedup stands out of the noise, by profile."""
     failures: dict[str, str] = field(default_factory=dict)
@@ -162,8 +162,8 @@ def profile_table(document: dict[str, Any]) -> Table:
     """Median latency and speedup of every row under every profile."""
     made = Table(title="p50 ms (speedup)", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     made.add_column("model", overflow="fold")
-    for name in document["profiles"]:
-        made.add_column(name, justify="right", overflow="fold")
+    for head in profile_heads(document):
+        made.add_column(head, justify="right", overflow="fold")
     for row in document["rows"]:
         made.add_row(row["name"], *(_profile_cell(row, profile) for profile in document["profiles"]))
     return made
@@ -205,6 +205,27 @@ def scored(document: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
     return found
 
 
+def profile_heads(document: dict[str, Any]) -> list[str]:
+    """What stands above each profile's times: its name, and that nothing is ranked by them where that is so."""
+    heads = []
+    for comparison, profile in zip(document["comparisons"], document["profiles"], strict=True):
+        adapters = {found["settings"].get("adapter") for found in comparison["measurements"].values()}
+        heads.append(f"{profile} (not ranked: software adapter)" if "software" in adapters else profile)
+    return heads
+
+
+def factor(row: dict[str, Any], profile: str) -> str:
+    """A row's speed over the reference, such as 1.85x, with ~ before one within the noise; empty where there is none.
+
+    Args:
+        row: of a document.
+        profile: its name.
+    """
+    speedup = row["speedup"].get(profile)
+    sure = "" if row["measurable"].get(profile, False) else "~"
+    return "" if speedup is None else f"{sure}{format_factor(speedup['value'])}x"
+
+
 def costs(comparison: Mapping[str, Any]) -> list[list[str]]:
     """Cells under `COST_HEAD` of what every model took besides its latency; a dash for what no counter tells."""
     rows = []
@@ -242,7 +263,7 @@ def markdown(document: dict[str, Any]) -> str:
     lines = [_line(HEAD), _line(["---", *["---:"] * (len(HEAD) - 1)])]
     lines += [_line(_cells(row, document)) for row in document["rows"]]
     if len(document["profiles"]) > 1:
-        lines += ["", _line(["p50 ms (speedup)", *document["profiles"]])]
+        lines += ["", _line(["p50 ms (speedup)", *profile_heads(document)])]
         lines += [_line(["---", *["---:"] * len(document["profiles"])])]
         lines += [
             _line([row["name"], *(_profile_cell(row, profile) for profile in document["profiles"])])
@@ -277,7 +298,8 @@ def _row(entry: Entry, comparisons: Sequence[Comparison], *, reference: Entry, s
         if entry.name in timed:
             latency_ms[profile] = timed[entry.name].median_ms
             if entry is not reference and reference.name in timed:
-                speedup[profile] = comparison.speedup(entry.name, over=reference.name)
+                if comparison.ranked:
+                    speedup[profile] = comparison.speedup(entry.name, over=reference.name)
                 verdict[profile] = comparison.verdict(entry.name, over=reference.name)
             on_device = timed[entry.name].compute_ms
             if on_device is not None:
@@ -308,6 +330,7 @@ def _row(entry: Entry, comparisons: Sequence[Comparison], *, reference: Entry, s
 def _cells(row: dict[str, Any], document: dict[str, Any]) -> list[str]:
     primary = document["profiles"][0] if document["profiles"] else ""
     failed = primary in row["failures"]
+    faster = format_speedup(row["speedup"].get(primary), measurable=row["measurable"].get(primary, False))
     return [
         row["name"],
         format_bytes(row["size_bytes"]),
@@ -315,15 +338,15 @@ def _cells(row: dict[str, Any], document: dict[str, Any]) -> list[str]:
         format_share(row["accuracy"], sign=""),
         format_share(row["accuracy_change"], sign="+"),
         "failed" if failed else format_ms(row["latency_ms"].get(primary)),
-        format_speedup(row["speedup"].get(primary), measurable=row["measurable"].get(primary, False)),
+        "not ranked" if row.get("verdict", {}).get(primary) == "not ranked" else faster,
     ]
 
 
 def _profile_cell(row: dict[str, Any], profile: str) -> str:
     if profile in row["failures"]:
         return "failed"
-    speedup = row["speedup"].get(profile)
-    return format_ms(row["latency_ms"].get(profile)) + (f" ({format_factor(speedup['value'])}x)" if speedup else "")
+    faster = factor(row, profile)
+    return format_ms(row["latency_ms"].get(profile)) + (f" ({faster})" if faster else "")
 
 
 def _tail_cells(row: dict[str, Any], document: dict[str, Any]) -> list[str]:

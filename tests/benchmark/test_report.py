@@ -2,6 +2,7 @@ import copy
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from rich.console import Console
 
 from compress.benchmark import report, units
 from compress.benchmark.compare import Comparison, Preset, compare, unmeasured
-from compress.benchmark.measure import Profile
+from compress.benchmark.measure import Measurement, Profile, WarmUp
 from compress.benchmark.report import Entry
+from compress.benchmark.statistics import Estimate
 from compress.errors import ArtifactError, InputError
 from compress.tasks.measure import shares
 
@@ -146,6 +148,48 @@ def test_accuracy_in_the_runtime_that_was_timed_is_a_table_of_its_own(small: Pat
         Console(file=stream, width=100).print(table)
     assert "-1.00 [-2.0, +0.0]" in stream.getvalue()
     assert max(map(len, stream.getvalue().splitlines())) <= 100
+
+
+def test_a_software_adapter_has_times_and_no_ratio_in_any_view(document: dict, large: Path, small: Path):
+    rounds = {"teacher": [4.0] * 4, STUDENT: [1.0] * 4}
+    measured = {
+        name: Measurement(
+            size_bytes=1, sha256=None, load_ms=1, first_run_ms=1, num_calls=4, median_ms=times[0], percentile_ms={},
+            throughput_per_s=1, memory_bytes={"runs": None}, block_median_ms=times, warm_up=WarmUp(3, stable=True),
+            involuntary_switches=0, settings={"adapter": "software"},
+        )
+        for name, times in rounds.items()
+    }  # fmt: skip
+    floor = Estimate(1.0, 1.0, 1.0)
+    software = Comparison(Profile("ort-webgpu"), TINY, "teacher", 0, measured, {}, floor, None, [])
+    hardware = replace(
+        software,
+        profile=Profile("ort-cuda"),
+        measurements={name: replace(found, settings={"adapter": "hardware"}) for name, found in measured.items()},
+    )
+    entries = [Entry("teacher", large), Entry(STUDENT, small)]
+    made = report.build(entries, [hardware, software], reference="teacher", seed=0, title="a test")
+    student = made["rows"][1]
+    assert list(student["speedup"]) == list(student["measurable"]) == ["ort-cuda-b1-t1"]
+    assert student["verdict"] == {"ort-cuda-b1-t1": "faster", "ort-webgpu-b1-t1": "not ranked"}
+    head = "ort-webgpu-b1-t1 (not ranked: software adapter)"
+    assert f"| p50 ms (speedup) | ort-cuda-b1-t1 | {head} |" in report.markdown(made)
+    assert f"| {STUDENT} | 1 (4.00x) | 1 |" in report.markdown(made)
+    assert re.search(rf"{STUDENT} +1 \(4\.00x\) +1 *\n", printed(made))
+    assert head in " ".join(printed(made).split())
+    alone = report.build(entries, [software], reference="teacher", seed=0, title="a test")
+    assert "| 1 | not ranked |" in report.markdown(alone)
+    for view in (report.markdown(alone), printed(alone)):
+        assert "4.00" not in view
+
+
+def test_a_ratio_within_the_noise_is_marked_in_every_table(document: dict):
+    noisy = copy.deepcopy(document)
+    for profile in noisy["profiles"]:
+        noisy["rows"][1]["speedup"][profile] = {"value": 1.012, "low": 0.993, "high": 1.024}
+        noisy["rows"][1]["measurable"][profile] = False
+    for view in (printed(noisy), report.markdown(noisy)):
+        assert view.count("~1.01x") == 3  # once in the first table, once a profile in the second
 
 
 def test_many_profiles_wrap_and_lose_nothing(document: dict):
