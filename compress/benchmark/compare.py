@@ -77,7 +77,7 @@ class Comparison:
     failures: dict[str, str]
     """Why a model has no measurement; the others are complete."""
     noise_floor: Estimate | None
-    """Speed of the reference over its own twin, 1 without noise; None when the reference failed."""
+    """Speed of the reference over its own twin, 1 without noise; None when either of them failed."""
     noise: Noise | None
     """None for another machine, whose noise is not seen from here, and where nothing ran."""
     degraded: list[str]
@@ -124,7 +124,10 @@ class Comparison:
         return geometric_mean_ratio(np.log(medians_ms), seed=self.seed, launches=self.preset.launches)
 
     def is_measurable(self, speedup: Estimate) -> bool:
-        """Whether a speedup's interval excludes 1 and its size exceeds the noise floor, on real hardware."""
+        """Whether a speedup's interval excludes 1 and its size exceeds the noise floor, on real hardware.
+
+        Without a noise floor nothing is: an interval alone does not see what differs between two processes.
+        """
         if self.floor is None or not self.ranked:
             return False
         return (speedup.low > 1 or speedup.high < 1) and abs(math.log(speedup.value)) > self.floor
@@ -208,6 +211,9 @@ def compare(
     degraded = ["the noise of the other machine is not seen from here"] if noise is None else noise.reasons()
     if floor is not None and max(floor.high, 1 / floor.low) > NOISY_FLOOR:
         degraded.append(f"the reference differs from itself by up to {max(floor.high, 1 / floor.low) - 1:.0%}")
+    if floor is None:
+        why = failures.get(reference) or failures[_TWIN]
+        degraded.append(f"the noise floor could not be measured, so no difference counts: {why}")
     return Comparison(
         profile=profile,
         preset=preset,

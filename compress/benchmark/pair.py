@@ -35,7 +35,8 @@ def compare_files(
         seed: of the order in each round, of the intervals and of drawn inputs.
 
     Returns:
-        verdict, speedup of B over A (None where nothing is ranked), noise floor, the accuracies, the whole comparison and the environment, for JSON.
+        verdict, speedup of B over A (None where nothing is ranked), noise floor (None where A's second copy failed),
+        the accuracies, the whole comparison and the environment, for JSON.
 
     Raises:
         InputError: for paths or names that do not exist, models that take different inputs, and labels that do not fit
@@ -93,7 +94,8 @@ def compare_files(
 def text(document: dict[str, Any]) -> str:
     """The document in lines: the verdict first, then the numbers behind it, then the reasons for doubt."""
     comparison = document["comparison"]
-    lines = [_verdict(document), *_ratio(document), f"noise floor        {100 * document['floor']:.2f}% (A against A)"]
+    floor = "not measured" if document["floor"] is None else f"{100 * document['floor']:.2f}% (A against A)"
+    lines = [_verdict(document), *_ratio(document), f"noise floor        {floor}"]
     for name, found in comparison["measurements"].items():
         lines.append(f"{name} {document['files'][name]}: {_measured(found)}")
         lines += [f"  {_accuracy(document['accuracy'][name])}"] if document["accuracy"] else []

@@ -1,4 +1,5 @@
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from compress.benchmark import PRESETS, pair
 from compress.benchmark.accuracy import accuracies, kl_nats, outputs
 from compress.benchmark.compare import Preset
 from compress.benchmark.measure import Profile
+from compress.benchmark.process import Place
 from compress.cli import app
 from compress.errors import EnvironmentFault, InputError, ModelError
 
@@ -51,6 +53,40 @@ def test_two_files_are_compared_from_the_command_line(deep: Path, small: Path, s
     ):
         assert words in shown
     assert str(small.parent) not in result.stdout
+
+
+FAILING = """#!/bin/sh
+echo >> {count}
+if [ "$(wc -l < {count})" -eq {fails} ]; then echo "no room for this one" >&2; exit 1; fi
+exec {python} "$@"
+"""
+
+
+def failing_python(directory: Path, *, fails: int) -> Path:
+    """This interpreter, which fails to start the one time that is told, counted from 1."""
+    path = directory / "environment" / "bin" / "python"
+    path.parent.mkdir(parents=True)
+    path.write_text(FAILING.format(count=directory / "count", fails=fails, python=sys.executable))
+    path.chmod(0o755)
+    return path
+
+
+def test_without_the_second_copy_of_a_there_is_no_noise_floor_and_no_verdict(
+    deep: Path, small: Path, samples: Path, tmp_path: Path
+):
+    # One process tries the runtime; then A, B and the copy start in the order that the seed gives.
+    last = {random.Random(seed).sample(range(3), 3)[2]: seed for seed in range(20)}
+    profile = Profile(place=Place(python=str(failing_python(tmp_path, fails=4))))
+    document = pair.compare_files(
+        deep, small, inputs=samples, labels=None, profile=profile, preset="standard", seed=last[2]
+    )
+    assert document["speedup"]["low"] > 1
+    assert document["floor"] is None
+    assert document["verdict"] == "no measurable difference"
+    shown = pair.text(document)
+    assert "noise floor        not measured" in shown
+    why = "degraded: the noise floor could not be measured, so no difference counts: the worker ended (exit code 1)"
+    assert f"{why}: no room for this one" in shown
 
 
 def test_what_cannot_be_compared_is_refused(
