@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 
 from compress.benchmark.model_file import contents, external_files
-from compress.benchmark.process import Place, Worker, WorkerError, usable_runtimes
+from compress.benchmark.process import Place, Worker, WorkerError, last_logged, usable_runtimes
 from compress.benchmark.runtimes import RUNTIMES
 from compress.benchmark.runtimes.interface import Load, Unusable, time_calls
 from compress.benchmark.runtimes.machine import energy_uj, pin
@@ -25,6 +25,7 @@ from compress.benchmark.runtimes.onnxruntime_sessions import (
     DeviceSession,
     check_one_wheel,
 )
+from compress.benchmark.runtimes.torch_modules import check_cpu
 from compress.benchmark.runtimes.worker import TINY, Model, batches
 from compress.errors import InputError, ModelError
 
@@ -106,6 +107,65 @@ def test_a_provider_that_does_not_start_is_no_silent_fallback(small: Path, sampl
     )
     with pytest.raises(Unusable, match="CUDAExecutionProvider could not start"):
         DeviceSession(request(small, samples), CUDA)
+
+
+def test_what_a_provider_lacks_is_read_from_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A worker whose onnxruntime has CUDA's provider, which logs as onnxruntime-gpu 1.31 does, and goes on without."""
+    from compress.benchmark import process
+
+    shipped = tmp_path / "runtimes"
+    shipped.mkdir()
+    for path in process._SHIPPED.glob("*.py"):
+        text = path.read_text()
+        if path.name == "onnxruntime_sessions.py":
+            text = text.replace("    session = onnxruntime.InferenceSession(", LOGS + "(", 1)
+            text = text.replace("onnxruntime.get_available_providers()", "['CUDAExecutionProvider']")
+        (shipped / path.name).write_text(text)
+    monkeypatch.setattr(process, "_SHIPPED", shipped)
+    with Worker() as worker:
+        first, again = worker.usable("ort-cuda"), worker.usable("ort-cuda")
+        assert worker.usable("ort-cpu") == {"usable": True, "why": "", "install": ""}
+    assert first == again  # each is told what was written for it alone
+    assert set(first) == {"usable", "why", "install"}
+    assert first["why"] == (
+        "CUDAExecutionProvider could not start: Failed to load library libonnxruntime_providers_cuda.so with error: "
+        "libcublasLt.so.13: cannot open shared object file: No such file or directory; Failed to create "
+        "CUDAExecutionProvider. Require cuDNN 9.* and CUDA 13.*."
+    )
+
+
+LOGS = """
+    import os
+    place = "2026-11-24 17:02:31.986160639 [{}:onnxruntime:Default, provider_bridge_ort.cc:2458 operator()] "
+    lines = [
+        chr(27) + "[1;31m" + place.format("E") + "/onnxruntime_src/provider_bridge_ort.cc:2043 onnxruntime::Provider& "
+        "onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library "
+        "libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared object file: No such file "
+        "or directory",
+        chr(27) + "[m",
+        place.format("W") + "Failed to create CUDAExecutionProvider. Require cuDNN 9.* and CUDA 13.*." + chr(27) + "[m",
+    ]
+    os.write(2, chr(10).join([*lines, ""]).encode())
+    session = (lambda model, options, providers: onnxruntime.InferenceSession(model, options, providers=[CPU]))"""
+
+
+def test_a_log_is_cut_to_its_last_lines_and_their_ends():
+    text = "\n".join(["first", "second", "third", "", "second", "x" * 500 + " libcudnn.so.9: cannot open"])
+    *short, cut = last_logged(text)
+    assert short == ["second", "third"]
+    assert cut.startswith("...xxx")
+    assert cut.endswith("x libcudnn.so.9: cannot open")
+    assert len(cut) == 403
+    assert last_logged("\n \n") == []
+
+
+def test_torch_is_usable_when_it_has_computed_something(monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    check_cpu()
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *given: torch.zeros(1, 1))
+    with pytest.raises(RuntimeError, match=r"1 \+ 2 came to 0\.0 on cpu"):
+        check_cpu()
 
 
 def test_two_wheels_in_one_directory_are_refused(tmp_path: Path):
