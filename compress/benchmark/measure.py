@@ -284,7 +284,11 @@ class Subject:
         offered = (self._profile.arrivals_per_s or 0) * busy_s
         if num_calls < offered - 4 * math.sqrt(offered):  # their number is a Poisson variable
             found.append(f"overloaded: {num_calls} of {offered:.0f} queries that came were answered")
-        if self._loads[-1]["settings"].get("adapter") == "software":
+        settings = self._loads[-1]["settings"]
+        if settings["pinned_cpus"] is None:
+            cores = "a core" if self._profile.threads == 1 else f"{self._profile.threads} cores"
+            found.append(f"not pinned to {cores} of its own: there are fewer, or the system cannot pin")
+        if settings.get("adapter") == "software":
             found.append("a software adapter: its times say nothing about a device")
         return found
 

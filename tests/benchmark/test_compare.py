@@ -7,6 +7,7 @@ import pytest
 from compress.benchmark.compare import Comparison, Preset, compare
 from compress.benchmark.measure import Measurement, Profile, WarmUp, default_profiles
 from compress.benchmark.process import Place
+from compress.benchmark.runtimes.machine import cores
 from compress.benchmark.statistics import Estimate
 from compress.errors import InputError
 
@@ -198,6 +199,15 @@ def test_scenarios_are_named_and_wrong_ones_refused():
     ):
         with pytest.raises(InputError):
             Profile(**wrong)
+
+
+def test_more_threads_than_cores_are_not_pinned_and_say_so(small: Path, samples: Path):
+    profile = Profile(threads=1 + len(cores()))
+    found = compare({"m": small}, reference="m", inputs=samples, profile=profile, preset=TINY).measurements["m"]
+    assert found.settings["pinned_cpus"] is None
+    assert f"not pinned to {profile.threads} cores of its own: there are fewer, or the system cannot pin" in (
+        found.degraded
+    )
 
 
 def test_too_many_queries_for_a_server_degrade_it(large: Path, samples: Path):

@@ -5,6 +5,7 @@ import os
 import stat
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -28,6 +29,9 @@ from compress.benchmark.runtimes.onnxruntime_sessions import (
 from compress.benchmark.runtimes.torch_modules import check_cpu
 from compress.benchmark.runtimes.worker import TINY, Model, batches
 from compress.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH = {"x": np.random.default_rng(2).normal(size=(3, 16)).astype(np.float32)}
 
@@ -397,8 +401,37 @@ def test_the_cpu_session_reports_its_nodes_and_its_settings_are_json(small: Path
         session.feed({"y": BATCH["x"]})
 
 
+def test_threads_that_wait_do_not_spin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """GNU's OpenMP tells how it understood its environment, when torch's copy of it is loaded in the worker."""
+    save_module(tmp_path)
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "TRUE")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    with Worker() as worker:
+        loaded = worker.load(
+            runtime="torch-cpu", model=tmp_path, inputs=tmp_path / "samples.npz", batch_size=4, threads=2
+        )
+        told = os.pread(worker._errors.fileno(), 2**16, 0).decode()
+    assert loaded["settings"]["spinning"] is False
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in told
+    assert "OMP_NUM_THREADS = '2'" in told
+
+
 @pytest.mark.slow
 def test_a_compiled_module_computes_what_the_eager_one_does(tmp_path: Path):
+    import torch
+
+    module, rows = save_module(tmp_path)
+    with torch.no_grad():
+        eager = module(torch.from_numpy(rows)).numpy()
+    for runtime in ("torch-cpu", "torch-compile"):
+        with Worker(load_limit_s=400) as worker:
+            loaded = worker.load(runtime=runtime, model=tmp_path, inputs=tmp_path / "samples.npz", batch_size=4)
+            assert loaded["settings"]["compiled"] == (runtime == "torch-compile")
+            np.testing.assert_allclose(worker.outputs({"x": rows})[0], eager, atol=1e-5)
+
+
+def save_module(directory: Path) -> "tuple[torch.nn.Module, np.ndarray]":
+    """A small module with random weights, its artifact, and its samples.npz."""
     import torch
 
     from compress.models import Mlp, save_model
@@ -411,13 +444,7 @@ def test_a_compiled_module_computes_what_the_eager_one_does(tmp_path: Path):
     torch.manual_seed(0)
     family = Mlp(widths=(16,))
     module = family.build(signature, code=()).eval()
-    save_model(module, tmp_path, model=family, signature=signature)
+    save_model(module, directory, model=family, signature=signature)
     rows = np.random.default_rng(0).normal(size=(4, 1, 4, 4)).astype(np.float32)
-    np.savez(tmp_path / "samples.npz", x=rows)
-    with torch.no_grad():
-        eager = module(torch.from_numpy(rows)).numpy()
-    for runtime in ("torch-cpu", "torch-compile"):
-        with Worker(load_limit_s=400) as worker:
-            loaded = worker.load(runtime=runtime, model=tmp_path, inputs=tmp_path / "samples.npz", batch_size=4)
-            assert loaded["settings"]["compiled"] == (runtime == "torch-compile")
-            np.testing.assert_allclose(worker.outputs({"x": rows})[0], eager, atol=1e-5)
+    np.savez(directory / "samples.npz", x=rows)
+    return module, rows

@@ -164,7 +164,7 @@ def _module(load: Load) -> "torch.nn.Module":
 def _settings() -> dict[str, Any]:
     import torch
 
-    return {"torch": torch.__version__, "memory_format": "contiguous"}
+    return {"torch": torch.__version__, "memory_format": "contiguous", "spinning": False}
 
 
 def _arguments(batch: Batch) -> Feed:

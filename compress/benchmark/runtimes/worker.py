@@ -41,6 +41,9 @@ MAX_RAGGED_BATCHES = 16  # where lengths vary: a block covers them all, so that 
 LENGTHS = "__lengths__"  # a key of the samples: how long each one is, along the second axis of every input
 MASK = "attention_mask"  # tells the lengths where that key is absent
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# Threads that wait for work sleep at once (GNU's and Intel's OpenMP): those of an idle worker that spin, 200 ms by
+# Intel's default, would run into the block of a rival on the same cores.
+WAIT_VARIABLES = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 # An Add of two floats: y = x + x. A runtime is usable when it has run this.
 TINY = bytes.fromhex(
     "080812003a350a0e0a01780a017812017922034164641201745a0f0a0178120a0a08080112040a020802620f0a0179120a0a08080112040a0208"
@@ -117,8 +120,8 @@ class Model:
 
     def __init__(self, load: Load, *, place: Path) -> None:
         runtime = RUNTIMES[load.runtime]
-        for variable in THREAD_VARIABLES:  # read by libraries when they are imported
-            os.environ[variable] = str(load.threads)
+        # Read by libraries when they are imported.
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(load.threads)) | WAIT_VARIABLES)
         pinned = None if load.first_core is None else pin(load.threads, first_core=load.first_core)
         sys.path.append(load.package_root)
         for module in runtime.modules:
