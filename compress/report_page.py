@@ -279,7 +279,8 @@ def _latency(report: Document) -> str:
         body = f'<div class="wide">{drawn[0]}</div><div class="narrow">{drawn[1]}</div>' + _scrolled(
             f"Load, memory and energy under {profile}", benchmark_report.COST_HEAD, taken
         )
-        noise = lost + "".join(f'<p class="warn">Disturbed: {escape(reason)}.</p>' for reason in comparison["degraded"])
+        doubts = benchmark_report.doubts(comparison)
+        noise = lost + "".join(f'<p class="warn">Disturbed: {escape(reason)}.</p>' for reason in doubts)
         floor = comparison["noise_floor"]
         if floor is not None:
             noise += (

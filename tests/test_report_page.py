@@ -228,12 +228,20 @@ def test_load_memory_energy_and_placement_are_told_for_every_model_that_ran(repo
 def test_accuracy_in_another_runtime_is_on_the_page_and_in_the_csv(report):
     share = {"value": 0.9731, "low": 0.95, "high": 0.99}
     found = {"samples": 300, "accuracy": share, "doubt": "300 samples are few"}
+    name = report["benchmark"]["rows"][-1]["name"]
+    comparison = report["benchmark"]["comparisons"][0]
+    comparison["against_cpu"] = {name: {"max_abs": 0.375, "agreement": 0.75, "max_relative": 0.2}}
+    comparison["measurements"][name]["degraded"] = ["its outputs are up to 20% of the largest off the CPU's"]
     report["benchmark"]["rows"][-1]["runtime_accuracy"] = {"ort-cpu-b1-t1": found}
     text = Parsed(page(report)).text
     assert "accuracy in ort-cpu-b1-t1, on select; 300 samples are few" in text
     assert "97.31 [95.0, 99.0]" in text
+    assert "3.8e-01 (75%)" in text
+    assert f"Disturbed: {name}: its outputs are up to 20% of the largest off the CPU's." in text
     rows = list(csv.DictReader(io.StringIO(csv_text(report))))
     assert [row["ort-cpu-b1-t1_accuracy_select"] for row in rows] == [""] * (len(rows) - 1) + ["0.9731"]
+    assert [row["ort-cpu-b1-t1_max_abs_off_cpu"] for row in rows] == [""] * (len(rows) - 1) + ["0.375"]
+    assert rows[-1]["ort-cpu-b1-t1_agreement_with_cpu"] == "0.75"
 
 
 def test_the_csv_has_the_numbers_of_the_json(report):

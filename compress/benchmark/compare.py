@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,10 +22,13 @@ from compress.benchmark.measure import Measurement, Profile, Subject
 from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import batches
 from compress.benchmark.statistics import RATIO_CONFIDENCE, Estimate, geometric_mean_ratio, half_width
-from compress.errors import CompressError, InputError
+from compress.errors import CompressError, InputError, ModelError
 
 _TWIN = "\0twin"  # no model can be called that
 NOISY_FLOOR = 1.10
+CHECKED_SAMPLES = 32  # of every file on another runtime than ONNX Runtime's CPU provider
+MAX_RELATIVE = 0.05  # half precision stays below 1% of the largest output, other int8 kernels below a few steps of it
+MIN_AGREEMENT = 0.95  # one decision of the 32 may be a tie
 
 Verdict = Literal["faster", "slower", "no measurable difference", "not ranked"]
 
@@ -58,11 +61,18 @@ PRESETS = {preset.name: preset for preset in (QUICK, STANDARD, STRICT)}
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A model's outputs here against ONNX Runtime's on the CPU, for the first samples."""
+    """A model's first output here against ONNX Runtime's on the CPU, for the first samples."""
 
     max_abs: float
     agreement: float
     """Share (0 to 1) of rows whose largest output is at the same place."""
+    max_relative: float
+    """max_abs over the largest output on the CPU, whatever its sign; at most 1."""
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether it is more than another order of summation, half precision or another int8 kernel explains."""
+        return self.max_relative > MAX_RELATIVE or self.agreement < MIN_AGREEMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,8 @@ class Comparison:
     """What disturbed all models of this comparison."""
     against_cpu: dict[str, Difference] = field(default_factory=dict)
     """For files on other runtimes than ONNX Runtime's CPU provider."""
+    unchecked: dict[str, str] = field(default_factory=dict)
+    """Why such a file was not compared with it."""
     confidence: float = RATIO_CONFIDENCE
     """Of speedups and the noise floor."""
     wall_s: float = 0.0
@@ -182,6 +194,7 @@ def compare(
     failures: dict[str, str] = {}
     order = random.Random(seed)
     against_cpu: dict[str, Difference] = {}
+    unchecked: dict[str, str] = {}
     probe, started = NoiseProbe(), time.perf_counter()
     for launch in range(preset.launches):
         with contextlib.ExitStack() as stack:
@@ -200,7 +213,9 @@ def compare(
             _run_rounds(subjects, failures, order, rounds=preset.rounds // preset.launches, block_ms=preset.block_ms)
             _each(subjects, failures, Subject.end)
             if launch == preset.launches - 1 and profile.takes_files and profile.runtime != "ort-cpu":
-                against_cpu = _against_cpu(models, running, failures, inputs=own, profile=profile)
+                for name in [name for name in models if name not in failures]:
+                    with _noting(unchecked, name):
+                        against_cpu[name] = _difference(models[name], running[name], inputs=own[name], profile=profile)
     wall_s = time.perf_counter() - started
     noise = None if profile.place.launcher else probe.noise()
     measurements = {name: subject.measurement() for name, subject in subjects.items() if name not in failures}
@@ -219,12 +234,17 @@ def compare(
         preset=preset,
         reference=reference,
         seed=seed,
-        measurements={name: found for name, found in measurements.items() if name != _TWIN},
+        measurements={
+            name: replace(found, degraded=[*found.degraded, *_doubts(name, against_cpu, unchecked)])
+            for name, found in measurements.items()
+            if name != _TWIN
+        },
         failures={name: reason for name, reason in failures.items() if name != _TWIN},
         noise_floor=floor,
         noise=noise,
         degraded=degraded,
         against_cpu=against_cpu,
+        unchecked=unchecked,
         wall_s=wall_s,
         model_s=sum(subject.model_s for subject in subjects.values()),
     )
@@ -279,27 +299,39 @@ def _run_rounds(
         _each(shuffled, failures, lambda subject: subject.run_block(block_ms=block_ms))
 
 
-def _against_cpu(
-    models: Mapping[str, Path],
-    running: Mapping[str, Worker],
-    failures: Mapping[str, str],
-    *,
-    inputs: Mapping[str, Path],
-    profile: Profile,
-) -> dict[str, Difference]:
-    """Compare the first outputs with those of the CPU provider here; a file that it cannot run is left out."""
-    found: dict[str, Difference] = {}
-    for name, path in models.items():
-        if name in failures:
-            continue
-        batch = batches(inputs[name], batch_size=profile.batch_size)[0]
-        with contextlib.suppress(CompressError), Worker() as cpu:
-            cpu.load(runtime="ort-cpu", model=path, inputs=inputs[name], batch_size=profile.batch_size)
-            expected, got = (worker.outputs(batch)[0] for worker in (cpu, running[name]))
-            same = expected.argmax(axis=-1) == got.argmax(axis=-1)
-            apart = np.abs(expected.astype(np.float64) - got).max()
-            found[name] = Difference(max_abs=float(apart), agreement=float(same.mean()))
-    return found
+def _difference(model: Path, running: Worker, *, inputs: Path, profile: Profile) -> Difference:
+    """Compare a running model's first outputs with those of the CPU provider here.
+
+    Raises:
+        WorkerError: when one of the two does not give them.
+        ModelError: when their shapes differ.
+    """
+    given = batches(inputs, batch_size=profile.batch_size)[: -(-CHECKED_SAMPLES // profile.batch_size)]
+    with Worker() as cpu:
+        cpu.load(runtime="ort-cpu", model=model, inputs=inputs, batch_size=profile.batch_size)
+        pairs = [(cpu.outputs(batch)[0].astype(np.float64), running.outputs(batch)[0]) for batch in given]
+    for expected, got in pairs:
+        if expected.shape != got.shape:
+            raise ModelError("the outputs have another shape than on the CPU", expected=expected.shape, got=got.shape)
+    apart = max(float(np.abs(expected - got).max()) for expected, got in pairs)
+    largest = max(float(np.abs(expected).max()) for expected, _ in pairs)
+    same = np.concatenate([(expected.argmax(-1) == got.argmax(-1)).ravel() for expected, got in pairs])
+    return Difference(
+        max_abs=apart, agreement=float(same.mean()), max_relative=apart / max(apart, largest) if apart else 0.0
+    )
+
+
+def _doubts(name: str, against_cpu: Mapping[str, Difference], unchecked: Mapping[str, str]) -> list[str]:
+    """What the comparison with the CPU says against a model's numbers: of another model nobody asked for the speed."""
+    if name in unchecked:
+        return [f"not compared with the CPU: {unchecked[name]}"]
+    found = against_cpu.get(name)
+    if found is None or not found.disagrees:
+        return []
+    return [
+        f"its outputs are up to {found.max_relative:.0%} of the largest off the CPU's, and {found.agreement:.0%} of "
+        "the decisions agree"
+    ]
 
 
 def _speedup(model: Measurement, *, over: Measurement, seed: int, launches: int) -> Estimate:

@@ -100,7 +100,8 @@ def text(document: dict[str, Any]) -> str:
         lines.append(f"{name} {document['files'][name]}: {_measured(found)}")
         lines += [f"  {_accuracy(document['accuracy'][name])}"] if document["accuracy"] else []
     for name, apart in comparison["against_cpu"].items():
-        lines.append(f"{name} against onnxruntime on the CPU: at most {apart['max_abs']:.2e} off")
+        off, same = f"at most {apart['max_abs']:.2e} off", f"{apart['agreement']:.0%} of decisions agree"
+        lines.append(f"{name} against onnxruntime on the CPU: {off}, {same}")
     doubts = {
         *comparison["degraded"],
         *(why for found in comparison["measurements"].values() for why in found["degraded"]),

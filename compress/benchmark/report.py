@@ -4,6 +4,7 @@ The views read the JSON document and nothing else, so a stored result prints as 
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ COST_HEAD = (
     "model", "load ms", "first run ms", "samples/s", "peak after import", "after load", "after first run",
     "after all runs", "mJ/sample", "nodes on",
 )  # fmt: skip
-SCORED_HEAD = ("model", "accuracy %", "change", "McNemar p", "agreement %", "KL, nats")
+SCORED_HEAD = ("model", "accuracy %", "change", "McNemar p", "agreement %", "KL, nats", "off CPU (same)")
 HEAD = ("model", "size", "params", "accuracy %", "change", "p50 ms", "speedup")
 
 
@@ -181,12 +182,14 @@ def tail_table(document: dict[str, Any]) -> Table:
 
 
 def scored_tables(document: dict[str, Any]) -> list[Table]:
-    """What each file scores in the very runtime that was timed, where another one had scored it before."""
+    """What each file scores in the very runtime that was timed, and how far its outputs are from the CPU's."""
     tables = []
     for title, rows in scored(document):
         made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        for index, head in enumerate(SCORED_HEAD):
-            made.add_column(head, justify="right" if index else "left", overflow="fold")
+        made.add_column(SCORED_HEAD[0], overflow="fold")
+        made.add_column(SCORED_HEAD[1], justify="right", overflow="fold", min_width=19)  # or why it failed
+        for head in SCORED_HEAD[2:]:
+            made.add_column(head, justify="right", no_wrap=True)
         for row in rows:
             made.add_row(*row)
         tables.append(made)
@@ -196,9 +199,14 @@ def scored_tables(document: dict[str, Any]) -> list[Table]:
 def scored(document: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
     """The titles and cells of those tables, one a profile; the title says when the samples are few."""
     found = []
-    for profile in document["profiles"]:
+    for comparison, profile in zip(document["comparisons"], document["profiles"], strict=True):
         judged = {row["name"]: row.get("runtime_accuracy", {}).get(profile) for row in document["rows"]}
-        rows = [[name, *_scored_cells(entry)] for name, entry in judged.items() if entry is not None]
+        off = {name: _off_cell(comparison, name) for name in judged}
+        rows = [
+            [name, *_scored_cells(entry or {}), off[name]]
+            for name, entry in judged.items()
+            if entry is not None or off[name] != "-"
+        ]
         doubts = sorted({entry["doubt"] for entry in judged.values() if entry and entry.get("doubt")})
         if rows:
             found.append((f"accuracy in {profile}, on select" + "".join(f"; {doubt}" for doubt in doubts), rows))
@@ -247,6 +255,21 @@ def costs(comparison: Mapping[str, Any]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def doubts(comparison: Mapping[str, Any]) -> list[str]:
+    """Why to trust a profile's numbers less: what disturbed all of it, then each kind of reason of single models once.
+
+    Reasons that differ in their numbers alone are of one kind, and the first model stands for all.
+    """
+    kinds: dict[str, list[str]] = {}
+    for name, found in comparison["measurements"].items():
+        for why in found["degraded"]:
+            kinds.setdefault(re.sub(r"\d[\d.]*", "0", why), []).append(f"{name}: {why}")
+    return [
+        *comparison["degraded"],
+        *(first + (f" (and {len(more)} more alike)" if more else "") for first, *more in kinds.values()),
+    ]
 
 
 def failure_lines(comparison: Mapping[str, Any]) -> list[str]:
@@ -368,7 +391,7 @@ def _scored_cells(found: dict[str, Any]) -> list[str]:
         return [f"failed: {found['failure']}", "", "", "", ""]
     p_value, agreed, nats = (found.get(key) for key in ("mcnemar_p", "teacher_agreement", "teacher_kl_nats"))
     return [
-        format_share(found["accuracy"], sign=""),
+        format_share(found.get("accuracy"), sign=""),
         format_share(found.get("change"), sign="+"),
         "-" if p_value is None else f"{p_value:.2g}",
         "-" if agreed is None else f"{100 * agreed:.2f}",
@@ -376,15 +399,18 @@ def _scored_cells(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def _off_cell(comparison: dict[str, Any], name: str) -> str:
+    """The largest difference to the CPU's outputs, and how many decisions are the same: ``1.2e-06 (100%)``."""
+    if name in comparison.get("unchecked", {}):
+        return "not compared"
+    apart = comparison.get("against_cpu", {}).get(name)
+    return "-" if apart is None else f"{apart['max_abs']:.1e} ({apart['agreement']:.0%})"
+
+
 def _noise_lines(document: dict[str, Any]) -> list[str]:
-    """Why to trust the numbers less: what disturbed a whole profile, and the first of what disturbed single models."""
     lines = []
     for comparison, profile in zip(document["comparisons"], document["profiles"], strict=True):
-        own = sorted(
-            f"{name}: {why}" for name, found in comparison["measurements"].items() for why in found["degraded"]
-        )
-        shown = own if len(own) < 3 else [own[0], f"and {len(own) - 1} more models alike; all are in the JSON"]
-        lines += [f"degraded ({profile}): {reason}" for reason in [*comparison["degraded"], *shown]]
+        lines += [f"degraded ({profile}): {reason}" for reason in doubts(comparison)]
         lines += [f"failed ({profile}): {line}" for line in failure_lines(comparison)]
     return lines
 

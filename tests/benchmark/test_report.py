@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from compress.benchmark import report, units
-from compress.benchmark.compare import Comparison, Preset, compare, unmeasured
+from compress.benchmark.compare import Comparison, Difference, Preset, compare, unmeasured
 from compress.benchmark.measure import Measurement, Profile, WarmUp
 from compress.benchmark.report import Entry
 from compress.benchmark.statistics import Estimate
@@ -132,17 +132,24 @@ def test_accuracy_in_the_runtime_that_was_timed_is_a_table_of_its_own(small: Pat
         Entry("student", small, runtime_accuracy={"openvino-b1-t1": judged}),
         Entry("odd", small, runtime_accuracy={"openvino-b1-t1": {"failure": "no such operator"}}),
         Entry("unseen", small),
+        Entry("unscored", small),
     ]
-    comparison = unmeasured([], reference="teacher", profile=Profile("openvino"), preset=TINY, seed=0, why="")
+    comparison = replace(
+        unmeasured([], reference="teacher", profile=Profile("openvino"), preset=TINY, seed=0, why=""),
+        against_cpu={"teacher": Difference(1.2e-6, 1.0, 1e-6), "unscored": Difference(0.5, 0.875, 0.4)},
+        unchecked={"student": "no such operator"},
+    )
     document = report.build(entries, [comparison], reference="teacher", seed=0, title="a test")
     ((title, rows),) = report.scored(document)
     assert title == "accuracy in openvino-b1-t1, on select; 100 samples are few"
     assert rows == [
-        ["teacher", "90.00 [88.0, 92.0]", "-", "-", "-", "-"],
-        ["student", "90.00 [88.0, 92.0]", "-1.00 [-2.0, +0.0]", "0.031", "97.50", "0.0123"],
-        ["odd", "failed: no such operator", "", "", "", ""],
+        ["teacher", "90.00 [88.0, 92.0]", "-", "-", "-", "-", "1.2e-06 (100%)"],
+        ["student", "90.00 [88.0, 92.0]", "-1.00 [-2.0, +0.0]", "0.031", "97.50", "0.0123", "not compared"],
+        ["odd", "failed: no such operator", "", "", "", "", "-"],
+        ["unscored", "-", "-", "-", "-", "-", "5.0e-01 (88%)"],
     ]
-    assert "| student | 90.00 [88.0, 92.0] | -1.00 [-2.0, +0.0] | 0.031 | 97.50 | 0.0123 |" in report.markdown(document)
+    line = "| student | 90.00 [88.0, 92.0] | -1.00 [-2.0, +0.0] | 0.031 | 97.50 | 0.0123 | not compared |"
+    assert line in report.markdown(document)
     stream = io.StringIO()
     for table in report.scored_tables(document):
         Console(file=stream, width=100).print(table)
@@ -190,6 +197,22 @@ def test_a_ratio_within_the_noise_is_marked_in_every_table(document: dict):
         noisy["rows"][1]["measurable"][profile] = False
     for view in (printed(noisy), report.markdown(noisy)):
         assert view.count("~1.01x") == 3  # once in the first table, once a profile in the second
+
+
+def test_every_kind_of_doubt_about_single_models_is_told_once(document: dict):
+    made = copy.deepcopy(document)
+    comparison = made["comparisons"][1]
+    comparison["degraded"] = ["the hypervisor took 2.0% of the time"]
+    comparison["measurements"]["teacher"]["degraded"] = ["lost its CPU 120 times a second"]
+    comparison["measurements"][STUDENT]["degraded"] = ["lost its CPU 99.5 times a second", "its outputs are off"]
+    told = [
+        "the hypervisor took 2.0% of the time",
+        "teacher: lost its CPU 120 times a second (and 1 more alike)",
+        f"{STUDENT}: its outputs are off",
+    ]
+    assert report.doubts(comparison) == told
+    for line in told:
+        assert f"degraded (ort-cpu-b8-t1): {line}" in report.markdown(made)
 
 
 def test_many_profiles_wrap_and_lose_nothing(document: dict):
