@@ -54,7 +54,7 @@ class Entry:
     macs: int | None = None
     """Multiply-accumulates of one sample."""
     runtime_accuracy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Accuracy in the very runtime that was timed, by profile, where that is not the one that scored the file."""
+    """Accuracy in the very runtime that was timed, by profile; see `verdict.runtime_accuracy`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,20 +197,23 @@ def scored_tables(document: dict[str, Any]) -> list[Table]:
 
 
 def scored(document: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """The titles and cells of those tables, one a profile; the title says when the samples are few."""
-    found = []
+    """The titles and cells of those tables, profiles with the same cells in one; a title says when samples are few."""
+    found: dict[tuple[str, tuple[tuple[str, ...], ...]], list[str]] = {}
     for comparison, profile in zip(document["comparisons"], document["profiles"], strict=True):
         judged = {row["name"]: row.get("runtime_accuracy", {}).get(profile) for row in document["rows"]}
         off = {name: _off_cell(comparison, name) for name in judged}
         rows = [
-            [name, *_scored_cells(entry or {}), off[name]]
+            (name, *_scored_cells(entry or {}), off[name])
             for name, entry in judged.items()
             if entry is not None or off[name] != "-"
         ]
-        doubts = sorted({entry["doubt"] for entry in judged.values() if entry and entry.get("doubt")})
+        few = sorted({entry["doubt"] for entry in judged.values() if entry and entry.get("doubt")})
         if rows:
-            found.append((f"accuracy in {profile}, on select" + "".join(f"; {doubt}" for doubt in doubts), rows))
-    return found
+            found.setdefault(("".join(f"; {doubt}" for doubt in few), tuple(rows)), []).append(profile)
+    return [
+        (f"accuracy in {', '.join(profiles)}, on select{few}", [[*row] for row in rows])
+        for (few, rows), profiles in found.items()
+    ]
 
 
 def profile_heads(document: dict[str, Any]) -> list[str]:

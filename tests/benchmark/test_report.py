@@ -199,6 +199,19 @@ def test_a_ratio_within_the_noise_is_marked_in_every_table(document: dict):
         assert view.count("~1.01x") == 3  # once in the first table, once a profile in the second
 
 
+def test_profiles_with_the_same_accuracies_share_a_table(small: Path):
+    judged = {"samples": 900, "accuracy": {"value": 0.9, "low": 0.88, "high": 0.92}, "doubt": ""}
+    profiles = [Profile(), Profile(batch_size=8), Profile(threads=2)]
+    found = {profile.name: judged for profile in profiles} | {"ort-cpu-b1-t2": judged | {"doubt": "few"}}
+    comparisons = [unmeasured([], reference="a", profile=entry, preset=TINY, seed=0, why="") for entry in profiles]
+    entries = [Entry("a", small, runtime_accuracy=found)]
+    document = report.build(entries, comparisons, reference="a", seed=0, title="a test")
+    assert [title for title, _ in report.scored(document)] == [
+        "accuracy in ort-cpu-b1-t1, ort-cpu-b8-t1, on select",
+        "accuracy in ort-cpu-b1-t2, on select; few",
+    ]
+
+
 def test_every_kind_of_doubt_about_single_models_is_told_once(document: dict):
     made = copy.deepcopy(document)
     comparison = made["comparisons"][1]
