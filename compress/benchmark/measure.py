@@ -148,7 +148,8 @@ class Measurement:
     compute_ms: float | None = None
     """Median of runs whose inputs and outputs stay on the device; None where there is no device."""
     energy_mj_per_sample: float | None = None
-    """Millijoules of all CPU packages, whatever else they did; None where no counter can be read."""
+    """Millijoules of all CPU packages, whatever else they did; None where no counter can be read, and for runtimes on
+    devices, whose energy that counter leaves out."""
     parameters: int | None = None
     """Elements of the file's initializers; None for a directory."""
     initializer_bytes: dict[str, int] = field(default_factory=dict)
@@ -175,7 +176,7 @@ class Subject:
         self.model_s = 0.0
         """Time that the model itself took so far: loads, first runs, warm-ups and blocks."""
         self._switches: int | None = 0
-        self._energy_uj: int | None = 0
+        self._energy_uj: int | None = None if profile.on_device else 0
 
     def launch(
         self, running: Worker, *, inputs: Path, first_core: int, strict: bool, code: Sequence[Path] = ()

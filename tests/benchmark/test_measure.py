@@ -66,6 +66,14 @@ def test_a_warm_up_that_stays_unstable_ends_at_its_limit_and_says_so(small: Path
     assert found.degraded == ["the warm-up did not become stable"]
 
 
+def test_the_energy_of_the_cpu_is_no_devices(small: Path):
+    calls_ms = [[1.0] * 10] * 2
+    assert measured(small, [[1]] * 3, calls_ms).energy_mj_per_sample == pytest.approx(2 * 5 / 20)
+    on_device = measured(small, [[1]] * 3, calls_ms, profile=Profile("ort-cuda"))
+    assert on_device.compute_ms == 1
+    assert on_device.energy_mj_per_sample is None
+
+
 def test_a_launch_that_was_not_warm_makes_the_model_not_warm(small: Path):
     subject = Subject(small, Profile())
     for warm_up_ms in ([[1], [1], [1]], [[1], [2], [3]], [[1], [1], [1]]):
