@@ -442,10 +442,9 @@ def _models(report: Document) -> str:
     heads = benchmark_report.profile_heads(report["benchmark"])
     rows = "".join(_model_row(report, row) for row in report["benchmark"]["rows"])
     head = ["model", "size", "parameters", f"{report['task']['measure']} on select, %", "change"]
-    timed = "median ms, and speed over the teacher, by profile"
-    shown = (
-        f'<p class="note">Behind accuracy: {timed}; ~ marks a speedup within the noise.</p>'
-        + _scrolled(f"Every model of this run; {timed}", [*head, *heads], rows)
+    timed = "median ms (offline samples a second), and speed over the teacher, by profile"
+    shown = f'<p class="note">Behind accuracy: {timed}; ~ marks a speedup within the noise.</p>' + _scrolled(
+        f"Every model of this run; {timed}", [*head, *heads], rows
     )
     for title, scored in benchmark_report.scored(report["benchmark"]):
         cells = "".join(
@@ -465,7 +464,7 @@ def _model_row(report: Document, row: Document) -> str:
         _with_interval(_minus(format_share(row["accuracy_change"], sign="+"))),
     ]
     for profile in report["benchmark"]["profiles"]:
-        cell = "failed" if profile in row["failures"] else format_ms(row["latency_ms"].get(profile))
+        cell = benchmark_report.time_cell(row, report["benchmark"], profile)
         faster = benchmark_report.factor(row, profile)
         cell += f' <span class="ci">{faster}</span>' if faster else ""
         cells.append(cell)

@@ -161,6 +161,7 @@ def csv_text(report: dict[str, Any]) -> str:
             found[f"{profile}_verdict"] = row.get("verdict", {}).get(profile)
             measured = comparisons[profile]["measurements"].get(name, {})
             found[f"{profile}_load_ms"] = measured.get("load_ms")
+            found[f"{profile}_samples_per_s"] = measured.get("throughput_per_s")
             found[f"{profile}_peak_memory_bytes"] = measured.get("memory_bytes", {}).get("runs")
             found[f"{profile}_energy_mj_per_sample"] = measured.get("energy_mj_per_sample")
             in_runtime = row.get("runtime_accuracy", {}).get(profile, {})

@@ -30,6 +30,7 @@ CHECKED_SAMPLES = 32  # of every file on another runtime than ONNX Runtime's CPU
 MAX_RELATIVE = 0.05  # half precision stays below 1% of the largest output, other int8 kernels below a few steps of it
 MIN_AGREEMENT = 0.95  # one decision of the 32 may be a tie
 
+RankedBy = Literal["median latency", "p99 latency", "throughput"]
 Verdict = Literal["faster", "slower", "no measurable difference", "not ranked"]
 
 
@@ -96,6 +97,9 @@ class Comparison:
     """For files on other runtimes than ONNX Runtime's CPU provider."""
     unchecked: dict[str, str] = field(default_factory=dict)
     """Why such a file was not compared with it."""
+    ranked_by: RankedBy = "median latency"
+    """What ratios are of: of each round the median query or, offline, samples a second; of each half launch the 99th
+    percentile of a server's queries, where all models have enough of them."""
     confidence: float = RATIO_CONFIDENCE
     """Of speedups and the noise floor."""
     wall_s: float = 0.0
@@ -118,13 +122,13 @@ class Comparison:
         return None if found is None else max(half_width(found), abs(math.log(found.value)))
 
     def speedup(self, model: str, *, over: str) -> Estimate:
-        """How many times faster `model` is than `over`: geometric mean over the rounds, with its interval.
+        """How many times faster `model` is than `over` by `ranked_by`: geometric mean, with its interval.
 
         Raises:
             KeyError: when either has no measurement.
         """
         ours, theirs = self.measurements[model], self.measurements[over]
-        return _speedup(ours, over=theirs, seed=self.seed, launches=self.preset.launches)
+        return _speedup(ours, over=theirs, by=self.ranked_by, seed=self.seed, launches=self.preset.launches)
 
     def latency_ms(self, model: str) -> Estimate:
         """A model's latency: the geometric mean of its blocks' medians, with an interval over launches and rounds.
@@ -219,10 +223,11 @@ def compare(
     wall_s = time.perf_counter() - started
     noise = None if profile.place.launcher else probe.noise()
     measurements = {name: subject.measurement() for name, subject in subjects.items() if name not in failures}
+    ranked_by = _ranked_by(profile, list(measurements.values()), launches=preset.launches)
     floor = None
     if reference in measurements and _TWIN in measurements:
         ours, twins = measurements[reference], measurements[_TWIN]
-        floor = _speedup(ours, over=twins, seed=seed, launches=preset.launches)
+        floor = _speedup(ours, over=twins, by=ranked_by, seed=seed, launches=preset.launches)
     degraded = ["the noise of the other machine is not seen from here"] if noise is None else noise.reasons()
     if floor is not None and max(floor.high, 1 / floor.low) > NOISY_FLOOR:
         degraded.append(f"the reference differs from itself by up to {max(floor.high, 1 / floor.low) - 1:.0%}")
@@ -245,6 +250,7 @@ def compare(
         degraded=degraded,
         against_cpu=against_cpu,
         unchecked=unchecked,
+        ranked_by=ranked_by,
         wall_s=wall_s,
         model_s=sum(subject.model_s for subject in subjects.values()),
     )
@@ -334,6 +340,21 @@ def _doubts(name: str, against_cpu: Mapping[str, Difference], unchecked: Mapping
     ]
 
 
-def _speedup(model: Measurement, *, over: Measurement, seed: int, launches: int) -> Estimate:
-    log_ratios = np.log(over.block_median_ms) - np.log(model.block_median_ms)
+def _ranked_by(profile: Profile, measurements: Sequence[Measurement], *, launches: int) -> RankedBy:
+    if profile.scenario == "offline":
+        return "throughput"
+    # Two halves of a single launch would say nothing about launches, and little about themselves.
+    if profile.scenario == "server" and launches > 1 and all(found.half_launch_p99_ms for found in measurements):
+        return "p99 latency"
+    return "median latency"
+
+
+def _ranking_ms(found: Measurement, by: RankedBy) -> list[float]:
+    if by == "throughput":
+        return found.block_mean_ms
+    return found.half_launch_p99_ms if by == "p99 latency" else found.block_median_ms
+
+
+def _speedup(model: Measurement, *, over: Measurement, by: RankedBy, seed: int, launches: int) -> Estimate:
+    log_ratios = np.log(_ranking_ms(over, by)) - np.log(_ranking_ms(model, by))
     return geometric_mean_ratio(log_ratios, seed=seed, launches=launches)

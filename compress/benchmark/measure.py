@@ -5,6 +5,7 @@ import math
 import statistics as stdlib_statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -150,6 +151,11 @@ class Measurement:
     energy_mj_per_sample: float | None = None
     """Millijoules of all CPU packages, whatever else they did; None where no counter can be read, and for runtimes on
     devices, whose energy that counter leaves out."""
+    block_mean_ms: list[float] = field(default_factory=list)
+    """As block_median_ms, of the mean: its inverse is the round's throughput."""
+    half_launch_p99_ms: list[float] = field(default_factory=list)
+    """The 99th percentile of the first and the second half of each launch's rounds, as an upper bound that holds with
+    99% confidence; empty when one of them has fewer than 662 queries, or outside the server scenario."""
     parameters: int | None = None
     """Elements of the file's initializers; None for a directory."""
     initializer_bytes: dict[str, int] = field(default_factory=dict)
@@ -274,9 +280,24 @@ class Subject:
             e2e_ms=median_ms if profile.on_device else None,
             compute_ms=float(np.median(self._compute_ms)) if self._compute_ms else None,
             energy_mj_per_sample=None if self._energy_uj is None else self._energy_uj / 1e3 / samples,
+            block_mean_ms=[float(np.mean(block)) for block in self._block_times_ms],
+            half_launch_p99_ms=self._half_launch_p99_ms() if profile.scenario == "server" else [],
             parameters=None if inside is None else inside.parameters,
             initializer_bytes={} if inside is None else inside.initializer_bytes,
         )
+
+    def _half_launch_p99_ms(self) -> list[float]:
+        count, halves = len(self._block_times_ms), 2 * len(self._loads)
+        edges = [step * count // halves for step in range(halves + 1)]
+        bounds = [
+            percentile_bound(
+                [time_ms for block in self._block_times_ms[start:end] for time_ms in block],
+                quantile=PERCENTILES["p99"],
+            )
+            for start, end in pairwise(edges)
+        ]
+        known = [bound for bound in bounds if bound is not None]
+        return known if len(known) == halves else []
 
     def _degraded(self, warm_up: WarmUp, *, busy_s: float, num_calls: int) -> list[str]:
         found = [] if warm_up.stable else ["the warm-up did not become stable"]

@@ -96,8 +96,9 @@ def text(document: dict[str, Any]) -> str:
     comparison = document["comparison"]
     floor = "not measured" if document["floor"] is None else f"{100 * document['floor']:.2f}% (A against A)"
     lines = [_verdict(document), *_ratio(document), f"noise floor        {floor}"]
+    scenario = comparison["profile"]["scenario"]
     for name, found in comparison["measurements"].items():
-        lines.append(f"{name} {document['files'][name]}: {_measured(found)}")
+        lines.append(f"{name} {document['files'][name]}: {_measured(found, scenario)}")
         lines += [f"  {_accuracy(document['accuracy'][name])}"] if document["accuracy"] else []
     for name, apart in comparison["against_cpu"].items():
         off, same = f"at most {apart['max_abs']:.2e} off", f"{apart['agreement']:.0%} of decisions agree"
@@ -129,18 +130,21 @@ def _ratio(document: dict[str, Any]) -> list[str]:
     value, low, high = (f"{speedup[key]:.3f}" for key in ("value", "low", "high"))
     return [
         f"speed of B over A  {value} [{low}, {high}], {document['confidence']:.0%} interval over "
-        f"{preset['rounds']} rounds in {preset['launches']} launch{'es' if preset['launches'] > 1 else ''}"
+        f"{preset['rounds']} rounds in {preset['launches']} launch{'es' if preset['launches'] > 1 else ''}",
+        f"ranked by          {document['comparison']['ranked_by']}",
     ]
 
 
-def _measured(found: dict[str, Any]) -> str:
+def _measured(found: dict[str, Any], scenario: str) -> str:
     tails = [f"{name} at most {format_ms(value)}" for name, value in [*found["percentile_ms"].items()][-1:]]
     compute = [] if found["compute_ms"] is None else [f"compute {format_ms(found['compute_ms'])} ms"]
     nodes = found["settings"].get("nodes") or {}
     placed = [f"{count} nodes on {provider.removesuffix('ExecutionProvider')}" for provider, count in nodes.items()]
     peak = found["memory_bytes"]["runs"]
+    times = [f"p50 {format_ms(found['median_ms'])} ms", *compute, *tails]
+    rate = [f"{found['throughput_per_s']:.4g} samples/s"]
     parts = [
-        f"p50 {format_ms(found['median_ms'])} ms", *compute, *tails, f"{found['throughput_per_s']:.4g} samples/s",
+        *([*rate, *times] if scenario == "offline" else [*times, *rate]),
         f"load {format_ms(found['load_ms'])} ms", f"first run {format_ms(found['first_run_ms'])} ms",
         format_bytes(found["size_bytes"]), *([] if peak is None else [f"peak {format_bytes(peak)}"]), *placed,
     ]  # fmt: skip

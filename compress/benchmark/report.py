@@ -23,6 +23,7 @@ from compress.benchmark.units import (
     format_count,
     format_factor,
     format_ms,
+    format_rate,
     format_share,
     format_speedup,
 )
@@ -166,7 +167,7 @@ def profile_table(document: dict[str, Any]) -> Table:
     for head in profile_heads(document):
         made.add_column(head, justify="right", overflow="fold")
     for row in document["rows"]:
-        made.add_row(row["name"], *(_profile_cell(row, profile) for profile in document["profiles"]))
+        made.add_row(row["name"], *(_profile_cell(row, document, profile) for profile in document["profiles"]))
     return made
 
 
@@ -217,12 +218,37 @@ def scored(document: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
 
 
 def profile_heads(document: dict[str, Any]) -> list[str]:
-    """What stands above each profile's times: its name, and that nothing is ranked by them where that is so."""
+    """What stands above each profile's times: its name, and what ranks there if not the median."""
     heads = []
     for comparison, profile in zip(document["comparisons"], document["profiles"], strict=True):
-        adapters = {found["settings"].get("adapter") for found in comparison["measurements"].values()}
-        heads.append(f"{profile} (not ranked: software adapter)" if "software" in adapters else profile)
+        software = "software" in {found["settings"].get("adapter") for found in comparison["measurements"].values()}
+        notes = {
+            "samples/s": _scenario(comparison) == "offline",
+            f"ranked by {comparison.get('ranked_by')}": _scenario(comparison) == "server" and not software,
+            "not ranked: software adapter": software,
+        }
+        shown = ", ".join(note for note, holds in notes.items() if holds)
+        heads.append(f"{profile} ({shown})" if shown else profile)
     return heads
+
+
+def time_cell(row: dict[str, Any], document: dict[str, Any], profile: str) -> str:
+    """What a row took: its median in ms, the 99th percentile where that ranks, offline the samples a second.
+
+    Args:
+        row: of the document.
+        document: that holds it.
+        profile: its name.
+    """
+    if profile in row["failures"]:
+        return "failed"
+    comparison = document["comparisons"][document["profiles"].index(profile)]
+    found = comparison["measurements"].get(row["name"])
+    if found is not None and _scenario(comparison) == "offline":
+        return f"{format_rate(found['throughput_per_s'])}/s"
+    if found is not None and comparison.get("ranked_by") == "p99 latency":
+        return f"p99 {format_ms(found['percentile_ms']['p99'])}"
+    return format_ms(row["latency_ms"].get(profile))
 
 
 def factor(row: dict[str, Any], profile: str) -> str:
@@ -249,9 +275,7 @@ def costs(comparison: Mapping[str, Any]) -> list[list[str]]:
                 name,
                 format_ms(found["load_ms"]),
                 format_ms(found["first_run_ms"]),
-                f"{found['throughput_per_s']:,.0f}"
-                if found["throughput_per_s"] >= 100
-                else f"{found['throughput_per_s']:.3g}",
+                format_rate(found["throughput_per_s"]),
                 *("-" if peak is None else format_bytes(peak) for peak in peaks),
                 "-" if energy is None else f"{energy:.3g}",
                 placed or "-",
@@ -292,7 +316,7 @@ def markdown(document: dict[str, Any]) -> str:
         lines += ["", _line(["p50 ms (speedup)", *profile_heads(document)])]
         lines += [_line(["---", *["---:"] * len(document["profiles"])])]
         lines += [
-            _line([row["name"], *(_profile_cell(row, profile) for profile in document["profiles"])])
+            _line([row["name"], *(_profile_cell(row, document, profile) for profile in document["profiles"])])
             for row in document["rows"]
         ]
     if document["profiles"]:
@@ -355,7 +379,6 @@ def _row(entry: Entry, comparisons: Sequence[Comparison], *, reference: Entry, s
 
 def _cells(row: dict[str, Any], document: dict[str, Any]) -> list[str]:
     primary = document["profiles"][0] if document["profiles"] else ""
-    failed = primary in row["failures"]
     faster = format_speedup(row["speedup"].get(primary), measurable=row["measurable"].get(primary, False))
     return [
         row["name"],
@@ -363,16 +386,18 @@ def _cells(row: dict[str, Any], document: dict[str, Any]) -> list[str]:
         format_count(row["num_params"]),
         format_share(row["accuracy"], sign=""),
         format_share(row["accuracy_change"], sign="+"),
-        "failed" if failed else format_ms(row["latency_ms"].get(primary)),
+        time_cell(row, document, primary) if primary else "-",
         "not ranked" if row.get("verdict", {}).get(primary) == "not ranked" else faster,
     ]
 
 
-def _profile_cell(row: dict[str, Any], profile: str) -> str:
-    if profile in row["failures"]:
-        return "failed"
+def _profile_cell(row: dict[str, Any], document: dict[str, Any], profile: str) -> str:
     faster = factor(row, profile)
-    return format_ms(row["latency_ms"].get(profile)) + (f" ({faster})" if faster else "")
+    return time_cell(row, document, profile) + (f" ({faster})" if faster else "")
+
+
+def _scenario(comparison: dict[str, Any]) -> str:
+    return comparison["profile"].get("scenario", "single_stream")
 
 
 def _tail_cells(row: dict[str, Any], document: dict[str, Any]) -> list[str]:
