@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,9 @@ from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import batches
 from compress.benchmark.statistics import RATIO_CONFIDENCE, Estimate, geometric_mean_ratio, half_width
 from compress.errors import CompressError, InputError, ModelError
+from compress.progress import Bar, Reporter
 
+SILENT = Reporter(quiet=True)
 _TWIN = "\0twin"  # no model can be called that
 NOISY_FLOOR = 1.10
 CHECKED_SAMPLES = 32  # of every file on another runtime than ONNX Runtime's CPU provider
@@ -173,6 +176,7 @@ def compare(
     code: Sequence[Path] = (),
     load_limit_s: float = 120.0,
     reply_limit_s: float = 60.0,
+    reporter: Reporter = SILENT,
 ) -> Comparison:
     """Measure models against each other. A model that fails is reported and the rest goes on.
 
@@ -187,6 +191,7 @@ def compare(
         code: the user's Python files that torch may run to build a model.
         load_limit_s: longest wait for a model's load and first run.
         reply_limit_s: longest wait for a block beyond the time asked for.
+        reporter: shows a bar of starts and rounds.
 
     Raises:
         InputError: when `reference` is not among the models, or a path does not exist.
@@ -200,26 +205,29 @@ def compare(
     against_cpu: dict[str, Difference] = {}
     unchecked: dict[str, str] = {}
     probe, started = NoiseProbe(), time.perf_counter()
-    for launch in range(preset.launches):
-        with contextlib.ExitStack() as stack:
-            running: dict[str, Worker] = {}
-            for name in order.sample([*subjects], len(subjects)):
-                if name in failures:
-                    continue
-                with _noting(failures, name):
-                    running[name] = stack.enter_context(
-                        Worker(profile.place, load_limit_s=load_limit_s, reply_limit_s=reply_limit_s)
-                    )
-                    subjects[name].launch(
-                        running[name], inputs=own[name], first_core=os.getpid(), strict=preset.strict, code=code
-                    )
-                    subjects[name].warm_up(block_ms=preset.block_ms, limit_ms=preset.warm_up_limit_ms)
-            _run_rounds(subjects, failures, order, rounds=preset.rounds // preset.launches, block_ms=preset.block_ms)
-            _each(subjects, failures, Subject.end)
-            if launch == preset.launches - 1 and profile.takes_files and profile.runtime != "ort-cpu":
-                for name in [name for name in models if name not in failures]:
-                    with _noting(unchecked, name):
-                        against_cpu[name] = _difference(models[name], running[name], inputs=own[name], profile=profile)
+    start = partial(Worker, profile.place, load_limit_s=load_limit_s, reply_limit_s=reply_limit_s)
+    steps = preset.launches * len(subjects) + preset.rounds
+    with reporter.bar(f"comparing, {profile.name}", steps) as bar:
+        for launch in range(preset.launches):
+            with contextlib.ExitStack() as stack:
+                running: dict[str, Worker] = {}
+                for name in order.sample([*subjects], len(subjects)):
+                    if name not in failures:
+                        with _noting(failures, name):
+                            running[name] = stack.enter_context(start())
+                            subjects[name].launch(
+                                running[name], inputs=own[name], first_core=os.getpid(), strict=preset.strict, code=code
+                            )
+                            subjects[name].warm_up(block_ms=preset.block_ms, limit_ms=preset.warm_up_limit_ms)
+                    bar.advance()
+                _run_rounds(subjects, failures, order, preset=preset, bar=bar)
+                _each(subjects, failures, Subject.end)
+                if launch == preset.launches - 1 and profile.takes_files and profile.runtime != "ort-cpu":
+                    for name in [name for name in models if name not in failures]:
+                        with _noting(unchecked, name):
+                            against_cpu[name] = _difference(
+                                models[name], running[name], inputs=own[name], profile=profile
+                            )
     wall_s = time.perf_counter() - started
     noise = None if profile.place.launcher else probe.noise()
     measurements = {name: subject.measurement() for name, subject in subjects.items() if name not in failures}
@@ -298,11 +306,13 @@ def _each(subjects: Mapping[str, Subject], failures: dict[str, str], act: Callab
 
 
 def _run_rounds(
-    subjects: Mapping[str, Subject], failures: dict[str, str], order: random.Random, *, rounds: int, block_ms: float
+    subjects: Mapping[str, Subject], failures: dict[str, str], order: random.Random, *, preset: Preset, bar: Bar
 ) -> None:
-    for _ in range(rounds):
+    """Run the rounds of one launch."""
+    for _ in range(preset.rounds // preset.launches):
         shuffled = {name: subjects[name] for name in order.sample([*subjects], len(subjects))}
-        _each(shuffled, failures, lambda subject: subject.run_block(block_ms=block_ms))
+        _each(shuffled, failures, lambda subject: subject.run_block(block_ms=preset.block_ms))
+        bar.advance()
 
 
 def _difference(model: Path, running: Worker, *, inputs: Path, profile: Profile) -> Difference:

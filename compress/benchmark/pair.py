@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,29 @@ from typing import Any
 import numpy as np
 
 from compress.benchmark.accuracy import accuracies, outputs
-from compress.benchmark.compare import PRESETS, compare
+from compress.benchmark.compare import PRESETS, SILENT, compare
 from compress.benchmark.drawn_inputs import check_same_inputs, draw
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import check_usable
 from compress.benchmark.units import format_bytes, format_ms, format_share
 from compress.errors import InputError, ModelError
+from compress.progress import Reporter
 
 SCHEMA = 1
+COLUMNS = 100
 
 
 def compare_files(
-    first: Path, second: Path, *, inputs: Path | None, labels: Path | None, profile: Profile, preset: str, seed: int
+    first: Path,
+    second: Path,
+    *,
+    inputs: Path | None,
+    labels: Path | None,
+    profile: Profile,
+    preset: str,
+    seed: int,
+    reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Measure the second file against the first.
 
@@ -33,6 +44,7 @@ def compare_files(
         profile: where and how.
         preset: a name of `compare.PRESETS`.
         seed: of the order in each round, of the intervals and of drawn inputs.
+        reporter: shows a bar while it measures.
 
     Returns:
         verdict, speedup of B over A (None where nothing is ranked), noise floor (None where A's second copy failed),
@@ -60,7 +72,15 @@ def compare_files(
         if samples is None:
             samples = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compressor-")), "inputs.npz")
             np.savez(samples, allow_pickle=False, **draw(first, seed=seed))
-        found = compare(models, reference="A", inputs=samples, profile=profile, preset=PRESETS[preset], seed=seed)
+        found = compare(
+            models,
+            reference="A",
+            inputs=samples,
+            profile=profile,
+            preset=PRESETS[preset],
+            seed=seed,
+            reporter=reporter,
+        )
     for name, reason in found.failures.items():
         raise ModelError(f"{name} could not be measured", got=reason, where=models[name])
     judged = {}
@@ -92,7 +112,7 @@ def compare_files(
 
 
 def text(document: dict[str, Any]) -> str:
-    """The document in lines: the verdict first, then the numbers behind it, then the reasons for doubt."""
+    """The document in lines of at most 100 columns: verdict, the numbers behind it, then the reasons for doubt."""
     comparison = document["comparison"]
     floor = "not measured" if document["floor"] is None else f"{100 * document['floor']:.2f}% (A against A)"
     lines = [_verdict(document), *_ratio(document), f"noise floor        {floor}"]
@@ -112,7 +132,8 @@ def text(document: dict[str, Any]) -> str:
         lines.append("inputs: drawn from A's signature; --inputs takes real samples")
     lines += [f"accuracy: {doubt}" for doubt in {entry["doubt"] for entry in document["accuracy"].values()} if doubt]
     environment = document["environment"]
-    return "\n".join([*lines, f"{document['profile']}; {environment['cpu_model']}; {environment['date'][:10]}"])
+    lines.append(f"{document['profile']}; {environment['cpu_model']}; {environment['date'][:10]}")
+    return "\n".join(textwrap.fill(line, COLUMNS, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
 
 
 def _verdict(document: dict[str, Any]) -> str:

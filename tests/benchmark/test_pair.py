@@ -16,6 +16,7 @@ from compress.benchmark.measure import Profile
 from compress.benchmark.process import Place
 from compress.cli import app
 from compress.errors import EnvironmentFault, InputError, ModelError
+from compress.progress import Reporter
 
 TINY = Preset(name="tiny", rounds=6, block_ms=5.0, warm_up_limit_ms=50.0, launches=2)
 
@@ -44,6 +45,8 @@ def test_two_files_are_compared_from_the_command_line(deep: Path, small: Path, s
     assert "10 samples are few" in document["accuracy"]["A"]["doubt"]
     shown = pair.text(document)
     assert shown.splitlines()[0] in ("B is faster than A", "no measurable difference")
+    assert max(map(len, shown.splitlines())) <= 100
+    shown = " ".join(shown.split())
     for words in (
         "99% interval over 6 rounds in 2 launches",
         "2 nodes on CPU",
@@ -53,6 +56,35 @@ def test_two_files_are_compared_from_the_command_line(deep: Path, small: Path, s
     ):
         assert words in shown
     assert str(small.parent) not in result.stdout
+
+
+def test_its_lines_fit_100_columns_and_lose_no_word(small: Path, samples: Path, labels: Path, tmp_path: Path):
+    long = tmp_path / f"{'a-long-name' * 12}.onnx"
+    long.write_bytes(small.read_bytes())
+    document = pair.compare_files(
+        long, small, inputs=samples, labels=labels, profile=Profile("openvino"), preset="standard", seed=0
+    )
+    document["comparison"]["degraded"] = ["reason " * 30]
+    document["environment"]["cpu_model"] = "Processor " * 20
+    lines = pair.text(document).splitlines()
+    assert max(map(len, lines)) <= 100
+    told = "".join("".join(lines).split())
+    for words in (long.name, "reason" * 30, "Processor" * 20, "KL", "off,100%ofdecisionsagree"):
+        assert words in told
+
+
+def test_a_bar_on_a_terminals_standard_error_tells_how_far_it_is(
+    small: Path, samples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    pair.compare_files(
+        small, small, inputs=samples, labels=None, profile=Profile(), preset="standard", seed=0, reporter=Reporter()
+    )
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "comparing, ort-cpu-b1-t1" in told.err
+    assert "12/12" in told.err  # two launches of three processes, six rounds
 
 
 FAILING = """#!/bin/sh
@@ -86,7 +118,7 @@ def test_without_the_second_copy_of_a_there_is_no_noise_floor_and_no_verdict(
     shown = pair.text(document)
     assert "noise floor        not measured" in shown
     why = "degraded: the noise floor could not be measured, so no difference counts: the worker ended (exit code 1)"
-    assert f"{why}: no room for this one" in shown
+    assert f"{why}: no room for this one" in " ".join(shown.split())
 
 
 def test_what_cannot_be_compared_is_refused(
