@@ -24,7 +24,7 @@ from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import batches
 from compress.benchmark.statistics import RATIO_CONFIDENCE, Estimate, geometric_mean_ratio, half_width
 from compress.errors import CompressError, InputError, ModelError
-from compress.progress import Bar, Reporter
+from compress.progress import Reporter
 
 SILENT = Reporter(quiet=True)
 _TWIN = "\0twin"  # no model can be called that
@@ -198,36 +198,27 @@ def compare(
     """
     own = dict.fromkeys(models, inputs) if isinstance(inputs, Path) else dict(inputs)
     _check(models, reference=reference, inputs=own)
-    own[_TWIN] = own[reference]
-    subjects = {name: Subject(path, profile) for name, path in (*models.items(), (_TWIN, models[reference]))}
+    subjects = {name: Subject(path, profile, inputs=own[name]) for name, path in models.items()}
+    subjects[_TWIN] = Subject(models[reference], profile, inputs=own[reference])
     failures: dict[str, str] = {}
     order = random.Random(seed)
     against_cpu: dict[str, Difference] = {}
     unchecked: dict[str, str] = {}
-    probe, started = NoiseProbe(), time.perf_counter()
     start = partial(Worker, profile.place, load_limit_s=load_limit_s, reply_limit_s=reply_limit_s)
-    steps = preset.launches * len(subjects) + preset.rounds
-    with reporter.bar(f"comparing, {profile.name}", steps) as bar:
+    probe, started = NoiseProbe(), time.perf_counter()
+    with reporter.bar(f"comparing, {profile.name}", preset.launches * len(subjects) + preset.rounds) as bar:
         for launch in range(preset.launches):
             with contextlib.ExitStack() as stack:
-                running: dict[str, Worker] = {}
-                for name in order.sample([*subjects], len(subjects)):
-                    if name not in failures:
-                        with _noting(failures, name):
-                            running[name] = stack.enter_context(start())
-                            subjects[name].launch(
-                                running[name], inputs=own[name], first_core=os.getpid(), strict=preset.strict, code=code
-                            )
-                            subjects[name].warm_up(block_ms=preset.block_ms, limit_ms=preset.warm_up_limit_ms)
+                begin = partial(_begin, start=start, stack=stack, preset=preset, code=code)
+                _each(_shuffled(subjects, order), failures, begin)
+                bar.advance(len(subjects))
+                for _ in range(preset.rounds // preset.launches):
+                    _each(_shuffled(subjects, order), failures, partial(Subject.run_block, block_ms=preset.block_ms))
                     bar.advance()
-                _run_rounds(subjects, failures, order, preset=preset, bar=bar)
                 _each(subjects, failures, Subject.end)
                 if launch == preset.launches - 1 and profile.takes_files and profile.runtime != "ort-cpu":
-                    for name in [name for name in models if name not in failures]:
-                        with _noting(unchecked, name):
-                            against_cpu[name] = _difference(
-                                models[name], running[name], inputs=own[name], profile=profile
-                            )
+                    timed = {name: path for name, path in models.items() if name not in failures}
+                    against_cpu, unchecked = _against_cpu(timed, subjects, inputs=own, profile=profile)
     wall_s = time.perf_counter() - started
     noise = None if profile.place.launcher else probe.noise()
     measurements = {name: subject.measurement() for name, subject in subjects.items() if name not in failures}
@@ -236,12 +227,6 @@ def compare(
     if reference in measurements and _TWIN in measurements:
         ours, twins = measurements[reference], measurements[_TWIN]
         floor = _speedup(ours, over=twins, by=ranked_by, seed=seed, launches=preset.launches)
-    degraded = ["the noise of the other machine is not seen from here"] if noise is None else noise.reasons()
-    if floor is not None and max(floor.high, 1 / floor.low) > NOISY_FLOOR:
-        degraded.append(f"the reference differs from itself by up to {max(floor.high, 1 / floor.low) - 1:.0%}")
-    if floor is None:
-        why = failures.get(reference) or failures[_TWIN]
-        degraded.append(f"the noise floor could not be measured, so no difference counts: {why}")
     return Comparison(
         profile=profile,
         preset=preset,
@@ -255,7 +240,7 @@ def compare(
         failures={name: reason for name, reason in failures.items() if name != _TWIN},
         noise_floor=floor,
         noise=noise,
-        degraded=degraded,
+        degraded=_degraded(noise, floor, failed=failures.get(reference) or failures.get(_TWIN)),
         against_cpu=against_cpu,
         unchecked=unchecked,
         ranked_by=ranked_by,
@@ -305,17 +290,46 @@ def _each(subjects: Mapping[str, Subject], failures: dict[str, str], act: Callab
                 act(subject)
 
 
-def _run_rounds(
-    subjects: Mapping[str, Subject], failures: dict[str, str], order: random.Random, *, preset: Preset, bar: Bar
+def _shuffled(subjects: Mapping[str, Subject], order: random.Random) -> dict[str, Subject]:
+    return {name: subjects[name] for name in order.sample([*subjects], len(subjects))}
+
+
+def _begin(
+    subject: Subject,
+    *,
+    start: Callable[[], Worker],
+    stack: contextlib.ExitStack,
+    preset: Preset,
+    code: Sequence[Path],
 ) -> None:
-    """Run the rounds of one launch."""
-    for _ in range(preset.rounds // preset.launches):
-        shuffled = {name: subjects[name] for name in order.sample([*subjects], len(subjects))}
-        _each(shuffled, failures, lambda subject: subject.run_block(block_ms=preset.block_ms))
-        bar.advance()
+    """Load and warm up a model in a fresh worker, which lives as long as the stack."""
+    subject.launch(stack.enter_context(start()), first_core=os.getpid(), strict=preset.strict, code=code)
+    subject.warm_up(block_ms=preset.block_ms, limit_ms=preset.warm_up_limit_ms)
 
 
-def _difference(model: Path, running: Worker, *, inputs: Path, profile: Profile) -> Difference:
+def _degraded(noise: Noise | None, floor: Estimate | None, *, failed: str | None) -> list[str]:
+    """What disturbed all models of a comparison; `failed` is why there is no noise floor."""
+    found = ["the noise of the other machine is not seen from here"] if noise is None else noise.reasons()
+    if floor is None:
+        found.append(f"the noise floor could not be measured, so no difference counts: {failed}")
+    elif max(floor.high, 1 / floor.low) > NOISY_FLOOR:
+        found.append(f"the reference differs from itself by up to {max(floor.high, 1 / floor.low) - 1:.0%}")
+    return found
+
+
+def _against_cpu(
+    models: Mapping[str, Path], subjects: Mapping[str, Subject], *, inputs: Mapping[str, Path], profile: Profile
+) -> tuple[dict[str, Difference], dict[str, str]]:
+    """Compare the running models' outputs with the CPU's; the second is why one could not be compared."""
+    found: dict[str, Difference] = {}
+    unchecked: dict[str, str] = {}
+    for name, path in models.items():
+        with _noting(unchecked, name):
+            found[name] = _difference(path, subjects[name], inputs=inputs[name], profile=profile)
+    return found, unchecked
+
+
+def _difference(model: Path, running: Subject | Worker, *, inputs: Path, profile: Profile) -> Difference:
     """Compare a running model's first outputs with those of the CPU provider here.
 
     Raises:

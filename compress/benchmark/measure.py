@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compress.benchmark.model_file import contents, external_files
 from compress.benchmark.process import HERE, Place, Worker, check_launchable
@@ -168,10 +169,11 @@ class Subject:
     Args:
         path: an ONNX file, or an artifact directory for torch.
         profile: how to run it.
+        inputs: .npz of real samples, as `runtimes.worker.batches` takes them.
     """
 
-    def __init__(self, path: Path, profile: Profile) -> None:
-        self._path, self._profile = path, profile
+    def __init__(self, path: Path, profile: Profile, *, inputs: Path) -> None:
+        self._path, self._profile, self._inputs = path, profile, inputs
         self._worker: Worker | None = None
         self._loads: list[dict[str, Any]] = []
         self._memory: list[dict[str, int | None]] = []
@@ -184,9 +186,7 @@ class Subject:
         self._switches: int | None = 0
         self._energy_uj: int | None = None if profile.on_device else 0
 
-    def launch(
-        self, running: Worker, *, inputs: Path, first_core: int, strict: bool, code: Sequence[Path] = ()
-    ) -> None:
+    def launch(self, running: Worker, *, first_core: int, strict: bool, code: Sequence[Path] = ()) -> None:
         """Load the model in a fresh worker; the arguments are those of `Worker.load`.
 
         Raises:
@@ -194,7 +194,7 @@ class Subject:
         """
         profile = self._profile
         loaded = running.load(
-            runtime=profile.runtime, model=self._path, inputs=inputs, batch_size=profile.batch_size,
+            runtime=profile.runtime, model=self._path, inputs=self._inputs, batch_size=profile.batch_size,
             threads=profile.threads, first_core=first_core, seed=len(self._loads), strict=strict, code=code,
         )  # fmt: skip
         self._worker = running
@@ -241,6 +241,15 @@ class Subject:
             alone = self._worker.block(block_ms=block_ms, compute=True)
             self._compute_ms += [time / 1e6 for time in alone["times_ns"]]
             self.model_s += alone["elapsed_ns"] / 1e9
+
+    def outputs(self, batch: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The model's outputs for one batch.
+
+        Raises:
+            WorkerError: when one is not finite, or the worker is gone.
+        """
+        assert self._worker is not None
+        return self._worker.outputs(batch)
 
     def end(self) -> None:
         """Note the peak memory of this launch.

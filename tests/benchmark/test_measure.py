@@ -75,8 +75,8 @@ def measured(
     profile: Profile = PROFILE,
 ) -> Measurement:
     """Measure a scripted model in one launch; every block of the script must be asked for, and none besides."""
-    subject, worker = Subject(model, profile), Scripted([*warm_up_ms, *blocks_ms])
-    subject.launch(worker, inputs=model, first_core=0, strict=False)  # pyright: ignore[reportArgumentType]
+    subject, worker = Subject(model, profile, inputs=model), Scripted([*warm_up_ms, *blocks_ms])
+    subject.launch(worker, first_core=0, strict=False)  # pyright: ignore[reportArgumentType]
     subject.warm_up(block_ms=10, limit_ms=limit_ms)
     assert len(worker.left) == len(blocks_ms)
     for _ in range(len(blocks_ms) // (2 if profile.on_device else 1)):
@@ -153,10 +153,10 @@ def test_the_energy_of_the_cpu_is_no_devices(small: Path):
 
 
 def test_a_launch_that_was_not_warm_makes_the_model_not_warm(small: Path):
-    subject = Subject(small, Profile())
+    subject = Subject(small, Profile(), inputs=small)
     for warm_up_ms in ([[1], [1], [1]], [[1], [2], [3]], [[1], [1], [1]]):
         worker = Scripted([*warm_up_ms, [1.0]])
-        subject.launch(worker, inputs=small, first_core=0, strict=False)  # pyright: ignore[reportArgumentType]
+        subject.launch(worker, first_core=0, strict=False)  # pyright: ignore[reportArgumentType]
         subject.warm_up(block_ms=1, limit_ms=6)
         subject.run_block(block_ms=1)
         subject.end()
