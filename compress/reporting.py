@@ -37,6 +37,7 @@ def verdict_section(verdict: Verdict) -> dict[str, Any]:
         "test": verdict.test,
         "rival": verdict.rival,
         "speedup_over_rival": asdict(verdict.over_rival),
+        "over_rival_measurable": verdict.over_rival_measurable,
         "gates": [asdict(gate) for gate in verdict.gates],
         "passed": verdict.passed,
         "mistakes": verdict.mistakes,
@@ -98,7 +99,8 @@ def print_report(report: dict[str, Any], console: Console) -> None:
 def verdict_lines(verdict: dict[str, Any]) -> list[str]:
     """Return the comparison with the rival and each gate, in words."""
     over = verdict["speedup_over_rival"]
-    lines = [f"{over['value']:.2f}x [{over['low']:.2f}, {over['high']:.2f}] as fast as {verdict['rival']}"]
+    sure = "" if verdict.get("over_rival_measurable", True) else "~"
+    lines = [f"{sure}{over['value']:.2f}x [{over['low']:.2f}, {over['high']:.2f}] as fast as {verdict['rival']}"]
     for entry in verdict["gates"]:
         gate = GateResult(**entry)
         lines.append(f"gate {'passed' if gate.passed else 'MISSED'}  {gate.gap}")
@@ -163,12 +165,17 @@ def csv_text(report: dict[str, Any]) -> str:
         for profile in profiles:
             found[f"{profile}_ms"] = row["latency_ms"].get(profile)
             found |= _columns(f"{profile}_speedup", row["speedup"].get(profile))
+            found[f"{profile}_verdict"] = row.get("verdict", {}).get(profile)
             measured = comparisons[profile]["measurements"].get(name, {})
             found[f"{profile}_load_ms"] = measured.get("load_ms")
+            found[f"{profile}_samples_per_s"] = measured.get("throughput_per_s")
             found[f"{profile}_peak_memory_bytes"] = measured.get("memory_bytes", {}).get("runs")
             found[f"{profile}_energy_mj_per_sample"] = measured.get("energy_mj_per_sample")
             in_runtime = row.get("runtime_accuracy", {}).get(profile, {})
             found[f"{profile}_accuracy_select"] = in_runtime.get("accuracy", {}).get("value")
+            apart = comparisons[profile].get("against_cpu", {}).get(name, {})
+            found[f"{profile}_max_abs_off_cpu"] = apart.get("max_abs")
+            found[f"{profile}_agreement_with_cpu"] = apart.get("agreement")
             found[f"{profile}_failure"] = row["failures"].get(profile)
         rows.append(found)
     text = io.StringIO()

@@ -75,7 +75,10 @@ def finished_runs(store: Path) -> list[Run]:
 def table(runs: Sequence[Run]) -> Table:
     """Return the runs as a table of at most 100 columns; ``*`` marks the Pareto set."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left")
-    made.caption = "* no other run on the same data and machine is at least as small, as fast and as accurate"
+    made.caption = (
+        "* no other run on the same data and machine is at least as small, as fast and as accurate\n"
+        "~ a speedup within the noise"
+    )
     made.add_column("", no_wrap=True)
     made.add_column("run", overflow="fold", min_width=16)
     for head in ("size", "p50 ms", "speedup", "select %", "test %", "gates"):
