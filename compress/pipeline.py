@@ -177,7 +177,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
                 race = run_race(recipe, context, contenders, rivals=tuple(RIVALS), work=run_dir)
             gates = gates_on_select(recipe, contenders, race)
             verdict = read_test(recipe, context, contenders, race) if options.judged else None
-        earlier_s = seconds_by_digest(run_dir, say=options.reporter.say)
+        earlier_s = seconds_by_digest(run_dir.parent, say=options.reporter.say)
         made_s = earlier_s | {row.artifact.digest: row.seconds for row in rows if not row.reused}
         report = _report(recipe, context, rows, variants, verdict, made_s=made_s, started_s=started_s)
         if race is not None:

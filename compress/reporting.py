@@ -132,7 +132,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"{report['execution']['threads']} training threads, {report['execution']['precision']}; seed "
         f"{environment['seed']}; {versions}; recipe {report['recipe_sha256'][:12]}. Seconds to make and score: "
         + ", ".join(f"{name} {seconds:.0f}" for name, seconds in made.items())
-        + (f"; {', '.join(unknown)} reused from another run" if unknown else "")
+        + (f"; {', '.join(unknown)} reused, of unknown time" if unknown else "")
         + f"; {sum(made.values()) / 60:.1f} minutes together. This run took {report['seconds']:.0f} s."
     )
     return "\n".join(parts) + "\n"
