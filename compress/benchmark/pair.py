@@ -15,12 +15,13 @@ from compress.benchmark.drawn_inputs import check_same_inputs, draw
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import check_usable
-from compress.benchmark.units import format_bytes, format_ms, format_share
+from compress.benchmark.units import format_bytes, format_ms, format_rate, format_share
 from compress.errors import InputError, ModelError
 from compress.progress import Reporter
 
 SCHEMA = 1
 COLUMNS = 100
+UNBROKEN = "\N{NO-BREAK SPACE}"  # where lines are not folded; a plain space when they have been
 
 
 def compare_files(
@@ -133,7 +134,8 @@ def text(document: dict[str, Any]) -> str:
     lines += [f"accuracy: {doubt}" for doubt in {entry["doubt"] for entry in document["accuracy"].values()} if doubt]
     environment = document["environment"]
     lines.append(f"{document['profile']}; {environment['cpu_model']}; {environment['date'][:10]}")
-    return "\n".join(textwrap.fill(line, COLUMNS, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
+    folded = (textwrap.fill(line, COLUMNS, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
+    return "\n".join(folded).replace(UNBROKEN, " ")
 
 
 def _verdict(document: dict[str, Any]) -> str:
@@ -163,13 +165,13 @@ def _measured(found: dict[str, Any], scenario: str) -> str:
     placed = [f"{count} nodes on {provider.removesuffix('ExecutionProvider')}" for provider, count in nodes.items()]
     peak = found["memory_bytes"]["runs"]
     times = [f"p50 {format_ms(found['median_ms'])} ms", *compute, *tails]
-    rate = [f"{found['throughput_per_s']:.4g} samples/s"]
+    rate = [f"{format_rate(found['throughput_per_s'])} samples/s"]
     parts = [
         *([*rate, *times] if scenario == "offline" else [*times, *rate]),
         f"load {format_ms(found['load_ms'])} ms", f"first run {format_ms(found['first_run_ms'])} ms",
         format_bytes(found["size_bytes"]), *([] if peak is None else [f"peak {format_bytes(peak)}"]), *placed,
     ]  # fmt: skip
-    return ", ".join(parts)
+    return ", ".join(part.replace(" ", UNBROKEN) for part in parts)
 
 
 def _accuracy(found: dict[str, Any]) -> str:

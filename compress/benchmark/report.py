@@ -36,7 +36,7 @@ COST_HEAD = (
     "model", "load ms", "first run ms", "samples/s", "peak after import", "after load", "after first run",
     "after all runs", "mJ/sample", "nodes on",
 )  # fmt: skip
-SCORED_HEAD = ("model", "accuracy %", "change", "McNemar p", "agreement %", "KL, nats", "off CPU (same)")
+SCORED_HEAD = ("model", "accuracy %", "change", "McNemar p", "agree %", "KL, nats", "off CPU")
 HEAD = ("model", "size", "params", "accuracy %", "change", "p50 ms", "speedup")
 
 
@@ -186,13 +186,14 @@ def scored_tables(document: dict[str, Any]) -> list[Table]:
     """What each file scores in the very runtime that was timed, and how far its outputs are from the CPU's."""
     tables = []
     for title, rows in scored(document):
-        made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        made.add_column(SCORED_HEAD[0], overflow="fold")
-        made.add_column(SCORED_HEAD[1], justify="right", overflow="fold", min_width=19)  # or why it failed
-        for head in SCORED_HEAD[2:]:
+        made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+        shown = len(SCORED_HEAD) - all(row[-1] == "-" for row in rows)  # what is on the CPU is not off it
+        made.add_column(SCORED_HEAD[0], min_width=10, overflow="fold")
+        made.add_column(SCORED_HEAD[1], justify="right", min_width=18, overflow="fold")  # or why it failed
+        for head in SCORED_HEAD[2:shown]:
             made.add_column(head, justify="right", no_wrap=True)
         for row in rows:
-            made.add_row(*row)
+            made.add_row(*row[:shown])
         tables.append(made)
     return tables
 
@@ -428,11 +429,11 @@ def _scored_cells(found: dict[str, Any]) -> list[str]:
 
 
 def _off_cell(comparison: dict[str, Any], name: str) -> str:
-    """The largest difference to the CPU's outputs, and how many decisions are the same: ``1.2e-06 (100%)``."""
+    """The largest difference to the CPU's outputs, and how many decisions are the same: ``1.2e-06 100%``."""
     if name in comparison.get("unchecked", {}):
         return "not compared"
     apart = comparison.get("against_cpu", {}).get(name)
-    return "-" if apart is None else f"{apart['max_abs']:.1e} ({apart['agreement']:.0%})"
+    return "-" if apart is None else f"{apart['max_abs']:.1e} {apart['agreement']:.0%}"
 
 
 def _noise_lines(document: dict[str, Any]) -> list[str]:

@@ -143,17 +143,18 @@ def test_accuracy_in_the_runtime_that_was_timed_is_a_table_of_its_own(small: Pat
     ((title, rows),) = report.scored(document)
     assert title == "accuracy in openvino-b1-t1, on select; 100 samples are few"
     assert rows == [
-        ["teacher", "90.00 [88.0, 92.0]", "-", "-", "-", "-", "1.2e-06 (100%)"],
+        ["teacher", "90.00 [88.0, 92.0]", "-", "-", "-", "-", "1.2e-06 100%"],
         ["student", "90.00 [88.0, 92.0]", "-1.00 [-2.0, +0.0]", "0.031", "97.50", "0.0123", "not compared"],
         ["odd", "failed: no such operator", "", "", "", "", "-"],
-        ["unscored", "-", "-", "-", "-", "-", "5.0e-01 (88%)"],
+        ["unscored", "-", "-", "-", "-", "-", "5.0e-01 88%"],
     ]
     line = "| student | 90.00 [88.0, 92.0] | -1.00 [-2.0, +0.0] | 0.031 | 97.50 | 0.0123 | not compared |"
     assert line in report.markdown(document)
     stream = io.StringIO()
     for table in report.scored_tables(document):
         Console(file=stream, width=100).print(table)
-    assert "-1.00 [-2.0, +0.0]" in stream.getvalue()
+    for cell in ("-1.00 [-2.0, +0.0]", "1.2e-06 100%", "not compared", "odd", "unscored"):
+        assert cell in stream.getvalue()
     assert max(map(len, stream.getvalue().splitlines())) <= 100
 
 
@@ -197,6 +198,28 @@ def test_a_ratio_within_the_noise_is_marked_in_every_table(document: dict):
         noisy["rows"][1]["measurable"][profile] = False
     for view in (printed(noisy), report.markdown(noisy)):
         assert view.count("~1.01x") == 3  # once in the first table, once a profile in the second
+
+
+def test_the_widest_accuracies_fit_100_columns_and_nothing_is_cut(small: Path):
+    judged = {
+        "samples": 900, "accuracy": {"value": 0.25, "low": 0.192, "high": 0.318}, "doubt": "", "mcnemar_p": 9.4e-38,
+        "change": {"value": -0.6889, "low": -0.756, "high": -0.602}, "teacher_agreement": 1.0, "teacher_kl_nats": 1e-5,
+    }  # fmt: skip
+    profile = Profile("openvino")
+    comparison = replace(
+        unmeasured([], reference=STUDENT, profile=profile, preset=TINY, seed=0, why=""),
+        against_cpu={STUDENT: Difference(1.2e-6, 1.0, 1e-6)},
+    )
+    entries = [Entry(STUDENT, small, runtime_accuracy={profile.name: judged})]
+    for comparisons in ([comparison], [replace(comparison, against_cpu={})]):
+        document = report.build(entries, comparisons, reference=STUDENT, seed=0, title="a test")
+        stream = io.StringIO()
+        Console(file=stream, width=100).print(*report.scored_tables(document))
+        compared = ["1.2e-06 100%", "off CPU"] if comparisons[0].against_cpu else []
+        for cell in ("25.00 [19.2, 31.8]", "-68.89 [-75.6, -60.2]", "9.4e-38", "100.00", "1e-05", *compared):
+            assert cell in stream.getvalue()
+        assert max(map(len, stream.getvalue().splitlines())) <= 100
+        assert ("off CPU" in stream.getvalue()) == bool(compared)
 
 
 def test_profiles_with_the_same_accuracies_share_a_table(small: Path):

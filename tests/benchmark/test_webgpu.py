@@ -71,10 +71,9 @@ def test_a_comparison_on_it_is_shown_but_never_ranked(wider: Path, small: Path, 
 
 
 def test_two_files_on_it_get_no_ratio(wider: Path, small: Path, samples: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(PRESETS, "tiny", TINY)
-    document = pair.compare_files(
-        wider, small, inputs=samples, labels=None, profile=Profile("ort-webgpu"), preset="tiny", seed=0
-    )
+    monkeypatch.setitem(PRESETS, "short", Preset(name="short", rounds=2, block_ms=1.0, warm_up_limit_ms=1.0))
+    profile = Profile("ort-webgpu", batch_size=10)
+    document = pair.compare_files(wider, small, inputs=samples, labels=None, profile=profile, preset="short", seed=0)
     assert document["speedup"] is None
     assert pair.text(document).startswith("not ranked: software adapter\nnoise floor ")
 
