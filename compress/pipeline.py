@@ -129,7 +129,6 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
     recipe, options, data = prepared(recipe, options)
     if options.until_stage is None:
         check_runtimes(recipe)
-    options.reporter.say(reporting.data_line(reporting.data_section(data)))
     store = Store.open(options.store)
     run_dir = store.root / "runs" / run_name(recipe, data)
     started_s = time.monotonic()
@@ -151,6 +150,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
     ):
         execution = settle_execution(run_dir, threads=options.threads)
         context = context_of(recipe, data, options, store=store, execution=execution, recorder=parent)
+        options.reporter.say(reporting.data_line(reporting.data_section(data, context.task)))
         loop = Loop(recipe, options, tracker, parent, run_dir.name)
         student = loop.student(context)
         teacher = loop.teacher(recipe.teacher, context)
@@ -578,7 +578,7 @@ def _report(
         "task": {"problem": context.task.problem, "measure": context.task.measure},
         "loss": {"fields": recipe.loss.model_dump(), "fingerprint": recipe.loss.fingerprint},
         "execution": {"threads": context.execution.threads, "precision": context.execution.precision},
-        "data": reporting.data_section(context.data),
+        "data": reporting.data_section(context.data, context.task),
         "stages": [
             {
                 "name": row.title,

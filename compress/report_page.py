@@ -9,7 +9,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from compress import charts
+from compress import charts, reporting
 from compress.benchmark import report as benchmark_report
 from compress.benchmark.units import format_bytes, format_count, format_factor, format_ms, format_share, format_speedup
 from compress.verdict import GateResult
@@ -488,7 +488,8 @@ def _environment(report: Document) -> str:
         "versions": versions,
         "training": f"{report['execution']['threads']} threads, {report['execution']['precision']}, "
         f"seed {found['seed']}, {made / 60:.1f} minutes",
-        "data": ", ".join(f"{role} {count:,}" for role, count in report["data"]["samples"].items()),
+        "data": ", ".join(f"{role} {count:,}" for role, count in report["data"]["samples"].items())
+        + reporting.truncation(report["data"]),
         "loss": report["loss"]["fingerprint"],
         "recipe": report["recipe_sha256"][:12],
     }

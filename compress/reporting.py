@@ -19,6 +19,7 @@ from compress.benchmark import report as benchmark_report
 from compress.data import Data
 from compress.errors import InputError
 from compress.stage import Context
+from compress.tasks import Task
 from compress.verdict import GateResult, Verdict
 
 if TYPE_CHECKING:
@@ -52,19 +53,30 @@ def command(context: Context) -> str:
     return shlex.join(words)
 
 
-def data_section(data: Data) -> dict[str, Any]:
-    """Return the data's digest, samples in each role, and how many train samples were dropped, as JSON values."""
+def data_section(data: Data, task: Task) -> dict[str, Any]:
+    """Return the data's digest and how many samples each role has, train lost and a role's were cut, as JSON values."""
+    truncated = {role: task.truncated(samples) for role, samples in data.roles.items()}
     return {
         "digest": data.digest,
         "samples": {role: len(samples) for role, samples in data.roles.items()},
         "dropped_duplicates": data.dropped_duplicates,
+        "truncated": {role: count for role, count in truncated.items() if count},
     }
 
 
 def data_line(section: dict[str, Any]) -> str:
     """Return the data section in one line."""
-    counts = ", ".join(f"{role} {count:,}" for role, count in section["samples"].items())
-    return f"data: {counts}; {section['dropped_duplicates']:,} duplicates dropped from train"
+    dropped = section["dropped_duplicates"]
+    return f"data: {_by_role(section['samples'])}; {dropped:,} duplicates dropped from train{truncation(section)}"
+
+
+def truncation(section: dict[str, Any]) -> str:
+    """Return how many samples of a data section are cut in which roles, to follow what there are; empty for none."""
+    return f"; cut at max_length: {_by_role(section['truncated'])}" if section["truncated"] else ""
+
+
+def _by_role(counts: dict[str, int]) -> str:
+    return ", ".join(f"{role} {count:,}" for role, count in counts.items())
 
 
 def loss_line(report: dict[str, Any]) -> str:
