@@ -43,7 +43,7 @@ $(VENV)-optimum/.installed: pyproject.toml constraints.txt constraints-optimum.t
 	touch $@
 
 test-optimum: $(VENV)-optimum/.installed
-	$(VENV)-optimum/bin/python -m pytest tests/optimum tests/surgery/test_encoders.py tests/models/test_huggingface.py
+	COMPRESS_NEEDS_OPTIMUM=1 $(VENV)-optimum/bin/python -m pytest tests/optimum tests/surgery/test_encoders.py tests/models/test_huggingface.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-optimum

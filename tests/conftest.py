@@ -100,6 +100,28 @@ class Encoder(torch.nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
+class ImageEncoder(torch.nn.Module):
+    """A Hugging Face image classifier as the exporter sees it: images in, logits out."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=image).logits
+
+
+def _image_encoder(family: str) -> ImageEncoder:
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=16, patch_size=4,
+        num_labels=3, initializer_range=0.2,
+    )  # fmt: skip
+    return ImageEncoder(getattr(transformers, f"{family}ForImageClassification")(config)).eval()
+
+
 def _encoder(family: str, attention: str) -> Encoder:
     """Two layers of width 32; the second has one head of the two, and a wider feed-forward layer, as after pruning."""
     import transformers
@@ -107,6 +129,9 @@ def _encoder(family: str, attention: str) -> Encoder:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     if family == "DistilBert":
         sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+    if family == "DebertaV2":
+        sizes |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
+        sizes |= {"position_biased_input": False, "norm_rel_ebd": "layer_norm", "share_att_key": True}
     config = getattr(transformers, f"{family}Config")(
         **sizes, vocab_size=300, max_position_embeddings=48, num_labels=3, attn_implementation=attention
     )
@@ -150,6 +175,21 @@ def text_signature() -> Signature:
 def make_encoder() -> Callable[[str, str], Encoder]:
     """Return a function from family (`Bert`, ...) and attention (`eager` or `sdpa`) to a tiny encoder."""
     return _encoder
+
+
+@pytest.fixture(scope="session")
+def image_signature() -> Signature:
+    """Images of 16 by 16 pixels in, three classes out."""
+    return Signature(
+        inputs=(Tensor(name="image", dtype="float32", shape=("batch", 3, 16, 16)),),
+        outputs=(Tensor(name="logits", dtype="float32", shape=("batch", 3)),),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_image_encoder() -> Callable[[str], ImageEncoder]:
+    """Return a function from family (`ViT`, `DeiT`) to a tiny classifier of images."""
+    return _image_encoder
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,19 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, RobertaTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+)
 
 from compress.data import Data, Samples
 from compress.tasks import Judge, TextTask
@@ -43,9 +51,9 @@ PIECES = [*"abcdefghijklmnopqrstuvwxyz0123456789.,!?$@:/-", *(f"##{c}" for c in 
 VOCABULARY = list(dict.fromkeys([*SPECIAL, *GOOD, *BAD, *UNUSED, *FILLERS, *PIECES]))
 
 
-def make_tokenizer(folder: Path) -> Path:
-    """A WordPiece tokenizer of the words above, saved as transformers saves it."""
-    vocabulary = {token: number for number, token in enumerate(VOCABULARY)}
+def make_tokenizer(folder: Path, *, tokens: Sequence[str] = VOCABULARY) -> Path:
+    """A WordPiece tokenizer of the words above, in this order, saved as transformers saves it."""
+    vocabulary = {token: number for number, token in enumerate(tokens)}
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer()
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -57,20 +65,39 @@ def make_tokenizer(folder: Path) -> Path:
     return folder
 
 
+FIELDS = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+RELATIVE = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 8,
+    "position_biased_input": False,
+    "norm_rel_ebd": "layer_norm",
+}
+OTHER_FIELDS = {"distilbert": DISTILBERT, "electra": {"embedding_size": 16}, "deberta-v2": RELATIVE}
+
+
 def make_bert(folder: Path, **changes) -> Path:
     """A checkpoint folder of a BERT encoder with a tokenizer, two layers of width 32 unless changed."""
     make_tokenizer(folder)
-    fields = {
-        "vocab_size": len(VOCABULARY),
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 64,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-    }
-    BertForSequenceClassification(BertConfig(**{**fields, **changes})).bert.save_pretrained(folder)
+    BertForSequenceClassification(BertConfig(**{**FIELDS, **changes})).bert.save_pretrained(folder)
+    return folder
+
+
+def make_encoder(folder: Path, family: str, *, tokens: Sequence[str] = VOCABULARY, **changes) -> Path:
+    """A checkpoint folder of an encoder of any family, as `make_bert`, that knows its padding token's number."""
+    make_tokenizer(folder, tokens=tokens)
+    fields = {**FIELDS, **OTHER_FIELDS.get(family, {}), "pad_token_id": tokens.index("[PAD]"), **changes}
+    AutoModel.from_config(AutoConfig.for_model(family, **fields)).save_pretrained(folder)
     return folder
 
 

@@ -9,6 +9,7 @@
     reference.npz                 ``input/<name>`` and, for each variant and fp32 in any case, ``<variant>/<output>``
     predict.py                    labels inputs with onnxruntime and numpy alone, or text with tokenizers besides
     tokenizer.json config.json    for models of text, and for optimum and transformers
+    preprocessor_config.json      for a pipeline of transformers that reads images
 """
 
 import hashlib

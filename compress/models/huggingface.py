@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Encoders whose layers, heads and masks we know: they can be exported, tapped, pruned and quantized.
 TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "deberta-v2", "mpnet")
 COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+BILINEAR = 2  # Pillow's number for it
 UNNAMED = re.compile(r"LABEL_\d+|\d+")  # what classes are called that nobody named
 
 
@@ -223,14 +224,41 @@ class HuggingFace(Model):
         name = Path(self.path).name if Path(self.path).is_dir() else self.path
         return HuggingFace(path=name, pretrained=False, config=config)
 
-    def files(self, signature: Signature, *, problem: Problem) -> Mapping[str, str]:
-        """Return ``config.json`` with the task's classes, which optimum and transformers read."""
+    def files(self, signature: Signature, *, problem: Problem, preprocessing: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return what optimum and transformers read: ``config.json`` with the task's classes, and how images enter."""
         if self.config is None:
             return {}
         names = dict(enumerate(signature.classes or map(str, self.config["id2label"].values())))
         kind = "regression" if problem == "regression" else f"{problem.replace('-', '_')}_classification"
         told = {"id2label": names, "label2id": {name: number for number, name in names.items()}, "problem_type": kind}
-        return {"config.json": json.dumps(self.config | told, indent=1)}
+        found = {"config.json": json.dumps(self.config | told, indent=1)}
+        if (processor := _image_processor(signature.inputs[0].shape, preprocessing)) is not None:
+            found["preprocessor_config.json"] = json.dumps(processor, indent=1)
+        return found
+
+
+def _image_processor(axes: Sequence[int | str], preprocessing: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what makes image files a model's inputs in transformers; None where its pipelines cannot.
+
+    They make every image RGB in 8 bits. One of another size is resized as `compress.data.ImageFolder` does it.
+
+    Args:
+        axes: of the model's first input.
+        preprocessing: as the task describes it.
+    """
+    if len(axes) != 4 or axes[1] != 3 or preprocessing["scale"] != 1 / 255:
+        return None
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": axes[2], "width": axes[3]},
+        "resample": BILINEAR,
+        "do_rescale": True,
+        "rescale_factor": preprocessing["scale"],
+        "do_normalize": True,
+        "image_mean": preprocessing["mean"],
+        "image_std": preprocessing["std"],
+    }
 
 
 @contextmanager
@@ -302,9 +330,16 @@ class TextLogits(Logits):
         config = self.model.config
         if config.model_type == "deberta-v2" and not config.position_biased_input:
             return None
-        # These count positions from the padding token's id on.
-        offset = config.pad_token_id + 1 if config.model_type in COUNTED_FROM_PADDING else 0
-        return config.max_position_embeddings - offset
+        return config.max_position_embeddings - (0 if self.counted_from is None else self.counted_from + 1)
+
+    @property
+    def counted_from(self) -> int | None:
+        """The token id that positions are counted from, the first being its successor; None where they begin at 0."""
+        if self.model.config.model_type not in COUNTED_FROM_PADDING:
+            return None
+        counted = self.model.base_model.get_submodule("embeddings").padding_idx
+        assert isinstance(counted, int)
+        return counted
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return logits [B, classes], or [B, L, classes] for each token of the ids, mask and types [B, L]."""

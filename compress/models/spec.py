@@ -46,12 +46,19 @@ class Model(Values):
         """
         return self
 
-    def files(self, signature: Signature, *, problem: Problem) -> Mapping[str, str]:  # noqa: ARG002
+    def files(
+        self,
+        signature: Signature,  # noqa: ARG002
+        *,
+        problem: Problem,  # noqa: ARG002
+        preprocessing: Mapping[str, Any],  # noqa: ARG002
+    ) -> Mapping[str, str]:
         """Return text files that other libraries want beside an exported file, by name.
 
         Args:
             signature: what the model was built for.
             problem: what its outputs are.
+            preprocessing: what turns raw data into its inputs, as the task describes it.
         """
         return {}
 

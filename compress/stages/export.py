@@ -41,7 +41,7 @@ class Export(Stage):
         synthetic_reference: ship noise instead, when data may not leave; parity is measured on real inputs anyway.
     """
 
-    version: ClassVar[int] = 3  # 3: int8 keeps LayerNormalization apart from the addition before it
+    version: ClassVar[int] = 4  # 4: models of images in transformers ship preprocessor_config.json
     consumes: ClassVar[frozenset[Kind]] = frozenset({"model", "quantized"})
     produces: ClassVar[Kind] = "bundle"
     needs: ClassVar[frozenset[Need]] = frozenset({"data"})
@@ -122,7 +122,9 @@ class Export(Stage):
                 inputs=reference,
                 files={
                     **context.task.files(),
-                    **structure.model.files(structure.signature, problem=context.task.problem),
+                    **structure.model.files(
+                        structure.signature, problem=context.task.problem, preprocessing=context.task.preprocessing
+                    ),
                 },
             )
             with torch.no_grad():

@@ -3,6 +3,7 @@
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
 from compress.artifact import Artifact
 from compress.choice import Values
@@ -68,16 +69,36 @@ class Shorten(Stage):
         """Drop the other layers and commit.
 
         Raises:
-            StageError: when the layers are not there.
-            ModelError: when the model is no transformer that is known.
+            StageError: as ``check`` does.
+            ModelError: as ``check`` does.
         """
         structure, module = load_structure(source.path), load_model(source.path, code=context.code)
-        found = encoders.encoder(module)
-        if found is None:
-            raise ModelError("the model has no layers to drop", expected="a transformer", got=type(module).__name__)
-        kept = self.kept(len(found.each_layer))
+        found, kept = self._chosen(module)
         facts = {"layers_before": len(found.each_layer), "kept": kept}
         keep_layers(module, found.layer_list, kept)
         return context.commit_model(
             self, source, module, model=structure.model, signature=structure.signature, facts=facts
         )
+
+    def check(self, module: nn.Module, context: Context) -> None:
+        """Refuse layers that are not there: a stage before this one may remove some, and none adds any.
+
+        Raises:
+            StageError: when the layers are not there, or none or all would be kept.
+            ModelError: when the model is no transformer that is known.
+        """
+        del context
+        self._chosen(module)
+
+    def _chosen(self, module: nn.Module) -> tuple[encoders.Encoder, list[int]]:
+        """Return where the model has its layers, and the positions of those that are kept."""
+        found = encoders.encoder(module, verb=self.verb)
+        if found is None:
+            raise ModelError(
+                "the model has no layers to drop",
+                expected="a transformer",
+                got=type(module).__name__,
+                where=self.title,
+                hint="leave the shorten stage out; distil into a smaller student instead",
+            )
+        return found, self.kept(len(found.each_layer))

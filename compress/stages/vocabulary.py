@@ -1,5 +1,6 @@
 """PruneVocabulary: keeps the tokens that the data need, tokenizer and embedding together."""
 
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -13,8 +14,8 @@ from torch import nn
 from compress.artifact import Artifact, hash_file
 from compress.data import Samples
 from compress.errors import DataError, ModelError, StageError
-from compress.models import load_model, load_structure
-from compress.models.huggingface import Logits
+from compress.models import load_model, load_structure, save_model
+from compress.models.huggingface import TextLogits
 from compress.stage import Context, Need, Stage
 from compress.tasks import TextTask, Tokenizer
 from compress.tasks.vocabulary import keep_tokens
@@ -34,6 +35,7 @@ class PruneVocabulary(Stage):
         texts: a UTF-8 file of further texts or words, one a line, whose tokens are kept as well.
     """
 
+    version: ClassVar[int] = 2  # positions follow the padding token's number
     needs: ClassVar[frozenset[Need]] = frozenset({"data"})
     libraries: ClassVar[tuple[str, ...]] = ("torch", "tokenizers")
 
@@ -51,10 +53,14 @@ class PruneVocabulary(Stage):
         """
         structure, module = load_structure(source.path), load_model(source.path, code=context.code)
         task, files, old = self._kept(module, context)
-        assert isinstance(module, Logits)
+        assert isinstance(module, TextLogits)
         tokenizer = Tokenizer.from_files(files, max_length=task.tokenizer.max_length)
         unchanged = load_model(source.path, code=context.code)
         cut_embedding(module, torch.from_numpy(old), padding=tokenizer.pad_id)
+        # Read back: what a model derives from its configuration changes only when it is built.
+        with tempfile.TemporaryDirectory() as directory:
+            save_model(module, Path(directory), model=structure.model, signature=structure.signature)
+            module = load_model(Path(directory), code=context.code)
         split = {role: kept_splits(task, tokenizer, context.data.roles[role], old) for role in ("train", "select")}
         self._check(unchanged, module, context, same=split["train"], tokenizer=tokenizer)
         return context.commit_model(
@@ -76,7 +82,8 @@ class PruneVocabulary(Stage):
 
         Raises:
             StageError: when all tokens are needed, or words lose their outputs.
-            ModelError: when the task has no tokens, or the model no embedding that is known.
+            ModelError: when the task has no tokens, the model no embedding that is known, or it counts positions from
+                a token whose number it cannot change.
             DataError: when the file of further texts cannot be read.
         """
         self._kept(module, context)
@@ -84,7 +91,7 @@ class PruneVocabulary(Stage):
     def _kept(self, module: nn.Module, context: Context) -> tuple[TextTask, dict[str, str], NDArray[np.int64]]:
         """Return the task, the smaller tokenizer's files, and the id before of every id after, int64 [tokens]."""
         task = context.task
-        if not (isinstance(task, TextTask) and isinstance(module, Logits)):
+        if not (isinstance(task, TextTask) and isinstance(module, TextLogits)):
             raise ModelError(
                 "the model has no vocabulary",
                 expected="a Hugging Face encoder of text",
@@ -97,8 +104,31 @@ class PruneVocabulary(Stage):
                 "all tokens are needed", got=f"{len(old)} tokens", where=self.title, hint="raise min_count"
             )
         tokenizer = Tokenizer.from_files(files, max_length=task.tokenizer.max_length)
+        self._check_positions(module, old)
         self._check_units(task, task.with_tokenizer(tokenizer), context)
         return task, files, old
+
+    def _check_positions(self, module: TextLogits, old: NDArray[np.int64]) -> None:
+        """Refuse to move the token that positions are counted from where its number is not in the configuration.
+
+        Raises:
+            ModelError: for MPNet, and where the model counts from a token that the tokenizer does not keep.
+        """
+        counted = module.counted_from
+        if counted is None:
+            return
+        now = int(np.searchsorted(old, counted))
+        family = module.model.config.model_type
+        if now == len(old) or old[now] != counted or (family == "mpnet" and now != counted):
+            raise ModelError(
+                "the model counts positions from a token that would go, or get another number",
+                expected=f"token {counted} to stay where it is: {family} always counts from it"
+                if family == "mpnet"
+                else f"token {counted} to be the tokenizer's padding token",
+                got="no such token" if now == len(old) or old[now] != counted else f"token {now}",
+                where=self.title,
+                hint="leave prune-vocabulary out",
+            )
 
     def _wanted(self, task: TextTask, context: Context) -> set[int]:
         """Return the ids of tokens that occur often enough, and of those in the further texts."""
@@ -187,23 +217,36 @@ def kept_splits(task: TextTask, tokenizer: Tokenizer, samples: Samples, old: NDA
     return np.array([np.array_equal(ours, old[theirs]) for ours, theirs in zip(*sides, strict=True)])
 
 
-def cut_embedding(module: Logits, kept: torch.Tensor, *, padding: int) -> None:
-    """Keep some rows of a model's token embedding, in place.
+def cut_embedding(module: TextLogits, kept: torch.Tensor, *, padding: int) -> None:
+    """Keep some rows of a model's token embedding, in place, for the model to be stored and built again.
+
+    Where positions are counted from the padding token's number, rows of their embedding leave at its beginning, as many
+    as that number falls.
 
     Args:
         module: a text model.
         kept: int64, ids to keep, ascending.
         padding: the padding token's new id.
     """
-    embedding = module.model.get_input_embeddings()
-    assert isinstance(embedding, nn.Embedding)
-    embedding.weight = nn.Parameter(embedding.weight.detach()[kept].clone())
-    embedding.num_embeddings = len(kept)
-    if embedding.padding_idx is not None:
-        embedding.padding_idx = padding
-    config = module.model.config
+    config, counted = module.model.config, module.counted_from
+    words = module.model.get_input_embeddings()
+    assert isinstance(words, nn.Embedding)
+    _keep_rows(words, kept)
     for name, number in config.to_dict().items():
         if name.endswith("_token_id") and isinstance(number, int):
             found = (kept == number).nonzero()
             setattr(config, name, int(found) if len(found) else None)
-    config.vocab_size, config.pad_token_id = len(kept), padding
+    config.vocab_size = len(kept)
+    if counted is None:
+        config.pad_token_id = padding
+        return
+    fallen = counted - int((kept == counted).nonzero())
+    positions = module.model.base_model.get_submodule("embeddings.position_embeddings")
+    assert isinstance(positions, nn.Embedding)
+    _keep_rows(positions, torch.arange(fallen, positions.num_embeddings))
+    config.max_position_embeddings = positions.num_embeddings
+
+
+def _keep_rows(embedding: nn.Embedding, rows: torch.Tensor) -> None:
+    embedding.weight = nn.Parameter(embedding.weight.detach()[rows].clone())
+    embedding.num_embeddings = len(rows)

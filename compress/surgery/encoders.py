@@ -173,10 +173,14 @@ class Encoder:
         return [found for head in spelled if (found := self.there(*head))]
 
 
-def encoder(model: nn.Module) -> Encoder | None:
+def encoder(model: nn.Module, *, verb: str = "prune") -> Encoder | None:
     """Return where a transformers encoder keeps its parts; None for what is no model of transformers with attention.
 
     Nothing is run and nothing is cut.
+
+    Args:
+        model: may be anything.
+        verb: the stage that asks, for messages.
 
     Raises:
         ModelError: the family is not in the table, or the model has a parameter that its family has not; names it.
@@ -193,13 +197,13 @@ def encoder(model: nn.Module) -> Encoder | None:
     fitting = next((each for each in known if _fits(each)), None)
     if fitting is None:
         raise ModelError(
-            f"prune does not know the family {name!r}" if not known else f"prune does not know this form of {name!r}",
-            expected=f"one of {', '.join(sorted(FAMILIES))}, or a convolutional network",
+            f"{verb} does not know {'this form of' if known else 'the family'} {name!r}",
+            expected=f"one of {', '.join(sorted(FAMILIES))}",
             got=type(inner).__name__,
             where=path or None,
-            hint="leave the prune stage out; distil into a smaller student instead",
+            hint=f"leave the {verb} stage out; distil into a smaller student instead",
         )
-    _check_mapped(fitting)
+    _check_mapped(fitting, verb=verb)
     return fitting
 
 
@@ -258,7 +262,7 @@ def _fits(found: Encoder) -> bool:
     return True
 
 
-def _check_mapped(found: Encoder) -> None:
+def _check_mapped(found: Encoder, *, verb: str) -> None:
     family = found.family
     in_layers = (family.output, family.up, family.down, *family.norms)
     known = {path for name in in_layers for path in found.in_layers(name)}
@@ -272,10 +276,10 @@ def _check_mapped(found: Encoder) -> None:
         layout = layers.layout(found.model.get_submodule(path), "out") if path in known else None
         if layout is None or own not in dict(layout.dims):
             raise ModelError(
-                f"a parameter of the model is not in what prune knows of the family {found.name!r}",
+                f"a parameter of the model is not in what {verb} knows of the family {found.name!r}",
                 expected="only parameters with a known place: any other might depend on what is cut",
                 got=name,
-                hint="leave the prune stage out; distil into a smaller student instead",
+                hint=f"leave the {verb} stage out; distil into a smaller student instead",
             )
         if (other := owners.setdefault(id(parameter), name)) != name:
             raise ModelError("A layer shares its parameters with another", got=f"{other}, {name}", where=found.name)

@@ -8,11 +8,14 @@ import pytest
 import text_zoo
 import torch
 import transformers
+from PIL import Image
 
+from compress.data import Data, Samples
+from compress.data.images import read_folder
 from compress.errors import ModelError
 from compress.models import HuggingFace, load_model, save_model
 from compress.stages.create import Create
-from compress.tasks import Signature
+from compress.tasks import ImageClassification, Signature
 from compress.tasks.signature import Tensor
 
 SIZES = {
@@ -223,12 +226,52 @@ def test_the_configuration_that_ships_loads_in_transformers(problem, told, tmp_p
     model = HuggingFace(path=str(tmp_path / "published"))
     expected = signature(classes=NAMES)
     stored = model.stored(model.build(expected, code=()))
-    assert model.files(expected, problem=problem) == {}
-    (tmp_path / "config.json").write_text(stored.files(expected, problem=problem)["config.json"])
+    assert model.files(expected, problem=problem, preprocessing={}) == {}
+    files = stored.files(expected, problem=problem, preprocessing={})
+    assert list(files) == ["config.json"]
+    (tmp_path / "config.json").write_text(files["config.json"])
     config = transformers.AutoConfig.from_pretrained(tmp_path)
     assert config.id2label == dict(enumerate(NAMES))
     assert config.label2id == {name: number for number, name in enumerate(NAMES)}
     assert (config.problem_type, config.num_labels, config.hidden_size) == (told, 3, 16)
+
+
+def image_files(task, tmp_path):
+    """What ships beside a vision transformer for a task."""
+    _, channels, height, _ = task.signature.inputs[0].shape
+    config = transformers.ViTConfig(
+        image_size=height, patch_size=4, num_channels=channels, hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=16,
+    )  # fmt: skip
+    config.save_pretrained(tmp_path / "vit")
+    model = HuggingFace(path=str(tmp_path / "vit"), pretrained=False)
+    stored = model.stored(model.build(task.signature, code=()))
+    return stored.files(task.signature, problem=task.problem, preprocessing=task.preprocessing)
+
+
+def test_image_files_enter_a_pipeline_as_they_enter_training(tmp_path):
+    rng = np.random.default_rng(0)
+    for number, size in enumerate([(8, 8), (20, 13), (5, 31)] * 4):
+        folder = tmp_path / "images" / "train" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{number:02}.png")
+    roles, classes = read_folder(tmp_path / "images", size=(8, 8), mode="rgb")
+    task = ImageClassification.of(Data(roles, classes), augment=None)
+    for name, text in image_files(task, tmp_path).items():
+        (tmp_path / name).write_text(text)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    paths = sorted((tmp_path / "images").glob("*/*/*.png"))
+    theirs = processor(images=[Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
+    ours = task.batch(roles["train"], torch.arange(len(paths))).inputs[0]
+    assert float(ours.std()) == pytest.approx(1, abs=0.01)
+    torch.testing.assert_close(theirs.float(), ours, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (3, np.float32)])
+def test_images_that_a_pipeline_cannot_read_ship_without_an_image_processor(channels, dtype, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (8, channels, 8, 8)).astype(dtype)
+    data = Data({"train": Samples(images, np.arange(8) % 2)}, ("a", "b"))
+    assert list(image_files(ImageClassification.of(data, augment=None), tmp_path)) == ["config.json"]
 
 
 def test_a_tokenizer_that_the_model_has_no_room_for_is_refused(make_context, tmp_path):

@@ -36,6 +36,22 @@ def plan_of(encoder, tokens):
     return functools.cache(lambda mode: plan_without_training(encoder, lambda: batches, mode=mode, find=minmax))
 
 
+@pytest.fixture(scope="module")
+def family_of(make_encoder, make_image_encoder, text_signature, image_signature, tokens):
+    """From the name of a family to its float graph, and a function from a number of rows to inputs."""
+
+    def images(rows):
+        return (np.random.default_rng(rows).standard_normal((rows, 3, 16, 16)).astype(np.float32),)
+
+    def make(family):
+        if family == "ViT":
+            return to_onnx(make_image_encoder(family), image_signature, (torch.zeros(2, 3, 16, 16),)), images
+        example = tuple(map(torch.from_numpy, tokens(2, 7)))
+        return to_onnx(make_encoder(family, "eager"), text_signature, example), lambda rows: tokens(rows, 21)
+
+    return make
+
+
 def optimized(model: onnx.ModelProto, path) -> onnx.GraphProto:
     Session(model.SerializeToString(), save_optimized=path)
     return onnx.load(path).graph
@@ -53,6 +69,29 @@ def test_every_product_with_a_weight_runs_in_int8(encoder, plan_of, mode):
     assert set(report.float_layers.values()) == {"both inputs depend on data"}
     assert len(report.float_layers) == 4  # two products of activations in each of two layers
     assert sum(report.kernels.values()) == 14  # six layers in each of two blocks, pooler and classifier
+
+
+@pytest.mark.parametrize(
+    ("family", "products", "in_float"),
+    [("Roberta", 14, []), ("DebertaV2", 14, []), ("MPNet", 14, []), ("ViT", 13, ["Conv"])],
+)
+def test_every_family_runs_its_products_with_a_weight_in_int8_and_agrees_with_float(
+    family_of, family, products, in_float
+):
+    """Six in each of two blocks, and the head's; of a vision transformer all but the patches' convolution."""
+    graph, batch_of = family_of(family)
+    plan = dynamic_plan(place_dynamic(graph.graph, keep_float={}))
+    quantized = write_quantized(graph, plan)
+    report = inspect_kernels(graph, quantized, plan)
+    types = {node.name: node.op_type for node in graph.graph.node}
+    float_layers = {name: why for name, why in report.float_layers.items() if why != "both inputs depend on data"}
+    assert [types[name] for name in float_layers] == in_float
+    assert sum(report.kernels.values()) == products
+    batch = batch_of(128)
+    reference, int8 = (Session(model.SerializeToString())(*batch)[0] for model in (graph, quantized))
+    assert np.abs(reference - int8).max() < 0.15 * np.abs(reference).max()
+    assert ((reference - int8) ** 2).sum() < 0.01 * ((reference - reference.mean(axis=0)) ** 2).sum()
+    assert (reference.argmax(axis=1) == int8.argmax(axis=1)).mean() > 0.9
 
 
 def test_dynamic_int8_has_the_kernels_of_onnx_runtimes_own_quantizer(encoder, plan_of, tmp_path):

@@ -11,6 +11,7 @@ from compress.artifact import read_artifact
 from compress.errors import DataError, ModelError, StageError
 from compress.loss import GuidedLoss
 from compress.models import HuggingFace, load_model, load_structure
+from compress.models.huggingface import TEXT_FAMILIES
 from compress.pipeline import Options, run
 from compress.planning import plan
 from compress.recipe import Recipe
@@ -60,6 +61,49 @@ def test_outputs_are_the_same_bits_and_the_embedding_is_smaller(made):
     config = load_structure(pruned.path).model.config
     assert all(config[name] is None for name in ("bos_token_id", "eos_token_id"))
     assert (config["vocab_size"], config["pad_token_id"]) == (tokens_of(pruned), here.task.tokenizer.pad_id)
+
+
+# The padding token comes last, so that its number falls by as many tokens as go.
+PADDING_LAST = [*text_zoo.VOCABULARY[len(text_zoo.SPECIAL) :], *reversed(text_zoo.SPECIAL)]
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_every_family_gives_the_same_bits_when_it_is_read_back(family, make_context, tmp_path):
+    torch.manual_seed(0)
+    tokens = text_zoo.VOCABULARY if family == "mpnet" else PADDING_LAST  # MPNet counts from token 1 in any case
+    folder = text_zoo.make_encoder(tmp_path / family, family, tokens=tokens, max_position_embeddings=200)
+    context = context_of(make_context, folder)
+    teacher = Create(model=HuggingFace(path=str(folder))).run(None, context)
+    pruned = PruneVocabulary().run(teacher, context)
+    here, before, after = context.reading(pruned), load_model(teacher.path), load_model(pruned.path)
+    fallen = len(tokens) - tokens_of(pruned)
+    assert fallen >= len(text_zoo.UNUSED)
+    assert context.task.tokenizer.pad_id - here.task.tokenizer.pad_id == (0 if family == "mpnet" else fallen)
+    assert after.max_positions == before.max_positions
+    index = torch.arange(len(context.data.train))
+    with torch.no_grad():
+        expected = context.task.forward(before, context.task.batch(context.data.train, index))
+        assert torch.equal(here.task.forward(after, here.task.batch(context.data.train, index)), expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "tokens", "pad", "told"),
+    [
+        ("mpnet", ["umbrella", "zeppelin"], None, r"token 1 to stay where it is.*got:\s+no such token"),
+        ("mpnet", ["umbrella", "good"], None, r"token 1 to stay where it is.*got:\s+token 0"),
+        ("roberta", ["umbrella", "good"], 0, r"token 0 to be the tokenizer's padding token.*got:\s+no such token"),
+    ],
+)
+def test_a_token_that_positions_are_counted_from_and_that_cannot_move_is_told(
+    family, tokens, pad, told, make_context, tmp_path
+):
+    tokens = list(dict.fromkeys([*tokens, *PADDING_LAST]))
+    changes = {"max_position_embeddings": 200} | ({} if pad is None else {"pad_token_id": pad})
+    folder = text_zoo.make_encoder(tmp_path / family, family, tokens=tokens, **changes)
+    context = context_of(make_context, folder)
+    model = Create(model=HuggingFace(path=str(folder))).built(context)
+    with pytest.raises(ModelError, match=rf"(?s)counts positions from a token.*{told}"):
+        PruneVocabulary().check(model, context)
 
 
 def test_further_texts_keep_their_tokens(made, tmp_path):

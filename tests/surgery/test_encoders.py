@@ -11,6 +11,7 @@ from pathlib import Path
 import encoder_zoo
 import onnxruntime
 import pytest
+import text_zoo
 import torch
 import torch.nn.functional as F
 from encoder_zoo import EAGER_ONLY, FAMILIES, build, inputs, plain
@@ -22,7 +23,7 @@ from compress.errors import ModelError, StageError
 from compress.export.graph import to_onnx
 from compress.loss import DynamicLayers, GuidedLoss, Hard, Layers, Relations, Scores, Targets, bind
 from compress.loss.taps import captured
-from compress.models import UserFile, load_model, save_model
+from compress.models import HuggingFace, UserFile, load_model, save_model
 from compress.models.structure import load_structure
 from compress.surgery import cut, encoders, verify
 from compress.surgery.cost import cost_model, model_cost
@@ -427,16 +428,32 @@ for directory in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-def test_stored_models_load_in_a_process_without_torch_pruning(tmp_path):
+def test_stored_models_load_in_a_process_without_torch_pruning(tmp_path, tmp_path_factory):
     for name in FAMILIES:
         directory = tmp_path / name
         directory.mkdir()
         factory = UserFile(path=FACTORY, factory="plain", arguments={"name": name})
         save_model(pruned(name), directory, model=factory, signature=signature(name))
         torch.save(inputs(name), directory / "inputs.pt")
+    narrower, batch = narrower_hugging_face(tmp_path / "huggingface", tmp_path_factory.mktemp("published"))
     subprocess.run([sys.executable, "-c", RELOAD, str(tmp_path), str(FACTORY)], check=True)
     for name in FAMILIES:
         assert torch.equal(torch.load(tmp_path / name / "outputs.pt"), pruned(name)(*inputs(name)))
+    assert torch.equal(torch.load(tmp_path / "huggingface" / "outputs.pt"), narrower(*batch))
+
+
+def narrower_hugging_face(directory: Path, published: Path) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A checkpoint of transformers that lost hidden channels, stored in a directory with inputs for it."""
+    model = HuggingFace(path=str(text_zoo.make_bert(published)))
+    declared = signature("distilbert")  # ids and mask
+    module, batch = model.build(declared, code=()).eval(), inputs("distilbert")
+    (hidden,) = find_groups(module, batch, units=("hidden",))
+    cut.apply(module, [hidden], {hidden.name: torch.arange(0, hidden.width, 2)})
+    assert module.model.bert.encoder.layer[1].output.dense.out_features == hidden.width // 2
+    directory.mkdir()
+    save_model(module, directory, model=model, signature=declared)
+    torch.save(batch, directory / "inputs.pt")
+    return module, batch
 
 
 def test_a_stored_model_says_how_many_layers_are_left_and_prunes_and_stores_again(tmp_path):
