@@ -39,7 +39,7 @@ $(VENV)-optimum/.installed: pyproject.toml constraints.txt constraints-optimum.t
 	$(VENV)-optimum/bin/pip install --quiet --constraint constraints.txt torch
 	grep -vE '^(transformers|optimum|huggingface_hub|tokenizers)==' constraints.txt > $(VENV)-optimum/constraints.txt
 	$(VENV)-optimum/bin/pip install --quiet --constraint $(VENV)-optimum/constraints.txt \
-		--requirement constraints-optimum.txt --editable '.[dev]'
+		--constraint constraints-optimum.txt --editable '.[dev,optimum]'
 	touch $@
 
 test-optimum: $(VENV)-optimum/.installed

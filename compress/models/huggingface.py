@@ -220,7 +220,8 @@ class HuggingFace(Model):
         """
         assert isinstance(module, Logits)
         config = json.loads(module.model.config.to_json_string(use_diff=False))
-        config.pop("_name_or_path", None)
+        for name in ("_name_or_path", "auto_map"):  # of this machine; of code that does not ship
+            config.pop(name, None)
         name = Path(self.path).name if Path(self.path).is_dir() else self.path
         return HuggingFace(path=name, pretrained=False, config=config)
 

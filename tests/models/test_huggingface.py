@@ -1,6 +1,9 @@
 """Transformers from tiny checkpoints: built, ordered, stored without their folder, refused where they do not fit."""
 
 import json
+import socket
+import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +18,7 @@ from compress.data.images import read_folder
 from compress.errors import ModelError
 from compress.models import HuggingFace, load_model, save_model
 from compress.stages.create import Create
-from compress.tasks import ImageClassification, Signature
+from compress.tasks import ImageClassification, Signature, Tokenizer
 from compress.tasks.signature import Tensor
 
 SIZES = {
@@ -199,6 +202,64 @@ def test_a_pickle_is_read_only_where_the_command_line_names_it(tmp_path):
     before = model.identity()
     torch.save({name: tensor + 1 for name, tensor in theirs.state_dict().items()}, pickled)
     assert model.identity() != before
+
+
+def write_code(folder, *, family):
+    """Give a checkpoint with a tokenizer Python code, which leaves a file behind when it is run, for all its parts."""
+    mark = folder / "was_run"
+    (folder / "own.py").write_text(
+        f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n"
+        "from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast\n"
+        "class Config(BertConfig):\n    model_type = 'own'\n"
+        "class Model(BertForSequenceClassification):\n    config_class = Config\n"
+        "class Tokens(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    parts = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    parts |= {f"AutoModelFor{kind}Classification": "own.Model" for kind in ("Sequence", "Token")}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": family, "auto_map": parts}))
+    tokens = json.loads((folder / "tokenizer_config.json").read_text())
+    told = {"auto_map": {"AutoTokenizer": ["own.Tokens", "own.Tokens"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokens | told))
+    return mark
+
+
+@pytest.mark.parametrize("family", ["bert", "own"])
+def test_code_that_comes_with_a_checkpoint_is_never_run(family, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    mark = write_code(text_zoo.make_bert(tmp_path), family=family)
+    model = HuggingFace(path=str(tmp_path))
+    for words in (False, True):
+        if family == "bert":  # transformers knows it without the code
+            module = model.build(signature(words=words), code=())
+            assert type(module.model).__module__.startswith("transformers.")
+            assert "auto_map" not in model.stored(module).config
+        else:
+            with pytest.raises(ModelError, match="transformers cannot build the model"):
+                model.build(signature(words=words), code=())
+        with suppress(ModelError):  # a version that needs the code for the tokenizer of an unknown family refuses it
+            assert Tokenizer.load(str(tmp_path), max_length=16, words=words).size == len(text_zoo.VOCABULARY)
+    assert not mark.exists()
+    # The code is found and would run where it is trusted.
+    transformers.AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
+    assert mark.exists()
+
+
+def test_what_is_in_a_local_folder_is_read_without_a_network(tmp_path, monkeypatch):
+    folder = text_zoo.make_bert(tmp_path)
+    asked = []
+
+    def refuse(*args, **options):
+        asked.append(args)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    module = HuggingFace(path=str(folder)).build(signature(), code=())
+    assert module(*padded()[:2]).shape == (2, 3)
+    assert Tokenizer.load(str(folder), max_length=16).size == len(text_zoo.VOCABULARY)
+    assert asked == []
 
 
 def test_a_configuration_can_be_changed_from_scratch_only(tmp_path):
