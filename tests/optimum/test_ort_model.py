@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import text_zoo
 import torch
+from optimum.utils import DummyTextInputGenerator, DummyVisionInputGenerator, NormalizedConfigManager
 from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, pipeline
 
 from compress.data import Data, Samples
 from compress.data.images import read_folder
@@ -67,15 +69,33 @@ def text_context(make_context, tmp_path):
     return make
 
 
+def check_dummy_inputs(bundle, loaded):
+    """Inputs that optimum makes from the folder's `config.json` alone: what it says of the file is true."""
+    config = AutoConfig.from_pretrained(bundle.path)
+    normalized = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+    session = Session(bundle.path / FILE)
+    if "pixel_values" in loaded.input_names:
+        names, make = ["pixel_values"], DummyVisionInputGenerator("image-classification", normalized, batch_size=3)
+    else:
+        assert normalized.vocab_size == len(AutoTokenizer.from_pretrained(bundle.path))
+        names = ["input_ids", "attention_mask"]
+        make = DummyTextInputGenerator("text-classification", normalized, batch_size=50, sequence_length=20)
+    inputs = {name: make.generate(name) for name in names}
+    if "attention_mask" in inputs:
+        assert inputs["input_ids"].max() > 0.9 * normalized.vocab_size  # the highest ids are among them
+    (expected, *_) = session(*(value.numpy() for value in inputs.values()))
+    assert np.isfinite(expected).all()
+    assert np.allclose(loaded(**inputs).logits.numpy(), expected, atol=1e-5)
+
+
 ADAM = {"epochs": 8, "batch_size": 10, "optimizer": "adamw", "learning_rate": 3e-3}
 
 
 def test_a_text_classifier_runs_in_a_pipeline(text_context):
-    from transformers import AutoTokenizer, pipeline
-
     context, folder = text_context("label")
     bundle = shipped(context, HuggingFace(path=folder), optimization=ADAM)
     model = ort.ORTModelForSequenceClassification.from_pretrained(bundle.path, file_name=FILE)
+    check_dummy_inputs(bundle, model)
     tokenizer = AutoTokenizer.from_pretrained(bundle.path)
     texts = context.data.test.inputs[:20].tolist()
     told = pipeline("text-classification", model=model, tokenizer=tokenizer)(texts, truncation=True)
@@ -90,8 +110,6 @@ def test_a_text_classifier_runs_in_a_pipeline(text_context):
 
 
 def test_a_tagger_runs_in_a_pipeline(text_context):
-    from transformers import AutoTokenizer, pipeline
-
     context, folder = text_context("words")
     bundle = shipped(context, HuggingFace(path=folder), optimization=ADAM)
     model = ort.ORTModelForTokenClassification.from_pretrained(bundle.path, file_name=FILE)
@@ -121,11 +139,10 @@ def test_an_image_classifier_gives_the_files_outputs(make_context):
     expected = Session(bundle.path / FILE)(batch.inputs[0].numpy())[0]
     assert np.allclose(loaded(pixel_values=batch.inputs[0]).logits.numpy(), expected, atol=1e-5)
     assert loaded.config.id2label[3] == context.data.classes[3]
+    check_dummy_inputs(bundle, loaded)
 
 
 def test_an_image_classifier_of_three_channels_runs_in_a_pipeline(make_context, digits, tmp_path):
-    from transformers import AutoImageProcessor, pipeline
-
     def coloured(samples):
         grey = samples.inputs
         return Samples(np.concatenate([grey, 255 - grey, grey // 2], axis=1), samples.labels)
