@@ -402,10 +402,20 @@ def compare(
     from compress.benchmark import pair
     from compress.benchmark.measure import Profile
     from compress.benchmark.process import Place
+    from compress.progress import Reporter
 
     place = Place(python, tuple(shlex.split(launcher)))
     profile = Profile(runtime, batch_size, threads, scenario, arrivals_per_s, place)  # pyright: ignore[reportArgumentType] # it checks
-    found = pair.compare_files(first, second, inputs=inputs, labels=labels, profile=profile, preset=preset, seed=seed)
+    found = pair.compare_files(
+        first,
+        second,
+        inputs=inputs,
+        labels=labels,
+        profile=profile,
+        preset=preset,
+        seed=seed,
+        reporter=Reporter(),
+    )
     typer.echo(json.dumps(found, allow_nan=False) if as_json else pair.text(found))
 
 

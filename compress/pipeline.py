@@ -129,7 +129,6 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
     recipe, options, data = prepared(recipe, options)
     if options.until_stage is None:
         check_runtimes(recipe)
-    options.reporter.say(reporting.data_line(reporting.data_section(data)))
     store = Store.open(options.store)
     run_dir = store.root / "runs" / run_name(recipe, data)
     started_s = time.monotonic()
@@ -138,13 +137,20 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
         Tracker.open(store.root, uri=recipe.tracking.uri, required=recipe.tracking.required) as tracker,
         tracker.run(
             options.label or recipe.name,
-            experiment=recipe.tracking.experiment or recipe.name,
+            experiment=experiment_name(recipe, data),
             key=run_dir.name,
-            tags={"compress.role": "pipeline", "compress.pipeline_id": run_dir.name, **options.tags},
+            tags={
+                "compress.role": "pipeline",
+                "compress.pipeline_id": run_dir.name,
+                "compress.recipe_sha256": hash_values(recipe.model_dump(mode="json")),
+                "compress.hw": describe(seed=recipe.seed)["cpu_model"],
+                **options.tags,
+            },
         ) as parent,
     ):
         execution = settle_execution(run_dir, threads=options.threads)
         context = context_of(recipe, data, options, store=store, execution=execution, recorder=parent)
+        options.reporter.say(reporting.data_line(reporting.data_section(data, context.task)))
         loop = Loop(recipe, options, tracker, parent, run_dir.name)
         student = loop.student(context)
         teacher = loop.teacher(recipe.teacher, context)
@@ -171,7 +177,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
                 race = run_race(recipe, context, contenders, rivals=tuple(RIVALS), work=run_dir)
             gates = gates_on_select(recipe, contenders, race)
             verdict = read_test(recipe, context, contenders, race) if options.judged else None
-        earlier_s = seconds_by_digest(run_dir, say=options.reporter.say)
+        earlier_s = seconds_by_digest(run_dir.parent, say=options.reporter.say)
         made_s = earlier_s | {row.artifact.digest: row.seconds for row in rows if not row.reused}
         report = _report(recipe, context, rows, variants, verdict, made_s=made_s, started_s=started_s)
         if race is not None:
@@ -393,7 +399,7 @@ class Loop:
         names = [*texts]
         shipped = rows[-1]
         if race is not None:
-            reporting.plot_waterfall(report, run_dir / "waterfall.png")
+            reporting.waterfall(report).savefig(run_dir / "waterfall.png", dpi=130)
             names.append("waterfall.png")
             self._record_race(race, verdict, rows)
         for name in names:
@@ -416,6 +422,7 @@ class Loop:
                 values["speedup_x"] = found["speedup"][primary]["value"]
             known = {key: value for key, value in values.items() if value is not None}
             row.run.headline(known)
+            row.run.metrics(_other_profiles(found, race.document["profiles"][1:]), step=0)
             if row is rows[-1]:
                 self.parent.headline(known | _headline(row.scores, rows[0].scores))
 
@@ -447,6 +454,12 @@ def members(recipe: Recipe, colleagues: Sequence[Step]) -> tuple[Member, ...]:
 def run_name(recipe: Recipe, data: Data) -> str:
     """Return the name of a recipe's run directory: the same recipe on the same data continues there."""
     return f"{recipe.name}-{hash_values([recipe.model_dump(mode='json'), data.digest])[:10]}"
+
+
+def experiment_name(recipe: Recipe, data: Data) -> str:
+    """Return the tracked experiment of a pipeline: what is measured alike is compared in one, whatever the recipe."""
+    judged = hash_values({"data": data.digest, "judge": recipe.data.judge.model_dump(mode="json")})
+    return recipe.tracking.experiment or f"{recipe.data.source.title}-{judged[:8]}"
 
 
 def teacher_origin(given: Teacher) -> Create | Adopt:
@@ -531,6 +544,17 @@ def _headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:
     return values
 
 
+def _other_profiles(found: Mapping[str, Any], profiles: Sequence[str]) -> dict[str, float]:
+    """Return what a row's file did under the profiles besides the primary one, which has the headline."""
+    values = {}
+    for profile in profiles:
+        if profile in found["latency_ms"]:
+            values[f"profile.{profile}/latency_p50_ms"] = found["latency_ms"][profile]
+        if profile in found["speedup"]:
+            values |= {f"profile.{profile}/speedup_{end}": found["speedup"][profile][end] for end in ("low", "high")}
+    return values
+
+
 def _planned(row: Step) -> dict[str, str]:
     return {"name": row.title, "action": "reused" if row.reused else "run", "key": row.artifact.key}
 
@@ -554,7 +578,7 @@ def _report(
         "task": {"problem": context.task.problem, "measure": context.task.measure},
         "loss": {"fields": recipe.loss.model_dump(), "fingerprint": recipe.loss.fingerprint},
         "execution": {"threads": context.execution.threads, "precision": context.execution.precision},
-        "data": reporting.data_section(context.data),
+        "data": reporting.data_section(context.data, context.task),
         "stages": [
             {
                 "name": row.title,

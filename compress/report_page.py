@@ -9,7 +9,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from compress import charts
+from compress import charts, reporting
 from compress.benchmark import report as benchmark_report
 from compress.benchmark.units import format_bytes, format_count, format_factor, format_ms, format_share, format_speedup
 from compress.verdict import GateResult
@@ -68,13 +68,14 @@ def _lead(report: Document) -> str:
     primary = report["benchmark"]["profiles"][0]
     faster = shipped["speedup"][primary]
     change = _points(verdict["test"][-1].get("change"), sign="+")
+    sure = "" if shipped["measurable"][primary] else "~"
     word = {True: "passed", False: "missed", None: ""}[verdict["passed"]]
     told = {True: "Every gate holds", False: "A gate is missed", None: ""}[verdict["passed"]]
     badge = f'<p class="verdict {word}">{told}</p>' if word else ""
     return (
         f'{badge}<p class="lead">The shipped file is <b>{size}</b> the teacher and '
-        f"<b>{format_factor(faster['value'])} times as fast</b> in ONNX Runtime; {escape(report['task']['measure'])} "
-        f"on test, read once, changed by <b>{change} points</b>.</p>"
+        f"<b>{sure}{format_factor(faster['value'])} times as fast</b> in ONNX Runtime; "
+        f"{escape(report['task']['measure'])} on test, read once, changed by <b>{change} points</b>.</p>"
     )
 
 
@@ -83,6 +84,7 @@ def _headline(report: Document) -> str:
     if verdict is None:
         return ""
     shipped, primary = _shipped(report), report["benchmark"]["profiles"][0]
+    sure = "" if verdict.get("over_rival_measurable", True) else "~"
     test, over, faster = verdict["test"][-1], verdict["speedup_over_rival"], shipped["speedup"][primary]
     teacher = _row(report, report["benchmark"]["reference"])
     cards = [
@@ -95,11 +97,11 @@ def _headline(report: Document) -> str:
         (
             f"median latency, {primary}",
             f"{format_ms(shipped['latency_ms'][primary])} <small>ms</small>",
-            f"{format_speedup(faster, measurable=True)} over the teacher",
+            f"{format_speedup(faster, measurable=shipped['measurable'][primary])} over the teacher",
         ),
         (
             f"speed over {verdict['rival']}",
-            f"{format_factor(over['value'])}<small>x</small>",
+            f"{sure}{format_factor(over['value'])}<small>x</small>",
             f"[{over['low']:.2f}, {over['high']:.2f}]; that is the teacher quantized without retraining",
         ),
     ]
@@ -277,7 +279,8 @@ def _latency(report: Document) -> str:
         body = f'<div class="wide">{drawn[0]}</div><div class="narrow">{drawn[1]}</div>' + _scrolled(
             f"Load, memory and energy under {profile}", benchmark_report.COST_HEAD, taken
         )
-        noise = lost + "".join(f'<p class="warn">Disturbed: {escape(reason)}.</p>' for reason in comparison["degraded"])
+        doubts = benchmark_report.doubts(comparison)
+        noise = lost + "".join(f'<p class="warn">Disturbed: {escape(reason)}.</p>' for reason in doubts)
         floor = comparison["noise_floor"]
         if floor is not None:
             noise += (
@@ -436,11 +439,12 @@ def _models(report: Document) -> str:
         )
         measure = f"{report['task']['measure']} on select, %"
         return _scrolled("Every model of this run", ["model", "size", "parameters", measure], rows)
-    profiles = report["benchmark"]["profiles"]
+    heads = benchmark_report.profile_heads(report["benchmark"])
     rows = "".join(_model_row(report, row) for row in report["benchmark"]["rows"])
     head = ["model", "size", "parameters", f"{report['task']['measure']} on select, %", "change"]
-    shown = _scrolled(
-        "Every model of this run; median ms, and speed over the teacher, by profile", [*head, *profiles], rows
+    timed = "median ms (offline samples a second), and speed over the teacher, by profile"
+    shown = f'<p class="note">Behind accuracy: {timed}; ~ marks a speedup within the noise.</p>' + _scrolled(
+        f"Every model of this run; {timed}", [*head, *heads], rows
     )
     for title, scored in benchmark_report.scored(report["benchmark"]):
         cells = "".join(
@@ -460,11 +464,9 @@ def _model_row(report: Document, row: Document) -> str:
         _with_interval(_minus(format_share(row["accuracy_change"], sign="+"))),
     ]
     for profile in report["benchmark"]["profiles"]:
-        faster = row["speedup"].get(profile)
-        cell = "failed" if profile in row["failures"] else format_ms(row["latency_ms"].get(profile))
-        if faster is not None:
-            sure = "" if row["measurable"].get(profile) else "~"
-            cell += f' <span class="ci">{sure}{format_factor(faster["value"])}x</span>'
+        cell = benchmark_report.time_cell(row, report["benchmark"], profile)
+        faster = benchmark_report.factor(row, profile)
+        cell += f' <span class="ci">{faster}</span>' if faster else ""
         cells.append(cell)
     kind = _kind(report, row["name"])
     return (
@@ -486,7 +488,8 @@ def _environment(report: Document) -> str:
         "versions": versions,
         "training": f"{report['execution']['threads']} threads, {report['execution']['precision']}, "
         f"seed {found['seed']}, {made / 60:.1f} minutes",
-        "data": ", ".join(f"{role} {count:,}" for role, count in report["data"]["samples"].items()),
+        "data": ", ".join(f"{role} {count:,}" for role, count in report["data"]["samples"].items())
+        + reporting.truncation(report["data"]),
         "loss": report["loss"]["fingerprint"],
         "recipe": report["recipe_sha256"][:12],
     }

@@ -5,8 +5,10 @@ import io
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import pairwise
+from math import isfinite, nan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -17,9 +19,15 @@ from compress.benchmark import report as benchmark_report
 from compress.data import Data
 from compress.errors import InputError
 from compress.stage import Context
+from compress.tasks import Task
 from compress.verdict import GateResult, Verdict
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 SCHEMA = 1
+BETTER, WORSE = "#9fd3b8", "#eab5a5"  # moves in the waterfall
 LISTED_CLASSES = 5  # with more, the recall of each is on the page only
 MARKERS = ("<!-- result: written by `compressor run`, do not edit -->", "<!-- end of result -->")
 
@@ -30,6 +38,7 @@ def verdict_section(verdict: Verdict) -> dict[str, Any]:
         "test": verdict.test,
         "rival": verdict.rival,
         "speedup_over_rival": asdict(verdict.over_rival),
+        "over_rival_measurable": verdict.over_rival_measurable,
         "gates": [asdict(gate) for gate in verdict.gates],
         "passed": verdict.passed,
         "mistakes": verdict.mistakes,
@@ -40,23 +49,34 @@ def command(context: Context) -> str:
     """Return the command that repeats a run from the ``recipe.yaml`` in its directory."""
     words = ["compressor", "run", "recipe.yaml", "--threads", str(context.execution.threads)]
     for path in context.code:
-        words += ["--code", str(path)]
+        words += ["--code", str(path.absolute())]
     return shlex.join(words)
 
 
-def data_section(data: Data) -> dict[str, Any]:
-    """Return the data's digest, samples in each role, and how many train samples were dropped, as JSON values."""
+def data_section(data: Data, task: Task) -> dict[str, Any]:
+    """Return the data's digest and how many samples each role has, train lost and a role's were cut, as JSON values."""
+    truncated = {role: task.truncated(samples) for role, samples in data.roles.items()}
     return {
         "digest": data.digest,
         "samples": {role: len(samples) for role, samples in data.roles.items()},
         "dropped_duplicates": data.dropped_duplicates,
+        "truncated": {role: count for role, count in truncated.items() if count},
     }
 
 
 def data_line(section: dict[str, Any]) -> str:
     """Return the data section in one line."""
-    counts = ", ".join(f"{role} {count:,}" for role, count in section["samples"].items())
-    return f"data: {counts}; {section['dropped_duplicates']:,} duplicates dropped from train"
+    dropped = section["dropped_duplicates"]
+    return f"data: {_by_role(section['samples'])}; {dropped:,} duplicates dropped from train{truncation(section)}"
+
+
+def truncation(section: dict[str, Any]) -> str:
+    """Return how many samples of a data section are cut in which roles, to follow what there are; empty for none."""
+    return f"; cut at max_length: {_by_role(section['truncated'])}" if section["truncated"] else ""
+
+
+def _by_role(counts: dict[str, int]) -> str:
+    return ", ".join(f"{role} {count:,}" for role, count in counts.items())
 
 
 def loss_line(report: dict[str, Any]) -> str:
@@ -91,7 +111,8 @@ def print_report(report: dict[str, Any], console: Console) -> None:
 def verdict_lines(verdict: dict[str, Any]) -> list[str]:
     """Return the comparison with the rival and each gate, in words."""
     over = verdict["speedup_over_rival"]
-    lines = [f"{over['value']:.2f}x [{over['low']:.2f}, {over['high']:.2f}] as fast as {verdict['rival']}"]
+    sure = "" if verdict.get("over_rival_measurable", True) else "~"
+    lines = [f"{sure}{over['value']:.2f}x [{over['low']:.2f}, {over['high']:.2f}] as fast as {verdict['rival']}"]
     for entry in verdict["gates"]:
         gate = GateResult(**entry)
         lines.append(f"gate {'passed' if gate.passed else 'MISSED'}  {gate.gap}")
@@ -123,7 +144,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"{report['execution']['threads']} training threads, {report['execution']['precision']}; seed "
         f"{environment['seed']}; {versions}; recipe {report['recipe_sha256'][:12]}. Seconds to make and score: "
         + ", ".join(f"{name} {seconds:.0f}" for name, seconds in made.items())
-        + (f"; {', '.join(unknown)} reused from another run" if unknown else "")
+        + (f"; {', '.join(unknown)} reused, of unknown time" if unknown else "")
         + f"; {sum(made.values()) / 60:.1f} minutes together. This run took {report['seconds']:.0f} s."
     )
     return "\n".join(parts) + "\n"
@@ -156,12 +177,17 @@ def csv_text(report: dict[str, Any]) -> str:
         for profile in profiles:
             found[f"{profile}_ms"] = row["latency_ms"].get(profile)
             found |= _columns(f"{profile}_speedup", row["speedup"].get(profile))
+            found[f"{profile}_verdict"] = row.get("verdict", {}).get(profile)
             measured = comparisons[profile]["measurements"].get(name, {})
             found[f"{profile}_load_ms"] = measured.get("load_ms")
+            found[f"{profile}_samples_per_s"] = measured.get("throughput_per_s")
             found[f"{profile}_peak_memory_bytes"] = measured.get("memory_bytes", {}).get("runs")
             found[f"{profile}_energy_mj_per_sample"] = measured.get("energy_mj_per_sample")
             in_runtime = row.get("runtime_accuracy", {}).get(profile, {})
             found[f"{profile}_accuracy_select"] = in_runtime.get("accuracy", {}).get("value")
+            apart = comparisons[profile].get("against_cpu", {}).get(name, {})
+            found[f"{profile}_max_abs_off_cpu"] = apart.get("max_abs")
+            found[f"{profile}_agreement_with_cpu"] = apart.get("agreement")
             found[f"{profile}_failure"] = row["failures"].get(profile)
         rows.append(found)
     text = io.StringIO()
@@ -208,40 +234,63 @@ def write_into(readme: Path, report: dict[str, Any]) -> None:
     write_atomically(readme.resolve(), f"{before}\n\n{markdown(report)}\n{after}")
 
 
-def plot_waterfall(report: dict[str, Any], path: Path) -> None:
-    """Draw accuracy, KL from the teacher where it is known, size and latency of every row, one panel each, as a PNG."""
+def waterfall(report: dict[str, Any]) -> "Figure":
+    """Draw accuracy, KL from the teacher where it is known, size and latency of every row, one panel each.
+
+    Accuracy and KL are points, and bars from the stage before to each stage; a row beside the chain, such as a
+    baseline, is a point alone. What was not measured is left out.
+    """
     from matplotlib.figure import Figure
 
     document = report["benchmark"]
     rows, primary = document["rows"], document["profiles"][0]
     names = [row["name"] for row in rows]
+    chain = [names.index(stage["name"]) for stage in report["stages"] if stage["role"] in ("teacher", "stage")]
     scores = {stage["name"]: stage["scores"] for stage in report["stages"]} | report["variants"]
-    nats = [scores[name].get("teacher_kl_nats", 0.0) for name in names]
-    bars = [
-        ("KL from the teacher, nats", nats, "#c9b8f0"),
-        ("file, kB", [row["size_bytes"] / 1e3 for row in rows], "#8fb8de"),
-        (f"median latency, ms ({primary})", [row["latency_ms"].get(primary, 0.0) for row in rows], "#f2b880"),
-    ][0 if any(nats) else 1 :]
-    figure = Figure(figsize=(4 + 3.6 * len(bars), 0.42 * len(rows) + 1.4), layout="constrained")
-    axes = figure.subplots(1, 1 + len(bars), sharey=True)
+    nats = [scores[name].get("teacher_kl_nats", nan) for name in names]
+    judged = len(chain) > 1 and isfinite(nats[chain[-1]])
+    figure = Figure(figsize=(11.2 + 3.6 * judged, 0.42 * len(rows) + 1.4), layout="constrained")
+    axes = iter(figure.subplots(1, 3 + judged, sharey=True))
     accuracy = [100 * row["accuracy"]["value"] for row in rows]
     errors = [[100 * abs(row["accuracy"][end] - row["accuracy"]["value"]) for row in rows] for end in ("low", "high")]
-    axes[0].errorbar(accuracy, names, xerr=errors, fmt="o", color="#1f5f8b", capsize=3)
-    axes[0].set_xlabel("accuracy on select, %, 95% interval")
-    for axis, (title, values, colour) in zip(axes[1:], bars, strict=True):
-        axis.barh(names, values, color=colour)
-        axis.set_xlabel(title)
-        for index, value in enumerate(values):
-            label = f" {value:,.3g}" if value < 1000 else f" {value:,.0f}"
-            axis.annotate(label, (value, index), va="center", fontsize=8)
-        axis.margins(x=0.18)
-    for axis in axes:
+    axis = next(axes)
+    _draw_moves(axis, accuracy, chain, up=BETTER, down=WORSE)
+    axis.errorbar(accuracy, range(len(rows)), xerr=errors, fmt="o", color="#1f5f8b", capsize=3)
+    axis.set_yticks(range(len(rows)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel(f"{report['task']['measure']} on select, %, 95% interval")
+    if judged:
+        axis, nats[chain[0]] = next(axes), 0.0
+        _draw_moves(axis, nats, chain, up=WORSE, down=BETTER)
+        axis.plot(nats, range(len(rows)), "o", color="#6a4bc4")
+        axis.set_xlabel("KL from the teacher, nats")
+    latency_ms = [row["latency_ms"].get(primary, nan) for row in rows]
+    _draw_bars(next(axes), [row["size_bytes"] / 1e3 for row in rows], "file, kB", colour="#8fb8de")
+    _draw_bars(next(axes), latency_ms, f"median latency, ms ({primary})", colour="#f2b880")
+    for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="x", alpha=0.25)
         axis.set_axisbelow(True)
-    axes[0].invert_yaxis()
     figure.suptitle(document["title"], fontsize=11)
-    figure.savefig(path, dpi=130)
+    return figure
+
+
+def _draw_moves(axis: "Axes", values: Sequence[float], chain: Sequence[int], *, up: str, down: str) -> None:
+    """Draw a bar from each value of the chain to the next, in the next one's row."""
+    for before, after in pairwise(chain):
+        move = values[after] - values[before]
+        axis.barh(after, move, left=values[before], height=0.5, color=up if move > 0 else down)
+
+
+def _draw_bars(axis: "Axes", values: Sequence[float], title: str, *, colour: str) -> None:
+    """Draw values from zero, with their numbers."""
+    axis.barh(range(len(values)), values, color=colour)
+    axis.set_xlabel(title)
+    axis.margins(x=0.18)
+    for index, value in enumerate(values):
+        if isfinite(value):
+            label = f" {value:,.3g}" if value < 1000 else f" {value:,.0f}"
+            axis.annotate(label, (value, index), va="center", fontsize=8)
 
 
 def _test_table(verdict: dict[str, Any]) -> Table:

@@ -55,22 +55,21 @@ def settle_execution(run_dir: Path, *, threads: int | None) -> Execution:
     return execution
 
 
-def seconds_by_digest(run_dir: Path, *, say: Callable[[str], None]) -> dict[str, float]:
-    """Return how long each artifact took when it was made, from the report of an earlier run of the same recipe.
+def seconds_by_digest(runs: Path, *, say: Callable[[str], None]) -> dict[str, float]:
+    """Return how long each artifact took when it was made, from the reports of a store's runs.
 
     Args:
-        run_dir: the run directory.
-        say: told when there is a report that cannot be read; the times are then not known.
+        runs: the store's ``runs``.
+        say: told of a report that cannot be read; the times in it are then not known.
     """
-    path = run_dir / "report.json"
-    if not path.exists():
-        return {}
-    try:
-        stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
-        return {stage["digest"]: float(stage["made_s"]) for stage in stages if stage["made_s"] is not None}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        say(f"{path} is damaged ({error!r}): it is written anew, without the times of stages that are reused")
-        return {}
+    found = {}
+    for path in sorted(runs.glob("*/report.json")):
+        try:
+            stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
+            found |= {stage["digest"]: float(stage["made_s"]) for stage in stages if stage["made_s"] is not None}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            say(f"{path} is damaged ({error!r}): the times of stages that were made there are not known")
+    return found
 
 
 def place_bundle(source: Path, run_dir: Path) -> Path:

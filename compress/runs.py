@@ -23,40 +23,50 @@ class Run:
         name: of its run directory.
         data: digest of its data; only runs on the same data can be compared.
         profile: the primary one, under which it was timed.
+        cpu: the model of the machine it was timed on; times of two machines are not compared.
         measure: what accuracy means.
         size_bytes: of the shipped file.
         latency_ms: median per call.
         accuracy: on select, with its interval.
         accuracy_test: on test; None for a variant of a sweep that was not chosen.
-        speedup: over its own teacher.
+        speedup: over its own teacher; None where it is not ranked.
+        measurable: whether that is more than the noise.
         passed: whether its gates hold on test; None without a verdict or gates.
-        optimal: whether no other run on these data is at least as small, as fast and as accurate.
+        optimal: whether no other run of its group is at least as small, as fast and as accurate; times of different
+            runs are not paired.
     """
 
     name: str
     data: str
     profile: str
+    cpu: str
     measure: str
     size_bytes: int
     latency_ms: float
     accuracy: dict[str, float]
     accuracy_test: dict[str, float] | None
-    speedup: dict[str, float]
+    speedup: dict[str, float] | None
+    measurable: bool
     passed: bool | None
     optimal: bool
 
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """What runs must share to be compared: data, profile and machine."""
+        return self.data, self.profile, self.cpu
+
 
 def finished_runs(store: Path) -> list[Run]:
-    """Return every finished pipeline of a store, smallest first within the same data and profile.
+    """Return every finished pipeline of a store, smallest first within the same data, profile and machine.
 
     Raises:
         InputError: when there is none, or a report cannot be read.
     """
-    found: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    found: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for path in sorted((store / "runs").glob("*/report.json")):
         run = _read(path)
         if run is not None:
-            found[run.data, run.profile].append(run)
+            found[run.group].append(run)
     if not found:
         raise InputError("no finished pipelines to compare", where=store, hint="run a recipe to its end first")
     return [run for group in found.values() for run in _marked(group)]
@@ -65,22 +75,25 @@ def finished_runs(store: Path) -> list[Run]:
 def table(runs: Sequence[Run]) -> Table:
     """Return the runs as a table of at most 100 columns; ``*`` marks the Pareto set."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left")
-    made.caption = "* no other run on the same data is at least as small, as fast and as accurate"
+    made.caption = (
+        "* no other run on the same data and machine is at least as small, as fast and as accurate\n"
+        "~ a speedup within the noise"
+    )
     made.add_column("", no_wrap=True)
     made.add_column("run", overflow="fold", min_width=16)
     for head in ("size", "p50 ms", "speedup", "select %", "test %", "gates"):
         made.add_column(head, justify="right", no_wrap=True)
     group = None
     for run in runs:
-        if group is not None and group != (run.data, run.profile):
+        if group is not None and group != run.group:
             made.add_section()
-        group = run.data, run.profile
+        group = run.group
         made.add_row(
             "*" if run.optimal else "",
             run.name,
             format_bytes(run.size_bytes),
             format_ms(run.latency_ms),
-            format_speedup(run.speedup, measurable=True),
+            format_speedup(run.speedup, measurable=run.measurable),
             format_share(run.accuracy, sign=""),
             "-" if run.accuracy_test is None else f"{100 * run.accuracy_test['value']:.2f}",
             {True: "passed", False: "MISSED", None: "-"}[run.passed],
@@ -90,12 +103,12 @@ def table(runs: Sequence[Run]) -> Table:
 
 
 def plot(runs: Sequence[Run], path: Path) -> None:
-    """Draw accuracy on select against latency, one panel for each set of data and profile, as a PNG."""
+    """Draw accuracy on select against latency, one panel for each group of runs, as a PNG."""
     from matplotlib.figure import Figure
 
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.data, run.profile].append(run)
+        groups[run.group].append(run)
     figure = Figure(figsize=(9, 4.6 * len(groups)), layout="constrained")
     panels = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
     for axis, group in zip(panels, groups.values(), strict=True):
@@ -112,7 +125,7 @@ def plot(runs: Sequence[Run], path: Path) -> None:
         front = sorted((run.latency_ms, 100 * run.accuracy["value"]) for run in group if run.optimal)
         axis.plot(*zip(*front, strict=True), color="#0a7a74", linestyle="--", linewidth=1, drawstyle="steps-post")
         axis.set_xscale("log")
-        axis.set_xlabel(f"median latency, ms ({group[0].profile})")
+        axis.set_xlabel(f"median latency, ms ({group[0].profile}, {group[0].cpu})")
         axis.set_ylabel(f"{group[0].measure} on select, %")
         axis.margins(x=0.25, y=0.15)
         axis.spines[["top", "right"]].set_visible(False)
@@ -139,12 +152,14 @@ def _read(path: Path) -> Run | None:
             name=path.parent.name,
             data=report["data"]["digest"],
             profile=profile,
+            cpu=report["environment"]["cpu_model"],
             measure=report["task"]["measure"],
             size_bytes=shipped["size_bytes"],
             latency_ms=shipped["latency_ms"][profile],
             accuracy=shipped["accuracy"],
             accuracy_test=None if verdict is None else verdict["test"][-1]["accuracy"],
-            speedup=shipped["speedup"][profile],
+            speedup=shipped["speedup"].get(profile),
+            measurable=shipped["measurable"].get(profile, False),
             passed=None if verdict is None else verdict["passed"],
             optimal=False,
         )

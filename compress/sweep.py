@@ -156,6 +156,7 @@ def _variant(values: Sequence[str], outcome: Outcome) -> dict[str, Any]:
         "size_bytes": shipped["size_bytes"],
         "latency_ms": shipped["latency_ms"][primary],
         "speedup": shipped["speedup"][primary],
+        "measurable": shipped["measurable"][primary],
         "accuracy": shipped["accuracy"],
         "accuracy_change": shipped["accuracy_change"],
         "gates": outcome.report["gates_on_select"],
@@ -184,7 +185,7 @@ def _shortened(value: str, fields: Sequence[str]) -> str:
 def table(document: dict[str, Any]) -> Table:
     """Return the variants as a table of at most 100 columns: ``>`` the chosen one, ``*`` the Pareto set on select."""
     made = Table(title=f"{document['recipe']}, the {document['goal']} that passes", box=box.SIMPLE_HEAD, pad_edge=False)
-    made.caption, made.caption_justify = "> chosen   * Pareto set on select", "left"
+    made.caption, made.caption_justify = "> chosen   * Pareto set on select   ~ within the noise", "left"
     made.add_column("", no_wrap=True)
     made.add_column("variant", overflow="fold", min_width=16)
     for head in ("size", "p50 ms", "speedup", "select %", "test %", "gates"):
@@ -200,7 +201,7 @@ def table(document: dict[str, Any]) -> Table:
             name,
             format_bytes(row["size_bytes"]),
             format_ms(row["latency_ms"]),
-            f"{format_factor(row['speedup']['value'])}x",
+            f"{'' if row['measurable'] else '~'}{format_factor(row['speedup']['value'])}x",
             format_share(row["accuracy"], sign=""),
             "-" if test is None else f"{100 * test['value']:.2f}",
             "pass" if row["passed"] else "miss",

@@ -1,7 +1,8 @@
 """The verdict: the files raced against each other, test read once, gates judged on interval bounds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ class Verdict:
         test: rows of the test role: the teacher, the teacher with quantization only, the shipped file.
         rival: name of the teacher-with-quantization row that is faster.
         over_rival: speed of the shipped file over it.
+        over_rival_measurable: whether that stands out of the noise.
         gates: judged gates; empty when the recipe has none.
         mistakes: on test, of the shipped file against the teacher; None where no single class is decided.
     """
@@ -106,6 +108,7 @@ class Verdict:
     test: list[dict[str, Any]]
     rival: str
     over_rival: Estimate
+    over_rival_measurable: bool
     gates: tuple[GateResult, ...]
     mistakes: dict[str, Any] | None
 
@@ -207,11 +210,13 @@ def read_test(recipe: Recipe, context: Context, contenders: Sequence[Contender],
     gated = [*_gated(recipe, contenders), shipped]
     test = test_rows([teacher, rival, *gated], context, seed=recipe.seed)
     changes = {entry.name: row["change"] for entry, row in zip(gated, test[2:], strict=True)}
+    over_rival = race.primary.speedup(shipped.name, over=race.rival)
     return Verdict(
         document=race.document,
         test=test,
         rival=race.rival,
-        over_rival=race.primary.speedup(shipped.name, over=race.rival),
+        over_rival=over_rival,
+        over_rival_measurable=race.primary.is_measurable(over_rival),
         gates=_judged(recipe, contenders, race, changes=changes),
         mistakes=_mistakes(teacher, shipped, context),
     )
@@ -325,33 +330,61 @@ def runtime_accuracy(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return what each file scores on select in the very runtime that was timed, by row and profile.
 
-    Left out where that is what scored it before: ONNX Runtime on this machine's CPU, and torch, whose modules parity
-    has compared. The first contender is the reference.
+    ONNX Runtime on this machine's CPU has scored every file before, so under its profiles nothing runs again. Torch is
+    left out: parity has compared its modules. The first contender is the reference.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {entry.name: {} for entry in contenders}
+    here: dict[str, dict[str, Any]] = {}
     for comparison in comparisons:
         profile = comparison.profile
-        if not profile.takes_files or _is_ours(profile):
+        if not profile.takes_files:
             continue
-        teacher = None
-        for entry in contenders:
-            if entry.name in comparison.measurements:
-                try:
-                    logits = _logits(entry, profile, context, inputs=inputs[entry.name])
-                except WorkerError as fault:
-                    found[entry.name][profile.name] = {"failure": fault.message}
-                    continue
-                teacher = logits if entry is contenders[0] else teacher
-                found[entry.name][profile.name] = judged_in_runtime(logits, teacher, context, seed=seed)
+        if _is_ours(profile):
+            here = here or _judged_rows(contenders, _scored_logits, context, teacher=contenders[0].name, seed=seed)
+            judged = here
+        else:
+            run = partial(_logits, profile=profile, context=context, inputs=inputs)
+            timed = [entry for entry in contenders if entry.name in comparison.measurements]
+            judged = _judged_rows(timed, run, context, teacher=contenders[0].name, seed=seed)
+        for name in comparison.measurements:
+            found[name][profile.name] = judged[name]
     return found
 
 
-def _logits(entry: Contender, profile: Profile, context: Context, *, inputs: Path) -> NDArray[np.float32]:
+def _judged_rows(
+    entries: Sequence[Contender],
+    outputs: Callable[[Contender], NDArray[np.float32]],
+    context: Context,
+    *,
+    teacher: str,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """Return ``judged_in_runtime`` by row, or why a file could not be run; the teacher comes first if it is there."""
+    found: dict[str, dict[str, Any]] = {}
+    reference = None
+    for entry in entries:
+        try:
+            logits = outputs(entry)
+        except WorkerError as fault:
+            found[entry.name] = {"failure": fault.message}
+            continue
+        found[entry.name] = judged_in_runtime(logits, reference, context, seed=seed)
+        reference = logits if entry.name == teacher else reference
+    return found
+
+
+def _scored_logits(entry: Contender) -> NDArray[np.float32]:
+    return entry.scores.logits
+
+
+def _logits(entry: Contender, *, profile: Profile, context: Context, inputs: Mapping[str, Path]) -> NDArray[np.float32]:
     """Return a file's outputs on select where the profile runs, float32 [units, C]."""
     context = context.reading(entry.artifact)
     names = [tensor.name for tensor in context.task.signature.inputs]
     with Worker(profile.place) as worker:
-        worker.load(runtime=profile.runtime, model=entry.scores.onnx_path, inputs=inputs, threads=profile.threads)
+        worker.load(
+            runtime=profile.runtime, model=entry.scores.onnx_path, inputs=inputs[entry.name], threads=profile.threads
+        )
         feed = Feed(context, context.data.select)
         return feed.through(lambda *given: worker.outputs(dict(zip(names, given, strict=True))))
 
@@ -361,7 +394,7 @@ def judged_in_runtime(
 ) -> dict[str, Any]:
     """Return samples, accuracy, and against the teacher in the same runtime change, mcnemar_p, agreement and KL.
 
-    ``doubt`` says when the samples are too few to tell a gate's points apart.
+    ``doubt`` says when the samples are too few to tell a gate's points apart. The teacher's own row has no teacher.
     """
     task, samples = context.task, context.data.select
     tally = task.tally(logits, samples)
@@ -370,7 +403,7 @@ def judged_in_runtime(
         "accuracy": asdict(measured({"": tally}, seed=seed)[""]),
         "doubt": doubt(len(tally.counts)),
     }
-    if teacher is not None and teacher is not logits:
+    if teacher is not None:
         theirs = task.tally(teacher, samples)
         row["change"] = asdict(measured_changes({"": tally}, {"": theirs}, seed=seed)[""])
         row["mcnemar_p"] = sign_test(tally, theirs)

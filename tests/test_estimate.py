@@ -47,5 +47,6 @@ def test_outputs_for_mixed_samples_are_counted_for_every_view(digits):
         predicted(RECIPE.replace("stages:", f"loss: {{kl: {{}}{mixup}}}\nstages:"), digits, rows)
         for mixup in ("", ", mixup: 0.5")
     )
-    assert mixed["seconds"]["teacher outputs"] == MIXED_VIEWS * plain["seconds"]["teacher outputs"]
+    ratio = mixed["seconds"]["teacher outputs"] / plain["seconds"]["teacher outputs"]
+    assert ratio == pytest.approx(MIXED_VIEWS, rel=0.1)  # they are told to a tenth of a second
     assert mixed["disk_bytes"] > plain["disk_bytes"]

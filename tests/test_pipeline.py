@@ -65,11 +65,13 @@ def client_of(store: Path):
 
 
 def newest_run(store: Path, name: str, *, pipeline: str):
-    """The newest tracked run of a name in the experiment of a pipeline."""
+    """The newest tracked run of a name in the pipelines of a recipe."""
     client = client_of(store)
-    experiment = client.get_experiment_by_name(pipeline)
     (found,) = client.search_runs(
-        [experiment.experiment_id], f"tags.mlflow.runName = '{name}'", order_by=["start_time DESC"], max_results=1
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        f"tags.mlflow.runName = '{name}' AND tags.`compress.pipeline_id` LIKE '{pipeline}-%'",
+        order_by=["start_time DESC"],
+        max_results=1,
     )
     return found
 
@@ -196,7 +198,7 @@ def test_a_student_that_passes_its_gates_is_registered_as_the_very_file_that_shi
     assert set(labelled.stdout.split()) <= set("0123456789")
 
 
-def test_recipes_with_a_common_beginning_share_it_and_one_experiment_list(finished):
+def test_recipes_with_a_common_beginning_share_it_and_those_on_equal_data_their_experiment(finished):
     outcome, store = finished
     other = run(recipe("stages.prune.kept_macs_fraction=0.8", name="other"), options(store))
     reused = {stage["name"]: stage["reused"] for stage in other.report["stages"]}
@@ -206,13 +208,14 @@ def test_recipes_with_a_common_beginning_share_it_and_one_experiment_list(finish
     assert digests(other.report)["distill"] == digests(outcome.report)["distill"]
 
     client = client_of(store)
-    names = {experiment.name for experiment in client.search_experiments()}
-    assert {"tiny", "other"} <= names
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    parents = client.search_runs(experiments, "tags.`compress.role` = 'pipeline'")
+    experiments = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
+    (name,) = (name for name in experiments if name.startswith("digits-"))
+    parents = client.search_runs([experiments[name]], "tags.`compress.role` = 'pipeline'")
     assert {"tiny", "other"} <= {parent.info.run_name for parent in parents}
     for parent in parents:
         assert {"select_accuracy", "size_mb", "latency_p50_ms", "speedup_x"} <= set(parent.data.metrics)
+        assert parent.data.tags["compress.hw"] == outcome.report["environment"]["cpu_model"]
+    assert len({parent.data.tags["compress.recipe_sha256"] for parent in parents}) == len(parents)
 
 
 def test_a_run_that_is_refused_by_the_lock_changes_nothing(finished):

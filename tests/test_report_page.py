@@ -189,6 +189,32 @@ def test_a_runtime_that_does_not_work_is_a_column_that_says_why(report):
     assert {row[f"{profile}_ms"] for row in rows} == {""}
 
 
+def test_a_software_adapter_has_a_time_and_no_ratio_and_noise_is_marked(report):
+    benchmark, profile = report["benchmark"], "ort-webgpu-b1-t1"
+    primary = benchmark["profiles"][0]
+    benchmark["profiles"].append(profile)
+    benchmark["comparisons"].append(json.loads(json.dumps(benchmark["comparisons"][0])))
+    for found in benchmark["comparisons"][-1]["measurements"].values():
+        found["settings"]["adapter"] = "software"
+    for row in benchmark["rows"]:
+        row["latency_ms"][profile] = 876.5
+        if row["name"] != benchmark["reference"]:
+            row["verdict"] = {primary: "no measurable difference", profile: "not ranked"}
+            row["speedup"][primary] = {"value": 1.0123, "low": 0.99, "high": 1.03}
+            row["measurable"][primary] = False
+    text = page(report)
+    assert f'<th scope="col">{profile} (not ranked: software adapter)</th>' in text
+    assert text.count("<td>876</td>") == len(benchmark["rows"])  # nothing beside the time
+    assert text.count('<span class="ci">~1.01x</span>') == len(benchmark["rows"]) - 1
+    assert "~1.01 times as fast" in text
+    assert "~1.01x [0.99, 1.03] over the teacher" in text
+    rows = list(csv.DictReader(io.StringIO(csv_text(report))))[1:]
+    assert {row[f"{profile}_ms"] for row in rows} == {"876.5"}
+    assert {row[f"{profile}_speedup"] for row in rows} == {""}
+    assert {row[f"{profile}_verdict"] for row in rows} == {"not ranked"}
+    assert {row[f"{primary}_verdict"] for row in rows} == {"no measurable difference"}
+
+
 def test_load_memory_energy_and_placement_are_told_for_every_model_that_ran(report):
     measured = report["benchmark"]["comparisons"][0]["measurements"]["export"]
     measured |= {"load_ms": 12.34, "energy_mj_per_sample": 0.4321}
@@ -202,12 +228,20 @@ def test_load_memory_energy_and_placement_are_told_for_every_model_that_ran(repo
 def test_accuracy_in_another_runtime_is_on_the_page_and_in_the_csv(report):
     share = {"value": 0.9731, "low": 0.95, "high": 0.99}
     found = {"samples": 300, "accuracy": share, "doubt": "300 samples are few"}
+    name = report["benchmark"]["rows"][-1]["name"]
+    comparison = report["benchmark"]["comparisons"][0]
+    comparison["against_cpu"] = {name: {"max_abs": 0.375, "agreement": 0.75, "max_relative": 0.2}}
+    comparison["measurements"][name]["degraded"] = ["its outputs are up to 20% of the largest off the CPU's"]
     report["benchmark"]["rows"][-1]["runtime_accuracy"] = {"ort-cpu-b1-t1": found}
     text = Parsed(page(report)).text
     assert "accuracy in ort-cpu-b1-t1, on select; 300 samples are few" in text
     assert "97.31 [95.0, 99.0]" in text
+    assert "3.8e-01 75%" in text
+    assert f"Disturbed: {name}: its outputs are up to 20% of the largest off the CPU's." in text
     rows = list(csv.DictReader(io.StringIO(csv_text(report))))
     assert [row["ort-cpu-b1-t1_accuracy_select"] for row in rows] == [""] * (len(rows) - 1) + ["0.9731"]
+    assert [row["ort-cpu-b1-t1_max_abs_off_cpu"] for row in rows] == [""] * (len(rows) - 1) + ["0.375"]
+    assert rows[-1]["ort-cpu-b1-t1_agreement_with_cpu"] == "0.75"
 
 
 def test_the_csv_has_the_numbers_of_the_json(report):

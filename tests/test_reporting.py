@@ -3,6 +3,8 @@
 import copy
 import io
 import json
+import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,21 @@ def test_recalls_are_listed_of_few_classes_only(report):
             del row["measures"][name]
     assert "recall of 3" in reporting.markdown(few)
     assert max(map(len, printed(few).splitlines())) <= 100
+
+
+def test_the_waterfall_moves_from_stage_to_stage_and_leaves_out_what_was_not_measured(report):
+    report = copy.deepcopy(report)
+    rows = report["benchmark"]["rows"]
+    del rows[3]["latency_ms"]["ort-cpu-b1-t1"]  # distill did not run
+    figure = reporting.waterfall(report)
+    accuracy, nats, sizes, latency = figure.axes
+    values = {row["name"]: 100 * row["accuracy"]["value"] for row in rows}
+    chain = ["teacher", "distill", "prune", "recover", "quantize", "export"]
+    moves = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in accuracy.patches]
+    assert moves == [pytest.approx((values[one], values[next_])) for one, next_ in pairwise(chain)]
+    assert accuracy.get_xlabel().startswith("accuracy on select")
+    kl = {stage["name"]: stage["scores"].get("teacher_kl_nats", 0.0) for stage in report["stages"]}
+    assert [patch.get_x() for patch in nats.patches] == [pytest.approx(kl[one]) for one in chain[:-1]]
+    assert len(sizes.texts) == len(rows)
+    assert len(latency.texts) == len(rows) - 1  # a bar of zero would say that it is the fastest
+    assert math.isnan(latency.patches[3].get_width())

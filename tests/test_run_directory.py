@@ -31,11 +31,13 @@ def test_a_damaged_report_costs_the_times_it_held_and_nothing_else(tmp_path, tex
     said = []
     assert seconds_by_digest(tmp_path, say=said.append) == {}
     assert said == []
-    (tmp_path / "report.json").write_text(text)
-    assert seconds_by_digest(tmp_path, say=said.append) == {}
-    assert "damaged" in said[0]
-    (tmp_path / "report.json").write_text(json.dumps({"stages": [{"digest": "a", "made_s": 2.5}]}))
+    for run, made in (("damaged", text), ("whole", json.dumps({"stages": [{"digest": "a", "made_s": 2.5}]}))):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "report.json").write_text(made)
     assert seconds_by_digest(tmp_path, say=said.append) == {"a": 2.5}
+    (line,) = said
+    assert str(tmp_path / "damaged") in line
+    assert "damaged" in line
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])

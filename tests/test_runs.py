@@ -13,9 +13,19 @@ from compress.runs import finished_runs, plot, table
 REPORT = json.loads(Path(__file__).with_name("digits_report.json").read_text())
 
 
-def add(store: Path, name: str, *, size: int, latency: float, accuracy: float, data: str = "d", judged: bool = True):
+def add(
+    store: Path,
+    name: str,
+    *,
+    size: int,
+    latency: float,
+    accuracy: float,
+    data: str = "d",
+    cpu: str = "c",
+    judged: bool = True,
+):
     report = json.loads(json.dumps(REPORT))
-    report["data"]["digest"] = data
+    report["data"]["digest"], report["environment"]["cpu_model"] = data, cpu
     shipped = report["benchmark"]["rows"][-1]
     shipped |= {"size_bytes": size, "accuracy": {"value": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01}}
     shipped["latency_ms"][report["benchmark"]["profiles"][0]] = latency
@@ -26,13 +36,14 @@ def add(store: Path, name: str, *, size: int, latency: float, accuracy: float, d
     (folder / "report.json").write_text(json.dumps(report))
 
 
-def test_the_pareto_set_is_of_size_speed_and_accuracy_within_one_data_set(tmp_path):
+def test_the_pareto_set_is_of_size_speed_and_accuracy_within_one_data_set_and_machine(tmp_path):
     add(tmp_path, "small", size=10, latency=2.0, accuracy=0.90)
     add(tmp_path, "fast", size=30, latency=1.0, accuracy=0.90, judged=False)
     add(tmp_path, "beaten", size=40, latency=2.5, accuracy=0.89)
     add(tmp_path, "other-data", size=90, latency=9.0, accuracy=0.10, data="e")
+    add(tmp_path, "other-machine", size=41, latency=2.6, accuracy=0.88, cpu="f")
     runs = {run.name: run for run in finished_runs(tmp_path)}
-    assert {name for name, run in runs.items() if run.optimal} == {"small", "fast", "other-data"}
+    assert {name for name, run in runs.items() if run.optimal} == {"small", "fast", "other-data", "other-machine"}
     assert runs["fast"].accuracy_test is None
     assert runs["small"].passed is True
     plot([*runs.values()], tmp_path / "pareto.png")

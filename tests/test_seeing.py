@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from compress.pipeline import Options
+from compress.pipeline import Options, run
 from compress.progress import Reporter
+from compress.recipe import Recipe
 from compress.runs import finished_runs, plot
 from compress.sweep import sweep
 from compress.tracking import Tracker, database_uri, ui
@@ -43,19 +44,22 @@ stages:
 benchmark: {preset: quick, profiles: [{}]}
 gates: {max_accuracy_drop: 0.3, min_speedup: 0.1}
 """
+PRUNED = "stages.prune.kept_macs_fraction"
 PATIENCE_S = 120.0
 WIDE, DESK, PHONE = (1500, 1000), (1280, 1400), (390, 844)
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A store after a sweep of two variants whose best is the champion."""
+    """A store after a sweep of two variants, whose best is the champion, and another recipe on the same data."""
     folder = tmp_path_factory.mktemp("seen")
     (folder / "recipe.yaml").write_text(RECIPE)
     options = Options(store=folder / "store", threads=1, reporter=Reporter(quiet=True))
-    choices = ["stages.prune.kept_macs_fraction=0.4,0.7"]
+    choices = [f"{PRUNED}=0.4,0.7"]
     document, outcome = sweep(folder / "recipe.yaml", choices, options, goal="smallest")
     promoted = promote("digits", store=folder / "store")
+    text = RECIPE.replace("name: digits", "name: gentler")
+    run(Recipe.parse(text, origin="recipe.yaml", directory=folder, overrides=[f"{PRUNED}=0.55"]), options)
     return folder / "store", document, outcome, promoted
 
 
@@ -170,7 +174,8 @@ def test_the_sweep_chooses_on_select_and_reads_test_for_the_chosen_one_alone(swe
     assert [report["verdict"] is not None for report in reports] == [index == document["chosen"] for index in range(2)]
     roles = [json.loads(path.read_text())["facts"] for path in store.glob("artifacts/*/manifest.json")]
     tested = [facts for facts in roles if facts.get("role") == "test"]
-    assert len(tested) == 3  # the teacher, the teacher with quantization only, and the shipped file of one variant
+    # The teacher, the teacher with quantization only, and the shipped file of one variant and of the other recipe.
+    assert len(tested) == 4
     assert outcome.passed
     # The chosen one was not timed anew: its verdict rests on the times that it was chosen by.
     benchmark, row = outcome.report["benchmark"], document["rows"][document["chosen"]]
@@ -191,11 +196,12 @@ def test_the_shared_beginning_is_made_once(swept):
 def test_the_runs_of_a_store_are_compared_and_drawn(swept, tmp_path):
     store, document, _, _ = swept
     runs = finished_runs(store)
-    assert {run.name for run in runs} == {row["run"] for row in document["rows"]}
+    variants = {row["run"]: index == document["chosen"] for index, row in enumerate(document["rows"])}
+    (other,) = {run.name for run in runs} - set(variants)
+    assert other.startswith("gentler-")
     assert runs[0].optimal  # the smallest is always in the set
-    assert [run.accuracy_test is not None for run in runs] == [
-        run.name == document["rows"][document["chosen"]]["run"] for run in runs
-    ]
+    tested = {run.name: run.accuracy_test is not None for run in runs}
+    assert tested == variants | {other: True}
     plot(runs, tmp_path / "pareto.png")
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
@@ -214,7 +220,8 @@ def test_pipelines_are_compared_in_the_browser_without_setting_up_a_chart(swept,
         assert any(
             point == pytest.approx([row["size_bytes"] / 1e6, row["accuracy"]["value"]]) for point in size["points"]
         )
-    assert len(latency["points"]) == 3  # two variants, and the chosen one again with its verdict
+    # Two variants, the chosen one again with its verdict, and the other recipe.
+    assert len(latency["points"]) == 4
     dismissed(browser)
     picture(browser, "mlflow-pipelines")
 
@@ -222,9 +229,9 @@ def test_pipelines_are_compared_in_the_browser_without_setting_up_a_chart(swept,
 @pytest.mark.parametrize(
     ("view", "key", "name", "points"),
     [
-        # The teacher, it quantized in two ways, and five stages; the same of all three pipelines.
+        # The teacher, it quantized in two ways, and five stages; the same of all four pipelines.
         ("compress-stages", "select_accuracy", "mlflow-stages", 8),
-        ("compress-pareto", "size_mb", "mlflow-pareto", 24),
+        ("compress-pareto", "size_mb", "mlflow-pareto", 32),
     ],
 )
 def test_the_other_views_show_their_charts(server, browser, view, key, name, points):
@@ -250,7 +257,9 @@ def test_the_other_views_show_their_charts(server, browser, view, key, name, poi
 
 
 def test_the_champions_file_is_downloaded_from_the_page_byte_for_byte(swept, server, browser):
-    _, _, outcome, promoted = swept
+    store, _, outcome, promoted = swept
+    champion = MlflowClient(database_uri(store)).get_model_version_by_alias("digits", "champion")
+    assert champion.run_id == promoted.run_id
     resize(browser, WIDE)
     experiment = server.views[0].partition("/experiments/")[2].partition("/")[0]
     path = f"experiments/{experiment}/runs/{promoted.run_id}/artifacts/bundle/int8-x86.onnx"
@@ -271,7 +280,10 @@ def test_the_champions_file_is_downloaded_from_the_page_byte_for_byte(swept, ser
 
 def test_a_pipeline_of_10000_points_is_drawn_from_a_sample_of_them(swept, server, browser):
     store, *_ = swept
-    with Tracker.open(store) as tracker, tracker.run("many", experiment="many", key="many") as run:
+    with (
+        Tracker.open(store) as tracker,
+        tracker.run("many", experiment="many", key="many", tags={"compress.role": "pipeline"}) as run,
+    ):
         for step in range(1000):
             run.metrics({f"train/loss_{curve}": 1 / (1 + step + curve) for curve in range(10)}, step=step)
     mlflow = MlflowClient(database_uri(store))
@@ -334,6 +346,21 @@ def test_the_report_fits_its_screen_and_can_be_read(swept, browser, size, dark):
     )
     assert min(small) > 8
     picture(browser, f"report-{'phone' if size == PHONE else 'desk'}-{'dark' if dark else 'light'}")
+
+
+def test_paper_shows_what_is_folded_on_the_screen(swept, browser):
+    _, _, outcome, _ = swept
+    resize(browser, DESK)
+    browser.get((outcome.run_dir / "report.html").as_uri())
+    visible = "return [...document.querySelectorAll('details > :not(summary)')].map(e => e.checkVisibility())"
+    folded = browser.execute_script(visible)
+    assert folded
+    assert not any(folded)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert all(browser.execute_script(visible))
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_the_report_is_walked_through_by_keyboard(swept, browser):

@@ -16,6 +16,7 @@ def row(size: int, latency: float, accuracy: float, *, passed: bool = True) -> d
         "size_bytes": size,
         "latency_ms": latency,
         "speedup": {"value": 2.0, "low": 1.9, "high": 2.1},
+        "measurable": True,
         "accuracy": {"value": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01},
         "passed": passed,
     }

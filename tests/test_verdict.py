@@ -15,6 +15,7 @@ from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import batches
 from compress.benchmark.statistics import Estimate
 from compress.errors import EnvironmentFault, StageError
+from compress.export.session import Session
 from compress.models import HuggingFace
 from compress.recipe import Recipe
 from compress.recipe.sections import Benchmark, Gates, Limits, ProfileChoice
@@ -29,6 +30,7 @@ from compress.verdict import (
     judge,
     judge_gates,
     needed_rows,
+    raced_samples,
     run_race,
 )
 
@@ -84,7 +86,7 @@ def test_a_file_is_scored_in_the_runtime_that_was_timed(recipe, context, teacher
     contenders = [teacher, Contender("small", teacher.artifact, teacher.scores)]
     document = run_race(recipe, context, contenders, rivals=("small",), work=tmp_path).document
     rows = {row["name"]: row for row in document["rows"]}
-    assert set(rows["small"]["runtime_accuracy"]) == {"openvino-b4-t1"}  # the other is what scored the file before
+    assert set(rows["small"]["runtime_accuracy"]) == {"ort-cpu-b1-t1", "openvino-b4-t1"}
     found = rows["small"]["runtime_accuracy"]["openvino-b4-t1"]
     assert found["samples"] == len(context.data.select)
     assert found["accuracy"]["value"] == pytest.approx(teacher.scores.accuracy)
@@ -92,9 +94,29 @@ def test_a_file_is_scored_in_the_runtime_that_was_timed(recipe, context, teacher
     assert found["change"]["value"] == 0
     assert "samples are few" in found["doubt"]
     assert "change" not in rows["teacher"]["runtime_accuracy"]["openvino-b4-t1"]
+    here = rows["small"]["runtime_accuracy"]["ort-cpu-b1-t1"]  # from what scored the file before
+    assert here["accuracy"]["value"] == teacher.scores.accuracy
+    assert here["accuracy"] == rows["small"]["accuracy"]
+    assert (here["change"]["value"], here["mcnemar_p"], here["teacher_kl_nats"]) == (0, 1, 0)
+    assert "samples are few" in here["doubt"]
+    assert "change" not in rows["teacher"]["runtime_accuracy"]["ort-cpu-b1-t1"]
     assert rows["small"]["macs"] == teacher.scores.facts["macs"]
     assert set(rows["small"]["verdict"]) == {"ort-cpu-b1-t1", "openvino-b4-t1"}
     json.dumps(document, allow_nan=False)
+
+
+def test_the_session_that_scores_and_the_worker_that_is_timed_give_the_same_outputs(context, teacher, tmp_path):
+    samples = raced_samples(context)
+    np.savez(tmp_path / "inputs.npz", allow_pickle=False, **samples)
+    (images,) = samples.values()
+    session = Session(teacher.scores.onnx_path, threads=1)
+    with Worker() as worker:
+        worker.load(runtime="ort-cpu", model=teacher.scores.onnx_path, inputs=tmp_path / "inputs.npz", batch_size=8)
+        for at in range(0, 64, 8):
+            batch = {name: array[at : at + 8] for name, array in samples.items()}
+            np.testing.assert_array_equal(worker.outputs(batch)[0], session(images[at : at + 8])[0])
+        # Batches of another size may be summed in another order.
+        np.testing.assert_allclose(worker.outputs(samples)[0], teacher.scores.logits[: len(images)], atol=1e-5)
 
 
 def test_a_verdict_does_not_rest_on_a_software_adapter():

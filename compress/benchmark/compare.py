@@ -11,7 +11,8 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +23,17 @@ from compress.benchmark.measure import Measurement, Profile, Subject
 from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import batches
 from compress.benchmark.statistics import RATIO_CONFIDENCE, Estimate, geometric_mean_ratio, half_width
-from compress.errors import CompressError, InputError
+from compress.errors import CompressError, InputError, ModelError
+from compress.progress import Reporter
 
+SILENT = Reporter(quiet=True)
 _TWIN = "\0twin"  # no model can be called that
 NOISY_FLOOR = 1.10
+CHECKED_SAMPLES = 32  # of every file on another runtime than ONNX Runtime's CPU provider
+MAX_RELATIVE = 0.05  # half precision stays below 1% of the largest output, other int8 kernels below a few steps of it
+MIN_AGREEMENT = 0.95  # one decision of the 32 may be a tie
 
+RankedBy = Literal["median latency", "p99 latency", "throughput"]
 Verdict = Literal["faster", "slower", "no measurable difference", "not ranked"]
 
 
@@ -58,11 +65,18 @@ PRESETS = {preset.name: preset for preset in (QUICK, STANDARD, STRICT)}
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A model's outputs here against ONNX Runtime's on the CPU, for the first samples."""
+    """A model's first output here against ONNX Runtime's on the CPU, for the first samples."""
 
     max_abs: float
     agreement: float
     """Share (0 to 1) of rows whose largest output is at the same place."""
+    max_relative: float
+    """max_abs over the largest output on the CPU, whatever its sign; at most 1."""
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether it is more than another order of summation, half precision or another int8 kernel explains."""
+        return self.max_relative > MAX_RELATIVE or self.agreement < MIN_AGREEMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +91,18 @@ class Comparison:
     failures: dict[str, str]
     """Why a model has no measurement; the others are complete."""
     noise_floor: Estimate | None
-    """Speed of the reference over its own twin, 1 without noise; None when the reference failed."""
+    """Speed of the reference over its own twin, 1 without noise; None when either of them failed."""
     noise: Noise | None
     """None for another machine, whose noise is not seen from here, and where nothing ran."""
     degraded: list[str]
     """What disturbed all models of this comparison."""
     against_cpu: dict[str, Difference] = field(default_factory=dict)
     """For files on other runtimes than ONNX Runtime's CPU provider."""
+    unchecked: dict[str, str] = field(default_factory=dict)
+    """Why such a file was not compared with it."""
+    ranked_by: RankedBy = "median latency"
+    """What ratios are of: of each round the median query or, offline, samples a second; of each half launch the 99th
+    percentile of a server's queries, where all models have enough of them."""
     confidence: float = RATIO_CONFIDENCE
     """Of speedups and the noise floor."""
     wall_s: float = 0.0
@@ -106,13 +125,13 @@ class Comparison:
         return None if found is None else max(half_width(found), abs(math.log(found.value)))
 
     def speedup(self, model: str, *, over: str) -> Estimate:
-        """How many times faster `model` is than `over`: geometric mean over the rounds, with its interval.
+        """How many times faster `model` is than `over` by `ranked_by`: geometric mean, with its interval.
 
         Raises:
             KeyError: when either has no measurement.
         """
         ours, theirs = self.measurements[model], self.measurements[over]
-        return _speedup(ours, over=theirs, seed=self.seed, launches=self.preset.launches)
+        return _speedup(ours, over=theirs, by=self.ranked_by, seed=self.seed, launches=self.preset.launches)
 
     def latency_ms(self, model: str) -> Estimate:
         """A model's latency: the geometric mean of its blocks' medians, with an interval over launches and rounds.
@@ -124,7 +143,10 @@ class Comparison:
         return geometric_mean_ratio(np.log(medians_ms), seed=self.seed, launches=self.preset.launches)
 
     def is_measurable(self, speedup: Estimate) -> bool:
-        """Whether a speedup's interval excludes 1 and its size exceeds the noise floor, on real hardware."""
+        """Whether a speedup's interval excludes 1 and its size exceeds the noise floor, on real hardware.
+
+        Without a noise floor nothing is: an interval alone does not see what differs between two processes.
+        """
         if self.floor is None or not self.ranked:
             return False
         return (speedup.low > 1 or speedup.high < 1) and abs(math.log(speedup.value)) > self.floor
@@ -154,6 +176,7 @@ def compare(
     code: Sequence[Path] = (),
     load_limit_s: float = 120.0,
     reply_limit_s: float = 60.0,
+    reporter: Reporter = SILENT,
 ) -> Comparison:
     """Measure models against each other. A model that fails is reported and the rest goes on.
 
@@ -168,57 +191,59 @@ def compare(
         code: the user's Python files that torch may run to build a model.
         load_limit_s: longest wait for a model's load and first run.
         reply_limit_s: longest wait for a block beyond the time asked for.
+        reporter: shows a bar of starts and rounds.
 
     Raises:
         InputError: when `reference` is not among the models, or a path does not exist.
     """
     own = dict.fromkeys(models, inputs) if isinstance(inputs, Path) else dict(inputs)
     _check(models, reference=reference, inputs=own)
-    own[_TWIN] = own[reference]
-    subjects = {name: Subject(path, profile) for name, path in (*models.items(), (_TWIN, models[reference]))}
+    subjects = {name: Subject(path, profile, inputs=own[name]) for name, path in models.items()}
+    subjects[_TWIN] = Subject(models[reference], profile, inputs=own[reference])
     failures: dict[str, str] = {}
     order = random.Random(seed)
     against_cpu: dict[str, Difference] = {}
+    unchecked: dict[str, str] = {}
+    start = partial(Worker, profile.place, load_limit_s=load_limit_s, reply_limit_s=reply_limit_s)
     probe, started = NoiseProbe(), time.perf_counter()
-    for launch in range(preset.launches):
-        with contextlib.ExitStack() as stack:
-            running: dict[str, Worker] = {}
-            for name in order.sample([*subjects], len(subjects)):
-                if name in failures:
-                    continue
-                with _noting(failures, name):
-                    running[name] = stack.enter_context(
-                        Worker(profile.place, load_limit_s=load_limit_s, reply_limit_s=reply_limit_s)
-                    )
-                    subjects[name].launch(
-                        running[name], inputs=own[name], first_core=os.getpid(), strict=preset.strict, code=code
-                    )
-                    subjects[name].warm_up(block_ms=preset.block_ms, limit_ms=preset.warm_up_limit_ms)
-            _run_rounds(subjects, failures, order, rounds=preset.rounds // preset.launches, block_ms=preset.block_ms)
-            _each(subjects, failures, Subject.end)
-            if launch == preset.launches - 1 and profile.takes_files and profile.runtime != "ort-cpu":
-                against_cpu = _against_cpu(models, running, failures, inputs=own, profile=profile)
+    with reporter.bar(f"comparing, {profile.name}", preset.launches * len(subjects) + preset.rounds) as bar:
+        for launch in range(preset.launches):
+            with contextlib.ExitStack() as stack:
+                begin = partial(_begin, start=start, stack=stack, preset=preset, code=code)
+                _each(_shuffled(subjects, order), failures, begin)
+                bar.advance(len(subjects))
+                for _ in range(preset.rounds // preset.launches):
+                    _each(_shuffled(subjects, order), failures, partial(Subject.run_block, block_ms=preset.block_ms))
+                    bar.advance()
+                _each(subjects, failures, Subject.end)
+                if launch == preset.launches - 1 and profile.takes_files and profile.runtime != "ort-cpu":
+                    timed = {name: path for name, path in models.items() if name not in failures}
+                    against_cpu, unchecked = _against_cpu(timed, subjects, inputs=own, profile=profile)
     wall_s = time.perf_counter() - started
     noise = None if profile.place.launcher else probe.noise()
     measurements = {name: subject.measurement() for name, subject in subjects.items() if name not in failures}
+    ranked_by = _ranked_by(profile, list(measurements.values()), launches=preset.launches)
     floor = None
     if reference in measurements and _TWIN in measurements:
         ours, twins = measurements[reference], measurements[_TWIN]
-        floor = _speedup(ours, over=twins, seed=seed, launches=preset.launches)
-    degraded = ["the noise of the other machine is not seen from here"] if noise is None else noise.reasons()
-    if floor is not None and max(floor.high, 1 / floor.low) > NOISY_FLOOR:
-        degraded.append(f"the reference differs from itself by up to {max(floor.high, 1 / floor.low) - 1:.0%}")
+        floor = _speedup(ours, over=twins, by=ranked_by, seed=seed, launches=preset.launches)
     return Comparison(
         profile=profile,
         preset=preset,
         reference=reference,
         seed=seed,
-        measurements={name: found for name, found in measurements.items() if name != _TWIN},
+        measurements={
+            name: replace(found, degraded=[*found.degraded, *_doubts(name, against_cpu, unchecked)])
+            for name, found in measurements.items()
+            if name != _TWIN
+        },
         failures={name: reason for name, reason in failures.items() if name != _TWIN},
         noise_floor=floor,
         noise=noise,
-        degraded=degraded,
+        degraded=_degraded(noise, floor, failed=failures.get(reference) or failures.get(_TWIN)),
         against_cpu=against_cpu,
+        unchecked=unchecked,
+        ranked_by=ranked_by,
         wall_s=wall_s,
         model_s=sum(subject.model_s for subject in subjects.values()),
     )
@@ -265,37 +290,95 @@ def _each(subjects: Mapping[str, Subject], failures: dict[str, str], act: Callab
                 act(subject)
 
 
-def _run_rounds(
-    subjects: Mapping[str, Subject], failures: dict[str, str], order: random.Random, *, rounds: int, block_ms: float
-) -> None:
-    for _ in range(rounds):
-        shuffled = {name: subjects[name] for name in order.sample([*subjects], len(subjects))}
-        _each(shuffled, failures, lambda subject: subject.run_block(block_ms=block_ms))
+def _shuffled(subjects: Mapping[str, Subject], order: random.Random) -> dict[str, Subject]:
+    return {name: subjects[name] for name in order.sample([*subjects], len(subjects))}
 
 
-def _against_cpu(
-    models: Mapping[str, Path],
-    running: Mapping[str, Worker],
-    failures: Mapping[str, str],
+def _begin(
+    subject: Subject,
     *,
-    inputs: Mapping[str, Path],
-    profile: Profile,
-) -> dict[str, Difference]:
-    """Compare the first outputs with those of the CPU provider here; a file that it cannot run is left out."""
-    found: dict[str, Difference] = {}
-    for name, path in models.items():
-        if name in failures:
-            continue
-        batch = batches(inputs[name], batch_size=profile.batch_size)[0]
-        with contextlib.suppress(CompressError), Worker() as cpu:
-            cpu.load(runtime="ort-cpu", model=path, inputs=inputs[name], batch_size=profile.batch_size)
-            expected, got = (worker.outputs(batch)[0] for worker in (cpu, running[name]))
-            same = expected.argmax(axis=-1) == got.argmax(axis=-1)
-            apart = np.abs(expected.astype(np.float64) - got).max()
-            found[name] = Difference(max_abs=float(apart), agreement=float(same.mean()))
+    start: Callable[[], Worker],
+    stack: contextlib.ExitStack,
+    preset: Preset,
+    code: Sequence[Path],
+) -> None:
+    """Load and warm up a model in a fresh worker, which lives as long as the stack."""
+    subject.launch(stack.enter_context(start()), first_core=os.getpid(), strict=preset.strict, code=code)
+    subject.warm_up(block_ms=preset.block_ms, limit_ms=preset.warm_up_limit_ms)
+
+
+def _degraded(noise: Noise | None, floor: Estimate | None, *, failed: str | None) -> list[str]:
+    """What disturbed all models of a comparison; `failed` is why there is no noise floor."""
+    found = ["the noise of the other machine is not seen from here"] if noise is None else noise.reasons()
+    if floor is None:
+        found.append(f"the noise floor could not be measured, so no difference counts: {failed}")
+    elif max(floor.high, 1 / floor.low) > NOISY_FLOOR:
+        found.append(f"the reference differs from itself by up to {max(floor.high, 1 / floor.low) - 1:.0%}")
     return found
 
 
-def _speedup(model: Measurement, *, over: Measurement, seed: int, launches: int) -> Estimate:
-    log_ratios = np.log(over.block_median_ms) - np.log(model.block_median_ms)
+def _against_cpu(
+    models: Mapping[str, Path], subjects: Mapping[str, Subject], *, inputs: Mapping[str, Path], profile: Profile
+) -> tuple[dict[str, Difference], dict[str, str]]:
+    """Compare the running models' outputs with the CPU's; the second is why one could not be compared."""
+    found: dict[str, Difference] = {}
+    unchecked: dict[str, str] = {}
+    for name, path in models.items():
+        with _noting(unchecked, name):
+            found[name] = _difference(path, subjects[name], inputs=inputs[name], profile=profile)
+    return found, unchecked
+
+
+def _difference(model: Path, running: Subject | Worker, *, inputs: Path, profile: Profile) -> Difference:
+    """Compare a running model's first outputs with those of the CPU provider here.
+
+    Raises:
+        WorkerError: when one of the two does not give them.
+        ModelError: when their shapes differ.
+    """
+    given = batches(inputs, batch_size=profile.batch_size)[: -(-CHECKED_SAMPLES // profile.batch_size)]
+    with Worker() as cpu:
+        cpu.load(runtime="ort-cpu", model=model, inputs=inputs, batch_size=profile.batch_size)
+        pairs = [(cpu.outputs(batch)[0].astype(np.float64), running.outputs(batch)[0]) for batch in given]
+    for expected, got in pairs:
+        if expected.shape != got.shape:
+            raise ModelError("the outputs have another shape than on the CPU", expected=expected.shape, got=got.shape)
+    apart = max(float(np.abs(expected - got).max()) for expected, got in pairs)
+    largest = max(float(np.abs(expected).max()) for expected, _ in pairs)
+    same = np.concatenate([(expected.argmax(-1) == got.argmax(-1)).ravel() for expected, got in pairs])
+    return Difference(
+        max_abs=apart, agreement=float(same.mean()), max_relative=apart / max(apart, largest) if apart else 0.0
+    )
+
+
+def _doubts(name: str, against_cpu: Mapping[str, Difference], unchecked: Mapping[str, str]) -> list[str]:
+    """What the comparison with the CPU says against a model's numbers: of another model nobody asked for the speed."""
+    if name in unchecked:
+        return [f"not compared with the CPU: {unchecked[name]}"]
+    found = against_cpu.get(name)
+    if found is None or not found.disagrees:
+        return []
+    return [
+        f"its outputs are up to {found.max_relative:.0%} of the largest off the CPU's, and {found.agreement:.0%} of "
+        "the decisions agree"
+    ]
+
+
+def _ranked_by(profile: Profile, measurements: Sequence[Measurement], *, launches: int) -> RankedBy:
+    if profile.scenario == "offline":
+        return "throughput"
+    # Two halves of a single launch would say nothing about launches, and little about themselves.
+    if profile.scenario == "server" and launches > 1 and all(found.half_launch_p99_ms for found in measurements):
+        return "p99 latency"
+    return "median latency"
+
+
+def _ranking_ms(found: Measurement, by: RankedBy) -> list[float]:
+    if by == "throughput":
+        return found.block_mean_ms
+    return found.half_launch_p99_ms if by == "p99 latency" else found.block_median_ms
+
+
+def _speedup(model: Measurement, *, over: Measurement, by: RankedBy, seed: int, launches: int) -> Estimate:
+    log_ratios = np.log(_ranking_ms(over, by)) - np.log(_ranking_ms(model, by))
     return geometric_mean_ratio(log_ratios, seed=seed, launches=launches)

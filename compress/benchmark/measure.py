@@ -5,10 +5,12 @@ import math
 import statistics as stdlib_statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compress.benchmark.model_file import contents, external_files
 from compress.benchmark.process import HERE, Place, Worker, check_launchable
@@ -148,7 +150,13 @@ class Measurement:
     compute_ms: float | None = None
     """Median of runs whose inputs and outputs stay on the device; None where there is no device."""
     energy_mj_per_sample: float | None = None
-    """Millijoules of all CPU packages, whatever else they did; None where no counter can be read."""
+    """Millijoules of all CPU packages, whatever else they did; None where no counter can be read, and for runtimes on
+    devices, whose energy that counter leaves out."""
+    block_mean_ms: list[float] = field(default_factory=list)
+    """As block_median_ms, of the mean: its inverse is the round's throughput."""
+    half_launch_p99_ms: list[float] = field(default_factory=list)
+    """The 99th percentile of the first and the second half of each launch's rounds, as an upper bound that holds with
+    99% confidence; empty when one of them has fewer than 662 queries, or outside the server scenario."""
     parameters: int | None = None
     """Elements of the file's initializers; None for a directory."""
     initializer_bytes: dict[str, int] = field(default_factory=dict)
@@ -161,10 +169,11 @@ class Subject:
     Args:
         path: an ONNX file, or an artifact directory for torch.
         profile: how to run it.
+        inputs: .npz of real samples, as `runtimes.worker.batches` takes them.
     """
 
-    def __init__(self, path: Path, profile: Profile) -> None:
-        self._path, self._profile = path, profile
+    def __init__(self, path: Path, profile: Profile, *, inputs: Path) -> None:
+        self._path, self._profile, self._inputs = path, profile, inputs
         self._worker: Worker | None = None
         self._loads: list[dict[str, Any]] = []
         self._memory: list[dict[str, int | None]] = []
@@ -175,11 +184,9 @@ class Subject:
         self.model_s = 0.0
         """Time that the model itself took so far: loads, first runs, warm-ups and blocks."""
         self._switches: int | None = 0
-        self._energy_uj: int | None = 0
+        self._energy_uj: int | None = None if profile.on_device else 0
 
-    def launch(
-        self, running: Worker, *, inputs: Path, first_core: int, strict: bool, code: Sequence[Path] = ()
-    ) -> None:
+    def launch(self, running: Worker, *, first_core: int, strict: bool, code: Sequence[Path] = ()) -> None:
         """Load the model in a fresh worker; the arguments are those of `Worker.load`.
 
         Raises:
@@ -187,7 +194,7 @@ class Subject:
         """
         profile = self._profile
         loaded = running.load(
-            runtime=profile.runtime, model=self._path, inputs=inputs, batch_size=profile.batch_size,
+            runtime=profile.runtime, model=self._path, inputs=self._inputs, batch_size=profile.batch_size,
             threads=profile.threads, first_core=first_core, seed=len(self._loads), strict=strict, code=code,
         )  # fmt: skip
         self._worker = running
@@ -235,6 +242,15 @@ class Subject:
             self._compute_ms += [time / 1e6 for time in alone["times_ns"]]
             self.model_s += alone["elapsed_ns"] / 1e9
 
+    def outputs(self, batch: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The model's outputs for one batch.
+
+        Raises:
+            WorkerError: when one is not finite, or the worker is gone.
+        """
+        assert self._worker is not None
+        return self._worker.outputs(batch)
+
     def end(self) -> None:
         """Note the peak memory of this launch.
 
@@ -273,9 +289,24 @@ class Subject:
             e2e_ms=median_ms if profile.on_device else None,
             compute_ms=float(np.median(self._compute_ms)) if self._compute_ms else None,
             energy_mj_per_sample=None if self._energy_uj is None else self._energy_uj / 1e3 / samples,
+            block_mean_ms=[float(np.mean(block)) for block in self._block_times_ms],
+            half_launch_p99_ms=self._half_launch_p99_ms() if profile.scenario == "server" else [],
             parameters=None if inside is None else inside.parameters,
             initializer_bytes={} if inside is None else inside.initializer_bytes,
         )
+
+    def _half_launch_p99_ms(self) -> list[float]:
+        count, halves = len(self._block_times_ms), 2 * len(self._loads)
+        edges = [step * count // halves for step in range(halves + 1)]
+        bounds = [
+            percentile_bound(
+                [time_ms for block in self._block_times_ms[start:end] for time_ms in block],
+                quantile=PERCENTILES["p99"],
+            )
+            for start, end in pairwise(edges)
+        ]
+        known = [bound for bound in bounds if bound is not None]
+        return known if len(known) == halves else []
 
     def _degraded(self, warm_up: WarmUp, *, busy_s: float, num_calls: int) -> list[str]:
         found = [] if warm_up.stable else ["the warm-up did not become stable"]
@@ -284,7 +315,11 @@ class Subject:
         offered = (self._profile.arrivals_per_s or 0) * busy_s
         if num_calls < offered - 4 * math.sqrt(offered):  # their number is a Poisson variable
             found.append(f"overloaded: {num_calls} of {offered:.0f} queries that came were answered")
-        if self._loads[-1]["settings"].get("adapter") == "software":
+        settings = self._loads[-1]["settings"]
+        if settings["pinned_cpus"] is None:
+            cores = "a core" if self._profile.threads == 1 else f"{self._profile.threads} cores"
+            found.append(f"not pinned to {cores} of its own: there are fewer, or the system cannot pin")
+        if settings.get("adapter") == "software":
             found.append("a software adapter: its times say nothing about a device")
         return found
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,30 @@ from typing import Any
 import numpy as np
 
 from compress.benchmark.accuracy import accuracies, outputs
-from compress.benchmark.compare import PRESETS, compare
+from compress.benchmark.compare import PRESETS, SILENT, compare
 from compress.benchmark.drawn_inputs import check_same_inputs, draw
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import check_usable
-from compress.benchmark.units import format_bytes, format_ms, format_share
+from compress.benchmark.units import format_bytes, format_ms, format_rate, format_share
 from compress.errors import InputError, ModelError
+from compress.progress import Reporter
 
 SCHEMA = 1
+COLUMNS = 100
+UNBROKEN = "\N{NO-BREAK SPACE}"  # where lines are not folded; a plain space when they have been
 
 
 def compare_files(
-    first: Path, second: Path, *, inputs: Path | None, labels: Path | None, profile: Profile, preset: str, seed: int
+    first: Path,
+    second: Path,
+    *,
+    inputs: Path | None,
+    labels: Path | None,
+    profile: Profile,
+    preset: str,
+    seed: int,
+    reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Measure the second file against the first.
 
@@ -33,9 +45,11 @@ def compare_files(
         profile: where and how.
         preset: a name of `compare.PRESETS`.
         seed: of the order in each round, of the intervals and of drawn inputs.
+        reporter: shows a bar while it measures.
 
     Returns:
-        verdict, speedup of B over A, noise floor, the accuracies, the whole comparison and the environment, for JSON.
+        verdict, speedup of B over A (None where nothing is ranked), noise floor (None where A's second copy failed),
+        the accuracies, the whole comparison and the environment, for JSON.
 
     Raises:
         InputError: for paths or names that do not exist, models that take different inputs, and labels that do not fit
@@ -59,7 +73,15 @@ def compare_files(
         if samples is None:
             samples = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compressor-")), "inputs.npz")
             np.savez(samples, allow_pickle=False, **draw(first, seed=seed))
-        found = compare(models, reference="A", inputs=samples, profile=profile, preset=PRESETS[preset], seed=seed)
+        found = compare(
+            models,
+            reference="A",
+            inputs=samples,
+            profile=profile,
+            preset=PRESETS[preset],
+            seed=seed,
+            reporter=reporter,
+        )
     for name, reason in found.failures.items():
         raise ModelError(f"{name} could not be measured", got=reason, where=models[name])
     judged = {}
@@ -79,7 +101,7 @@ def compare_files(
         "schema": SCHEMA,
         "files": {name: path.name for name, path in models.items()},
         "verdict": found.verdict("B", over="A"),
-        "speedup": asdict(found.speedup("B", over="A")),
+        "speedup": asdict(found.speedup("B", over="A")) if found.ranked else None,
         "confidence": found.confidence,
         "floor": found.floor,
         "accuracy": {name: asdict(entry) for name, entry in judged.items()},
@@ -91,21 +113,17 @@ def compare_files(
 
 
 def text(document: dict[str, Any]) -> str:
-    """The document in lines: the verdict first, then the numbers behind it, then the reasons for doubt."""
-    speedup, comparison = document["speedup"], document["comparison"]
-    low, high = (f"{speedup[bound]:.3f}" for bound in ("low", "high"))
-    preset = comparison["preset"]
-    lines = [
-        f"B is {document['verdict']} than A" if document["verdict"] in ("faster", "slower") else document["verdict"],
-        f"speed of B over A  {speedup['value']:.3f} [{low}, {high}], {document['confidence']:.0%} interval over "
-        f"{preset['rounds']} rounds in {preset['launches']} launch{'es' if preset['launches'] > 1 else ''}",
-        f"noise floor        {100 * document['floor']:.2f}% (A against A)",
-    ]
+    """The document in lines of at most 100 columns: verdict, the numbers behind it, then the reasons for doubt."""
+    comparison = document["comparison"]
+    floor = "not measured" if document["floor"] is None else f"{100 * document['floor']:.2f}% (A against A)"
+    lines = [_verdict(document), *_ratio(document), f"noise floor        {floor}"]
+    scenario = comparison["profile"]["scenario"]
     for name, found in comparison["measurements"].items():
-        lines.append(f"{name} {document['files'][name]}: {_measured(found)}")
+        lines.append(f"{name} {document['files'][name]}: {_measured(found, scenario)}")
         lines += [f"  {_accuracy(document['accuracy'][name])}"] if document["accuracy"] else []
     for name, apart in comparison["against_cpu"].items():
-        lines.append(f"{name} against onnxruntime on the CPU: at most {apart['max_abs']:.2e} off")
+        off, same = f"at most {apart['max_abs']:.2e} off", f"{apart['agreement']:.0%} of decisions agree"
+        lines.append(f"{name} against onnxruntime on the CPU: {off}, {same}")
     doubts = {
         *comparison["degraded"],
         *(why for found in comparison["measurements"].values() for why in found["degraded"]),
@@ -115,21 +133,45 @@ def text(document: dict[str, Any]) -> str:
         lines.append("inputs: drawn from A's signature; --inputs takes real samples")
     lines += [f"accuracy: {doubt}" for doubt in {entry["doubt"] for entry in document["accuracy"].values()} if doubt]
     environment = document["environment"]
-    return "\n".join([*lines, f"{document['profile']}; {environment['cpu_model']}; {environment['date'][:10]}"])
+    lines.append(f"{document['profile']}; {environment['cpu_model']}; {environment['date'][:10]}")
+    folded = (textwrap.fill(line, COLUMNS, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
+    return "\n".join(folded).replace(UNBROKEN, " ")
 
 
-def _measured(found: dict[str, Any]) -> str:
+def _verdict(document: dict[str, Any]) -> str:
+    verdict = document["verdict"]
+    if verdict in ("faster", "slower"):
+        return f"B is {verdict} than A"
+    return "not ranked: software adapter" if verdict == "not ranked" else verdict
+
+
+def _ratio(document: dict[str, Any]) -> list[str]:
+    """The speed of B over A, where times rank anything."""
+    speedup, preset = document["speedup"], document["comparison"]["preset"]
+    if speedup is None:
+        return []
+    value, low, high = (f"{speedup[key]:.3f}" for key in ("value", "low", "high"))
+    return [
+        f"speed of B over A  {value} [{low}, {high}], {document['confidence']:.0%} interval over "
+        f"{preset['rounds']} rounds in {preset['launches']} launch{'es' if preset['launches'] > 1 else ''}",
+        f"ranked by          {document['comparison']['ranked_by']}",
+    ]
+
+
+def _measured(found: dict[str, Any], scenario: str) -> str:
     tails = [f"{name} at most {format_ms(value)}" for name, value in [*found["percentile_ms"].items()][-1:]]
     compute = [] if found["compute_ms"] is None else [f"compute {format_ms(found['compute_ms'])} ms"]
     nodes = found["settings"].get("nodes") or {}
     placed = [f"{count} nodes on {provider.removesuffix('ExecutionProvider')}" for provider, count in nodes.items()]
     peak = found["memory_bytes"]["runs"]
+    times = [f"p50 {format_ms(found['median_ms'])} ms", *compute, *tails]
+    rate = [f"{format_rate(found['throughput_per_s'])} samples/s"]
     parts = [
-        f"p50 {format_ms(found['median_ms'])} ms", *compute, *tails, f"{found['throughput_per_s']:.4g} samples/s",
+        *([*rate, *times] if scenario == "offline" else [*times, *rate]),
         f"load {format_ms(found['load_ms'])} ms", f"first run {format_ms(found['first_run_ms'])} ms",
         format_bytes(found["size_bytes"]), *([] if peak is None else [f"peak {format_bytes(peak)}"]), *placed,
     ]  # fmt: skip
-    return ", ".join(parts)
+    return ", ".join(part.replace(" ", UNBROKEN) for part in parts)
 
 
 def _accuracy(found: dict[str, Any]) -> str:

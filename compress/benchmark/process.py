@@ -10,6 +10,7 @@ import io
 import json
 import os
 import queue
+import re
 import shlex
 import signal
 import subprocess
@@ -31,6 +32,10 @@ from compress.errors import CompressError, EnvironmentFault, InputError
 
 _SHIPPED = Path(__file__).with_name("runtimes")
 _PACKAGE_ROOT = Path(__file__).parents[2]
+_MOST_LOGGED = 2**20  # bytes that a runtime may write before it gives up, to be searched for the reason
+_LOGGED_WIDTH = 400
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_LOG_PREFIX = re.compile(r"^(\S+ \S+ \[\w:onnxruntime:[^]]*\] )?(.*\[ONNXRuntimeError\] : \d+ : \w+ : )?")
 
 
 class WorkerError(CompressError):
@@ -128,11 +133,20 @@ class Worker:
     def usable(self, runtime: str) -> dict[str, Any]:
         """Whether a runtime works there: usable (bool), why and install (empty when it does).
 
+        Where a library tells what it lacks on standard error alone, such as a provider whose CUDA libraries are
+        missing, its last lines are part of ``why``.
+
         Raises:
             WorkerError: when trying it ended the worker.
         """
+        written = os.fstat(self._errors.fileno()).st_size
         request = {"do": "usable", "runtime": runtime, "package_root": str(_PACKAGE_ROOT)}
-        return self._ask(request, limit_s=self._load_limit_s)
+        found = self._ask(request, limit_s=self._load_limit_s)
+        if found.pop("logged", False):
+            # Not by seek and read: the worker writes at the same file position.
+            text = os.pread(self._errors.fileno(), _MOST_LOGGED, written).decode(errors="replace")
+            found["why"] = ": ".join(filter(None, [found["why"], "; ".join(last_logged(text))]))
+        return found
 
     def load(
         self,
@@ -288,6 +302,16 @@ class Worker:
         reason = lines[-1].strip() if lines else "no message"
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         return f"the worker ended ({how}): {reason}"
+
+
+def last_logged(text: str) -> list[str]:
+    """The last three different lines of a log, oldest first, without colours, times and the place in the source.
+
+    Of a long line the end is kept, which is where ONNX Runtime names the library that it could not open.
+    """
+    lines = (_LOG_PREFIX.sub("", _COLOUR.sub("", line)).strip() for line in text.splitlines())
+    kept = [*dict.fromkeys(filter(None, lines))][-3:]
+    return [line if len(line) <= _LOGGED_WIDTH else f"...{line[-_LOGGED_WIDTH:]}" for line in kept]
 
 
 def check_launchable(runtime: str) -> None:

@@ -4,6 +4,7 @@ The views read the JSON document and nothing else, so a stored result prints as 
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from compress.benchmark.units import (
     format_count,
     format_factor,
     format_ms,
+    format_rate,
     format_share,
     format_speedup,
 )
@@ -34,7 +36,7 @@ COST_HEAD = (
     "model", "load ms", "first run ms", "samples/s", "peak after import", "after load", "after first run",
     "after all runs", "mJ/sample", "nodes on",
 )  # fmt: skip
-SCORED_HEAD = ("model", "accuracy %", "change", "McNemar p", "agreement %", "KL, nats")
+SCORED_HEAD = ("model", "accuracy %", "change", "McNemar p", "agree %", "KL, nats", "off CPU")
 HEAD = ("model", "size", "params", "accuracy %", "change", "p50 ms", "speedup")
 
 
@@ -53,7 +55,7 @@ class Entry:
     macs: int | None = None
     """Multiply-accumulates of one sample."""
     runtime_accuracy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Accuracy in the very runtime that was timed, by profile, where that is not the one that scored the file."""
+    """Accuracy in the very runtime that was timed, by profile; see `verdict.runtime_accuracy`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Row:
     latency_ms: dict[str, float]
     """Median per call, by profile."""
     speedup: dict[str, Estimate]
-    """Over the reference, by profile."""
+    """Over the reference, by profile; absent where times rank nothing (`Comparison.ranked`)."""
     measurable: dict[str, bool]
     """Whether that speedup stands out of the noise, by profile."""
     failures: dict[str, str] = field(default_factory=dict)
@@ -162,10 +164,10 @@ def profile_table(document: dict[str, Any]) -> Table:
     """Median latency and speedup of every row under every profile."""
     made = Table(title="p50 ms (speedup)", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     made.add_column("model", overflow="fold")
-    for name in document["profiles"]:
-        made.add_column(name, justify="right", overflow="fold")
+    for head in profile_heads(document):
+        made.add_column(head, justify="right", overflow="fold")
     for row in document["rows"]:
-        made.add_row(row["name"], *(_profile_cell(row, profile) for profile in document["profiles"]))
+        made.add_row(row["name"], *(_profile_cell(row, document, profile) for profile in document["profiles"]))
     return made
 
 
@@ -181,28 +183,85 @@ def tail_table(document: dict[str, Any]) -> Table:
 
 
 def scored_tables(document: dict[str, Any]) -> list[Table]:
-    """What each file scores in the very runtime that was timed, where another one had scored it before."""
+    """What each file scores in the very runtime that was timed, and how far its outputs are from the CPU's."""
     tables = []
     for title, rows in scored(document):
-        made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        for index, head in enumerate(SCORED_HEAD):
-            made.add_column(head, justify="right" if index else "left", overflow="fold")
+        made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+        shown = len(SCORED_HEAD) - all(row[-1] == "-" for row in rows)  # what is on the CPU is not off it
+        made.add_column(SCORED_HEAD[0], min_width=10, overflow="fold")
+        made.add_column(SCORED_HEAD[1], justify="right", min_width=18, overflow="fold")  # or why it failed
+        for head in SCORED_HEAD[2:shown]:
+            made.add_column(head, justify="right", no_wrap=True)
         for row in rows:
-            made.add_row(*row)
+            made.add_row(*row[:shown])
         tables.append(made)
     return tables
 
 
 def scored(document: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """The titles and cells of those tables, one a profile; the title says when the samples are few."""
-    found = []
-    for profile in document["profiles"]:
+    """The titles and cells of those tables, profiles with the same cells in one; a title says when samples are few."""
+    found: dict[tuple[str, tuple[tuple[str, ...], ...]], list[str]] = {}
+    for comparison, profile in zip(document["comparisons"], document["profiles"], strict=True):
         judged = {row["name"]: row.get("runtime_accuracy", {}).get(profile) for row in document["rows"]}
-        rows = [[name, *_scored_cells(entry)] for name, entry in judged.items() if entry is not None]
-        doubts = sorted({entry["doubt"] for entry in judged.values() if entry and entry.get("doubt")})
+        off = {name: _off_cell(comparison, name) for name in judged}
+        rows = [
+            (name, *_scored_cells(entry or {}), off[name])
+            for name, entry in judged.items()
+            if entry is not None or off[name] != "-"
+        ]
+        few = sorted({entry["doubt"] for entry in judged.values() if entry and entry.get("doubt")})
         if rows:
-            found.append((f"accuracy in {profile}, on select" + "".join(f"; {doubt}" for doubt in doubts), rows))
-    return found
+            found.setdefault(("".join(f"; {doubt}" for doubt in few), tuple(rows)), []).append(profile)
+    return [
+        (f"accuracy in {', '.join(profiles)}, on select{few}", [[*row] for row in rows])
+        for (few, rows), profiles in found.items()
+    ]
+
+
+def profile_heads(document: dict[str, Any]) -> list[str]:
+    """What stands above each profile's times: its name, and what ranks there if not the median."""
+    heads = []
+    for comparison, profile in zip(document["comparisons"], document["profiles"], strict=True):
+        software = "software" in {found["settings"].get("adapter") for found in comparison["measurements"].values()}
+        notes = {
+            "samples/s": _scenario(comparison) == "offline",
+            f"ranked by {comparison.get('ranked_by')}": _scenario(comparison) == "server" and not software,
+            "not ranked: software adapter": software,
+        }
+        shown = ", ".join(note for note, holds in notes.items() if holds)
+        heads.append(f"{profile} ({shown})" if shown else profile)
+    return heads
+
+
+def time_cell(row: dict[str, Any], document: dict[str, Any], profile: str) -> str:
+    """What a row took: its median in ms, the 99th percentile where that ranks, offline the samples a second.
+
+    Args:
+        row: of the document.
+        document: that holds it.
+        profile: its name.
+    """
+    if profile in row["failures"]:
+        return "failed"
+    comparison = document["comparisons"][document["profiles"].index(profile)]
+    found = comparison["measurements"].get(row["name"])
+    if found is not None and _scenario(comparison) == "offline":
+        return f"{format_rate(found['throughput_per_s'])}/s"
+    if found is not None and comparison.get("ranked_by") == "p99 latency":
+        return f"p99 {format_ms(found['percentile_ms']['p99'])}"
+    return format_ms(row["latency_ms"].get(profile))
+
+
+def factor(row: dict[str, Any], profile: str) -> str:
+    """A row's speed over the reference, such as 1.85x, with ~ before one within the noise; empty where there is none.
+
+    Args:
+        row: of a document.
+        profile: its name.
+    """
+    speedup = row["speedup"].get(profile)
+    sure = "" if row["measurable"].get(profile, False) else "~"
+    return "" if speedup is None else f"{sure}{format_factor(speedup['value'])}x"
 
 
 def costs(comparison: Mapping[str, Any]) -> list[list[str]]:
@@ -217,15 +276,28 @@ def costs(comparison: Mapping[str, Any]) -> list[list[str]]:
                 name,
                 format_ms(found["load_ms"]),
                 format_ms(found["first_run_ms"]),
-                f"{found['throughput_per_s']:,.0f}"
-                if found["throughput_per_s"] >= 100
-                else f"{found['throughput_per_s']:.3g}",
+                format_rate(found["throughput_per_s"]),
                 *("-" if peak is None else format_bytes(peak) for peak in peaks),
                 "-" if energy is None else f"{energy:.3g}",
                 placed or "-",
             ]
         )
     return rows
+
+
+def doubts(comparison: Mapping[str, Any]) -> list[str]:
+    """Why to trust a profile's numbers less: what disturbed all of it, then each kind of reason of single models once.
+
+    Reasons that differ in their numbers alone are of one kind, and the first model stands for all.
+    """
+    kinds: dict[str, list[str]] = {}
+    for name, found in comparison["measurements"].items():
+        for why in found["degraded"]:
+            kinds.setdefault(re.sub(r"\d[\d.]*", "0", why), []).append(f"{name}: {why}")
+    return [
+        *comparison["degraded"],
+        *(first + (f" (and {len(more)} more alike)" if more else "") for first, *more in kinds.values()),
+    ]
 
 
 def failure_lines(comparison: Mapping[str, Any]) -> list[str]:
@@ -242,10 +314,10 @@ def markdown(document: dict[str, Any]) -> str:
     lines = [_line(HEAD), _line(["---", *["---:"] * (len(HEAD) - 1)])]
     lines += [_line(_cells(row, document)) for row in document["rows"]]
     if len(document["profiles"]) > 1:
-        lines += ["", _line(["p50 ms (speedup)", *document["profiles"]])]
+        lines += ["", _line(["p50 ms (speedup)", *profile_heads(document)])]
         lines += [_line(["---", *["---:"] * len(document["profiles"])])]
         lines += [
-            _line([row["name"], *(_profile_cell(row, profile) for profile in document["profiles"])])
+            _line([row["name"], *(_profile_cell(row, document, profile) for profile in document["profiles"])])
             for row in document["rows"]
         ]
     if document["profiles"]:
@@ -277,7 +349,8 @@ def _row(entry: Entry, comparisons: Sequence[Comparison], *, reference: Entry, s
         if entry.name in timed:
             latency_ms[profile] = timed[entry.name].median_ms
             if entry is not reference and reference.name in timed:
-                speedup[profile] = comparison.speedup(entry.name, over=reference.name)
+                if comparison.ranked:
+                    speedup[profile] = comparison.speedup(entry.name, over=reference.name)
                 verdict[profile] = comparison.verdict(entry.name, over=reference.name)
             on_device = timed[entry.name].compute_ms
             if on_device is not None:
@@ -307,23 +380,25 @@ def _row(entry: Entry, comparisons: Sequence[Comparison], *, reference: Entry, s
 
 def _cells(row: dict[str, Any], document: dict[str, Any]) -> list[str]:
     primary = document["profiles"][0] if document["profiles"] else ""
-    failed = primary in row["failures"]
+    faster = format_speedup(row["speedup"].get(primary), measurable=row["measurable"].get(primary, False))
     return [
         row["name"],
         format_bytes(row["size_bytes"]),
         format_count(row["num_params"]),
         format_share(row["accuracy"], sign=""),
         format_share(row["accuracy_change"], sign="+"),
-        "failed" if failed else format_ms(row["latency_ms"].get(primary)),
-        format_speedup(row["speedup"].get(primary), measurable=row["measurable"].get(primary, False)),
+        time_cell(row, document, primary) if primary else "-",
+        "not ranked" if row.get("verdict", {}).get(primary) == "not ranked" else faster,
     ]
 
 
-def _profile_cell(row: dict[str, Any], profile: str) -> str:
-    if profile in row["failures"]:
-        return "failed"
-    speedup = row["speedup"].get(profile)
-    return format_ms(row["latency_ms"].get(profile)) + (f" ({format_factor(speedup['value'])}x)" if speedup else "")
+def _profile_cell(row: dict[str, Any], document: dict[str, Any], profile: str) -> str:
+    faster = factor(row, profile)
+    return time_cell(row, document, profile) + (f" ({faster})" if faster else "")
+
+
+def _scenario(comparison: dict[str, Any]) -> str:
+    return comparison["profile"].get("scenario", "single_stream")
 
 
 def _tail_cells(row: dict[str, Any], document: dict[str, Any]) -> list[str]:
@@ -345,7 +420,7 @@ def _scored_cells(found: dict[str, Any]) -> list[str]:
         return [f"failed: {found['failure']}", "", "", "", ""]
     p_value, agreed, nats = (found.get(key) for key in ("mcnemar_p", "teacher_agreement", "teacher_kl_nats"))
     return [
-        format_share(found["accuracy"], sign=""),
+        format_share(found.get("accuracy"), sign=""),
         format_share(found.get("change"), sign="+"),
         "-" if p_value is None else f"{p_value:.2g}",
         "-" if agreed is None else f"{100 * agreed:.2f}",
@@ -353,15 +428,18 @@ def _scored_cells(found: dict[str, Any]) -> list[str]:
     ]
 
 
+def _off_cell(comparison: dict[str, Any], name: str) -> str:
+    """The largest difference to the CPU's outputs, and how many decisions are the same: ``1.2e-06 100%``."""
+    if name in comparison.get("unchecked", {}):
+        return "not compared"
+    apart = comparison.get("against_cpu", {}).get(name)
+    return "-" if apart is None else f"{apart['max_abs']:.1e} {apart['agreement']:.0%}"
+
+
 def _noise_lines(document: dict[str, Any]) -> list[str]:
-    """Why to trust the numbers less: what disturbed a whole profile, and the first of what disturbed single models."""
     lines = []
     for comparison, profile in zip(document["comparisons"], document["profiles"], strict=True):
-        own = sorted(
-            f"{name}: {why}" for name, found in comparison["measurements"].items() for why in found["degraded"]
-        )
-        shown = own if len(own) < 3 else [own[0], f"and {len(own) - 1} more models alike; all are in the JSON"]
-        lines += [f"degraded ({profile}): {reason}" for reason in [*comparison["degraded"], *shown]]
+        lines += [f"degraded ({profile}): {reason}" for reason in doubts(comparison)]
         lines += [f"failed ({profile}): {line}" for line in failure_lines(comparison)]
     return lines
 

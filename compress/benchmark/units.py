@@ -18,6 +18,11 @@ def format_ms(value: float | None) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def format_rate(value: float) -> str:
+    """A number a second, three significant digits at least: 5,120 or 31.4."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def format_share(estimate: dict[str, float] | None, *, sign: str) -> str:
     """A share (0 to 1) in percent with its interval, or a dash; sign "+" also marks gains."""
     if estimate is None:

@@ -32,6 +32,12 @@ class Raw:
 class Source(Values):
     """A place samples come from."""
 
+    @property
+    def title(self) -> str:
+        """What people call it: its folder or file, else its kind."""
+        paths = [value for value in self.__dict__.values() if isinstance(value, Path)]
+        return paths[0].stem if paths else self.__dict__["source"]
+
     @abstractmethod
     def load(self, *, code: Sequence[Path]) -> Raw:
         """Return its samples.

@@ -183,12 +183,17 @@ class HubData(Columns):
     splits: dict[Role, str] = {"train": "train"}
     revision: str | None = None
 
+    @property
+    def title(self) -> str:
+        """The data set's name, without its owner, and the subset."""
+        return "-".join(filter(None, (self.path.rstrip("/").rpartition("/")[2], self.subset)))
+
     def load(self, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
-        """Return the rows of the named splits.
+        """Return the rows of the named splits; a data set that is a script is refused, by datasets from version 4 on.
 
         Raises:
             EnvironmentFault: when datasets is not installed, or the hub does not answer.
-            DataError: when there is no such data set, split or column.
+            DataError: when there is no such data set, split or column, or it is a script.
         """
         try:
             import datasets  # pyright: ignore[reportMissingImports] # an extra
@@ -202,7 +207,7 @@ class HubData(Columns):
                 rows = datasets.load_dataset(self.path, self.subset, split=split, revision=self.revision)
             except ConnectionError as error:
                 raise EnvironmentFault("the hub does not answer", got=error, where=self.path) from error
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RuntimeError) as error:  # a RuntimeError where it is a script
                 raise DataError("the data set cannot be read", got=error, where=f"{self.path}, {split}") from error
             frame: pd.DataFrame = rows.to_pandas()  # pyright: ignore[reportAssignmentType] # in one piece
             for name, feature in rows.features.items():

@@ -56,7 +56,7 @@ class Recipe(Values):
 
     Attributes:
         schema_version: of this format; ``schema`` in YAML.
-        name: lower-case; names run directories, the experiment and the registered model.
+        name: lower-case; names run directories, the tracked run and the registered model.
         seed: every stage derives its own from it.
         data: samples and their roles.
         teacher: the frozen large model.

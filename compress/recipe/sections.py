@@ -313,7 +313,7 @@ class Tracking(Values):
     Attributes:
         uri: MLflow's tracking URI; None keeps a database in the store.
         required: fail when the server is down at the start, instead of recording to disk until it is back.
-        experiment: under which runs are grouped; None groups by the name of the recipe.
+        experiment: under which runs are grouped and share charts; None groups those on equal data, judged alike.
     """
 
     uri: str | None = None

@@ -104,6 +104,10 @@ class Task(ABC):
         """Return how many units each sample has, int64 [N]."""
         return np.ones(len(samples), np.int64)
 
+    def truncated(self, samples: Samples) -> int:  # noqa: ARG002
+        """Return how many samples of a role are cut, because they are longer than a model is to read."""
+        return 0
+
     def order(self, samples: Samples, generator: torch.Generator, *, size: int) -> Tensor:  # noqa: ARG002
         """Return a random order of a role's samples for one epoch, int64 [N].
 

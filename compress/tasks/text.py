@@ -189,6 +189,10 @@ class TextTask(Task):
         tokens = self.encoded(samples)
         return np.diff(np.concatenate([[0], np.cumsum(tokens.words >= 0)])[tokens.starts])
 
+    def truncated(self, samples: Samples) -> int:
+        """Return how many samples of a role are cut at the length limit."""
+        return self.encoded(samples).truncated
+
     def order(self, samples: Samples, generator: torch.Generator, *, size: int) -> Tensor:
         """Return a random order in which the samples of an update are about equally long, so that little is padded.
 

@@ -1,14 +1,18 @@
 import math
+import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
-from compress.benchmark.compare import Comparison, Preset, compare
+from compress.benchmark.compare import Comparison, Difference, Preset, _difference, _doubts, compare
 from compress.benchmark.measure import Measurement, Profile, WarmUp, default_profiles
-from compress.benchmark.process import Place
+from compress.benchmark.process import Place, Worker
+from compress.benchmark.runtimes.machine import cores
 from compress.benchmark.statistics import Estimate
-from compress.errors import InputError
+from compress.errors import InputError, ModelError
 
 TINY = Preset(name="tiny", rounds=6, block_ms=5.0, warm_up_limit_ms=50.0)
 
@@ -180,6 +184,44 @@ def test_other_runtimes_are_compared_with_the_cpu_provider(small: Path, samples:
     assert found.against_cpu["m"].max_abs < 1e-5
     assert found.against_cpu["m"].agreement == 1
     assert found.measurements["m"].e2e_ms is None
+    assert not any("off the CPU's" in reason for reason in found.measurements["m"].degraded)
+
+
+def test_outputs_that_disagree_with_the_cpu_degrade_their_row(small: Path, wider: Path, samples: Path, tmp_path: Path):
+    """What runs is the model; its file is replaced while it does, and the CPU reads the other one."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(small.read_bytes())
+    with Worker() as worker:
+        worker.load(runtime="ort-cpu", model=path, inputs=samples)
+        same = _difference(path, worker, inputs=samples, profile=Profile())
+        assert (same.max_abs, same.max_relative, same.agreement, same.disagrees) == (0, 0, 1, False)
+        proto = onnx.load(small)
+        weight = numpy_helper.to_array(proto.graph.initializer[-1])
+        proto.graph.initializer[-1].CopyFrom(numpy_helper.from_array((weight + weight[:, ::-1]) / 2, "w1"))
+        onnx.save_model(proto, path)
+        apart = _difference(path, worker, inputs=samples, profile=Profile())
+        path.write_bytes(wider.read_bytes())
+        with pytest.raises(ModelError, match=r"another shape than on the CPU"):
+            _difference(path, worker, inputs=samples, profile=Profile())
+    x, first, last = np.load(samples)["x"], *map(numpy_helper.to_array, onnx.load(small).graph.initializer)
+    ours = x @ first @ last
+    changed = (ours + ours[:, ::-1]) / 2
+    assert apart.max_abs == pytest.approx(np.abs(ours - changed).max(), rel=1e-4)
+    assert apart.max_relative == pytest.approx(apart.max_abs / np.abs(changed).max(), rel=1e-4)
+    assert apart.agreement == (ours.argmax(-1) == changed.argmax(-1)).mean()
+    (doubt,) = _doubts("m", {"m": apart}, {})
+    assert re.fullmatch(
+        r"its outputs are up to \d+% of the largest off the CPU's, and \d+% of the decisions agree", doubt
+    )
+    assert _doubts("m", {}, {"m": "no such operator"}) == ["not compared with the CPU: no such operator"]
+    assert _doubts("m", {"m": same}, {}) == _doubts("m", {}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("max_relative", "agreement", "disagrees"), [(0.05, 0.95, False), (0.051, 1.0, True), (0.0, 0.949, True)]
+)
+def test_the_bound_on_outputs(max_relative: float, agreement: float, disagrees: bool):
+    assert Difference(1.0, agreement, max_relative).disagrees == disagrees
 
 
 def test_scenarios_are_named_and_wrong_ones_refused():
@@ -198,6 +240,15 @@ def test_scenarios_are_named_and_wrong_ones_refused():
     ):
         with pytest.raises(InputError):
             Profile(**wrong)
+
+
+def test_more_threads_than_cores_are_not_pinned_and_say_so(small: Path, samples: Path):
+    profile = Profile(threads=1 + len(cores()))
+    found = compare({"m": small}, reference="m", inputs=samples, profile=profile, preset=TINY).measurements["m"]
+    assert found.settings["pinned_cpus"] is None
+    assert f"not pinned to {profile.threads} cores of its own: there are fewer, or the system cannot pin" in (
+        found.degraded
+    )
 
 
 def test_too_many_queries_for_a_server_degrade_it(large: Path, samples: Path):

@@ -1,4 +1,5 @@
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +13,19 @@ from compress.benchmark import PRESETS, pair
 from compress.benchmark.accuracy import accuracies, kl_nats, outputs
 from compress.benchmark.compare import Preset
 from compress.benchmark.measure import Profile
+from compress.benchmark.process import Place
 from compress.cli import app
 from compress.errors import EnvironmentFault, InputError, ModelError
+from compress.progress import Reporter
 
 TINY = Preset(name="tiny", rounds=6, block_ms=5.0, warm_up_limit_ms=50.0, launches=2)
+SHORT = Preset(name="short", rounds=2, block_ms=1.0, warm_up_limit_ms=1.0)
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(PRESETS, "standard", TINY)
+    monkeypatch.setitem(PRESETS, "short", SHORT)
 
 
 @pytest.fixture
@@ -42,6 +47,8 @@ def test_two_files_are_compared_from_the_command_line(deep: Path, small: Path, s
     assert "10 samples are few" in document["accuracy"]["A"]["doubt"]
     shown = pair.text(document)
     assert shown.splitlines()[0] in ("B is faster than A", "no measurable difference")
+    assert max(map(len, shown.splitlines())) <= 100
+    shown = " ".join(shown.split())
     for words in (
         "99% interval over 6 rounds in 2 launches",
         "2 nodes on CPU",
@@ -51,6 +58,69 @@ def test_two_files_are_compared_from_the_command_line(deep: Path, small: Path, s
     ):
         assert words in shown
     assert str(small.parent) not in result.stdout
+
+
+def test_its_lines_fit_100_columns_and_lose_no_word(small: Path, samples: Path, labels: Path, tmp_path: Path):
+    long = tmp_path / f"{'a-long-name' * 12}.onnx"
+    long.write_bytes(small.read_bytes())
+    document = pair.compare_files(
+        long, small, inputs=samples, labels=labels, profile=Profile("openvino"), preset="short", seed=0
+    )
+    document["comparison"]["degraded"] = ["reason " * 30]
+    document["environment"]["cpu_model"] = "Processor " * 20
+    lines = pair.text(document).splitlines()
+    assert max(map(len, lines)) <= 100
+    told = "".join("".join(lines).split())
+    for words in (long.name, "reason" * 30, "Processor" * 20, "KL", "off,100%ofdecisionsagree"):
+        assert words in told
+
+
+def test_a_bar_on_a_terminals_standard_error_tells_how_far_it_is(
+    small: Path, samples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    pair.compare_files(
+        small, small, inputs=samples, labels=None, profile=Profile(), preset="short", seed=0, reporter=Reporter()
+    )
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "comparing, ort-cpu-b1-t1" in told.err
+    assert "5/5" in told.err  # three processes, two rounds
+
+
+FAILING = """#!/bin/sh
+echo >> {count}
+if [ "$(wc -l < {count})" -eq {fails} ]; then echo "no room for this one" >&2; exit 1; fi
+exec {python} "$@"
+"""
+
+
+def failing_python(directory: Path, *, fails: int) -> Path:
+    """This interpreter, which fails to start the one time that is told, counted from 1."""
+    path = directory / "environment" / "bin" / "python"
+    path.parent.mkdir(parents=True)
+    path.write_text(FAILING.format(count=directory / "count", fails=fails, python=sys.executable))
+    path.chmod(0o755)
+    return path
+
+
+def test_without_the_second_copy_of_a_there_is_no_noise_floor_and_no_verdict(
+    deep: Path, small: Path, samples: Path, tmp_path: Path
+):
+    # One process tries the runtime; then A, B and the copy start in the order that the seed gives.
+    last = {random.Random(seed).sample(range(3), 3)[2]: seed for seed in range(20)}
+    profile = Profile(place=Place(python=str(failing_python(tmp_path, fails=4))))
+    document = pair.compare_files(
+        deep, small, inputs=samples, labels=None, profile=profile, preset="short", seed=last[2]
+    )
+    assert document["speedup"] is not None
+    assert document["floor"] is None
+    assert document["verdict"] == "no measurable difference"
+    shown = pair.text(document)
+    assert "noise floor        not measured" in shown
+    why = "degraded: the noise floor could not be measured, so no difference counts: the worker ended (exit code 1)"
+    assert f"{why}: no room for this one" in " ".join(shown.split())
 
 
 def test_what_cannot_be_compared_is_refused(

@@ -2,6 +2,7 @@ import copy
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from compress.benchmark import report, units
-from compress.benchmark.compare import Comparison, Preset, compare, unmeasured
-from compress.benchmark.measure import Profile
+from compress.benchmark.compare import Comparison, Difference, Preset, compare, unmeasured
+from compress.benchmark.measure import Measurement, Profile, WarmUp
 from compress.benchmark.report import Entry
+from compress.benchmark.statistics import Estimate
 from compress.errors import ArtifactError, InputError
 from compress.tasks.measure import shares
 
@@ -130,22 +132,123 @@ def test_accuracy_in_the_runtime_that_was_timed_is_a_table_of_its_own(small: Pat
         Entry("student", small, runtime_accuracy={"openvino-b1-t1": judged}),
         Entry("odd", small, runtime_accuracy={"openvino-b1-t1": {"failure": "no such operator"}}),
         Entry("unseen", small),
+        Entry("unscored", small),
     ]
-    comparison = unmeasured([], reference="teacher", profile=Profile("openvino"), preset=TINY, seed=0, why="")
+    comparison = replace(
+        unmeasured([], reference="teacher", profile=Profile("openvino"), preset=TINY, seed=0, why=""),
+        against_cpu={"teacher": Difference(1.2e-6, 1.0, 1e-6), "unscored": Difference(0.5, 0.875, 0.4)},
+        unchecked={"student": "no such operator"},
+    )
     document = report.build(entries, [comparison], reference="teacher", seed=0, title="a test")
     ((title, rows),) = report.scored(document)
     assert title == "accuracy in openvino-b1-t1, on select; 100 samples are few"
     assert rows == [
-        ["teacher", "90.00 [88.0, 92.0]", "-", "-", "-", "-"],
-        ["student", "90.00 [88.0, 92.0]", "-1.00 [-2.0, +0.0]", "0.031", "97.50", "0.0123"],
-        ["odd", "failed: no such operator", "", "", "", ""],
+        ["teacher", "90.00 [88.0, 92.0]", "-", "-", "-", "-", "1.2e-06 100%"],
+        ["student", "90.00 [88.0, 92.0]", "-1.00 [-2.0, +0.0]", "0.031", "97.50", "0.0123", "not compared"],
+        ["odd", "failed: no such operator", "", "", "", "", "-"],
+        ["unscored", "-", "-", "-", "-", "-", "5.0e-01 88%"],
     ]
-    assert "| student | 90.00 [88.0, 92.0] | -1.00 [-2.0, +0.0] | 0.031 | 97.50 | 0.0123 |" in report.markdown(document)
+    line = "| student | 90.00 [88.0, 92.0] | -1.00 [-2.0, +0.0] | 0.031 | 97.50 | 0.0123 | not compared |"
+    assert line in report.markdown(document)
     stream = io.StringIO()
     for table in report.scored_tables(document):
         Console(file=stream, width=100).print(table)
-    assert "-1.00 [-2.0, +0.0]" in stream.getvalue()
+    for cell in ("-1.00 [-2.0, +0.0]", "1.2e-06 100%", "not compared", "odd", "unscored"):
+        assert cell in stream.getvalue()
     assert max(map(len, stream.getvalue().splitlines())) <= 100
+
+
+def test_a_software_adapter_has_times_and_no_ratio_in_any_view(document: dict, large: Path, small: Path):
+    rounds = {"teacher": [4.0] * 4, STUDENT: [1.0] * 4}
+    measured = {
+        name: Measurement(
+            size_bytes=1, sha256=None, load_ms=1, first_run_ms=1, num_calls=4, median_ms=times[0], percentile_ms={},
+            throughput_per_s=1, memory_bytes={"runs": None}, block_median_ms=times, warm_up=WarmUp(3, stable=True),
+            involuntary_switches=0, settings={"adapter": "software"},
+        )
+        for name, times in rounds.items()
+    }  # fmt: skip
+    floor = Estimate(1.0, 1.0, 1.0)
+    software = Comparison(Profile("ort-webgpu"), TINY, "teacher", 0, measured, {}, floor, None, [])
+    hardware = replace(
+        software,
+        profile=Profile("ort-cuda"),
+        measurements={name: replace(found, settings={"adapter": "hardware"}) for name, found in measured.items()},
+    )
+    entries = [Entry("teacher", large), Entry(STUDENT, small)]
+    made = report.build(entries, [hardware, software], reference="teacher", seed=0, title="a test")
+    student = made["rows"][1]
+    assert list(student["speedup"]) == list(student["measurable"]) == ["ort-cuda-b1-t1"]
+    assert student["verdict"] == {"ort-cuda-b1-t1": "faster", "ort-webgpu-b1-t1": "not ranked"}
+    head = "ort-webgpu-b1-t1 (not ranked: software adapter)"
+    assert f"| p50 ms (speedup) | ort-cuda-b1-t1 | {head} |" in report.markdown(made)
+    assert f"| {STUDENT} | 1 (4.00x) | 1 |" in report.markdown(made)
+    assert re.search(rf"{STUDENT} +1 \(4\.00x\) +1 *\n", printed(made))
+    assert head in " ".join(printed(made).split())
+    alone = report.build(entries, [software], reference="teacher", seed=0, title="a test")
+    assert "| 1 | not ranked |" in report.markdown(alone)
+    for view in (report.markdown(alone), printed(alone)):
+        assert "4.00" not in view
+
+
+def test_a_ratio_within_the_noise_is_marked_in_every_table(document: dict):
+    noisy = copy.deepcopy(document)
+    for profile in noisy["profiles"]:
+        noisy["rows"][1]["speedup"][profile] = {"value": 1.012, "low": 0.993, "high": 1.024}
+        noisy["rows"][1]["measurable"][profile] = False
+    for view in (printed(noisy), report.markdown(noisy)):
+        assert view.count("~1.01x") == 3  # once in the first table, once a profile in the second
+
+
+def test_the_widest_accuracies_fit_100_columns_and_nothing_is_cut(small: Path):
+    judged = {
+        "samples": 900, "accuracy": {"value": 0.25, "low": 0.192, "high": 0.318}, "doubt": "", "mcnemar_p": 9.4e-38,
+        "change": {"value": -0.6889, "low": -0.756, "high": -0.602}, "teacher_agreement": 1.0, "teacher_kl_nats": 1e-5,
+    }  # fmt: skip
+    profile = Profile("openvino")
+    comparison = replace(
+        unmeasured([], reference=STUDENT, profile=profile, preset=TINY, seed=0, why=""),
+        against_cpu={STUDENT: Difference(1.2e-6, 1.0, 1e-6)},
+    )
+    entries = [Entry(STUDENT, small, runtime_accuracy={profile.name: judged})]
+    for comparisons in ([comparison], [replace(comparison, against_cpu={})]):
+        document = report.build(entries, comparisons, reference=STUDENT, seed=0, title="a test")
+        stream = io.StringIO()
+        Console(file=stream, width=100).print(*report.scored_tables(document))
+        compared = ["1.2e-06 100%", "off CPU"] if comparisons[0].against_cpu else []
+        for cell in ("25.00 [19.2, 31.8]", "-68.89 [-75.6, -60.2]", "9.4e-38", "100.00", "1e-05", *compared):
+            assert cell in stream.getvalue()
+        assert max(map(len, stream.getvalue().splitlines())) <= 100
+        assert ("off CPU" in stream.getvalue()) == bool(compared)
+
+
+def test_profiles_with_the_same_accuracies_share_a_table(small: Path):
+    judged = {"samples": 900, "accuracy": {"value": 0.9, "low": 0.88, "high": 0.92}, "doubt": ""}
+    profiles = [Profile(), Profile(batch_size=8), Profile(threads=2)]
+    found = {profile.name: judged for profile in profiles} | {"ort-cpu-b1-t2": judged | {"doubt": "few"}}
+    comparisons = [unmeasured([], reference="a", profile=entry, preset=TINY, seed=0, why="") for entry in profiles]
+    entries = [Entry("a", small, runtime_accuracy=found)]
+    document = report.build(entries, comparisons, reference="a", seed=0, title="a test")
+    assert [title for title, _ in report.scored(document)] == [
+        "accuracy in ort-cpu-b1-t1, ort-cpu-b8-t1, on select",
+        "accuracy in ort-cpu-b1-t2, on select; few",
+    ]
+
+
+def test_every_kind_of_doubt_about_single_models_is_told_once(document: dict):
+    made = copy.deepcopy(document)
+    comparison = made["comparisons"][1]
+    comparison["degraded"] = ["the hypervisor took 2.0% of the time"]
+    comparison["measurements"]["teacher"]["degraded"] = ["lost its CPU 120 times a second"]
+    comparison["measurements"][STUDENT]["degraded"] = ["lost its CPU 99.5 times a second", "its outputs are off"]
+    told = [
+        "the hypervisor took 2.0% of the time",
+        "teacher: lost its CPU 120 times a second (and 1 more alike)",
+        f"{STUDENT}: its outputs are off",
+    ]
+    assert report.doubts(comparison) == told
+    for line in told:
+        assert f"degraded (ort-cpu-b8-t1): {line}" in report.markdown(made)
 
 
 def test_many_profiles_wrap_and_lose_nothing(document: dict):

@@ -5,6 +5,7 @@ import os
 import stat
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ import pytest
 from onnx import helper
 
 from compress.benchmark.model_file import contents, external_files
-from compress.benchmark.process import Place, Worker, WorkerError, usable_runtimes
+from compress.benchmark.process import Place, Worker, WorkerError, last_logged, usable_runtimes
 from compress.benchmark.runtimes import RUNTIMES
 from compress.benchmark.runtimes.interface import Load, Unusable, time_calls
 from compress.benchmark.runtimes.machine import energy_uj, pin
@@ -25,8 +26,12 @@ from compress.benchmark.runtimes.onnxruntime_sessions import (
     DeviceSession,
     check_one_wheel,
 )
+from compress.benchmark.runtimes.torch_modules import check_cpu
 from compress.benchmark.runtimes.worker import TINY, Model, batches
 from compress.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH = {"x": np.random.default_rng(2).normal(size=(3, 16)).astype(np.float32)}
 
@@ -106,6 +111,65 @@ def test_a_provider_that_does_not_start_is_no_silent_fallback(small: Path, sampl
     )
     with pytest.raises(Unusable, match="CUDAExecutionProvider could not start"):
         DeviceSession(request(small, samples), CUDA)
+
+
+def test_what_a_provider_lacks_is_read_from_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A worker whose onnxruntime has CUDA's provider, which logs as onnxruntime-gpu 1.31 does, and goes on without."""
+    from compress.benchmark import process
+
+    shipped = tmp_path / "runtimes"
+    shipped.mkdir()
+    for path in process._SHIPPED.glob("*.py"):
+        text = path.read_text()
+        if path.name == "onnxruntime_sessions.py":
+            text = text.replace("    session = onnxruntime.InferenceSession(", LOGS + "(", 1)
+            text = text.replace("onnxruntime.get_available_providers()", "['CUDAExecutionProvider']")
+        (shipped / path.name).write_text(text)
+    monkeypatch.setattr(process, "_SHIPPED", shipped)
+    with Worker() as worker:
+        first, again = worker.usable("ort-cuda"), worker.usable("ort-cuda")
+        assert worker.usable("ort-cpu") == {"usable": True, "why": "", "install": ""}
+    assert first == again  # each is told what was written for it alone
+    assert set(first) == {"usable", "why", "install"}
+    assert first["why"] == (
+        "CUDAExecutionProvider could not start: Failed to load library libonnxruntime_providers_cuda.so with error: "
+        "libcublasLt.so.13: cannot open shared object file: No such file or directory; Failed to create "
+        "CUDAExecutionProvider. Require cuDNN 9.* and CUDA 13.*."
+    )
+
+
+LOGS = """
+    import os
+    place = "2026-11-24 17:02:31.986160639 [{}:onnxruntime:Default, provider_bridge_ort.cc:2458 operator()] "
+    lines = [
+        chr(27) + "[1;31m" + place.format("E") + "/onnxruntime_src/provider_bridge_ort.cc:2043 onnxruntime::Provider& "
+        "onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library "
+        "libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared object file: No such file "
+        "or directory",
+        chr(27) + "[m",
+        place.format("W") + "Failed to create CUDAExecutionProvider. Require cuDNN 9.* and CUDA 13.*." + chr(27) + "[m",
+    ]
+    os.write(2, chr(10).join([*lines, ""]).encode())
+    session = (lambda model, options, providers: onnxruntime.InferenceSession(model, options, providers=[CPU]))"""
+
+
+def test_a_log_is_cut_to_its_last_lines_and_their_ends():
+    text = "\n".join(["first", "second", "third", "", "second", "x" * 500 + " libcudnn.so.9: cannot open"])
+    *short, cut = last_logged(text)
+    assert short == ["second", "third"]
+    assert cut.startswith("...xxx")
+    assert cut.endswith("x libcudnn.so.9: cannot open")
+    assert len(cut) == 403
+    assert last_logged("\n \n") == []
+
+
+def test_torch_is_usable_when_it_has_computed_something(monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    check_cpu()
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *given: torch.zeros(1, 1))
+    with pytest.raises(RuntimeError, match=r"1 \+ 2 came to 0\.0 on cpu"):
+        check_cpu()
 
 
 def test_two_wheels_in_one_directory_are_refused(tmp_path: Path):
@@ -337,8 +401,37 @@ def test_the_cpu_session_reports_its_nodes_and_its_settings_are_json(small: Path
         session.feed({"y": BATCH["x"]})
 
 
+def test_threads_that_wait_do_not_spin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """GNU's OpenMP tells how it understood its environment, when torch's copy of it is loaded in the worker."""
+    save_module(tmp_path)
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "TRUE")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    with Worker() as worker:
+        loaded = worker.load(
+            runtime="torch-cpu", model=tmp_path, inputs=tmp_path / "samples.npz", batch_size=4, threads=2
+        )
+        told = os.pread(worker._errors.fileno(), 2**16, 0).decode()
+    assert loaded["settings"]["spinning"] is False
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in told
+    assert "OMP_NUM_THREADS = '2'" in told
+
+
 @pytest.mark.slow
 def test_a_compiled_module_computes_what_the_eager_one_does(tmp_path: Path):
+    import torch
+
+    module, rows = save_module(tmp_path)
+    with torch.no_grad():
+        eager = module(torch.from_numpy(rows)).numpy()
+    for runtime in ("torch-cpu", "torch-compile"):
+        with Worker(load_limit_s=400) as worker:
+            loaded = worker.load(runtime=runtime, model=tmp_path, inputs=tmp_path / "samples.npz", batch_size=4)
+            assert loaded["settings"]["compiled"] == (runtime == "torch-compile")
+            np.testing.assert_allclose(worker.outputs({"x": rows})[0], eager, atol=1e-5)
+
+
+def save_module(directory: Path) -> "tuple[torch.nn.Module, np.ndarray]":
+    """A small module with random weights, its artifact, and its samples.npz."""
     import torch
 
     from compress.models import Mlp, save_model
@@ -351,13 +444,7 @@ def test_a_compiled_module_computes_what_the_eager_one_does(tmp_path: Path):
     torch.manual_seed(0)
     family = Mlp(widths=(16,))
     module = family.build(signature, code=()).eval()
-    save_model(module, tmp_path, model=family, signature=signature)
+    save_model(module, directory, model=family, signature=signature)
     rows = np.random.default_rng(0).normal(size=(4, 1, 4, 4)).astype(np.float32)
-    np.savez(tmp_path / "samples.npz", x=rows)
-    with torch.no_grad():
-        eager = module(torch.from_numpy(rows)).numpy()
-    for runtime in ("torch-cpu", "torch-compile"):
-        with Worker(load_limit_s=400) as worker:
-            loaded = worker.load(runtime=runtime, model=tmp_path, inputs=tmp_path / "samples.npz", batch_size=4)
-            assert loaded["settings"]["compiled"] == (runtime == "torch-compile")
-            np.testing.assert_allclose(worker.outputs({"x": rows})[0], eager, atol=1e-5)
+    np.savez(directory / "samples.npz", x=rows)
+    return module, rows

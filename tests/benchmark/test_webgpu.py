@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.benchmark import report
-from compress.benchmark.compare import Preset, compare
+from compress.benchmark import pair, report
+from compress.benchmark.compare import PRESETS, Preset, compare
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import Worker, WorkerError
 from compress.errors import EnvironmentFault
@@ -67,6 +67,15 @@ def test_a_comparison_on_it_is_shown_but_never_ranked(wider: Path, small: Path, 
     assert not found.is_measurable(found.speedup("small", over="wider"))
     document = report.build([report.Entry("wider", wider)], [found], reference="wider", seed=0, title="webgpu")
     json.dumps(document, allow_nan=False)
+    assert document["rows"][0]["speedup"] == {}
+
+
+def test_two_files_on_it_get_no_ratio(wider: Path, small: Path, samples: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(PRESETS, "short", Preset(name="short", rounds=2, block_ms=1.0, warm_up_limit_ms=1.0))
+    profile = Profile("ort-webgpu", batch_size=10)
+    document = pair.compare_files(wider, small, inputs=samples, labels=None, profile=profile, preset="short", seed=0)
+    assert document["speedup"] is None
+    assert pair.text(document).startswith("not ranked: software adapter\nnoise floor ")
 
 
 def test_nodes_left_to_the_cpu_are_shown_and_refused_in_strict_mode(mixed: Path, matrices: Path):

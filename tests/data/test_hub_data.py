@@ -69,3 +69,12 @@ def test_a_split_that_is_not_there_is_told(tmp_path):
     path = saved(tmp_path / "mails", train={"text": ["a"], "label": ["x"]})
     with pytest.raises(DataError, match=r"(?s)cannot be read.*dev"):
         HubData(path=path, text="text", label="label", splits={"train": "dev"}).load(code=())
+
+
+def test_a_data_set_that_is_a_script_is_refused_and_not_run(tmp_path):
+    folder = tmp_path / "mails"
+    folder.mkdir()
+    (folder / "mails.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(DataError, match=r"(?s)cannot be read.*scripts are no longer supported.*mails, train"):
+        HubData(path=str(folder), text="text", label="label").load(code=())
+    assert not (tmp_path / "ran").exists()

@@ -219,7 +219,7 @@ teacher: {{model: {{huggingface: {{path: {folder}}}}}, train: {{epochs: 1}}}}
 student: teacher
 loss: hinton
 stages:
-  - prune-vocabulary: {{min_count: 20}}
+  - prune-vocabulary: {{min_count: 1000}}
   - distill: {{epochs: 1}}
   - export: {{variants: [fp32]}}
 """

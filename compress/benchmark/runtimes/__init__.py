@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .interface import Load, Loaded
 from .onnxruntime_sessions import CUDA, TENSORRT, WEBGPU, CpuSession, DeviceSession
 from .openvino_models import CpuModel
-from .torch_modules import CpuModule, CudaModule, check_compiler, check_cuda
+from .torch_modules import CpuModule, CudaModule, check_compiler, check_cpu, check_cuda
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Runtime:
     on_device: bool = False
     """Whether it has memory of its own, and compute is timed apart."""
     check: Callable[[], None] | None = None
-    """Raises Unusable; None where a file is run to see."""
+    """Raises Unusable, or whatever a small module raises; None where a file is run to see."""
 
 
 _TORCH = ("torch", "compress.models")
@@ -58,7 +58,7 @@ RUNTIMES = {
         lambda load: CpuModule(load, compiled=False),
         takes_files=False,
         install=_GET_TORCH,
-        check=lambda: None,
+        check=check_cpu,
     ),
     "torch-compile": Runtime(
         _TORCH,

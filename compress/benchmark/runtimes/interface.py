@@ -41,11 +41,12 @@ class Unusable(Exception):
     Args:
         why: exactly what is missing.
         install: what to do about it.
+        logged: whether what is missing is told on standard error alone, by a library that goes on without it.
     """
 
-    def __init__(self, why: str, *, install: str) -> None:
+    def __init__(self, why: str, *, install: str, logged: bool = False) -> None:
         super().__init__(f"{why}; next: {install}")
-        self.why, self.install = why, install
+        self.why, self.install, self.logged = why, install, logged
 
 
 class Loaded(Protocol):

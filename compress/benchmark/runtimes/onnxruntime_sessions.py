@@ -202,7 +202,8 @@ def _session(
     session = onnxruntime.InferenceSession(model, options, providers=[(device.provider, dict(device.options))])
     if device.provider not in session.get_providers():
         # ONNX Runtime logs why, to standard error, and goes on with the CPU.
-        raise Unusable(f"{device.provider} could not start, see the log", install=device.install)
+        install = "install the libraries and the driver that it asks for, where the system's loader finds them"
+        raise Unusable(f"{device.provider} could not start", install=install, logged=True)
     return session
 
 
@@ -241,7 +242,7 @@ def _plugged(device: Device) -> "list[onnxruntime.OrtEpDevice]":
     onnxruntime.register_execution_provider_library(device.provider, package.get_library_path())
     found = [entry for entry in onnxruntime.get_ep_devices() if entry.ep_name == device.provider]
     if not found:
-        raise Unusable(f"{device.provider} finds no device", install=device.install)
+        raise Unusable(f"{device.provider} finds no device", install=device.install, logged=True)
     return found
 
 

@@ -99,8 +99,17 @@ class CudaModule:
         return tuple(move(tensor) for tensor in feed[0]), {name: move(tensor) for name, tensor in feed[1].items()}
 
 
+def check_cpu() -> None:
+    """Run a small module on the CPU.
+
+    Raises:
+        RuntimeError: when it computes something else.
+    """
+    _run_small("cpu")
+
+
 def check_compiler() -> None:
-    """Refuse where torch.compile finds no C++ compiler.
+    """Refuse where torch.compile finds no C++ compiler. Nothing is compiled, which would take most of a minute.
 
     Raises:
         Unusable: then.
@@ -115,10 +124,11 @@ def check_compiler() -> None:
 
 
 def check_cuda() -> None:
-    """Refuse where torch sees no GPU.
+    """Refuse where torch sees no GPU, and run a small module on it.
 
     Raises:
-        Unusable: then.
+        Unusable: without one.
+        RuntimeError: when it computes something else.
     """
     import torch
 
@@ -126,6 +136,18 @@ def check_cuda() -> None:
         raise Unusable(f"torch {torch.__version__} is not built for CUDA", install="install a CUDA build of torch")
     if not torch.cuda.is_available():
         raise Unusable("torch sees no GPU", install="install an NVIDIA driver, and give the container its device")
+    _run_small("cuda")
+
+
+def _run_small(device: str) -> None:
+    import torch
+
+    module = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.ones_(module.weight)
+    with torch.no_grad():
+        found = module.to(device)(torch.tensor([[1.0, 2.0]], device=device)).item()
+    if found != 3.0:
+        raise RuntimeError(f"1 + 2 came to {found} on {device}")
 
 
 def _module(load: Load) -> "torch.nn.Module":
@@ -142,7 +164,7 @@ def _module(load: Load) -> "torch.nn.Module":
 def _settings() -> dict[str, Any]:
     import torch
 
-    return {"torch": torch.__version__, "memory_format": "contiguous"}
+    return {"torch": torch.__version__, "memory_format": "contiguous", "spinning": False}
 
 
 def _arguments(batch: Batch) -> Feed:

@@ -9,7 +9,8 @@ process with its traceback there: `process.Worker` turns it into a message.
     {"do": "block", "block_ms": 100, ...} -> times_ns of every query, elapsed_ns, involuntary_switches, energy_uj
     {"do": "outputs", "size": 1234}       -> outputs for the batch in the .npz that follows the line
     {"do": "memory"}                      -> memory_bytes: peak after each phase so far
-    {"do": "usable", "runtime": ...}      -> whether a runtime works here; if not, why and what to install
+    {"do": "usable", "runtime": ...}      -> whether a runtime works here; if not, why and what to install, and whether
+                                             standard error tells more
     {"do": "close"}                       -> {} and the process ends
 """
 
@@ -40,6 +41,9 @@ MAX_RAGGED_BATCHES = 16  # where lengths vary: a block covers them all, so that 
 LENGTHS = "__lengths__"  # a key of the samples: how long each one is, along the second axis of every input
 MASK = "attention_mask"  # tells the lengths where that key is absent
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# Threads that wait for work sleep at once (GNU's and Intel's OpenMP): those of an idle worker that spin, 200 ms by
+# Intel's default, would run into the block of a rival on the same cores.
+WAIT_VARIABLES = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 # An Add of two floats: y = x + x. A runtime is usable when it has run this.
 TINY = bytes.fromhex(
     "080812003a350a0e0a01780a017812017922034164641201745a0f0a0178120a0a08080112040a020802620f0a0179120a0a08080112040a0208"
@@ -116,8 +120,8 @@ class Model:
 
     def __init__(self, load: Load, *, place: Path) -> None:
         runtime = RUNTIMES[load.runtime]
-        for variable in THREAD_VARIABLES:  # read by libraries when they are imported
-            os.environ[variable] = str(load.threads)
+        # Read by libraries when they are imported.
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(load.threads)) | WAIT_VARIABLES)
         pinned = None if load.first_core is None else pin(load.threads, first_core=load.first_core)
         sys.path.append(load.package_root)
         for module in runtime.modules:
@@ -206,7 +210,7 @@ class Model:
 
 
 def usable(name: str, *, package_root: str) -> dict[str, Any]:
-    """Whether a runtime works in this process; if not, exactly why, and what to install."""
+    """Whether a runtime works in this process; if not, why, what to install, and whether standard error tells more."""
     runtime = RUNTIMES[name]
     if package_root not in sys.path:
         sys.path.append(package_root)
@@ -217,7 +221,7 @@ def usable(name: str, *, package_root: str) -> dict[str, Any]:
         if runtime.check is not None:
             runtime.check()
     except Unusable as error:
-        return {"usable": False, "why": error.why, "install": error.install}
+        return {"usable": False, "why": error.why, "install": error.install, "logged": error.logged}
     except ImportError as error:
         return {"usable": False, "why": str(error), "install": runtime.install}
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises is why it is not usable
@@ -233,13 +237,16 @@ def _run_tiny(name: str) -> dict[str, Any]:
         path = Path(directory, "tiny.onnx")
         path.write_bytes(TINY)
         load = Load(
-            runtime=name, model=str(path), inputs="", batch_size=1, threads=1, first_core=None, seed=0, strict=True,
+            runtime=name, model=str(path), inputs="", batch_size=1, threads=1, first_core=None, seed=0, strict=False,
             package_root="", code=[],
         )  # fmt: skip
         loaded = RUNTIMES[name].open(load)
         found = loaded.outputs(loaded.run(loaded.feed({"x": np.array([1.0, 2.0], np.float32)})))
         if found[0].tolist() != [2.0, 4.0]:
             raise RuntimeError(f"1 + 1 and 2 + 2 came to {found[0].tolist()}")
+        # A strict session would refuse the CPU too, but call a provider without its libraries a conflict of options.
+        if RUNTIMES[name].on_device and "CPUExecutionProvider" in (loaded.settings["nodes"] or {}):
+            raise RuntimeError("the node of a small model was left to the CPU")
         return loaded.settings
 
 
