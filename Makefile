@@ -1,7 +1,8 @@
 # make demo    environment, pinned packages, the digits pipeline
 # make test    environment, lint, types, import contracts, fast tests
 # make test-slow   everything, slow tests included
-# make test-optimum   the shipped folder in optimum's ORTModel, with transformers 4.57, in an environment of its own
+# make test-optimum   the shipped folder in optimum's ORTModel, and what depends on the version of transformers, with
+#                     transformers 4.57, in an environment of its own
 # make clean   removes the environment
 
 VENV ?= .venv
@@ -42,8 +43,14 @@ $(VENV)-optimum/.installed: pyproject.toml constraints.txt constraints-optimum.t
 		--constraint constraints-optimum.txt --editable '.[dev,optimum]'
 	touch $@
 
+# What depends on the version of transformers, besides what needs optimum.
+TRANSFORMERS_TESTS := tests/surgery/test_encoders.py tests/models/test_huggingface.py \
+	tests/tasks/test_text.py tests/tasks/test_vocabulary.py \
+	tests/stages/test_shorten.py tests/stages/test_vocabulary.py tests/stages/test_text_problems.py \
+	tests/export/test_transformers.py tests/quantization/test_transformers.py tests/loss/test_attention.py
+
 test-optimum: $(VENV)-optimum/.installed
-	COMPRESS_NEEDS_OPTIMUM=1 $(VENV)-optimum/bin/python -m pytest tests/optimum tests/surgery/test_encoders.py tests/models/test_huggingface.py
+	COMPRESS_NEEDS_OPTIMUM=1 $(VENV)-optimum/bin/python -m pytest -m "not slow" tests/optimum $(TRANSFORMERS_TESTS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-optimum

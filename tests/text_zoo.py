@@ -13,7 +13,7 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     PreTrainedTokenizerFast,
-    RobertaTokenizer,
+    RobertaTokenizerFast,
 )
 
 from compress.data import Data, Samples
@@ -134,10 +134,9 @@ def make_byte_bpe(folder: Path) -> Path:
         show_progress=False,
     )
     backend.train_from_iterator(sentences(), trainer)
-    content = json.loads(backend.to_str())["model"]
-    RobertaTokenizer(vocab=content["vocab"], merges=[tuple(merge) for merge in content["merges"]]).save_pretrained(
-        folder
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    backend.model.save(str(folder))  # read back, because constructors differ between versions of transformers
+    RobertaTokenizerFast.from_pretrained(folder).save_pretrained(folder)
     return folder
 
 

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from compress.errors import ModelError
 from compress.loss import DynamicLayers, GuidedLoss, Layers, Relations, Scores, Tap, Targets, bind
@@ -33,6 +34,11 @@ def vit(*, width=16, layers=4, heads=2):
     )
     config._attn_implementation = "eager"
     return ImageLogits(ViTForImageClassification(config)).eval()
+
+
+def layer_list(model):
+    """Path and module of the layers, which differ between versions of transformers."""
+    return next((path, part) for path, part in model.named_modules() if isinstance(part, nn.ModuleList))
 
 
 def tokens(seed, *shape):
@@ -124,8 +130,9 @@ def test_a_copy_of_the_teacher_costs_nothing_and_a_shallower_student_is_paired(n
 
 def test_tinybert_pairs_embeddings_and_every_other_layer():
     student, teacher = (dry_run(vit(layers=count), (IMAGES,), role="student") for count in (2, 4))
-    pairs = [(str(pair.student)[10:], str(pair.teacher)[10:]) for pair in Layers().paired(student, teacher)]
-    assert pairs == [("embeddings", "embeddings"), ("layers.0", "layers.1"), ("layers.1", "layers.3")]
+    pairs = [(str(pair.student), str(pair.teacher)) for pair in Layers().paired(student, teacher)]
+    embeddings, (layers, _) = "model.vit.embeddings", layer_list(vit())
+    assert pairs == [(embeddings, embeddings), (f"{layers}.0", f"{layers}.1"), (f"{layers}.1", f"{layers}.3")]
 
 
 def test_other_heads_are_refused_by_scores_and_taken_by_relations():
@@ -138,7 +145,7 @@ def test_other_heads_are_refused_by_scores_and_taken_by_relations():
 
 def test_a_pruned_students_layers_are_matched_with_the_closest_that_are_left():
     teacher, student = vit(), vit()
-    del student.model.vit.layers[1]
+    del layer_list(student)[1][1]
     pairs = DynamicLayers(teacher_layers=4).paired(
         dry_run(student, (IMAGES,), role="student"), dry_run(teacher, (IMAGES,), role="teacher")
     )
@@ -153,8 +160,6 @@ def test_a_pruned_students_layers_are_matched_with_the_closest_that_are_left():
 
 
 def test_a_convolutional_network_has_no_attention_and_is_told_what_fits():
-    from torch import nn
-
     convolutional = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
     for loss, words in ((GuidedLoss(scores=Scores()), "no attention"), (GuidedLoss(layers=Layers()), "no transformer")):
         with pytest.raises(ModelError, match=words):
