@@ -149,6 +149,8 @@ def _encoder(family: str, attention: str) -> Encoder:
         layer.attention.self.key = torch.nn.Linear(32, 16)
         layer.attention.self.value = torch.nn.Linear(32, 16)
         layer.attention.output.dense = torch.nn.Linear(16, 32)
+        # Which of these is read depends on the version of transformers.
+        layer.attention.self.num_attention_heads, layer.attention.self.all_head_size = 1, 16
         layer.intermediate.dense, layer.output.dense = torch.nn.Linear(32, 96), torch.nn.Linear(96, 32)
     return Encoder(model).eval()
 

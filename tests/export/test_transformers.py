@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import transformers
 from torch import nn
 from torch.nn import functional as F
 
@@ -47,6 +48,7 @@ def test_an_encoder_equals_torch_at_any_batch_and_length(make_encoder, exported,
             np.testing.assert_allclose(session(*batch)[0], expected(model, batch), rtol=0, atol=1e-5)
 
 
+@pytest.mark.skipif(transformers.__version__ < "5", reason="4.57 prepares the mask of fused attention by other nodes")
 def test_fused_attention_exports_to_the_nodes_of_eager_attention(exported):
     graphs = [exported("Bert", attention).graph for attention in ("eager", "sdpa")]
     eager, fused = (Counter(node.op_type for node in graph.node) for graph in graphs)
