@@ -81,7 +81,6 @@ def logits_of_file(bundle: Path, task: Task, samples) -> list[np.ndarray]:
     return found
 
 
-@pytest.mark.slow  # 15 exports of 2 to 3 seconds each
 def test_a_recipe_for_text_runs_to_its_verdict_and_its_script_labels_as_the_file_does(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "quick", replace(QUICK, rounds=3, block_ms=2.0, warm_up_limit_ms=20.0))
     torch.manual_seed(0)
