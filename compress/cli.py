@@ -109,6 +109,8 @@ def run(
         if outcome.report["estimate"] is not None:
             typer.echo(estimate.sentence(outcome.report["estimate"]))
         typer.echo(f"report: {outcome.run_dir / 'report.html'}")
+        if until_stage:
+            typer.echo(f"artifact: {outcome.shipped.path}")
         if outcome.shipped.kind == "bundle":
             typer.echo(f"bundle: {outcome.run_dir / 'bundle'}")
         if loaded.tracking.uri is None:

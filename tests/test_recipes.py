@@ -11,7 +11,6 @@ import yaml
 from text_zoo import make_bert, write_entities, write_mails
 
 from compress.errors import EXIT_CODES
-from compress.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "pipelines").glob("*/recipe.yaml"))
@@ -23,7 +22,13 @@ def compressor(*arguments: str, directory: Path) -> subprocess.CompletedProcess:
 
 
 def stand_ins(name: str, folder: Path) -> list[str]:
-    """Options that put made-up data and a tiny encoder in the place of what a pipeline's README fetches."""
+    """Options that put made-up data, a tiny encoder or a hasty teacher where a pipeline's README fetches some."""
+    if name == "vit_fashion":
+        recipe = str(ROOT / "pipelines/fashion_mnist/recipe.yaml")
+        made = compressor("run", recipe, "--smoke", "--until", "teacher", "--store", "store", directory=folder)
+        assert made.returncode == 0, made.stderr
+        (path,) = re.findall(r"^artifact: (.*)$", made.stdout, re.MULTILINE)
+        return ["--set", f"teacher.artifact={path}"]
     written = {"spam": write_mails, "mail_entities": write_entities}
     if name not in written:
         return []
@@ -53,12 +58,6 @@ def test_a_smoke_run_takes_the_recipe_through_everything(path, tmp_path):
     bundle = Path(tmp_path / report["run_dir"] / "bundle")
     verified = compressor("verify", str(bundle), "--json", directory=tmp_path)
     assert verified.returncode == 0, verified.stderr
-
-
-def test_the_vision_transformer_reuses_the_teacher_of_fashion_mnist():
-    """A teacher is found in the store by its own fields, the data and the seed."""
-    ours, theirs = (Recipe.load(ROOT / "pipelines" / name / "recipe.yaml") for name in ("vit_fashion", "fashion_mnist"))
-    assert (ours.teacher, ours.data, ours.seed) == (theirs.teacher, theirs.data, theirs.seed)
 
 
 def test_the_recipe_that_init_writes_is_the_digits_pipeline(tmp_path):
