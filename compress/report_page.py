@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from compress import charts, reporting
-from compress.benchmark import report as benchmark_report
+from compress.benchmark import tables
 from compress.benchmark.units import format_bytes, format_count, format_factor, format_ms, format_share, format_speedup
 from compress.verdict import GateResult
 
@@ -257,9 +257,7 @@ def _latency(report: Document) -> str:
             for row in report["benchmark"]["rows"]
             if row["name"] in measured
         ]
-        lost = "".join(
-            f'<p class="warn">Not measured: {escape(line)}</p>' for line in benchmark_report.failure_lines(comparison)
-        )
+        lost = "".join(f'<p class="warn">Not measured: {escape(line)}</p>' for line in tables.failure_lines(comparison))
         if not rows:
             parts.append(f"<h3>{escape(profile)}</h3>{lost}" if lost else "")
             continue
@@ -274,12 +272,12 @@ def _latency(report: Document) -> str:
         ]
         taken = "".join(
             f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
-            for name, *cells in benchmark_report.costs(comparison)
+            for name, *cells in tables.costs(comparison)
         )
         body = f'<div class="wide">{drawn[0]}</div><div class="narrow">{drawn[1]}</div>' + _scrolled(
-            f"Load, memory and energy under {profile}", benchmark_report.COST_HEAD, taken
+            f"Percentiles, load, memory and energy under {profile}", tables.COST_HEAD, taken
         )
-        doubts = benchmark_report.doubts(comparison)
+        doubts = tables.doubts(comparison)
         noise = lost + "".join(f'<p class="warn">Disturbed: {escape(reason)}.</p>' for reason in doubts)
         floor = comparison["noise_floor"]
         if floor is not None:
@@ -434,25 +432,26 @@ def _models(report: Document) -> str:
         rows = "".join(
             f'<tr><th scope="row">{escape(stage["name"])}</th><td>{format_bytes(stage["scores"]["size_bytes"])}</td>'
             f"<td>{format_count(stage['scores']['parameters'])}</td>"
+            f"<td>{format_count(stage['scores']['macs'])}</td>"
             f"<td>{100 * stage['scores']['accuracy']:.2f}</td></tr>"
             for stage in report["stages"]
         )
         measure = f"{report['task']['measure']} on select, %"
-        return _scrolled("Every model of this run", ["model", "size", "parameters", measure], rows)
-    heads = benchmark_report.profile_heads(report["benchmark"])
+        return _scrolled("Every model of this run", ["model", "size", "parameters", "MACs", measure], rows)
+    heads = tables.profile_heads(report["benchmark"])
     rows = "".join(_model_row(report, row) for row in report["benchmark"]["rows"])
-    head = ["model", "size", "parameters", f"{report['task']['measure']} on select, %", "change"]
+    head = ["model", "size", "parameters", "MACs", f"{report['task']['measure']} on select, %", "change"]
     timed = "median ms (offline samples a second), and speed over the teacher, by profile"
     shown = f'<p class="note">Behind accuracy: {timed}; ~ marks a speedup within the noise.</p>' + _scrolled(
         f"Every model of this run; {timed}", [*head, *heads], rows
     )
-    for title, scored in benchmark_report.scored(report["benchmark"]):
+    for title, scored in tables.scored(report["benchmark"]):
         cells = "".join(
             f'<tr><th scope="row">{escape(name)}</th><td>{escape(accuracy)}</td><td>{escape(_minus(change))}</td>'
             f"{''.join(f'<td>{escape(cell)}</td>' for cell in rest)}</tr>"
             for name, accuracy, change, *rest in scored
         )
-        shown += f"<h3>{escape(title)}</h3>" + _scrolled(title, benchmark_report.SCORED_HEAD, cells)
+        shown += f"<h3>{escape(title)}</h3>" + _scrolled(title, tables.SCORED_HEAD, cells)
     return shown
 
 
@@ -460,12 +459,13 @@ def _model_row(report: Document, row: Document) -> str:
     cells = [
         format_bytes(row["size_bytes"]),
         format_count(row["num_params"]),
+        format_count(row.get("macs")),
         _with_interval(format_share(row["accuracy"], sign="")),
         _with_interval(_minus(format_share(row["accuracy_change"], sign="+"))),
     ]
     for profile in report["benchmark"]["profiles"]:
-        cell = benchmark_report.time_cell(row, report["benchmark"], profile)
-        faster = benchmark_report.factor(row, profile)
+        cell = tables.time_cell(row, report["benchmark"], profile)
+        faster = tables.factor(row, profile)
         cell += f' <span class="ci">{faster}</span>' if faster else ""
         cells.append(cell)
     kind = _kind(report, row["name"])

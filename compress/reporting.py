@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from compress.artifact import write_atomically
-from compress.benchmark import report as benchmark_report
+from compress.benchmark import tables
+from compress.benchmark.measure import PERCENTILES
 from compress.data import Data
 from compress.errors import InputError
 from compress.stage import Context
@@ -93,10 +94,10 @@ def loss_line(report: dict[str, Any]) -> str:
 def print_report(report: dict[str, Any], console: Console) -> None:
     """Print the tables, at most 100 columns wide; colours only on a terminal."""
     if report["benchmark"] is not None:
-        console.print(benchmark_report.table(report["benchmark"]))
-        console.print(benchmark_report.profile_table(report["benchmark"]))
-        console.print(benchmark_report.tail_table(report["benchmark"]))
-        for table in benchmark_report.scored_tables(report["benchmark"]):
+        console.print(tables.table(report["benchmark"]))
+        console.print(tables.profile_table(report["benchmark"]))
+        console.print(tables.tail_table(report["benchmark"]))
+        for table in tables.scored_tables(report["benchmark"]):
             console.print(table)
     if report["verdict"] is not None:
         console.print(_test_table(report["verdict"]))
@@ -124,7 +125,7 @@ def markdown(report: dict[str, Any]) -> str:
     """Return the tables, the verdict and the environment as Markdown."""
     parts = []
     if report["benchmark"] is not None:
-        parts += [f"**{report['benchmark']['title']}**", "", benchmark_report.markdown(report["benchmark"])]
+        parts += [f"**{report['benchmark']['title']}**", "", tables.markdown(report["benchmark"])]
     if report["verdict"] is not None:
         parts += ["**Verdict (test, read once)**", ""]
         parts += ["| model | accuracy % | change in points | agreement with the teacher |", "|---|---:|---:|---:|"]
@@ -179,6 +180,8 @@ def csv_text(report: dict[str, Any]) -> str:
             found |= _columns(f"{profile}_speedup", row["speedup"].get(profile))
             found[f"{profile}_verdict"] = row.get("verdict", {}).get(profile)
             measured = comparisons[profile]["measurements"].get(name, {})
+            bounds = measured.get("percentile_ms", {})
+            found |= {f"{profile}_{percentile}_at_most_ms": bounds.get(percentile) for percentile in PERCENTILES}
             found[f"{profile}_load_ms"] = measured.get("load_ms")
             found[f"{profile}_samples_per_s"] = measured.get("throughput_per_s")
             found[f"{profile}_peak_memory_bytes"] = measured.get("memory_bytes", {}).get("runs")

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -279,6 +280,23 @@ def test_the_result_is_written_between_the_markers(missed):
     assert "old" not in text
     assert re.search(r"^data: train .* duplicates dropped from train\.$", text, re.MULTILINE)
     assert re.search(r"This run took \d+ s\.", text)
+
+
+def test_the_command_on_the_page_repeats_the_run(missed, tmp_path):
+    directory, _ = missed
+    (run_dir,) = (directory / "my store" / "runs").iterdir()
+    page = shutil.copytree(run_dir, tmp_path / "page")
+    first = json.loads((page / "report.json").read_text())
+    program, *words = shlex.split(first["command"])
+    assert program == "compressor"
+    again = compressor(*words, cwd=page)
+    assert again.returncode == 4, again.stderr
+    (found,) = (page / "compress-store" / "runs").glob("*/report.json")
+    second = json.loads(found.read_text())
+    assert second["recipe_sha256"] == first["recipe_sha256"]
+    assert not any(stage["reused"] for stage in second["stages"])
+    assert [stage["digest"] for stage in second["stages"]] == [stage["digest"] for stage in first["stages"]]
+    assert second["verdict"]["test"] == first["verdict"]["test"]
 
 
 @pytest.mark.parametrize("text", [None, "# Mine\n", MARKERS[0]])

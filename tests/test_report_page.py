@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from compress.benchmark import report as benchmark_report
+from compress.benchmark import tables
+from compress.benchmark.units import format_ms
 from compress.report_page import page
 from compress.reporting import csv_text
 
@@ -95,6 +96,9 @@ def test_a_reader_is_told_what_pictures_show_and_tables_have_heads(report):
     assert all(head["scope"] in ("row", "col") for head in parsed.of("th"))
     assert len(parsed.of("caption")) == len(parsed.of("table")) == 4 + len(report["benchmark"]["profiles"])
     assert [attributes.get("lang") for attributes in parsed.of("html")] == ["en"]
+    for measured in report["benchmark"]["comparisons"][0]["measurements"].values():
+        for name, bound in measured["percentile_ms"].items():
+            assert f"{name} {format_ms(bound)}" in parsed.text
     assert len(parsed.of("h1")) == 1
     identifiers = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
@@ -255,6 +259,9 @@ def test_the_csv_has_the_numbers_of_the_json(report):
         assert float(written["ort-cpu-b1-t1_load_ms"]) == measured["load_ms"]
         assert int(written["ort-cpu-b1-t1_peak_memory_bytes"]) == measured["memory_bytes"]["runs"]
         assert written["ort-cpu-b1-t1_energy_mj_per_sample"] == ""
+        for percentile in ("p50", "p90", "p95", "p99", "p99.9"):
+            bound = measured["percentile_ms"].get(percentile)
+            assert written[f"ort-cpu-b1-t1_{percentile}_at_most_ms"] == ("" if bound is None else str(bound))
     tested = {row["model"]: row["accuracy_test"] for row in rows if row["accuracy_test"]}
     assert tested.keys() == {row["name"] for row in report["verdict"]["test"]}
 
@@ -268,7 +275,7 @@ def test_the_csv_of_a_run_that_stopped_early_has_its_scores(report):
 
 def test_the_terminal_tables_fit_100_columns_and_lose_no_number(report):
     text = io.StringIO()
-    Console(file=text, width=100).print(benchmark_report.table(report["benchmark"]))
+    Console(file=text, width=100).print(tables.table(report["benchmark"]))
     lines = text.getvalue().splitlines()
     table = [line for line in lines if "[" in line and "p50" not in line]
     assert max(map(len, table)) <= 100

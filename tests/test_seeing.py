@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -64,17 +65,19 @@ def swept(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(swept):
-    """The page that `compressor ui` serves."""
+def server(swept, tmp_path_factory):
+    """`compressor ui` at work, which says where to look."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = ui(swept[0], port=port)
-    process = subprocess.Popen(
-        command.arguments, env=command.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    said = tmp_path_factory.mktemp("ui") / "said"
+    arguments = [sys.executable, "-m", "compress", "ui", "--store", str(swept[0]), "--port", str(port)]
+    with said.open("w") as stderr:
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=stderr)
     try:
         wait_for(lambda: _answers(f"{command.address}/health"))
+        assert all(text in said.read_text() for text in (command.address, *command.views))
         yield command
     finally:
         process.terminate()
@@ -291,7 +294,8 @@ def test_a_pipeline_of_10000_points_is_drawn_from_a_sample_of_them(swept, server
     assert len(mlflow.get_metric_history(logged.info.run_id, "train/loss_9")) == 1000
     resize(browser, WIDE)
     browser.get("about:blank")
-    browser.get(f"{server.address}/#/experiments/{logged.info.experiment_id}/runs/{logged.info.run_id}/model-metrics")
+    path = f"experiments/{logged.info.experiment_id}/runs/{logged.info.run_id}/model-metrics"
+    browser.get(f"{server.address}/#/{path}?workflowType=machine_learning")
     drawn = wait_for(
         lambda: (
             len(

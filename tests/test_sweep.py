@@ -1,6 +1,7 @@
 """A sweep's variants, their names and the choice among them."""
 
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -71,12 +72,35 @@ def test_of_equals_the_more_accurate_one_is_chosen_and_of_none_none():
 
 def test_a_recipe_without_gates_is_refused_before_anything_runs(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("name: x\ndata: {source: digits}\nteacher: {artifact: gone}\nstudent: teacher\nstages: [distill]\n")
+    path.write_text("name: x\ndata: {source: digits}\nteacher: {artifact: gone}\nstudent: teacher\nstages: [distill, export]\n")
     with pytest.raises(RecipeError, match="no gates"):
         sweep(path, ["seed=1,2"], Options(store=tmp_path / "store"), goal="smallest")
     with pytest.raises(RecipeError, match="sead"):
         sweep(path, ["sead=1,2"], Options(store=tmp_path / "store"), goal="smallest")
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(("goal", "again"), [("smallest", False), ("fastest", True)])
+def test_what_was_chosen_by_its_times_is_judged_by_others(goal, again, tmp_path, monkeypatch):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "name: x\ndata: {source: digits}\nteacher: {artifact: gone}\nstudent: teacher\nstages: [distill, export]\n"
+        "gates: {max_accuracy_drop: 0.1}\n"
+    )
+    calls = []
+
+    def fake(recipe, options, *, raced=None):
+        calls.append((options.judged, raced))
+        shipped = row(10_000 + recipe.seed, 1.0 + recipe.seed, 0.9)
+        timed = {"latency_ms": {"p": shipped["latency_ms"]}, "measurable": {"p": True}, "speedup": {"p": {}}}
+        benchmark = {"profiles": ["p"], "rows": [shipped | timed | {"accuracy_change": None}]}
+        report = {"benchmark": benchmark, "gates_on_select": [], "verdict": {"test": [{"accuracy": {"value": 0.9}}]}}
+        return SimpleNamespace(report=report, run_dir=tmp_path / "run", race=f"times of {recipe.seed}", passed=True)
+
+    monkeypatch.setattr("compress.sweep.run", fake)
+    document, _ = sweep(path, ["seed=2,1"], Options(store=tmp_path / "store"), goal=goal)
+    assert document["chosen"] == 1
+    assert calls == [(False, None), (False, None), (True, None if again else "times of 1")]
 
 
 def test_the_table_fits_100_columns_and_names_failures():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import text_zoo
 
-from compress.benchmark import report as benchmark_report
+from compress.benchmark import tables
 from compress.benchmark.compare import Comparison
 from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import batches
@@ -197,7 +197,7 @@ def test_a_runtime_that_does_not_work_is_told_in_the_report_and_the_others_are_m
         assert set(row["latency_ms"]) == {"ort-cpu-b1-t1"}
         assert "the worker did not start" in row["failures"]["ort-cpu-b1-t1@gpu"]
         assert "next: pip install onnxruntime" in row["failures"]["ort-cpu-b1-t1@gpu"]
-    assert benchmark_report.markdown(document).count("the worker did not start") == 1
+    assert tables.markdown(document).count("the worker did not start") == 1
 
 
 def test_a_runtime_that_the_verdict_rests_on_must_work_before_anything_is_trained(recipe):

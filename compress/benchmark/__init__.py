@@ -3,8 +3,9 @@
 from compress.benchmark.compare import PRESETS, QUICK, STANDARD, STRICT, Comparison, Preset, compare
 from compress.benchmark.measure import Measurement, Profile, default_profiles, size_bytes
 from compress.benchmark.process import Place
-from compress.benchmark.report import Entry, Row, build, load, markdown, profile_table, save, table
+from compress.benchmark.report import Entry, Row, build, load, save
 from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
+from compress.benchmark.tables import markdown, profile_table, table
 
 __all__ = [
     "PRESETS",

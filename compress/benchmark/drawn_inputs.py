@@ -10,12 +10,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from compress.benchmark.model_file import read
+from compress.benchmark.model_file import LENGTH, read
 from compress.benchmark.runtimes.worker import MASK
 from compress.errors import InputError
 
 SAMPLES = 64
-LENGTH = 64  # of an axis after the first that the signature leaves open
 LOOKUPS = ("Gather", "GatherBlockQuantized")
 
 Array = NDArray[np.generic]

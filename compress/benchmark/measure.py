@@ -161,6 +161,8 @@ class Measurement:
     """Elements of the file's initializers; None for a directory."""
     initializer_bytes: dict[str, int] = field(default_factory=dict)
     """Bytes of the file's weights by data type."""
+    macs: int | None = None
+    """Multiply-accumulates of one sample as `model_file.macs` counts them; None for a directory and where unknown."""
 
 
 class Subject:
@@ -293,6 +295,7 @@ class Subject:
             half_launch_p99_ms=self._half_launch_p99_ms() if profile.scenario == "server" else [],
             parameters=None if inside is None else inside.parameters,
             initializer_bytes={} if inside is None else inside.initializer_bytes,
+            macs=None if inside is None else inside.macs,
         )
 
     def _half_launch_p99_ms(self) -> list[float]:

@@ -7,8 +7,17 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import shape_inference
 
 from compress.errors import ModelError
+
+LENGTH = 64  # of an axis after the first that the signature leaves open
+# Where a product's two operands are among the inputs of its node.
+OPERANDS = {
+    "Conv": (0, 1), "ConvInteger": (0, 1), "ConvTranspose": (0, 1), "QLinearConv": (0, 3),
+    "Gemm": (0, 1), "MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3),
+}  # fmt: skip
+STANDARD = ("", "ai.onnx", "ai.onnx.ml")  # domains whose products are all among those
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,23 +28,96 @@ class Contents:
     """Elements of all initializers: weights, and for a quantized file scales and zero points too."""
     initializer_bytes: dict[str, int]
     """Bytes by data type, such as float32 or int8, largest first."""
+    macs: int | None
+    """Multiply-accumulates of one sample, open axes of length 64; None where they cannot be told from the graph."""
 
 
 def contents(path: Path) -> Contents:
-    """Count a model's initializers.
+    """Count a model's initializers and its multiply-accumulates.
 
     Raises:
         ModelError: when it is no ONNX file.
     """
     sizes: Counter[str] = Counter()
     parameters = 0
-    for tensor in read(path).graph.initializer:
+    model = read(path)
+    for tensor in model.graph.initializer:
         elements = prod(tensor.dims)
         parameters += elements
         kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
         bits = 4 if kind.endswith("int4") else 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         sizes["float32" if kind == "float" else kind] += -(-elements * bits // 8)
-    return Contents(parameters, dict(sizes.most_common()))
+    try:
+        products = macs(model)
+    except ModelError:
+        products = None
+    return Contents(parameters, dict(sizes.most_common()), None if products is None else sum(products.values()))
+
+
+def macs(model: onnx.ModelProto, *, length: int = LENGTH) -> dict[str, int]:
+    """Multiply-accumulates of one sample by node, for every convolution and matrix product, in float or int8.
+
+    For a file this is the one counter; `surgery.cost` asks torch for those of a module, and both agree.
+
+    Args:
+        model: with its weights or without.
+        length: of axes after the first that the inputs leave open.
+
+    Raises:
+        ModelError: a shape cannot be inferred, or a node is of no standard domain, so that what it computes is unknown.
+    """
+    if foreign := [f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in STANDARD]:
+        raise ModelError("cannot count the products of this operator", expected="standard ONNX", got=foreign[0])
+    shapes = _shapes(model, length)
+    counts: dict[str, int] = {}
+    for index, node in enumerate(model.graph.node):
+        if node.op_type not in OPERANDS:
+            continue
+        source, weight = (shapes.get(node.input[at], (0,)) for at in OPERANDS[node.op_type])
+        output = shapes.get(node.output[0], (0,))
+        if node.op_type.removeprefix("QLinear") in ("Conv", "ConvInteger"):
+            count = prod(output) * prod(weight[1:])
+        elif node.op_type == "ConvTranspose":
+            count = prod(source) * prod(weight[1:])
+        else:
+            count = prod(output) * (source[0] if _transposed(node) else source[-1])
+        if not count:
+            raise ModelError("a shape cannot be inferred", where=node.name or f"{node.op_type} {index}")
+        counts[node.name or f"{node.op_type} {index}"] = count
+    return counts
+
+
+def _shapes(model: onnx.ModelProto, length: int) -> dict[str, tuple[int, ...]]:
+    """Every value's shape for one sample; 0 stands for what cannot be told."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    sizes: dict[str, int] = {}
+    for value in fixed.graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value"):
+                size = 1 if axis == 0 else length
+                if dim.dim_param:
+                    sizes[dim.dim_param] = size
+                dim.dim_value = size
+    # The exporter's shapes are kept, because ONNX cannot follow a size through the arithmetic of a mask or a position.
+    for value in (*fixed.graph.value_info, *fixed.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+            elif dim.dim_param:
+                dim.ClearField("dim_param")
+    try:
+        graph = shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True).graph
+    except shape_inference.InferenceError as error:
+        raise ModelError("shapes cannot be inferred", got=error) from error
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    return shapes
+
+
+def _transposed(node: onnx.NodeProto) -> bool:
+    return any(entry.name == "transA" and entry.i for entry in node.attribute)
 
 
 def external_files(path: Path) -> list[Path]:

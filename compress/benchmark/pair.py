@@ -15,7 +15,7 @@ from compress.benchmark.drawn_inputs import check_same_inputs, draw
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import check_usable
-from compress.benchmark.units import format_bytes, format_ms, format_rate, format_share
+from compress.benchmark.units import format_bytes, format_count, format_ms, format_rate, format_share
 from compress.errors import InputError, ModelError
 from compress.progress import Reporter
 
@@ -169,7 +169,8 @@ def _measured(found: dict[str, Any], scenario: str) -> str:
     parts = [
         *([*rate, *times] if scenario == "offline" else [*times, *rate]),
         f"load {format_ms(found['load_ms'])} ms", f"first run {format_ms(found['first_run_ms'])} ms",
-        format_bytes(found["size_bytes"]), *([] if peak is None else [f"peak {format_bytes(peak)}"]), *placed,
+        format_bytes(found["size_bytes"]), f"{format_count(found['parameters'])} parameters",
+        f"{format_count(found['macs'])} MACs", *([] if peak is None else [f"peak {format_bytes(peak)}"]), *placed,
     ]  # fmt: skip
     return ", ".join(part.replace(" ", UNBROKEN) for part in parts)
 

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import shape_inference
 
+from compress.benchmark.model_file import macs
 from compress.errors import StageError
 from compress.export.session import Session
 from compress.quantization.plan import QuantPlan
 from compress.quantization.view import View, weight_of
 
-PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 INT8_PRODUCTS = frozenset(
     {
         "QLinearConv",
@@ -38,7 +37,6 @@ MIN_INT8_MACS_FRACTION = 0.90
 MAX_WEIGHT_BYTES_FRACTION = 0.30
 MIN_AGREEMENT = 0.98
 SHOWN = 10  # layers named in a message
-NOMINAL_LENGTH = 64  # stands for a dynamic axis other than the batch when MACs are counted
 
 
 @dataclass(frozen=True)
@@ -57,51 +55,6 @@ class KernelReport:
     int8_macs_fraction: float
     float_layers: dict[str, str]
     float_macs_fraction: dict[str, float]
-
-
-def macs(model: onnx.ModelProto) -> dict[str, int]:
-    """Multiply-accumulates of one sample by node name, for every product of a float graph.
-
-    Raises:
-        StageError: a shape cannot be inferred.
-    """
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    sizes = {
-        dim.dim_param: 1 if axis == 0 else NOMINAL_LENGTH
-        for value in fixed.graph.input
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
-        if dim.dim_param
-    }
-    # The exporter's shapes are kept, because ONNX cannot follow a size through the arithmetic of a mask or a position.
-    for value in (*fixed.graph.input, *fixed.graph.value_info, *fixed.graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in sizes:
-                dim.dim_value = sizes[dim.dim_param]
-            elif dim.dim_param:
-                dim.ClearField("dim_param")
-    graph = shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True).graph
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-    counts: dict[str, int] = {}
-    for node in graph.node:
-        if node.op_type in PRODUCTS:
-            source, weight, output = (shapes.get(name, (0,)) for name in (*node.input[:2], node.output[0]))
-            if node.op_type == "Conv":
-                count = math.prod(output) * math.prod(weight[1:])
-            elif node.op_type == "ConvTranspose":
-                count = math.prod(source) * math.prod(weight[1:])
-            else:
-                count = math.prod(output) * (source[0] if _transposed(node) else source[-1])
-            if not count:
-                raise StageError("a shape cannot be inferred", where=node.name)
-            counts[node.name] = count
-    return counts
-
-
-def _transposed(node: onnx.NodeProto) -> bool:
-    return any(entry.name == "transA" and entry.i for entry in node.attribute)
 
 
 def inspect_kernels(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: QuantPlan) -> KernelReport:

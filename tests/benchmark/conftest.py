@@ -106,7 +106,9 @@ def external(tmp_path_factory: pytest.TempPathFactory, small: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def other_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that finds the installed packages, but not this one, and may not open a file of the repository."""
+    """An interpreter that finds the installed packages, but may import onnxruntime and numpy alone, and may not open a
+    file of the repository.
+    """
     home = tmp_path_factory.mktemp("other") / "elsewhere"
     venv.create(home, with_pip=False, symlinks=True)
     packages = next((home / "lib").glob("python*/site-packages"))
@@ -118,7 +120,11 @@ def other_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SHUT_OUT = """
 import sys
 
+MAY = {{*sys.stdlib_module_names, "onnxruntime", "numpy", "runtimes"}}
+
 def hook(event, arguments):
+    if event == "import" and arguments[0].partition(".")[0] not in MAY:
+        raise ModuleNotFoundError(f"the worker imported {{arguments[0]}}", name=arguments[0])
     if event == "open" and str(arguments[0]).startswith("{repository}/") and "site-packages" not in str(arguments[0]):
         raise PermissionError(f"the worker opened {{arguments[0]}}")
 

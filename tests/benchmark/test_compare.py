@@ -1,5 +1,6 @@
 import math
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from compress.benchmark import report
 from compress.benchmark.compare import Comparison, Difference, Preset, _difference, _doubts, compare
 from compress.benchmark.measure import Measurement, Profile, WarmUp, default_profiles
 from compress.benchmark.process import Place, Worker
@@ -262,3 +264,15 @@ def test_a_comparison_spans_interpreters(small: Path, samples: Path, other_pytho
     found = compare({"m": small}, reference="m", inputs=samples, profile=Profile(place=place), preset=TINY)
     assert not found.failures
     assert found.noise is None
+    here = compare({"m": small}, reference="m", inputs=samples, profile=Profile(), preset=TINY)
+    document = report.build([report.Entry("m", small)], [here, found], reference="m", seed=0, title="two interpreters")
+    assert document["profiles"] == [here.profile.name, found.profile.name]
+    assert document["profiles"][0] != document["profiles"][1]
+    assert set(document["rows"][0]["latency_ms"]) == set(document["profiles"])
+    assert document["comparisons"][1]["profile"]["place"]["python"] == str(other_python)
+
+
+def test_the_other_interpreter_has_no_package_but_two(other_python: Path):
+    for package in ("torch", "onnx", "compress", "mlflow"):
+        found = subprocess.run([other_python, "-c", f"import {package}"], capture_output=True, text=True, check=False)
+        assert f"the worker imported {package}" in found.stderr

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import pytest
 
-from compress.benchmark import report
+from compress.benchmark import report, tables
 from compress.benchmark.compare import Comparison, Preset, compare
 from compress.benchmark.measure import Measurement, Profile, Subject, WarmUp
 from compress.benchmark.report import Entry
@@ -119,7 +119,7 @@ def test_offline_is_ranked_by_throughput(scripted, small: Path, tmp_path: Path):
     assert single.speedup("b", over="a").value == pytest.approx(0.5)
     assert single.verdict("b", over="a") == "slower"
     entries = [Entry(name, tmp_path / f"{name}.onnx") for name in ("a", "b")]
-    text = report.markdown(report.build(entries, [found, single], reference="a", seed=0, title="a test"))
+    text = tables.markdown(report.build(entries, [found, single], reference="a", seed=0, title="a test"))
     assert "| p50 ms (speedup) | ort-cpu-b4-t1-offline (samples/s) | ort-cpu-b4-t1 |" in text
     assert "| b | 2,000/s (1.50x) | 2 (0.50x) |" in text
 
@@ -139,8 +139,8 @@ def test_a_server_is_ranked_by_its_p99_where_the_queries_support_it(
     assert found.speedup("b", over="a").value == pytest.approx(ratio)
     entries = [Entry(name, tmp_path / f"{name}.onnx") for name in ("a", "b")]
     document = report.build(entries, [found], reference="a", seed=0, title="a test")
-    assert report.profile_heads(document) == [f"ort-cpu-b1-t1-server1 (ranked by {ranked_by})"]
-    shown = report.time_cell(document["rows"][1], document, "ort-cpu-b1-t1-server1")
+    assert tables.profile_heads(document) == [f"ort-cpu-b1-t1-server1 (ranked by {ranked_by})"]
+    shown = tables.time_cell(document["rows"][1], document, "ort-cpu-b1-t1-server1")
     assert shown == ("p99 20" if ranked_by == "p99 latency" else "2")
 
 

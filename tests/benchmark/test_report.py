@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from compress.benchmark import report, units
+from compress.benchmark import report, tables, units
 from compress.benchmark.compare import Comparison, Difference, Preset, compare, unmeasured
 from compress.benchmark.measure import Measurement, Profile, WarmUp
 from compress.benchmark.report import Entry
@@ -45,9 +45,9 @@ def document(large: Path, small: Path, samples: Path, tmp_path_factory: pytest.T
 def printed(document: dict, *, terminal: bool = False) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=100, force_terminal=terminal, color_system="standard" if terminal else "auto")
-    console.print(report.table(document))
-    console.print(report.profile_table(document))
-    console.print(report.tail_table(document))
+    console.print(tables.table(document))
+    console.print(tables.profile_table(document))
+    console.print(tables.tail_table(document))
     return stream.getvalue()
 
 
@@ -91,7 +91,7 @@ def test_the_tables_fit_100_columns_and_are_plain_outside_a_terminal(document: d
 
 
 def test_markdown_is_written_from_the_same_document(document: dict):
-    lines = report.markdown(document).splitlines()
+    lines = tables.markdown(document).splitlines()
     assert lines[0] == "| model | size | params | accuracy % | change | p50 ms | speedup |"
     assert lines[2].startswith("| teacher | 12.6 MB | 3.16M | ")
     assert {line.count("|") for line in lines[:5]} == {8}
@@ -101,10 +101,10 @@ def test_the_tables_show_the_highest_percentile_and_the_peak_memory(document: di
     measured = document["comparisons"][0]["measurements"]["teacher"]
     name, value = list(measured["percentile_ms"].items())[-1]
     cell = f"{name} {value:.3g} {measured['memory_bytes']['runs'] / 1e6:.0f} MB"
-    (line,) = [line for line in report.markdown(document).splitlines() if cell in line]
+    (line,) = [line for line in tables.markdown(document).splitlines() if cell in line]
     assert line.startswith("| teacher | ")
     assert cell in printed(document)
-    assert report.markdown(document).splitlines().count("| broken | failed | failed |") == 2
+    assert tables.markdown(document).splitlines().count("| broken | failed | failed |") == 2
 
 
 def test_a_runtime_that_does_not_work_is_a_column_that_says_why_once(small: Path):
@@ -116,7 +116,7 @@ def test_a_runtime_that_does_not_work_is_a_column_that_says_why_once(small: Path
     document = report.build(entries, [comparison], reference="teacher", seed=0, title="a test")
     json.dumps(document, allow_nan=False)
     assert [row["failures"] for row in document["rows"]] == [{"openvino-b1-t1": why}] * 2
-    for text in (printed(document), report.markdown(document)):
+    for text in (printed(document), tables.markdown(document)):
         assert " ".join(text.split()).count(f"failed (openvino-b1-t1): {why}") == 1
 
 
@@ -140,7 +140,7 @@ def test_accuracy_in_the_runtime_that_was_timed_is_a_table_of_its_own(small: Pat
         unchecked={"student": "no such operator"},
     )
     document = report.build(entries, [comparison], reference="teacher", seed=0, title="a test")
-    ((title, rows),) = report.scored(document)
+    ((title, rows),) = tables.scored(document)
     assert title == "accuracy in openvino-b1-t1, on select; 100 samples are few"
     assert rows == [
         ["teacher", "90.00 [88.0, 92.0]", "-", "-", "-", "-", "1.2e-06 100%"],
@@ -149,9 +149,9 @@ def test_accuracy_in_the_runtime_that_was_timed_is_a_table_of_its_own(small: Pat
         ["unscored", "-", "-", "-", "-", "-", "5.0e-01 88%"],
     ]
     line = "| student | 90.00 [88.0, 92.0] | -1.00 [-2.0, +0.0] | 0.031 | 97.50 | 0.0123 | not compared |"
-    assert line in report.markdown(document)
+    assert line in tables.markdown(document)
     stream = io.StringIO()
-    for table in report.scored_tables(document):
+    for table in tables.scored_tables(document):
         Console(file=stream, width=100).print(table)
     for cell in ("-1.00 [-2.0, +0.0]", "1.2e-06 100%", "not compared", "odd", "unscored"):
         assert cell in stream.getvalue()
@@ -181,13 +181,13 @@ def test_a_software_adapter_has_times_and_no_ratio_in_any_view(document: dict, l
     assert list(student["speedup"]) == list(student["measurable"]) == ["ort-cuda-b1-t1"]
     assert student["verdict"] == {"ort-cuda-b1-t1": "faster", "ort-webgpu-b1-t1": "not ranked"}
     head = "ort-webgpu-b1-t1 (not ranked: software adapter)"
-    assert f"| p50 ms (speedup) | ort-cuda-b1-t1 | {head} |" in report.markdown(made)
-    assert f"| {STUDENT} | 1 (4.00x) | 1 |" in report.markdown(made)
+    assert f"| p50 ms (speedup) | ort-cuda-b1-t1 | {head} |" in tables.markdown(made)
+    assert f"| {STUDENT} | 1 (4.00x) | 1 |" in tables.markdown(made)
     assert re.search(rf"{STUDENT} +1 \(4\.00x\) +1 *\n", printed(made))
     assert head in " ".join(printed(made).split())
     alone = report.build(entries, [software], reference="teacher", seed=0, title="a test")
-    assert "| 1 | not ranked |" in report.markdown(alone)
-    for view in (report.markdown(alone), printed(alone)):
+    assert "| 1 | not ranked |" in tables.markdown(alone)
+    for view in (tables.markdown(alone), printed(alone)):
         assert "4.00" not in view
 
 
@@ -196,7 +196,7 @@ def test_a_ratio_within_the_noise_is_marked_in_every_table(document: dict):
     for profile in noisy["profiles"]:
         noisy["rows"][1]["speedup"][profile] = {"value": 1.012, "low": 0.993, "high": 1.024}
         noisy["rows"][1]["measurable"][profile] = False
-    for view in (printed(noisy), report.markdown(noisy)):
+    for view in (printed(noisy), tables.markdown(noisy)):
         assert view.count("~1.01x") == 3  # once in the first table, once a profile in the second
 
 
@@ -214,7 +214,7 @@ def test_the_widest_accuracies_fit_100_columns_and_nothing_is_cut(small: Path):
     for comparisons in ([comparison], [replace(comparison, against_cpu={})]):
         document = report.build(entries, comparisons, reference=STUDENT, seed=0, title="a test")
         stream = io.StringIO()
-        Console(file=stream, width=100).print(*report.scored_tables(document))
+        Console(file=stream, width=100).print(*tables.scored_tables(document))
         compared = ["1.2e-06 100%", "off CPU"] if comparisons[0].against_cpu else []
         for cell in ("25.00 [19.2, 31.8]", "-68.89 [-75.6, -60.2]", "9.4e-38", "100.00", "1e-05", *compared):
             assert cell in stream.getvalue()
@@ -229,7 +229,7 @@ def test_profiles_with_the_same_accuracies_share_a_table(small: Path):
     comparisons = [unmeasured([], reference="a", profile=entry, preset=TINY, seed=0, why="") for entry in profiles]
     entries = [Entry("a", small, runtime_accuracy=found)]
     document = report.build(entries, comparisons, reference="a", seed=0, title="a test")
-    assert [title for title, _ in report.scored(document)] == [
+    assert [title for title, _ in tables.scored(document)] == [
         "accuracy in ort-cpu-b1-t1, ort-cpu-b8-t1, on select",
         "accuracy in ort-cpu-b1-t2, on select; few",
     ]
@@ -246,9 +246,9 @@ def test_every_kind_of_doubt_about_single_models_is_told_once(document: dict):
         "teacher: lost its CPU 120 times a second (and 1 more alike)",
         f"{STUDENT}: its outputs are off",
     ]
-    assert report.doubts(comparison) == told
+    assert tables.doubts(comparison) == told
     for line in told:
-        assert f"degraded (ort-cpu-b8-t1): {line}" in report.markdown(made)
+        assert f"degraded (ort-cpu-b8-t1): {line}" in tables.markdown(made)
 
 
 def test_many_profiles_wrap_and_lose_nothing(document: dict):

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from compress.benchmark.model_file import contents, external_files
+from compress.benchmark.model_file import contents, external_files, macs
 from compress.benchmark.process import Place, Worker, WorkerError, last_logged, usable_runtimes
 from compress.benchmark.runtimes import RUNTIMES
 from compress.benchmark.runtimes.interface import Load, Unusable, time_calls
@@ -298,11 +298,18 @@ def test_initializers_are_counted_by_their_type(small: Path, external: Path, tmp
     for path in (small, external):
         assert contents(path).initializer_bytes == {"float32": 4 * elements}
         assert contents(path).parameters == elements
+        assert contents(path).macs == elements
     proto = onnx.load(small)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(10, np.int8), "q"))
     proto.graph.initializer.append(helper.make_tensor("p", onnx.TensorProto.INT4, [5], [1, 2, 3, 4, 5]))
     onnx.save_model(proto, tmp_path / "mixed.onnx")
     assert contents(tmp_path / "mixed.onnx").initializer_bytes == {"float32": 4 * elements, "int8": 10, "int4": 3}
+
+
+def test_products_of_an_operator_of_unknown_meaning_are_not_counted(foreign: Path):
+    assert contents(foreign).macs is None
+    with pytest.raises(ModelError, match=r"com\.example\.Wish"):
+        macs(onnx.load(foreign))
 
 
 def test_batches_rotate_and_keep_the_lengths_of_their_samples(tmp_path: Path):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from compress.benchmark import pair, report
@@ -13,6 +14,7 @@ from compress.benchmark.compare import PRESETS, Preset, compare
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import Worker, WorkerError
 from compress.errors import EnvironmentFault
+from compress.export.half import to_half
 from compress.recipe import Recipe
 from compress.verdict import check_runtimes
 
@@ -84,6 +86,18 @@ def test_nodes_left_to_the_cpu_are_shown_and_refused_in_strict_mode(mixed: Path,
         assert loaded["settings"]["nodes"] == {WEBGPU: 1, "CPUExecutionProvider": 1}
     with Worker() as worker, pytest.raises(WorkerError, match="CPU"):
         worker.load(runtime="ort-webgpu", model=mixed, inputs=matrices, strict=True)
+
+
+def test_an_adapter_without_16_bit_floats_says_so_of_an_fp16_file(small: Path, samples: Path, tmp_path: Path):
+    """SwiftShader has no `shader-f16`; the rest of the file's rows must go on (test_compare shows that they do)."""
+    half = tmp_path / "half.onnx"
+    onnx.save_model(to_half(onnx.load(small)), half)
+    batch = {"x": np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)}
+    with Worker() as worker:
+        worker.load(runtime="ort-webgpu", model=half, inputs=samples, strict=True)
+        with pytest.raises(WorkerError, match="requires f16 but the device does not support it") as told:
+            worker.outputs(batch)
+    assert str(half) in str(told.value)
 
 
 LANE = """

@@ -109,6 +109,12 @@ def export() -> Callable[[nn.Module], onnx.ModelProto]:
 
 
 @pytest.fixture(scope="session")
+def networks() -> dict[str, Callable[[], nn.Module]]:
+    """What builds each of the networks, by the name that its graph has in `zoo`."""
+    return ZOO
+
+
+@pytest.fixture(scope="session")
 def zoo(images, export) -> dict[str, onnx.ModelProto]:
     """Float graphs with running statistics of real images."""
     graphs = {}

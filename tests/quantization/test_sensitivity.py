@@ -1,14 +1,18 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
+from compress.benchmark.model_file import macs
 from compress.errors import StageError
 from compress.export.session import Session
 from compress.quantization.calibration import minmax, observe
-from compress.quantization.kernels import check_agreement, macs
+from compress.quantization.kernels import check_agreement
 from compress.quantization.plan import QuantPlan
 from compress.quantization.sensitivity import Quantizer, Score, choose_layers
+from compress.quantization.writer import plan_without_training, write_quantized
+from compress.surgery.cost import model_cost
 
 FRAGILE = {"2.first.0", "2.second.0"}
 
@@ -87,6 +91,14 @@ def test_agreement_counts_decisions():
     assert check_agreement(reference, reference.copy(), layers=("a", "b")) == 1.0
     with pytest.raises(StageError, match=r"75\.0%; in int8: a; b"):
         check_agreement(reference, np.array([0, 1, 2, 2]), layers=("a", "b"))
+
+
+def test_a_file_and_torch_count_the_same_products(networks, zoo, images):
+    for name, build in networks.items():
+        counted = model_cost(build(), (torch.zeros(2, 1, 8, 8),)).macs
+        assert sum(macs(zoo[name]).values()) == counted, name
+        plan = plan_without_training(zoo[name], lambda: [(images[:64],)], mode="static", find=minmax)
+        assert sum(macs(write_quantized(zoo[name], plan)).values()) == counted, name
 
 
 def test_macs_against_counting_by_hand(zoo):

@@ -9,15 +9,17 @@ import torch
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from compress.benchmark.model_file import macs
 from compress.export.graph import to_onnx
 from compress.export.session import Session
 from compress.quantization.calibration import minmax
-from compress.quantization.kernels import check_kernels, float_copies, inspect_kernels, macs, weight_bytes_fraction
+from compress.quantization.kernels import check_kernels, float_copies, inspect_kernels, weight_bytes_fraction
 from compress.quantization.placement import layers, place_dynamic, usual_mode
 from compress.quantization.plan import dynamic_plan
 from compress.quantization.sensitivity import Quantizer, Score, choose_layers
 from compress.quantization.view import View
 from compress.quantization.writer import plan_without_training, write_quantized
+from compress.surgery.cost import model_cost
 
 WORDS = "model.bert.embeddings.word_embeddings"
 POSITIONS = "model.bert.embeddings.position_embeddings"
@@ -207,6 +209,16 @@ def test_the_products_of_an_encoder_are_counted_at_the_nominal_length(encoder):
     linear = 64 * (4 * 32 * 32 + 2 * 32 * 64 + 4 * 32 * 16 + 2 * 32 * 96) + 32 * 32 + 32 * 3
     attention = 2 * 64 * 64 * (32 + 16)  # widths of all heads together in the two layers
     assert sum(macs(encoder).values()) == linear + attention
+
+
+def test_a_file_and_torch_count_the_same_products_of_an_encoder(encoder, make_encoder, plan_of, tokens):
+    module = make_encoder("Bert", "sdpa")
+    counted = model_cost(module, tuple(map(torch.from_numpy, tokens(2, 48)))).macs
+    assert sum(macs(encoder, length=48).values()) == pytest.approx(counted, rel=0.01)
+    for mode in ("static", "dynamic"):
+        assert sum(macs(write_quantized(encoder, plan_of(mode)), length=48).values()) == pytest.approx(
+            counted, rel=0.01
+        )
 
 
 def test_attention_makes_a_graph_dynamic(encoder, zoo):
