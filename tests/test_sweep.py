@@ -72,7 +72,9 @@ def test_of_equals_the_more_accurate_one_is_chosen_and_of_none_none():
 
 def test_a_recipe_without_gates_is_refused_before_anything_runs(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("name: x\ndata: {source: digits}\nteacher: {artifact: gone}\nstudent: teacher\nstages: [distill, export]\n")
+    path.write_text(
+        "name: x\ndata: {source: digits}\nteacher: {artifact: gone}\nstudent: teacher\nstages: [distill, export]\n"
+    )
     with pytest.raises(RecipeError, match="no gates"):
         sweep(path, ["seed=1,2"], Options(store=tmp_path / "store"), goal="smallest")
     with pytest.raises(RecipeError, match="sead"):
