@@ -78,10 +78,10 @@ class Scores:
 class Feed:
     """A role's preprocessed samples in batches, ready for ONNX Runtime; made once for many files."""
 
-    def __init__(self, context: Context, samples: Samples) -> None:
+    def __init__(self, context: Context, samples: Samples, *, batch_size: int = BATCH) -> None:
         self._task, self._threads = context.task, context.execution.threads
         everything = torch.arange(len(samples))
-        positions = [*self._task.parts(samples, everything, size=BATCH)]
+        positions = [*self._task.parts(samples, everything, size=batch_size)]
         self._batches = [self._task.batch(samples, index) for index in positions]
         taken = torch.cat(positions)
         units = torch.from_numpy(self._task.units(samples))

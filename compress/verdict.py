@@ -18,6 +18,7 @@ from compress.benchmark.measure import Profile
 from compress.benchmark.process import HERE, Worker, WorkerError, check_usable, usable_runtime
 from compress.benchmark.runtimes.worker import LENGTHS
 from compress.benchmark.statistics import Estimate, agreement, measured, measured_changes, sign_test
+from compress.data import Samples
 from compress.errors import EnvironmentFault, StageError
 from compress.mistakes import mistakes
 from compress.recipe import Limits, Recipe
@@ -28,6 +29,10 @@ from compress.stages.export import Variant
 from compress.stages.quantize import Quantize
 
 RACED_SAMPLES = 256  # of select, which the race rotates through
+SOFTWARE_SAMPLES = (
+    128  # of select, which a software adapter scores: it shows that a runtime is right, not what it gives
+)
+ELSEWHERE_BATCH = 32  # a slow device answers so many within the worker's time limit
 SCORED = ("ort-cpu", HERE)  # where `scoring` runs files
 QUANTITIES: dict[str, Quantity] = {"max_accuracy_drop": "accuracy", "max_size_mb": "size"}  # speed otherwise
 
@@ -169,7 +174,7 @@ def run_race(
 
     Raises:
         StageError: when one that the verdict is about could not be measured.
-        KeyboardInterrupt: when ``context.interrupted`` says so, between two profiles.
+        KeyboardInterrupt: when ``context.interrupted`` says so, between two profiles or two files.
     """
     teacher = contenders[0]
     inputs = write_samples(contenders, context, work)
@@ -331,8 +336,13 @@ def runtime_accuracy(
     """Return what each file scores on select in the very runtime that was timed, by row and profile.
 
     ONNX Runtime on this machine's CPU has scored every file before, so under its profiles nothing runs again. Torch is
-    left out: parity has compared its modules. The first contender is the reference.
+    left out: parity has compared its modules. A software adapter, a thousand times slower than what it stands for,
+    scores the first ``SOFTWARE_SAMPLES`` of select. The first contender is the reference.
+
+    Raises:
+        KeyboardInterrupt: when ``context.interrupted`` says so, between two files.
     """
+    select, teacher = context.data.select, contenders[0].name
     found: dict[str, dict[str, dict[str, Any]]] = {entry.name: {} for entry in contenders}
     here: dict[str, dict[str, Any]] = {}
     for comparison in comparisons:
@@ -340,12 +350,14 @@ def runtime_accuracy(
         if not profile.takes_files:
             continue
         if _is_ours(profile):
-            here = here or _judged_rows(contenders, _scored_logits, context, teacher=contenders[0].name, seed=seed)
+            here = here or _judged_rows(contenders, _scored_logits, context, select, teacher=teacher, seed=seed)
             judged = here
         else:
-            run = partial(_logits, profile=profile, context=context, inputs=inputs)
+            samples = select if comparison.ranked else select.take(np.arange(min(SOFTWARE_SAMPLES, len(select))))
+            run = partial(_logits, profile=profile, context=context, samples=samples, inputs=inputs)
             timed = [entry for entry in contenders if entry.name in comparison.measurements]
-            judged = _judged_rows(timed, run, context, teacher=contenders[0].name, seed=seed)
+            with context.reporter.bar(f"scored in {profile.name}", len(timed)) as bar:
+                judged = _judged_rows(timed, run, context, samples, teacher=teacher, seed=seed, done=bar.advance)
         for name in comparison.measurements:
             found[name][profile.name] = judged[name]
     return found
@@ -355,20 +367,26 @@ def _judged_rows(
     entries: Sequence[Contender],
     outputs: Callable[[Contender], NDArray[np.float32]],
     context: Context,
+    samples: Samples,
     *,
     teacher: str,
     seed: int,
+    done: Callable[[], object] = lambda: None,
 ) -> dict[str, dict[str, Any]]:
     """Return ``judged_in_runtime`` by row, or why a file could not be run; the teacher comes first if it is there."""
     found: dict[str, dict[str, Any]] = {}
     reference = None
     for entry in entries:
+        if context.interrupted():
+            raise KeyboardInterrupt
         try:
             logits = outputs(entry)
         except WorkerError as fault:
             found[entry.name] = {"failure": fault.message}
             continue
-        found[entry.name] = judged_in_runtime(logits, reference, context, seed=seed)
+        finally:
+            done()
+        found[entry.name] = judged_in_runtime(logits, reference, context, samples, seed=seed)
         reference = logits if entry.name == teacher else reference
     return found
 
@@ -377,26 +395,33 @@ def _scored_logits(entry: Contender) -> NDArray[np.float32]:
     return entry.scores.logits
 
 
-def _logits(entry: Contender, *, profile: Profile, context: Context, inputs: Mapping[str, Path]) -> NDArray[np.float32]:
-    """Return a file's outputs on select where the profile runs, float32 [units, C]."""
+def _logits(
+    entry: Contender, *, profile: Profile, context: Context, samples: Samples, inputs: Mapping[str, Path]
+) -> NDArray[np.float32]:
+    """Return a file's outputs on samples where the profile runs, float32 [units, C]."""
     context = context.reading(entry.artifact)
     names = [tensor.name for tensor in context.task.signature.inputs]
     with Worker(profile.place) as worker:
         worker.load(
             runtime=profile.runtime, model=entry.scores.onnx_path, inputs=inputs[entry.name], threads=profile.threads
         )
-        feed = Feed(context, context.data.select)
+        feed = Feed(context, samples, batch_size=ELSEWHERE_BATCH)
         return feed.through(lambda *given: worker.outputs(dict(zip(names, given, strict=True))))
 
 
 def judged_in_runtime(
-    logits: NDArray[np.floating], teacher: NDArray[np.floating] | None, context: Context, *, seed: int
+    logits: NDArray[np.floating],
+    teacher: NDArray[np.floating] | None,
+    context: Context,
+    samples: Samples,
+    *,
+    seed: int,
 ) -> dict[str, Any]:
     """Return samples, accuracy, and against the teacher in the same runtime change, mcnemar_p, agreement and KL.
 
     ``doubt`` says when the samples are too few to tell a gate's points apart. The teacher's own row has no teacher.
     """
-    task, samples = context.task, context.data.select
+    task = context.task
     tally = task.tally(logits, samples)
     row: dict[str, Any] = {
         "samples": len(tally.counts),

@@ -11,6 +11,7 @@ import text_zoo
 
 from compress.benchmark import tables
 from compress.benchmark.compare import Comparison
+from compress.benchmark.measure import Profile
 from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import batches
 from compress.benchmark.statistics import Estimate
@@ -32,6 +33,8 @@ from compress.verdict import (
     needed_rows,
     raced_samples,
     run_race,
+    runtime_accuracy,
+    write_samples,
 )
 
 RECIPE = """
@@ -103,6 +106,25 @@ def test_a_file_is_scored_in_the_runtime_that_was_timed(recipe, context, teacher
     assert rows["small"]["macs"] == teacher.scores.facts["macs"]
     assert set(rows["small"]["verdict"]) == {"ort-cpu-b1-t1", "openvino-b4-t1"}
     json.dumps(document, allow_nan=False)
+
+
+def test_a_software_adapter_scores_some_of_the_samples_and_can_be_stopped_between_files(
+    context, teacher, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("compress.verdict.SOFTWARE_SAMPLES", 40)
+    contenders = [teacher, Contender("small", teacher.artifact, teacher.scores)]
+    timed = dict.fromkeys(["teacher", "small"])
+    comparison = Mock(ranked=False, measurements=timed, profile=Profile(runtime="openvino"))
+    inputs = write_samples(contenders, context, tmp_path)
+    found = runtime_accuracy(contenders, [comparison], context, inputs=inputs, seed=0)["small"]["openvino-b1-t1"]
+    assert found["samples"] == 40 < len(context.data.select)
+    rows = context.task.tally(teacher.scores.logits[:40], context.data.select.take(np.arange(40)))
+    assert found["accuracy"]["value"] == pytest.approx(rows.value)
+    assert found["teacher_agreement"] == 1
+    answers = iter([False, True])
+    stopped = replace(context, interrupted=lambda: next(answers))
+    with pytest.raises(KeyboardInterrupt):
+        runtime_accuracy(contenders, [comparison], stopped, inputs=inputs, seed=0)
 
 
 def test_the_session_that_scores_and_the_worker_that_is_timed_give_the_same_outputs(context, teacher, tmp_path):
