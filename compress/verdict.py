@@ -336,7 +336,7 @@ def runtime_accuracy(
     """Return what each file scores on select in the very runtime that was timed, by row and profile.
 
     ONNX Runtime on this machine's CPU has scored every file before, so under its profiles nothing runs again. Torch is
-    left out: parity has compared its modules. A software adapter, which can take seconds for what a device does at once,
+    left out: parity has compared its modules. A software adapter, which takes seconds where a device takes none,
     scores the first ``SOFTWARE_SAMPLES`` of select. The first contender is the reference.
 
     Raises:
