@@ -308,7 +308,7 @@ def table(result: dict[str, Any]) -> str:
             lines += [f"Error of {path.rpartition('.')[2]} in int8, over its root mean square: {shares}.", ""]
     environment = result["environment"]
     lines.append(
-        f"Time over the int8 file's, geometric mean over paired, interleaved rounds with its 95% interval (preset "
+        f"Time over the int8 file's, of the median of paired, interleaved rounds, with its 99% interval (preset "
         f"{result['preset']}), batch 1, one thread; error: largest difference from fp32, padded rows at every length; "
         f"{result['weights']} weights; {environment['cpu_model']}; onnxruntime "
         f"{environment['versions']['onnxruntime']}; {environment['date'][:10]}."

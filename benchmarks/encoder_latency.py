@@ -22,10 +22,9 @@ import numpy as np
 import onnx
 
 from compress.artifact import hash_file, read_artifact
-from compress.benchmark.compare import PRESETS, Comparison, Preset, compare
+from compress.benchmark.compare import PRESETS, Preset, compare
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import Profile
-from compress.benchmark.statistics import geometric_mean_ratio
 from compress.errors import InputError, StageError
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -93,7 +92,7 @@ def measured(models: dict[str, Path], *, length: int, preset: Preset) -> dict[st
         raise StageError("a file could not be measured", got=comparison.failures, where=f"{length} tokens")
     floor = comparison.noise_floor
     return {
-        "latency_ms": {name: latency_ms(comparison, name) for name in models},
+        "latency_ms": {name: asdict(comparison.latency_ms(name)) for name in models},
         "median_ms": {name: found.median_ms for name, found in comparison.measurements.items()},
         "speedup_over_teacher": {
             name: asdict(comparison.speedup(name, over=TEACHER)) for name in models if name != TEACHER
@@ -106,12 +105,6 @@ def measured(models: dict[str, Path], *, length: int, preset: Preset) -> dict[st
         "noise_floor": None if floor is None else asdict(floor),
         "degraded": comparison.degraded,
     }
-
-
-def latency_ms(comparison: Comparison, name: str) -> dict[str, float]:
-    """Return the geometric mean of the rounds' medians with its interval: a ratio to one millisecond."""
-    logs = np.log(comparison.measurements[name].block_median_ms)
-    return asdict(geometric_mean_ratio(logs, seed=comparison.seed, launches=comparison.preset.launches))
 
 
 def table(result: dict[str, Any]) -> str:
@@ -141,7 +134,7 @@ def table(result: dict[str, Any]) -> str:
     environment = result["environment"]
     lines += [
         "",
-        f"Milliseconds a call, and times as fast as {TEACHER}: geometric mean over paired, interleaved rounds with its "
+        f"Milliseconds a call, and times as fast as {TEACHER}: the median of paired, interleaved rounds, with its "
         f"99% interval (preset {result['preset']}); batch 1, one thread, no padding. {TEACHER} over its own twin: "
         f"{floors}.{' Disturbed: ' + '; '.join(disturbed) + '.' if disturbed else ''} {environment['cpu_model']}; "
         f"onnxruntime {environment['versions']['onnxruntime']}; {environment['date'][:10]}.",

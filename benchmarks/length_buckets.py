@@ -1,12 +1,12 @@
 """What do batches of alike lengths buy? Real tokens per second with length bucketing and without, side by side.
 
-    python benchmarks/length_buckets.py [--mails 1024] [--rounds 6] [--threads N]
+    python benchmarks/length_buckets.py [--mails 1024] [--rounds 8] [--threads N]
 
 The mails and MiniLM of ``pipelines/spam``, untrained head. Two passes are timed: an epoch of `fit` on the labels alone,
 which is what fine-tuning the teacher is, and `forward_all`, which computes teacher outputs. ``bucketed`` is the task as
 it is (`TextTask.order` and `parts`); ``plain`` is the same task with batches in random order, padded to their longest,
 as many mails to a forward pass as mails of the longest length fit into a bucketed one. Both run in alternating blocks,
-in random order within a round; only tokens of mails count, not padding. The ratio is the geometric mean over rounds
+in random order within a round; only tokens of mails count, not padding. The ratio is that of the median round,
 with a 99% bootstrap interval. Writes ``benchmarks/results/length_buckets.json`` and ``.md``.
 
 With fewer mails than ``BUCKET`` updates take, an update's mails are a little less alike than in a whole epoch; the
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from compress.artifact import Artifact, Store
 from compress.benchmark.environment import allowed_cores, describe
-from compress.benchmark.statistics import geometric_mean_ratio
+from compress.benchmark.statistics import paired_ratio
 from compress.data import Samples
 from compress.loss import bind
 from compress.models import load_model
@@ -137,7 +137,7 @@ def timed(context: Context, tasks: dict[str, TextTask], teacher: Artifact, *, ro
                 if index > 0:  # the first round warms up
                     rates[task].append(rate)
             print(f"{name}: round {index} of {rounds}", flush=True)
-        ratio = geometric_mean_ratio(np.log(rates["bucketed"]) - np.log(rates["plain"]), seed=0)
+        ratio = paired_ratio(np.log(rates["bucketed"]) - np.log(rates["plain"]), seed=0)
         found[name] = {"tokens_per_s": rates, "bucketed_over_plain": asdict(ratio)}
     return found
 
@@ -162,8 +162,8 @@ def table(result: dict[str, Any]) -> str:
     environment = result["environment"]
     lines += [
         "",
-        f"Tokens of mails, padding not counted: medians of {result['rounds']} rounds in alternation, and the geometric "
-        f"mean of the rounds' ratios with its 99% interval. Real tokens: their share of all that is computed, in the "
+        f"Tokens of mails, padding not counted: medians of {result['rounds']} rounds in alternation, and the median "
+        f"of the rounds' ratios with its 99% interval. Real tokens: their share of all that is computed, in the "
         f"{result['mails']:,} timed mails (in all {result['whole_mails']:,} of the train role). At most "
         f"{result['max_length']} tokens, {result['threads']} threads, {result['precision']}; "
         f"{environment['cpu_model']}; torch {environment['versions']['torch']}; {environment['date'][:10]}.",
@@ -175,7 +175,7 @@ def main() -> None:
     """Time both tasks in turns and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mails", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--threads", type=int, default=allowed_cores())
     parser.add_argument("--output", type=Path, default=HERE / "results")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """What does each term of the guided loss add to an epoch of the student alone? Side by side, in one run.
 
-    python benchmarks/loss_cost.py [--arms convolutions|transformers|promised] [--rounds 7] [--images 6400] [--cached]
+    python benchmarks/loss_cost.py [--arms convolutions|transformers|promised] [--rounds 8] [--images 6400] [--cached]
 
 - ``convolutions``: every term beside ``hinton``, with the teacher and student of ``pipelines/fashion_mnist``.
 - ``transformers``: the terms on layers and heads, with the student of ``pipelines/vit_fashion`` as the teacher of one
@@ -10,7 +10,7 @@
 
 The teacher's logits and last features are cached and warm, other taps are computed live for each batch, which is what a
 limit of 0 means (``--cached`` stores them all). The live check of each epoch is part of what is timed. All arms take
-turns in random order within a round; a ratio is the geometric mean over rounds with a bootstrap interval. Writes
+turns in random order within a round; a ratio is that of the median round, with a bootstrap interval. Writes
 ``benchmarks/results/loss_cost_ARMS.json`` and ``.md``.
 """
 
@@ -28,7 +28,7 @@ import torch
 
 from compress.artifact import Store
 from compress.benchmark.environment import allowed_cores, describe
-from compress.benchmark.statistics import geometric_mean_ratio
+from compress.benchmark.statistics import paired_ratio
 from compress.loss import GuidedLoss
 from compress.models import AnyModel
 from compress.progress import Reporter
@@ -130,7 +130,7 @@ def main() -> None:
     """Time all arms in turns and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", choices=ARMS, default="convolutions")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--images", type=int, default=6400)
     parser.add_argument("--threads", type=int, default=allowed_cores())
     parser.add_argument("--cached", action="store_true", help="store every tap")
@@ -150,10 +150,7 @@ def main() -> None:
             print(f"round {index} of {arguments.rounds}", flush=True)
     rows = []
     for name, values in seconds.items():
-        over = {
-            rival: geometric_mean_ratio(np.log(values) - np.log(seconds[rival]), seed=0)
-            for rival in ("alone", "hinton")
-        }
+        over = {rival: paired_ratio(np.log(values) - np.log(seconds[rival]), seed=0) for rival in ("alone", "hinton")}
         rows.append(
             {
                 "loss": name,
@@ -181,7 +178,7 @@ def table(result: dict, *, threads: int) -> str:
     lines += [
         "",
         f"{result['images']:,} images an epoch, batch 128, {threads} threads, bfloat16; logits and last features "
-        f"stored, other taps {taps}; 95% bootstrap intervals over rounds; {environment['cpu_model']}; torch "
+        f"stored, other taps {taps}; 99% bootstrap intervals over rounds; {environment['cpu_model']}; torch "
         f"{environment['versions']['torch']}; {environment['date'][:10]}.",
     ]
     return "\n".join(lines) + "\n"

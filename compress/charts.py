@@ -37,15 +37,15 @@ class Point:
 class Spread:
     """How long one model's calls took, in milliseconds.
 
-    ``quantiles_ms`` are evenly spaced from 0 to 100%, or empty; ``rounds_ms`` the medians of the rounds; ``tail`` the
-    highest percentile that the calls support and its name, or None.
+    ``quantiles_ms`` are evenly spaced from 0 to 100%, or empty; ``units_ms`` are medians of launches or rounds;
+    ``tail`` is the highest percentile that the calls support, with its name, or None.
     """
 
     name: str
     kind: Kind
     median_ms: float
     quantiles_ms: Sequence[float]
-    rounds_ms: Sequence[float]
+    units_ms: Sequence[float]
     tail: tuple[str, float] | None
 
 
@@ -191,10 +191,10 @@ def waterfall(moves: Sequence[Move], *, title: str, description: str, from_zero:
 
 
 def spreads(rows: Sequence[Spread], *, width: int, title: str, description: str) -> str:
-    """Return the distribution of call times, one row a model: 5 to 95%, the middle half, the median, every round."""
+    """Return the distribution of call times, one row a model: 5 to 95%, the middle half, the median, every launch."""
     wide = width > 600
     left, right, row, top = (170.0, width - 150.0, 36, 6) if wide else (8.0, width - 10.0, 54, 6)
-    everything = [value for entry in rows for value in (entry.median_ms, *entry.rounds_ms, *_band(entry))]
+    everything = [value for entry in rows for value in (entry.median_ms, *entry.units_ms, *_band(entry))]
     everything += [entry.tail[1] for entry in rows if entry.tail is not None]
     x_low, x_high = min(everything) / 1.06, max(everything) * 1.06
     bottom = top + row * len(rows)
@@ -223,7 +223,7 @@ def spreads(rows: Sequence[Spread], *, width: int, title: str, description: str)
         band = [x_of(value) for value in _band(entry)]
         if band:
             parts.append(_bar("thin", band[0], band[3], middle, 6) + _bar("thick", band[1], band[2], middle, 12))
-        parts += [f'<circle class="dot" cx="{x_of(value):.1f}" cy="{middle}" r="2"/>' for value in entry.rounds_ms]
+        parts += [f'<circle class="dot" cx="{x_of(value):.1f}" cy="{middle}" r="2"/>' for value in entry.units_ms]
         x = x_of(entry.median_ms)
         parts.append(f'<line class="median" x1="{x:.1f}" x2="{x:.1f}" y1="{middle - 9}" y2="{middle + 9}"/>')
         if entry.tail is not None:

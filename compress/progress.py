@@ -35,6 +35,12 @@ class Bar:
     def __post_init__(self) -> None:
         self._task = None if self.live is None else self.live.add_task(self.name, total=self.total, note="")
 
+    def expect(self, total: int) -> None:
+        """Change how many units there are."""
+        self.total = total
+        if self.live is not None and self._task is not None:
+            self.live.update(self._task, total=total)
+
     def advance(self, count: int = 1, *, note: str | None = None) -> None:
         """Say that ``count`` more units are done; ``note`` replaces the text behind the bar."""
         self.done += count

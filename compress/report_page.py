@@ -3,6 +3,7 @@
 Like every view it reads the report document and nothing besides. The frame and the styles are in ``report_page.html``.
 """
 
+import statistics
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -244,14 +245,14 @@ def _latency(report: Document) -> str:
     parts = []
     comparisons = zip(report["benchmark"]["profiles"], report["benchmark"]["comparisons"], strict=True)
     for index, (profile, comparison) in enumerate(comparisons):
-        measured = comparison["measurements"]
+        measured, launches = comparison["measurements"], comparison["preset"].get("launches", 1)
         rows = [
             charts.Spread(
                 name=row["name"],
                 kind=_kind(report, row["name"]),
                 median_ms=measured[row["name"]]["median_ms"],
                 quantiles_ms=measured[row["name"]]["quantile_ms"],
-                rounds_ms=measured[row["name"]]["block_median_ms"],
+                units_ms=_units_ms(measured[row["name"]]["block_median_ms"], launches=launches),
                 tail=next(reversed(measured[row["name"]]["percentile_ms"].items()), None),
             )
             for row in report["benchmark"]["rows"]
@@ -294,9 +295,18 @@ def _latency(report: Document) -> str:
         return ""
     return (
         '<p class="note">Models took turns in interleaved rounds. Thick: the middle half of all calls; thin: 5 to 95%; '
-        "line: the median; dots: the median of each round; diamond: the highest percentile that the number of calls "
-        "supports, as an upper bound with 99% confidence.</p>" + "".join(parts)
+        "line: the median; dots: the median of each launch, or of each round where there is one launch; diamond: the "
+        "highest percentile that the number of calls supports, as an upper bound with 99% confidence.</p>"
+        + "".join(parts)
     )
+
+
+def _units_ms(block_median_ms: list[float], *, launches: int) -> list[float]:
+    """What the interval of a latency resamples: launches, or the rounds of a single one."""
+    if launches == 1:
+        return block_median_ms
+    rounds = len(block_median_ms) // launches
+    return [statistics.median(block_median_ms[at : at + rounds]) for at in range(0, len(block_median_ms), rounds)]
 
 
 def _classes(report: Document) -> str:

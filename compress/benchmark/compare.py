@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from compress.benchmark.environment import Noise, NoiseProbe
 from compress.benchmark.measure import Measurement, Profile, Subject
 from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import batches
-from compress.benchmark.statistics import RATIO_CONFIDENCE, Estimate, geometric_mean_ratio, half_width
+from compress.benchmark.statistics import RATIO_CONFIDENCE, Estimate, half_width, paired_ratio
 from compress.errors import CompressError, InputError, ModelError
 from compress.progress import Reporter
 
@@ -43,23 +43,37 @@ class Preset:
 
     name: str
     rounds: int
-    """In all launches together."""
+    """In all launches together. Many short ones: a neighbour's burst spoils one, and a median leaves it out."""
     block_ms: float
     """Shortest block; a model slower than that runs once a block."""
     warm_up_limit_ms: float
     launches: int = 1
     """Fresh processes per model, one after another. With one, differences of a few percent are not proven."""
+    least_rounds: int | None = None
+    """What blocks leave of them that take longer than block_ms, so that the whole takes as long; None: all."""
     strict: bool = False
     """Refuse a session that leaves nodes to the CPU although its runtime is for another device."""
 
     def __post_init__(self) -> None:
-        if self.rounds % self.launches:
-            raise ValueError(f"{self.rounds} rounds do not split evenly over {self.launches} launches")
+        if self.rounds % self.launches or (self.least_rounds or 0) % self.launches:
+            raise ValueError(
+                f"{self.rounds} rounds, at least {self.least_rounds}, do not split evenly over {self.launches} launches"
+            )
+
+    def fitted(self, mean_block_ms: float) -> Self:
+        """The preset with as many rounds as fit in its time, at least least_rounds, when blocks take so long."""
+        if self.least_rounds is None:
+            return self
+        share = self.block_ms / max(self.block_ms, mean_block_ms)
+        fitting = round(self.rounds // self.launches * share) * self.launches
+        return replace(self, rounds=max(self.least_rounds, fitting))
 
 
 QUICK = Preset(name="quick", rounds=15, block_ms=40.0, warm_up_limit_ms=400.0)
-STANDARD = Preset(name="standard", rounds=40, block_ms=150.0, warm_up_limit_ms=3_000.0, launches=8)
-STRICT = Preset(name="strict", rounds=240, block_ms=400.0, warm_up_limit_ms=15_000.0, launches=8, strict=True)
+STANDARD = Preset(name="standard", rounds=160, block_ms=40.0, warm_up_limit_ms=3_000.0, launches=8, least_rounds=40)
+STRICT = Preset(
+    name="strict", rounds=480, block_ms=200.0, warm_up_limit_ms=15_000.0, launches=8, least_rounds=80, strict=True
+)
 PRESETS = {preset.name: preset for preset in (QUICK, STANDARD, STRICT)}
 
 
@@ -85,6 +99,7 @@ class Comparison:
 
     profile: Profile
     preset: Preset
+    """With the rounds that were run."""
     reference: str
     seed: int
     measurements: dict[str, Measurement]
@@ -125,7 +140,7 @@ class Comparison:
         return None if found is None else max(half_width(found), abs(math.log(found.value)))
 
     def speedup(self, model: str, *, over: str) -> Estimate:
-        """How many times faster `model` is than `over` by `ranked_by`: geometric mean, with its interval.
+        """How many times faster `model` is than `over` by `ranked_by`, with its interval; see `paired_ratio`.
 
         Raises:
             KeyError: when either has no measurement.
@@ -134,13 +149,14 @@ class Comparison:
         return _speedup(ours, over=theirs, by=self.ranked_by, seed=self.seed, launches=self.preset.launches)
 
     def latency_ms(self, model: str) -> Estimate:
-        """A model's latency: the geometric mean of its blocks' medians, with an interval over launches and rounds.
+        """A model's latency: of each launch the median of its blocks' medians, and their geometric mean.
 
         Raises:
             KeyError: when it has no measurement.
         """
         medians_ms = self.measurements[model].block_median_ms
-        return geometric_mean_ratio(np.log(medians_ms), seed=self.seed, launches=self.preset.launches)
+        # A ratio to one millisecond.
+        return paired_ratio(np.log(medians_ms), seed=self.seed, launches=self.preset.launches)
 
     def is_measurable(self, speedup: Estimate) -> bool:
         """Whether a speedup's interval excludes 1 and its size exceeds the noise floor, on real hardware.
@@ -191,7 +207,7 @@ def compare(
         code: the user's Python files that torch may run to build a model.
         load_limit_s: longest wait for a model's load and first run.
         reply_limit_s: longest wait for a block beyond the time asked for.
-        reporter: shows a bar of starts and rounds.
+        reporter: shows a bar of starts and blocks.
 
     Raises:
         InputError: when `reference` is not among the models, or a path does not exist.
@@ -206,15 +222,19 @@ def compare(
     unchecked: dict[str, str] = {}
     start = partial(Worker, profile.place, load_limit_s=load_limit_s, reply_limit_s=reply_limit_s)
     probe, started = NoiseProbe(), time.perf_counter()
-    with reporter.bar(f"comparing, {profile.name}", preset.launches * len(subjects) + preset.rounds) as bar:
+    with reporter.bar(f"comparing, {profile.name}", len(subjects) * (preset.launches + preset.rounds)) as bar:
         for launch in range(preset.launches):
             with contextlib.ExitStack() as stack:
                 begin = partial(_begin, start=start, stack=stack, preset=preset, code=code)
-                _each(_shuffled(subjects, order), failures, begin)
-                bar.advance(len(subjects))
-                for _ in range(preset.rounds // preset.launches):
-                    _each(_shuffled(subjects, order), failures, partial(Subject.run_block, block_ms=preset.block_ms))
-                    bar.advance()
+                _each(_shuffled(subjects, order), failures, begin, after=bar.advance)
+                block = partial(Subject.run_block, block_ms=preset.block_ms)
+                _each(_shuffled(subjects, order), failures, block, after=bar.advance)
+                if launch == 0:
+                    taken_ms = [subject.block_ms for name, subject in subjects.items() if name not in failures]
+                    preset = preset.fitted(float(np.mean(taken_ms)) if taken_ms else 0.0)
+                    bar.expect(len(subjects) * (preset.launches + preset.rounds))
+                for _ in range(preset.rounds // preset.launches - 1):
+                    _each(_shuffled(subjects, order), failures, block, after=bar.advance)
                 _each(subjects, failures, Subject.end)
                 if launch == preset.launches - 1 and profile.takes_files and profile.runtime != "ort-cpu":
                     timed = {name: path for name, path in models.items() if name not in failures}
@@ -283,11 +303,19 @@ def _noting(failures: dict[str, str], name: str):  # noqa: ANN202 - a context ma
         failures[name] = fault.message
 
 
-def _each(subjects: Mapping[str, Subject], failures: dict[str, str], act: Callable[[Subject], None]) -> None:
+def _each(
+    subjects: Mapping[str, Subject],
+    failures: dict[str, str],
+    act: Callable[[Subject], None],
+    *,
+    after: Callable[[], None] = lambda: None,
+) -> None:
+    """Act on all that have not failed; `after` is called for every one."""
     for name, subject in subjects.items():
         if name not in failures:
             with _noting(failures, name):
                 act(subject)
+        after()
 
 
 def _shuffled(subjects: Mapping[str, Subject], order: random.Random) -> dict[str, Subject]:
@@ -381,4 +409,4 @@ def _ranking_ms(found: Measurement, by: RankedBy) -> list[float]:
 
 def _speedup(model: Measurement, *, over: Measurement, by: RankedBy, seed: int, launches: int) -> Estimate:
     log_ratios = np.log(_ranking_ms(over, by)) - np.log(_ranking_ms(model, by))
-    return geometric_mean_ratio(log_ratios, seed=seed, launches=launches)
+    return paired_ratio(log_ratios, seed=seed, launches=launches)

@@ -185,6 +185,8 @@ class Subject:
         self._elapsed_s = 0.0
         self.model_s = 0.0
         """Time that the model itself took so far: loads, first runs, warm-ups and blocks."""
+        self.block_ms = 0.0
+        """What the last block took, the one of compute alone left out."""
         self._switches: int | None = 0
         self._energy_uj: int | None = None if profile.on_device else 0
 
@@ -238,6 +240,7 @@ class Subject:
         self._elapsed_s += found["elapsed_ns"] / 1e9
         self._switches = _sum(self._switches, found["involuntary_switches"])
         self._energy_uj = _sum(self._energy_uj, found["energy_uj"])
+        self.block_ms = found["elapsed_ns"] / 1e6
         self.model_s += found["elapsed_ns"] / 1e9
         if profile.on_device:
             alone = self._worker.block(block_ms=block_ms, compute=True)

@@ -86,7 +86,7 @@ def test_a_bar_on_a_terminals_standard_error_tells_how_far_it_is(
     told = capsys.readouterr()
     assert told.out == ""
     assert "comparing, ort-cpu-b1-t1" in told.err
-    assert "5/5" in told.err  # three processes, two rounds
+    assert "9/9" in told.err  # three processes start and run two blocks each
 
 
 FAILING = """#!/bin/sh
