@@ -3,9 +3,10 @@
 Usage: python benchmarks/harness_overhead.py MODEL.onnx SAMPLES.npz [PAIRS]
 
 Each pair is a bare session and a harness worker, each in a fresh process, one thread, batch 1, in alternating blocks.
-The interval is taken over pairs and not over blocks: where a process happens to place its weights moves its latency by
-several percent for as long as it lives, between two bare loops too. For the same reason one process cannot serve the
-bare sessions of all pairs: they would share its luck, and no interval would show it.
+Which of the two goes first changes with every round. The interval is taken over pairs and not over blocks: where a
+process happens to place its weights moves its latency by several percent for as long as it lives, between two bare
+loops too. For the same reason one process cannot serve the bare sessions of all pairs: they would share its luck, and
+no interval would show it.
 """
 
 import os
@@ -21,9 +22,9 @@ import numpy as np
 import onnxruntime
 
 from compress.benchmark.process import Worker
-from compress.benchmark.statistics import geometric_mean_ratio
+from compress.benchmark.statistics import paired_ratio
 
-BLOCK_S, ROUNDS, WARM_UP_ROUNDS = 0.05, 10, 3
+BLOCK_S, ROUNDS, WARM_UP_ROUNDS = 0.02, 50, 5
 HELD: list[tuple[onnxruntime.InferenceSession, list[dict[str, np.ndarray]]]] = []  # of a bare process
 
 
@@ -60,15 +61,18 @@ def one_pair(model: Path, samples: Path) -> tuple[float, float]:
     with Worker() as worker, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
         worker.load(runtime="ort-cpu", model=model, inputs=samples)
         fresh.submit(hold, model, samples).result()
-        for _ in range(ROUNDS):
-            bare.append(fresh.submit(bare_ms).result())
-            harness.append(np.median(worker.block(block_ms=BLOCK_S * 1e3)["times_ns"]) / 1e6)
+        for index in range(ROUNDS):
+            for takes_turn in ("bare", "harness") if index % 2 else ("harness", "bare"):
+                if takes_turn == "bare":
+                    bare.append(fresh.submit(bare_ms).result())
+                else:
+                    harness.append(np.median(worker.block(block_ms=BLOCK_S * 1e3)["times_ns"]) / 1e6)
     return float(np.median(bare[WARM_UP_ROUNDS:])), float(np.median(harness[WARM_UP_ROUNDS:]))
 
 
 def main(model: Path, samples: Path, pairs: int) -> None:
     found = np.array([one_pair(model, samples) for _ in range(pairs)])
-    ratio = geometric_mean_ratio(np.log(found[:, 1] / found[:, 0]), seed=0)
+    ratio = paired_ratio(np.log(found[:, 1] / found[:, 0]), seed=0)
     print(
         f"bare loop {np.median(found[:, 0]):.4f} ms, harness {np.median(found[:, 1]):.4f} ms; "
         f"harness / bare {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
