@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from compress.artifact import Artifact
+from compress.benchmark.model_file import total_macs
 from compress.data import Role, Samples
 from compress.errors import StageError
 from compress.export.graph import to_onnx
@@ -24,7 +25,6 @@ from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
 from compress.stage import Context
-from compress.surgery.cost import model_cost
 from compress.tasks import Batch, Tally, Task
 from compress.training import unit_rows
 
@@ -192,8 +192,10 @@ def write_probe(artifact: Artifact, context: Context, path: Path, *, variant: st
     signature = load_structure(artifact.path).signature
     example = context.task.batch(context.data.select, torch.arange(2)).inputs
     proto = to_onnx(module, signature, example)
-    cost = model_cost(module, example)
-    facts: dict[str, Any] = {"parameters": cost.parameters, "macs": cost.macs}
+    facts: dict[str, Any] = {
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "macs": total_macs(proto),
+    }
     if artifact.kind == "quantized":
         proto = write_quantized(proto, QuantPlan.model_validate(artifact.read_json("quant_plan.json")))
         path.write_bytes(proto.SerializeToString())

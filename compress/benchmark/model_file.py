@@ -47,11 +47,15 @@ def contents(path: Path) -> Contents:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
         bits = 4 if kind.endswith("int4") else 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         sizes["float32" if kind == "float" else kind] += -(-elements * bits // 8)
+    return Contents(parameters, dict(sizes.most_common()), total_macs(model))
+
+
+def total_macs(model: onnx.ModelProto) -> int | None:
+    """All that `macs` counts; None where it cannot."""
     try:
-        products = macs(model)
+        return sum(macs(model).values())
     except ModelError:
-        products = None
-    return Contents(parameters, dict(sizes.most_common()), None if products is None else sum(products.values()))
+        return None
 
 
 def macs(model: onnx.ModelProto, *, length: int = LENGTH) -> dict[str, int]:
