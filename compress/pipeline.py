@@ -132,6 +132,11 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
     store = Store.open(options.store)
     run_dir = store.root / "runs" / run_name(recipe, data)
     started_s = time.monotonic()
+    shared = {  # MLflow filters runs by their own tags alone, so stages have those of their pipeline
+        "compress.pipeline_id": run_dir.name,
+        "compress.recipe_sha256": hash_values(recipe.model_dump(mode="json")),
+        "compress.hw": describe(seed=recipe.seed)["cpu_model"],
+    }
     with (
         store.lock(f"run-{run_dir.name}", wait=None),
         Tracker.open(store.root, uri=recipe.tracking.uri, required=recipe.tracking.required) as tracker,
@@ -139,19 +144,13 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
             options.label or recipe.name,
             experiment=experiment_name(recipe, data),
             key=run_dir.name,
-            tags={
-                "compress.role": "pipeline",
-                "compress.pipeline_id": run_dir.name,
-                "compress.recipe_sha256": hash_values(recipe.model_dump(mode="json")),
-                "compress.hw": describe(seed=recipe.seed)["cpu_model"],
-                **options.tags,
-            },
+            tags={"compress.role": "pipeline", **shared, **options.tags},
         ) as parent,
     ):
         execution = settle_execution(run_dir, threads=options.threads)
         context = context_of(recipe, data, options, store=store, execution=execution, recorder=parent)
         options.reporter.say(reporting.data_line(reporting.data_section(data, context.task)))
-        loop = Loop(recipe, options, tracker, parent, run_dir.name)
+        loop = Loop(recipe, options, tracker, parent, shared)
         student = loop.student(context)
         teacher = loop.teacher(recipe.teacher, context)
         colleagues = loop.ensemble(context, teacher)
@@ -207,7 +206,7 @@ class Loop:
     options: Options
     tracker: Tracker
     parent: Run
-    pipeline_id: str
+    shared_tags: Mapping[str, str]
 
     def step(
         self,
@@ -223,12 +222,7 @@ class Loop:
         title = title or stage.title
         started_s = time.monotonic()
         loss = stage.guided_loss(context).fingerprint
-        tags = {
-            "compress.role": role,
-            "compress.stage": title,
-            "compress.loss": loss,
-            "compress.pipeline_id": self.pipeline_id,
-        }
+        tags = {"compress.role": role, "compress.stage": title, "compress.loss": loss, **self.shared_tags}
         with self.tracker.run(title, parent=self.parent, tags=tags) as run:
             run.params({title: stage.model_dump(mode="json", exclude={"name", "verb"})})
             artifact, reused = self.made(stage, source, replace(context, recorder=run), title=title)
@@ -415,9 +409,12 @@ class Loop:
         primary = race.document["profiles"][0]
         by_name = {row["name"]: row for row in race.document["rows"]}
         tests = {row["name"]: row["accuracy"]["value"] for row in verdict.test} if verdict is not None else {}
+        measured = race.document["comparisons"][0]["measurements"]
         for row in rows:
             found = by_name[row.title]
             values = {"latency_p50_ms": found["latency_ms"].get(primary), "test_accuracy": tests.get(row.title)}
+            if row.title in measured:
+                values |= _resources(measured[row.title])
             if primary in found["speedup"]:
                 values["speedup_x"] = found["speedup"][primary]["value"]
             known = {key: value for key, value in values.items() if value is not None}
@@ -542,6 +539,15 @@ def _headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:
         values["delta_accuracy"] = scores.accuracy - teacher.accuracy
         values["compression_x"] = teacher.facts["size_bytes"] / scores.facts["size_bytes"]
     return values
+
+
+def _resources(measurement: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return what a file takes under the primary profile."""
+    peaks = [peak for peak in measurement["memory_bytes"].values() if peak is not None]
+    return {
+        "throughput_per_s": measurement["throughput_per_s"],
+        "memory_peak_mb": max(peaks) / 1e6 if peaks else None,
+    }
 
 
 def _other_profiles(found: Mapping[str, Any], profiles: Sequence[str]) -> dict[str, float]:

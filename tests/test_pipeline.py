@@ -213,8 +213,13 @@ def test_recipes_with_a_common_beginning_share_it_and_those_on_equal_data_their_
     parents = client.search_runs([experiments[name]], "tags.`compress.role` = 'pipeline'")
     assert {"tiny", "other"} <= {parent.info.run_name for parent in parents}
     for parent in parents:
-        assert {"select_accuracy", "size_mb", "latency_p50_ms", "speedup_x"} <= set(parent.data.metrics)
+        headline = {"select_accuracy", "size_mb", "latency_p50_ms", "speedup_x", "throughput_per_s", "memory_peak_mb"}
+        assert headline <= set(parent.data.metrics)
         assert parent.data.tags["compress.hw"] == outcome.report["environment"]["cpu_model"]
+        stages = client.search_runs([experiments[name]], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+        shared = [f"compress.{key}" for key in ("pipeline_id", "recipe_sha256", "hw")]
+        assert stages
+        assert all(run.data.tags[key] == parent.data.tags[key] for run in stages for key in shared)
     recipes = {(parent.info.run_name, parent.data.tags["compress.recipe_sha256"]) for parent in parents}
     assert len({sha256 for name, sha256 in recipes if name in ("tiny", "other")}) == 2
 

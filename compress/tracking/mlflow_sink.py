@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlflow.entities import Experiment, Metric, Param, RunTag
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from compress.errors import EnvironmentFault
 from compress.tracking.journal import Event
 from compress.tracking.outbox import Down, Points, Refused
-from compress.tracking.views import experiment_tags
+from compress.tracking.views import experiment_tags, varying
 
 UID_TAG = "compress.run_uid"
 PARENT_TAG = "mlflow.parentRunId"
@@ -93,8 +93,7 @@ class MlflowSink:
                 return found[0].info.run_id
             tags = event["tags"] | {UID_TAG: event["uid"]} | ({PARENT_TAG: parent_id} if parent_id else {})
             created = self._client.create_run(experiment_id, start_time=event["ms"], tags=tags, run_name=event["name"])
-            if event["tags"].get("compress.role") == "pipeline":
-                self._offer_views(experiment_id, newest=created.info.run_id, now_ms=event["ms"])
+            self._offer_views(created, now_ms=event["ms"])
             return created.info.run_id
 
     def reopen(self, run_id: str) -> None:
@@ -133,11 +132,19 @@ class MlflowSink:
         """See `Sink`."""
         with _translated():
             self._client.set_terminated(run_id, status, end_time=end_ms)
+            self._offer_views(self._client.get_run(run_id), now_ms=end_ms)  # what is compared is known now
 
-    def _offer_views(self, experiment_id: str, *, newest: str, now_ms: int) -> None:
-        """Set the saved views; a server that refuses them still takes the run."""
-        for key, value in experiment_tags(experiment_id, newest=newest, now_ms=now_ms).items():
-            with contextlib.suppress(MlflowException):
+    def _offer_views(self, run: Run, *, now_ms: int) -> None:
+        """Set the saved views where a pipeline starts or ends; a server that refuses them still takes the run."""
+        if run.data.tags.get("compress.role") != "pipeline":
+            return
+        experiment_id = run.info.experiment_id
+        with contextlib.suppress(MlflowException):
+            pipelines = self._client.search_runs([experiment_id], "tags.`compress.role` = 'pipeline'", max_results=100)
+            settings = varying([found.data.params for found in pipelines if found.data.params])
+            newest = pipelines[0].info.run_id
+            tags = experiment_tags(experiment_id, newest=newest, settings=settings, now_ms=now_ms)
+            for key, value in tags.items():
                 self._client.set_experiment_tag(experiment_id, key, value)
 
     def _experiment_id(self, name: str) -> str:

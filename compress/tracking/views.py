@@ -6,27 +6,30 @@ and nothing else changes. What a state leaves out keeps the page's default.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 TAG = "mlflow.sharedViewState."
+MOST_SETTINGS = 4  # beside three metrics; more axes cannot be told apart
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the page opens in its mode for language models
 COLUMNS = (
     "select_accuracy", "test_accuracy", "size_mb", "latency_p50_ms", "speedup_x", "compression_x", "kl_teacher_nats",
 )  # fmt: skip
 
 
-def experiment_tags(experiment_id: str, *, newest: str, now_ms: int) -> dict[str, str]:
+def experiment_tags(experiment_id: str, *, newest: str, settings: Sequence[str], now_ms: int) -> dict[str, str]:
     """Return the tags that give an experiment its views and a note with a link to each.
 
     Args:
         experiment_id: of the experiment.
         newest: run id of the newest pipeline, whose stages have a view of their own.
+        settings: params that pipelines are compared by.
         now_ms: since 1970.
     """
     tags = dict(KIND)
     links = []
-    for identity, name, state in views(newest):
+    for identity, name, state in views(newest, settings=settings):
         envelope = {"name": name, "createdAt": now_ms, "updatedAt": now_ms, "state": json.dumps(state)}
         tags[TAG + identity] = json.dumps(envelope)
         links.append(f"[{name}]({address(experiment_id, identity)})")
@@ -40,13 +43,27 @@ def address(experiment_id: str, identity: str) -> str:
     return f"#/experiments/{experiment_id}/runs?{query}"
 
 
-def views(newest: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def varying(params: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the numeric params that differ between pipelines, those of most values first, at most MOST_SETTINGS."""
+    values = {key: {found.get(key) for found in params} for key in sorted({key for found in params for key in found})}
+    numeric = [key for key, seen in values.items() if len(seen) > 1 and all(map(_is_number, seen))]
+    return sorted(numeric, key=lambda key: -len(values[key]))[:MOST_SETTINGS]
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def views(newest: str, *, settings: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield identity, name and state of each view."""
     pipelines = "tags.`compress.role` = 'pipeline'"
     yield (
         "compress-pipelines",
         "Pipelines: size, latency, accuracy",
-        _state(pipelines, [*_scatters(), _parallel(), *_bars("test_accuracy", "speedup_x", "latency_p50_ms")]),
+        _state(pipelines, [*_scatters(), _parallel(settings), *_bars("test_accuracy", "speedup_x", "latency_p50_ms")]),
     )
     yield (
         "compress-stages",
@@ -113,10 +130,10 @@ def _axis(key: str) -> Mapping[str, str]:
     return {"key": key, "type": "METRIC"}
 
 
-def _parallel() -> dict[str, Any]:
+def _parallel(settings: Sequence[str]) -> dict[str, Any]:
     return {
         "type": "PARALLEL",
-        "selectedParams": [],
+        "selectedParams": [*settings],
         "selectedMetrics": ["size_mb", "latency_p50_ms", "select_accuracy"],
         "showAllRuns": False,
         "runsCountToCompare": 100,

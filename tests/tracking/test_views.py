@@ -4,13 +4,13 @@ import json
 
 from compress.tracking import Tracker, database_uri, ui
 from compress.tracking.headline import is_headline, tracked_headline
-from compress.tracking.views import COLUMNS, TAG, views
+from compress.tracking.views import COLUMNS, TAG, varying, views
 
 
-def start(store, key):
+def start(store, key, params=None):
     tags = {"compress.role": "pipeline", "compress.pipeline_id": key}
-    with Tracker.open(store) as tracker, tracker.run("p", experiment="digits", key=key, tags=tags):
-        pass
+    with Tracker.open(store) as tracker, tracker.run("p", experiment="digits", key=key, tags=tags) as run:
+        run.params(params or {})
 
 
 def test_an_experiment_has_its_views_and_their_links(store, client):
@@ -30,6 +30,24 @@ def test_an_experiment_has_its_views_and_their_links(store, client):
     assert line.startswith(f"digits: http://127.0.0.1:5123/#/experiments/{experiment.experiment_id}/runs?")
 
 
+def test_pipelines_are_compared_by_the_numbers_in_which_they_differ(store, client):
+    for key, kept in (("first", 0.5), ("second", 0.7)):
+        start(store, key, {"stages": {"prune": {"kept_macs_fraction": kept, "steps": 1}}, "name": key})
+    (experiment,) = client(database_uri(store)).search_experiments(filter_string="name = 'digits'")
+    state = json.loads(json.loads(experiment.tags[TAG + "compress-pipelines"])["state"])
+    (axes,) = [chart["selectedParams"] for chart in state["compareRunCharts"] if chart["type"] == "PARALLEL"]
+    assert axes == ["stages.prune.kept_macs_fraction"]
+
+
+def test_the_settings_of_most_values_come_first_and_those_that_not_all_have_do_not():
+    rows = [{"a": "1", "b": "1", "c": "x", "d": "1", "e": "nan"}, {"a": "1", "b": "2", "c": "y", "e": "0"}]
+    rows.append({"a": "2", "b": "3", "c": "z", "e": "1"})
+    assert varying(rows) == ["b", "a"]
+    many = [{f"{key}": str(value) for key in range(9)} for value in range(2)]
+    assert varying(many) == ["0", "1", "2", "3"]
+    assert varying([]) == []
+
+
 def test_the_filters_of_the_views_find_their_runs(store, client):
     tags = {"compress.role": "pipeline", "compress.pipeline_id": "p1"}
     with Tracker.open(store) as tracker, tracker.run("p", experiment="digits", key="p1", tags=tags) as parent:
@@ -41,7 +59,7 @@ def test_the_filters_of_the_views_find_their_runs(store, client):
     (newest,) = mlflow.search_runs([experiment.experiment_id], "tags.`compress.role` = 'pipeline'")
     found = {
         identity: [run.info.run_name for run in mlflow.search_runs([experiment.experiment_id], state["searchFilter"])]
-        for identity, _, state in views(newest.info.run_id)
+        for identity, _, state in views(newest.info.run_id, settings=[])
     }
     assert found == {"compress-pipelines": ["p"], "compress-stages": ["distill"], "compress-pareto": ["distill"]}
 
