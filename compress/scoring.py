@@ -28,7 +28,7 @@ from compress.stage import Context
 from compress.tasks import Batch, Tally, Task
 from compress.training import unit_rows
 
-VERSION = 3
+VERSION = 4
 BATCH = 256
 PARITY_SAMPLES = 33
 DECISION_SAMPLES = 129  # where decisions are judged: two may differ at 98%

@@ -71,6 +71,15 @@ def test_the_page_holds_every_section_and_the_numbers_of_the_report(report):
     assert len(parsed.of("img")) == report["verdict"]["mistakes"]["teacher_alone_right"] == 5
 
 
+def test_latencies_show_a_dot_for_each_launch_or_for_each_round_of_a_single_one(report):
+    comparisons = report["benchmark"]["comparisons"]
+    models = sum(len(comparison["measurements"]) for comparison in comparisons)
+    assert page(report).count('<circle class="dot"') == 15 * models * 2  # for wide and for narrow screens
+    for comparison in comparisons:
+        comparison["preset"]["launches"] = 3
+    assert page(report).count('<circle class="dot"') == 3 * models * 2
+
+
 def test_nothing_is_loaded_or_run(report):
     text = page(report)
     parsed = Parsed(text)

@@ -47,7 +47,7 @@ gates: {max_accuracy_drop: 0.3, min_speedup: 0.1}
 """
 PRUNED = "stages.prune.kept_macs_fraction"
 PATIENCE_S = 120.0
-WIDE, DESK, PHONE = (1500, 1000), (1280, 1400), (390, 844)
+WIDE, TALL, DESK, PHONE = (1500, 1000), (1500, 1240), (1280, 1400), (390, 844)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_the_runs_of_a_store_are_compared_and_drawn(swept, tmp_path):
 def test_pipelines_are_compared_in_the_browser_without_setting_up_a_chart(swept, server, browser):
     _, document, _, _ = swept
     (view,) = server.views
-    resize(browser, WIDE)
+    resize(browser, TALL)
     browser.get(view.partition(": ")[2])
     found = wait_for(lambda: len(drawn := scatters(browser)) >= 2 and drawn)
     latency = next(plot for plot in found if plot["x"] == "latency_p50_ms")
@@ -225,6 +225,13 @@ def test_pipelines_are_compared_in_the_browser_without_setting_up_a_chart(swept,
         )
     # Two variants, the chosen one again with its verdict, and the other recipe.
     assert len(latency["points"]) == 4
+    axes = wait_for(
+        lambda: browser.execute_script(  # a name that is cut is whole in its tooltip
+            "return [...document.querySelectorAll('.parcoords .label, .axis-label-tooltip text')]"
+            ".map(e => e.textContent)"
+        )
+    )
+    assert {PRUNED, "size_mb", "latency_p50_ms", "select_accuracy"} <= {*axes}
     dismissed(browser)
     picture(browser, "mlflow-pipelines")
 

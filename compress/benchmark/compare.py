@@ -29,6 +29,7 @@ from compress.progress import Reporter
 SILENT = Reporter(quiet=True)
 _TWIN = "\0twin"  # no model can be called that
 NOISY_FLOOR = 1.10
+OVERRUN = 1.25  # a block ends with a call, or with a server's next query
 CHECKED_SAMPLES = 32  # of every file on another runtime than ONNX Runtime's CPU provider
 MAX_RELATIVE = 0.05  # half precision stays below 1% of the largest output, other int8 kernels below a few steps of it
 MIN_AGREEMENT = 0.95  # one decision of the 32 may be a tie
@@ -55,16 +56,17 @@ class Preset:
     """Refuse a session that leaves nodes to the CPU although its runtime is for another device."""
 
     def __post_init__(self) -> None:
-        if self.rounds % self.launches or (self.least_rounds or 0) % self.launches:
-            raise ValueError(
-                f"{self.rounds} rounds, at least {self.least_rounds}, do not split evenly over {self.launches} launches"
-            )
+        for rounds in (self.rounds, self.rounds if self.least_rounds is None else self.least_rounds):
+            if rounds % self.launches or rounds < 2 * self.launches:
+                raise ValueError(
+                    f"{rounds} rounds do not split evenly over {self.launches} launches, 2 or more in each"
+                )
 
     def fitted(self, mean_block_ms: float) -> Self:
         """The preset with as many rounds as fit in its time, at least least_rounds, when blocks take so long."""
         if self.least_rounds is None:
             return self
-        share = self.block_ms / max(self.block_ms, mean_block_ms)
+        share = min(1.0, OVERRUN * self.block_ms / mean_block_ms)
         fitting = round(self.rounds // self.launches * share) * self.launches
         return replace(self, rounds=max(self.least_rounds, fitting))
 
@@ -228,12 +230,14 @@ def compare(
                 begin = partial(_begin, start=start, stack=stack, preset=preset, code=code)
                 _each(_shuffled(subjects, order), failures, begin, after=bar.advance)
                 block = partial(Subject.run_block, block_ms=preset.block_ms)
-                _each(_shuffled(subjects, order), failures, block, after=bar.advance)
-                if launch == 0:
-                    taken_ms = [subject.block_ms for name, subject in subjects.items() if name not in failures]
-                    preset = preset.fitted(float(np.mean(taken_ms)) if taken_ms else 0.0)
+                least = (preset.least_rounds or preset.rounds) // preset.launches
+                for _ in range(least):
+                    _each(_shuffled(subjects, order), failures, block, after=bar.advance)
+                taken_ms = [subject.typical_block_ms for name, subject in subjects.items() if name not in failures]
+                if launch == 0 and taken_ms:
+                    preset = preset.fitted(float(np.mean(taken_ms)))
                     bar.expect(len(subjects) * (preset.launches + preset.rounds))
-                for _ in range(preset.rounds // preset.launches - 1):
+                for _ in range(preset.rounds // preset.launches - least):
                     _each(_shuffled(subjects, order), failures, block, after=bar.advance)
                 _each(subjects, failures, Subject.end)
                 if launch == preset.launches - 1 and profile.takes_files and profile.runtime != "ort-cpu":

@@ -182,11 +182,9 @@ class Subject:
         self._warm_ups: list[WarmUp] = []
         self._block_times_ms: list[list[float]] = []
         self._compute_ms: list[float] = []
-        self._elapsed_s = 0.0
+        self._block_elapsed_ms: list[float] = []
         self.model_s = 0.0
         """Time that the model itself took so far: loads, first runs, warm-ups and blocks."""
-        self.block_ms = 0.0
-        """What the last block took, the one of compute alone left out."""
         self._switches: int | None = 0
         self._energy_uj: int | None = None if profile.on_device else 0
 
@@ -237,15 +235,19 @@ class Subject:
             block_ms=block_ms, calls_per_query=profile.calls_per_query, arrivals_per_s=profile.arrivals_per_s
         )
         self._block_times_ms.append([time / 1e6 for time in found["times_ns"]])
-        self._elapsed_s += found["elapsed_ns"] / 1e9
         self._switches = _sum(self._switches, found["involuntary_switches"])
         self._energy_uj = _sum(self._energy_uj, found["energy_uj"])
-        self.block_ms = found["elapsed_ns"] / 1e6
+        self._block_elapsed_ms.append(found["elapsed_ns"] / 1e6)
         self.model_s += found["elapsed_ns"] / 1e9
         if profile.on_device:
             alone = self._worker.block(block_ms=block_ms, compute=True)
             self._compute_ms += [time / 1e6 for time in alone["times_ns"]]
             self.model_s += alone["elapsed_ns"] / 1e9
+
+    @property
+    def typical_block_ms(self) -> float:
+        """The median of what the blocks took so far, waiting for queries included, compute alone left out."""
+        return stdlib_statistics.median(self._block_elapsed_ms)
 
     def outputs(self, batch: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The model's outputs for one batch.
@@ -269,7 +271,7 @@ class Subject:
         """The numbers of all launches."""
         profile = self._profile
         times_ms = np.concatenate(self._block_times_ms)
-        busy_s = self._elapsed_s if profile.scenario == "server" else float(times_ms.sum()) / 1e3
+        busy_s = sum(self._block_elapsed_ms) / 1e3 if profile.scenario == "server" else float(times_ms.sum()) / 1e3
         samples = len(times_ms) * profile.calls_per_query * profile.batch_size
         bounds = {name: percentile_bound(times_ms, quantile=quantile) for name, quantile in PERCENTILES.items()}
         warm_up = WarmUp(sum(found.blocks for found in self._warm_ups), all(found.stable for found in self._warm_ups))

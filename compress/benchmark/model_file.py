@@ -1,6 +1,7 @@
 """What an ONNX file holds, read without running it."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,6 +18,7 @@ OPERANDS = {
     "Conv": (0, 1), "ConvInteger": (0, 1), "ConvTranspose": (0, 1), "QLinearConv": (0, 3),
     "Gemm": (0, 1), "MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3),
 }  # fmt: skip
+UNCOUNTED = ("Attention", "DeformConv", "GRU", "LSTM", "RNN")  # they multiply, in ways not counted here
 STANDARD = ("", "ai.onnx", "ai.onnx.ml")  # domains whose products are all among those
 
 
@@ -68,13 +70,17 @@ def macs(model: onnx.ModelProto, *, length: int = LENGTH) -> dict[str, int]:
         length: of axes after the first that the inputs leave open.
 
     Raises:
-        ModelError: a shape cannot be inferred, or a node is of no standard domain, so that what it computes is unknown.
+        ModelError: a shape cannot be inferred, or what a node computes is not known here.
     """
     if foreign := [f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in STANDARD]:
         raise ModelError("cannot count the products of this operator", expected="standard ONNX", got=foreign[0])
+    if multiplying := [node.op_type for node in model.graph.node if node.op_type in UNCOUNTED]:
+        raise ModelError("cannot count the products of this operator", got=multiplying[0])
     shapes = _shapes(model, length)
     counts: dict[str, int] = {}
     for index, node in enumerate(model.graph.node):
+        if node.op_type == "Einsum" and len(node.input) > 1:
+            counts[node.name or f"Einsum {index}"] = _einsum(node, shapes)
         if node.op_type not in OPERANDS:
             continue
         source, weight = (shapes.get(node.input[at], (0,)) for at in OPERANDS[node.op_type])
@@ -116,8 +122,24 @@ def _shapes(model: onnx.ModelProto, length: int) -> dict[str, tuple[int, ...]]:
         raise ModelError("shapes cannot be inferred", got=error) from error
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        if value.type.tensor_type.HasField("shape"):
+            shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
     return shapes
+
+
+def _einsum(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Products of two operands: one for every combination of their indices."""
+    (equation,) = (entry.s.decode().replace(" ", "") for entry in node.attribute if entry.name == "equation")
+    terms = equation.partition("->")[0].split(",")
+    found = [shapes.get(name, ()) for name in node.input]
+    if len(terms) != 2 or any(len(term) != len(shape) for term, shape in zip(terms, found, strict=True)):
+        raise ModelError("cannot count the products of this equation", got=equation, where=node.name)
+    sizes = {
+        index: size for term, shape in zip(terms, found, strict=True) for index, size in zip(term, shape, strict=True)
+    }
+    if not all(sizes.values()):
+        raise ModelError("a shape cannot be inferred", where=node.name)
+    return prod(sizes.values())
 
 
 def _transposed(node: onnx.NodeProto) -> bool:

@@ -151,9 +151,10 @@ def _ratio(document: dict[str, Any]) -> list[str]:
     if speedup is None:
         return []
     value, low, high = (f"{speedup[key]:.3f}" for key in ("value", "low", "high"))
+    over = f"{preset['launches']} launches of" if preset["launches"] > 1 else "one launch of"
     return [
-        f"speed of B over A  {value} [{low}, {high}], {document['confidence']:.0%} interval over "
-        f"{preset['rounds']} rounds in {preset['launches']} launch{'es' if preset['launches'] > 1 else ''}",
+        f"speed of B over A  {value} [{low}, {high}], {document['confidence']:.0%} interval over {over} "
+        f"{preset['rounds'] // preset['launches']} rounds",
         f"ranked by          {document['comparison']['ranked_by']}",
     ]
 

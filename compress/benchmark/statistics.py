@@ -10,7 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import bdtrik, stdtrit
 
 from compress.tasks import Tally
 
@@ -60,20 +60,20 @@ def percentile_bound(samples: Sequence[float] | NDArray[np.float64], *, quantile
 
 
 def paired_ratio(log_ratios: Sequence[float] | NDArray[np.float64], *, seed: int, launches: int = 1) -> Estimate:
-    """The ratio of the median round, with a 99% bootstrap interval; of several launches their geometric mean.
+    """The ratio of the median round, with a 99% interval; of several launches the geometric mean of theirs.
 
     Not the mean over rounds: on a shared machine a neighbour slows a block by half for a tenth of a second, and a few
     such blocks would hide a difference of percents. Where a process places its weights moves its latency by a percent
-    or more for as long as it lives, so rounds of one launch share an error: several launches are resampled whole. Few
-    of them make a percentile interval too narrow, so its deviations are stretched by t/z * sqrt(n / (n - 1)) for n
-    launches, as the expanded percentile interval of Hesterberg (2015, The American Statistician 69, section 4.3) does
-    by its level. With one launch its rounds are resampled, and the error that they share stays unseen. The interval is
-    never wider than all units: fewer than 8 rounds, or 4 launches, make it too narrow.
+    or more for as long as it lives, so rounds of one launch share an error: the bootstrap resamples launches as a
+    whole. Few of them make a percentile interval too narrow, so its deviations are stretched by t/z * sqrt(n / (n - 1))
+    for n launches, as the expanded percentile interval of Hesterberg (2015, The American Statistician 69, section 4.3)
+    does by its level; 4 launches are enough for that. With one launch the error that its rounds share stays unseen, and
+    the interval is that of a median by its order statistics, exact for any distribution; it needs 8 rounds.
 
     Args:
         log_ratios: natural logarithm of the ratio of each round, launch after launch. Rounds, not single calls: the
             calls of a block are correlated, so resampling them would make the interval too narrow.
-        seed: of the 10,000 resamples.
+        seed: of the 10,000 resamples of launches.
         launches: how many fresh processes the rounds were split over, evenly.
 
     Raises:
@@ -82,18 +82,16 @@ def paired_ratio(log_ratios: Sequence[float] | NDArray[np.float64], *, seed: int
     values = np.asarray(log_ratios, dtype=np.float64)
     if len(values) < 2 * launches or len(values) % launches:
         raise ValueError(f"an interval needs at least 2 rounds in each of {launches} launches, got {len(values)}")
+    tail = (1 - RATIO_CONFIDENCE) / 2
     if launches == 1:
-        units, average = values, np.median
-    else:
-        units, average = np.median(values.reshape(launches, -1), axis=1), np.mean
-    taken = np.random.default_rng(seed).integers(0, len(units), size=(RESAMPLES, len(units)))
-    centre, tail = average(units), (1 - RATIO_CONFIDENCE) / 2
-    deviations = np.quantile(average(units[taken], axis=1), [tail, 1 - tail]) - centre
-    if launches > 1:
-        stretch = -stdtrit(launches - 1, tail) / NormalDist().inv_cdf(1 - tail)
-        deviations *= stretch * math.sqrt(launches / (launches - 1))
-    low, high = centre + deviations
-    return Estimate(math.exp(centre), math.exp(low), math.exp(high))
+        # The median lies outside the k-th smallest and k-th largest as often as k - 1 tosses of n or fewer are heads.
+        ordered, beyond = np.sort(values), max(0, int(bdtrik(tail, len(values), 0.5)))
+        return Estimate(*(math.exp(found) for found in (np.median(values), ordered[beyond], ordered[-1 - beyond])))
+    units = np.median(values.reshape(launches, -1), axis=1)
+    taken = np.random.default_rng(seed).integers(0, launches, size=(RESAMPLES, launches))
+    stretch = -stdtrit(launches - 1, tail) / NormalDist().inv_cdf(1 - tail) * math.sqrt(launches / (launches - 1))
+    low, high = units.mean() + stretch * (np.quantile(units[taken].mean(axis=1), [tail, 1 - tail]) - units.mean())
+    return Estimate(math.exp(units.mean()), math.exp(low), math.exp(high))
 
 
 def half_width(ratio: Estimate) -> float:

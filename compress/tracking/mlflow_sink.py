@@ -142,8 +142,8 @@ class MlflowSink:
         with contextlib.suppress(MlflowException):
             pipelines = self._client.search_runs([experiment_id], "tags.`compress.role` = 'pipeline'", max_results=100)
             settings = varying([found.data.params for found in pipelines if found.data.params])
-            newest = pipelines[0].info.run_id
-            tags = experiment_tags(experiment_id, newest=newest, settings=settings, now_ms=now_ms)
+            newest = pipelines[0] if pipelines else run  # a server may find a new run only later
+            tags = experiment_tags(experiment_id, newest=newest.info.run_id, settings=settings, now_ms=now_ms)
             for key, value in tags.items():
                 self._client.set_experiment_tag(experiment_id, key, value)
 

@@ -50,7 +50,7 @@ def test_two_files_are_compared_from_the_command_line(deep: Path, small: Path, s
     assert max(map(len, shown.splitlines())) <= 100
     shown = " ".join(shown.split())
     for words in (
-        "99% interval over 6 rounds in 2 launches",
+        "99% interval over 2 launches of 3 rounds",
         "2 nodes on CPU",
         "McNemar p",
         "samples are few",

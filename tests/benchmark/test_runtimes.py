@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from compress.benchmark.model_file import contents, external_files, macs
+from compress.benchmark.model_file import contents, external_files, macs, total_macs
 from compress.benchmark.process import Place, Worker, WorkerError, last_logged, usable_runtimes
 from compress.benchmark.runtimes import RUNTIMES
 from compress.benchmark.runtimes.interface import Load, Unusable, time_calls
@@ -310,6 +310,26 @@ def test_products_of_an_operator_of_unknown_meaning_are_not_counted(foreign: Pat
     assert contents(foreign).macs is None
     with pytest.raises(ModelError, match=r"com\.example\.Wish"):
         macs(onnx.load(foreign))
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "expected"),
+    [
+        ("Einsum", {"equation": "bij, jk -> bik"}, 5 * 7 * 3),
+        ("Einsum", {"equation": "bij,jk->b"}, 5 * 7 * 3),
+        ("Einsum", {"equation": "...j,jk->...k"}, None),  # which indices the dots stand for is not worked out
+        ("RNN", {"hidden_size": 3}, None),
+    ],
+)
+def test_einsum_is_counted_by_its_indices_and_other_products_are_not_passed_over(operator, attributes, expected):
+    weight = onnx.numpy_helper.from_array(np.zeros((7, 3), np.float32), "w")
+    node = helper.make_node(operator, ["x", "w"], ["y"], **attributes)
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["n", 5, 7]), ("y", None))
+    ]
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [weight])
+    assert total_macs(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])) == expected
 
 
 def test_batches_rotate_and_keep_the_lengths_of_their_samples(tmp_path: Path):
