@@ -21,6 +21,7 @@ from compress.benchmark.statistics import Estimate, agreement, measured, measure
 from compress.data import Samples
 from compress.errors import EnvironmentFault, StageError
 from compress.mistakes import mistakes
+from compress.progress import Reporter
 from compress.recipe import Limits, Recipe
 from compress.scoring import Feed, Scores, against, arrays, score
 from compress.shortfall import Quantity, moves, remedy
@@ -459,23 +460,27 @@ def raced(
     """
     preset, profiles = PRESETS[recipe.benchmark.preset], recipe.benchmark.measured()
     comparisons: list[Comparison] = []
-    with context.reporter.bar("benchmark", len(profiles)) as bar:
-        for profile in profiles:
-            if context.interrupted():
-                raise KeyboardInterrupt
-            why = "" if profile.name in needed or _is_ours(profile) else _unusable(profile)
-            if why:
-                names = _raceable(contenders, profile)
-                reference, seed = contenders[0].name, recipe.seed
-                found = unmeasured(names, reference=reference, profile=profile, preset=preset, seed=seed, why=why)
-            else:
-                found = race(
-                    contenders, profile=profile, preset=preset, inputs=inputs, seed=recipe.seed, code=context.code
-                )
-            if profile.name in needed:
-                _check_measured(found, needed[profile.name])
-            comparisons.append(found)
-            bar.advance()
+    for profile in profiles:
+        if context.interrupted():
+            raise KeyboardInterrupt
+        why = "" if profile.name in needed or _is_ours(profile) else _unusable(profile)
+        if why:
+            names = _raceable(contenders, profile)
+            reference, seed = contenders[0].name, recipe.seed
+            found = unmeasured(names, reference=reference, profile=profile, preset=preset, seed=seed, why=why)
+        else:
+            found = race(
+                contenders,
+                profile=profile,
+                preset=preset,
+                inputs=inputs,
+                seed=recipe.seed,
+                code=context.code,
+                reporter=context.reporter,
+            )
+        if profile.name in needed:
+            _check_measured(found, needed[profile.name])
+        comparisons.append(found)
     return comparisons
 
 
@@ -536,6 +541,7 @@ def race(
     inputs: Mapping[str, Path],
     seed: int,
     code: Sequence[Path] = (),
+    reporter: Reporter,
 ) -> Comparison:
     """Measure all contenders under one profile, interleaved; torch runs only the ones that torch can load.
 
@@ -546,11 +552,19 @@ def race(
         inputs: .npz of real samples, by name of the row.
         seed: of the order and the intervals.
         code: the user's Python files that torch may run to build a model.
+        reporter: shows a bar.
     """
     models = _raceable(contenders, profile)
     own = {name: inputs[name] for name in models}
     return compare(
-        models, reference=contenders[0].name, inputs=own, profile=profile, preset=preset, seed=seed, code=code
+        models,
+        reference=contenders[0].name,
+        inputs=own,
+        profile=profile,
+        preset=preset,
+        seed=seed,
+        code=code,
+        reporter=reporter,
     )
 
 
