@@ -68,7 +68,7 @@ def test_the_interval_over_launches_covers_what_rounds_alone_miss(launches: int)
             found = statistics.paired_ratio(logs, seed=0, launches=split)
             covered[split] += found.low <= 1 <= found.high
     assert covered[launches] >= 290  # 99% of 300, less three standard deviations
-    assert covered[1] < 250
+    assert covered[1] < 270  # far below 99%
 
 
 def test_bursts_that_slow_a_few_blocks_do_not_hide_a_difference_of_percents():
