@@ -233,9 +233,9 @@ def compare(
                 least = (preset.least_rounds or preset.rounds) // preset.launches
                 for _ in range(least):
                     _each(_shuffled(subjects, order), failures, block, after=bar.advance)
-                taken_ms = [subject.typical_block_ms for name, subject in subjects.items() if name not in failures]
-                if launch == 0 and taken_ms:
-                    preset = preset.fitted(float(np.mean(taken_ms)))
+                if launch == 0 and len(failures) < len(subjects):
+                    running = [subject for name, subject in subjects.items() if name not in failures]
+                    preset = preset.fitted(float(np.mean([subject.typical_block_ms for subject in running])))
                     bar.expect(len(subjects) * (preset.launches + preset.rounds))
                 for _ in range(preset.rounds // preset.launches - least):
                     _each(_shuffled(subjects, order), failures, block, after=bar.advance)

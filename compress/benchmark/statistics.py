@@ -62,8 +62,8 @@ def percentile_bound(samples: Sequence[float] | NDArray[np.float64], *, quantile
 def paired_ratio(log_ratios: Sequence[float] | NDArray[np.float64], *, seed: int, launches: int = 1) -> Estimate:
     """The ratio of the median round, with a 99% interval; of several launches the geometric mean of theirs.
 
-    Not the mean over rounds: on a shared machine a neighbour slows a block by half for a tenth of a second, and a few
-    such blocks would hide a difference of percents. Where a process places its weights moves its latency by a percent
+    Not the mean over rounds: on a shared machine a neighbour slows a block now and then, and a few such blocks
+    would hide a difference of percents. Where a process places its weights moves its latency by a percent
     or more for as long as it lives, so rounds of one launch share an error: the bootstrap resamples launches as a
     whole. Few of them make a percentile interval too narrow, so its deviations are stretched by t/z * sqrt(n / (n - 1))
     for n launches, as the expanded percentile interval of Hesterberg (2015, The American Statistician 69, section 4.3)

@@ -63,12 +63,12 @@ def test_the_interval_over_launches_covers_what_rounds_alone_miss(launches: int)
     rng = np.random.default_rng(0)
     covered = {1: 0, launches: 0}
     for _ in range(300):  # equal models: a launch shifts its rounds by 1%, a round by 0.2%
-        logs = (rng.normal(0, 0.01, (launches, 1)) + rng.normal(0, 0.002, (launches, 5))).ravel()
+        logs = (rng.normal(0, 0.01, (launches, 1)) + rng.normal(0, 0.002, (launches, 20))).ravel()
         for split in covered:
             found = statistics.paired_ratio(logs, seed=0, launches=split)
             covered[split] += found.low <= 1 <= found.high
     assert covered[launches] >= 290  # 99% of 300, less three standard deviations
-    assert covered[1] < 270  # far below 99%
+    assert covered[1] < 250
 
 
 def test_bursts_that_slow_a_few_blocks_do_not_hide_a_difference_of_percents():
