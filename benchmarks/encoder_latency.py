@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from compress.artifact import hash_file, read_artifact
 from compress.benchmark.compare import PRESETS, Preset, compare
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import Profile
 from compress.errors import InputError, StageError
+from compress.store.artifact import hash_file, read_artifact
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LENGTHS = (16, 64, 128, 256)

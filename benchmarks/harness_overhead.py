@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime
 
 from compress.benchmark.process import Worker
-from compress.benchmark.statistics import paired_ratio
+from compress.measures.intervals import paired_ratio
 
 BLOCK_S, ROUNDS, WARM_UP_ROUNDS = 0.02, 50, 5
 HELD: list[tuple[onnxruntime.InferenceSession, list[dict[str, np.ndarray]]]] = []  # of a bare process

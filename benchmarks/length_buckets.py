@@ -27,21 +27,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.artifact import Artifact, Store
 from compress.benchmark.environment import allowed_cores, describe
-from compress.benchmark.statistics import paired_ratio
 from compress.data import Samples
 from compress.loss import bind
+from compress.measures.intervals import paired_ratio
 from compress.models import load_model
-from compress.pipeline import Options, context_of
+from compress.pipeline.run import Options, context_of
+from compress.pipeline.run_directory import decide_execution
 from compress.progress import Reporter
 from compress.recipe import Recipe
-from compress.run_directory import decide_execution
 from compress.stage import Context
 from compress.stages.create import Create
 from compress.stages.train import LABELS_ALONE
+from compress.store.artifact import Artifact, Store
 from compress.tasks import Task, TextTask
-from compress.training import BATCH, Optimization, fit, forward_all
+from compress.training.loop import BATCH, Optimization, fit, forward_all
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent / "pipelines" / "spam" / "recipe.yaml"

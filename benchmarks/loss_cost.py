@@ -26,18 +26,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress.artifact import Store
 from compress.benchmark.environment import allowed_cores, describe
-from compress.benchmark.statistics import paired_ratio
 from compress.loss import GuidedLoss
+from compress.measures.intervals import paired_ratio
 from compress.models import AnyModel
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stage import Context, Execution
 from compress.stages.create import Create
+from compress.store.artifact import Store
 from compress.tasks import ImageClassification
-from compress.teacher import fit_guided
-from compress.training import Optimization
+from compress.training.loop import Optimization
+from compress.training.teacher import fit_guided
 
 HERE = Path(__file__).parent
 PIPELINES = HERE.parent / "pipelines"

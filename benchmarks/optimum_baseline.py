@@ -26,15 +26,15 @@ from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer 
 from optimum.onnxruntime.configuration import AutoQuantizationConfig  # pyright: ignore
 from transformers import AutoTokenizer
 
-from compress.artifact import Store, hash_file, read_artifact, write_atomically
 from compress.benchmark.environment import describe
+from compress.export.feed import Feed
 from compress.export.session import Session
 from compress.models import load_model
 from compress.models.huggingface import Logits
-from compress.pipeline import Options, context_of
+from compress.pipeline.run import Options, context_of
 from compress.recipe import Recipe
-from compress.scoring import Feed
 from compress.stage import Execution
+from compress.store.artifact import Store, hash_file, read_artifact, write_atomically
 
 EXPORTED, QUANTIZED, FACTS = "model.onnx", "model_quantized.onnx", "baseline.json"
 
@@ -70,7 +70,9 @@ def accuracy(path: Path, recipe: Recipe, store: Store) -> float:
         named = dict(zip(("input_ids", "attention_mask"), given, strict=True))
         return session(*(named.get(name, np.zeros_like(given[0])) for name in session.inputs))
 
-    return context.task.tally(Feed(context, data.select).through(call), data.select).value
+    return context.task.tally(
+        Feed(context.task, data.select, threads=context.execution.threads).through(call), data.select
+    ).value
 
 
 def main() -> None:

@@ -20,18 +20,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compress.artifact import Store
 from compress.benchmark.environment import allowed_cores, describe
-from compress.benchmark.statistics import paired_ratio
 from compress.data import Data
 from compress.data.samples import ROLES, Samples
 from compress.data.sources import Idx
 from compress.loss import GuidedLoss, Hard, bind
+from compress.measures.intervals import paired_ratio
 from compress.models import ResNet
 from compress.progress import Reporter
 from compress.stage import Context, Execution
+from compress.store.artifact import Store
 from compress.tasks import ImageClassification
-from compress.training import Optimization, fit
+from compress.training.loop import Optimization, fit
 
 BATCH = 128
 MODEL = ResNet(width=16, blocks=(1, 1, 1))

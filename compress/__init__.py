@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         Scores,
     )
     from compress.models import Cnn, HuggingFace, Mlp, MobileNet, ResNet, Timm, UserFile, load_model
-    from compress.pipeline import Options, Outcome, run
+    from compress.pipeline.run import Options, Outcome, run
     from compress.recipe import Baseline, Benchmark, Colleague, DataConfig, Gates, Limits, Recipe, Teacher, Tracking
     from compress.stages.distill import Distill
     from compress.stages.export import Export
@@ -78,8 +78,8 @@ _HOMES = {
     "Mse": "compress.loss",
     "Normalize": "compress.tasks",
     "Numpy": "compress.data.sources",
-    "Options": "compress.pipeline",
-    "Outcome": "compress.pipeline",
+    "Options": "compress.pipeline.run",
+    "Outcome": "compress.pipeline.run",
     "Prune": "compress.stages.prune",
     "Quantize": "compress.stages.quantize",
     "Recipe": "compress.recipe",
@@ -94,7 +94,7 @@ _HOMES = {
     "Train": "compress.stages.train",
     "UserFile": "compress.models",
     "load_model": "compress.models",
-    "run": "compress.pipeline",
+    "run": "compress.pipeline.run",
 }
 
 __all__ = [

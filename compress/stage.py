@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 import torch
 from torch import nn
 
-from compress.artifact import Artifact, Kind, Store, hash_values
-from compress.choice import Values
+from compress.config import Values
 from compress.data import Data
 from compress.loss import GuidedLoss
 from compress.models import Model, save_model
 from compress.progress import Reporter
+from compress.store.artifact import Artifact, Kind, Store, hash_values
 from compress.tasks import Signature, Task
 from compress.tasks.tokenizer import FILES as TOKENIZER
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from compress.artifact import Artifact, Store
 from compress.data import Data, Samples
 from compress.loss import GuidedLoss
 from compress.models import Cnn
@@ -18,6 +17,7 @@ from compress.progress import Reporter
 from compress.stage import Context, Execution
 from compress.stages.create import Create
 from compress.stages.train import Train
+from compress.store.artifact import Artifact, Store
 from compress.tasks import Augment, ImageClassification
 from compress.tasks.signature import Signature, Tensor
 

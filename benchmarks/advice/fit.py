@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from compress.advice.measures import Measure
 from compress.advice.pilot import SHORTEST
 from compress.advice.rules import RULES, Rule, shown_as
-from compress.benchmark.statistics import Estimate
+from compress.measures.intervals import Estimate
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

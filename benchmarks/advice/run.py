@@ -34,7 +34,6 @@ from torch import nn
 
 from compress.advice import measures, pilot
 from compress.advice.measures import Measure
-from compress.artifact import Artifact, Store, hash_values
 from compress.benchmark.environment import allowed_cores, describe
 from compress.data import Data, Samples
 from compress.loss import GuidedLoss, bind
@@ -43,8 +42,9 @@ from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stage import Context, Execution
 from compress.stages.distill import Distill
+from compress.store.artifact import Artifact, Store, hash_values
 from compress.tasks import Batch, ImageClassification
-from compress.training import Optimization, Taught, Teaching, fit, predict
+from compress.training.loop import Optimization, Taught, Teaching, fit, predict
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parents[1] / "pipelines" / "fashion_mnist" / "recipe.yaml"

@@ -31,17 +31,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress.artifact import Store
 from compress.benchmark.environment import allowed_cores, describe
 from compress.loss import GuidedLoss, Targets, bind
 from compress.models import Cnn, load_model
-from compress.pipeline import Options, any_teacher, context_of
+from compress.pipeline.run import Options, any_teacher, context_of
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stage import Context, Execution
+from compress.store.artifact import Store
 from compress.tasks import Batch
-from compress.teacher import teacher_outputs
-from compress.training import Optimization, Taught, Teaching, fit, predict
+from compress.training.loop import Optimization, Taught, Teaching, fit, predict
+from compress.training.teacher import teacher_outputs
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))

@@ -24,17 +24,17 @@ from pathlib import Path
 
 import torch
 
-from compress.artifact import Artifact, Store
 from compress.benchmark.environment import allowed_cores, describe
+from compress.judge.scores import score
 from compress.loss import GuidedLoss, Hard
 from compress.models import load_model, load_structure
-from compress.pipeline import Options, any_teacher, context_of
+from compress.pipeline.run import Options, any_teacher, context_of
 from compress.recipe import Recipe
-from compress.scoring import score
 from compress.stage import Context, Execution
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.prune import Prune
+from compress.store.artifact import Artifact, Store
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))

@@ -29,11 +29,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import binomtest
 
-from compress.artifact import write_atomically
 from compress.benchmark.compare import PRESETS, Preset, compare
 from compress.benchmark.environment import NoiseProbe, describe
 from compress.benchmark.measure import Profile
-from compress.benchmark.statistics import paired_ratio
+from compress.measures.intervals import paired_ratio
+from compress.store.artifact import write_atomically
 
 WIDTH, LAYERS, SLOWDOWN = 128, 100, 0.03  # weights of 6.5 MB: several copies fit in a shared cache
 Case = Callable[[Path, Preset, int], dict[str, Any]]

@@ -34,18 +34,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.artifact import Artifact, Store, write_atomically
 from compress.benchmark.environment import allowed_cores, describe
 from compress.data.roles import subset
-from compress.pipeline import Options, any_teacher, context_of
+from compress.judge.scores import Scores, score
+from compress.pipeline.run import Options, any_teacher, context_of
+from compress.pipeline.run_directory import decide_execution
 from compress.recipe import Recipe
-from compress.run_directory import decide_execution
-from compress.scoring import Scores, score
 from compress.stage import Context, Stage
 from compress.stages.distill import Distill
 from compress.stages.prune import Prune
 from compress.stages.shorten import Shorten
 from compress.stages.train import LABELS_ALONE
+from compress.store.artifact import Artifact, Store, write_atomically
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))

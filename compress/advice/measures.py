@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from compress import testing
 from compress.advice import probes
-from compress.benchmark.statistics import Estimate, wilson_interval
 from compress.data import Data, Samples
 from compress.errors import ModelError
 from compress.loss import BoundLoss, DynamicLayers, GuidedLoss, Hard, bind
 from compress.loss.features import pooled, stages
 from compress.loss.taps import Tap, Trace, captured, dry_run, evaluating
 from compress.loss.term import ALWAYS
+from compress.measures.intervals import Estimate, wilson_interval
 from compress.stage import Context
 from compress.surgery.cost import model_cost
-from compress.teacher import TeacherOutputs, teacher_outputs
-from compress.training import targets_of
+from compress.training.loop import targets_of
+from compress.training.teacher import TeacherOutputs, teacher_outputs
 
 PROBED = 2048  # samples of each role that the probes look at
 PAIRED = 256  # samples whose features are compared

@@ -13,15 +13,15 @@ from torch import nn
 
 from compress.advice import probes
 from compress.advice.measures import SEED, Measure
-from compress.benchmark.statistics import agreement
 from compress.errors import UsageError
 from compress.loss import GuidedLoss, Hard, Kl
+from compress.measures.intervals import agreement
 from compress.models import load_model
 from compress.progress import Reporter
 from compress.stage import Context, Unrecorded
 from compress.stages.distill import Distill
-from compress.teacher import first_teacher, fit_guided, num_checked, teacher_outputs
-from compress.training import Optimization, predict
+from compress.training.loop import Optimization, predict
+from compress.training.teacher import first_teacher, fit_guided, num_checked, teacher_outputs
 
 LABELS_ALONE = GuidedLoss(hard=Hard())
 SHARE = 0.1  # of the stage's epochs

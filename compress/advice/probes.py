@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from compress.benchmark.statistics import CONFIDENCE, Estimate
+from compress.measures.intervals import CONFIDENCE, Estimate
 
 Array = NDArray[np.float64]
 BINS = 15  # of Guo et al. 2017

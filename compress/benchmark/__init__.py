@@ -4,8 +4,8 @@ from compress.benchmark.compare import PRESETS, QUICK, STANDARD, STRICT, Compari
 from compress.benchmark.measure import Measurement, Profile, default_profiles, size_bytes
 from compress.benchmark.process import Place
 from compress.benchmark.report import Entry, Row, build, load, save
-from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
 from compress.benchmark.tables import markdown, profile_table, table
+from compress.measures.intervals import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
 
 __all__ = [
     "PRESETS",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import take, take_lengths
-from compress.benchmark.statistics import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
+from compress.measures.intervals import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
 
 FEW_SAMPLES = 400  # an accuracy of 90% is then known to 3 points
 

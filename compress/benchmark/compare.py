@@ -22,8 +22,8 @@ from compress.benchmark.environment import Noise, NoiseProbe
 from compress.benchmark.measure import Measurement, Profile, Subject
 from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import batches
-from compress.benchmark.statistics import RATIO_CONFIDENCE, Estimate, half_width, paired_ratio
 from compress.errors import CompressError, InputError, ModelError
+from compress.measures.intervals import RATIO_CONFIDENCE, Estimate, half_width, paired_ratio
 from compress.progress import Reporter
 
 SILENT = Reporter(quiet=True)

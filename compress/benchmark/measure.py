@@ -16,8 +16,8 @@ from compress.benchmark.model_file import contents, external_files
 from compress.benchmark.process import HERE, Place, Worker, check_launchable
 from compress.benchmark.runtimes import RUNTIMES
 from compress.benchmark.runtimes.machine import allowed_cores
-from compress.benchmark.statistics import percentile_bound
 from compress.errors import InputError
+from compress.measures.intervals import percentile_bound
 
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 NUM_QUANTILES = 21  # every 5%

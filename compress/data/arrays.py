@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.choice import Values
+from compress.config import Values
 from compress.data.samples import ROLES, Role, Samples
 from compress.data.source import Layout, Raw, Source, channels_first, class_numbers
 from compress.errors import DataError

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from compress.choice import Values
+from compress.config import Values
 from compress.data.checks import check_inputs, check_role, class_names
 from compress.data.samples import ROLES, Data, Role, Samples
 from compress.data.source import Raw

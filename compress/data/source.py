@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.choice import Values
+from compress.config import Values
 from compress.data.samples import Role, Samples
 from compress.errors import DataError
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from compress.choice import one_key
+from compress.config import one_key
 from compress.data.arrays import Numpy
 from compress.data.idx import read_idx
 from compress.data.images import Mode, read_folder

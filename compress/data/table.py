@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.choice import HubOrFolder
+from compress.config import HubOrFolder
 from compress.data.samples import Role, Samples
 from compress.data.source import Raw, Source
 from compress.errors import DataError, EnvironmentFault

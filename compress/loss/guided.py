@@ -18,7 +18,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from torch import Tensor
 
-from compress.choice import Values
+from compress.config import Values
 from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
 from compress.loss.features import AttentionTransfer, Cosine, FeatureTerm, Hidden, Hint, LastFeature, Rkd
 from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, LogitTerm, Mse

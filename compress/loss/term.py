@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from compress.choice import Values
+from compress.config import Values
 from compress.tasks.task import Problem
 
 Weight = Annotated[float, Field(gt=0, le=1e6)]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from compress.choice import one_key
+from compress.config import one_key
 from compress.models.cnn import Cnn
 from compress.models.external import Timm, UserFile
 from compress.models.huggingface import HuggingFace

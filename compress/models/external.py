@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 from safetensors import SafetensorError
 from torch import nn
 
-from compress.artifact import hash_file
 from compress.errors import EnvironmentFault, ModelError
 from compress.models.spec import Model, image_sizes
+from compress.store.artifact import hash_file
 from compress.tasks.signature import Signature
 from compress.user_code import run_user_file, user_function
 

@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.artifact import hash_file, hash_values
-from compress.choice import HubOrFolder
+from compress.config import HubOrFolder
 from compress.errors import EnvironmentFault, ModelError
 from compress.models.external import LIBRARY_ERRORS
 from compress.models.spec import Model, image_sizes
+from compress.store.artifact import hash_file, hash_values
 from compress.tasks.signature import Signature
 from compress.tasks.task import Problem
 

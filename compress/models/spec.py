@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from compress.choice import Values
+from compress.config import Values
 from compress.errors import EnvironmentFault, ModelError
 from compress.tasks.signature import Signature
 from compress.tasks.task import Problem

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
-from compress.choice import HubOrFolder, Values
+from compress.config import HubOrFolder, Values
 
 TAGS = ("family", "source", "verb")  # a choice is written as the one key of a mapping, not as a field
 

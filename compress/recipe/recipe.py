@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 
-from compress.choice import Values, one_key
+from compress.config import Values, one_key
 from compress.data import Data
 from compress.errors import RecipeError, UsageError
 from compress.loss import GuidedLoss

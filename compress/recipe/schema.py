@@ -6,7 +6,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from compress.choice import Values
+from compress.config import Values
 from compress.recipe.plain import tag_of
 
 

@@ -10,7 +10,7 @@ from compress.benchmark.measure import Profile, Scenario, default_profiles
 from compress.benchmark.process import Place
 from compress.benchmark.runtimes import RUNTIMES
 from compress.benchmark.runtimes.machine import allowed_cores
-from compress.choice import Values
+from compress.config import Values
 from compress.data import Data
 from compress.data.roles import Overlap, Split, assign
 from compress.data.sources import AnySource

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from compress.artifact import Artifact, Kind, hash_file, read_artifact
 from compress.errors import ModelError
 from compress.models import AnyModel, load_model, load_structure, load_weights
 from compress.models.huggingface import TextLogits
 from compress.stage import Context, Need, Stage
+from compress.store.artifact import Artifact, Kind, hash_file, read_artifact
 from compress.tasks import TextTask
 
 

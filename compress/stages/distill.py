@@ -8,13 +8,13 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from compress.artifact import Artifact, hash_values
 from compress.errors import StageError
 from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure, save_model
 from compress.stage import Context, Need, Stage
-from compress.teacher import CACHE_LIMIT_GB, fit_guided
-from compress.training import Fit, Optimization, coupling_faults
+from compress.store.artifact import Artifact, hash_values
+from compress.training.loop import Fit, Optimization, coupling_faults
+from compress.training.teacher import CACHE_LIMIT_GB, fit_guided
 
 
 class Distill(Optimization, Stage):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from compress.artifact import Artifact, Kind, ancestry
 from compress.benchmark.model_file import total_macs
 from compress.errors import StageError
 from compress.export.bundle import MIN_REFERENCE_ROWS, write_bundle
+from compress.export.feed import first_inputs, parity_inputs
 from compress.export.graph import OPSET, to_onnx
 from compress.export.half import to_half
 from compress.export.metadata import Ancestor, Lineage, Metadata
@@ -20,8 +20,8 @@ from compress.export.session import Session
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
-from compress.scoring import first_inputs, parity_inputs
 from compress.stage import Context, Need, Stage
+from compress.store.artifact import Artifact, Kind, ancestry
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -94,7 +94,7 @@ class Export(Stage):
         primary = self.primary_of(wanted)
         module, structure = load_model(source.path, code=context.code), load_structure(source.path)
         example = context.task.batch(context.data.select, torch.arange(2)).inputs
-        rows = first_inputs(context, context.data.select, self.reference_rows)
+        rows = first_inputs(context.task, context.data.select, self.reference_rows)
         reference = rows
         if self.synthetic_reference:
             reference = context.task.noise(self.reference_rows, seed=context.seed)
@@ -110,7 +110,10 @@ class Export(Stage):
         def write(directory: Path) -> dict[str, Any]:
             path = directory / "fp32.onnx"
             path.write_bytes(fp32.SerializeToString())
-            checked = [check_parity(module, path, inputs) for inputs in (rows, *parity_inputs(context))]
+            checked = [
+                check_parity(module, path, inputs)
+                for inputs in (rows, *parity_inputs(context.task, context.data.select))
+            ]
             path.unlink()
             graphs = {name: variant_of(fp32, name, source) for name in wanted}
             manifest = write_bundle(

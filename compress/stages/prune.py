@@ -12,12 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.artifact import Artifact, hash_values
 from compress.errors import StageError
 from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure, save_model
 from compress.models.structure import Structure
 from compress.stage import Context, Need, Stage
+from compress.store.artifact import Artifact, hash_values
 from compress.surgery import cut, encoders, verify
 from compress.surgery.cost import CostModel, cost_model
 from compress.surgery.find import DEFAULT_UNITS, find_groups
@@ -26,8 +26,8 @@ from compress.surgery.importance import Importance, magnitude, taylor
 from compress.surgery.plan import describe
 from compress.surgery.widths import Choice, Measure, Ranking, choose
 from compress.tasks import Batch
-from compress.teacher import fit_guided, teacher_outputs
-from compress.training import Optimization, coupling_faults, per_sample_loss
+from compress.training.loop import Optimization, coupling_faults, per_sample_loss
+from compress.training.teacher import fit_guided, teacher_outputs
 
 VERIFIED_SAMPLES = 8
 Fraction = Annotated[float, Field(gt=0, lt=1)]

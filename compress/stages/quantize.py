@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 import torch
 from pydantic import Field
 
-from compress.artifact import Artifact, Kind
 from compress.errors import StageError
+from compress.export.feed import Feed
 from compress.export.graph import to_onnx
 from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure
@@ -22,11 +22,11 @@ from compress.quantization.plan import QuantPlan
 from compress.quantization.sensitivity import Choice, Quantizer, Score, Scorer, choose_layers
 from compress.quantization.view import View
 from compress.quantization.writer import write_quantized
-from compress.scoring import Feed
 from compress.stage import Context, Need, Stage
+from compress.store.artifact import Artifact, Kind
 from compress.tasks import Batch
-from compress.teacher import teacher_outputs
-from compress.training import targets_of
+from compress.training.loop import targets_of
+from compress.training.teacher import teacher_outputs
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -149,7 +149,7 @@ class Quantize(Stage):
             copies=kernels.float_copies(model, quantized, plan),
             max_weight_bytes_fraction=self.max_weight_bytes_fraction,
         )
-        feed = Feed(context, context.data.select)
+        feed = Feed(context.task, context.data.select, threads=context.execution.threads)
         reference, logits = (feed.outputs(proto.SerializeToString()) for proto in (model, quantized))
         int8 = [entry.at.path for entry in plan.weights]
         ranked = [f"{name} ({increase:+.4f} nats alone)" for name, increase in ranking.items() if name in int8]
@@ -197,7 +197,7 @@ def calibration_batches(context: Context) -> Batches:
 def select_scorer(stage: Stage, context: Context) -> Scorer:
     """Scores a file by the stage's guided loss and by accuracy, both on select."""
     samples, loss = context.data.select, stage.guided_loss(context)
-    feed = Feed(context, samples)
+    feed = Feed(context.task, samples, threads=context.execution.threads)
     teacher = teacher_outputs(context, samples, views=(None,)) if loss.needs_teacher else None
     labels = None if samples.labels is None else torch.from_numpy(context.task.labels(samples))
     batch = Batch(inputs=(), labels=labels, index=torch.arange(len(samples)), view=None)

@@ -5,12 +5,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from compress.artifact import Artifact
-from compress.choice import Values
+from compress.config import Values
 from compress.errors import ModelError, StageError
 from compress.models import load_model, load_structure
 from compress.models.structure import keep_layers
 from compress.stage import Context, Need, Stage
+from compress.store.artifact import Artifact
 from compress.surgery import encoders
 
 Count = Annotated[int, Field(ge=1, le=1000)]

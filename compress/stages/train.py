@@ -2,11 +2,11 @@
 
 from typing import ClassVar, Literal, Self
 
-from compress.artifact import Artifact
 from compress.loss import GuidedLoss, Hard, bind
 from compress.models import load_model, load_structure
 from compress.stage import Context, Need, Stage
-from compress.training import Optimization, fit
+from compress.store.artifact import Artifact
+from compress.training.loop import Optimization, fit
 
 LABELS_ALONE = GuidedLoss(hard=Hard())
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
-from compress.artifact import Artifact, hash_file
 from compress.data import Samples
 from compress.errors import DataError, ModelError, StageError
 from compress.models import load_model, load_structure, save_model
 from compress.models.huggingface import TextLogits
 from compress.stage import Context, Need, Stage
+from compress.store.artifact import Artifact, hash_file
 from compress.tasks import TextTask, Tokenizer
 from compress.tasks.vocabulary import keep_tokens
 

@@ -1,9 +1,9 @@
 """Tasks: what a batch is, what is right, and what a model takes and gives."""
 
+from compress.measures.judge import Judge
+from compress.measures.tally import Tally
 from compress.tasks.batch import Batch
 from compress.tasks.image_classification import Augment, ImageClassification, Normalize
-from compress.tasks.judge import Judge
-from compress.tasks.measure import Tally
 from compress.tasks.signature import Signature, Tensor
 from compress.tasks.task import Task
 from compress.tasks.text import TextTask

@@ -29,3 +29,16 @@ class Batch:
     def num_units(self) -> int:
         """How many rows of output there are."""
         return len(self.index) if self.units is None else int(self.units.sum())
+
+
+def unit_rows(units: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return where the units of some samples are, one sample after the other, int64 [units of these samples].
+
+    Args:
+        units: how many each sample has, in the order in which they are stored, int64 [N].
+        index: positions of the wanted samples in that order, int64 [B].
+    """
+    ends, wanted = units.cumsum(0), units[index]
+    # Counts up within each sample: a running number, less what came before the sample.
+    within = torch.arange(int(wanted.sum())) - torch.repeat_interleave(wanted.cumsum(0) - wanted, wanted)
+    return torch.repeat_interleave(ends[index] - wanted, wanted) + within

@@ -13,12 +13,12 @@ from pydantic import Field, FiniteFloat
 from torch import nn
 from torch.nn import functional as F
 
-from compress.choice import Values
+from compress.config import Values
 from compress.data.samples import Data, Samples
 from compress.errors import DataError
+from compress.measures.judge import Judge, single_label
+from compress.measures.tally import Tally
 from compress.tasks.batch import Batch
-from compress.tasks.judge import Judge, single_label
-from compress.tasks.measure import Tally
 from compress.tasks.signature import Signature, Tensor
 from compress.tasks.task import Problem, Task
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from compress.data.samples import Samples
 from compress.errors import DataError
+from compress.measures.tally import Tally
 from compress.tasks.batch import Batch
-from compress.tasks.measure import Tally
 from compress.tasks.signature import Signature
 
 Problem = Literal["single-label", "multi-label", "regression"]

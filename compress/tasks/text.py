@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from compress.data.samples import Data, Samples
 from compress.errors import DataError
+from compress.measures.judge import Judge, multi_label, regression, single_label
+from compress.measures.tally import Tally, entities, shares
 from compress.tasks.batch import Batch
-from compress.tasks.judge import Judge, multi_label, regression, single_label
-from compress.tasks.measure import Tally, entities, shares
 from compress.tasks.signature import Signature
 from compress.tasks.signature import Tensor as Declared
 from compress.tasks.task import Problem, Task, unlabelled

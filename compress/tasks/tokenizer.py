@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from compress.choice import HubOrFolder, Values
+from compress.config import HubOrFolder, Values
 from compress.data.samples import Samples
 from compress.errors import EnvironmentFault, ModelError
 

@@ -20,18 +20,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress.artifact import Artifact, Store
 from compress.benchmark.environment import allowed_cores, describe
 from compress.data import Data
 from compress.loss import GuidedLoss
 from compress.models import load_model
-from compress.pipeline import Options, context_of
+from compress.pipeline.run import Options, context_of
 from compress.recipe import Recipe
 from compress.stage import Context, Execution
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.train import Train
-from compress.training import predict
+from compress.store.artifact import Artifact, Store
+from compress.training.loop import predict
 
 HERE = Path(__file__).parent
 MARKERS = ("<!-- table: written by run.py -->", "<!-- end of table -->")

@@ -11,15 +11,15 @@ from typer.testing import CliRunner
 from compress.advice.advise import reference_sample
 from compress.advice.measures import Measure
 from compress.advice.rules import RULES, WIDTH, Advice, calibrated, judged, rule_of
-from compress.artifact import Store
-from compress.benchmark.statistics import Estimate
-from compress.checking import check
-from compress.cli import app
+from compress.cli.main import app
 from compress.errors import AdviceError, DataError
-from compress.pipeline import Options, context_of
+from compress.measures.intervals import Estimate
+from compress.pipeline.check import check
+from compress.pipeline.run import Options, context_of
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stage import Execution
+from compress.store.artifact import Store
 
 RECIPE = """
 schema: 1
@@ -90,7 +90,7 @@ def test_the_second_call_finds_the_teachers_outputs_in_the_store(store, tmp_path
     recipe = Recipe.load(written(tmp_path))
     options = Options(store=store, threads=1, reporter=Reporter(quiet=True))
     first = check(recipe, options)
-    monkeypatch.setattr("compress.teacher.forward_all", None)
+    monkeypatch.setattr("compress.training.teacher.forward_all", None)
     assert check(recipe, options) == first
 
 

@@ -67,7 +67,7 @@ def test_seeds_are_paired_and_the_same_call_gives_the_same_numbers(context):
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_the_cost_counts_the_steps_that_are_made_and_what_the_teachers_see(context, monkeypatch, labelled):
-    import compress.teacher
+    import compress.training.teacher
 
     stage = STAGE.model_copy(update={"epochs": 3, "accumulate": 2, "batch_size": 25})
     if not labelled:
@@ -75,7 +75,7 @@ def test_the_cost_counts_the_steps_that_are_made_and_what_the_teachers_see(conte
         context = replace(context, data=replace(context.data, roles=roles))
         stage = stage.model_copy(update={"loss": GuidedLoss(preset="born-again")})
     context = replace(context, ensemble=(Member(Create(model=TINY).run(None, context), 1.0),))
-    steps, seen, fit, forward = [], [], pilot.fit_guided, compress.teacher.forward_all
+    steps, seen, fit, forward = [], [], pilot.fit_guided, compress.training.teacher.forward_all
 
     def fitted(*arguments, **options):
         steps.append(fit(*arguments, **options).steps)
@@ -85,7 +85,7 @@ def test_the_cost_counts_the_steps_that_are_made_and_what_the_teachers_see(conte
         return forward(*arguments, index=index, **options)
 
     monkeypatch.setattr(pilot, "fit_guided", fitted)
-    monkeypatch.setattr(compress.teacher, "forward_all", forwarded)
+    monkeypatch.setattr(compress.training.teacher, "forward_all", forwarded)
     told = pilot.cost(stage, context, maker(context, TINY))
     pilot.pilot(stage, context, maker(context, TINY))
     assert told.steps == sum(steps)

@@ -13,8 +13,8 @@ from compress.benchmark.compare import QUICK, Comparison, Difference, Preset, _d
 from compress.benchmark.measure import Measurement, Profile, WarmUp, default_profiles
 from compress.benchmark.process import Place, Worker
 from compress.benchmark.runtimes.machine import cores
-from compress.benchmark.statistics import Estimate
 from compress.errors import InputError, ModelError
+from compress.measures.intervals import Estimate
 
 TINY = Preset(name="tiny", rounds=6, block_ms=5.0, warm_up_limit_ms=50.0)
 

@@ -14,7 +14,7 @@ from compress.benchmark.accuracy import accuracies, kl_nats, outputs
 from compress.benchmark.compare import Preset
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import Place
-from compress.cli import app
+from compress.cli.main import app
 from compress.errors import EnvironmentFault, InputError, ModelError
 from compress.progress import Reporter
 

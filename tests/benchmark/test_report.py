@@ -13,9 +13,9 @@ from compress.benchmark import report, tables, units
 from compress.benchmark.compare import Comparison, Difference, Preset, compare, unmeasured
 from compress.benchmark.measure import Measurement, Profile, WarmUp
 from compress.benchmark.report import Entry
-from compress.benchmark.statistics import Estimate
 from compress.errors import ArtifactError, InputError
-from compress.tasks.measure import shares
+from compress.measures.intervals import Estimate
+from compress.measures.tally import shares
 
 TINY = Preset(name="tiny", rounds=4, block_ms=2.0, warm_up_limit_ms=10.0)
 STUDENT = "a student with a long name"

@@ -15,8 +15,8 @@ from compress.benchmark.measure import Profile
 from compress.benchmark.process import Worker, WorkerError
 from compress.errors import EnvironmentFault
 from compress.export.half import to_half
+from compress.judge.verdict import check_runtimes
 from compress.recipe import Recipe
-from compress.verdict import check_runtimes
 
 pytestmark = pytest.mark.usefixtures("software_gpu")
 

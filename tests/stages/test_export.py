@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from compress.artifact import Store
 from compress.errors import StageError
+from compress.export.feed import first_inputs
 from compress.export.metadata import read_metadata
 from compress.export.session import Session
 from compress.export.verify import verify_bundle
 from compress.models import Cnn
-from compress.scoring import first_inputs
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.export import Export
 from compress.stages.prune import Prune
 from compress.stages.quantize import Quantize
+from compress.store.artifact import Store
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_quantized_model_ships_as_int8_with_its_float_form_beside_it(context, 
 
 def test_the_shipped_file_is_as_accurate_as_its_source(context, trained_digits):
     bundle = Export().run(Quantize(max_accuracy_drop=None).run(trained_digits, context), context)
-    rows = first_inputs(context, context.data.select, len(context.data.select))
+    rows = first_inputs(context.task, context.data.select, len(context.data.select))
     logits = Session(bundle.path / "int8-x86.onnx")(*rows)[0]
     assert context.task.tally(logits, context.data.select).value > 0.9
 
@@ -97,7 +97,7 @@ def test_data_that_may_not_leave_do_not(context, trained_digits):
     bundle = Export(synthetic_reference=True).run(trained_digits, context)
     with np.load(bundle.path / "reference.npz") as archive:
         rows = archive["input/pixel_values"]
-    real = first_inputs(context, context.data.select, len(context.data.select))[0]
+    real = first_inputs(context.task, context.data.select, len(context.data.select))[0]
     assert rows.shape == (64, *context.task.shape)
     assert not any(np.array_equal(row, other) for row in rows for other in real)
     # Parity and differences are those of real inputs, whatever the archive holds.

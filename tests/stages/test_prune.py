@@ -6,16 +6,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from compress.artifact import Store
 from compress.errors import StageError
 from compress.loss import GuidedLoss, Hard, Kl
 from compress.models import HuggingFace, MobileNet, ResNet, load_model
 from compress.stages.create import Create
 from compress.stages.prune import Prune
+from compress.store.artifact import Store
 from compress.surgery.cost import model_cost
 from compress.tasks import Augment
-from compress.teacher import teacher_outputs
-from compress.training import Optimization
+from compress.training.loop import Optimization
+from compress.training.teacher import teacher_outputs
 
 QUICK = {"importance_batches": 2, "importance_batch_size": 32}
 
@@ -46,7 +46,7 @@ def test_importance_reads_what_distillation_stored_of_the_teacher(make_context, 
     def computed(*_arguments, **_options):
         raise AssertionError("the teacher was asked again")
 
-    monkeypatch.setattr("compress.teacher.forward_all", computed)
+    monkeypatch.setattr("compress.training.teacher.forward_all", computed)
     made = Prune(kept_macs_fraction=0.5, **QUICK).run(trained_digits, context)
     assert made.facts["importance"]["samples"] == 64
 

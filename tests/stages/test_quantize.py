@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from compress.errors import StageError
+from compress.export.feed import Feed
 from compress.export.graph import to_onnx
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
-from compress.scoring import Feed
 from compress.stages.quantize import Quantize
 
 
@@ -33,7 +33,7 @@ def test_a_trained_model_becomes_int8_with_the_same_weights(context, trained_dig
     assert artifact.facts["weight_bytes_fraction"] == 0.25
     assert artifact.facts["agreement"] >= 0.98
     assert artifact.facts["kernels"]["QLinearConv"] == 3
-    logits = Feed(context, context.data.select).outputs(written(artifact, context).SerializeToString())
+    logits = Feed(context.task, context.data.select, threads=1).outputs(written(artifact, context).SerializeToString())
     assert context.task.tally(logits, context.data.select).value > 0.9
 
 

@@ -6,13 +6,13 @@ import pytest
 import text_zoo
 import torch
 
-from compress.artifact import read_artifact
 from compress.errors import ModelError, StageError
 from compress.models import Cnn, HuggingFace, load_model
-from compress.pipeline import Options, run
+from compress.pipeline.run import Options, run
 from compress.recipe import Recipe
 from compress.stages.create import Create
 from compress.stages.shorten import Ends, Shorten
+from compress.store.artifact import read_artifact
 
 LAYER = "model.bert.encoder.layer."
 

@@ -80,7 +80,7 @@ def test_the_key_depends_on_every_field_but_the_name(stage, changes, context, mo
 
 @each_stage
 def test_it_commits_under_its_key_and_leaves_its_source_alone(stage, changes, context, model):
-    from compress.artifact import read_artifact
+    from compress.store.artifact import read_artifact
 
     source = source_of(stage, model)
     made = stage.run(source, context)
@@ -95,7 +95,7 @@ def test_it_commits_under_its_key_and_leaves_its_source_alone(stage, changes, co
 
 @each_stage
 def test_two_stores_give_the_same_bytes(stage, changes, context, model, tmp_path):
-    from compress.artifact import Store
+    from compress.store.artifact import Store
 
     source = source_of(stage, model)
     elsewhere = replace(context, store=Store.open(tmp_path / "elsewhere"))

@@ -10,16 +10,16 @@ import text_zoo
 import torch
 
 from compress.errors import RecipeError
+from compress.judge.scores import score
 from compress.loss import GuidedLoss
 from compress.models import HuggingFace, load_model
 from compress.recipe import Recipe
-from compress.scoring import score
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.export import Export
 from compress.stages.quantize import Quantize
 from compress.stages.train import Train
-from compress.training import predict
+from compress.training.loop import predict
 
 LOSSES = {
     "pairs": {"hard": {}, "kl": {}},

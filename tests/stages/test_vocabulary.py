@@ -7,21 +7,21 @@ import pytest
 import text_zoo
 import torch
 
-from compress.artifact import read_artifact
 from compress.errors import DataError, ModelError, StageError
+from compress.judge.scores import score
 from compress.loss import GuidedLoss
 from compress.models import HuggingFace, load_model, load_structure
 from compress.models.huggingface import TEXT_FAMILIES
-from compress.pipeline import Options, run
-from compress.planning import plan
+from compress.pipeline.plan import plan
+from compress.pipeline.run import Options, run
 from compress.recipe import Recipe
-from compress.scoring import score
 from compress.stages.create import Adopt, Create
 from compress.stages.distill import Distill
 from compress.stages.export import Export
 from compress.stages.quantize import Quantize
 from compress.stages.train import Train
 from compress.stages.vocabulary import PruneVocabulary
+from compress.store.artifact import read_artifact
 from compress.tasks import Tokenizer
 
 LAYERS = GuidedLoss.model_validate({"kl": {}, "layers": {}})

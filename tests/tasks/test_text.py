@@ -15,8 +15,9 @@ from compress.models import HuggingFace
 from compress.stage import Context
 from compress.stages.create import Create
 from compress.tasks import Judge, TextTask
-from compress.teacher import teacher_outputs
-from compress.training import BATCH, Optimization, fit, forward_all, per_sample_loss, predict, unit_rows
+from compress.tasks.batch import unit_rows
+from compress.training.loop import BATCH, Optimization, fit, forward_all, per_sample_loss, predict
+from compress.training.teacher import teacher_outputs
 
 KINDS = ("label", "labels", "targets", "words", "pairs")
 

@@ -1,0 +1,58 @@
+"""Samples as a file gets them: preprocessed, in batches, their outputs back in the samples' order."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from compress.data import Samples
+from compress.export.session import Session
+from compress.tasks import Batch, Task
+from compress.tasks.batch import unit_rows
+
+BATCH = 256
+PARITY_SAMPLES = 33
+
+
+class Feed:
+    """A role's preprocessed samples in batches, ready for ONNX Runtime; made once for many files."""
+
+    def __init__(self, task: Task, samples: Samples, *, threads: int, batch_size: int = BATCH) -> None:
+        self._task, self._threads = task, threads
+        everything = torch.arange(len(samples))
+        positions = [*self._task.parts(samples, everything, size=batch_size)]
+        self._batches = [self._task.batch(samples, index) for index in positions]
+        taken = torch.cat(positions)
+        units = torch.from_numpy(self._task.units(samples))
+        self._rows = unit_rows(units[taken], taken.argsort()).numpy()
+
+    def outputs(self, model: Path | bytes) -> NDArray[np.float32]:
+        """Return what a file gives for every unit, float32 [units, C], in the role's order."""
+        return self.through(Session(model, threads=self._threads))
+
+    def through(self, call: Callable[..., Sequence[NDArray[Any]]]) -> NDArray[np.float32]:
+        """Return the first outputs of a function from input arrays to output arrays, as ``outputs`` does."""
+        found = [self._task.rows(call(*arrays(batch))[0], batch) for batch in self._batches]
+        return np.concatenate(found)[self._rows]
+
+
+def first_inputs(task: Task, samples: Samples, count: int) -> tuple[NDArray[Any], ...]:
+    """Return the preprocessed inputs of a role's first samples, one array [count, ...] per input of the model."""
+    return arrays(task.batch(samples, torch.arange(min(count, len(samples)))))
+
+
+def arrays(batch: Batch) -> tuple[NDArray[Any], ...]:
+    """Return a batch's inputs as NumPy arrays."""
+    return tuple(value.numpy() for value in batch.inputs)
+
+
+def parity_inputs(task: Task, samples: Samples) -> list[tuple[NDArray[Any], ...]]:
+    """Return the samples that parity is checked on: a batch padded to its longest, and the shortest ones there are."""
+    found = [first_inputs(task, samples, PARITY_SAMPLES)]
+    if not task.fixed_size:
+        shortest = next(iter(task.parts(samples, torch.arange(len(samples)), size=PARITY_SAMPLES)))
+        found.append(arrays(task.batch(samples, shortest[:PARITY_SAMPLES])))
+    return found

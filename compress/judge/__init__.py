@@ -1,0 +1,1 @@
+"""Judging: what a file scores, how files compare, and what the gates say."""

@@ -1,0 +1,170 @@
+"""Scoring: the ONNX form of an artifact, its parity with torch, and its accuracy in ONNX Runtime.
+
+Scores live in directories of their own, keyed by the artifact's digest and the scorer, so a change of the benchmark
+never retrains anything.
+"""
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from compress.benchmark.model_file import total_macs
+from compress.data import Role
+from compress.errors import StageError
+from compress.export.feed import Feed, first_inputs, parity_inputs
+from compress.export.graph import to_onnx
+from compress.export.parity import check_decisions, check_parity, difference
+from compress.models import load_model, load_structure
+from compress.quantization.plan import QuantPlan
+from compress.quantization.writer import write_quantized
+from compress.stage import Context
+from compress.store.artifact import Artifact
+from compress.tasks import Tally, Task
+
+VERSION = 4
+DECISION_SAMPLES = 129  # where decisions are judged: two may differ at 98%
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How one file did on one role.
+
+    Attributes:
+        artifact: the committed scores; ``model.onnx`` is the file that was scored.
+        logits: float32 [units, C] of the role's samples, in their order.
+        tally: the task's measure of them, sample by sample.
+        measures: every measure that fits the task, by name.
+    """
+
+    artifact: Artifact
+    logits: NDArray[np.float32]
+    tally: Tally
+    measures: Mapping[str, Tally]
+
+    @property
+    def onnx_path(self) -> Path:
+        """The file that was scored."""
+        return self.artifact.path / "model.onnx"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Accuracy (0 to 1), size_bytes, parameters, macs, parity, and KL and agreement to the teacher if known.
+
+        ``accuracy`` is the task's measure, whatever that is. ``parity`` is against the torch module for float files,
+        else of the file with itself; see ``export.parity``.
+        """
+        return self.artifact.facts
+
+    @property
+    def accuracy(self) -> float:
+        """The task's measure; at most 1, larger is better."""
+        return self.tally.value
+
+    @property
+    def correct(self) -> NDArray[np.bool_] | None:
+        """Whether each sample is right, bool [N]; None when the measure is not the share of right samples."""
+        return self.tally.binary
+
+
+def score(
+    artifact: Artifact, context: Context, *, role: Role, teacher: Scores | None, variant: str | None = None
+) -> Scores:
+    """Return the scores of an artifact's ONNX form on a role, from the store when they are there.
+
+    Args:
+        artifact: of kind ``model``, ``quantized`` or ``bundle`` (one of its files, byte for byte).
+        context: task, data and store.
+        role: ``select`` for everything that chooses, ``test`` for the verdict.
+        teacher: the teacher's scores on the same role, for agreement and KL; None for the teacher itself.
+        variant: of a bundle; None for its primary one.
+
+    Raises:
+        StageError: when the file does not compute what the torch module computes, decides otherwise at another batch
+            size, or its outputs are not finite.
+    """
+    samples, context = context.data.roles[role], context.reading(artifact)
+    inputs = {
+        "scorer": VERSION,
+        "artifact": artifact.digest,
+        "variant": variant,
+        "min_agreement": _min_agreement(artifact),
+        "samples": samples.digest,
+        "task": context.task.digest,
+        "teacher": None if teacher is None else teacher.artifact.digest,
+        "libraries": {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", "onnxscript")},
+    }
+
+    def write(directory: Path) -> dict[str, Any]:
+        path = directory / "model.onnx"
+        facts = write_probe(artifact, context, path, variant=variant)
+        logits = Feed(context.task, samples, threads=context.execution.threads).outputs(path)
+        if not np.isfinite(logits).all():
+            raise StageError("the exported file's outputs are not finite", got="NaN or infinity", where=artifact.path)
+        np.save(directory / "logits.npy", logits)
+        facts |= {"role": role, "samples": len(samples), "size_bytes": path.stat().st_size}
+        facts["accuracy"] = context.task.tally(logits, samples).value
+        return facts | ({} if teacher is None else against(teacher.logits, logits, context.task))
+
+    found = context.store.commit(inputs, kind="scores", write=write)
+    logits = np.load(found.path / "logits.npy")
+    measures = context.task.tallies(logits, samples)
+    return Scores(artifact=found, logits=logits, tally=measures[context.task.measure], measures=measures)
+
+
+def against(teacher: NDArray[np.float32], logits: NDArray[np.float32], task: Task) -> dict[str, float]:
+    """Return the share of decisions that are the teacher's, and for single classes the KL divergence from it in nats.
+
+    Args:
+        teacher: its outputs [units, C].
+        logits: of the model, the same units.
+        task: says what is decided.
+    """
+    ours, theirs = task.decisions(logits), task.decisions(teacher)
+    facts = {} if ours is None or theirs is None else {"teacher_agreement": float((ours == theirs).mean())}
+    if task.problem == "single-label":
+        facts["teacher_kl_nats"] = difference(teacher, logits)["kl_nats"]
+    return facts
+
+
+def write_probe(artifact: Artifact, context: Context, path: Path, *, variant: str | None) -> dict[str, Any]:
+    """Write the artifact's ONNX form; return its parity, parameters and MACs.
+
+    A float probe is compared with its torch module; a bundle's float file was, when it was written. Other files equal
+    no module: their decisions are compared between batch sizes and optimisation levels.
+    """
+    if artifact.kind == "bundle":
+        name = variant or artifact.facts["primary"]
+        path.write_bytes((artifact.path / f"{name}.onnx").read_bytes())
+        parity = artifact.facts["parity"] if name == "fp32" else _decisions(artifact, context, path)
+        return {"parameters": artifact.facts["parameters"], "macs": artifact.facts["macs"], "parity": parity}
+    module = load_model(artifact.path, code=context.code)
+    signature = load_structure(artifact.path).signature
+    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    proto = to_onnx(module, signature, example)
+    facts: dict[str, Any] = {
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "macs": total_macs(proto),
+    }
+    if artifact.kind == "quantized":
+        proto = write_quantized(proto, QuantPlan.model_validate(artifact.read_json("quant_plan.json")))
+        path.write_bytes(proto.SerializeToString())
+        return facts | {"parity": _decisions(artifact, context, path)}
+    path.write_bytes(proto.SerializeToString())
+    checked = [check_parity(module, path, inputs) for inputs in parity_inputs(context.task, context.data.select)]
+    return facts | {"parity": max(checked, key=lambda found: found["max_abs"])}
+
+
+def _decisions(artifact: Artifact, context: Context, path: Path) -> dict[str, float]:
+    inputs = first_inputs(context.task, context.data.select, DECISION_SAMPLES)
+    return check_decisions(path, inputs, min_agreement=_min_agreement(artifact))
+
+
+def _min_agreement(artifact: Artifact) -> float:
+    """The bound that the quantizing stage was given; a bundle's files come from its output, judged before."""
+    return artifact.inputs["fields"]["min_agreement"] if artifact.kind == "quantized" else 0.0

@@ -1,0 +1,1 @@
+"""Measures, and how sure a number is."""

@@ -1,0 +1,114 @@
+"""How long and how large the real run will be, from what a smoke run measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compress.benchmark.compare import PRESETS
+from compress.data import Data
+from compress.recipe import Recipe
+from compress.stages.distill import Distill
+from compress.stages.prune import Prune
+from compress.training.loop import Optimization
+
+FORWARD_SHARE = 1 / 3  # of a training step: one forward pass, and a backward pass twice as dear
+WORKER_START_S = 0.5
+WARM_UP_BLOCKS = 4  # three are the fewest that can be stable
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the smoke run knows of one row.
+
+    Attributes:
+        seconds: wall time, scoring included.
+        facts: of the artifact; ``images_per_s`` where it was trained.
+        size_bytes: of its ONNX form.
+    """
+
+    seconds: float
+    facts: Mapping[str, Any]
+    size_bytes: int
+
+
+def estimate(
+    recipe: Recipe, data: Data, *, smoke_select: int, rows: Mapping[str, Measured], num_raced: int
+) -> dict[str, Any]:
+    """Predict the real run.
+
+    Training scales with epochs and samples at the measured throughput, which a few steps understate; the teacher's
+    outputs cost its forward passes; everything else scales with the select role.
+
+    Args:
+        recipe: the real one.
+        data: the real samples.
+        smoke_select: select samples of the smoke run.
+        rows: what was measured, by row name; every row of the recipe is there.
+        num_raced: files in the benchmark.
+
+    Returns:
+        ``seconds`` by part, ``hours`` in total, ``disk_bytes``, and ``unknown``: parts that nothing was measured for.
+    """
+    trained: dict[str, Optimization] = {
+        stage.title: stage for stage in recipe.stages if isinstance(stage, Optimization)
+    }
+    trained |= {name: baseline.train for name, baseline in recipe.baselines.items()}
+    teachers = {"teacher": recipe.teacher, **{name: member.teacher for name, member in recipe.ensemble.items()}}
+    trained |= {name: teacher.train for name, teacher in teachers.items() if teacher.train is not None}
+    samples, scale = len(data.train), len(data.select) / smoke_select
+    seconds = {name: row.seconds * scale for name, row in rows.items() if name not in trained}
+    for name, optimization in trained.items():
+        generations = optimization.generations if isinstance(optimization, Distill) else 1
+        seconds[name] = generations * optimization.epochs * samples / rows[name].facts["images_per_s"]
+    unknown: list[str] = []
+    for name, epochs in recovery_epochs(recipe).items():
+        rate = student_rate(recipe, rows)
+        if rate is None:
+            unknown.append(name)
+        else:
+            seconds[name] = epochs * samples / rate
+    views = len(recipe.task(data).views(mixup=recipe.loss.mixup))
+    teacher_rate = rows["teacher"].facts.get("images_per_s")
+    if teacher_rate and recipe.loss.needs_teacher:
+        seconds["teacher outputs"] = views * samples * FORWARD_SHARE / teacher_rate
+    preset = PRESETS[recipe.benchmark.preset]
+    blocks = preset.rounds + preset.launches * WARM_UP_BLOCKS
+    raced_s = (num_raced + 1) * (blocks * preset.block_ms / 1e3 + preset.launches * WORKER_START_S)
+    seconds["benchmark"] = len(recipe.benchmark.measured()) * raced_s
+    outputs = 4 * len(data.classes) * (views * samples + (len(rows) + 3) * len(data.select))
+    return {
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "hours": sum(seconds.values()) / 3600,
+        # Each row is stored as an artifact, as a scored probe, and once more in MLflow or the run directory.
+        "disk_bytes": outputs + 3 * sum(row.size_bytes for row in rows.values()),
+        "unknown": unknown,
+    }
+
+
+def recovery_epochs(recipe: Recipe) -> dict[str, int]:
+    """Return how many epochs each pruning stage trains between its steps, by the name of that part."""
+    return {
+        f"{stage.title}, recovery": (stage.steps - 1) * stage.recover.epochs
+        for stage in recipe.stages
+        if isinstance(stage, Prune) and stage.recover is not None
+    }
+
+
+def student_rate(recipe: Recipe, rows: Mapping[str, Measured]) -> float | None:
+    """Return images per second in training the student: of the first stage that does, else of a teacher it copies.
+
+    The smoke run prunes in one step and trains nothing between, so that it measures no rate of its own.
+    """
+    names = [stage.title for stage in recipe.stages if isinstance(stage, Optimization)]
+    if recipe.student == "teacher":
+        names.append("teacher")
+    return next((rate for name in names if (rate := rows[name].facts.get("images_per_s"))), None)
+
+
+def sentence(predicted: Mapping[str, Any]) -> str:
+    """Return the prediction in one line."""
+    longest: Sequence[tuple[str, float]] = sorted(predicted["seconds"].items(), key=lambda item: -item[1])[:4]
+    parts = ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in longest)
+    disk = predicted["disk_bytes"] / 1e6
+    unknown = f"; without {', '.join(predicted['unknown'])}, not measured here" if predicted["unknown"] else ""
+    return f"the real run: about {predicted['hours']:.2f} h ({parts}), {disk:,.0f} MB in the store{unknown}"

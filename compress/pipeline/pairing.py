@@ -1,0 +1,103 @@
+"""Which layers a run would compare, before it runs: the table of pairs of every stage that reads features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from compress.loss import BoundLoss, bind
+from compress.pipeline.estimate import FORWARD_SHARE
+from compress.stage import Context, Stage
+from compress.stages.distill import Distill
+from compress.stages.prune import Prune
+from compress.surgery.cost import model_cost
+from compress.training.teacher import CACHE_LIMIT_GB, stored_taps
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """One pair of tensors that a term of a stage compares.
+
+    Attributes:
+        stage: name of the stage.
+        term: name of the term.
+        student: tap of the student.
+        student_shape: of one sample.
+        teacher: tap of the teacher.
+        teacher_shape: of one sample.
+        projector_parameters: of the trained map between them; 0 without one.
+        stored: whether the teacher's side comes from the store; else from a pass of each batch.
+        live_overhead: what that pass adds to a step of the student, as a share of it, for the whole stage; 0 when all
+            taps are stored.
+    """
+
+    stage: str
+    term: str
+    student: str
+    student_shape: tuple[int, ...]
+    teacher: str
+    teacher_shape: tuple[int, ...]
+    projector_parameters: int
+    stored: bool
+    live_overhead: float
+
+    def __str__(self) -> str:
+        """One line."""
+        sides = f"{self.student} {list(self.student_shape)} : {self.teacher} {list(self.teacher_shape)}"
+        projector = f"projector of {self.projector_parameters:,}" if self.projector_parameters else "no projector"
+        source = "stored" if self.stored else f"live, about +{self.live_overhead:.0%} of a step"
+        return f"{self.stage:<12}{self.term:<20}{sides}; {projector}; {source}"
+
+
+def pairings(stages: Sequence[Stage], context: Context, *, student: nn.Module, teacher: nn.Module) -> list[Pairing]:
+    """Return the pairs of all distillations, and of the recoveries within Prune, on the student before any surgery.
+
+    Args:
+        stages: of the pipeline.
+        context: task, data, loss.
+        student: untrained; its shapes count.
+        teacher: the same.
+
+    Raises:
+        ModelError: when a tap matches nothing or two tensors cannot be compared.
+    """
+    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    found: list[Pairing] = []
+    for stage in stages:
+        trains = isinstance(stage, Distill) or (isinstance(stage, Prune) and stage.recover is not None)
+        if not trains or not stage.guided_loss(context).feature_terms:
+            continue
+        limit_gb = stage.cache_limit_gb if isinstance(stage, Distill) else CACHE_LIMIT_GB
+        bound = bind(stage.guided_loss(context), student, teacher, example, seed=0)
+        views = len(context.task.views(mixup=bound.loss.mixup))
+        stored = stored_taps(
+            bound.teacher_shapes,
+            samples=views * len(context.data.train),
+            limit_bytes=limit_gb * 1e9 if context.task.fixed_size else 0.0,
+        )
+        costs = [model_cost(module, example).macs for module in (teacher, student)]
+        overhead = 0.0 if len(stored) == len(bound.teacher_shapes) else FORWARD_SHARE * costs[0] / costs[1]
+        for name, pairs in bound.pairs.items():
+            for index, pair in enumerate(pairs):
+                found.append(
+                    Pairing(
+                        stage=stage.title,
+                        term=name,
+                        student=str(pair.student),
+                        student_shape=pair.shapes[0][1:],
+                        teacher=str(pair.teacher),
+                        teacher_shape=pair.shapes[1][1:],
+                        projector_parameters=_projector_parameters(bound, name, index),
+                        stored=pair.teacher in stored,
+                        live_overhead=overhead,
+                    )
+                )
+    return found
+
+
+def _projector_parameters(bound: BoundLoss, term: str, index: int) -> int:
+    place = bound.projector_of[term][index]
+    projectors = bound.projectors[term]
+    assert isinstance(projectors, nn.ModuleList)
+    return 0 if place is None else sum(value.numel() for value in projectors[place].parameters())

@@ -1,0 +1,176 @@
+"""All pipelines of a store beside each other: what each shipped, and which of them no other beats."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from compress.benchmark.units import format_bytes, format_ms, format_share, format_speedup
+from compress.errors import InputError
+from compress.measures.pareto import optimal
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one pipeline shipped.
+
+    Attributes:
+        name: of its run directory.
+        data: digest of its data; only runs on the same data can be compared.
+        profile: the primary one, under which it was timed.
+        cpu: the model of the machine it was timed on; times of two machines are not compared.
+        measure: what accuracy means.
+        size_bytes: of the shipped file.
+        latency_ms: median per call.
+        accuracy: on select, with its interval.
+        accuracy_test: on test; None for a variant of a sweep that was not chosen.
+        speedup: over its own teacher; None where it is not ranked.
+        measurable: whether that is more than the noise.
+        passed: whether its gates hold on test; None without a verdict or gates.
+        optimal: whether no other run of its group is at least as small, as fast and as accurate; times of different
+            runs are not paired.
+    """
+
+    name: str
+    data: str
+    profile: str
+    cpu: str
+    measure: str
+    size_bytes: int
+    latency_ms: float
+    accuracy: dict[str, float]
+    accuracy_test: dict[str, float] | None
+    speedup: dict[str, float] | None
+    measurable: bool
+    passed: bool | None
+    optimal: bool
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """What runs must share to be compared: data, profile and machine."""
+        return self.data, self.profile, self.cpu
+
+
+def finished_runs(store: Path) -> list[Run]:
+    """Return every finished pipeline of a store, smallest first within the same data, profile and machine.
+
+    Raises:
+        InputError: when there is none, or a report cannot be read.
+    """
+    found: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
+    for path in sorted((store / "runs").glob("*/report.json")):
+        run = _read(path)
+        if run is not None:
+            found[run.group].append(run)
+    if not found:
+        raise InputError("no finished pipelines to compare", where=store, hint="run a recipe to its end first")
+    return [run for group in found.values() for run in _marked(group)]
+
+
+def table(runs: Sequence[Run]) -> Table:
+    """Return the runs as a table of at most 100 columns; ``*`` marks the Pareto set."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left")
+    made.caption = (
+        "* no other run on the same data and machine is at least as small, as fast and as accurate\n"
+        "~ a speedup within the noise"
+    )
+    made.add_column("", no_wrap=True)
+    made.add_column("run", overflow="fold", min_width=16)
+    for head in ("size", "p50 ms", "speedup", "select %", "test %", "gates"):
+        made.add_column(head, justify="right", no_wrap=True)
+    group = None
+    for run in runs:
+        if group is not None and group != run.group:
+            made.add_section()
+        group = run.group
+        made.add_row(
+            "*" if run.optimal else "",
+            run.name,
+            format_bytes(run.size_bytes),
+            format_ms(run.latency_ms),
+            format_speedup(run.speedup, measurable=run.measurable),
+            format_share(run.accuracy, sign=""),
+            "-" if run.accuracy_test is None else f"{100 * run.accuracy_test['value']:.2f}",
+            {True: "passed", False: "MISSED", None: "-"}[run.passed],
+            style="bold" if run.optimal else None,
+        )
+    return made
+
+
+def plot(runs: Sequence[Run], path: Path) -> None:
+    """Draw accuracy on select against latency, one panel for each group of runs, as a PNG."""
+    from matplotlib.figure import Figure
+
+    groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.group].append(run)
+    figure = Figure(figsize=(9, 4.6 * len(groups)), layout="constrained")
+    panels = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
+    for axis, group in zip(panels, groups.values(), strict=True):
+        largest = max(run.size_bytes for run in group)
+        for run in group:
+            value, low, high = (100 * run.accuracy[key] for key in ("value", "low", "high"))
+            colour = "#0a7a74" if run.optimal else "#9aa3ad"
+            axis.errorbar(
+                run.latency_ms, value, yerr=[[value - low], [high - value]], color=colour, capsize=3, linewidth=1
+            )
+            axis.scatter(run.latency_ms, value, s=30 + 500 * run.size_bytes / largest, color=colour, alpha=0.45)
+            label = f"{run.name}\n{format_bytes(run.size_bytes)}"
+            axis.annotate(label, (run.latency_ms, value), xytext=(9, 7), textcoords="offset points", fontsize=8)
+        front = sorted((run.latency_ms, 100 * run.accuracy["value"]) for run in group if run.optimal)
+        axis.plot(*zip(*front, strict=True), color="#0a7a74", linestyle="--", linewidth=1, drawstyle="steps-post")
+        axis.set_xscale("log")
+        axis.set_xlabel(f"median latency, ms ({group[0].profile}, {group[0].cpu})")
+        axis.set_ylabel(f"{group[0].measure} on select, %")
+        axis.margins(x=0.25, y=0.15)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+        axis.set_axisbelow(True)
+    figure.suptitle("What each pipeline shipped; the area is the size of the file", fontsize=11)
+    figure.savefig(path, dpi=130)
+
+
+def documents(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the runs as JSON values."""
+    return [asdict(run) for run in runs]
+
+
+def _read(path: Path) -> Run | None:
+    """Return a run; None when it was not raced to its end."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if report["benchmark"] is None:
+            return None
+        verdict, shipped = report["verdict"], report["benchmark"]["rows"][-1]
+        profile = report["benchmark"]["profiles"][0]
+        return Run(
+            name=path.parent.name,
+            data=report["data"]["digest"],
+            profile=profile,
+            cpu=report["environment"]["cpu_model"],
+            measure=report["task"]["measure"],
+            size_bytes=shipped["size_bytes"],
+            latency_ms=shipped["latency_ms"][profile],
+            accuracy=shipped["accuracy"],
+            accuracy_test=None if verdict is None else verdict["test"][-1]["accuracy"],
+            speedup=shipped["speedup"].get(profile),
+            measurable=shipped["measurable"].get(profile, False),
+            passed=None if verdict is None else verdict["passed"],
+            optimal=False,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "a report cannot be read", got=repr(error), where=path, hint="run its recipe again, or remove it"
+        ) from error
+
+
+def _marked(runs: Sequence[Run]) -> list[Run]:
+    """Return runs by size, marked where no other is at least as small, as fast and as accurate."""
+    ordered = sorted(runs, key=lambda run: run.size_bytes)
+    marks = optimal([(run.size_bytes, run.latency_ms, -run.accuracy["value"]) for run in ordered])
+    return [replace(run, optimal=mark) for run, mark in zip(ordered, marks, strict=True)]

@@ -1,0 +1,211 @@
+"""A sweep: one recipe with several values for some of its fields, the best variant chosen on select, test read once.
+
+Every variant is a pipeline like any other, in the store and in MLflow; what variants have in common is found by its
+key and made once. Gates say which variants pass; their accuracy is looked at on select, at the unfavourable end of its
+interval. Only the variant that is chosen is then taken to its verdict on test. What was chosen for its times is timed
+anew for that: the shortest of several times is short by luck too.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich import box
+from rich.table import Table
+
+from compress.benchmark.units import format_bytes, format_factor, format_ms, format_share
+from compress.errors import RecipeError, StageError, UsageError
+from compress.judge.verdict import Race
+from compress.measures.pareto import optimal
+from compress.pipeline.run import Options, Outcome, run
+from compress.recipe import Recipe
+from compress.store.artifact import Store, hash_values, write_atomically
+
+SCHEMA = 1
+MAX_VARIANTS = 256
+Goal = Literal["smallest", "fastest"]
+
+
+def combinations(choices: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return one tuple of overrides for each combination of values, the last choice varying fastest.
+
+    Args:
+        choices: ``dotted.path=value,value,...``; commas inside brackets, braces or quotes belong to a value.
+
+    Raises:
+        UsageError: for no choice, one that is not ``path=value``, an empty or repeated value, or too many combinations.
+    """
+    if not choices:
+        raise UsageError(
+            "a sweep needs values to try", hint="--set stages.prune.kept_macs_fraction=0.3,0.5,0.7, or several --set"
+        )
+    axes = [_axis(choice) for choice in choices]
+    found = list(itertools.product(*axes))
+    if len(found) > MAX_VARIANTS:
+        raise UsageError("the sweep is too large", expected=f"at most {MAX_VARIANTS} variants", got=len(found))
+    return found
+
+
+def _axis(choice: str) -> list[str]:
+    path, sign, text = choice.partition("=")
+    values = [value.strip() for value in _split(text)]
+    if not sign or not path or not all(values):
+        raise UsageError("a choice has no values", expected="path=value,value,...", got=choice)
+    if len(set(values)) != len(values):
+        raise UsageError("a value stands twice in a choice", got=choice)
+    return [f"{path}={value}" for value in values]
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas that are in no bracket, brace or quote."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -> tuple[dict[str, Any], Outcome | None]:
+    """Run every variant without its test role, choose one, and take that one to its verdict.
+
+    Args:
+        path: the recipe.
+        choices: see ``combinations``.
+        options: of each run; ``label``, ``tags`` and ``judged`` are set here.
+        goal: what is minimised among the variants that pass: bytes of the shipped file, or its median latency under
+            the primary profile.
+
+    Returns:
+        The result document (also in ``sweeps/`` of the store), and the outcome of the chosen variant; None when no
+        variant passes, and then test was not read.
+
+    Raises:
+        RecipeError: when a variant is not valid, or the recipe has no gates to choose by; before anything runs.
+        UsageError: see ``combinations``.
+        KeyboardInterrupt: when interrupted; the same call continues.
+    """
+    overrides = combinations(choices)
+    recipes = [Recipe.load(path, overrides=values) for values in overrides]
+    if not all(recipe.gates.judged for recipe in recipes):
+        raise RecipeError(
+            "a sweep chooses among the variants that pass, and the recipe has no gates",
+            where=path,
+            hint="set gates.max_accuracy_drop",
+        )
+    name = f"{recipes[0].name}-{hash_values([recipe.model_dump(mode='json') for recipe in recipes])[:10]}"
+    options = replace(options, tags={**options.tags, "compress.sweep": name})
+    names = labels(overrides)
+    rows = []
+    races: list[Race | None] = []
+    for number, (recipe, values) in enumerate(zip(recipes, overrides, strict=True), start=1):
+        options.reporter.say(f"variant {number} of {len(recipes)}: {' '.join(values)}")
+        try:
+            outcome = run(recipe, replace(options, judged=False, label=names[number - 1]))
+        except StageError as error:  # one variant may ask for what cannot be; the others go on
+            options.reporter.say(f"variant {number} failed: {error}")
+            rows.append({"settings": list(values), "failure": error.message, "passed": False})
+            races.append(None)
+        else:
+            rows.append(_variant(values, outcome))
+            races.append(outcome.race)
+    chosen = choose(rows, goal=goal)
+    outcome = None
+    if chosen is not None:
+        options.reporter.say(f"chosen on select: {' '.join(overrides[chosen])}; test is read for it")
+        tags = {**options.tags, "compress.chosen": goal}
+        chosen_options = replace(options, tags=tags, label=f"chosen: {names[chosen]}")
+        outcome = run(recipes[chosen], chosen_options, raced=races[chosen] if goal == "smallest" else None)
+        rows[chosen]["verdict_passed"] = outcome.passed
+        rows[chosen]["accuracy_test"] = outcome.report["verdict"]["test"][-1]["accuracy"]
+    document = {"schema": SCHEMA, "name": name, "recipe": recipes[0].name, "goal": goal, "rows": rows, "chosen": chosen}
+    folder = Store.open(options.store).root / "sweeps"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
+    return document, outcome
+
+
+def choose(rows: list[dict[str, Any]], *, goal: Goal) -> int | None:
+    """Return the position of the variant that is smallest, or fastest, among those that pass; None without any.
+
+    Also marks the rows of the Pareto set of accuracy on select and the goal. Ties go to the more accurate one.
+    """
+    cost = "size_bytes" if goal == "smallest" else "latency_ms"
+    ran = [row for row in rows if "failure" not in row]
+    marks = optimal([(row[cost], -row["accuracy"]["value"]) for row in ran])
+    for row, mark in zip(ran, marks, strict=True):
+        row["optimal"] = mark
+    passing = [index for index, row in enumerate(rows) if row["passed"]]
+    return min(passing, key=lambda i: (rows[i][cost], -rows[i]["accuracy"]["value"]), default=None)
+
+
+def _variant(values: Sequence[str], outcome: Outcome) -> dict[str, Any]:
+    benchmark = outcome.report["benchmark"]
+    shipped, primary = benchmark["rows"][-1], benchmark["profiles"][0]
+    return {
+        "settings": list(values),
+        "run": outcome.run_dir.name,
+        "size_bytes": shipped["size_bytes"],
+        "latency_ms": shipped["latency_ms"][primary],
+        "speedup": shipped["speedup"][primary],
+        "measurable": shipped["measurable"][primary],
+        "accuracy": shipped["accuracy"],
+        "accuracy_change": shipped["accuracy_change"],
+        "gates": outcome.report["gates_on_select"],
+        "passed": all(gate["passed"] for gate in outcome.report["gates_on_select"]),
+    }
+
+
+def labels(overrides: Sequence[Sequence[str]]) -> list[str]:
+    """Return what tells variants apart, values first because MLflow's list cuts names: ``0.3 kept_macs_fraction``.
+
+    A field keeps its stage where two of them have one name.
+    """
+    common = set.intersection(*map(set, overrides))
+    varied = [[value for value in values if value not in common] or list(values) for values in overrides]
+    paths = {value.partition("=")[0] for values in varied for value in values}
+    fields = [path.rpartition(".")[2] for path in paths]
+    return [", ".join(_shortened(value, fields) for value in values) for values in varied]
+
+
+def _shortened(value: str, fields: Sequence[str]) -> str:
+    path, _, text = value.partition("=")
+    field = path.rpartition(".")[2]
+    return f"{text} {field if fields.count(field) == 1 else path.removeprefix('stages.')}"
+
+
+def table(document: dict[str, Any]) -> Table:
+    """Return the variants as a table of at most 100 columns: ``>`` the chosen one, ``*`` the Pareto set on select."""
+    made = Table(title=f"{document['recipe']}, the {document['goal']} that passes", box=box.SIMPLE_HEAD, pad_edge=False)
+    made.caption, made.caption_justify = "> chosen   * Pareto set on select   ~ within the noise", "left"
+    made.add_column("", no_wrap=True)
+    made.add_column("variant", overflow="fold", min_width=16)
+    for head in ("size", "p50 ms", "speedup", "select %", "test %", "gates"):
+        made.add_column(head, justify="right", no_wrap=True)
+    names = labels([row["settings"] for row in document["rows"]])
+    for index, (name, row) in enumerate(zip(names, document["rows"], strict=True)):
+        if "failure" in row:
+            made.add_row("", f"{name}: {row['failure']}", *["-"] * 5, "failed", style="red")
+            continue
+        test = row.get("accuracy_test")
+        made.add_row(
+            f"{'>' if index == document['chosen'] else ' '}{'*' if row['optimal'] else ''}",
+            name,
+            format_bytes(row["size_bytes"]),
+            format_ms(row["latency_ms"]),
+            f"{'' if row['measurable'] else '~'}{format_factor(row['speedup']['value'])}x",
+            format_share(row["accuracy"], sign=""),
+            "-" if test is None else f"{100 * test['value']:.2f}",
+            "pass" if row["passed"] else "miss",
+            style="bold" if index == document["chosen"] else None,
+        )
+    return made

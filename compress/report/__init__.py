@@ -1,0 +1,1 @@
+"""The report: one document and its views."""

@@ -1,0 +1,1 @@
+"""The store: directories that are written once."""

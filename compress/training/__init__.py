@@ -1,0 +1,1 @@
+"""Training: the loop, the teachers' outputs, passes without gradients."""

@@ -1,0 +1,401 @@
+"""Teacher outputs, computed once per (teacher, samples, view) and reused by every epoch, stage and run."""
+
+import importlib.metadata
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress.data import Samples
+from compress.errors import ModelError, StageError
+from compress.loss import BoundLoss, GuidedLoss, Tap, bind
+from compress.loss.taps import captured
+from compress.models import load_model
+from compress.stage import Context
+from compress.store.artifact import Artifact, hash_values
+from compress.tasks import Batch
+from compress.tasks.batch import unit_rows
+from compress.training.loop import BATCH, Fit, Optimization, Taught, fit, forward_all
+
+Shape = tuple[int, ...]
+VERSION = 1  # raised by hand when the same inputs come to mean other outputs
+SHARD = 4096  # samples per committed directory, a multiple of the batch that they are computed in
+SMALL = 2**26  # bytes; outputs of a view that are no more are read into memory
+CACHE_LIMIT_GB = 4.0  # of stored taps that are no vectors, unless a stage says otherwise
+VECTOR = 4096  # numbers; a tap with no more of them is stored whatever the limit
+CHECKED_SHARE = 0.01
+MAX_CHECKED = 256
+# Other batches, and so other kernels, may round differently: the largest and the mean error of bfloat16 activations and
+# of float32 ones, over the largest value.
+TOLERANCE = {"bfloat16": (0.05, 0.005), "float32": (1e-3, 1e-4)}
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Outputs of one teacher on one view of a role: memory-mapped, one part per shard, or one part in memory.
+
+    Attributes:
+        logits: float32 [units, C] each.
+        features: tap to its tensors [n, ...]; bfloat16 is stored as its int16 bits.
+        units: how many rows of logits each sample has, int64 [N]; None where each has one.
+    """
+
+    logits: tuple[NDArray[np.float32], ...]
+    features: Mapping[Tap, tuple[NDArray[Any], ...]]
+    units: Tensor | None
+
+    def of(self, index: Tensor) -> tuple[Tensor, dict[Tap, Tensor]]:
+        """Return logits [units, C] and features [B, ...] of some samples."""
+        return self.logits_of(index), {tap: _rows(parts, index) for tap, parts in self.features.items()}
+
+    def logits_of(self, index: Tensor) -> Tensor:
+        """Return the logits of some samples' units, float32 [units, C]."""
+        return _rows(self.logits, index if self.units is None else unit_rows(self.units, index))
+
+
+def _rows(parts: Sequence[NDArray[Any]], index: Tensor) -> Tensor:
+    """Return some rows of arrays that follow each other, float32 or bfloat16 [B, ...]."""
+    found = torch.from_numpy(parts[0][index.numpy()] if len(parts) == 1 else _gathered(parts, index.numpy()))
+    return found.view(torch.bfloat16) if found.dtype == torch.int16 else found
+
+
+def _gathered(parts: Sequence[NDArray[Any]], rows: NDArray[np.int64]) -> NDArray[Any]:
+    ends = np.cumsum([len(part) for part in parts])
+    number_of = np.searchsorted(ends, rows, side="right")
+    gathered = np.empty((len(rows), *parts[0].shape[1:]), parts[0].dtype)
+    for number in np.unique(number_of):
+        here = number_of == number
+        gathered[here] = parts[number][rows[here] - (ends[number] - len(parts[number]))]
+    return gathered
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """The teachers' outputs on one role: logits and the cached taps from the store, the others from a live pass.
+
+    Attributes:
+        context: task and execution.
+        samples: the role.
+        mixup: share of mixed samples in a view.
+        cached: view to one entry per teacher.
+        weights: of the teachers, summing to 1.
+        taps: what is read of the first teacher.
+        live: the first teacher, when some taps are computed anew for each batch; None when all are cached.
+        rereads: whether the teacher reads samples otherwise than the student, so that a batch is made anew for it.
+    """
+
+    context: Context
+    samples: Samples
+    mixup: float
+    cached: Mapping[int | None, tuple[Cached, ...]]
+    weights: tuple[float, ...]
+    taps: tuple[Tap, ...] = ()
+    live: nn.Module | None = field(default=None, repr=False)
+    rereads: bool = False
+
+    def logits(self, view: int | None) -> Tensor:
+        """Return the first teacher's logits on a view, float32 [units, C], in memory."""
+        return torch.from_numpy(np.concatenate(self.cached[view][0].logits))
+
+    @cached_property
+    def _modules(self) -> list[nn.Module]:
+        """The teachers as modules, for live checks."""
+        members = [first_teacher(self.context), *(member.artifact for member in self.context.ensemble)]
+        return [load_model(artifact.path, code=self.context.code) for artifact in members]
+
+    def __call__(self, batch: Batch) -> Taught:
+        """Return what the teachers say of a batch of this role."""
+        first, *others = self.cached[batch.view]
+        logits, features = first.of(batch.index)
+        if self.live is not None:
+            missing = [tap for tap in self.taps if tap not in features]
+            if self.rereads:
+                batch = self.context.task.batch(self.samples, batch.index, view=batch.view, mixup=self.mixup)
+            features |= live_features(self.live, self.context, batch, missing)
+        return Taught((logits, *(other.logits_of(batch.index) for other in others)), self.weights, features)
+
+    def check(self, epoch: int) -> None:
+        """Compute a hundredth of the samples anew, at most MAX_CHECKED, and compare with what is stored.
+
+        All teachers and all stored taps, on samples drawn by a random stream of its own.
+
+        Raises:
+            StageError: when they differ by more than the precision's rounding.
+        """
+        generator = torch.Generator().manual_seed(7_919 + epoch + 1_000_003 * self.context.seed)
+        index = torch.randperm(len(self.samples), generator=generator)[: num_checked(len(self.samples))].sort().values
+        view = list(self.cached)[epoch % len(self.cached)]
+        for module, cached in zip(self._modules, self.cached[view], strict=True):
+            logits, features = cached.of(index)
+            now, now_features = forward_all(
+                module, self.context, self.samples, index=index, view=view, mixup=self.mixup, taps=list(features)
+            )
+            self._compare("logits", now, logits, where=f"epoch {epoch}, view {view}")
+            for tap, kept in features.items():
+                self._compare(f"tap {tap}", now_features[tap], kept, where=f"epoch {epoch}, view {view}")
+
+    def _compare(self, what: str, now: Tensor, kept: Tensor, *, where: str) -> None:
+        largest, mean = TOLERANCE[self.context.execution.precision]
+        gap, scale = (now.float() - kept.float()).abs(), max(1.0, float(kept.abs().max()))
+        if not (float(gap.max()) <= largest * scale and float(gap.mean()) <= mean * scale):
+            raise StageError(
+                f"the stored {what} are not what the teacher says now",
+                expected=f"within {largest * scale:.3g}, {mean * scale:.3g} on average, on {len(kept)} samples",
+                got=f"{float(gap.max()):.3g}, {float(gap.mean()):.3g} on average",
+                where=where,
+                hint="delete the store's outputs and run again; if it comes back, the model's output is not a function "
+                "of its input",
+            )
+
+
+def num_checked(samples: int) -> int:
+    """Return how many of a role's samples are computed anew in each epoch."""
+    return min(math.ceil(CHECKED_SHARE * samples), MAX_CHECKED)
+
+
+def first_teacher(context: Context) -> Artifact:
+    """Return the teacher, whose features are read.
+
+    Raises:
+        StageError: when the context has none.
+    """
+    if context.teacher is None:
+        raise StageError("the guided loss needs a teacher", hint="name a teacher, or leave out terms that read one")
+    return context.teacher
+
+
+def teacher_outputs(
+    context: Context,
+    samples: Samples,
+    *,
+    views: Sequence[int | None],
+    taps: Mapping[Tap, Shape] | None = None,
+    mixup: float = 0.0,
+    limit_bytes: float = 0.0,
+) -> TeacherOutputs:
+    """Return the teachers' outputs on a role, from the store where they are there already.
+
+    A teacher runs in evaluation mode without gradients, in the pipeline's precision, in a fixed order and batch size.
+    Each view is committed in shards, so an interrupted pass continues. Vectors are always cached; other taps while all
+    of them together stay below the limit and samples have one size, else they come from a live pass of each batch.
+
+    Args:
+        context: teacher, task, store.
+        samples: the role.
+        views: which views of it.
+        taps: what is read of the first teacher besides its logits, and the shapes of one sample.
+        mixup: share of mixed samples in each view.
+        limit_bytes: of the cached taps that are no vectors, all views together.
+
+    Raises:
+        StageError: when the context has no teacher.
+        ModelError: when a teacher's outputs do not match the task's classes, or are not finite.
+    """
+    first, taps = first_teacher(context), taps or {}
+    rereads, context = context.teacher_task is not None, context.of_teacher
+    limit_bytes = limit_bytes if context.task.fixed_size else 0.0
+    stored = stored_taps(taps, samples=len(samples) * len(views), limit_bytes=limit_bytes)
+    teachers = (first, *(member.artifact for member in context.ensemble))
+    weights = (1.0, *(member.weight for member in context.ensemble))
+    cached = {
+        view: tuple(
+            _cached(context, teacher, samples, view=view, mixup=mixup, taps=stored if number == 0 else ())
+            for number, teacher in enumerate(teachers)
+        )
+        for view in views
+    }
+    return TeacherOutputs(
+        context=context,
+        samples=samples,
+        mixup=mixup,
+        cached=cached,
+        weights=tuple(weight / sum(weights) for weight in weights),
+        taps=tuple(taps),
+        live=load_model(first.path, code=context.code) if len(stored) < len(taps) else None,
+        rereads=rereads,
+    )
+
+
+def fit_guided(
+    module: nn.Module,
+    context: Context,
+    *,
+    loss: GuidedLoss,
+    optimization: Optimization,
+    seed: int,
+    work: Path,
+    name: str,
+    cache_limit_gb: float = CACHE_LIMIT_GB,
+) -> Fit:
+    """Train a module in place on the guided loss against the context's teacher; see `fit`.
+
+    Teacher and student see the identical view of every sample, drawn from the task's fixed views.
+
+    Raises:
+        StageError: when the loss is no longer finite, there is no teacher, the student is a copy of it and the loss is
+            0 there, stored outputs are not the teacher's, or token by token is compared what both split otherwise.
+        ModelError: when taps cannot be paired, or the teacher's outputs do not match the task.
+    """
+    views = context.task.views(mixup=loss.mixup)
+    teacher = None
+    if loss.needs_teacher:
+        teacher = load_model(first_teacher(context).path, code=context.code)
+        if not context.ensemble and all("zero-at-equality" in term.declared for term in loss.terms.values()):
+            _refuse_equal(module, teacher, name=name)
+    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    # Projectors are drawn apart from the student's own weights, which may come from the same seed.
+    bound = bind(loss, module, teacher, example, seed=seed + 500_009)
+    taught = None
+    if loss.needs_teacher:
+        _refuse_other_tokens(bound, context, name=name)
+        taught = teacher_outputs(
+            context,
+            context.data.train,
+            views=views,
+            taps=bound.teacher_shapes,
+            mixup=loss.mixup,
+            limit_bytes=cache_limit_gb * 1e9,
+        )
+    return fit(
+        module,
+        context,
+        loss=bound,
+        teacher=taught,
+        optimization=optimization,
+        seed=seed,
+        work=work,
+        name=name,
+        views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
+        on_epoch=(lambda _epoch: None) if taught is None else taught.check,
+    )
+
+
+def _refuse_other_tokens(bound: BoundLoss, context: Context, *, name: str) -> None:
+    """Refuse terms that compare tokens with tokens when student and teacher split the train role otherwise."""
+    by_token = [term for term, pairs in bound.pairs.items() if any(len(pair.shapes[1]) > 2 for pair in pairs)]
+    if not by_token or context.task.splits_like(context.of_teacher.task, context.data.train):
+        return
+    raise StageError(
+        "the loss compares student and teacher token by token, and their tokenizers split the train role otherwise",
+        expected="the same number of tokens in every sample",
+        got=", ".join(by_token),
+        where=name,
+        hint="give the stage a loss on logits alone, or prune the vocabulary with min_count 1",
+    )
+
+
+def _refuse_equal(student: nn.Module, teacher: nn.Module, *, name: str) -> None:
+    """Refuse a student that is its teacher already, for a loss that is 0 there and has no gradient."""
+    ours, theirs = student.state_dict(), teacher.state_dict()
+    if ours.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in ours.items()):
+        raise StageError(
+            "the student is a copy of its only teacher, where every term of the loss is 0: there is nothing to learn",
+            where=name,
+            hint="prune it first, add the term `hard`, or name a fresh student instead of `student: teacher`",
+        )
+
+
+def stored_taps(taps: Mapping[Tap, Shape], *, samples: int, limit_bytes: float) -> tuple[Tap, ...]:
+    """Return the taps that are worth storing: short vectors always, others while all of them stay below the limit.
+
+    Args:
+        taps: with the shape of one sample.
+        samples: in all views together.
+        limit_bytes: of the stored taps that are no short vectors, at four bytes a number.
+    """
+    stored: list[Tap] = []
+    used = 0
+    for tap, shape in taps.items():
+        short = len(shape) == 1 and shape[0] <= VECTOR
+        size = 0 if short else 4 * samples * math.prod(shape)
+        if short or used + size <= limit_bytes:
+            stored.append(tap)
+            used += size
+    return tuple(stored)
+
+
+def live_features(module: nn.Module, context: Context, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
+    """Return tapped tensors of a teacher on a batch, in evaluation mode without gradients."""
+    with captured(module, taps) as capture, torch.no_grad(), context.autocast():
+        context.task.forward(module, batch)
+        return capture.take()
+
+
+def _cached(
+    context: Context, teacher: Artifact, samples: Samples, *, view: int | None, mixup: float, taps: Sequence[Tap]
+) -> Cached:
+    """Return one teacher's outputs on one view; each shard is found or computed by itself."""
+    module: nn.Module | None = None
+    logits: list[NDArray[np.float32]] = []
+    features: dict[Tap, list[NDArray[Any]]] = {tap: [] for tap in taps}
+    starts = range(0, len(samples), SHARD)
+    for number, start in enumerate(starts):
+        index = torch.arange(start, min(start + SHARD, len(samples)))
+        inputs = {
+            "outputs": ["logits", *map(str, taps)],
+            "version": VERSION,
+            "teacher": teacher.digest,
+            "samples": samples.digest,
+            "task": context.task.digest,
+            "view": view,
+            "mixup": mixup,
+            "shard": [number, SHARD, BATCH],
+            "threads": context.execution.threads,
+            "precision": context.execution.precision,
+            "torch": importlib.metadata.version("torch"),
+        }
+        found = context.store.find(hash_values(inputs))
+        if found is None:
+            module = module or load_model(teacher.path, code=context.code)
+            name = "teacher outputs" if view is None else f"teacher outputs, view {view}"
+            title = name if len(starts) == 1 else f"{name}, part {number + 1} of {len(starts)}"
+            computed = forward_all(module, context, samples, index=index, view=view, mixup=mixup, taps=taps, name=title)
+            found = _commit(context, inputs, *computed)
+        logits.append(np.load(found.path / "logits.npy", mmap_mode="r"))
+        for position, tap in enumerate(taps):
+            features[tap].append(np.load(found.path / f"feature{position}.npy", mmap_mode="r"))
+    units = torch.from_numpy(context.task.units(samples))
+    return Cached(
+        _in_memory(logits),
+        {tap: _in_memory(parts) for tap, parts in features.items()},
+        None if bool((units == 1).all()) else units,
+    )
+
+
+def _in_memory(parts: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+    """Return one array where it is small, because each step gathers from all shards; else the parts as they are."""
+    return tuple(parts) if sum(part.nbytes for part in parts) > SMALL else (np.concatenate(parts),)
+
+
+def _commit(context: Context, inputs: dict[str, Any], logits: Tensor, features: Mapping[Tap, Tensor]) -> Artifact:
+    _check(logits, context)
+
+    def write(directory: Path) -> dict[str, Any]:
+        np.save(directory / "logits.npy", logits.numpy())
+        for position, value in enumerate(features.values()):
+            bits = value.contiguous().view(torch.int16) if value.dtype == torch.bfloat16 else value.float()
+            np.save(directory / f"feature{position}.npy", bits.numpy())
+        return {"samples": len(logits)}
+
+    return context.store.commit(inputs, kind="outputs", write=write)
+
+
+def _check(logits: Tensor, context: Context) -> None:
+    classes = len(context.task.classes)
+    if logits.dim() != 2 or logits.shape[1] != classes:
+        raise ModelError(
+            "the teacher's outputs do not match the data",
+            expected=f"logits [units, {classes}]",
+            got=list(logits.shape),
+            where="teacher",
+            hint="give a teacher trained on the same classes",
+        )
+    if not bool(logits.isfinite().all()):
+        raise ModelError("the teacher's outputs are not finite", got="NaN or infinity", where="teacher")

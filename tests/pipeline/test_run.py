@@ -1,0 +1,388 @@
+"""The loop: reuse, resume after kills, shared beginnings, one experiment list."""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from compress.errors import LockedError, ModelError
+from compress.pipeline.run import Options, run
+from compress.progress import Reporter
+from compress.recipe import Recipe
+from compress.store.artifact import Store
+
+RECIPE = """
+schema: 1
+name: tiny
+data: {source: digits, augment: {crop_padding: 1, views: 2}}
+teacher:
+  model: {resnet: {width: 16, blocks: [1, 1]}}
+  train: {epochs: 3, batch_size: 64}
+student: {cnn: {widths: [16, 32, 32], strides: [1, 2, 1]}}
+stages:
+  - distill: {epochs: 6, batch_size: 64}
+  - prune: {kept_macs_fraction: 0.6, importance_batches: 4}
+  - distill: {name: recover, epochs: 3, batch_size: 64}
+  - quantize: {max_accuracy_drop: 0.03, min_agreement: 0.9}
+  - export: {variants: [int8-x86, fp32]}
+benchmark: {preset: quick, profiles: [{}]}
+gates: {max_accuracy_drop: 0.2, max_size_mb: 0.1, min_speedup: 0.5}
+"""
+
+
+def recipe(*overrides: str, name: str = "tiny") -> Recipe:
+    text = RECIPE.replace("name: tiny", f"name: {name}")
+    return Recipe.parse(text, origin="recipe.yaml", directory=Path(), overrides=overrides)
+
+
+def options(store: Path, **fields) -> Options:
+    return Options(store=store, threads=1, reporter=Reporter(quiet=True), **fields)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One undisturbed run."""
+    store = tmp_path_factory.mktemp("finished")
+    return run(recipe(), options(store)), store
+
+
+def digests(report) -> dict[str, str]:
+    return {stage["name"]: stage["digest"] for stage in report["stages"]}
+
+
+def client_of(store: Path):
+    from mlflow import MlflowClient
+
+    from compress.tracking import database_uri
+
+    return MlflowClient(database_uri(store))
+
+
+def newest_run(store: Path, name: str, *, pipeline: str):
+    """The newest tracked run of a name in the pipelines of a recipe."""
+    client = client_of(store)
+    (found,) = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        f"tags.mlflow.runName = '{name}' AND tags.`compress.pipeline_id` LIKE '{pipeline}-%'",
+        order_by=["start_time DESC"],
+        max_results=1,
+    )
+    return found
+
+
+def recorded(store: Path, run_id: str, folder: str = "") -> set[str]:
+    return {entry.path for entry in client_of(store).list_artifacts(run_id, folder)}
+
+
+def sha256(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def test_a_tap_that_is_not_there_is_told_before_the_teacher_is_trained(tmp_path):
+    hint = "{preset: hinton, hint: {pairs: {layers.99: layers.1}}}"
+    steps = f"prune: {{kept_macs_fraction: 0.6, steps: 2, recover: {{epochs: 1}}, loss: {hint}}}"
+    for change in (f"loss={hint}", f"stages=[{{{steps}}}]"):
+        with pytest.raises(ModelError, match="no module of the student runs under this path"):
+            run(recipe(change, "gates={}"), options(tmp_path))
+    made = [json.loads(path.read_text())["inputs"] for path in tmp_path.glob("artifacts/*/manifest.json")]
+    assert {inputs["stage"] for inputs in made if "stage" in inputs} == {"Create"}
+
+
+def test_every_stage_is_a_row_scored_on_the_runtime(finished):
+    outcome, _ = finished
+    names = [row["name"] for row in outcome.report["benchmark"]["rows"]]
+    baselines, stages = ["teacher-static", "teacher-dynamic"], ["distill", "prune", "recover", "quantize"]
+    assert names == ["teacher", *baselines, *stages, "export:fp32", "export"]
+    assert all(stage["scores"]["role"] == "select" for stage in outcome.report["stages"])
+    assert [row["name"] for row in outcome.report["verdict"]["test"]] == [
+        "teacher",
+        outcome.report["verdict"]["rival"],
+        "export",
+    ]
+    assert outcome.passed is True
+
+
+def test_the_page_and_the_table_show_the_result(finished):
+    outcome, _ = finished
+    report = outcome.report
+    assert json.loads((outcome.run_dir / "report.json").read_text()) == json.loads(json.dumps(report))
+    page = (outcome.run_dir / "report.html").read_text()
+    assert f"{100 * report['verdict']['test'][-1]['accuracy']['value']:.2f}" in page
+    assert 'id="mistakes"' in page
+    lines = (outcome.run_dir / "report.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == [row["name"] for row in report["benchmark"]["rows"]]
+    shipped = report["stages"][-1]
+    owned = sum(layer["size_bytes"] for layer in shipped["layers"])
+    assert 0.1 * shipped["scores"]["size_bytes"] < owned < shipped["scores"]["size_bytes"]
+    found = report["verdict"]["mistakes"]
+    right = found["both_right"] + found["student_alone_right"]
+    assert right / found["units"] == report["verdict"]["test"][-1]["accuracy"]["value"]
+
+
+def test_the_pruned_and_quantized_files_are_smaller(finished):
+    size = {stage["name"]: stage["scores"]["size_bytes"] for stage in finished[0].report["stages"]}
+    assert size["prune"] < size["distill"]
+    assert size["quantize"] < 0.45 * size["recover"]
+
+
+def test_every_variant_of_the_bundle_is_scored_and_timed(finished):
+    report = finished[0].report
+    rows = {row["name"]: row for row in report["benchmark"]["rows"]}
+    scores = report["variants"]["export:fp32"]
+    assert scores["role"] == "select"
+    assert scores["size_bytes"] == (finished[0].run_dir / "bundle" / "fp32.onnx").stat().st_size
+    assert scores["size_bytes"] == rows["export:fp32"]["size_bytes"] > 2 * rows["export"]["size_bytes"]
+    assert scores["accuracy"] == rows["export:fp32"]["accuracy"]["value"]
+    assert rows["export:fp32"]["latency_ms"].keys() == rows["export"]["latency_ms"].keys()
+
+
+def test_what_is_quantized_decides_alike_at_every_batch_size(finished):
+    parity = {stage["name"]: stage["scores"]["parity"] for stage in finished[0].report["stages"]}
+    assert parity["quantize"]["argmax_agreement"] >= 0.9  # the recipe's bound
+    assert parity["export"] == parity["quantize"]
+    assert parity["distill"]["max_abs"] < 1e-4 * parity["distill"]["scale"]
+
+
+def test_a_second_run_reuses_everything(finished):
+    outcome, store = finished
+    again = run(recipe(), options(store))
+    assert all(stage["reused"] for stage in again.report["stages"])
+    assert digests(again.report) == digests(outcome.report)
+    assert again.run_dir == outcome.run_dir
+
+
+def test_what_stages_decided_and_what_ships_is_recorded_also_when_it_was_reused(finished):
+    """Without gates, so that nothing is registered, and with every stage from the store."""
+    _, store = finished
+    bare = RECIPE[: RECIPE.index("gates:")].replace("name: tiny", "name: ungated")
+    outcome = run(Recipe.parse(bare, origin="recipe.yaml", directory=Path()), options(store))
+    assert outcome.passed is None
+    assert all(stage["reused"] for stage in outcome.report["stages"])
+    parent = newest_run(store, "ungated", pipeline="ungated").info.run_id
+    assert {"report.json", "report.md", "recipe.yaml", "plan.json", "waterfall.png", "bundle"} <= recorded(
+        store, parent
+    )
+    assert {"bundle/int8-x86.onnx", "bundle/fp32.onnx", "bundle/bundle.json"} <= recorded(store, parent, "bundle")
+    for name, files in (("prune", {"plan.json"}), ("quantize", {"quant_plan.json", "quant_curve.json"})):
+        assert recorded(store, newest_run(store, name, pipeline="ungated").info.run_id) == files
+    plan = json.loads((outcome.run_dir / "plan.json").read_text())
+    assert [(row["name"], row["action"], row["key"]) for row in plan] == [
+        (stage["name"], "reused", stage["key"]) for stage in outcome.report["stages"]
+    ]
+    assert client_of(store).search_model_versions("name = 'ungated'") == []
+
+
+def test_a_student_that_passes_its_gates_is_registered_as_the_very_file_that_ships(finished):
+    from mlflow.models import Model
+
+    outcome, store = finished
+    client = client_of(store)
+    version = client.get_model_version_by_alias("tiny", "candidate")
+    bundle = outcome.run_dir / "bundle"
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    model = Path(client.download_artifacts(version.run_id, "bundle/" + manifest["primary"]))
+    logged = Path(version.source.removeprefix("file://"))
+    digests_found = {sha256(path) for path in (bundle / manifest["primary"], model, logged / "model.onnx")}
+    assert digests_found == {version.tags["compress.sha256"]} == {manifest["files"][manifest["primary"]]["sha256"]}
+    described = Model.load(str(logged / "MLmodel"))
+    assert [spec.name for spec in described.signature.inputs] == ["pixel_values"]
+    assert [spec.name for spec in described.signature.outputs] == ["logits"]
+    assert described.load_input_example(str(logged))["pixel_values"].shape == (1, 1, 8, 8)
+    labelled = subprocess.run([sys.executable, bundle / "predict.py"], capture_output=True, text=True, check=True)
+    assert set(labelled.stdout.split()) <= set("0123456789")
+
+
+def test_recipes_with_a_common_beginning_share_it_and_those_on_equal_data_their_experiment(finished):
+    outcome, store = finished
+    other = run(recipe("stages.prune.kept_macs_fraction=0.8", name="other"), options(store))
+    reused = {stage["name"]: stage["reused"] for stage in other.report["stages"]}
+    assert reused["teacher"]
+    assert reused["distill"]
+    assert not reused["prune"]
+    assert digests(other.report)["distill"] == digests(outcome.report)["distill"]
+
+    client = client_of(store)
+    experiments = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
+    (name,) = (name for name in experiments if name.startswith("digits-"))
+    parents = client.search_runs([experiments[name]], "tags.`compress.role` = 'pipeline'")
+    assert {"tiny", "other"} <= {parent.info.run_name for parent in parents}
+    for parent in parents:
+        headline = {"select_accuracy", "size_mb", "latency_p50_ms", "speedup_x", "throughput_per_s", "memory_peak_mb"}
+        assert headline <= set(parent.data.metrics)
+        assert parent.data.tags["compress.hw"] == outcome.report["environment"]["cpu_model"]
+        stages = client.search_runs([experiments[name]], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+        shared = [f"compress.{key}" for key in ("pipeline_id", "recipe_sha256", "hw")]
+        assert stages
+        assert all(run.data.tags[key] == parent.data.tags[key] for run in stages for key in shared)
+    recipes = {(parent.info.run_name, parent.data.tags["compress.recipe_sha256"]) for parent in parents}
+    assert len({sha256 for name, sha256 in recipes if name in ("tiny", "other")}) == 2
+
+
+def test_a_run_that_is_refused_by_the_lock_changes_nothing(finished):
+    outcome, store = finished
+    noted = (outcome.run_dir / "execution.json").read_text()
+    with Store.open(store).lock(f"run-{outcome.run_dir.name}", wait=None), pytest.raises(LockedError):
+        run(recipe(), Options(store=store, threads=2, reporter=Reporter(quiet=True)))
+    assert (outcome.run_dir / "execution.json").read_text() == noted
+
+
+def test_a_report_cut_off_by_a_kill_is_written_anew(finished):
+    outcome, store = finished
+    (outcome.run_dir / "report.json").write_text("{")
+    again = run(recipe(), options(store, until_stage="distill"))
+    assert (
+        json.loads((outcome.run_dir / "report.json").read_text())["stages"][0]["digest"]
+        == (again.report["stages"][0]["digest"])
+    )
+
+
+USER_MODEL = """
+from torch import nn
+
+def small():
+    return nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10))
+"""
+
+
+def test_torch_measures_a_model_of_the_users_own_file(finished, tmp_path):
+    _, store = finished
+    code = tmp_path / "my_model.py"
+    code.write_text(USER_MODEL)
+    text = RECIPE[: RECIPE.index("student:")].replace("name: tiny", "name: own") + (
+        f"student: {{file: {{path: {code}, factory: small}}}}\n"
+        "stages: [{distill: {epochs: 1, batch_size: 64}}, export]\n"
+        "benchmark: {preset: quick, profiles: [{}, {runtime: torch-cpu}]}\n"
+    )
+    own = Recipe.parse(text, origin="recipe.yaml", directory=Path())
+    outcome = run(own, options(store, code=[code]))
+    rows = {row["name"]: row for row in outcome.report["benchmark"]["rows"]}
+    assert not any(row["failures"] for row in rows.values())
+    measured = {name for name, row in rows.items() if "torch-cpu-b1-t1" in row["latency_ms"]}
+    assert measured == {"teacher", "distill"}
+
+
+@pytest.mark.parametrize("student_is_teacher", [False, True])
+def test_a_model_that_prune_does_not_know_is_refused_by_name_before_anything_trains(student_is_teacher, tmp_path):
+    from transformers import Dinov2Config
+
+    from compress.pipeline.plan import plan
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    Dinov2Config(image_size=8, patch_size=4, num_channels=1, **sizes).save_pretrained(tmp_path / "dino")
+    model = f'{{"huggingface": {{"path": "{tmp_path / "dino"}", "pretrained": false}}}}'
+    changes = ["student=teacher", f"teacher.model={model}"] if student_is_teacher else [f"student={model}"]
+    unknown = recipe(*changes)
+    with pytest.raises(ModelError, match="'dinov2'"):
+        plan(unknown, options(tmp_path / "planned"))
+    with pytest.raises(ModelError, match="'dinov2'"):
+        run(unknown, options(tmp_path / "store"))
+    manifests = (tmp_path / "store" / "artifacts").glob("*/manifest.json")
+    assert {json.loads(path.read_text())["inputs"]["stage"] for path in manifests} == {"Create"}
+
+
+def test_force_runs_a_stage_again_and_until_stops(finished, tmp_path):
+    _, store = finished
+    forced = run(recipe(), options(store, force=("distill",), until_stage="distill"))
+    reused = {stage["name"]: stage["reused"] for stage in forced.report["stages"]}
+    assert reused == {"teacher": True, "distill": False}
+    assert forced.passed is None
+
+
+def test_several_teachers_are_rows_and_the_student_learns_from_their_average(finished):
+    _, store = finished
+    model = "{cnn: {widths: [16, 32], strides: [1, 2]}}"
+    second = f"{{teacher: {{model: {model}, train: {{epochs: 1, batch_size: 64}}}}, weight: 0.5}}"
+    both = run(recipe(f"ensemble.second={second}", name="both"), options(store, until_stage="distill"))
+    assert [stage["name"] for stage in both.report["stages"]] == ["teacher", "second", "distill"]
+    alone = run(recipe(), options(store, until_stage="distill"))
+    assert digests(both.report)["teacher"] == digests(alone.report)["teacher"]
+    assert digests(both.report)["distill"] != digests(alone.report)["distill"]
+
+
+def test_a_variant_has_gates_of_its_own_and_is_read_on_test_for_them(finished):
+    _, store = finished
+    outcome = run(recipe("gates.variants={fp32: {max_size_mb: 0.0001, max_accuracy_drop: 0.5}}"), options(store))
+    verdict = outcome.report["verdict"]
+    assert [row["name"] for row in verdict["test"]] == ["teacher", verdict["rival"], "export:fp32", "export"]
+    judged = {gate["name"]: gate["passed"] for gate in verdict["gates"]}
+    assert judged["fp32: max_size_mb"] is False
+    assert judged["fp32: max_accuracy_drop"] is True
+    assert judged["max_size_mb"] is True
+    assert outcome.passed is False
+    sizes = outcome.report["variants"]["export:fp32"]["size_bytes"] / 1e6
+    assert next(gate["estimate"] for gate in verdict["gates"] if gate["name"] == "fp32: max_size_mb") == sizes
+
+
+def test_a_missed_gate_keeps_the_best_student_and_names_the_gap(finished):
+    _, store = finished
+    outcome = run(recipe("gates.min_speedup=1000"), options(store))
+    assert outcome.passed is False
+    (gate,) = [gate for gate in outcome.report["verdict"]["gates"] if gate["name"] == "min_speedup"]
+    assert not gate["passed"]
+    assert "By stage, on select: distill " in gate["remedy"]
+    assert "; prune with recover " in gate["remedy"]
+    assert gate["remedy"] in (outcome.run_dir / "report.md").read_text()
+    assert (outcome.run_dir / "bundle" / "predict.py").exists()
+    parent = newest_run(store, "tiny", pipeline="tiny").info.run_id
+    assert "bundle" in recorded(store, parent)
+    assert not [v for v in client_of(store).search_model_versions("name = 'tiny'") if v.run_id == parent]
+
+
+DRIVER = """
+    import sys
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[2])
+    from test_run import options, recipe
+    from compress.pipeline.run import run
+    run(recipe(), options(Path(sys.argv[1]), checkpoint_every_s=0.05))
+"""
+
+
+def start(store: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(store), str(Path(__file__).parent)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bits(finished, tmp_path):
+    """SIGKILL at random moments, until it is through; every artifact equals the undisturbed run's."""
+    outcome, _ = finished
+    chance = random.Random(0)
+    kills = 0
+    for attempt in range(40):
+        process = start(tmp_path)
+        try:
+            process.wait(timeout=8 + chance.uniform(0, 8) + 2 * attempt)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            continue
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        break
+    assert kills >= 1
+    resumed = run(recipe(), options(tmp_path))
+    assert digests(resumed.report) == digests(outcome.report)
+
+
+def test_killed_inside_training_it_continues_from_the_checkpoint(finished, tmp_path):
+    outcome, _ = finished
+    process = start(tmp_path)
+    work = tmp_path / "work"
+    for _ in range(2400):
+        if list(work.glob("*/checkpoint.safetensors")):
+            break
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert list(work.glob("*/checkpoint.safetensors"))
+    resumed = run(recipe(), options(tmp_path, until_stage="distill"))
+    expected = digests(outcome.report)
+    assert digests(resumed.report) == {name: expected[name] for name in ("teacher", "distill")}
+    assert Store.open(tmp_path).find(resumed.report["stages"][0]["key"], verify=True)

@@ -1,0 +1,117 @@
+"""A sweep's variants, their names and the choice among them."""
+
+from io import StringIO
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from compress.errors import RecipeError, UsageError
+from compress.pipeline.run import Options
+from compress.pipeline.sweep import choose, combinations, labels, sweep, table
+
+
+def row(size: int, latency: float, accuracy: float, *, passed: bool = True) -> dict:
+    return {
+        "settings": [f"stages.prune.kept_macs_fraction={size / 100}"],
+        "size_bytes": size,
+        "latency_ms": latency,
+        "speedup": {"value": 2.0, "low": 1.9, "high": 2.1},
+        "measurable": True,
+        "accuracy": {"value": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01},
+        "passed": passed,
+    }
+
+
+def test_every_combination_is_a_variant_the_last_choice_fastest():
+    assert combinations(["a=1,2", "b.c=x,y"]) == [
+        ("a=1", "b.c=x"),
+        ("a=1", "b.c=y"),
+        ("a=2", "b.c=x"),
+        ("a=2", "b.c=y"),
+    ]
+    assert combinations(["a=1"]) == [("a=1",)]
+
+
+def test_commas_inside_a_value_do_not_part_it():
+    found = combinations(['a=[1, 2], [3, 4],{x: 1, y: 2},"p,q"'])
+    assert found == [("a=[1, 2]",), ("a=[3, 4]",), ("a={x: 1, y: 2}",), ('a="p,q"',)]
+
+
+@pytest.mark.parametrize("choices", [[], ["a"], ["=1,2"], ["a=1,,2"], ["a="], ["a=1,1"], ["a=" + ",".join("0" * 300)]])
+def test_choices_that_mean_nothing_are_refused(choices):
+    with pytest.raises(UsageError):
+        combinations(choices)
+
+
+def test_more_variants_than_anybody_means_are_refused():
+    with pytest.raises(UsageError, match="too large"):
+        combinations([f"a={','.join(map(str, range(20)))}", f"b={','.join(map(str, range(20)))}"])
+
+
+def test_names_begin_with_what_tells_them_apart():
+    overrides = combinations(["stages.prune.kept_macs_fraction=0.3,0.5", "seed=1"])
+    assert labels(overrides) == ["0.3 kept_macs_fraction", "0.5 kept_macs_fraction"]
+    overrides = combinations(["stages.distill.epochs=1,2", "stages.recover.epochs=3,4"])
+    assert labels(overrides)[0] == "1 distill.epochs, 3 recover.epochs"
+    assert labels([("seed=1",)]) == ["1 seed"]
+
+
+def test_the_smallest_or_fastest_that_passes_is_chosen():
+    rows = [row(10, 3.0, 0.80, passed=False), row(20, 2.0, 0.90), row(30, 1.0, 0.95), row(40, 4.0, 0.94)]
+    assert choose(rows, goal="smallest") == 1
+    assert [found["optimal"] for found in rows] == [True, True, True, False]
+    assert choose(rows, goal="fastest") == 2
+
+
+def test_of_equals_the_more_accurate_one_is_chosen_and_of_none_none():
+    assert choose([row(10, 1.0, 0.90), row(10, 1.0, 0.92)], goal="smallest") == 1
+    assert choose([row(10, 1.0, 0.90, passed=False)], goal="smallest") is None
+    assert choose([{"settings": ["a=1"], "failure": "no", "passed": False}], goal="smallest") is None
+
+
+def test_a_recipe_without_gates_is_refused_before_anything_runs(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "name: x\ndata: {source: digits}\nteacher: {artifact: gone}\nstudent: teacher\nstages: [distill, export]\n"
+    )
+    with pytest.raises(RecipeError, match="no gates"):
+        sweep(path, ["seed=1,2"], Options(store=tmp_path / "store"), goal="smallest")
+    with pytest.raises(RecipeError, match="sead"):
+        sweep(path, ["sead=1,2"], Options(store=tmp_path / "store"), goal="smallest")
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(("goal", "again"), [("smallest", False), ("fastest", True)])
+def test_what_was_chosen_by_its_times_is_judged_by_others(goal, again, tmp_path, monkeypatch):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "name: x\ndata: {source: digits}\nteacher: {artifact: gone}\nstudent: teacher\nstages: [distill, export]\n"
+        "gates: {max_accuracy_drop: 0.1}\n"
+    )
+    calls = []
+
+    def fake(recipe, options, *, raced=None):
+        calls.append((options.judged, raced))
+        shipped = row(10_000 + recipe.seed, 1.0 + recipe.seed, 0.9)
+        timed = {"latency_ms": {"p": shipped["latency_ms"]}, "measurable": {"p": True}, "speedup": {"p": {}}}
+        benchmark = {"profiles": ["p"], "rows": [shipped | timed | {"accuracy_change": None}]}
+        report = {"benchmark": benchmark, "gates_on_select": [], "verdict": {"test": [{"accuracy": {"value": 0.9}}]}}
+        return SimpleNamespace(report=report, run_dir=tmp_path / "run", race=f"times of {recipe.seed}", passed=True)
+
+    monkeypatch.setattr("compress.pipeline.sweep.run", fake)
+    document, _ = sweep(path, ["seed=2,1"], Options(store=tmp_path / "store"), goal=goal)
+    assert document["chosen"] == 1
+    assert calls == [(False, None), (False, None), (True, None if again else "times of 1")]
+
+
+def test_the_table_fits_100_columns_and_names_failures():
+    rows = [row(10_000, 1.0, 0.9), row(20_000, 2.0, 0.95, passed=False)]
+    rows.append({"settings": ["stages.prune.kept_macs_fraction=0.01"], "failure": "nothing left", "passed": False})
+    document = {"recipe": "digits", "goal": "smallest", "rows": rows, "chosen": choose(rows, goal="smallest")}
+    text = StringIO()
+    Console(file=text, width=100).print(table(document))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(line.lstrip().startswith(">*") and "100.0 kept_macs" in line for line in lines)
+    assert "nothing left" in text.getvalue()

@@ -1,0 +1,113 @@
+"""Every shipped recipe goes through everything in a smoke run, and the README's commands and code are true."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from text_zoo import make_bert, write_entities, write_mails
+
+from compress.errors import EXIT_CODES
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "pipelines").glob("*/recipe.yaml"))
+
+
+def compressor(*arguments: str, directory: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "compress", *arguments]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+
+
+def stand_ins(name: str, folder: Path) -> list[str]:
+    """Options that put made-up data, a tiny encoder or a hasty teacher where a pipeline's README has the real one."""
+    if name == "vit_fashion":
+        recipe = str(ROOT / "pipelines/fashion_mnist/recipe.yaml")
+        made = compressor("run", recipe, "--smoke", "--until", "teacher", "--store", "store", directory=folder)
+        assert made.returncode == 0, made.stderr
+        (path,) = re.findall(r"^artifact: (.*)$", made.stdout, re.MULTILINE)
+        return ["--set", f"teacher.artifact={path}", "--set", "data.augment.views=2"]  # of eight, to be done sooner
+    written = {"spam": write_mails, "mail_entities": write_entities}
+    if name not in written:
+        return []
+    encoder = make_bert(folder / "bert", max_position_embeddings=256, num_hidden_layers=4)
+    # As many as make the whole run longer than its smoke.
+    data = written[name](folder / {"spam": "mails.csv", "mail_entities": "lines.jsonl"}[name], count=9000)
+    values = {"data.source.table.path": data, "teacher.model.huggingface.path": encoder, "data.split.test": 200}
+    values |= {"data.split.select": 200, "data.split.calibration": 64}
+    return [option for path, value in values.items() for option in ("--set", f"{path}={value}")]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+def test_a_smoke_run_takes_the_recipe_through_everything(path, tmp_path):
+    options = stand_ins(path.parent.name, tmp_path)
+    done = compressor("run", str(path), "--smoke", "--json", "--store", "store", *options, directory=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["passed"] is None
+    assert 0.001 < report["estimate"]["hours"] < 10
+    assert report["estimate"]["seconds"]["teacher"] > report["stages"][0]["made_s"]
+    stages = [
+        next(iter(stage)) if isinstance(stage, dict) else stage for stage in yaml.safe_load(path.read_text())["stages"]
+    ]
+    assert stages[-1] == "export"
+    assert len(report["stages"]) >= len(stages) + 3
+    assert all(row["latency_ms"] for row in report["benchmark"]["rows"])
+    bundle = Path(tmp_path / report["run_dir"] / "bundle")
+    verified = compressor("verify", str(bundle), "--json", directory=tmp_path)
+    assert verified.returncode == 0, verified.stderr
+
+
+def test_the_recipe_that_init_writes_is_the_digits_pipeline(tmp_path):
+    assert compressor("init", "digits", directory=tmp_path).returncode == 0
+    assert (tmp_path / "digits" / "recipe.yaml").read_text() == (ROOT / "pipelines/digits/recipe.yaml").read_text()
+
+
+def test_the_readmes_recipe_is_the_digits_pipeline():
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert yaml.safe_load(text) == yaml.safe_load((ROOT / "pipelines/digits/recipe.yaml").read_text())
+
+
+def test_the_readmes_exit_codes_are_the_ones_there_are():
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
+
+
+def test_the_readmes_python_compresses_a_users_own_model(tmp_path):
+    """The block as it stands, beside a user's model, weights and data."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "my_model.py").write_text(
+        "from torch import nn\n"
+        "def build_teacher():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),\n"
+        "        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),\n"
+        "        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))\n"
+    )
+    (tmp_path / "prepare.py").write_text(
+        "import numpy as np, torch\n"
+        "from safetensors.torch import save_file\n"
+        "from sklearn.datasets import load_digits\n"
+        "from my_model import build_teacher\n"
+        "raw = load_digits()\n"
+        "images = (raw.images * 15).astype(np.uint8)[:, None]\n"
+        "np.savez('data.npz', train_inputs=images, train_labels=raw.target.astype(np.int64))\n"
+        "torch.manual_seed(0)\n"
+        "torch.set_num_threads(1)\n"
+        "model = build_teacher()\n"
+        "x = torch.from_numpy(images).float() / 255\n"
+        "x, y = (x - x.mean()) / x.std(), torch.from_numpy(raw.target).long()\n"
+        "optimizer = torch.optim.Adam(model.parameters(), 5e-3)\n"
+        "for epoch in range(12):\n"
+        "    for index in torch.randperm(len(x)).split(64):\n"
+        "        optimizer.zero_grad()\n"
+        "        torch.nn.functional.cross_entropy(model(x[index]), y[index]).backward()\n"
+        "        optimizer.step()\n"
+        "save_file(model.state_dict(), 'teacher.safetensors')\n"
+    )
+    (tmp_path / "readme.py").write_text(code + "\nprint(outcome.shipped.kind, outcome.report['verdict']['test'])\n")
+    for name in ("prepare.py", "readme.py"):
+        done = subprocess.run([sys.executable, name], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("bundle")
