@@ -10,11 +10,15 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+sys.path.insert(0, str(Path(__file__).parent))  # where the zoos and the setting are
+
+from setting import Setting  # noqa: E402
+
 from compress.data import Data, Samples
 from compress.loss import GuidedLoss
 from compress.models import Cnn
 from compress.progress import Reporter
-from compress.stage import Context, Execution
+from compress.stage import Execution
 from compress.stages.create import Create
 from compress.stages.train import Train
 from compress.store.artifact import Artifact, Store
@@ -22,7 +26,6 @@ from compress.tasks import Augment, ImageClassification
 from compress.tasks.signature import Signature, Tensor
 
 torch.set_num_threads(1)
-sys.path.insert(0, str(Path(__file__).parent))  # where the zoos are
 
 
 class Recorded:
@@ -51,11 +54,11 @@ def digits() -> Data:
 
 
 @pytest.fixture
-def make_context(digits: Data, tmp_path: Path) -> Callable[..., Context]:
+def make_context(digits: Data, tmp_path: Path) -> Callable[..., Setting]:
     """Return a function that makes a context; its arguments replace fields."""
 
-    def make(*, data: Data = digits, augment: Augment | None = None, **fields) -> Context:
-        context = Context(
+    def make(*, data: Data = digits, augment: Augment | None = None, **fields) -> Setting:
+        context = Setting(
             task=ImageClassification.of(data, augment=augment),
             data=data,
             loss=GuidedLoss(preset="hinton"),
@@ -74,7 +77,7 @@ def make_context(digits: Data, tmp_path: Path) -> Callable[..., Context]:
 @pytest.fixture(scope="session")
 def trained_digits(digits: Data, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A small plain network trained on digits to well above 90%; read-only."""
-    context = Context(
+    context = Setting(
         task=ImageClassification.of(digits, augment=None),
         data=digits,
         loss=GuidedLoss(preset="hinton"),
@@ -85,8 +88,8 @@ def trained_digits(digits: Data, tmp_path_factory: pytest.TempPathFactory) -> Ar
         recorder=Recorded(),
         reporter=Reporter(quiet=True),
     )
-    created = Create(model=Cnn(widths=(16, 32, 32), strides=(1, 2, 1))).run(None, context)
-    return Train(epochs=8, batch_size=64).run(created, context)
+    created = Create(model=Cnn(widths=(16, 32, 32), strides=(1, 2, 1))).run(None, *context)
+    return Train(epochs=8, batch_size=64).run(created, *context)
 
 
 class Encoder(torch.nn.Module):

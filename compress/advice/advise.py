@@ -1,4 +1,4 @@
-"""From a recipe and its context to advice: which probes apply, in what order."""
+"""From a recipe and its data to advice: which probes apply, in what order."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from compress.advice import measures
+from compress.advice.lesson import Lesson, lessons
 from compress.advice.measures import PROBED, SEED, Measure, probed
 from compress.advice.rules import Advice, judged
 from compress.data import Samples
@@ -16,9 +17,8 @@ from compress.data.checks import MIN_SELECT_SAMPLES
 from compress.errors import DataError, UsageError
 from compress.models import load_model
 from compress.recipe import Recipe, Teacher
-from compress.stage import Context
+from compress.stage import Host, Work
 from compress.stages.create import Create
-from compress.stages.distill import Distill
 
 COPY = "the student begins as a copy of the teacher: its capacity, layers and first gradients are the teacher's own"
 MANY_DECISIONS = "advice is for tasks of one class a sample; for several labels, words or numbers there is none yet"
@@ -28,88 +28,78 @@ NO_TEACHER = (
 )
 
 
-def advise(recipe: Recipe, context: Context, *, also: Sequence[Measure] = ()) -> Advice:
+def advise(recipe: Recipe, work: Work, host: Host, *, also: Sequence[Measure] = ()) -> Advice:
     """Return what can be known of a recipe's distillations before they are paid for; test is not read.
 
     Args:
         recipe: as it is run.
-        context: of the run; while it has no teacher, only what needs none is measured.
+        work: of the run; while it has no teacher, only what needs none is measured.
+        host: store, execution.
         also: what a pilot measured.
     """
-    stages = guided(recipe, context)
-    if not stages:
+    found_lessons = lessons(recipe)
+    if not found_lessons:
         return Advice((), ("the recipe distils nothing from a teacher: there is nothing to advise on",))
-    if not one_decision(context):
+    if not one_decision(work):
         return Advice((), (MANY_DECISIONS,))
-    few, reference = replace(context, data=probed(context.data)), reference_sample(recipe.teacher, context)
+    few, reference = replace(work, data=probed(work.data)), reference_sample(recipe.teacher, work, host)
     found: list[Measure] = measures.shift(few.data, reference)
     notes = [COPY] if recipe.student == "teacher" else []
-    for title, stage in stages.items():
-        for measure in measures.conformance(stage.guided_loss(context)):
-            found.append(_of_stage(measure, title, stages))
-    if context.teacher is None:
-        found += _untaught(recipe, few)
+    for lesson in found_lessons:
+        found += _of_lesson(measures.conformance(lesson.loss), lesson, found_lessons)
+    if not work.teachers:
+        found += _untaught(recipe, few, host)
         return judged(found, notes=[*notes, NO_TEACHER])
-    teacher = load_model(context.teacher.path, code=context.code)
-    make = fresh(recipe, context)
+    teacher = load_model(work.teacher.artifact.path, code=host.code)
+    make = fresh(recipe, work, host)
     student = copy.deepcopy(teacher) if make is None else make(None)
-    first = next(iter(stages.values())).guided_loss(context)
-    train = measures.train_logits(few, first, student, teacher)
-    found += measures.of_teacher(few, train, reference=reference)
+    train = measures.train_logits(few, host, found_lessons[0].loss, student, teacher)
+    found += measures.of_teacher(few, host, train, reference=reference)
     example = few.task.batch(few.data.select, torch.arange(2)).inputs
     if make is not None:
         found += measures.capacity(student, teacher, example)
-    for title, stage in stages.items():
-        loss = stage.guided_loss(context)
+    for lesson in found_lessons:
+        loss = lesson.loss
         own = measures.softness(train, loss)
         if make is not None:
             own += measures.logits_only(loss, student, teacher, example)
             own += measures.pairing(loss, student, teacher, few)
-            own += measures.audit(loss, few, student=student, teacher=teacher)
-        found += [_of_stage(measure, title, stages) for measure in own]
+            own += measures.audit(loss, few, host, student=student, teacher=teacher)
+        found += _of_lesson(own, lesson, found_lessons)
     return judged([*found, *also], notes=notes)
 
 
-def pilot_of(recipe: Recipe, context: Context) -> tuple[Distill, Callable[[int | None], nn.Module]]:
+def pilot_of(recipe: Recipe, work: Work, host: Host) -> tuple[Lesson, Callable[[int | None], nn.Module]]:
     """Return the distillation that a pilot tries, the first one, and what makes its student.
 
     Raises:
         UsageError: when there is none, no teacher yet, no student of its own, or the task is not judged by accuracy.
     """
-    if not one_decision(context) or context.task.measure != "accuracy":
+    if not one_decision(work) or work.task.measure != "accuracy":
         raise UsageError(
             "a pilot compares shares of right samples",
             expected="a task of one class a sample, judged by accuracy",
-            got=f"{context.task.problem}, judged by {context.task.measure}",
+            got=f"{work.task.problem}, judged by {work.task.measure}",
             hint="leave out --pilot",
         )
-    stages, make = guided(recipe, context), fresh(recipe, context)
-    if context.teacher is None:
+    found, make = lessons(recipe), fresh(recipe, work, host)
+    if not work.teachers:
         raise UsageError(
             "a pilot needs the teacher", got="none in the store", hint="compressor run RECIPE --until teacher"
         )
-    if not stages or make is None:
+    if not found or make is None:
         raise UsageError(
             "there is no fresh student to try", expected="a recipe that distils into a model of its own", hint=COPY
         )
-    return next(iter(stages.values())), make
+    return found[0], make
 
 
-def one_decision(context: Context) -> bool:
+def one_decision(work: Work) -> bool:
     """Whether each sample is decided for one class."""
-    return context.task.problem == "single-label" and bool((context.task.units(context.data.select) == 1).all())
+    return work.task.problem == "single-label" and bool((work.task.units(work.data.select) == 1).all())
 
 
-def guided(recipe: Recipe, context: Context) -> dict[str, Distill]:
-    """Return the stages that learn from a teacher, by name, each loss once."""
-    found: dict[str, Distill] = {}
-    for stage in recipe.stages:
-        if isinstance(stage, Distill) and stage.guided_loss(context).needs_teacher:
-            found.setdefault(stage.guided_loss(context).fingerprint, stage)
-    return {stage.title: stage for stage in found.values()}
-
-
-def fresh(recipe: Recipe, context: Context) -> Callable[[int | None], nn.Module] | None:
+def fresh(recipe: Recipe, work: Work, host: Host) -> Callable[[int | None], nn.Module] | None:
     """Return what makes the student from a seed, None for the run's own; None when it is a copy of the teacher."""
     if recipe.student == "teacher":
         return None
@@ -117,13 +107,13 @@ def fresh(recipe: Recipe, context: Context) -> Callable[[int | None], nn.Module]
 
     def make(seed: int | None) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(create.seed(None, context) if seed is None else seed)
-            return create.built(context)
+            torch.manual_seed(create.seed(None, work, host) if seed is None else seed)
+            return create.build(work, host)
 
     return make
 
 
-def reference_sample(given: Teacher, context: Context) -> Samples | None:
+def reference_sample(given: Teacher, work: Work, host: Host) -> Samples | None:
     """Return a sample of what the teacher was trained on, if the recipe names any.
 
     Raises:
@@ -131,7 +121,7 @@ def reference_sample(given: Teacher, context: Context) -> Samples | None:
     """
     if given.reference is None:
         return None
-    samples, ours = given.reference.load(code=context.code).roles.get("train"), context.data.train.inputs
+    samples, ours = given.reference.load(code=host.code).roles.get("train"), work.data.train.inputs
     if samples is None or len(samples) < MIN_SELECT_SAMPLES:
         raise DataError(
             "the teacher's reference sample is too small",
@@ -150,16 +140,18 @@ def reference_sample(given: Teacher, context: Context) -> Samples | None:
     return samples.take(np.sort(order[:PROBED]))
 
 
-def _untaught(recipe: Recipe, context: Context) -> list[Measure]:
+def _untaught(recipe: Recipe, work: Work, host: Host) -> list[Measure]:
     """Measure what an untrained teacher shows."""
-    make, model = fresh(recipe, context), recipe.teacher.model
+    make, model = fresh(recipe, work, host), recipe.teacher.model
     if make is None or model is None:
         return []
-    teacher = Create(model=model).built(context)
-    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    teacher = Create(model=model).build(work, host)
+    example = work.task.batch(work.data.select, torch.arange(2)).inputs
     return measures.capacity(make(None), teacher, example)
 
 
-def _of_stage(measure: Measure, title: str, stages: dict[str, Distill]) -> Measure:
-    """Return the measure with the stage in its subject, where there are several."""
-    return measure if len(stages) == 1 else replace(measure, subject=f"{title} {measure.subject}".strip())
+def _of_lesson(found: Sequence[Measure], lesson: Lesson, among: Sequence[Lesson]) -> list[Measure]:
+    """Return measures with the stage in their subject, where there are several lessons."""
+    if len(among) == 1:
+        return list(found)
+    return [replace(measure, subject=f"{lesson.title} {measure.subject}".strip()) for measure in found]

@@ -18,7 +18,7 @@ from compress.loss.features import pooled, stages
 from compress.loss.taps import Tap, Trace, captured, dry_run, evaluating
 from compress.loss.term import ALWAYS
 from compress.measures.intervals import Estimate, wilson_interval
-from compress.stage import Context
+from compress.stage import Host, Work
 from compress.surgery.cost import model_cost
 from compress.training.loop import targets_of
 from compress.training.teacher import TeacherOutputs, teacher_outputs
@@ -183,7 +183,7 @@ def softness(train: NDArray[np.float32], loss: GuidedLoss) -> list[Measure]:
     return found
 
 
-def audit(loss: GuidedLoss, context: Context, *, student: nn.Module, teacher: nn.Module | None) -> list[Measure]:
+def audit(loss: GuidedLoss, work: Work, host: Host, *, student: nn.Module, teacher: nn.Module | None) -> list[Measure]:
     """Measure each weighted term's gradient at step 0 against the labels': its length over theirs, and the angle.
 
     Schedules are left out: every term counts fully. Where the loss has no `hard` term and the samples have labels, that
@@ -191,30 +191,31 @@ def audit(loss: GuidedLoss, context: Context, *, student: nn.Module, teacher: nn
 
     Args:
         loss: the terms.
-        context: with the teacher, and the probe set as its data.
+        work: with the teacher, and the probe set as its data.
+        host: store, execution.
         student: as training begins with it; not changed.
         teacher: the loaded teacher; None when no term reads one.
     """
-    student, samples = copy.deepcopy(student), context.data.train
+    student, samples = copy.deepcopy(student), work.data.train
     labelled = loss.hard is not None or (samples.labels is not None and not loss.mixup)
     terms = {name: term.model_copy(update={"schedule": ALWAYS}) for name, term in loss.terms.items()}
     everything = loss.model_copy(update=({"hard": Hard()} if labelled else {}) | terms)
     yardstick = "hard" if labelled else next(iter(terms))
-    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    example = work.task.batch(work.data.select, torch.arange(2)).inputs
     bound = bind(everything, student, teacher, example, seed=SEED)
     parameters = [value for value in student.parameters() if value.requires_grad]
     ratios: dict[str, list[float]] = {name: [] for name in terms if name != yardstick}
     cosines: dict[str, list[float]] = {name: [] for name in ratios}
-    view = context.task.views(mixup=loss.mixup)[0] if loss.mixup else None
-    taught = _taught(context, bound, view=view) if loss.needs_teacher else None
+    view = work.task.views(mixup=loss.mixup)[0] if loss.mixup else None
+    taught = _taught(work, host, bound, view=view) if loss.needs_teacher else None
     student.train()
     with bound.attached(student), torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)  # of dropout
         for index in torch.arange(len(samples)).split(BATCH)[:BATCHES]:
-            batch = context.task.batch(samples, index, view=view, mixup=loss.mixup)
+            batch = work.task.batch(samples, index, view=view, mixup=loss.mixup)
             says = None if taught is None else taught(batch)
-            logits = context.task.forward(student, batch)
-            targets = targets_of(context, batch, logits, loss=everything, taught=says)
+            logits = work.task.forward(student, batch)
+            targets = targets_of(work.task, batch, logits, loss=everything, taught=says)
             found = bound(logits, targets, teacher_features=None if says is None else says.features, progress=0.0)
             gradients = {
                 name: _gradient(found.weights[name] * value.mean(), parameters) for name, value in found.values.items()
@@ -230,10 +231,11 @@ def audit(loss: GuidedLoss, context: Context, *, student: nn.Module, teacher: nn
     return found
 
 
-def _taught(context: Context, bound: BoundLoss, *, view: int | None) -> TeacherOutputs:
+def _taught(work: Work, host: Host, bound: BoundLoss, *, view: int | None) -> TeacherOutputs:
     return teacher_outputs(
-        context,
-        context.data.train,
+        work,
+        host,
+        work.data.train,
         views=(view,),
         taps=bound.teacher_shapes,
         mixup=0.0 if view is None else bound.loss.mixup,
@@ -250,13 +252,13 @@ def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> probes.Array:
     return torch.cat(parts).double().numpy()
 
 
-def pairing(loss: GuidedLoss, student: nn.Module, teacher: nn.Module, context: Context) -> list[Measure]:
+def pairing(loss: GuidedLoss, student: nn.Module, teacher: nn.Module, work: Work) -> list[Measure]:
     """Measure how similar the layers are that each term compares, and which ones are most similar.
 
     Linear CKA of an untrained student says how much of a layer's geometry comes from the input alone; a pair that even
     so has nothing in common is a poor target. The pairs that dynamic layers choose from are not judged one by one.
     """
-    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    example = work.task.batch(work.data.select, torch.arange(2)).inputs
     traces = dry_run(student, example, role="student"), dry_run(teacher, example, role="teacher")
     compared = bind(loss, student, teacher, example, seed=SEED).pairs
     named = {
@@ -265,9 +267,9 @@ def pairing(loss: GuidedLoss, student: nn.Module, teacher: nn.Module, context: C
         if not isinstance(loss.terms[term], DynamicLayers)
         for pair in pairs
     }
-    candidates = [_stages(module, trace, context) for module, trace in zip((student, teacher), traces, strict=True)]
+    candidates = [_stages(module, trace, work) for module, trace in zip((student, teacher), traces, strict=True)]
     taps = [list(dict.fromkeys([*candidates[side], *(pair[side] for pair in named)])) for side in (0, 1)]
-    features = [_features(module, context, side) for module, side in zip((student, teacher), taps, strict=True)]
+    features = [_features(module, work, side) for module, side in zip((student, teacher), taps, strict=True)]
     similarity = {
         (ours, theirs): probes.linear_cka(features[0][ours], features[1][theirs])
         for ours in taps[0]
@@ -290,25 +292,23 @@ def pairing(loss: GuidedLoss, student: nn.Module, teacher: nn.Module, context: C
     ]
 
 
-def _stages(module: nn.Module, trace: Trace, context: Context) -> list[Tap]:
+def _stages(module: nn.Module, trace: Trace, work: Work) -> list[Tap]:
     """Return the ends of a model's stages; none where they cannot be told apart, or are changed in place afterwards."""
     try:
         found = stages(trace)
-        _features(module, context, found, samples=2)
+        _features(module, work, found, samples=2)
     except ModelError:
         return []
     return found
 
 
-def _features(
-    module: nn.Module, context: Context, taps: Sequence[Tap], *, samples: int = PAIRED
-) -> dict[Tap, probes.Array]:
+def _features(module: nn.Module, work: Work, taps: Sequence[Tap], *, samples: int = PAIRED) -> dict[Tap, probes.Array]:
     """Return tapped tensors of the first train samples as rows [N, D]; see `_row`."""
     rows: dict[Tap, list[Tensor]] = {tap: [] for tap in taps}
     with evaluating(module), torch.no_grad(), captured(module, taps) as capture:
-        for index in torch.arange(min(samples, len(context.data.train))).split(64):
-            batch = context.task.batch(context.data.train, index)
-            context.task.forward(module, batch)
+        for index in torch.arange(min(samples, len(work.data.train))).split(64):
+            batch = work.task.batch(work.data.train, index)
+            work.task.forward(module, batch)
             for tap, value in capture.take().items():
                 rows[tap].append(_row(value, batch.mask).flatten(1))
     return {tap: torch.cat(parts).double().numpy() for tap, parts in rows.items()}
@@ -322,27 +322,30 @@ def _row(value: Tensor, mask: Tensor | None) -> Tensor:
     return pooled(value, mask if mask is not None and value.shape[:2] == mask.shape else None)
 
 
-def train_logits(context: Context, loss: GuidedLoss, student: nn.Module, teacher: nn.Module) -> NDArray[np.float32]:
+def train_logits(
+    work: Work, host: Host, loss: GuidedLoss, student: nn.Module, teacher: nn.Module
+) -> NDArray[np.float32]:
     """Return the teacher's logits [N, C] on train, from the pass whose features `audit` reads too."""
-    example = context.task.batch(context.data.select, torch.arange(2)).inputs
-    return _taught(context, bind(loss, student, teacher, example, seed=SEED), view=None).logits(None).numpy()
+    example = work.task.batch(work.data.select, torch.arange(2)).inputs
+    return _taught(work, host, bind(loss, student, teacher, example, seed=SEED), view=None).logits(None).numpy()
 
 
-def of_teacher(context: Context, train: NDArray[np.float32], *, reference: Samples | None) -> list[Measure]:
+def of_teacher(work: Work, host: Host, train: NDArray[np.float32], *, reference: Samples | None) -> list[Measure]:
     """Measure calibration and what the teacher makes of train, held-out and known samples.
 
     Args:
-        context: with the teacher, and the probe set as its data.
+        work: with the teacher, and the probe set as its data.
+        host: store, execution.
         train: the teacher's logits [N, C] on the train samples.
         reference: a sample of what the teacher was trained on; None when that is the train role itself.
     """
-    data = context.data
-    select = _says(context, data.select)
-    known = select if reference is None else _says(context, reference)
+    data = work.data
+    select = _says(work, host, data.select)
+    known = select if reference is None else _says(work, host, reference)
     labels = data.train.labels, data.select.labels
     found = [] if labels[1] is None else calibration(select, labels[1])
     return [*found, *memorisation(train, select, known, labels)]
 
 
-def _says(context: Context, samples: Samples) -> NDArray[np.float32]:
-    return teacher_outputs(context, samples, views=(None,)).logits(None).numpy()
+def _says(work: Work, host: Host, samples: Samples) -> NDArray[np.float32]:
+    return teacher_outputs(work, host, samples, views=(None,)).logits(None).numpy()

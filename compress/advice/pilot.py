@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from compress.advice import probes
+from compress.advice.lesson import Lesson
 from compress.advice.measures import SEED, Measure
 from compress.errors import UsageError
 from compress.loss import GuidedLoss, Hard, Kl
 from compress.measures.intervals import agreement
 from compress.models import load_model
 from compress.progress import Reporter
-from compress.stage import Context, Unrecorded
-from compress.stages.distill import Distill
-from compress.training.loop import Optimization, predict
-from compress.training.teacher import first_teacher, fit_guided, num_checked, teacher_outputs
+from compress.stage import Host, Optimization, Unrecorded, Work
+from compress.training.loop import predict
+from compress.training.teacher import fit_guided, num_checked, teacher_outputs
 
 LABELS_ALONE = GuidedLoss(hard=Hard())
 SHARE = 0.1  # of the stage's epochs
@@ -57,76 +57,81 @@ class Cost:
         )
 
 
-def cost(stage: Distill, context: Context, fresh: Fresh) -> Cost:
+def cost(lesson: Lesson, work: Work, host: Host, fresh: Fresh) -> Cost:
     """Return what a pilot takes, from TIMED steps of the student and one batch through the teacher.
 
     Args:
-        stage: the distillation.
-        context: with the teacher and all data.
+        lesson: the distillation.
+        work: with the teacher and all data.
+        host: store, execution.
         fresh: gives the student.
     """
-    train, learnt = context.data.train, min(MEMORISED, len(context.data.train))
-    schedule, capacity = short(stage, len(train)), few(stage, learnt)
-    epochs = SEEDS * (2 * schedule.epochs + half_of(schedule).epochs) if _labelled(context) else 0
+    train, learnt = work.data.train, min(MEMORISED, len(work.data.train))
+    schedule, capacity = short(lesson, len(train)), few(lesson, learnt)
+    epochs = SEEDS * (2 * schedule.epochs + half_of(schedule).epochs) if _labelled(work) else 0
     sizes = schedule.batch_size * schedule.accumulate, capacity.batch_size
     updates = epochs * (len(train) // sizes[0]), capacity.epochs * (learnt // sizes[1])
     samples = updates[0] * sizes[0] + updates[1] * sizes[1]
-    images = _teacher_images(stage, context, schedule=schedule, capacity=capacity)
-    student, teacher = fresh(SEED), load_model(first_teacher(context).path, code=context.code)
+    images = _teacher_images(lesson, work, schedule=schedule, capacity=capacity)
+    student, teacher = fresh(SEED), load_model(work.teacher.artifact.path, code=host.code)
     student.train()
-    batch = context.task.batch(train, torch.arange(min(schedule.batch_size, len(train))))
+    batch = work.task.batch(train, torch.arange(min(schedule.batch_size, len(train))))
     seconds = []
     for _ in range(TIMED):
         started_s = time.monotonic()
-        with context.autocast():
-            output = context.task.forward(student, batch)
+        with host.autocast():
+            output = work.task.forward(student, batch)
         output.float().square().mean().backward()
         seconds.append(time.monotonic() - started_s)
     started_s = time.monotonic()
-    with torch.no_grad(), context.autocast():
-        context.task.forward(teacher.eval(), batch)
+    with torch.no_grad(), host.autocast():
+        work.task.forward(teacher.eval(), batch)
     per_image = (time.monotonic() - started_s) / len(batch.index)
     per_sample = min(seconds) / len(batch.index)
-    judged = SEEDS * len(context.data.select) * per_sample if epochs else 0.0  # three forward passes, a step's worth
+    judged = SEEDS * len(work.data.select) * per_sample if epochs else 0.0  # three forward passes, a step's worth
     return Cost(sum(updates), images, samples * per_sample + images * per_image + judged)
 
 
-def _teacher_images(stage: Distill, context: Context, *, schedule: Optimization, capacity: Optimization) -> int:
+def _teacher_images(lesson: Lesson, work: Work, *, schedule: Optimization, capacity: Optimization) -> int:
     """Return the forward passes of all teachers in a pilot: outputs, their live checks, taps that are not stored."""
-    train, loss = len(context.data.train), stage.guided_loss(context)
+    train, loss = len(work.data.train), lesson.loss
     learnt = min(MEMORISED, train)
     outputs, live = learnt + capacity.epochs * num_checked(learnt), 0
-    if _labelled(context):
-        outputs += len(context.task.views(mixup=loss.mixup)) * train + len(context.data.select)
+    if _labelled(work):
+        outputs += len(work.task.views(mixup=loss.mixup)) * train + len(work.data.select)
         outputs += SEEDS * schedule.epochs * num_checked(train)
         live = SEEDS * schedule.epochs * train if loss.feature_terms else 0
-    return (1 + len(context.ensemble)) * outputs + live
+    return len(work.teachers) * outputs + live
 
 
-def _labelled(context: Context) -> bool:
+def _labelled(work: Work) -> bool:
     """Whether the student alone can be trained and judged; else only capacity is measured."""
-    return context.data.train.labels is not None and context.data.select.labels is not None
+    return work.data.train.labels is not None and work.data.select.labels is not None
 
 
-def pilot(stage: Distill, context: Context, fresh: Fresh) -> list[Measure]:
+def pilot(lesson: Lesson, work: Work, host: Host, fresh: Fresh) -> list[Measure]:
     """Measure margin, pilot gain and capacity.
 
     Args:
-        stage: the distillation.
-        context: with the teacher and all data; test is not read.
+        lesson: the distillation.
+        work: with the teacher and all data; test is not read.
+        host: store, execution.
         fresh: gives a new student of a seed.
     """
-    found = [memorised(stage, context, fresh)]
-    if not _labelled(context):
+    found = [memorised(lesson, work, host, fresh)]
+    if not _labelled(work):
         return found
-    select, whole = context.data.select, short(stage, len(context.data.train))
+    select, whole = work.data.select, short(lesson, len(work.data.train))
     half = half_of(whole)
     halves, alone, distilled = (
-        [right(trained(stage, context, fresh, loss=loss, schedule=schedule, seed=seed), context) for seed in seeds()]
-        for loss, schedule in ((LABELS_ALONE, half), (LABELS_ALONE, whole), (stage.guided_loss(context), whole))
+        [
+            right(trained(lesson, work, host, fresh, loss=loss, schedule=schedule, seed=seed), work, host)
+            for seed in seeds()
+        ]
+        for loss, schedule in ((LABELS_ALONE, half), (LABELS_ALONE, whole), (lesson.loss, whole))
     )
-    logits = teacher_outputs(context, select, views=(None,)).logits(None).numpy()
-    teacher, share = decided(logits, context), whole.epochs / stage.epochs
+    logits = teacher_outputs(work, host, select, views=(None,)).logits(None).numpy()
+    teacher, share = decided(logits, work), whole.epochs / lesson.optimization.epochs
     margins = [margin(alone, teacher, share=share)]
     if whole.epochs > half.epochs:
         growth = whole.epochs / half.epochs
@@ -139,10 +144,11 @@ def seeds() -> range:
     return range(900_001, 900_001 + SEEDS)
 
 
-def short(stage: Distill, samples: int) -> Optimization:
+def short(lesson: Lesson, samples: int) -> Optimization:
     """Return the stage's schedule at the pilot's share of its epochs, at least SHORTEST steps of it."""
-    steps = max(1, samples // (stage.batch_size * stage.accumulate))
-    return _schedule(stage, epochs=min(stage.epochs, max(round(SHARE * stage.epochs), -(-SHORTEST // steps))))
+    whole = lesson.optimization
+    steps = max(1, samples // (whole.batch_size * whole.accumulate))
+    return _schedule(whole, epochs=min(whole.epochs, max(round(SHARE * whole.epochs), -(-SHORTEST // steps))))
 
 
 def half_of(schedule: Optimization) -> Optimization:
@@ -150,72 +156,74 @@ def half_of(schedule: Optimization) -> Optimization:
     return schedule.model_copy(update={"epochs": max(1, schedule.epochs // 2)})
 
 
-def few(stage: Distill, samples: int) -> Optimization:
+def few(lesson: Lesson, samples: int) -> Optimization:
     """Return how the capacity probe trains: the stage's rule, without decay, for at least MEMORISED_STEPS steps."""
     batch = min(MEMORISED_BATCH, samples)
     epochs = -(-MEMORISED_STEPS // (samples // batch))
-    return _schedule(stage, epochs=epochs, batch_size=batch, accumulate=1, weight_decay=0.0)
+    return _schedule(lesson.optimization, epochs=epochs, batch_size=batch, accumulate=1, weight_decay=0.0)
 
 
-def _schedule(stage: Optimization, **changes: float) -> Optimization:
-    fields = {name: getattr(stage, name) for name in Optimization.model_fields}
+def _schedule(whole: Optimization, **changes: float) -> Optimization:
+    fields = {name: getattr(whole, name) for name in Optimization.model_fields}
     return Optimization.model_validate(fields | changes)
 
 
 def trained(
-    stage: Distill, context: Context, fresh: Fresh, *, loss: GuidedLoss, schedule: Optimization, seed: int
+    lesson: Lesson, work: Work, host: Host, fresh: Fresh, *, loss: GuidedLoss, schedule: Optimization, seed: int
 ) -> nn.Module:
     """Return a student of a seed after a schedule; nothing is committed but the teacher's outputs."""
     student = fresh(seed)
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as checkpoints:
         fit_guided(
             student,
-            replace(context, recorder=Unrecorded(), checkpoint_every_s=float("inf")),
+            work,
+            replace(host, recorder=Unrecorded(), checkpoint_every_s=float("inf")),
             loss=loss,
             optimization=schedule,
             seed=seed,
-            work=Path(work),
-            name=f"pilot of {stage.title}",
-            cache_limit_gb=stage.cache_limit_gb,
+            checkpoints=Path(checkpoints),
+            name=f"pilot of {lesson.title}",
+            cache_limit_gb=lesson.cache_limit_gb,
         )
     return student
 
 
-def right(module: nn.Module, context: Context) -> NDArray[np.bool_]:
+def right(module: nn.Module, work: Work, host: Host) -> NDArray[np.bool_]:
     """Return which select decisions are right, bool [N]."""
-    return decided(predict(module, context, context.data.select).numpy(), context)
+    return decided(predict(module, work.task, host, work.data.select).numpy(), work)
 
 
-def decided(logits: NDArray[np.float32], context: Context) -> NDArray[np.bool_]:
+def decided(logits: NDArray[np.float32], work: Work) -> NDArray[np.bool_]:
     """Return which select decisions are right, bool [N].
 
     Raises:
         UsageError: when the task is not one right or wrong decision a sample.
     """
-    right = context.task.tally(logits, context.data.select).binary
+    right = work.task.tally(logits, work.data.select).binary
     if right is None:
-        raise UsageError("a pilot compares shares of right samples", expected="accuracy", got=context.task.measure)
+        raise UsageError("a pilot compares shares of right samples", expected="accuracy", got=work.task.measure)
     return right
 
 
-def memorised(stage: Distill, context: Context, fresh: Fresh) -> Measure:
+def memorised(lesson: Lesson, work: Work, host: Host, fresh: Fresh) -> Measure:
     """Measure on how many of a few samples a student decides as the teacher does after learning them by heart.
 
     On the softened KL alone, at the loss's temperature, on plain images. Below about 0.95 the student is too small, or
     the training too weak, to say what the teacher says (Stanton et al. 2021, arXiv 2106.05945, tell the two apart).
     """
-    data, loss = context.data, stage.guided_loss(context)
+    data, loss = work.data, lesson.loss
     samples = data.train.take(np.arange(min(MEMORISED, len(data.train))))
-    here = replace(
-        context,
+    few_plain = replace(
+        work,
         data=replace(data, roles={**data.roles, "train": samples}),
-        task=context.task.plain(),
-        reporter=Reporter(quiet=True),
+        task=work.task.plain(),
+        teachers=tuple(replace(member, task=member.task.plain()) for member in work.teachers),
     )
+    silent = replace(host, reporter=Reporter(quiet=True))
     softened = GuidedLoss(kl=Kl(temperature=loss.kl.temperature if loss.kl else 1.0))
-    module = trained(stage, here, fresh, loss=softened, schedule=few(stage, len(samples)), seed=SEED)
-    ours = predict(module, here, samples).numpy()
-    theirs = teacher_outputs(here, samples, views=(None,)).logits(None).numpy()
+    module = trained(lesson, few_plain, silent, fresh, loss=softened, schedule=few(lesson, len(samples)), seed=SEED)
+    ours = predict(module, few_plain.task, silent, samples).numpy()
+    theirs = teacher_outputs(few_plain, silent, samples, views=(None,)).logits(None).numpy()
     value = agreement(ours.argmax(axis=1), theirs.argmax(axis=1))
     return Measure(
         "memorised-agreement", value, detail=f"on {len(samples)} samples after about {MEMORISED_STEPS} steps"

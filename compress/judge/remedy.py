@@ -7,20 +7,11 @@ with a setting is taken to be proportional: a first guess, and the message says 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from compress.stage import Stage
-from compress.stages.distill import Distill
-from compress.stages.prune import Prune
-from compress.stages.quantize import Quantize
-from compress.stages.shorten import Shorten
-from compress.stages.train import Train
-from compress.stages.vocabulary import PruneVocabulary
+from compress.stage import Quantity, Stage
 
-Quantity = Literal["accuracy", "size", "speed"]
-SURGERY = (Prune, PruneVocabulary, Shorten)  # the training after it recovers from it, and counts with it
 BOUGHT = 1.02  # a smaller factor is no purchase
-LEAST_KEPT = 0.05  # nobody prunes a model to less, and no proportion holds that far
 
 
 @dataclass(frozen=True)
@@ -33,7 +24,7 @@ class Move:
         points: accuracy gained on select, in points of 0.01.
         smaller: bytes before over bytes after.
         faster: latency before over latency after; None where one of them is unknown.
-        int8_macs_fraction: of a quantization, how much of the work it left to int8; None elsewhere.
+        facts: of the artifact that the stage made.
     """
 
     stage: Stage
@@ -41,7 +32,7 @@ class Move:
     points: float
     smaller: float
     faster: float | None
-    int8_macs_fraction: float | None
+    facts: Mapping[str, Any]
 
     def __str__(self) -> str:
         """Such as ``prune with recover +0.37 points, 1.74x smaller, 1.31x faster``."""
@@ -66,8 +57,8 @@ def moves(
     """
     groups: list[list[Stage]] = []
     for stage in stages:
-        recovers = isinstance(stage, Distill | Train) and bool(groups) and isinstance(groups[-1][0], SURGERY)
-        if recovers:
+        recovers = stage.training is not None and not stage.cuts
+        if recovers and groups and groups[-1][0].cuts:
             groups[-1].append(stage)
         else:
             groups.append([stage])
@@ -83,7 +74,7 @@ def moves(
                 points=100 * (after["accuracy"]["value"] - before["accuracy"]["value"]),
                 smaller=before["size_bytes"] / after["size_bytes"],
                 faster=None if None in times else times[0] / times[1],
-                int8_macs_fraction=facts[group[0].title].get("int8_macs_fraction"),
+                facts=facts[group[0].title],
             )
         )
         before = after
@@ -116,31 +107,21 @@ def _for_accuracy(found: Sequence[Move]) -> str:
     worst = min(found, key=lambda move: move.points)
     if worst.points >= 0:
         return "no stage lost accuracy on select: test differs from it, so look at the data before the settings"
-    stage, path = worst.stage, f"stages.{worst.stage.title}"
-    if isinstance(stage, Distill | Train):
-        setting = f"raise {path}.epochs above {stage.epochs}, or choose a wider `student`"
-    elif isinstance(stage, Prune):
-        field, kept = _kept(stage)
-        setting = f"raise {path}.{field} above {kept:g}"
-    elif isinstance(stage, Quantize):
-        drop = stage.max_accuracy_drop
-        setting = f"lower {path}.max_accuracy_drop " + ("from none to 0.005" if drop is None else f"below {drop:g}")
-    elif isinstance(stage, PruneVocabulary):
-        setting = f"lower {path}.min_count below {stage.min_count}" if stage.min_count > 1 else f"leave {path} out"
-    elif isinstance(stage, Shorten):
-        setting = f"keep more {path}.layers"
-    else:
-        setting = "it has no setting for that"
+    setting = worst.stage.gentler(f"stages.{worst.stage.title}") or "it has no setting for that"
     return f"most accuracy is lost by {worst.name} ({worst.points:+.2f} points): {setting}"
 
 
 def _for_cost(quantity: Quantity, found: Sequence[Move], *, missing: float, float_file: bool) -> str:
     """Among the stages that can still give, the one that bought most for the accuracy it cost."""
-    if not float_file and not any(isinstance(move.stage, Quantize) for move in found):
+    if not float_file and not any(move.stage.produces == "quantized" for move in found):
         return "nothing is quantized: add `quantize` before `export`, int8 weights take a quarter of float32"
-    able = {move.name: setting for move in found if (setting := _cheaper(quantity, move, missing=missing))}
+    able: dict[str, str] = {}
+    for move in found:
+        path = f"stages.{move.stage.title}"
+        setting = move.stage.cheaper(path, quantity, missing=missing, facts=move.facts)
+        able |= {move.name: setting} if setting else {}
     if not able:
-        pruned = any(isinstance(move.stage, Prune) for move in found)
+        pruned = any(move.stage.scales for move in found)
         return "no stage has enough left to give: " + (
             "choose a smaller `student`" if pruned else "add `prune`, or choose a smaller `student`"
         )
@@ -148,32 +129,10 @@ def _for_cost(quantity: Quantity, found: Sequence[Move], *, missing: float, floa
     return f"{best.name} has most to give: {able[best.name]}"
 
 
-def _cheaper(quantity: Quantity, move: Move, *, missing: float) -> str:
-    """The setting of a stage that buys more; empty where it has none, or has given all."""
-    stage, path = move.stage, f"stages.{move.stage.title}"
-    if isinstance(stage, Prune):
-        field, kept = _kept(stage)
-        return f"try {path}.{field}={kept * missing:.3g} instead of {kept:g}" if kept * missing >= LEAST_KEPT else ""
-    if isinstance(stage, Quantize) and stage.max_accuracy_drop is not None and (move.int8_macs_fraction or 0) < 0.95:
-        return f"raise {path}.max_accuracy_drop above {stage.max_accuracy_drop:g}, so that fewer layers stay in float"
-    if isinstance(stage, PruneVocabulary) and quantity == "size":
-        return f"raise {path}.min_count above {stage.min_count}"
-    if isinstance(stage, Shorten):
-        return f"keep fewer {path}.layers"
-    return ""
-
-
 def _price(quantity: Quantity, move: Move) -> tuple[float, float]:
     """Points of accuracy for each factor of e; at one price, the larger purchase first."""
     bought = move.bought(quantity)
     return (max(0.0, -move.points) / math.log(bought) if bought > BOUGHT else math.inf), -bought
-
-
-def _kept(stage: Prune) -> tuple[str, float]:
-    if stage.kept_macs_fraction is not None:
-        return "kept_macs_fraction", stage.kept_macs_fraction
-    assert stage.kept_params_fraction is not None
-    return "kept_params_fraction", stage.kept_params_fraction
 
 
 def _times(factor: float, more: str, less: str) -> str:

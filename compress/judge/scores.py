@@ -23,7 +23,7 @@ from compress.export.parity import check_decisions, check_parity, difference
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
-from compress.stage import Context
+from compress.stage import Host, Work
 from compress.store.artifact import Artifact
 from compress.tasks import Tally, Task
 
@@ -73,13 +73,14 @@ class Scores:
 
 
 def score(
-    artifact: Artifact, context: Context, *, role: Role, teacher: Scores | None, variant: str | None = None
+    artifact: Artifact, work: Work, host: Host, *, role: Role, teacher: Scores | None, variant: str | None = None
 ) -> Scores:
     """Return the scores of an artifact's ONNX form on a role, from the store when they are there.
 
     Args:
         artifact: of kind ``model``, ``quantized`` or ``bundle`` (one of its files, byte for byte).
-        context: task, data and store.
+        work: task and data.
+        host: store, execution.
         role: ``select`` for everything that chooses, ``test`` for the verdict.
         teacher: the teacher's scores on the same role, for agreement and KL; None for the teacher itself.
         variant: of a bundle; None for its primary one.
@@ -88,33 +89,33 @@ def score(
         StageError: when the file does not compute what the torch module computes, decides otherwise at another batch
             size, or its outputs are not finite.
     """
-    samples, context = context.data.roles[role], context.reading(artifact)
+    samples, work = work.data.roles[role], work.reading(artifact)
     inputs = {
         "scorer": VERSION,
         "artifact": artifact.digest,
         "variant": variant,
         "min_agreement": _min_agreement(artifact),
         "samples": samples.digest,
-        "task": context.task.digest,
+        "task": work.task.digest,
         "teacher": None if teacher is None else teacher.artifact.digest,
         "libraries": {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", "onnxscript")},
     }
 
     def write(directory: Path) -> dict[str, Any]:
         path = directory / "model.onnx"
-        facts = write_probe(artifact, context, path, variant=variant)
-        logits = Feed(context.task, samples, threads=context.execution.threads).outputs(path)
+        facts = write_probe(artifact, work, host, path, variant=variant)
+        logits = Feed(work.task, samples, threads=host.execution.threads).outputs(path)
         if not np.isfinite(logits).all():
             raise StageError("the exported file's outputs are not finite", got="NaN or infinity", where=artifact.path)
         np.save(directory / "logits.npy", logits)
         facts |= {"role": role, "samples": len(samples), "size_bytes": path.stat().st_size}
-        facts["accuracy"] = context.task.tally(logits, samples).value
-        return facts | ({} if teacher is None else against(teacher.logits, logits, context.task))
+        facts["accuracy"] = work.task.tally(logits, samples).value
+        return facts | ({} if teacher is None else against(teacher.logits, logits, work.task))
 
-    found = context.store.commit(inputs, kind="scores", write=write)
+    found = host.store.commit(inputs, kind="scores", write=write)
     logits = np.load(found.path / "logits.npy")
-    measures = context.task.tallies(logits, samples)
-    return Scores(artifact=found, logits=logits, tally=measures[context.task.measure], measures=measures)
+    measures = work.task.tallies(logits, samples)
+    return Scores(artifact=found, logits=logits, tally=measures[work.task.measure], measures=measures)
 
 
 def against(teacher: NDArray[np.float32], logits: NDArray[np.float32], task: Task) -> dict[str, float]:
@@ -132,7 +133,7 @@ def against(teacher: NDArray[np.float32], logits: NDArray[np.float32], task: Tas
     return facts
 
 
-def write_probe(artifact: Artifact, context: Context, path: Path, *, variant: str | None) -> dict[str, Any]:
+def write_probe(artifact: Artifact, work: Work, host: Host, path: Path, *, variant: str | None) -> dict[str, Any]:
     """Write the artifact's ONNX form; return its parity, parameters and MACs.
 
     A float probe is compared with its torch module; a bundle's float file was, when it was written. Other files equal
@@ -141,11 +142,11 @@ def write_probe(artifact: Artifact, context: Context, path: Path, *, variant: st
     if artifact.kind == "bundle":
         name = variant or artifact.facts["primary"]
         path.write_bytes((artifact.path / f"{name}.onnx").read_bytes())
-        parity = artifact.facts["parity"] if name == "fp32" else _decisions(artifact, context, path)
+        parity = artifact.facts["parity"] if name == "fp32" else _decisions(artifact, work, path)
         return {"parameters": artifact.facts["parameters"], "macs": artifact.facts["macs"], "parity": parity}
-    module = load_model(artifact.path, code=context.code)
+    module = load_model(artifact.path, code=host.code)
     signature = load_structure(artifact.path).signature
-    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    example = work.task.batch(work.data.select, torch.arange(2)).inputs
     proto = to_onnx(module, signature, example)
     facts: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
@@ -154,17 +155,17 @@ def write_probe(artifact: Artifact, context: Context, path: Path, *, variant: st
     if artifact.kind == "quantized":
         proto = write_quantized(proto, QuantPlan.model_validate(artifact.read_json("quant_plan.json")))
         path.write_bytes(proto.SerializeToString())
-        return facts | {"parity": _decisions(artifact, context, path)}
+        return facts | {"parity": _decisions(artifact, work, path)}
     path.write_bytes(proto.SerializeToString())
-    checked = [check_parity(module, path, inputs) for inputs in parity_inputs(context.task, context.data.select)]
+    checked = [check_parity(module, path, inputs) for inputs in parity_inputs(work.task, work.data.select)]
     return facts | {"parity": max(checked, key=lambda found: found["max_abs"])}
 
 
-def _decisions(artifact: Artifact, context: Context, path: Path) -> dict[str, float]:
-    inputs = first_inputs(context.task, context.data.select, DECISION_SAMPLES)
+def _decisions(artifact: Artifact, work: Work, path: Path) -> dict[str, float]:
+    inputs = first_inputs(work.task, work.data.select, DECISION_SAMPLES)
     return check_decisions(path, inputs, min_agreement=_min_agreement(artifact))
 
 
 def _min_agreement(artifact: Artifact) -> float:
     """The bound that the quantizing stage was given; a bundle's files come from its output, judged before."""
-    return artifact.inputs["fields"]["min_agreement"] if artifact.kind == "quantized" else 0.0
+    return artifact.inputs["fields"].get("min_agreement", 0.0) if artifact.kind == "quantized" else 0.0

@@ -25,10 +25,10 @@ from compress.judge.scores import Scores, against, score
 from compress.measures.intervals import Estimate, agreement, measured, measured_changes, sign_test
 from compress.progress import Reporter
 from compress.recipe import Limits, Recipe
-from compress.stage import Context
+from compress.stage import Host, Work
 from compress.stages.export import Variant
-from compress.stages.quantize import Quantize
 from compress.store.artifact import Artifact, writable
+from compress.tasks import Task
 
 RACED_SAMPLES = 256  # of select, which the race rotates through
 SOFTWARE_SAMPLES = (
@@ -156,33 +156,35 @@ class Race:
 
 
 def judge(
-    recipe: Recipe, context: Context, contenders: Sequence[Contender], *, rivals: Sequence[str], work: Path
+    recipe: Recipe, work: Work, host: Host, contenders: Sequence[Contender], *, rivals: Sequence[str], directory: Path
 ) -> Verdict:
     """Race the files, read test once and judge the gates; see ``run_race`` and ``read_test``."""
-    return read_test(recipe, context, contenders, run_race(recipe, context, contenders, rivals=rivals, work=work))
+    race = run_race(recipe, work, host, contenders, rivals=rivals, directory=directory)
+    return read_test(recipe, work, host, contenders, race)
 
 
 def run_race(
-    recipe: Recipe, context: Context, contenders: Sequence[Contender], *, rivals: Sequence[str], work: Path
+    recipe: Recipe, work: Work, host: Host, contenders: Sequence[Contender], *, rivals: Sequence[str], directory: Path
 ) -> Race:
     """Measure the files against each other.
 
     Args:
         recipe: benchmark profiles and gates.
-        context: task, data, store.
+        work: task, data.
+        host: store, execution, reporter.
         contenders: the teacher first, the shipped file last.
         rivals: names of the rows that are the teacher with quantization only.
-        work: where the sample inputs are written.
+        directory: where the sample inputs are written.
 
     Raises:
         StageError: when one that the verdict is about could not be measured.
-        KeyboardInterrupt: when ``context.interrupted`` says so, between two profiles or two files.
+        KeyboardInterrupt: when ``host.interrupted`` says so, between two profiles or two files.
     """
     teacher = contenders[0]
-    inputs = write_samples(contenders, context, work)
+    inputs = write_samples(contenders, work, directory)
     needed = needed_rows(recipe, contenders, rivals=rivals)
-    comparisons = raced(recipe, context, contenders, needed=needed, inputs=inputs)
-    accuracy = runtime_accuracy(contenders, comparisons, context, inputs=inputs, seed=recipe.seed)
+    comparisons = raced(recipe, host, contenders, needed=needed, inputs=inputs)
+    accuracy = runtime_accuracy(contenders, comparisons, work, host, inputs=inputs, seed=recipe.seed)
     document = benchmark_report.build(
         [
             benchmark_report.Entry(
@@ -190,7 +192,7 @@ def run_race(
                 path=entry.scores.onnx_path,
                 num_params=entry.scores.facts["parameters"],
                 tally=entry.scores.tally,
-                decisions=context.task.decisions(entry.scores.logits),
+                decisions=work.task.decisions(entry.scores.logits),
                 macs=entry.scores.facts["macs"],
                 runtime_accuracy=accuracy.get(entry.name, {}),
             )
@@ -199,14 +201,14 @@ def run_race(
         comparisons,
         reference=teacher.name,
         seed=recipe.seed,
-        title=f"{recipe.name}: what each stage bought and cost ({context.task.measure} on select)",
+        title=f"{recipe.name}: what each stage bought and cost ({work.task.measure} on select)",
     )
     primary = comparisons[0]
     rival = max(rivals, key=lambda name: primary.speedup(name, over=teacher.name).value)
     return Race(document, comparisons, rival, tuple(entry.artifact.digest for entry in contenders))
 
 
-def read_test(recipe: Recipe, context: Context, contenders: Sequence[Contender], race: Race) -> Verdict:
+def read_test(recipe: Recipe, work: Work, host: Host, contenders: Sequence[Contender], race: Race) -> Verdict:
     """Read test, for the teacher, the faster rival and the files that have gates, and judge the gates on it.
 
     Raises:
@@ -215,7 +217,7 @@ def read_test(recipe: Recipe, context: Context, contenders: Sequence[Contender],
     teacher, shipped = contenders[0], contenders[-1]
     rival = next(entry for entry in contenders if entry.name == race.rival)
     gated = [*_gated(recipe, contenders), shipped]
-    test = test_rows([teacher, rival, *gated], context, seed=recipe.seed)
+    test = test_rows([teacher, rival, *gated], work, host, seed=recipe.seed)
     changes = {entry.name: row["change"] for entry, row in zip(gated, test[2:], strict=True)}
     over_rival = race.primary.speedup(shipped.name, over=race.rival)
     return Verdict(
@@ -225,7 +227,7 @@ def read_test(recipe: Recipe, context: Context, contenders: Sequence[Contender],
         over_rival=over_rival,
         over_rival_measurable=race.primary.is_measurable(over_rival),
         gates=_judged(recipe, contenders, race, changes=changes),
-        mistakes=_mistakes(teacher, shipped, context),
+        mistakes=_mistakes(teacher, shipped, work, host),
     )
 
 
@@ -281,7 +283,7 @@ def _judged(
 def _remedy(gate: GateResult, entry: Contender, recipe: Recipe, contenders: Sequence[Contender], race: Race) -> str:
     """Return what a missed gate of a file asks for."""
     float_file = entry.variant is not None and entry.variant.startswith("fp")
-    stages = [stage for stage in recipe.stages if not (float_file and isinstance(stage, Quantize))]
+    stages = [stage for stage in recipe.stages if not (float_file and stage.produces == "quantized")]
     rows = {row["name"]: row for row in race.document["rows"]}
     rows |= {"teacher": rows[contenders[0].name], stages[-1].title: rows[entry.name]}
     facts = {found.name: found.artifact.facts for found in contenders}
@@ -294,43 +296,44 @@ def _remedy(gate: GateResult, entry: Contender, recipe: Recipe, contenders: Sequ
     )
 
 
-def _mistakes(teacher: Contender, shipped: Contender, context: Context) -> dict[str, Any] | None:
+def _mistakes(teacher: Contender, shipped: Contender, work: Work, host: Host) -> dict[str, Any] | None:
     """Compare two of the rows that were read on test, from what is stored of them."""
-    reference = score(teacher.artifact, context, role="test", teacher=None, variant=teacher.variant)
-    scores = score(shipped.artifact, context, role="test", teacher=reference, variant=shipped.variant)
-    return mistakes(reference, scores, context.task, context.data.test)
+    reference = score(teacher.artifact, work, host, role="test", teacher=None, variant=teacher.variant)
+    scores = score(shipped.artifact, work, host, role="test", teacher=reference, variant=shipped.variant)
+    return mistakes(reference, scores, work.task, work.data.test)
 
 
-def write_samples(contenders: Sequence[Contender], context: Context, work: Path) -> dict[str, Path]:
+def write_samples(contenders: Sequence[Contender], work: Work, directory: Path) -> dict[str, Path]:
     """Write the samples that a race rotates through; return the file of each contender, by its name.
 
     All read the same samples; those with a tokenizer of their own read them as other numbers.
     """
     files: dict[str, Path] = {}
     found: dict[str, Path] = {}
-    with writable(work):
+    with writable(directory):
         for entry in contenders:
-            here = context.reading(entry.artifact)
-            own = "" if here.task is context.task else f"-{here.task.digest[:12]}"
+            here = work.reading(entry.artifact)
+            own = "" if here.task is work.task else f"-{here.task.digest[:12]}"
             if own not in files:
-                files[own] = work / f"inputs{own}.npz"
+                files[own] = directory / f"inputs{own}.npz"
                 np.savez(files[own], allow_pickle=False, **raced_samples(here))
             found[entry.name] = files[own]
     return found
 
 
-def raced_samples(context: Context) -> dict[str, NDArray[Any]]:
+def raced_samples(work: Work) -> dict[str, NDArray[Any]]:
     """Return the first samples of select by input, with their lengths where those vary."""
-    samples = context.data.select
-    batch = context.task.batch(samples, torch.arange(min(RACED_SAMPLES, len(samples))))
-    found = dict(zip([tensor.name for tensor in context.task.signature.inputs], arrays(batch), strict=True))
+    samples = work.data.select
+    batch = work.task.batch(samples, torch.arange(min(RACED_SAMPLES, len(samples))))
+    found = dict(zip([tensor.name for tensor in work.task.signature.inputs], arrays(batch), strict=True))
     return found if batch.mask is None else found | {LENGTHS: batch.mask.sum(dim=1).numpy()}
 
 
 def runtime_accuracy(
     contenders: Sequence[Contender],
     comparisons: Sequence[Comparison],
-    context: Context,
+    work: Work,
+    host: Host,
     *,
     inputs: Mapping[str, Path],
     seed: int,
@@ -342,9 +345,9 @@ def runtime_accuracy(
     scores the first ``SOFTWARE_SAMPLES`` of select. The first contender is the reference.
 
     Raises:
-        KeyboardInterrupt: when ``context.interrupted`` says so, between two files.
+        KeyboardInterrupt: when ``host.interrupted`` says so, between two files.
     """
-    select, teacher = context.data.select, contenders[0].name
+    select, teacher = work.data.select, contenders[0].name
     found: dict[str, dict[str, dict[str, Any]]] = {entry.name: {} for entry in contenders}
     here: dict[str, dict[str, Any]] = {}
     for comparison in comparisons:
@@ -352,14 +355,14 @@ def runtime_accuracy(
         if not profile.takes_files:
             continue
         if _is_ours(profile):
-            here = here or _judged_rows(contenders, _scored_logits, context, select, teacher=teacher, seed=seed)
+            here = here or _judged_rows(contenders, _scored_logits, work, host, select, teacher=teacher, seed=seed)
             judged = here
         else:
             samples = select if comparison.ranked else select.take(np.arange(min(SOFTWARE_SAMPLES, len(select))))
-            run = partial(_logits, profile=profile, context=context, samples=samples, inputs=inputs)
+            run = partial(_logits, profile=profile, work=work, host=host, samples=samples, inputs=inputs)
             timed = [entry for entry in contenders if entry.name in comparison.measurements]
-            with context.reporter.bar(f"scored in {profile.name}", len(timed)) as bar:
-                judged = _judged_rows(timed, run, context, samples, teacher=teacher, seed=seed, done=bar.advance)
+            with host.reporter.bar(f"scored in {profile.name}", len(timed)) as bar:
+                judged = _judged_rows(timed, run, work, host, samples, teacher=teacher, seed=seed, done=bar.advance)
         for name in comparison.measurements:
             found[name][profile.name] = judged[name]
     return found
@@ -368,7 +371,8 @@ def runtime_accuracy(
 def _judged_rows(
     entries: Sequence[Contender],
     outputs: Callable[[Contender], NDArray[np.float32]],
-    context: Context,
+    work: Work,
+    host: Host,
     samples: Samples,
     *,
     teacher: str,
@@ -379,7 +383,7 @@ def _judged_rows(
     found: dict[str, dict[str, Any]] = {}
     reference = None
     for entry in entries:
-        if context.interrupted():
+        if host.interrupted():
             raise KeyboardInterrupt
         try:
             logits = outputs(entry)
@@ -388,7 +392,7 @@ def _judged_rows(
             continue
         finally:
             done()
-        found[entry.name] = judged_in_runtime(logits, reference, context, samples, seed=seed)
+        found[entry.name] = judged_in_runtime(logits, reference, work.task, samples, seed=seed)
         reference = logits if entry.name == teacher else reference
     return found
 
@@ -398,23 +402,23 @@ def _scored_logits(entry: Contender) -> NDArray[np.float32]:
 
 
 def _logits(
-    entry: Contender, *, profile: Profile, context: Context, samples: Samples, inputs: Mapping[str, Path]
+    entry: Contender, *, profile: Profile, work: Work, host: Host, samples: Samples, inputs: Mapping[str, Path]
 ) -> NDArray[np.float32]:
     """Return a file's outputs on samples where the profile runs, float32 [units, C]."""
-    context = context.reading(entry.artifact)
-    names = [tensor.name for tensor in context.task.signature.inputs]
+    work = work.reading(entry.artifact)
+    names = [tensor.name for tensor in work.task.signature.inputs]
     with Worker(profile.place) as worker:
         worker.load(
             runtime=profile.runtime, model=entry.scores.onnx_path, inputs=inputs[entry.name], threads=profile.threads
         )
-        feed = Feed(context.task, samples, threads=context.execution.threads, batch_size=ELSEWHERE_BATCH)
+        feed = Feed(work.task, samples, threads=host.execution.threads, batch_size=ELSEWHERE_BATCH)
         return feed.through(lambda *given: worker.outputs(dict(zip(names, given, strict=True))))
 
 
 def judged_in_runtime(
     logits: NDArray[np.floating],
     teacher: NDArray[np.floating] | None,
-    context: Context,
+    task: Task,
     samples: Samples,
     *,
     seed: int,
@@ -423,7 +427,6 @@ def judged_in_runtime(
 
     ``doubt`` says when the samples are too few to tell a gate's points apart. The teacher's own row has no teacher.
     """
-    task = context.task
     tally = task.tally(logits, samples)
     row: dict[str, Any] = {
         "samples": len(tally.counts),
@@ -440,7 +443,7 @@ def judged_in_runtime(
 
 def raced(
     recipe: Recipe,
-    context: Context,
+    host: Host,
     contenders: Sequence[Contender],
     *,
     needed: Mapping[str, Sequence[str]],
@@ -450,19 +453,19 @@ def raced(
 
     Args:
         recipe: profiles, preset and seed.
-        context: reporter, the user's code, and whether to stop.
+        host: reporter, the user's code, and whether to stop.
         contenders: the rows.
         needed: names of the rows that must have a measurement, by profile.
         inputs: .npz of real samples, by name of the row.
 
     Raises:
         StageError: when one of them has none.
-        KeyboardInterrupt: when ``context.interrupted`` says so, between two profiles.
+        KeyboardInterrupt: when ``host.interrupted`` says so, between two profiles.
     """
     preset, profiles = PRESETS[recipe.benchmark.preset], recipe.benchmark.measured()
     comparisons: list[Comparison] = []
     for profile in profiles:
-        if context.interrupted():
+        if host.interrupted():
             raise KeyboardInterrupt
         why = "" if profile.name in needed or _is_ours(profile) else _unusable(profile)
         if why:
@@ -476,8 +479,8 @@ def raced(
                 preset=preset,
                 inputs=inputs,
                 seed=recipe.seed,
-                code=context.code,
-                reporter=context.reporter,
+                code=host.code,
+                reporter=host.reporter,
             )
         if profile.name in needed:
             _check_measured(found, needed[profile.name])
@@ -576,7 +579,7 @@ def _raceable(contenders: Sequence[Contender], profile: Profile) -> dict[str, Pa
     return {entry.name: entry.artifact.path for entry in contenders if entry.artifact.kind == "model"}
 
 
-def test_rows(judged: Sequence[Contender], context: Context, *, seed: int) -> list[dict[str, Any]]:
+def test_rows(judged: Sequence[Contender], work: Work, host: Host, *, seed: int) -> list[dict[str, Any]]:
     """Return every measure with its interval and its paired change against the first row, on the test role.
 
     ``accuracy`` and ``change`` are of the task's own measure, which gates are about.
@@ -584,22 +587,22 @@ def test_rows(judged: Sequence[Contender], context: Context, *, seed: int) -> li
     rows: list[dict[str, Any]] = []
     teacher: Scores | None = None
     for entry in judged:
-        scores = score(entry.artifact, context, role="test", teacher=teacher, variant=entry.variant)
+        scores = score(entry.artifact, work, host, role="test", teacher=teacher, variant=entry.variant)
         measures = measured(scores.measures, seed=seed)
         row: dict[str, Any] = {
             "name": entry.name,
             "samples": len(scores.tally.counts),
-            "accuracy": asdict(measures[context.task.measure]),
+            "accuracy": asdict(measures[work.task.measure]),
             "measures": {name: asdict(estimate) for name, estimate in measures.items()},
         }
         if teacher is None:
             teacher = scores
         else:
             changes = measured_changes(scores.measures, teacher.measures, seed=seed)
-            row["change"] = asdict(changes[context.task.measure])
+            row["change"] = asdict(changes[work.task.measure])
             row["changes"] = {name: asdict(estimate) for name, estimate in changes.items()}
             row["mcnemar_p"] = sign_test(scores.tally, teacher.tally)
-            ours, theirs = (context.task.decisions(found.logits) for found in (scores, teacher))
+            ours, theirs = (work.task.decisions(found.logits) for found in (scores, teacher))
             row["agreement"] = None if ours is None or theirs is None else asdict(agreement(ours, theirs))
         rows.append(row)
     return rows

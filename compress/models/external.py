@@ -28,6 +28,8 @@ class UserFile(Model):
             on the command line has this content.
     """
 
+    from_user: ClassVar[bool] = True
+
     family: Literal["file"] = "file"
     path: Path
     factory: str = "build"

@@ -17,7 +17,7 @@ from compress.models.external import LIBRARY_ERRORS
 from compress.models.spec import Model, image_sizes
 from compress.store.artifact import hash_file, hash_values
 from compress.tasks.signature import Signature
-from compress.tasks.task import Problem
+from compress.tasks.task import Problem, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -202,6 +202,33 @@ class HuggingFace(Model):
     def _may_unpickle(self, code: Sequence[Path]) -> bool:
         pickles = {path.resolve() for path in self._pickles()}
         return bool(pickles) and pickles <= {path.resolve() for path in code}
+
+    def check(self, module: nn.Module, task: Task, *, where: object) -> None:
+        """Refuse fewer embeddings than the tokenizer has tokens, and fewer positions than texts may have.
+
+        Raises:
+            ModelError: saying which setting to change.
+        """
+        if task.token_limits is None or not isinstance(module, TextLogits):
+            return
+        num_tokens, max_length = task.token_limits
+        if num_tokens > module.num_embeddings:
+            raise ModelError(
+                "the tokenizer has more tokens than the model has embeddings",
+                expected=f"at most {module.num_embeddings} tokens",
+                got=num_tokens,
+                where=where,
+                hint="name the model's own tokenizer under data.tokenize.tokenizer, or for a model from scratch set "
+                f"change: {{vocab_size: {num_tokens}}}",
+            )
+        if module.max_positions is not None and max_length > module.max_positions:
+            raise ModelError(
+                "texts may have more tokens than the model has positions",
+                expected=f"at most {module.max_positions} tokens",
+                got=max_length,
+                where=where,
+                hint=f"set data.tokenize.max_length: {module.max_positions}",
+            )
 
     def identity(self) -> dict[str, Any]:
         """Replace the path of a folder by the content that is read from it."""

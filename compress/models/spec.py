@@ -11,7 +11,7 @@ from torch import nn
 from compress.config import Values
 from compress.errors import EnvironmentFault, ModelError
 from compress.tasks.signature import Signature
-from compress.tasks.task import Problem
+from compress.tasks.task import Problem, Task
 
 
 class Model(Values):
@@ -19,9 +19,11 @@ class Model(Values):
 
     Class attributes:
         libraries: distributions besides torch whose version decides what is built.
+        from_user: whether it runs the user's files, whose content then decides what is built.
     """
 
     libraries: ClassVar[tuple[str, ...]] = ()
+    from_user: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:
@@ -32,6 +34,18 @@ class Model(Values):
         Args:
             signature: the task's inputs and outputs; sizes are read from it.
             code: the user's Python files that may be run.
+        """
+
+    def check(self, module: nn.Module, task: Task, *, where: object) -> None:
+        """Refuse a task that a first long or rare sample would show not to fit, after the training.
+
+        Args:
+            module: what this was built into.
+            task: how it reads samples.
+            where: told in the message.
+
+        Raises:
+            ModelError: when the model has too few tokens or positions.
         """
 
     def identity(self) -> dict[str, Any]:

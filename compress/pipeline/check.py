@@ -6,11 +6,12 @@ from dataclasses import replace
 from compress.advice.advise import advise, pilot_of
 from compress.advice.pilot import Cost, cost, pilot
 from compress.advice.rules import Advice
-from compress.pipeline.run import Options, context_of, prepared, run_name, stored_teacher, teacher_origin
+from compress.pipeline.nodes import TEACHER, nodes
+from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
 from compress.pipeline.run_directory import decide_execution
-from compress.recipe import Recipe, Teacher
-from compress.stage import Context, Member
-from compress.store.artifact import Artifact, Store
+from compress.recipe import Recipe
+from compress.stage import Host, Member, Work
+from compress.store.artifact import Store
 
 
 def check(recipe: Recipe, options: Options, *, on_cost: Callable[[Cost], None] | None = None) -> Advice:
@@ -25,29 +26,26 @@ def check(recipe: Recipe, options: Options, *, on_cost: Callable[[Cost], None] |
         UsageError: when a pilot is asked for and there is nothing to try, or no teacher yet.
         CompressError: for data, models and files that a run would refuse.
     """
-    recipe, options, data = prepared(recipe, options)
+    recipe, options, data = prepare(recipe, options)
     store = Store.open(options.store)
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
-    context = context_of(recipe, data, options, store=store, execution=execution)
-    teacher, members = _teacher(recipe.teacher, context), _ensemble(recipe, context)
-    complete = len(members) == len(recipe.ensemble)
-    context = replace(context, teacher=teacher if complete else None, ensemble=members)
+    work, host = work_of(recipe, data), host_of(options, store=store, execution=execution)
+    work = replace(work, teachers=find_teachers(recipe, work, host))
     if on_cost is None:
-        return advise(recipe, context)
-    stage, make = pilot_of(recipe, context)
-    on_cost(cost(stage, context, make))
-    return advise(recipe, context, also=pilot(stage, context, make))
+        return advise(recipe, work, host)
+    lesson, make = pilot_of(recipe, work, host)
+    on_cost(cost(lesson, work, host, make))
+    return advise(recipe, work, host, also=pilot(lesson, work, host, make))
 
 
-def _teacher(given: Teacher, context: Context) -> Artifact | None:
-    """Return the teacher if it is stored, or given and only to be read in."""
-    found = stored_teacher(given, context)
-    if found is None and given.train is None:
-        return teacher_origin(given).run(None, context)
-    return found
-
-
-def _ensemble(recipe: Recipe, context: Context) -> tuple[Member, ...]:
-    """Return the further teachers that are stored or given."""
-    found = [(_teacher(colleague.teacher, context), colleague.weight) for colleague in recipe.ensemble.values()]
-    return tuple(Member(artifact, weight) for artifact, weight in found if artifact is not None)
+def find_teachers(recipe: Recipe, work: Work, host: Host) -> tuple[Member, ...]:
+    """Return the teachers that are stored, or given and only to be read in; none unless all are there."""
+    rows = [node for node in nodes(recipe, until=TEACHER) if node.given is not None]
+    found: list[Member] = []
+    for node in rows:
+        artifact = node.find(work, host)
+        if artifact is None and node.source is None:
+            artifact = node.stage.run(None, work, host)  # pyright: ignore[reportArgumentType] # origins take None
+        if artifact is not None:
+            found.append(Member(artifact, work.task, node.weight))
+    return tuple(found) if len(found) == len(rows) else ()

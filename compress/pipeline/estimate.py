@@ -6,10 +6,8 @@ from typing import Any
 
 from compress.benchmark.compare import PRESETS
 from compress.data import Data
+from compress.pipeline.nodes import nodes
 from compress.recipe import Recipe
-from compress.stages.distill import Distill
-from compress.stages.prune import Prune
-from compress.training.loop import Optimization
 
 FORWARD_SHARE = 1 / 3  # of a training step: one forward pass, and a backward pass twice as dear
 WORKER_START_S = 0.5
@@ -49,24 +47,26 @@ def estimate(
     Returns:
         ``seconds`` by part, ``hours`` in total, ``disk_bytes``, and ``unknown``: parts that nothing was measured for.
     """
-    trained: dict[str, Optimization] = {
-        stage.title: stage for stage in recipe.stages if isinstance(stage, Optimization)
+    trainings = {
+        node.name: (node.stage.training, node.role)
+        for node in nodes(recipe)
+        if node.is_row and node.stage.training is not None
     }
-    trained |= {name: baseline.train for name, baseline in recipe.baselines.items()}
-    teachers = {"teacher": recipe.teacher, **{name: member.teacher for name, member in recipe.ensemble.items()}}
-    trained |= {name: teacher.train for name, teacher in teachers.items() if teacher.train is not None}
     samples, scale = len(data.train), len(data.select) / smoke_select
-    seconds = {name: row.seconds * scale for name, row in rows.items() if name not in trained}
-    for name, optimization in trained.items():
-        generations = optimization.generations if isinstance(optimization, Distill) else 1
-        seconds[name] = generations * optimization.epochs * samples / rows[name].facts["images_per_s"]
+    own_rate = {name for name, (training, _) in trainings.items() if not training.within}
+    seconds = {name: row.seconds * scale for name, row in rows.items() if name not in own_rate}
+    student = [name for name, (training, role) in trainings.items() if role == "stage" and not training.within]
+    student += ["teacher"] if recipe.student == "teacher" else []
+    # The smoke run leaves out what trains within a stage, so that it measures no rate of its own.
+    student_rate = next((rate for name in student if (rate := rows[name].facts.get("images_per_s"))), None)
     unknown: list[str] = []
-    for name, epochs in recovery_epochs(recipe).items():
-        rate = student_rate(recipe, rows)
-        if rate is None:
-            unknown.append(name)
+    for name, (training, _) in trainings.items():
+        part = f"{name}, recovery" if training.within else name
+        rate = student_rate if training.within else rows[name].facts.get("images_per_s")
+        if rate:
+            seconds[part] = training.epochs * samples / rate
         else:
-            seconds[name] = epochs * samples / rate
+            unknown.append(part)
     views = len(recipe.task(data).views(mixup=recipe.loss.mixup))
     teacher_rate = rows["teacher"].facts.get("images_per_s")
     if teacher_rate and recipe.loss.needs_teacher:
@@ -83,26 +83,6 @@ def estimate(
         "disk_bytes": outputs + 3 * sum(row.size_bytes for row in rows.values()),
         "unknown": unknown,
     }
-
-
-def recovery_epochs(recipe: Recipe) -> dict[str, int]:
-    """Return how many epochs each pruning stage trains between its steps, by the name of that part."""
-    return {
-        f"{stage.title}, recovery": (stage.steps - 1) * stage.recover.epochs
-        for stage in recipe.stages
-        if isinstance(stage, Prune) and stage.recover is not None
-    }
-
-
-def student_rate(recipe: Recipe, rows: Mapping[str, Measured]) -> float | None:
-    """Return images per second in training the student: of the first stage that does, else of a teacher it copies.
-
-    The smoke run prunes in one step and trains nothing between, so that it measures no rate of its own.
-    """
-    names = [stage.title for stage in recipe.stages if isinstance(stage, Optimization)]
-    if recipe.student == "teacher":
-        names.append("teacher")
-    return next((rate for name in names if (rate := rows[name].facts.get("images_per_s"))), None)
 
 
 def sentence(predicted: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Which layers a run would compare, before it runs: the table of pairs of every stage that reads features."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +7,10 @@ from torch import nn
 
 from compress.loss import BoundLoss, bind
 from compress.pipeline.estimate import FORWARD_SHARE
-from compress.stage import Context, Stage
-from compress.stages.distill import Distill
-from compress.stages.prune import Prune
+from compress.recipe import Recipe
+from compress.stage import Work
 from compress.surgery.cost import model_cost
-from compress.training.teacher import CACHE_LIMIT_GB, stored_taps
+from compress.training.teacher import stored_taps
 
 
 @dataclass(frozen=True)
@@ -50,31 +48,30 @@ class Pairing:
         return f"{self.stage:<12}{self.term:<20}{sides}; {projector}; {source}"
 
 
-def pairings(stages: Sequence[Stage], context: Context, *, student: nn.Module, teacher: nn.Module) -> list[Pairing]:
-    """Return the pairs of all distillations, and of the recoveries within Prune, on the student before any surgery.
+def pairings(recipe: Recipe, work: Work, *, student: nn.Module, teacher: nn.Module) -> list[Pairing]:
+    """Return the pairs of all trainings on the guided loss, on the student before any surgery.
 
     Args:
-        stages: of the pipeline.
-        context: task, data, loss.
+        recipe: its stages and loss count.
+        work: task and data.
         student: untrained; its shapes count.
         teacher: the same.
 
     Raises:
         ModelError: when a tap matches nothing or two tensors cannot be compared.
     """
-    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    example = work.task.batch(work.data.select, torch.arange(2)).inputs
     found: list[Pairing] = []
-    for stage in stages:
-        trains = isinstance(stage, Distill) or (isinstance(stage, Prune) and stage.recover is not None)
-        if not trains or not stage.guided_loss(context).feature_terms:
+    for stage in recipe.stages:
+        training, loss = stage.training, stage.guided_loss(recipe.loss)
+        if training is None or not loss.feature_terms:
             continue
-        limit_gb = stage.cache_limit_gb if isinstance(stage, Distill) else CACHE_LIMIT_GB
-        bound = bind(stage.guided_loss(context), student, teacher, example, seed=0)
-        views = len(context.task.views(mixup=bound.loss.mixup))
+        bound = bind(loss, student, teacher, example, seed=0)
+        views = len(work.task.views(mixup=bound.loss.mixup))
         stored = stored_taps(
             bound.teacher_shapes,
-            samples=views * len(context.data.train),
-            limit_bytes=limit_gb * 1e9 if context.task.fixed_size else 0.0,
+            samples=views * len(work.data.train),
+            limit_bytes=training.cache_limit_gb * 1e9 if work.task.fixed_size else 0.0,
         )
         costs = [model_cost(module, example).macs for module in (teacher, student)]
         overhead = 0.0 if len(stored) == len(bound.teacher_shapes) else FORWARD_SHARE * costs[0] / costs[1]

@@ -9,15 +9,14 @@ import torch
 from torch import nn
 
 from compress.export.graph import to_onnx
+from compress.pipeline.nodes import Node, begin, nodes
 from compress.pipeline.pairing import Pairing, pairings
-from compress.pipeline.run import RIVALS, TEACHER, Options, context_of, prepared, run_name, teacher_origin
+from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
 from compress.pipeline.run_directory import decide_execution
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
-from compress.stage import Context, Member, Stage
-from compress.stages.create import Adopt, Create
-from compress.stages.quantize import Quantize
-from compress.store.artifact import Artifact, Store
+from compress.stage import Host, Member, Work
+from compress.store.artifact import Artifact, Store, hash_values
 
 SHOWN = 3  # differences told of one stage
 
@@ -58,69 +57,62 @@ def plan(recipe: Recipe, options: Options) -> Plan:
     Raises:
         CompressError: for data, models and files that a run would refuse.
     """
-    recipe, options, data = prepared(recipe, options)
+    recipe, options, data = prepare(recipe, options)
     store = Store(options.store.expanduser().absolute())
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
-    context = context_of(recipe, data, options, store=store, execution=execution)
-    student = None if recipe.student == "teacher" else Create(model=recipe.student)
-    origin, train = teacher_origin(recipe.teacher), recipe.teacher.train
-    large = _untrained(origin, context)
-    small = copy.deepcopy(large) if student is None else _untrained(student, context)
+    work, host = work_of(recipe, data), host_of(options, store=store, execution=execution)
+    steps = nodes(recipe, until=options.until_stage)
+    first, fresh = begin(steps, "teacher"), begin(steps, "student")
+    assert first is not None
+    large = _untrained(first, work, host)
+    small = copy.deepcopy(large) if fresh is None else _untrained(fresh, work, host)
     for stage in recipe.stages:
-        stage.check(small, context)
-    pairs = pairings(recipe.stages, context, student=small, teacher=large)
-    walk = _Walk(options)
-    teacher = walk.visit("teacher", origin, None, context, quiet=train is not None)
-    if train is not None:
-        teacher = walk.visit("teacher", train, teacher, context)
-    members = _ensemble(walk, recipe, context)
-    context = replace(context, teacher=teacher if len(members) == len(recipe.ensemble) else None, ensemble=members)
-    if not options.until_stage:
-        for name, mode in RIVALS.items():
-            walk.visit(name, Quantize.unbounded(mode=mode), teacher, context)
-        for name, baseline in recipe.baselines.items():
-            created = walk.visit(name, Create(model=baseline.model), None, context, quiet=True)
-            walk.visit(name, baseline.train, created, context)
-    source = teacher if student is None else walk.visit("student", student, None, context, quiet=True)
-    for stage in recipe.stages if options.until_stage != TEACHER else ():
-        source = walk.visit(stage.title, stage, source, context)
-        if stage.title == options.until_stage:
-            break
+        stage.check(small, work)
+    pairs = pairings(recipe, work, student=small, teacher=large)
+    walk = _Walk(options, host)
+    for node in (node for node in steps if not node.is_taught):
+        walk.visit(node, work)
+    teachers = [(node, walk.found[node]) for node in steps if node.given is not None]
+    members = [Member(artifact, work.task, node.weight) for node, artifact in teachers if artifact is not None]
+    work = replace(work, teachers=tuple(members) if len(members) == len(teachers) else ())
+    for node in (node for node in steps if node.is_taught):
+        walk.visit(node, work)
     return Plan(walk.rows, pairs)
 
 
 @dataclass
 class _Walk:
-    """Visits the steps in order, following the store as far as it goes."""
+    """Visits the nodes in order, following the store as far as it goes.
+
+    Attributes:
+        options: of the run.
+        host: of the run.
+        rows: of the plan so far.
+        found: what is stored of every node so far.
+    """
 
     options: Options
+    host: Host
     rows: list[Row] = field(default_factory=list)
+    found: dict[Node, Artifact | None] = field(default_factory=dict)
 
-    def visit(
-        self, name: str, stage: Stage, source: Artifact | None, context: Context, *, quiet: bool = False
-    ) -> Artifact | None:
-        """Return a stage's stored output, if there is one, and note why it is or is not reused.
-
-        Args:
-            name: of the row.
-            stage: the step.
-            source: what it starts from; None when that is not stored, or when it starts from nothing.
-            context: of the run.
-            quiet: note nothing: building a fresh model takes no time.
-        """
-        key, found = None, None
-        if stage.consumes and source is None:
+    def visit(self, node: Node, work: Work) -> None:
+        """Look for a node's output, and note for a row why it is or is not reused."""
+        stage, key, found = node.stage, None, None
+        source = None if node.source is None else self.found[node.source]
+        if node.source is not None and source is None:
             why = "what it starts from is made anew" if self.rows else "never run before"
-        elif "teacher" in stage.needs and stage.guided_loss(context).needs_teacher and context.teacher is None:
+        elif stage.guided_by(work.loss) and not work.teachers:
             why = "the teacher is made anew"
         else:
-            here = context.reading(source)
-            inputs, key = stage.inputs(source, here), stage.key(source, here)
-            found = context.store.find(key) if name not in self.options.force else None
-            why = "forced" if name in self.options.force else _difference(inputs, context.store)
-        if not quiet:
-            self.rows.append(Row(name, "run" if found is None else "reuse", "" if found else why, key))
-        return found
+            inputs = stage.inputs(source, work.reading(source), self.host)
+            key = hash_values(inputs)
+            forced = node.name in self.options.force
+            found = None if forced else self.host.store.find(key)
+            why = "forced" if forced else _difference(inputs, self.host.store)
+        self.found[node] = found
+        if node.is_row:
+            self.rows.append(Row(node.name, "run" if found is None else "reuse", "" if found else why, key))
 
 
 def _difference(inputs: dict[str, Any], store: Store) -> str:
@@ -150,25 +142,10 @@ def _short(value: Any) -> str:
     return text[:8] if len(text) == 64 else text
 
 
-def _ensemble(walk: _Walk, recipe: Recipe, context: Context) -> tuple[Member, ...]:
-    """Note the further teachers; return those that are stored."""
-    found: list[Member] = []
-    for name, colleague in recipe.ensemble.items():
-        origin, train = teacher_origin(colleague.teacher), colleague.teacher.train
-        artifact = walk.visit(name, origin, None, context, quiet=train is not None)
-        if train is not None:
-            artifact = walk.visit(name, train, artifact, context)
-        if artifact is not None:
-            found.append(Member(artifact, colleague.weight))
-    return tuple(found)
-
-
-def _untrained(origin: Create | Adopt, context: Context) -> nn.Module:
+def _untrained(node: Node, work: Work, host: Host) -> nn.Module:
     """Build a model and write its ONNX form, to fail before a run would."""
-    if isinstance(origin, Adopt):
-        return origin.built(context)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(context.seed)
-        module = origin.built(context)
-    to_onnx(module, context.task.signature, context.task.batch(context.data.select, torch.arange(2)).inputs)
+        torch.manual_seed(work.seed)
+        module = node.stage.build(work, host)
+    to_onnx(module, work.task.signature, work.task.batch(work.data.select, torch.arange(2)).inputs)
     return module

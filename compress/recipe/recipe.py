@@ -170,8 +170,9 @@ class Recipe(Values):
         """
         model = self.teacher.model
         task = self.data.task(data, tokenizer=model.path if isinstance(model, HuggingFace) else None)
-        stages = [stage for stage in self.stages if isinstance(stage, Distill | Prune | Quantize)]
-        losses = {"the pipeline": self.loss} | {stage.title: stage.loss for stage in stages if stage.loss is not None}
+        losses = {"the pipeline": self.loss} | {
+            stage.title: own for stage in self.stages if (own := stage.guided_loss(self.loss)) is not self.loss
+        }
         fitting = [name for name, kind in TERMS.items() if task.problem in kind.problems]
         for where, loss in losses.items():
             odd = [name for name, term in loss.terms.items() if task.problem not in term.problems]
@@ -193,16 +194,15 @@ class Recipe(Values):
 
     def unshipped(self) -> list[tuple[tuple[str, ...], str]]:
         """Return the variants whose gates judge no file, and why: only files besides the primary one have their own."""
-        quantized = any(isinstance(stage, Quantize) for stage in self.stages)
-        exports = [stage for stage in self.stages if isinstance(stage, Export)]
-        written = exports[-1].written(quantized=quantized) if exports else ()
-        primary = exports[-1].primary_of(written) if exports else None
+        quantized = any(stage.produces == "quantized" for stage in self.stages)
+        shipped = [names for stage in self.stages if (names := stage.ships(quantized=quantized))]
+        written: tuple[str, ...] = shipped[-1] if shipped else ()
         found: list[tuple[tuple[str, ...], str]] = []
         for name in self.gates.variants:
             path = ("gates", "variants", name)
             if name not in written:
                 found.append((path, f"no stage exports {name}; expected one of {', '.join(written) or 'none'}"))
-            elif name == primary:
+            elif written[:1] == (name,):
                 found.append((path, f"{name} is the primary variant, whose limits stand under gates themselves"))
         return found
 

@@ -19,7 +19,7 @@ from compress.benchmark.measure import PERCENTILES
 from compress.data import Data
 from compress.errors import InputError
 from compress.judge.verdict import GateResult, Verdict
-from compress.stage import Context
+from compress.stage import Host
 from compress.store.artifact import write_atomically
 from compress.tasks import Task
 
@@ -46,10 +46,10 @@ def verdict_section(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def command(context: Context) -> str:
+def command(host: Host) -> str:
     """Return the command that repeats a run from the ``recipe.yaml`` in its directory."""
-    words = ["compressor", "run", "recipe.yaml", "--threads", str(context.execution.threads)]
-    for path in context.code:
+    words = ["compressor", "run", "recipe.yaml", "--threads", str(host.execution.threads)]
+    for path in host.code:
         words += ["--code", str(path.absolute())]
     return shlex.join(words)
 

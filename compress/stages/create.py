@@ -8,10 +8,8 @@ from torch import nn
 
 from compress.errors import ModelError
 from compress.models import AnyModel, load_model, load_structure, load_weights
-from compress.models.huggingface import TextLogits
-from compress.stage import Context, Need, Stage
+from compress.stage import Host, Need, Stage, Work
 from compress.store.artifact import Artifact, Kind, hash_file, read_artifact
-from compress.tasks import TextTask
 
 
 class Create(Stage):
@@ -30,46 +28,47 @@ class Create(Stage):
     model: AnyModel
     weights: Path | None = None
 
-    def run(self, source: Artifact | None, context: Context) -> Artifact:
+    def run(self, source: Artifact | None, work: Work, host: Host) -> Artifact:
         """Build, load weights if given, commit.
 
         Raises:
             ModelError: when the model cannot be built, the weights do not fit it, or its outputs are not the task's.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed(source, context))
-            module = self.built(context)
+            torch.manual_seed(self.seed(source, work, host))
+            module = self.build(work, host)
         parameters = sum(value.numel() for value in module.parameters())
-        return context.commit_model(
-            self,
-            source,
+        return self.commit(
             module,
+            source,
+            work,
+            host,
             model=self.model,
-            signature=context.task.signature,
+            signature=work.task.signature,
             facts={"parameters": parameters},
         )
 
-    def built(self, context: Context) -> nn.Module:
+    def build(self, work: Work, host: Host) -> nn.Module:
         """Return the module, with the given weights or fresh ones from torch's global generator.
 
         Raises:
             ModelError: see ``run``.
         """
-        module = self.model.build(context.task.signature, code=context.code)
+        module = self.model.build(work.task.signature, code=host.code)
         if self.weights is not None:
             load_weights(module, self.weights)
-        check_tokens(module, context, where=f"model {self.model}")
-        self._check_outputs(module, context)
+        self.model.check(module, work.task, where=f"model {self.model}")
+        self._check_outputs(module, work)
         return module
 
-    def _check_outputs(self, module: nn.Module, context: Context) -> None:
+    def _check_outputs(self, module: nn.Module, work: Work) -> None:
         """Run the plain module on two samples: what does not fit is refused before anything is exported or trained."""
-        batch = context.task.batch(context.data.select, torch.arange(2))
-        expected = [batch.num_units, len(context.task.classes)]
+        batch = work.task.batch(work.data.select, torch.arange(2))
+        expected = [batch.num_units, len(work.task.classes)]
         module.eval()
         try:
             with torch.no_grad():
-                outputs = context.task.forward(module, batch)
+                outputs = work.task.forward(module, batch)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ModelError(
                 "the model does not take the task's inputs",
@@ -86,49 +85,19 @@ class Create(Stage):
                 hint="give the model as many outputs as there are classes",
             )
 
-    def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:
+    def inputs(self, source: Artifact | None, work: Work, host: Host) -> dict[str, Any]:
         """Add the content of the files that the fields name, and leave their paths out.
 
         Raises:
             EnvironmentFault: when a library that the model needs is not installed.
         """
-        inputs = super().inputs(source, context)
+        inputs = super().inputs(source, work, host)
         inputs["fields"]["model"] = self.model.identity()
         inputs["libraries"] |= self.model.versions()
         if self.weights is not None and self.weights.is_file():
             inputs["fields"]["weights"] = hash_file(self.weights)
-        inputs["code"] = (
-            sorted(hash_file(path) for path in context.code) if inputs["fields"]["model"]["family"] == "file" else []
-        )
+        inputs["code"] = sorted(hash_file(path) for path in host.code) if self.model.from_user else []
         return inputs
-
-
-def check_tokens(module: nn.Module, context: Context, *, where: object) -> None:
-    """Refuse a text model with fewer embeddings than the tokenizer has tokens, or fewer positions than texts may have.
-
-    Raises:
-        ModelError: what a first long text or rare token would otherwise tell, after the training.
-    """
-    if not (isinstance(module, TextLogits) and isinstance(context.task, TextTask)):
-        return
-    tokenizer = context.task.tokenizer
-    if tokenizer.size > module.num_embeddings:
-        raise ModelError(
-            "the tokenizer has more tokens than the model has embeddings",
-            expected=f"at most {module.num_embeddings} tokens",
-            got=tokenizer.size,
-            where=where,
-            hint="name the model's own tokenizer under data.tokenize.tokenizer, or for a model from scratch set "
-            f"change: {{vocab_size: {tokenizer.size}}}",
-        )
-    if module.max_positions is not None and tokenizer.max_length > module.max_positions:
-        raise ModelError(
-            "texts may have more tokens than the model has positions",
-            expected=f"at most {module.max_positions} tokens",
-            got=tokenizer.max_length,
-            where=where,
-            hint=f"set data.tokenize.max_length: {module.max_positions}",
-        )
 
 
 class Adopt(Stage):
@@ -144,7 +113,7 @@ class Adopt(Stage):
     verb: Literal["adopt"] = "adopt"
     artifact: Path
 
-    def run(self, source: Artifact | None, context: Context) -> Artifact:
+    def run(self, source: Artifact | None, work: Work, host: Host) -> Artifact:
         """Check every file against the manifest, load the model and commit a copy of it.
 
         Raises:
@@ -153,41 +122,42 @@ class Adopt(Stage):
         """
         given = read_artifact(self.artifact, verify=True)
         structure = load_structure(given.path)
-        if given.kind != "model" or structure.signature != context.task.signature:
+        if given.kind != "model" or structure.signature != work.task.signature:
             raise ModelError(
                 "the stored model does not fit",
-                expected=f"a model for {context.task.signature}",
+                expected=f"a model for {work.task.signature}",
                 got=f"a {given.kind} for {structure.signature}",
                 where=self.artifact,
             )
-        return context.commit_model(
-            self,
+        return self.commit(
+            self.build(work, host),
             source,
-            self.built(context),
+            work,
+            host,
             model=structure.model,
             signature=structure.signature,
             facts={"adopted": given.digest},
         )
 
-    def built(self, context: Context) -> nn.Module:
+    def build(self, work: Work, host: Host) -> nn.Module:
         """Return the stored module.
 
         Raises:
             ModelError: when it was made for another tokenizer than the task's.
         """
-        if context.task.reading(self.artifact) is not context.task:
+        if work.task.reading(self.artifact) is not work.task:
             raise ModelError(
                 "the stored model reads text with a tokenizer of its own",
                 expected="the task's tokenizer",
                 where=self.artifact,
                 hint=f"set data.tokenize.tokenizer: {self.artifact}",
             )
-        module = load_model(self.artifact, code=context.code)
-        check_tokens(module, context, where=self.artifact)
+        module = load_model(self.artifact, code=host.code)
+        load_structure(self.artifact).model.check(module, work.task, where=self.artifact)
         return module
 
-    def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:
+    def inputs(self, source: Artifact | None, work: Work, host: Host) -> dict[str, Any]:
         """Replace the path by the digest of what it holds."""
-        inputs = super().inputs(source, context)
+        inputs = super().inputs(source, work, host)
         inputs["fields"]["artifact"] = read_artifact(self.artifact, verify=False).digest
         return inputs

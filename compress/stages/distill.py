@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -11,10 +11,10 @@ from torch import nn
 from compress.errors import StageError
 from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure, save_model
-from compress.stage import Context, Need, Stage
+from compress.stage import CACHE_LIMIT_GB, Host, Member, Need, Optimization, Stage, Training, Work, coupling_faults
 from compress.store.artifact import Artifact, hash_values
-from compress.training.loop import Fit, Optimization, coupling_faults
-from compress.training.teacher import CACHE_LIMIT_GB, fit_guided
+from compress.training.loop import Fit
+from compress.training.teacher import fit_guided
 
 
 class Distill(Optimization, Stage):
@@ -38,7 +38,7 @@ class Distill(Optimization, Stage):
     cache_limit_gb: Annotated[float, Field(ge=0, le=1e6)] = CACHE_LIMIT_GB
     loss: GuidedLoss | None = None
 
-    def run(self, source: Artifact, context: Context) -> Artifact:
+    def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
         """Train a copy of the source and commit it.
 
         Raises:
@@ -46,59 +46,62 @@ class Distill(Optimization, Stage):
             ModelError: when taps cannot be paired, or the teacher's outputs do not match the task.
         """
         structure = load_structure(source.path)
-        module, here = load_model(source.path, code=context.code), context
+        module, taught = load_model(source.path, code=host.code), work
+        inputs, seed = self.inputs(source, work, host), self.seed(source, work, host)
         for generation in range(1, self.generations):
-            earlier = self._generation(module, source, here, root=context, number=generation)
-            here = replace(context, teacher=earlier, ensemble=())
-            module = self._fresh(source, context, number=generation + 1)
-        seed = self.seed(source, context) + self.generations - 1
-        result = self._fit(module, here, seed=seed, work=context.store.work(self.key(source, context)))
-        return context.commit_model(
-            self,
-            source,
+            own = inputs | {"generation": generation}
+            earlier = self._generation(module, source, taught, host, inputs=own, seed=seed + generation - 1)
+            taught = replace(work, teachers=(Member(earlier, work.task),))
+            module = self._fresh(source, host, seed=seed + generation)
+        last = seed + self.generations - 1
+        result = self._fit(module, taught, host, seed=last, number=self.generations, key=hash_values(inputs))
+        return self.commit(
             module,
+            source,
+            work,
+            host,
             model=structure.model,
             signature=structure.signature,
             facts={
                 "steps": result.steps,
                 "images_per_s": result.images_per_s,
                 "final_loss": result.final_loss,
-                "loss_fingerprint": self.guided_loss(context).fingerprint,
+                "loss_fingerprint": self.guided_loss(work.loss).fingerprint,
             },
         )
 
-    def _fit(self, module: nn.Module, context: Context, *, seed: int, work: Path, number: int | None = None) -> Fit:
-        suffix = "" if self.generations == 1 else f", generation {number or self.generations} of {self.generations}"
+    def _fit(self, module: nn.Module, work: Work, host: Host, *, seed: int, number: int, key: str) -> Fit:
+        suffix = "" if self.generations == 1 else f", generation {number} of {self.generations}"
         return fit_guided(
             module,
-            context,
-            loss=self.guided_loss(context),
+            work,
+            host,
+            loss=self.guided_loss(work.loss),
             optimization=self,
             seed=seed,
-            work=work,
+            checkpoints=host.store.work(key),
             name=self.title + suffix,
             cache_limit_gb=self.cache_limit_gb,
         )
 
     def _generation(
-        self, module: nn.Module, source: Artifact, context: Context, *, root: Context, number: int
+        self, module: nn.Module, source: Artifact, work: Work, host: Host, *, inputs: dict[str, Any], seed: int
     ) -> Artifact:
         """Train one of the earlier generations and commit it, or return it from the store."""
-        inputs = self.inputs(source, root) | {"generation": number}
-        found = context.store.find(hash_values(inputs))
+        key, number = hash_values(inputs), inputs["generation"]
+        found = host.store.find(key)
         if found is not None:
             return found
-        structure, key = load_structure(source.path), hash_values(inputs)
-        seed = self.seed(source, root) + number - 1
-        self._fit(module, context, seed=seed, work=context.store.work(key), number=number)
+        structure = load_structure(source.path)
+        self._fit(module, work, host, seed=seed, number=number, key=key)
 
         def write(directory: Path) -> dict[str, Any]:
             save_model(module, directory, model=structure.model, signature=structure.signature)
             return {"generation": number}
 
-        return context.store.commit(inputs, kind="step", write=write)
+        return host.store.commit(inputs, kind="step", write=write)
 
-    def _fresh(self, source: Artifact, context: Context, *, number: int) -> nn.Module:
+    def _fresh(self, source: Artifact, host: Host, *, seed: int) -> nn.Module:
         """Return the source's architecture with newly drawn weights.
 
         Raises:
@@ -106,9 +109,9 @@ class Distill(Optimization, Stage):
         """
         structure = load_structure(source.path)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed(source, context) + number - 1)
-            module = structure.model.build(structure.signature, code=context.code)
-        kept = {name: value.shape for name, value in load_model(source.path, code=context.code).state_dict().items()}
+            torch.manual_seed(seed)
+            module = structure.model.build(structure.signature, code=host.code)
+        kept = {name: value.shape for name, value in load_model(source.path, code=host.code).state_dict().items()}
         if {name: value.shape for name, value in module.state_dict().items()} != kept:
             raise StageError(
                 "a pruned model has no later generations",
@@ -118,16 +121,15 @@ class Distill(Optimization, Stage):
             )
         return module
 
-    def guided_loss(self, context: Context) -> GuidedLoss:
+    def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:
         """The stage's own loss if it has one, else the pipeline's."""
-        return self.loss or context.loss
+        return self.loss or loss
 
     def misfits(self, loss: GuidedLoss) -> list[str]:
         """Coupled terms need the whole batch at once."""
         return coupling_faults(self.loss or loss, self)
 
-    def smoke(self) -> Self:
-        """One epoch, in updates that a smoke run has samples for."""
-        return self.model_copy(
-            update={"epochs": 1, "batch_size": min(self.batch_size, 128), "accumulate": min(self.accumulate, 2)}
-        )
+    @property
+    def training(self) -> Training:
+        """Each generation."""
+        return Training(self, times=self.generations, cache_limit_gb=self.cache_limit_gb)

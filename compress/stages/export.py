@@ -20,7 +20,7 @@ from compress.export.session import Session
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
-from compress.stage import Context, Need, Stage
+from compress.stage import Host, Need, Stage, Work
 from compress.store.artifact import Artifact, Kind, ancestry
 
 if TYPE_CHECKING:
@@ -79,11 +79,17 @@ class Export(Stage):
         """
         return self.variants or (("fp32", "int8-x86") if quantized else ("fp32",))
 
+    def ships(self, *, quantized: bool) -> tuple[str, ...]:
+        """Return the names of the variants, the primary one first."""
+        written = self.written(quantized=quantized)
+        primary = self.primary_of(written)
+        return (primary, *(name for name in written if name != primary))
+
     def primary_of(self, written: Sequence[Variant]) -> Variant:
         """Return the variant that the headline is about, among those that are shipped."""
         return self.primary or ("int8-x86" if "int8-x86" in written else written[0])
 
-    def run(self, source: Artifact, context: Context) -> Artifact:
+    def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
         """Write, compare and commit.
 
         Raises:
@@ -92,18 +98,18 @@ class Export(Stage):
         """
         wanted = self._variants(source)
         primary = self.primary_of(wanted)
-        module, structure = load_model(source.path, code=context.code), load_structure(source.path)
-        example = context.task.batch(context.data.select, torch.arange(2)).inputs
-        rows = first_inputs(context.task, context.data.select, self.reference_rows)
+        module, structure = load_model(source.path, code=host.code), load_structure(source.path)
+        example = work.task.batch(work.data.select, torch.arange(2)).inputs
+        rows = first_inputs(work.task, work.data.select, self.reference_rows)
         reference = rows
         if self.synthetic_reference:
-            reference = context.task.noise(self.reference_rows, seed=context.seed)
+            reference = work.task.noise(self.reference_rows, seed=work.seed)
         fp32 = to_onnx(module, structure.signature, example, opset=self.opset)
         metadata = Metadata(
             variant=primary,
-            lineage=lineage_of(source, context),
-            labels=context.task.classes,
-            preprocessing=context.task.preprocessing,
+            lineage=lineage_of(source, work),
+            labels=work.task.classes,
+            preprocessing=work.task.preprocessing,
             signature=structure.signature,
         )
 
@@ -111,8 +117,7 @@ class Export(Stage):
             path = directory / "fp32.onnx"
             path.write_bytes(fp32.SerializeToString())
             checked = [
-                check_parity(module, path, inputs)
-                for inputs in (rows, *parity_inputs(context.task, context.data.select))
+                check_parity(module, path, inputs) for inputs in (rows, *parity_inputs(work.task, work.data.select))
             ]
             path.unlink()
             graphs = {name: variant_of(fp32, name, source) for name in wanted}
@@ -124,9 +129,9 @@ class Export(Stage):
                 metadata=metadata,
                 inputs=reference,
                 files={
-                    **context.task.files(),
+                    **work.task.files(),
                     **structure.model.files(
-                        structure.signature, problem=context.task.problem, preprocessing=context.task.preprocessing
+                        structure.signature, problem=work.task.problem, preprocessing=work.task.preprocessing
                     ),
                 },
             )
@@ -145,7 +150,7 @@ class Export(Stage):
                 },
             }
 
-        return context.store.commit(self.inputs(source, context), kind="bundle", write=write)
+        return host.store.commit(self.inputs(source, work, host), kind="bundle", write=write)
 
     def _variants(self, source: Artifact) -> tuple[Variant, ...]:
         wanted = self.written(quantized=source.kind == "quantized")
@@ -158,20 +163,21 @@ class Export(Stage):
             )
         return wanted
 
-    def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:
+    def inputs(self, source: Artifact | None, work: Work, host: Host) -> dict[str, Any]:
         """Add the lineage, which the files tell."""
-        inputs = super().inputs(source, context)
+        inputs = super().inputs(source, work, host)
         if source is not None:
-            inputs["lineage"] = lineage_of(source, context).model_dump(mode="json")
+            inputs["lineage"] = lineage_of(source, work).model_dump(mode="json")
         return inputs
 
 
-def lineage_of(source: Artifact, context: Context) -> Lineage:
+def lineage_of(source: Artifact, work: Work) -> Lineage:
     """Where the exported model comes from: verbs, keys and digests; no paths, no dates."""
     stages = (
         Ancestor(stage=made.inputs["fields"]["verb"], key=made.key, digest=made.digest) for made in ancestry(source)
     )
-    return Lineage(teacher=None if context.teacher is None else context.teacher.digest, stages=tuple(stages))
+    teacher = work.teacher.artifact.digest if work.teachers else None
+    return Lineage(teacher=teacher, stages=tuple(stages))
 
 
 def variant_of(fp32: "ModelProto", name: Variant, source: Artifact) -> "ModelProto":

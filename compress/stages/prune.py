@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,7 +16,7 @@ from compress.errors import StageError
 from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure, save_model
 from compress.models.structure import Structure
-from compress.stage import Context, Need, Stage
+from compress.stage import Host, Need, Optimization, Quantity, Stage, Training, Work, coupling_faults
 from compress.store.artifact import Artifact, hash_values
 from compress.surgery import cut, encoders, verify
 from compress.surgery.cost import CostModel, cost_model
@@ -26,10 +26,11 @@ from compress.surgery.importance import Importance, magnitude, taylor
 from compress.surgery.plan import describe
 from compress.surgery.widths import Choice, Measure, Ranking, choose
 from compress.tasks import Batch
-from compress.training.loop import Optimization, coupling_faults, per_sample_loss
+from compress.training.loop import per_sample_loss
 from compress.training.teacher import fit_guided, teacher_outputs
 
 VERIFIED_SAMPLES = 8
+LEAST_KEPT = 0.05  # nobody prunes a model to less, and no proportion holds that far
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -64,6 +65,8 @@ class Prune(Stage):
     version: ClassVar[int] = 3  # importance reads train as training does
     needs: ClassVar[frozenset[Need]] = frozenset({"data", "loss", "teacher"})
     libraries: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning")
+    cuts: ClassVar[bool] = True
+    scales: ClassVar[bool] = True
 
     verb: Literal["prune"] = "prune"
     kept_macs_fraction: Fraction | None = None
@@ -89,23 +92,23 @@ class Prune(Stage):
         if self.ranking == "per_cost" and self.importance == "magnitude":
             raise ValueError("ranking per_cost needs importance taylor: norms of unlike weights cannot be compared")
 
-    def run(self, source: Artifact, context: Context) -> Artifact:
+    def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
         """Prune a copy of the source step by step and commit it with its plan.
 
         Raises:
             StageError: when the target cannot be reached, nothing was removed, or the result is not the masked model.
             ModelError: when a layer that depends on prunable channels cannot be cut; it is named.
         """
-        for fault in self.misfits(context.loss):
+        for fault in self.misfits(work.loss):
             raise StageError(fault, where=self.title)
         structure = load_structure(source.path)
         current = source
         plans: list[dict[str, Any]] = []
         while len(plans) < self.steps - 1:
-            inputs = self.inputs(source, context) | {"step": len(plans) + 1, "previous": current.digest}
-            current = self._intermediate(inputs, current, structure, context, plans=plans)
+            inputs = self.inputs(source, work, host) | {"step": len(plans) + 1, "previous": current.digest}
+            current = self._intermediate(inputs, current, structure, work, host, plans=plans)
             plans.append(current.read_json("plan.json"))
-        module, plan = self._pruned(current, context, plans=plans)
+        module, plan = self._pruned(current, work, host, plans=plans)
         before = [*plans, plan][0]["before"]
         facts = {
             "before": before,
@@ -115,13 +118,14 @@ class Prune(Stage):
             "importance": plan["importance"],
             "masked_difference": plan["masked_difference"],
             "sample_shapes": plan["sample_shapes"],
-            "loss_fingerprint": self.guided_loss(context).fingerprint,
+            "loss_fingerprint": self.guided_loss(work.loss).fingerprint,
             "widths": {group["name"]: [group["width_before"], group["width_after"]] for group in plan["groups"]},
         }
-        return context.commit_model(
-            self,
-            source,
+        return self.commit(
             module,
+            source,
+            work,
+            host,
             model=structure.model,
             signature=structure.signature,
             facts=facts,
@@ -129,17 +133,17 @@ class Prune(Stage):
         )
 
     def _pruned(
-        self, current: Artifact, context: Context, *, plans: Sequence[dict[str, Any]]
+        self, current: Artifact, work: Work, host: Host, *, plans: Sequence[dict[str, Any]]
     ) -> tuple[nn.Module, dict[str, Any]]:
         """Return the module after the step that follows ``plans``, verified, and what was done."""
-        module = load_model(current.path, code=context.code)
+        module = load_model(current.path, code=host.code)
         original = copy.deepcopy(module)
-        count = min(VERIFIED_SAMPLES, len(context.data.select))
-        example = context.task.batch(context.data.select, torch.arange(count)).inputs
+        count = min(VERIFIED_SAMPLES, len(work.data.select))
+        example = work.task.batch(work.data.select, torch.arange(count)).inputs
         groups = find_groups(module, example, protected=self._protected(module), units=self.units)
         if not groups:
             raise StageError("the model has no channels that could be removed", where=self.title)
-        importance = self._importance(module, groups, context, step=len(plans))
+        importance = self._importance(module, groups, work, host, step=len(plans))
         choice = self._choose(groups, importance, cost_model(module, groups, example), plans=plans)
         cut.apply(module, groups, choice.kept)
         difference = verify.against_masked(original, module, groups, choice.kept, example)
@@ -152,7 +156,7 @@ class Prune(Stage):
                 where=self.title,
                 hint="ask for less, or lower round_to",
             )
-        context.reporter.say(
+        host.reporter.say(
             f"  {self.title}: kept {choice.reached:.4f} of the {choice.measure} ({choice.target:.4f} asked), "
             f"{' and '.join(dict.fromkeys(group.kind for group in groups))} ranked by {importance.method}"
             + (", because the loss has no gradient here" if importance.method == "fisher" else "")
@@ -165,23 +169,25 @@ class Prune(Stage):
         inputs: dict[str, Any],
         current: Artifact,
         structure: Structure,
-        context: Context,
+        work: Work,
+        host: Host,
         *,
         plans: Sequence[dict[str, Any]],
     ) -> Artifact:
         """Prune and recover one step, commit it, or return it from the store."""
-        found = context.store.find(hash_values(inputs))
+        found = host.store.find(hash_values(inputs))
         if found is not None:
             return found
         assert self.recover is not None
-        module, plan = self._pruned(current, context, plans=plans)
+        module, plan = self._pruned(current, work, host, plans=plans)
         fit_guided(
             module,
-            context,
-            loss=self.guided_loss(context),
+            work,
+            host,
+            loss=self.guided_loss(work.loss),
             optimization=self.recover,
             seed=int(hash_values(inputs)[:8], 16) % 2**31,
-            work=context.store.work(hash_values(inputs)),
+            checkpoints=host.store.work(hash_values(inputs)),
             name=f"{self.title}, step {len(plans) + 1} of {self.steps}",
         )
 
@@ -190,7 +196,7 @@ class Prune(Stage):
             (directory / "plan.json").write_text(json.dumps(plan, indent=1))
             return {"after": plan["after"]}
 
-        return context.store.commit(inputs, kind="step", write=write)
+        return host.store.commit(inputs, kind="step", write=write)
 
     def _protected(self, module: nn.Module) -> frozenset[str]:
         paths = [path for path, _ in module.named_modules() if path]
@@ -199,35 +205,37 @@ class Prune(Stage):
                 raise StageError("protected matches no module", expected=f"one of {paths}", got=glob, where=self.title)
         return frozenset(path for path in paths if any(fnmatchcase(path, glob) for glob in self.protected))
 
-    def _importance(self, module: nn.Module, groups: tuple[Group, ...], context: Context, *, step: int) -> Importance:
+    def _importance(
+        self, module: nn.Module, groups: tuple[Group, ...], work: Work, host: Host, *, step: int
+    ) -> Importance:
         if self.importance == "magnitude":
             return magnitude(module, groups)
-        loss, train = self.guided_loss(context), context.data.train
+        loss, train = self.guided_loss(work.loss), work.data.train
         # In a view that training draws from: what the teachers say of it is stored, or recovery will read it.
-        views = context.task.views(mixup=loss.mixup)
+        views = work.task.views(mixup=loss.mixup)
         view = views[step % len(views)]
-        teacher = teacher_outputs(context, train, views=(view,), mixup=loss.mixup) if loss.needs_teacher else None
+        teacher = teacher_outputs(work, host, train, views=(view,), mixup=loss.mixup) if loss.needs_teacher else None
         count = min(self.importance_batches * self.importance_batch_size, len(train))
-        generator = torch.Generator().manual_seed(context.seed * 1000 + step)
+        generator = torch.Generator().manual_seed(work.seed * 1000 + step)
         drawn = torch.randperm(len(train), generator=generator)[:count].sort().values
 
         def batches() -> Iterator[Batch]:
-            with context.reporter.bar(f"{self.title}, importance", count) as bar:
+            with host.reporter.bar(f"{self.title}, importance", count) as bar:
                 for index in drawn.split(self.importance_batch_size):
-                    yield context.task.batch(train, index, view=view, mixup=loss.mixup)
+                    yield work.task.batch(train, index, view=view, mixup=loss.mixup)
                     bar.advance(len(index))
 
         def per_sample(model: nn.Module, batch: Batch) -> Tensor:
-            return per_sample_loss(model, context, batch, loss=loss, teacher=teacher)
+            return per_sample_loss(model, work.task, batch, loss=loss, teacher=teacher)
 
         return taylor(
             module,
             groups,
             batches(),
             loss=per_sample,
-            logits=context.task.forward,
-            seed=context.seed,
-            problem=context.task.problem,
+            logits=work.task.forward,
+            seed=work.seed,
+            problem=work.task.problem,
         )
 
     def _choose(
@@ -239,8 +247,7 @@ class Prune(Stage):
         plans: Sequence[dict[str, Any]],
     ) -> Choice:
         """Choose widths for the next step: after n of k steps the source's cost is down to target^(n / k)."""
-        target = self.kept_macs_fraction or self.kept_params_fraction
-        assert target is not None
+        _, target = self._target
         measure: Measure = "macs" if self.kept_macs_fraction else "parameters"
         now = asdict(costs.cost(keep_all(groups)))[measure]
         source = plans[0]["before"][measure] if plans else now
@@ -256,9 +263,33 @@ class Prune(Stage):
             tolerance=self.tolerance,
         )
 
-    def guided_loss(self, context: Context) -> GuidedLoss:
+    def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:
         """The stage's own loss if it has one, else the pipeline's."""
-        return self.loss or context.loss
+        return self.loss or loss
+
+    @property
+    def training(self) -> Training | None:
+        """The recoveries between steps."""
+        return None if self.recover is None else Training(self.recover, times=self.steps - 1, within=True)
+
+    def gentler(self, path: str) -> str:
+        """Keep more."""
+        field, kept = self._target
+        return f"raise {path}.{field} above {kept:g}"
+
+    def cheaper(self, path: str, quantity: Quantity, *, missing: float, facts: Mapping[str, Any]) -> str:
+        """Keep as much less as is missing, unless nobody prunes so far."""
+        del quantity, facts
+        field, kept = self._target
+        return f"try {path}.{field}={kept * missing:.3g} instead of {kept:g}" if kept * missing >= LEAST_KEPT else ""
+
+    @property
+    def _target(self) -> tuple[str, float]:
+        """The field that holds the share to keep, and that share."""
+        if self.kept_macs_fraction is not None:
+            return "kept_macs_fraction", self.kept_macs_fraction
+        assert self.kept_params_fraction is not None
+        return "kept_params_fraction", self.kept_params_fraction
 
     def misfits(self, loss: GuidedLoss) -> list[str]:
         """Taylor scores need a term that gives each sample a value of its own, from its logits."""
@@ -273,13 +304,13 @@ class Prune(Stage):
             found += coupling_faults(loss, self.recover)
         return found
 
-    def check(self, module: nn.Module, context: Context) -> None:
+    def check(self, module: nn.Module, work: Work) -> None:
         """Refuse a family of transformers that cannot be cut, or not in these units, and parameters it should not have.
 
         Raises:
             ModelError: names what is not known.
         """
-        del context
+        del work
         found = encoders.encoder(module)
         if found is not None:
             encoders.groups(found, self.units, protected=frozenset())

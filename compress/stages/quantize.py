@@ -22,7 +22,7 @@ from compress.quantization.plan import QuantPlan
 from compress.quantization.sensitivity import Choice, Quantizer, Score, Scorer, choose_layers
 from compress.quantization.view import View
 from compress.quantization.writer import write_quantized
-from compress.stage import Context, Need, Stage
+from compress.stage import Host, Need, Quantity, Stage, Work
 from compress.store.artifact import Artifact, Kind
 from compress.tasks import Batch
 from compress.training.loop import targets_of
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 BATCH = 64  # one batch of activations is held at a time
 Fraction = Annotated[float, Field(ge=0, le=1)]
+ALL_INT8 = 0.95  # of the multiply-accumulates; the rest is seldom worth the accuracy
 
 
 class Quantize(Stage):
@@ -85,41 +86,41 @@ class Quantize(Stage):
             max_weight_bytes_fraction=1,
         )
 
-    def run(self, source: Artifact, context: Context) -> Artifact:
+    def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
         """Calibrate, rank, choose, check what runs, and commit the model with its plan.
 
         Raises:
             StageError: when a bound is missed, with the layers that did it; when a glob matches nothing, or when the
                 loss cannot rank.
         """
-        for fault in self.misfits(context.loss):
+        for fault in self.misfits(work.loss):
             raise StageError(fault, where=self.title)
         structure = load_structure(source.path)
-        module = load_model(source.path, code=context.code)
-        example = context.task.batch(context.data.select, torch.arange(2)).inputs
+        module = load_model(source.path, code=host.code)
+        example = work.task.batch(work.data.select, torch.arange(2)).inputs
         model = to_onnx(module, structure.signature, example)
         mode = self.mode or usual_mode(model.graph)
         quantizer = Quantizer(model, mode=mode, keep_float=self._kept(model), reduce_range=self.reduce_range)
-        ranges = {} if mode == "dynamic" else self._ranges(model, quantizer, context)
+        ranges = {} if mode == "dynamic" else self._ranges(model, quantizer, work)
         if self.max_accuracy_drop is None:
             plan, ranking, curve = quantizer.plan(ranges, {}), {}, None
         else:
-            scorer = select_scorer(self, context)
+            scorer = select_scorer(self, work, host)
             choice = choose_layers(quantizer, ranges, scorer, max_accuracy_drop=self.max_accuracy_drop)
             plan, ranking, curve = choice.plan, choice.ranking, describe(choice)
-        facts = {"mode": mode} | self._check(model, plan, context, ranking=ranking)
+        facts = {"mode": mode} | self._check(model, plan, work, host, ranking=ranking)
         files = {"quant_plan.json": plan.model_dump_json(indent=1)}
         if curve is not None:
             files["quant_curve.json"] = json.dumps(curve, indent=1)
-        return context.commit_model(
-            self,
-            source,
+        return self.commit(
             module,
+            source,
+            work,
+            host,
             model=structure.model,
             signature=structure.signature,
-            facts=facts | {"loss_fingerprint": self.guided_loss(context).fingerprint},
+            facts=facts | {"loss_fingerprint": self.guided_loss(work.loss).fingerprint},
             files=files,
-            kind="quantized",
         )
 
     def _kept(self, model: "ModelProto") -> dict[str, str]:
@@ -131,13 +132,13 @@ class Quantize(Stage):
                 raise StageError("keep_float matches no layer", expected=f"one of {names}", got=glob, where=self.title)
         return kept
 
-    def _ranges(self, model: "ModelProto", quantizer: Quantizer, context: Context) -> dict[str, Range]:
-        histograms = observe(model, quantizer.values, calibration_batches(context))
+    def _ranges(self, model: "ModelProto", quantizer: Quantizer, work: Work) -> dict[str, Range]:
+        histograms = observe(model, quantizer.values, calibration_batches(work))
         find = finder(self.calibration, percent=self.percentile)
         return {name: find(histogram) for name, histogram in histograms.items()}
 
     def _check(
-        self, model: "ModelProto", plan: QuantPlan, context: Context, *, ranking: Mapping[str, float]
+        self, model: "ModelProto", plan: QuantPlan, work: Work, host: Host, *, ranking: Mapping[str, float]
     ) -> dict[str, Any]:
         """What the written file runs, against the bounds; ``ranking`` is empty when layers were not ranked."""
         quantized = write_quantized(model, plan)
@@ -149,11 +150,11 @@ class Quantize(Stage):
             copies=kernels.float_copies(model, quantized, plan),
             max_weight_bytes_fraction=self.max_weight_bytes_fraction,
         )
-        feed = Feed(context.task, context.data.select, threads=context.execution.threads)
+        feed = Feed(work.task, work.data.select, threads=host.execution.threads)
         reference, logits = (feed.outputs(proto.SerializeToString()) for proto in (model, quantized))
         int8 = [entry.at.path for entry in plan.weights]
         ranked = [f"{name} ({increase:+.4f} nats alone)" for name, increase in ranking.items() if name in int8]
-        ours, theirs = context.task.decisions(logits), context.task.decisions(reference)
+        ours, theirs = work.task.decisions(logits), work.task.decisions(reference)
         agreement = None  # where nothing is decided, as in regression
         if ours is not None and theirs is not None:
             agreement = kernels.check_agreement(theirs, ours, layers=ranked or int8, min_agreement=self.min_agreement)
@@ -165,9 +166,22 @@ class Quantize(Stage):
             "agreement": agreement,
         }
 
-    def guided_loss(self, context: Context) -> GuidedLoss:
+    def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:
         """The stage's own loss if it has one, else the pipeline's."""
-        return self.loss or context.loss
+        return self.loss or loss
+
+    def gentler(self, path: str) -> str:
+        """Leave more layers in float."""
+        drop = self.max_accuracy_drop
+        return f"lower {path}.max_accuracy_drop " + ("from none to 0.005" if drop is None else f"below {drop:g}")
+
+    def cheaper(self, path: str, quantity: Quantity, *, missing: float, facts: Mapping[str, Any]) -> str:
+        """Leave fewer layers in float, while there are some."""
+        del quantity, missing
+        drop = self.max_accuracy_drop
+        if drop is None or (facts.get("int8_macs_fraction") or 0) >= ALL_INT8:
+            return ""
+        return f"raise {path}.max_accuracy_drop above {drop:g}, so that fewer layers stay in float"
 
     def misfits(self, loss: GuidedLoss) -> list[str]:
         """Ranking runs ONNX files, which give logits alone."""
@@ -185,21 +199,21 @@ class Quantize(Stage):
         return self.model_copy(update={"max_accuracy_drop": drop, "min_agreement": 0.0})
 
 
-def calibration_batches(context: Context) -> Batches:
+def calibration_batches(work: Work) -> Batches:
     """The calibration role in fixed batches, preprocessed."""
-    samples = context.data.calibration
+    samples = work.data.calibration
     return lambda: (
-        tuple(tensor.numpy() for tensor in context.task.batch(samples, index).inputs)
+        tuple(tensor.numpy() for tensor in work.task.batch(samples, index).inputs)
         for index in torch.arange(len(samples)).split(BATCH)
     )
 
 
-def select_scorer(stage: Stage, context: Context) -> Scorer:
+def select_scorer(stage: Stage, work: Work, host: Host) -> Scorer:
     """Scores a file by the stage's guided loss and by accuracy, both on select."""
-    samples, loss = context.data.select, stage.guided_loss(context)
-    feed = Feed(context.task, samples, threads=context.execution.threads)
-    teacher = teacher_outputs(context, samples, views=(None,)) if loss.needs_teacher else None
-    labels = None if samples.labels is None else torch.from_numpy(context.task.labels(samples))
+    samples, loss = work.data.select, stage.guided_loss(work.loss)
+    feed = Feed(work.task, samples, threads=host.execution.threads)
+    teacher = teacher_outputs(work, host, samples, views=(None,)) if loss.needs_teacher else None
+    labels = None if samples.labels is None else torch.from_numpy(work.task.labels(samples))
     batch = Batch(inputs=(), labels=labels, index=torch.arange(len(samples)), view=None)
     taught = None if teacher is None else teacher(batch)
 
@@ -207,8 +221,8 @@ def select_scorer(stage: Stage, context: Context) -> Scorer:
         logits = feed.outputs(path)
         student = torch.from_numpy(logits)
         return Score(
-            loss=float(loss.on_logits(student, targets_of(context, batch, student, loss=loss, taught=taught)).total),
-            accuracy=context.task.tally(logits, samples).value,
+            loss=float(loss.on_logits(student, targets_of(work.task, batch, student, loss=loss, taught=taught)).total),
+            accuracy=work.task.tally(logits, samples).value,
         )
 
     return score

@@ -1,6 +1,7 @@
 """Shorten: a transformer without some of its layers, chosen by hand; where DistilBERT and its kin begin."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -9,7 +10,7 @@ from compress.config import Values
 from compress.errors import ModelError, StageError
 from compress.models import load_model, load_structure
 from compress.models.structure import keep_layers
-from compress.stage import Context, Need, Stage
+from compress.stage import Host, Need, Quantity, Stage, Work
 from compress.store.artifact import Artifact
 from compress.surgery import encoders
 
@@ -38,6 +39,7 @@ class Shorten(Stage):
             ``{first: 1, last: 2}``.
     """
 
+    cuts: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     verb: Literal["shorten"] = "shorten"
@@ -65,29 +67,38 @@ class Shorten(Stage):
             )
         return found
 
-    def run(self, source: Artifact, context: Context) -> Artifact:
+    def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
         """Drop the other layers and commit.
 
         Raises:
             StageError: as ``check`` does.
             ModelError: as ``check`` does.
         """
-        structure, module = load_structure(source.path), load_model(source.path, code=context.code)
+        structure, module = load_structure(source.path), load_model(source.path, code=host.code)
         found, kept = self._chosen(module)
         facts = {"layers_before": len(found.each_layer), "kept": kept}
         keep_layers(module, found.layer_list, kept)
-        return context.commit_model(
-            self, source, module, model=structure.model, signature=structure.signature, facts=facts
+        return self.commit(
+            module, source, work, host, model=structure.model, signature=structure.signature, facts=facts
         )
 
-    def check(self, module: nn.Module, context: Context) -> None:
+    def gentler(self, path: str) -> str:
+        """Keep more layers."""
+        return f"keep more {path}.layers"
+
+    def cheaper(self, path: str, quantity: Quantity, *, missing: float, facts: Mapping[str, Any]) -> str:
+        """Keep fewer layers."""
+        del quantity, missing, facts
+        return f"keep fewer {path}.layers"
+
+    def check(self, module: nn.Module, work: Work) -> None:
         """Refuse layers that are not there: a stage before this one may remove some, and none adds any.
 
         Raises:
             StageError: when the layers are not there, or none or all would be kept.
             ModelError: when the model is no transformer that is known.
         """
-        del context
+        del work
         self._chosen(module)
 
     def _chosen(self, module: nn.Module) -> tuple[encoders.Encoder, list[int]]:

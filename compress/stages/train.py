@@ -1,12 +1,12 @@
 """Train: a model on labels alone; how a teacher is made when none is given, and what students are compared with."""
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from compress.loss import GuidedLoss, Hard, bind
 from compress.models import load_model, load_structure
-from compress.stage import Context, Need, Stage
+from compress.stage import Host, Need, Optimization, Stage, Training, Work
 from compress.store.artifact import Artifact
-from compress.training.loop import Optimization, fit
+from compress.training.loop import fit
 
 LABELS_ALONE = GuidedLoss(hard=Hard())
 
@@ -21,41 +21,42 @@ class Train(Optimization, Stage):
 
     verb: Literal["train"] = "train"
 
-    def run(self, source: Artifact, context: Context) -> Artifact:
+    def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
         """Train a copy of the source and commit it.
 
         Raises:
             StageError: when the loss is no longer finite.
         """
         structure = load_structure(source.path)
-        module = load_model(source.path, code=context.code)
-        augmented = context.task.augmented
+        module = load_model(source.path, code=host.code)
+        augmented = work.task.augmented
         result = fit(
             module,
-            context,
+            work,
+            host,
             loss=bind(LABELS_ALONE, module, None, (), seed=0),
             teacher=None,
             optimization=self,
-            seed=self.seed(source, context),
-            work=context.store.work(self.key(source, context)),
+            seed=self.seed(source, work, host),
+            checkpoints=host.store.work(self.key(source, work, host)),
             name=self.title,
             views=lambda epoch, _: epoch if augmented else None,
         )
-        return context.commit_model(
-            self,
-            source,
+        return self.commit(
             module,
+            source,
+            work,
+            host,
             model=structure.model,
             signature=structure.signature,
             facts={"steps": result.steps, "images_per_s": result.images_per_s, "final_loss": result.final_loss},
         )
 
-    def guided_loss(self, context: Context) -> GuidedLoss:  # noqa: ARG002 # whatever the pipeline's loss is
+    def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:  # noqa: ARG002 # whatever the pipeline's loss is
         """The labels alone."""
         return LABELS_ALONE
 
-    def smoke(self) -> Self:
-        """One epoch, in updates that a smoke run has samples for."""
-        return self.model_copy(
-            update={"epochs": 1, "batch_size": min(self.batch_size, 128), "accumulate": min(self.accumulate, 2)}
-        )
+    @property
+    def training(self) -> Training:
+        """Itself."""
+        return Training(self)

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -15,7 +16,7 @@ from compress.data import Samples
 from compress.errors import DataError, ModelError, StageError
 from compress.models import load_model, load_structure, save_model
 from compress.models.huggingface import TextLogits
-from compress.stage import Context, Need, Stage
+from compress.stage import Host, Need, Quantity, Stage, Work
 from compress.store.artifact import Artifact, hash_file
 from compress.tasks import TextTask, Tokenizer
 from compress.tasks.vocabulary import keep_tokens
@@ -36,6 +37,7 @@ class PruneVocabulary(Stage):
     """
 
     version: ClassVar[int] = 2  # positions follow the padding token's number
+    cuts: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"data"})
     libraries: ClassVar[tuple[str, ...]] = ("torch", "tokenizers")
 
@@ -43,7 +45,7 @@ class PruneVocabulary(Stage):
     min_count: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     texts: Path | None = None
 
-    def run(self, source: Artifact, context: Context) -> Artifact:
+    def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
         """Count, cut, check and commit.
 
         Raises:
@@ -51,22 +53,23 @@ class PruneVocabulary(Stage):
             ModelError: as ``check`` does.
             DataError: as ``check`` does.
         """
-        structure, module = load_structure(source.path), load_model(source.path, code=context.code)
-        task, files, old = self._kept(module, context)
+        structure, module = load_structure(source.path), load_model(source.path, code=host.code)
+        task, files, old = self._kept(module, work)
         assert isinstance(module, TextLogits)
         tokenizer = Tokenizer.from_files(files, max_length=task.tokenizer.max_length)
-        unchanged = load_model(source.path, code=context.code)
+        unchanged = load_model(source.path, code=host.code)
         cut_embedding(module, torch.from_numpy(old), padding=tokenizer.pad_id)
         # Read back: what a model derives from its configuration changes only when it is built.
         with tempfile.TemporaryDirectory() as directory:
             save_model(module, Path(directory), model=structure.model, signature=structure.signature)
-            module = load_model(Path(directory), code=context.code)
-        split = {role: kept_splits(task, tokenizer, context.data.roles[role], old) for role in ("train", "select")}
-        self._check(unchanged, module, context, same=split["train"], tokenizer=tokenizer)
-        return context.commit_model(
-            self,
-            source,
+            module = load_model(Path(directory), code=host.code)
+        split = {role: kept_splits(task, tokenizer, work.data.roles[role], old) for role in ("train", "select")}
+        self._check(unchanged, module, work, same=split["train"], tokenizer=tokenizer)
+        return self.commit(
             module,
+            source,
+            work,
+            host,
             model=structure.model,
             signature=structure.signature,
             facts={
@@ -77,7 +80,16 @@ class PruneVocabulary(Stage):
             files=files,
         )
 
-    def check(self, module: nn.Module, context: Context) -> None:
+    def gentler(self, path: str) -> str:
+        """Keep rarer tokens, or all."""
+        return f"lower {path}.min_count below {self.min_count}" if self.min_count > 1 else f"leave {path} out"
+
+    def cheaper(self, path: str, quantity: Quantity, *, missing: float, facts: Mapping[str, Any]) -> str:
+        """Keep fewer tokens, which makes a file smaller and no faster."""
+        del missing, facts
+        return f"raise {path}.min_count above {self.min_count}" if quantity == "size" else ""
+
+    def check(self, module: nn.Module, work: Work) -> None:
         """Refuse data and a tokenizer that this stage would fail on: neither changes while the pipeline trains.
 
         Raises:
@@ -86,11 +98,11 @@ class PruneVocabulary(Stage):
                 a token whose number it cannot change.
             DataError: when the file of further texts cannot be read.
         """
-        self._kept(module, context)
+        self._kept(module, work)
 
-    def _kept(self, module: nn.Module, context: Context) -> tuple[TextTask, dict[str, str], NDArray[np.int64]]:
+    def _kept(self, module: nn.Module, work: Work) -> tuple[TextTask, dict[str, str], NDArray[np.int64]]:
         """Return the task, the smaller tokenizer's files, and the id before of every id after, int64 [tokens]."""
-        task = context.task
+        task = work.task
         if not (isinstance(task, TextTask) and isinstance(module, TextLogits)):
             raise ModelError(
                 "the model has no vocabulary",
@@ -98,14 +110,14 @@ class PruneVocabulary(Stage):
                 got=type(module).__name__,
                 where=self.title,
             )
-        files, old = keep_tokens(task.tokenizer.files(), self._wanted(task, context))
+        files, old = keep_tokens(task.tokenizer.files(), self._wanted(task, work))
         if len(old) == task.tokenizer.size:
             raise StageError(
                 "all tokens are needed", got=f"{len(old)} tokens", where=self.title, hint="raise min_count"
             )
         tokenizer = Tokenizer.from_files(files, max_length=task.tokenizer.max_length)
         self._check_positions(module, old)
-        self._check_units(task, task.with_tokenizer(tokenizer), context)
+        self._check_units(task, task.with_tokenizer(tokenizer), work)
         return task, files, old
 
     def _check_positions(self, module: TextLogits, old: NDArray[np.int64]) -> None:
@@ -130,9 +142,9 @@ class PruneVocabulary(Stage):
                 hint="leave prune-vocabulary out",
             )
 
-    def _wanted(self, task: TextTask, context: Context) -> set[int]:
+    def _wanted(self, task: TextTask, work: Work) -> set[int]:
         """Return the ids of tokens that occur often enough, and of those in the further texts."""
-        counts = Counter(task.encoded(context.data.train).ids.tolist())
+        counts = Counter(task.encoded(work.data.train).ids.tolist())
         wanted = {number for number, count in counts.items() if count >= self.min_count}
         if self.texts is not None:
             lines = [line for line in self._lines(self.texts) if line.strip()]
@@ -152,13 +164,13 @@ class PruneVocabulary(Stage):
                 where=f"{self.title}, texts: {path}",
             ) from error
 
-    def _check_units(self, before: TextTask, after: TextTask, context: Context) -> None:
+    def _check_units(self, before: TextTask, after: TextTask, work: Work) -> None:
         """Refuse longer splits that push words over the length limit: they would be compared with other words.
 
         Raises:
             StageError: naming the role.
         """
-        for role, samples in context.data.roles.items():
+        for role, samples in work.data.roles.items():
             lost = int((before.units(samples) != after.units(samples)).sum())
             if lost:
                 raise StageError(
@@ -169,19 +181,19 @@ class PruneVocabulary(Stage):
                 )
 
     def _check(
-        self, before: nn.Module, after: nn.Module, context: Context, *, same: NDArray[np.bool_], tokenizer: Tokenizer
+        self, before: nn.Module, after: nn.Module, work: Work, *, same: NDArray[np.bool_], tokenizer: Tokenizer
     ) -> None:
         """Compare outputs on texts of kept tokens alone, bit for bit.
 
         Raises:
             StageError: when one differs.
         """
-        assert isinstance(context.task, TextTask)
+        assert isinstance(work.task, TextTask)
         index = torch.from_numpy(np.flatnonzero(same)[:CHECKED])
-        sides = ((context.task, before), (context.task.with_tokenizer(tokenizer), after))
+        sides = ((work.task, before), (work.task.with_tokenizer(tokenizer), after))
         with torch.no_grad():
             ours, theirs = (
-                task.forward(module, task.batch(context.data.train, index)) if len(index) else torch.empty(0)
+                task.forward(module, task.batch(work.data.train, index)) if len(index) else torch.empty(0)
                 for task, module in sides
             )
         if not torch.equal(ours, theirs):
@@ -192,9 +204,9 @@ class PruneVocabulary(Stage):
                 where=self.title,
             )
 
-    def inputs(self, source: Artifact | None, context: Context) -> dict[str, Any]:
+    def inputs(self, source: Artifact | None, work: Work, host: Host) -> dict[str, Any]:
         """Replace the path of the texts by their content."""
-        inputs = super().inputs(source, context)
+        inputs = super().inputs(source, work, host)
         if self.texts is not None and self.texts.is_file():
             inputs["fields"]["texts"] = hash_file(self.texts)
         return inputs

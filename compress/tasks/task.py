@@ -189,6 +189,19 @@ class Task(ABC):
         """Whether another reading gives every sample of a role the same positions; see `reading`."""
         return True
 
+    def travelling(self, directory: Path) -> tuple[Path, ...]:  # noqa: ARG002
+        """Return the files beside a stored model that its successors need to read samples.
+
+        Args:
+            directory: of the stored model.
+        """
+        return ()
+
+    @property
+    def token_limits(self) -> tuple[int, int] | None:
+        """How many different tokens, and how many tokens a sample, a model may get; None where there are no tokens."""
+        return None
+
     def files(self) -> Mapping[str, str]:
         """Return the text files that a deployment needs besides the model, by name."""
         return {}

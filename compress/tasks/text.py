@@ -20,7 +20,7 @@ from compress.tasks.batch import Batch
 from compress.tasks.signature import Signature
 from compress.tasks.signature import Tensor as Declared
 from compress.tasks.task import Problem, Task, unlabelled
-from compress.tasks.tokenizer import Encoded, Tokenizer
+from compress.tasks.tokenizer import FILES, Encoded, Tokenizer
 
 BUCKET = 64  # updates whose samples are sorted by length together
 
@@ -265,6 +265,15 @@ class TextTask(Task):
         assert isinstance(other, TextTask)
         ours, theirs = self.encoded(samples), other.encoded(samples)
         return np.array_equal(ours.starts, theirs.starts) and np.array_equal(ours.words, theirs.words)
+
+    def travelling(self, directory: Path) -> tuple[Path, ...]:
+        """Return the files of a tokenizer that lies beside a model, if one does."""
+        return tuple(path for path in map(directory.joinpath, FILES) if path.exists())
+
+    @property
+    def token_limits(self) -> tuple[int, int]:
+        """The tokenizer's size, and the longest length."""
+        return self.tokenizer.size, self.tokenizer.max_length
 
     def files(self) -> Mapping[str, str]:
         """Return the tokenizer's files."""

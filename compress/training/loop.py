@@ -8,21 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from compress.config import Values
 from compress.data import Samples
 from compress.errors import DataError, StageError
 from compress.loss import BoundLoss, GuidedLoss, LossTerms, Tap, Targets
 from compress.loss.taps import captured, evaluating
-from compress.stage import Context
+from compress.stage import Host, Optimization, Work, coupling_faults
 from compress.store.artifact import writable
-from compress.tasks import Batch
+from compress.tasks import Batch, Task
 from compress.tasks.batch import unit_rows
 
 LOGGED_POINTS = 1000  # of one training; every step counts in one of them
@@ -47,38 +44,6 @@ class Taught:
 Teaching = Callable[[Batch], Taught]
 
 
-class Optimization(Values):
-    """How weights are updated: the fields that every training stage shares.
-
-    Attributes:
-        epochs: passes over the train role.
-        batch_size: samples per forward pass.
-        accumulate: forward passes per update; the loss is divided by the units of all of them.
-        optimizer: ``sgd`` with Nesterov momentum 0.9, or ``adamw``.
-        learning_rate: the peak of the schedule: linear warm-up, then a cosine to zero.
-        warmup_fraction: share of the steps spent warming up.
-        weight_decay: applied to matrices and kernels, not to biases and norms.
-        clip_norm: largest gradient norm; larger ones are scaled down.
-    """
-
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
-    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 128
-    accumulate: Annotated[int, Field(ge=1, le=1024)] = 1
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.1
-    warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
-    clip_norm: Annotated[float, Field(gt=0)] = 5.0
-
-
-def coupling_faults(loss: GuidedLoss, optimization: Optimization) -> list[str]:
-    """Return why a loss cannot be minimised this way: a coupled term over parts of a batch is another term."""
-    if optimization.accumulate == 1 or not loss.coupled:
-        return []
-    names = ", ".join(loss.coupled)
-    return [f"accumulate above 1 splits the batch, which {names} compares as a whole; raise batch_size instead"]
-
-
 @dataclass(frozen=True)
 class Fit:
     """What a training run did.
@@ -96,30 +61,32 @@ class Fit:
 
 def fit(
     module: nn.Module,
-    context: Context,
+    work: Work,
+    host: Host,
     *,
     loss: BoundLoss,
     teacher: Teaching | None,
     optimization: Optimization,
     seed: int,
-    work: Path,
+    checkpoints: Path,
     name: str,
     views: Callable[[int, torch.Generator], int | None],
     on_epoch: Callable[[int], None] = lambda _epoch: None,
 ) -> Fit:
-    """Train a module in place on the train role, continuing from the last checkpoint in ``work`` if there is one.
+    """Train a module in place on the train role, continuing from the last checkpoint if there is one.
 
     On the CPU the same call ends with bitwise the same weights whether or not it was killed and repeated: order and
     views are drawn from (seed, epoch), dropout's generator is checkpointed.
 
     Args:
         module: trained in place; left in evaluation mode.
-        context: task, data, execution, progress, recorder.
+        work: task and data.
+        host: execution, progress, recorder.
         loss: the guided loss, bound to the module; its projectors are trained and checkpointed too.
         teacher: says what the teachers make of a batch; None when the loss needs no teacher.
         optimization: schedule and update rule.
         seed: decides order, views and dropout.
-        work: directory for checkpoints.
+        checkpoints: directory for them.
         name: shown in progress.
         views: gives the view of a batch from the epoch and a generator.
         on_epoch: called before each epoch's first step; a resumed epoch is not begun again.
@@ -128,9 +95,9 @@ def fit(
         StageError: when the loss is no longer finite, there are fewer samples than one batch, or the loss compares a
             whole batch that ``accumulate`` splits.
         DataError: when the loss reads labels and the train role has none.
-        KeyboardInterrupt: when ``context.interrupted`` says so, after writing a checkpoint.
+        KeyboardInterrupt: when ``host.interrupted`` says so, after writing a checkpoint.
     """
-    samples = context.data.train
+    samples = work.data.train
     per_update = optimization.batch_size * optimization.accumulate
     steps_per_epoch = len(samples) // per_update
     if steps_per_epoch == 0:
@@ -144,22 +111,22 @@ def fit(
     for fault in coupling_faults(loss.loss, optimization):
         raise StageError(fault, where=name)
     total_steps = steps_per_epoch * optimization.epochs
-    with _numerics(context, seed=seed), loss.attached(module):
+    with _numerics(host, seed=seed), loss.attached(module):
         module.train()
         module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         trained = nn.ModuleDict({"model": module, "loss": loss})
         updates = _optimizer(module, loss, optimization)
-        first = _restore(trained, updates, work)
+        first = _restore(trained, updates, checkpoints)
         # Apart, so that large gradients of projectors do not hold the student back.
         clipped = [values for values in (list(module.parameters()), list(loss.parameters())) if values]
         window = Window(loss.loss)
         logged_steps = -(-total_steps // LOGGED_POINTS)
         started_s, saved_s = time.monotonic(), time.monotonic()
-        with context.reporter.bar(name, total_steps) as bar:
+        with host.reporter.bar(name, total_steps) as bar:
             bar.advance(first)
             mixup = loss.loss.mixup
             for step, batches in _updates(
-                context, samples, optimization, seed=seed, views=views, first=first, mixup=mixup
+                work.task, samples, optimization, seed=seed, views=views, first=first, mixup=mixup
             ):
                 if step % steps_per_epoch == 0:
                     on_epoch(step // steps_per_epoch)
@@ -170,7 +137,13 @@ def fit(
                 units = sum(batch.num_units for batch in batches)
                 for batch in batches:
                     terms = _forward(
-                        module, context, batch, loss=loss, teacher=teacher, progress=(step + 0.5) / total_steps
+                        module,
+                        work.task,
+                        host,
+                        batch,
+                        loss=loss,
+                        teacher=teacher,
+                        progress=(step + 0.5) / total_steps,
                     )
                     terms.objective(units=units, samples=per_update).backward()
                     window.add(terms.named())
@@ -183,10 +156,10 @@ def fit(
                     means = window.take(name=name, step=done)
                     bar.advance(0, note=f"loss {means['total']:.4f}")
                     curves = {f"train/loss_{term}": value for term, value in means.items()}
-                    context.recorder.metrics({**curves, "train/learning_rate": rate}, step=done)
-                stop = context.interrupted()
-                if done < total_steps and (stop or time.monotonic() - saved_s > context.checkpoint_every_s):
-                    _save(trained, updates, work, step=done)
+                    host.recorder.metrics({**curves, "train/learning_rate": rate}, step=done)
+                stop = host.interrupted()
+                if done < total_steps and (stop or time.monotonic() - saved_s > host.checkpoint_every_s):
+                    _save(trained, updates, checkpoints, step=done)
                     saved_s = time.monotonic()
                 if stop:
                     raise KeyboardInterrupt
@@ -233,14 +206,15 @@ class Window:
         return means
 
 
-def predict(module: nn.Module, context: Context, samples: Samples) -> Tensor:
+def predict(module: nn.Module, task: Task, host: Host, samples: Samples) -> Tensor:
     """Return the logits of every unit of the plain samples, float32 [units, C]; see `forward_all`."""
-    return forward_all(module, context, samples, index=torch.arange(len(samples)))[0]
+    return forward_all(module, task, host, samples, index=torch.arange(len(samples)))[0]
 
 
 def forward_all(
     module: nn.Module,
-    context: Context,
+    task: Task,
+    host: Host,
     samples: Samples,
     *,
     index: Tensor,
@@ -255,7 +229,8 @@ def forward_all(
 
     Args:
         module: put back into its mode afterwards.
-        context: task, execution, progress.
+        task: how it reads samples.
+        host: execution, progress.
         samples: a role.
         index: int64 [N], which of its samples.
         view: which view of them.
@@ -264,24 +239,24 @@ def forward_all(
         name: shown in progress; empty shows none.
 
     Raises:
-        KeyboardInterrupt: when ``context.interrupted`` says so.
+        KeyboardInterrupt: when ``host.interrupted`` says so.
     """
     logits: list[Tensor] = []
     features: dict[Tap, list[Tensor]] = {tap: [] for tap in taps}
     order: list[Tensor] = []
     with (
-        _numerics(context, seed=0),
+        _numerics(host, seed=0),
         evaluating(module),
         torch.no_grad(),
         captured(module, taps) as capture,
-        context.reporter.bar(name, len(index)) if name else _silent() as bar,
+        host.reporter.bar(name, len(index)) if name else _silent() as bar,
     ):
-        for positions in context.task.parts(samples, index, size=BATCH):
-            if context.interrupted():
+        for positions in task.parts(samples, index, size=BATCH):
+            if host.interrupted():
                 raise KeyboardInterrupt
-            batch = context.task.batch(samples, index[positions], view=view, mixup=mixup)
-            with context.autocast():
-                logits.append(context.task.forward(module, _channels_last(batch)).float())
+            batch = task.batch(samples, index[positions], view=view, mixup=mixup)
+            with host.autocast():
+                logits.append(task.forward(module, _channels_last(batch)).float())
             for tap, value in capture.take().items():
                 features[tap].append(value)
             order.append(positions)
@@ -290,7 +265,7 @@ def forward_all(
     found, taken = torch.cat(logits), torch.cat(order)
     if bool((taken.diff() == 1).all()):
         return found, {tap: torch.cat(values) for tap, values in features.items()}
-    back, units = taken.argsort(), torch.from_numpy(context.task.units(samples))[index]
+    back, units = taken.argsort(), torch.from_numpy(task.units(samples))[index]
     return found[unit_rows(units[taken], back)], {tap: torch.cat(values)[back] for tap, values in features.items()}
 
 
@@ -300,10 +275,10 @@ def _silent() -> Iterator[None]:
 
 
 @contextmanager
-def _numerics(context: Context, *, seed: int) -> Iterator[None]:
+def _numerics(host: Host, *, seed: int) -> Iterator[None]:
     """Fix thread count and seed for the block, and restore both after it."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(context.execution.threads)
+    torch.set_num_threads(host.execution.threads)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -318,18 +293,18 @@ def _channels_last(batch: Batch) -> Batch:
 
 
 def per_sample_loss(
-    module: nn.Module, context: Context, batch: Batch, *, loss: GuidedLoss, teacher: Teaching | None
+    module: nn.Module, task: Task, batch: Batch, *, loss: GuidedLoss, teacher: Teaching | None
 ) -> Tensor:
     """Return the loss of each unit, float32 [units], in full precision with final weights: what importance ranks by.
 
     Only terms that read logits and give each unit a value of its own count: features change width under surgery.
     """
-    logits = context.task.forward(module, batch)
-    targets = targets_of(context, batch, logits, loss=loss, taught=None if teacher is None else teacher(batch))
+    logits = task.forward(module, batch)
+    targets = targets_of(task, batch, logits, loss=loss, taught=None if teacher is None else teacher(batch))
     return loss.on_logits(logits, targets, per_unit=True).total_per_unit
 
 
-def targets_of(context: Context, batch: Batch, logits: Tensor, *, loss: GuidedLoss, taught: Taught | None) -> Targets:
+def targets_of(task: Task, batch: Batch, logits: Tensor, *, loss: GuidedLoss, taught: Taught | None) -> Targets:
     """Return what a batch's student logits [units, C] are compared with.
 
     Raises:
@@ -345,23 +320,30 @@ def targets_of(context: Context, batch: Batch, logits: Tensor, *, loss: GuidedLo
         teachers=() if taught is None else taught.logits,
         teacher_weights=(1.0,) if taught is None else taught.weights,
         labels=batch.labels,
-        hard=None if loss.hard is None else context.task.hard_loss(logits, batch),
+        hard=None if loss.hard is None else task.hard_loss(logits, batch),
     )
 
 
 def _forward(
-    module: nn.Module, context: Context, batch: Batch, *, loss: BoundLoss, teacher: Teaching | None, progress: float
+    module: nn.Module,
+    task: Task,
+    host: Host,
+    batch: Batch,
+    *,
+    loss: BoundLoss,
+    teacher: Teaching | None,
+    progress: float,
 ) -> LossTerms:
-    with context.autocast():
-        logits = context.task.forward(module, _channels_last(batch))
+    with host.autocast():
+        logits = task.forward(module, _channels_last(batch))
     taught = None if teacher is None else teacher(batch)
-    targets = targets_of(context, batch, logits, loss=loss.loss, taught=taught)
+    targets = targets_of(task, batch, logits, loss=loss.loss, taught=taught)
     features = None if taught is None else taught.features
     return loss(logits, targets, teacher_features=features, progress=progress, mask=batch.mask)
 
 
 def _updates(
-    context: Context,
+    task: Task,
     samples: Samples,
     optimization: Optimization,
     *,
@@ -375,7 +357,7 @@ def _updates(
     steps_per_epoch = len(samples) // (size * accumulate)
     for epoch in range(first // steps_per_epoch, optimization.epochs):
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-        order = context.task.order(samples, generator, size=size * accumulate)
+        order = task.order(samples, generator, size=size * accumulate)
         for within in range(steps_per_epoch):
             step = epoch * steps_per_epoch + within
             drawn = [views(epoch, generator) for _ in range(accumulate)]
@@ -385,10 +367,7 @@ def _updates(
             rows = order[start : start + size * accumulate].split(size)
             yield (
                 step,
-                [
-                    context.task.batch(samples, index, view=view, mixup=mixup)
-                    for index, view in zip(rows, drawn, strict=True)
-                ],
+                [task.batch(samples, index, view=view, mixup=mixup) for index, view in zip(rows, drawn, strict=True)],
             )
 
 
@@ -415,7 +394,7 @@ def _optimizer(module: nn.Module, loss: nn.Module, optimization: Optimization) -
     return torch.optim.AdamW(groups, lr=optimization.learning_rate, fused=True)
 
 
-def _save(trained: nn.Module, updates: torch.optim.Optimizer, work: Path, *, step: int) -> None:
+def _save(trained: nn.Module, updates: torch.optim.Optimizer, directory: Path, *, step: int) -> None:
     """Write a checkpoint under a temporary name, then rename it over the previous one.
 
     Raises:
@@ -428,17 +407,17 @@ def _save(trained: nn.Module, updates: torch.optim.Optimizer, work: Path, *, ste
             if value is not None:
                 tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).contiguous()
     tensors["rng"] = torch.get_rng_state()
-    draft = work / f"checkpoint.draft-{os.getpid()}"
-    with writable(work):
+    draft = directory / f"checkpoint.draft-{os.getpid()}"
+    with writable(directory):
         save_file(tensors, draft, metadata={"step": json.dumps(step)})
         with draft.open("rb") as file:
             os.fsync(file.fileno())
-        draft.rename(work / "checkpoint.safetensors")
+        draft.rename(directory / "checkpoint.safetensors")
 
 
-def _restore(trained: nn.Module, updates: torch.optim.Optimizer, work: Path) -> int:
+def _restore(trained: nn.Module, updates: torch.optim.Optimizer, directory: Path) -> int:
     """Load the checkpoint, if any; return the step to go on from."""
-    path = work / "checkpoint.safetensors"
+    path = directory / "checkpoint.safetensors"
     if not path.exists():
         return 0
     from safetensors import safe_open

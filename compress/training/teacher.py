@@ -18,17 +18,16 @@ from compress.errors import ModelError, StageError
 from compress.loss import BoundLoss, GuidedLoss, Tap, bind
 from compress.loss.taps import captured
 from compress.models import load_model
-from compress.stage import Context
+from compress.stage import CACHE_LIMIT_GB, Host, Member, Optimization, Work
 from compress.store.artifact import Artifact, hash_values
-from compress.tasks import Batch
+from compress.tasks import Batch, Task
 from compress.tasks.batch import unit_rows
-from compress.training.loop import BATCH, Fit, Optimization, Taught, fit, forward_all
+from compress.training.loop import BATCH, Fit, Taught, fit, forward_all
 
 Shape = tuple[int, ...]
 VERSION = 1  # raised by hand when the same inputs come to mean other outputs
 SHARD = 4096  # samples per committed directory, a multiple of the batch that they are computed in
 SMALL = 2**26  # bytes; outputs of a view that are no more are read into memory
-CACHE_LIMIT_GB = 4.0  # of stored taps that are no vectors, unless a stage says otherwise
 VECTOR = 4096  # numbers; a tap with no more of them is stored whatever the limit
 CHECKED_SHARE = 0.01
 MAX_CHECKED = 256
@@ -81,7 +80,9 @@ class TeacherOutputs:
     """The teachers' outputs on one role: logits and the cached taps from the store, the others from a live pass.
 
     Attributes:
-        context: task and execution.
+        teachers: the first one's features are read, all logits are averaged.
+        host: execution.
+        seed: of the pipeline; draws what is checked.
         samples: the role.
         mixup: share of mixed samples in a view.
         cached: view to one entry per teacher.
@@ -91,7 +92,9 @@ class TeacherOutputs:
         rereads: whether the teacher reads samples otherwise than the student, so that a batch is made anew for it.
     """
 
-    context: Context
+    teachers: tuple[Member, ...]
+    host: Host
+    seed: int
     samples: Samples
     mixup: float
     cached: Mapping[int | None, tuple[Cached, ...]]
@@ -107,8 +110,7 @@ class TeacherOutputs:
     @cached_property
     def _modules(self) -> list[nn.Module]:
         """The teachers as modules, for live checks."""
-        members = [first_teacher(self.context), *(member.artifact for member in self.context.ensemble)]
-        return [load_model(artifact.path, code=self.context.code) for artifact in members]
+        return [load_model(member.artifact.path, code=self.host.code) for member in self.teachers]
 
     def __call__(self, batch: Batch) -> Taught:
         """Return what the teachers say of a batch of this role."""
@@ -116,9 +118,10 @@ class TeacherOutputs:
         logits, features = first.of(batch.index)
         if self.live is not None:
             missing = [tap for tap in self.taps if tap not in features]
+            task = self.teachers[0].task
             if self.rereads:
-                batch = self.context.task.batch(self.samples, batch.index, view=batch.view, mixup=self.mixup)
-            features |= live_features(self.live, self.context, batch, missing)
+                batch = task.batch(self.samples, batch.index, view=batch.view, mixup=self.mixup)
+            features |= live_features(self.live, task, self.host, batch, missing)
         return Taught((logits, *(other.logits_of(batch.index) for other in others)), self.weights, features)
 
     def check(self, epoch: int) -> None:
@@ -129,20 +132,27 @@ class TeacherOutputs:
         Raises:
             StageError: when they differ by more than the precision's rounding.
         """
-        generator = torch.Generator().manual_seed(7_919 + epoch + 1_000_003 * self.context.seed)
+        generator = torch.Generator().manual_seed(7_919 + epoch + 1_000_003 * self.seed)
         index = torch.randperm(len(self.samples), generator=generator)[: num_checked(len(self.samples))].sort().values
         view = list(self.cached)[epoch % len(self.cached)]
-        for module, cached in zip(self._modules, self.cached[view], strict=True):
+        for member, module, cached in zip(self.teachers, self._modules, self.cached[view], strict=True):
             logits, features = cached.of(index)
             now, now_features = forward_all(
-                module, self.context, self.samples, index=index, view=view, mixup=self.mixup, taps=list(features)
+                module,
+                member.task,
+                self.host,
+                self.samples,
+                index=index,
+                view=view,
+                mixup=self.mixup,
+                taps=list(features),
             )
             self._compare("logits", now, logits, where=f"epoch {epoch}, view {view}")
             for tap, kept in features.items():
                 self._compare(f"tap {tap}", now_features[tap], kept, where=f"epoch {epoch}, view {view}")
 
     def _compare(self, what: str, now: Tensor, kept: Tensor, *, where: str) -> None:
-        largest, mean = TOLERANCE[self.context.execution.precision]
+        largest, mean = TOLERANCE[self.host.execution.precision]
         gap, scale = (now.float() - kept.float()).abs(), max(1.0, float(kept.abs().max()))
         if not (float(gap.max()) <= largest * scale and float(gap.mean()) <= mean * scale):
             raise StageError(
@@ -160,19 +170,9 @@ def num_checked(samples: int) -> int:
     return min(math.ceil(CHECKED_SHARE * samples), MAX_CHECKED)
 
 
-def first_teacher(context: Context) -> Artifact:
-    """Return the teacher, whose features are read.
-
-    Raises:
-        StageError: when the context has none.
-    """
-    if context.teacher is None:
-        raise StageError("the guided loss needs a teacher", hint="name a teacher, or leave out terms that read one")
-    return context.teacher
-
-
 def teacher_outputs(
-    context: Context,
+    work: Work,
+    host: Host,
     samples: Samples,
     *,
     views: Sequence[int | None],
@@ -187,7 +187,8 @@ def teacher_outputs(
     of them together stay below the limit and samples have one size, else they come from a live pass of each batch.
 
     Args:
-        context: teacher, task, store.
+        work: with the teachers.
+        host: store, execution.
         samples: the role.
         views: which views of it.
         taps: what is read of the first teacher besides its logits, and the shapes of one sample.
@@ -195,46 +196,47 @@ def teacher_outputs(
         limit_bytes: of the cached taps that are no vectors, all views together.
 
     Raises:
-        StageError: when the context has no teacher.
+        StageError: when there is no teacher.
         ModelError: when a teacher's outputs do not match the task's classes, or are not finite.
     """
-    first, taps = first_teacher(context), taps or {}
-    rereads, context = context.teacher_task is not None, context.of_teacher
-    limit_bytes = limit_bytes if context.task.fixed_size else 0.0
+    first, taps = work.teacher, taps or {}
+    limit_bytes = limit_bytes if first.task.fixed_size else 0.0
     stored = stored_taps(taps, samples=len(samples) * len(views), limit_bytes=limit_bytes)
-    teachers = (first, *(member.artifact for member in context.ensemble))
-    weights = (1.0, *(member.weight for member in context.ensemble))
     cached = {
         view: tuple(
-            _cached(context, teacher, samples, view=view, mixup=mixup, taps=stored if number == 0 else ())
-            for number, teacher in enumerate(teachers)
+            _cached(member, host, samples, view=view, mixup=mixup, taps=stored if member is first else ())
+            for member in work.teachers
         )
         for view in views
     }
+    total = sum(member.weight for member in work.teachers)
     return TeacherOutputs(
-        context=context,
+        teachers=work.teachers,
+        host=host,
+        seed=work.seed,
         samples=samples,
         mixup=mixup,
         cached=cached,
-        weights=tuple(weight / sum(weights) for weight in weights),
+        weights=tuple(member.weight / total for member in work.teachers),
         taps=tuple(taps),
-        live=load_model(first.path, code=context.code) if len(stored) < len(taps) else None,
-        rereads=rereads,
+        live=load_model(first.artifact.path, code=host.code) if len(stored) < len(taps) else None,
+        rereads=first.task is not work.task,
     )
 
 
 def fit_guided(
     module: nn.Module,
-    context: Context,
+    work: Work,
+    host: Host,
     *,
     loss: GuidedLoss,
     optimization: Optimization,
     seed: int,
-    work: Path,
+    checkpoints: Path,
     name: str,
     cache_limit_gb: float = CACHE_LIMIT_GB,
 ) -> Fit:
-    """Train a module in place on the guided loss against the context's teacher; see `fit`.
+    """Train a module in place on the guided loss against the work's teachers; see `fit`.
 
     Teacher and student see the identical view of every sample, drawn from the task's fixed views.
 
@@ -243,21 +245,22 @@ def fit_guided(
             0 there, stored outputs are not the teacher's, or token by token is compared what both split otherwise.
         ModelError: when taps cannot be paired, or the teacher's outputs do not match the task.
     """
-    views = context.task.views(mixup=loss.mixup)
+    views = work.task.views(mixup=loss.mixup)
     teacher = None
     if loss.needs_teacher:
-        teacher = load_model(first_teacher(context).path, code=context.code)
-        if not context.ensemble and all("zero-at-equality" in term.declared for term in loss.terms.values()):
+        teacher = load_model(work.teacher.artifact.path, code=host.code)
+        if len(work.teachers) == 1 and all("zero-at-equality" in term.declared for term in loss.terms.values()):
             _refuse_equal(module, teacher, name=name)
-    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    example = work.task.batch(work.data.select, torch.arange(2)).inputs
     # Projectors are drawn apart from the student's own weights, which may come from the same seed.
     bound = bind(loss, module, teacher, example, seed=seed + 500_009)
     taught = None
     if loss.needs_teacher:
-        _refuse_other_tokens(bound, context, name=name)
+        _refuse_other_tokens(bound, work, name=name)
         taught = teacher_outputs(
-            context,
-            context.data.train,
+            work,
+            host,
+            work.data.train,
             views=views,
             taps=bound.teacher_shapes,
             mixup=loss.mixup,
@@ -265,22 +268,23 @@ def fit_guided(
         )
     return fit(
         module,
-        context,
+        work,
+        host,
         loss=bound,
         teacher=taught,
         optimization=optimization,
         seed=seed,
-        work=work,
+        checkpoints=checkpoints,
         name=name,
         views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
         on_epoch=(lambda _epoch: None) if taught is None else taught.check,
     )
 
 
-def _refuse_other_tokens(bound: BoundLoss, context: Context, *, name: str) -> None:
+def _refuse_other_tokens(bound: BoundLoss, work: Work, *, name: str) -> None:
     """Refuse terms that compare tokens with tokens when student and teacher split the train role otherwise."""
     by_token = [term for term, pairs in bound.pairs.items() if any(len(pair.shapes[1]) > 2 for pair in pairs)]
-    if not by_token or context.task.splits_like(context.of_teacher.task, context.data.train):
+    if not by_token or work.task.splits_like(work.teacher.task, work.data.train):
         return
     raise StageError(
         "the loss compares student and teacher token by token, and their tokenizers split the train role otherwise",
@@ -321,15 +325,15 @@ def stored_taps(taps: Mapping[Tap, Shape], *, samples: int, limit_bytes: float) 
     return tuple(stored)
 
 
-def live_features(module: nn.Module, context: Context, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
+def live_features(module: nn.Module, task: Task, host: Host, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
     """Return tapped tensors of a teacher on a batch, in evaluation mode without gradients."""
-    with captured(module, taps) as capture, torch.no_grad(), context.autocast():
-        context.task.forward(module, batch)
+    with captured(module, taps) as capture, torch.no_grad(), host.autocast():
+        task.forward(module, batch)
         return capture.take()
 
 
 def _cached(
-    context: Context, teacher: Artifact, samples: Samples, *, view: int | None, mixup: float, taps: Sequence[Tap]
+    teacher: Member, host: Host, samples: Samples, *, view: int | None, mixup: float, taps: Sequence[Tap]
 ) -> Cached:
     """Return one teacher's outputs on one view; each shard is found or computed by itself."""
     module: nn.Module | None = None
@@ -341,27 +345,30 @@ def _cached(
         inputs = {
             "outputs": ["logits", *map(str, taps)],
             "version": VERSION,
-            "teacher": teacher.digest,
+            "teacher": teacher.artifact.digest,
             "samples": samples.digest,
-            "task": context.task.digest,
+            "task": teacher.task.digest,
             "view": view,
             "mixup": mixup,
             "shard": [number, SHARD, BATCH],
-            "threads": context.execution.threads,
-            "precision": context.execution.precision,
+            "threads": host.execution.threads,
+            "precision": host.execution.precision,
             "torch": importlib.metadata.version("torch"),
         }
-        found = context.store.find(hash_values(inputs))
+        found = host.store.find(hash_values(inputs))
         if found is None:
-            module = module or load_model(teacher.path, code=context.code)
+            module = module or load_model(teacher.artifact.path, code=host.code)
             name = "teacher outputs" if view is None else f"teacher outputs, view {view}"
             title = name if len(starts) == 1 else f"{name}, part {number + 1} of {len(starts)}"
-            computed = forward_all(module, context, samples, index=index, view=view, mixup=mixup, taps=taps, name=title)
-            found = _commit(context, inputs, *computed)
+            computed = forward_all(
+                module, teacher.task, host, samples, index=index, view=view, mixup=mixup, taps=taps, name=title
+            )
+            _check(computed[0], classes=len(teacher.task.classes))
+            found = _commit(host, inputs, *computed)
         logits.append(np.load(found.path / "logits.npy", mmap_mode="r"))
         for position, tap in enumerate(taps):
             features[tap].append(np.load(found.path / f"feature{position}.npy", mmap_mode="r"))
-    units = torch.from_numpy(context.task.units(samples))
+    units = torch.from_numpy(teacher.task.units(samples))
     return Cached(
         _in_memory(logits),
         {tap: _in_memory(parts) for tap, parts in features.items()},
@@ -374,9 +381,7 @@ def _in_memory(parts: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
     return tuple(parts) if sum(part.nbytes for part in parts) > SMALL else (np.concatenate(parts),)
 
 
-def _commit(context: Context, inputs: dict[str, Any], logits: Tensor, features: Mapping[Tap, Tensor]) -> Artifact:
-    _check(logits, context)
-
+def _commit(host: Host, inputs: dict[str, Any], logits: Tensor, features: Mapping[Tap, Tensor]) -> Artifact:
     def write(directory: Path) -> dict[str, Any]:
         np.save(directory / "logits.npy", logits.numpy())
         for position, value in enumerate(features.values()):
@@ -384,11 +389,10 @@ def _commit(context: Context, inputs: dict[str, Any], logits: Tensor, features: 
             np.save(directory / f"feature{position}.npy", bits.numpy())
         return {"samples": len(logits)}
 
-    return context.store.commit(inputs, kind="outputs", write=write)
+    return host.store.commit(inputs, kind="outputs", write=write)
 
 
-def _check(logits: Tensor, context: Context) -> None:
-    classes = len(context.task.classes)
+def _check(logits: Tensor, *, classes: int) -> None:
     if logits.dim() != 2 or logits.shape[1] != classes:
         raise ModelError(
             "the teacher's outputs do not match the data",

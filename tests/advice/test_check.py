@@ -149,7 +149,7 @@ def test_a_reference_of_another_shape_is_refused(tmp_path):
         told, data, Options(store=tmp_path), store=Store.open(tmp_path), execution=Execution(1, "float32")
     )
     with pytest.raises(DataError, match="reference sample does not fit"):
-        reference_sample(told.teacher, context)
+        reference_sample(told.teacher, *context)
 
 
 def test_a_reference_that_is_too_small_is_refused(tmp_path):
@@ -161,7 +161,7 @@ def test_a_reference_that_is_too_small_is_refused(tmp_path):
         told, data, Options(store=tmp_path), store=Store.open(tmp_path), execution=Execution(1, "float32")
     )
     with pytest.raises(DataError, match="32 samples or more"):
-        reference_sample(told.teacher, context)
+        reference_sample(told.teacher, *context)
 
 
 def test_a_missing_member_of_the_ensemble_is_a_missing_teacher(store, tmp_path):

@@ -83,21 +83,21 @@ def test_our_terms_conform():
 
 
 def test_gradients_of_a_wrong_reduction_are_caught_and_of_the_preset_are_not(context, teacher):
-    found = measures.audit(GuidedLoss(preset="hinton"), context, student=student(context), teacher=teacher)
+    found = measures.audit(GuidedLoss(preset="hinton"), *context, student=student(context), teacher=teacher)
     assert {measure.probe for measure in found} == {"gradient-ratio", "gradient-cosine"}
     assert not warned(found)
     wrong = GuidedLoss(hard=Hard(weight=0.1), kl=SumOverBatch(weight=0.9))
-    found = measures.audit(wrong, context, student=student(context), teacher=teacher)
+    found = measures.audit(wrong, *context, student=student(context), teacher=teacher)
     assert ("gradient-ratio", "kl") in warned(found)
     weak = GuidedLoss(hard=Hard(), kl=Kl(weight=1e-4))
-    assert ("gradient-ratio", "kl") in warned(measures.audit(weak, context, student=student(context), teacher=teacher))
+    assert ("gradient-ratio", "kl") in warned(measures.audit(weak, *context, student=student(context), teacher=teacher))
 
 
 def test_the_gradient_ratio_is_autograds_own(context, teacher):
     """One batch, by hand: gradients of the weighted terms over all parameters."""
     few = with_train(context, rows=np.arange(100))
     loss, ours = GuidedLoss(hard=Hard(weight=0.1), kl=Kl(weight=0.9, temperature=2)), student(context)
-    (ratio, angle) = measures.audit(loss, few, student=ours, teacher=teacher)
+    (ratio, angle) = measures.audit(loss, *few, student=ours, teacher=teacher)
     ours.train()
     batch = few.task.batch(few.data.train, torch.arange(100))
     logits = few.task.forward(ours, batch)
@@ -117,14 +117,14 @@ def test_the_gradient_ratio_is_autograds_own(context, teacher):
 
 def test_a_student_with_dropout_gives_the_same_gradients_twice(context, teacher):
     ours = torch.nn.Sequential(student(context), torch.nn.Dropout(0.5))
-    found = [measures.audit(context.loss, context, student=ours, teacher=teacher) for _ in range(2)]
+    found = [measures.audit(context.loss, *context, student=ours, teacher=teacher) for _ in range(2)]
     assert found[0] == found[1]
 
 
 def test_classes_in_another_order_pull_against_the_labels(context, teacher):
     shuffled = with_train(context, labels=(context.data.train.labels + 3) % 10)
     (_, right), (_, wrong) = (
-        measures.audit(context.loss, here, student=student(context), teacher=teacher) for here in (context, shuffled)
+        measures.audit(context.loss, *here, student=student(context), teacher=teacher) for here in (context, shuffled)
     )
     assert right.probe == wrong.probe == "gradient-cosine"
     assert right.value.value > 0.5 > wrong.value.value
@@ -142,8 +142,8 @@ def test_shifted_data_are_caught(context, teacher, change):
     assert not warned(measures.shift(context.data, None))
     shifted = with_train(context, inputs=change(context.data.train.inputs))
     assert ("shift", "") in warned(measures.shift(shifted.data, None))
-    train = measures.train_logits(shifted, shifted.loss, student(context), teacher)
-    assert {("accuracy-drop", "")} <= warned(measures.of_teacher(shifted, train, reference=None))
+    train = measures.train_logits(*shifted, shifted.loss, student(context), teacher)
+    assert {("accuracy-drop", "")} <= warned(measures.of_teacher(*shifted, train, reference=None))
 
 
 def test_a_reference_sample_is_what_the_data_are_compared_with(context):
@@ -152,12 +152,12 @@ def test_a_reference_sample_is_what_the_data_are_compared_with(context):
 
 
 def test_a_healthy_teacher_is_not_warned_of(context, teacher):
-    train = measures.train_logits(context, context.loss, student(context), teacher)
-    assert not warned([*measures.of_teacher(context, train, reference=None), *measures.softness(train, context.loss)])
+    train = measures.train_logits(*context, context.loss, student(context), teacher)
+    assert not warned([*measures.of_teacher(*context, train, reference=None), *measures.softness(train, context.loss)])
 
 
 def test_a_one_hot_teacher_is_caught_at_temperature_one_alone(context, teacher):
-    logits = 6 * measures.train_logits(context, context.loss, student(context), teacher)
+    logits = 6 * measures.train_logits(*context, context.loss, student(context), teacher)
     for temperature, expected in ((1.0, {("non-target-mass", "kl")}), (20.0, set())):
         assert warned(measures.softness(logits, GuidedLoss(kl=Kl(temperature=temperature)))) == expected
 
@@ -199,10 +199,10 @@ def test_capacity_is_a_ratio_of_parameters_and_logits_alone_are_told(context, te
 
 def test_pairs_are_those_of_the_term_and_a_twin_is_alike(context, teacher):
     twin = load_model(context.teacher.path)
-    found = measures.pairing(GuidedLoss(preset="hinton", hidden=Hidden()), twin, teacher, context)
+    found = measures.pairing(GuidedLoss(preset="hinton", hidden=Hidden()), twin, teacher, context.work)
     assert len(found) > 1
     assert all(measure.value.value == pytest.approx(1) for measure in found)
-    (best,) = measures.pairing(GuidedLoss(preset="hinton"), twin, teacher, context)
+    (best,) = measures.pairing(GuidedLoss(preset="hinton"), twin, teacher, context.work)
     assert best.probe == "best-pairs"
     assert "layers" in best.detail
 
@@ -220,9 +220,9 @@ class Changed(torch.nn.Module):
 
 
 def test_stages_that_are_changed_in_place_are_left_out_and_no_error(context, teacher):
-    assert measures.pairing(context.loss, Changed(), teacher, context) == []
+    assert measures.pairing(context.loss, Changed(), teacher, context.work) == []
     loss = GuidedLoss(last_feature=LastFeature())
-    (found,) = measures.pairing(loss, Changed(), teacher, context)
+    (found,) = measures.pairing(loss, Changed(), teacher, context.work)
     assert found.subject == "last_feature, head:input : head:input"
 
 
@@ -255,7 +255,7 @@ def test_padding_is_no_part_of_what_layers_have_in_common(texts):
     longer = Samples(np.append(train.inputs[:30], " ".join(["film"] * 40)), np.arange(31) % 2)
     padded = replace(texts, data=replace(texts.data, roles={**texts.data.roles, "train": longer}))
     taps = [Tap("layers.0"), Tap("layers.1")]
-    plain, wide = (measures._features(Tokens(), here, taps) for here in (texts, padded))
+    plain, wide = (measures._features(Tokens(), here.work, taps) for here in (texts, padded))
     for tap in taps:
         np.testing.assert_allclose(wide[tap][:30], plain[tap][:30], atol=1e-6)
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from compress.advice import pilot
+from compress.advice.lesson import Lesson
 from compress.advice.rules import judged
 from compress.loss import GuidedLoss
 from compress.models import Cnn
-from compress.stage import Member
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.train import Train
@@ -18,6 +18,14 @@ from compress.stages.train import Train
 STAGE = Distill(epochs=40, batch_size=50, learning_rate=0.1, loss=GuidedLoss(preset="hinton"))
 ENOUGH = Cnn(widths=(16, 32, 32), strides=(1, 2, 1))
 TINY = Cnn(widths=(1, 1), strides=(4, 2))
+
+
+def lesson(stage: Distill) -> Lesson:
+    assert stage.loss is not None
+    return Lesson(stage.title, stage.loss, stage, stage.cache_limit_gb)
+
+
+LESSON = lesson(STAGE)
 
 
 def maker(context, model):
@@ -38,19 +46,21 @@ def context(make_context, trained_digits):
 
 
 def test_a_student_that_can_is_told_from_one_that_cannot(context):
-    assert not warned([pilot.memorised(STAGE, context, maker(context, ENOUGH))])
-    assert warned([pilot.memorised(STAGE, context, maker(context, TINY))]) == {"memorised-agreement"}
+    assert not warned([pilot.memorised(LESSON, *context, maker(context, ENOUGH))])
+    assert warned([pilot.memorised(LESSON, *context, maker(context, TINY))]) == {"memorised-agreement"}
 
 
 def test_a_thin_margin_is_caught_and_training_confirms_it(context):
     """The teacher saw a fortieth of the epochs that the student has."""
-    weak = Train(epochs=1, batch_size=100, learning_rate=0.02).run(Create(model=ENOUGH).run(None, context), context)
+    weak = Train(epochs=1, batch_size=100, learning_rate=0.02).run(Create(model=ENOUGH).run(None, *context), *context)
     here = replace(context, teacher=weak)
-    found = {measure.probe: measure for measure in pilot.pilot(STAGE, here, maker(here, ENOUGH))}
+    found = {measure.probe: measure for measure in pilot.pilot(LESSON, *here, maker(here, ENOUGH))}
     assert {"margin", "margin-at-end"} <= warned(found.values())
     accuracies = [
         pilot.right(
-            pilot.trained(STAGE, here, maker(here, ENOUGH), loss=loss, schedule=pilot.short(STAGE, 1000), seed=1), here
+            pilot.trained(LESSON, *here, maker(here, ENOUGH), loss=loss, schedule=pilot.short(LESSON, 1000), seed=1),
+            *here.work,
+            here.host,
         ).mean()
         for loss in (STAGE.loss, pilot.LABELS_ALONE)
     ]
@@ -60,7 +70,8 @@ def test_a_thin_margin_is_caught_and_training_confirms_it(context):
 def test_seeds_are_paired_and_the_same_call_gives_the_same_numbers(context):
     stage = STAGE.model_copy(update={"epochs": 2})
     runs = [
-        pilot.trained(stage, context, maker(context, TINY), loss=stage.loss, schedule=stage, seed=3) for _ in range(2)
+        pilot.trained(lesson(stage), *context, maker(context, TINY), loss=stage.loss, schedule=stage, seed=3)
+        for _ in range(2)
     ]
     assert all(torch.equal(*pair) for pair in zip(*(run.state_dict().values() for run in runs), strict=True))
 
@@ -74,7 +85,7 @@ def test_the_cost_counts_the_steps_that_are_made_and_what_the_teachers_see(conte
         roles = {**context.data.roles, "train": replace(context.data.train, labels=None)}
         context = replace(context, data=replace(context.data, roles=roles))
         stage = stage.model_copy(update={"loss": GuidedLoss(preset="born-again")})
-    context = replace(context, ensemble=(Member(Create(model=TINY).run(None, context), 1.0),))
+    context = replace(context, ensemble=((Create(model=TINY).run(None, *context), 1.0),))
     steps, seen, fit, forward = [], [], pilot.fit_guided, compress.training.teacher.forward_all
 
     def fitted(*arguments, **options):
@@ -86,8 +97,8 @@ def test_the_cost_counts_the_steps_that_are_made_and_what_the_teachers_see(conte
 
     monkeypatch.setattr(pilot, "fit_guided", fitted)
     monkeypatch.setattr(compress.training.teacher, "forward_all", forwarded)
-    told = pilot.cost(stage, context, maker(context, TINY))
-    pilot.pilot(stage, context, maker(context, TINY))
+    told = pilot.cost(lesson(stage), *context, maker(context, TINY))
+    pilot.pilot(lesson(stage), *context, maker(context, TINY))
     assert told.steps == sum(steps)
     assert told.teacher_images == sum(seen)
     assert told.seconds > 0
@@ -123,7 +134,7 @@ def test_without_labels_only_capacity_is_measured(context):
     unlabelled = replace(data, roles={**data.roles, "train": replace(data.train, labels=None)})
     found = pilot.pilot(
         STAGE.model_copy(update={"loss": GuidedLoss(preset="born-again")}),
-        replace(context, data=unlabelled),
+        *replace(context, data=unlabelled),
         maker(context, TINY),
     )
     assert [measure.probe for measure in found] == ["memorised-agreement"]
@@ -135,5 +146,5 @@ def test_test_is_not_read_and_one_epoch_is_not_extrapolated(context):
     here = replace(context, data=replace(data, roles=empty))
     for epochs, extrapolated in ((1, set()), (2, {"margin-at-end"})):
         stage = STAGE.model_copy(update={"epochs": epochs})
-        found = {measure.probe for measure in pilot.pilot(stage, here, maker(here, TINY))}
+        found = {measure.probe for measure in pilot.pilot(lesson(stage), *here, maker(here, TINY))}
         assert found == {"margin", "pilot-gain", "memorised-agreement"} | extrapolated

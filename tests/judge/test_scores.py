@@ -15,24 +15,24 @@ def context(make_context, trained_digits):
 
 @pytest.fixture
 def quantized(context, trained_digits):
-    return Quantize(max_accuracy_drop=None).run(trained_digits, context)
+    return Quantize(max_accuracy_drop=None).run(trained_digits, *context)
 
 
 def test_each_file_of_a_bundle_is_scored_by_itself_byte_for_byte(context, quantized):
     names = ("fp32", "fp16-gpu", "int8-x86")
-    bundle = Export(variants=names).run(quantized, context)
-    found = {name: score(bundle, context, role="select", teacher=None, variant=name) for name in names}
+    bundle = Export(variants=names).run(quantized, *context)
+    found = {name: score(bundle, *context, role="select", teacher=None, variant=name) for name in names}
     for name, scores in found.items():
         assert scores.onnx_path.read_bytes() == (bundle.path / f"{name}.onnx").read_bytes()
         assert scores.accuracy > 0.9
         assert scores.facts["parity"]["argmax_agreement"] >= 0.98
     assert found["fp32"].facts["parity"] == bundle.facts["parity"]
-    primary = score(bundle, context, role="select", teacher=None)
+    primary = score(bundle, *context, role="select", teacher=None)
     assert primary.onnx_path.read_bytes() == found["int8-x86"].onnx_path.read_bytes()
 
 
 def test_a_quantized_file_is_compared_with_itself_under_its_stages_bound(context, quantized):
-    scores = score(quantized, context, role="select", teacher=None)
+    scores = score(quantized, *context, role="select", teacher=None)
     assert scores.artifact.inputs["min_agreement"] == 0.98
     inputs = first_inputs(context.task, context.data.select, DECISION_SAMPLES)[0]
     assert scores.facts["parity"] == check_decisions(scores.onnx_path, (inputs,), min_agreement=0.98)
@@ -43,7 +43,7 @@ def test_a_quantized_file_is_compared_with_itself_under_its_stages_bound(context
 
 def test_what_is_taken_as_it_comes_out_is_not_judged(context, trained_digits):
     scores = score(
-        Quantize.unbounded(mode="dynamic").run(trained_digits, context), context, role="select", teacher=None
+        Quantize.unbounded(mode="dynamic").run(trained_digits, *context), *context, role="select", teacher=None
     )
     assert scores.artifact.inputs["min_agreement"] == 0
     assert scores.facts["parity"]["argmax_agreement"] > 0.9

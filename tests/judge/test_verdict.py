@@ -59,7 +59,7 @@ def context(make_context, trained_digits):
 
 @pytest.fixture
 def teacher(context, trained_digits) -> Contender:
-    return Contender("teacher", trained_digits, score(trained_digits, context, role="select", teacher=None))
+    return Contender("teacher", trained_digits, score(trained_digits, *context, role="select", teacher=None))
 
 
 def test_a_file_that_its_worker_cannot_load_is_told_with_the_reason(recipe, context, teacher, tmp_path):
@@ -73,13 +73,13 @@ def test_a_file_that_its_worker_cannot_load_is_told_with_the_reason(recipe, cont
         Contender("small", teacher.artifact, scores),
     ]
     with pytest.raises(StageError, match=r"(?s)small could not be measured.*INVALID_PROTOBUF.*ort-cpu-b1-t1"):
-        judge(recipe, context, contenders, rivals=("rival",), work=tmp_path)
+        judge(recipe, *context, contenders, rivals=("rival",), directory=tmp_path)
 
 
 def test_a_request_to_stop_is_heard_before_the_next_profile(recipe, context, teacher, tmp_path):
     contenders = [teacher, Contender("rival", teacher.artifact, teacher.scores)]
     with pytest.raises(KeyboardInterrupt):
-        judge(recipe, replace(context, interrupted=lambda: True), contenders, rivals=("rival",), work=tmp_path)
+        judge(recipe, *replace(context, interrupted=lambda: True), contenders, rivals=("rival",), directory=tmp_path)
     assert np.load(tmp_path / "inputs.npz")["pixel_values"].shape == (256, 1, 8, 8)
 
 
@@ -87,7 +87,7 @@ def test_a_file_is_scored_in_the_runtime_that_was_timed(recipe, context, teacher
     profiles = (ProfileChoice(), ProfileChoice(runtime="openvino", batch_size=4))
     recipe = recipe.model_copy(update={"benchmark": Benchmark(preset="quick", profiles=profiles)})
     contenders = [teacher, Contender("small", teacher.artifact, teacher.scores)]
-    document = run_race(recipe, context, contenders, rivals=("small",), work=tmp_path).document
+    document = run_race(recipe, *context, contenders, rivals=("small",), directory=tmp_path).document
     rows = {row["name"]: row for row in document["rows"]}
     assert set(rows["small"]["runtime_accuracy"]) == {"ort-cpu-b1-t1", "openvino-b4-t1"}
     found = rows["small"]["runtime_accuracy"]["openvino-b4-t1"]
@@ -115,8 +115,8 @@ def test_a_software_adapter_scores_some_of_the_samples_and_can_be_stopped_betwee
     contenders = [teacher, Contender("small", teacher.artifact, teacher.scores)]
     timed = dict.fromkeys(["teacher", "small"])
     comparison = Mock(ranked=False, measurements=timed, profile=Profile(runtime="openvino"))
-    inputs = write_samples(contenders, context, tmp_path)
-    found = runtime_accuracy(contenders, [comparison], context, inputs=inputs, seed=0)["small"]["openvino-b1-t1"]
+    inputs = write_samples(contenders, context.work, tmp_path)
+    found = runtime_accuracy(contenders, [comparison], *context, inputs=inputs, seed=0)["small"]["openvino-b1-t1"]
     assert found["samples"] == 40 < len(context.data.select)
     rows = context.task.tally(teacher.scores.logits[:40], context.data.select.take(np.arange(40)))
     assert found["accuracy"]["value"] == pytest.approx(rows.value)
@@ -124,11 +124,11 @@ def test_a_software_adapter_scores_some_of_the_samples_and_can_be_stopped_betwee
     answers = iter([False, True])
     stopped = replace(context, interrupted=lambda: next(answers))
     with pytest.raises(KeyboardInterrupt):
-        runtime_accuracy(contenders, [comparison], stopped, inputs=inputs, seed=0)
+        runtime_accuracy(contenders, [comparison], *stopped, inputs=inputs, seed=0)
 
 
 def test_the_session_that_scores_and_the_worker_that_is_timed_give_the_same_outputs(context, teacher, tmp_path):
-    samples = raced_samples(context)
+    samples = raced_samples(context.work)
     np.savez(tmp_path / "inputs.npz", allow_pickle=False, **samples)
     (images,) = samples.values()
     session = Session(teacher.scores.onnx_path, threads=1)
@@ -195,7 +195,7 @@ def test_a_latency_has_a_limit_in_each_runtime_and_a_missed_one_says_what_to_cha
         update={"benchmark": Benchmark(preset="quick", profiles=profiles), "gates": Gates(max_latency_ms=limits)}
     )
     contenders = [teacher, Contender("distill", teacher.artifact, teacher.scores)]
-    race = run_race(recipe, context, contenders, rivals=("distill",), work=tmp_path)
+    race = run_race(recipe, *context, contenders, rivals=("distill",), directory=tmp_path)
     loose, tight = gates_on_select(recipe, contenders, race)
     assert loose.passed
     assert not loose.remedy
@@ -214,7 +214,7 @@ def test_a_runtime_that_does_not_work_is_told_in_the_report_and_the_others_are_m
 ):
     recipe = recipe.model_copy(update={"benchmark": Benchmark(preset="quick", profiles=(ProfileChoice(), NOWHERE))})
     contenders = [teacher, Contender("small", teacher.artifact, teacher.scores)]
-    document = run_race(recipe, context, contenders, rivals=("small",), work=tmp_path).document
+    document = run_race(recipe, *context, contenders, rivals=("small",), directory=tmp_path).document
     for row in document["rows"]:
         assert set(row["latency_ms"]) == {"ort-cpu-b1-t1"}
         assert "the worker did not start" in row["failures"]["ort-cpu-b1-t1@gpu"]
@@ -248,10 +248,10 @@ def test_texts_are_raced_at_their_own_lengths(recipe, make_context, tmp_path):
     data = text_zoo.review_data()
     folder = text_zoo.make_bert(tmp_path / "bert")
     context = replace(make_context(), data=data, task=text_zoo.text_task(folder, data))
-    created = Create(model=HuggingFace(path=str(folder))).run(None, context)
-    teacher = Contender("teacher", created, score(created, context, role="select", teacher=None))
+    created = Create(model=HuggingFace(path=str(folder))).run(None, *context)
+    teacher = Contender("teacher", created, score(created, *context, role="select", teacher=None))
     contenders = [teacher, Contender("small", teacher.artifact, teacher.scores)]
-    document = run_race(recipe, context, contenders, rivals=("small",), work=tmp_path).document
+    document = run_race(recipe, *context, contenders, rivals=("small",), directory=tmp_path).document
     assert document["comparisons"][0]["measurements"]["small"]["settings"]["shapes_vary"]
     with Worker() as worker:  # the module is run in the same way
         assert worker.load(runtime="torch-cpu", model=created.path, inputs=tmp_path / "inputs.npz")["settings"][

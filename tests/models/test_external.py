@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 def test_a_stored_model_needs_neither_the_folder_nor_the_hub(make_context, folder, monkeypatch):
     context = make_context()
-    made = Create(model=HuggingFace(path=str(folder))).run(None, context)
+    made = Create(model=HuggingFace(path=str(folder))).run(None, *context)
     batch = context.task.batch(context.data.select, torch.arange(4))
     reference = ViTForImageClassification.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
@@ -37,7 +37,7 @@ def test_a_stored_model_needs_neither_the_folder_nor_the_hub(make_context, folde
     with torch.no_grad():
         torch.testing.assert_close(load_model(made.path)(*batch.inputs), expected)
     mlps = Prune(kept_macs_fraction=0.8, importance="magnitude", protected=("*.projection", "*attention*"))
-    pruned = mlps.run(made, context)
+    pruned = mlps.run(made, *context)
     assert load_model(pruned.path)(*batch.inputs).shape == (4, 10)
 
 
@@ -45,7 +45,7 @@ def test_the_key_is_the_content_of_the_folder_and_the_version_of_transformers(ma
     context = make_context()
 
     def inputs(path):
-        return Create(model=HuggingFace(path=str(path))).inputs(None, context)
+        return Create(model=HuggingFace(path=str(path))).inputs(None, *context)
 
     before = inputs(folder)
     assert "transformers" in before["libraries"]

@@ -341,12 +341,12 @@ def test_a_tokenizer_that_the_model_has_no_room_for_is_refused(make_context, tmp
     context = replace(make_context(), task=text_zoo.text_task(folder, data), data=data)
     few = HuggingFace(path=str(folder), pretrained=False, change={"vocab_size": 50})
     with pytest.raises(ModelError, match=rf"(?s)more tokens.*at most 50.*{len(text_zoo.VOCABULARY)}"):
-        Create(model=few).built(context)
+        Create(model=few).build(*context)
     long = replace(context, task=text_zoo.text_task(folder, data, max_length=65))
     with pytest.raises(ModelError, match=r"(?s)more tokens than the model has positions.*at most 64.*max_length: 64"):
-        Create(model=HuggingFace(path=str(folder))).built(long)
-    Create(model=HuggingFace(path=str(folder))).built(
-        replace(context, task=text_zoo.text_task(folder, data, max_length=64))
+        Create(model=HuggingFace(path=str(folder))).build(*long)
+    Create(model=HuggingFace(path=str(folder))).build(
+        *replace(context, task=text_zoo.text_task(folder, data, max_length=64))
     )
 
 

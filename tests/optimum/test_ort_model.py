@@ -48,13 +48,13 @@ VIT = {
 
 def shipped(context, model, *, optimization):
     """A bundle of a trained, pruned, quantized model."""
-    created = Create(model=model).run(None, context)
-    teacher = Train(**optimization).run(created, context)
+    created = Create(model=model).run(None, *context)
+    teacher = Train(**optimization).run(created, *context)
     context = replace(context, teacher=teacher)
-    small = Prune(kept_params_fraction=0.8, importance_batches=2, round_to=8).run(teacher, context)
-    small = PruneVocabulary().run(small, context.reading(small)) if not context.task.fixed_size else small
+    small = Prune(kept_params_fraction=0.8, importance_batches=2, round_to=8).run(teacher, *context)
+    small = PruneVocabulary().run(small, *context.reading(small)) if not context.task.fixed_size else small
     here = context.reading(small)
-    return Export().run(Quantize(mode="dynamic", min_agreement=0.5).run(small, here), here)
+    return Export().run(Quantize(mode="dynamic", min_agreement=0.5).run(small, *here), *here)
 
 
 @pytest.fixture

@@ -115,13 +115,13 @@ def test_the_script_tags_words_as_the_pruned_int8_file_does(make_context, tmp_pa
     folder = text_zoo.make_bert(tmp_path / "bert", initializer_range=0.5)
     data = text_zoo.review_data(kind="words")
     context = replace(make_context(), task=text_zoo.text_task(folder, data), data=data, loss=GuidedLoss(hard=Hard()))
-    created = Create(model=HuggingFace(path=str(folder))).run(None, context)
+    created = Create(model=HuggingFace(path=str(folder))).run(None, *context)
     context = replace(context, teacher=created)
-    pruned = Prune(kept_params_fraction=0.8, importance_batches=2, round_to=8).run(created, context)
-    small = PruneVocabulary().run(pruned, context)
+    pruned = Prune(kept_params_fraction=0.8, importance_batches=2, round_to=8).run(created, *context)
+    small = PruneVocabulary().run(pruned, *context)
     here = context.reading(small)
-    quantized = Quantize(mode="dynamic", max_accuracy_drop=None, min_agreement=0.5).run(small, here)
-    bundle = Export().run(quantized, here).path
+    quantized = Quantize(mode="dynamic", max_accuracy_drop=None, min_agreement=0.5).run(small, *here)
+    bundle = Export().run(quantized, *here).path
 
     sizes = [sum(value.numel() for value in load_model(made.path).parameters()) for made in (created, pruned, small)]
     assert sizes == sorted(set(sizes), reverse=True)

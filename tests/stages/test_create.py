@@ -22,7 +22,7 @@ def test_an_edited_forward_gives_another_artifact_although_the_weights_are_the_s
     made = []
     for text in (MODEL, MODEL.replace("* 1", "* 2")):
         file.write_text(text)
-        made.append(Create(model=UserFile(path=file)).run(None, make_context(code=(file,))))
+        made.append(Create(model=UserFile(path=file)).run(None, *make_context(code=(file,))))
     before, after = made
     assert (before.path / "model.safetensors").read_bytes() == (after.path / "model.safetensors").read_bytes()
     assert before.key != after.key
@@ -36,13 +36,13 @@ def test_a_project_that_moved_finds_its_artifacts(make_context, tmp_path):
         file.parent.mkdir()
         file.write_text(MODEL)
         stage, context = Create(model=UserFile(path=file)), make_context(code=(file,))
-        made.append((stage.key(None, context), stage.run(None, context).digest))
+        made.append((stage.key(None, *context), stage.run(None, *context).digest))
     assert made[0] == made[1]
 
 
 def test_a_model_whose_library_is_missing_is_told(make_context):
     """timm is an extra, which the tests' environment does not have."""
     with pytest.raises(EnvironmentFault, match="timm"):
-        Create(model=Timm(name="resnet18")).key(None, make_context())
+        Create(model=Timm(name="resnet18")).key(None, *make_context())
     with pytest.raises(EnvironmentFault, match="timm does not import"):
         Timm(name="resnet18").build(make_context().task.signature, code=())

@@ -28,14 +28,14 @@ def test_a_loss_for_transformers_falls_on_padded_texts(name, make_context, tmp_p
     folder = text_zoo.make_bert(tmp_path / "teacher", num_hidden_layers=4, initializer_range=0.1)
     narrow = text_zoo.make_bert(tmp_path / "student", hidden_size=16)  # of equal heads, and of projectors
     context = replace(make_context(), task=text_zoo.text_task(folder, data), data=data)
-    teacher, student = (Create(model=HuggingFace(path=str(path))).run(None, context) for path in (folder, narrow))
+    teacher, student = (Create(model=HuggingFace(path=str(path))).run(None, *context) for path in (folder, narrow))
     size = len(data.train)
     assert not context.task.batch(data.train, torch.arange(size)).mask.all()
 
     # All of train in every update, so that steps differ in the weights alone.
     context = replace(context, teacher=teacher, loss=GuidedLoss.model_validate(LOSSES[name]))
     optimization = {"batch_size": size, "optimizer": "adamw", "learning_rate": 0.003, "warmup_fraction": 0}
-    Distill(epochs=12, **optimization).run(student, context)
+    Distill(epochs=12, **optimization).run(student, *context)
     points = [values for _, values in context.recorder.points]
     assert len(points) == 12
     assert all(math.isfinite(value) for values in points for value in values.values())

@@ -24,8 +24,8 @@ def context(make_context, trained_digits):
 
 
 def test_a_quantized_model_ships_as_int8_with_its_float_form_beside_it(context, trained_digits):
-    quantized = Quantize(max_accuracy_drop=None).run(trained_digits, context)
-    bundle = Export().run(quantized, context)
+    quantized = Quantize(max_accuracy_drop=None).run(trained_digits, *context)
+    bundle = Export().run(quantized, *context)
     assert bundle.kind == "bundle"
     assert bundle.facts["primary"] == "int8-x86"
     assert bundle.facts["parity"]["max_abs"] < 1e-4 * bundle.facts["parity"]["scale"]
@@ -37,26 +37,26 @@ def test_a_quantized_model_ships_as_int8_with_its_float_form_beside_it(context, 
 
 
 def test_the_shipped_file_is_as_accurate_as_its_source(context, trained_digits):
-    bundle = Export().run(Quantize(max_accuracy_drop=None).run(trained_digits, context), context)
+    bundle = Export().run(Quantize(max_accuracy_drop=None).run(trained_digits, *context), *context)
     rows = first_inputs(context.task, context.data.select, len(context.data.select))
     logits = Session(bundle.path / "int8-x86.onnx")(*rows)[0]
     assert context.task.tally(logits, context.data.select).value > 0.9
 
 
 def test_the_files_say_where_they_come_from(context, trained_digits):
-    bundle = Export().run(trained_digits, context)
+    bundle = Export().run(trained_digits, *context)
     metadata = read_metadata(Session(bundle.path / "fp32.onnx").metadata)
     assert metadata.labels == tuple("0123456789")
     assert metadata.preprocessing == context.task.preprocessing
 
 
 def test_the_lineage_is_every_stage_in_order_and_the_teacher(context, trained_digits):
-    created = Create(model=Cnn(widths=(8, 8), strides=(1, 2))).run(None, context)
-    distilled = Distill(epochs=1, batch_size=100).run(created, context)
-    pruned = Prune(kept_macs_fraction=0.9, importance="magnitude", round_to=1).run(distilled, context)
-    recovered = Distill(name="recover", epochs=1, batch_size=100).run(pruned, context)
-    quantized = Quantize(max_accuracy_drop=None, min_agreement=0).run(recovered, context)
-    bundle = Export().run(quantized, context)
+    created = Create(model=Cnn(widths=(8, 8), strides=(1, 2))).run(None, *context)
+    distilled = Distill(epochs=1, batch_size=100).run(created, *context)
+    pruned = Prune(kept_macs_fraction=0.9, importance="magnitude", round_to=1).run(distilled, *context)
+    recovered = Distill(name="recover", epochs=1, batch_size=100).run(pruned, *context)
+    quantized = Quantize(max_accuracy_drop=None, min_agreement=0).run(recovered, *context)
+    bundle = Export().run(quantized, *context)
     text = Session(bundle.path / "int8-x86.onnx").metadata["compress"]
     lineage = read_metadata({"compress": text}).lineage
     made = [created, distilled, pruned, recovered, quantized]
@@ -68,20 +68,20 @@ def test_the_lineage_is_every_stage_in_order_and_the_teacher(context, trained_di
 
 
 def test_another_lineage_is_another_bundle(context, trained_digits):
-    assert Export().key(trained_digits, context) != Export().key(trained_digits, replace(context, teacher=None))
+    assert Export().key(trained_digits, *context) != Export().key(trained_digits, *replace(context, teacher=None))
 
 
 def test_a_float_model_ships_alone_or_in_half_precision(context, trained_digits):
-    bundle = Export(variants=("fp16-gpu", "fp32")).run(trained_digits, context)
+    bundle = Export(variants=("fp16-gpu", "fp32")).run(trained_digits, *context)
     assert set(bundle.facts["variants"]) == {"fp32", "fp16-gpu"}
     assert bundle.facts["primary"] == "fp16-gpu"
 
 
 def test_int8_without_a_plan_is_refused(context, trained_digits):
     with pytest.raises(StageError, match="needs a quant plan"):
-        Export(variants=("int8-x86",)).run(trained_digits, context)
+        Export(variants=("int8-x86",)).run(trained_digits, *context)
     with pytest.raises(StageError, match="needs a quant plan"):
-        Export(primary="int8-x86").run(trained_digits, context)
+        Export(primary="int8-x86").run(trained_digits, *context)
 
 
 def test_contradicting_fields_are_refused_at_construction():
@@ -94,19 +94,19 @@ def test_contradicting_fields_are_refused_at_construction():
 
 
 def test_data_that_may_not_leave_do_not(context, trained_digits):
-    bundle = Export(synthetic_reference=True).run(trained_digits, context)
+    bundle = Export(synthetic_reference=True).run(trained_digits, *context)
     with np.load(bundle.path / "reference.npz") as archive:
         rows = archive["input/pixel_values"]
     real = first_inputs(context.task, context.data.select, len(context.data.select))[0]
     assert rows.shape == (64, *context.task.shape)
     assert not any(np.array_equal(row, other) for row in rows for other in real)
     # Parity and differences are those of real inputs, whatever the archive holds.
-    usual = Export().run(trained_digits, context)
+    usual = Export().run(trained_digits, *context)
     assert bundle.facts["parity"] == usual.facts["parity"]
     assert bundle.facts["variants"]["fp32"]["max_abs"] == usual.facts["variants"]["fp32"]["max_abs"]
 
 
 def test_the_same_artifact_gives_the_same_bundle(context, make_context, trained_digits, tmp_path):
-    first = Export().run(trained_digits, context)
-    second = Export().run(trained_digits, make_context(teacher=trained_digits, store=Store.open(tmp_path / "other")))
+    first = Export().run(trained_digits, *context)
+    second = Export().run(trained_digits, *make_context(teacher=trained_digits, store=Store.open(tmp_path / "other")))
     assert first.digest == second.digest

@@ -30,7 +30,7 @@ def plan_of(artifact) -> list[dict]:
 
 
 def test_the_stored_model_is_plain_and_costs_what_the_facts_say(context, trained_digits):
-    made = Prune(kept_macs_fraction=0.5, **QUICK).run(trained_digits, context)
+    made = Prune(kept_macs_fraction=0.5, **QUICK).run(trained_digits, *context)
     module = load_model(made.path)
     cost = model_cost(module, context.task.batch(context.data.select, torch.arange(2)).inputs)
     assert made.facts["after"] == {"parameters": cost.parameters, "macs": cost.macs}
@@ -41,35 +41,35 @@ def test_the_stored_model_is_plain_and_costs_what_the_facts_say(context, trained
 
 def test_importance_reads_what_distillation_stored_of_the_teacher(make_context, trained_digits, monkeypatch):
     context = make_context(teacher=trained_digits, augment=Augment(crop_padding=1, views=2))
-    teacher_outputs(context, context.data.train, views=context.task.views())
+    teacher_outputs(*context, context.data.train, views=context.task.views())
 
     def computed(*_arguments, **_options):
         raise AssertionError("the teacher was asked again")
 
     monkeypatch.setattr("compress.training.teacher.forward_all", computed)
-    made = Prune(kept_macs_fraction=0.5, **QUICK).run(trained_digits, context)
+    made = Prune(kept_macs_fraction=0.5, **QUICK).run(trained_digits, *context)
     assert made.facts["importance"]["samples"] == 64
 
 
 def test_parameters_can_be_the_measure(context, trained_digits):
-    made = Prune(kept_params_fraction=0.4, importance="magnitude").run(trained_digits, context)
+    made = Prune(kept_params_fraction=0.4, importance="magnitude").run(trained_digits, *context)
     assert made.facts["kept_params_fraction"] <= 0.4
     assert made.facts["importance"]["method"] == "magnitude"
 
 
 @pytest.mark.parametrize("family", [ResNet(), MobileNet()], ids=lambda family: family.family)
 def test_built_in_families_reload_after_pruning(context, family):
-    source = Create(model=family).run(None, context)
-    made = Prune(kept_macs_fraction=0.5, importance="magnitude").run(source, context)
+    source = Create(model=family).run(None, *context)
+    made = Prune(kept_macs_fraction=0.5, importance="magnitude").run(source, *context)
     batch = context.task.batch(context.data.select, torch.arange(3))
     assert load_model(made.path)(*batch.inputs).shape == (3, 10)
 
 
 def test_a_student_that_is_its_own_teacher_is_ranked_by_fisher_information(context, trained_digits):
     own = Prune(kept_macs_fraction=0.5, loss=GuidedLoss(kl=Kl()), **QUICK)
-    assert own.run(trained_digits, context).facts["importance"]["method"] == "fisher"
+    assert own.run(trained_digits, *context).facts["importance"]["method"] == "fisher"
     labelled = Prune(kept_macs_fraction=0.5, loss=GuidedLoss(hard=Hard()), **QUICK)
-    assert labelled.run(trained_digits, context).facts["importance"]["method"] == "taylor"
+    assert labelled.run(trained_digits, *context).facts["importance"]["method"] == "taylor"
 
 
 def test_pruning_by_the_loss_keeps_more_accuracy_than_pruning_the_opposite(context, trained_digits, monkeypatch):
@@ -83,7 +83,7 @@ def test_pruning_by_the_loss_keeps_more_accuracy_than_pruning_the_opposite(conte
         return context.task.tally(logits.detach().numpy(), select).value
 
     stage = Prune(kept_macs_fraction=0.7, ranking="uniform", round_to=1, **QUICK)
-    right = accuracy(stage.run(trained_digits, context))
+    right = accuracy(stage.run(trained_digits, *context))
     score = module.taylor
 
     def inverted(*arguments, **options):
@@ -92,13 +92,13 @@ def test_pruning_by_the_loss_keeps_more_accuracy_than_pruning_the_opposite(conte
         return Importance(flipped, found.method, found.samples, found.gradient_ratio)
 
     monkeypatch.setattr(module, "taylor", inverted)
-    wrong = accuracy(stage.model_copy(update={"importance_batch_size": 33}).run(trained_digits, context))
+    wrong = accuracy(stage.model_copy(update={"importance_batch_size": 33}).run(trained_digits, *context))
     assert right > wrong + 0.1
 
 
 def test_steps_approach_the_target_in_equal_ratios_and_train_in_between(context, trained_digits):
     stage = Prune(kept_macs_fraction=0.25, steps=2, round_to=1, recover=Optimization(epochs=1), **QUICK)
-    made = stage.run(trained_digits, context)
+    made = stage.run(trained_digits, *context)
     first, second = plan_of(made)
     assert 0.45 < first["after"]["macs"] / first["before"]["macs"] <= 0.5
     assert second["before"] == first["after"]
@@ -122,50 +122,50 @@ def test_a_killed_run_continues_after_its_last_step(context, trained_digits, mon
 
     monkeypatch.setattr(module, "fit_guided", killed)
     with pytest.raises(KeyboardInterrupt):
-        stage.run(trained_digits, context)
-    resumed = stage.run(trained_digits, context)
+        stage.run(trained_digits, *context)
+    resumed = stage.run(trained_digits, *context)
     assert trainings == [f"prune, step {step} of 3" for step in (1, 2, 2)]
     assert len(plan_of(resumed)) == 3
-    undisturbed = stage.run(trained_digits, replace(context, store=Store.open(tmp_path / "undisturbed")))
+    undisturbed = stage.run(trained_digits, *replace(context, store=Store.open(tmp_path / "undisturbed")))
     assert resumed.digest == undisturbed.digest
 
 
 def test_steps_finer_than_the_widths_do_no_harm(context, trained_digits):
     """A step whose share was overshot already by the one before has nothing to remove, and is no failure."""
     stage = Prune(kept_macs_fraction=0.5, steps=5, recover=Optimization(epochs=1, batch_size=500), **QUICK)
-    made = stage.run(trained_digits, context)
+    made = stage.run(trained_digits, *context)
     assert made.facts["kept_macs_fraction"] <= 0.5
 
 
 def test_protected_globs_keep_widths_and_must_match(context, trained_digits):
-    free = Prune(kept_macs_fraction=0.6, importance="magnitude").run(trained_digits, context)
+    free = Prune(kept_macs_fraction=0.6, importance="magnitude").run(trained_digits, *context)
     names = list(free.facts["widths"])
-    kept = Prune(kept_macs_fraction=0.6, importance="magnitude", protected=(names[0],)).run(trained_digits, context)
+    kept = Prune(kept_macs_fraction=0.6, importance="magnitude", protected=(names[0],)).run(trained_digits, *context)
     assert names[0] not in kept.facts["widths"]
     assert set(names[1:]) <= set(kept.facts["widths"])
     with pytest.raises(StageError, match="matches no module"):
-        Prune(kept_macs_fraction=0.6, protected=("nothing.*",)).run(trained_digits, context)
+        Prune(kept_macs_fraction=0.6, protected=("nothing.*",)).run(trained_digits, *context)
     with pytest.raises(StageError, match="no channels"):
-        Prune(kept_macs_fraction=0.6, protected=("*",)).run(trained_digits, context)
+        Prune(kept_macs_fraction=0.6, protected=("*",)).run(trained_digits, *context)
 
 
 def test_a_select_role_smaller_than_what_is_verified_is_no_obstacle(make_context, trained_digits, digits):
     few = replace(digits, roles={**digits.roles, "select": digits.select.take(np.arange(3))})
     context = make_context(data=few, teacher=trained_digits)
-    made = Prune(kept_macs_fraction=0.5, importance="magnitude").run(trained_digits, context)
+    made = Prune(kept_macs_fraction=0.5, importance="magnitude").run(trained_digits, *context)
     assert made.facts["masked_difference"] <= 1e-9
 
 
 def test_an_unreachable_target_names_the_reachable_one_and_a_miss_the_nearest(context, trained_digits):
     with pytest.raises(StageError, match=r"a fraction of at least 0\.\d{4}") as caught:
-        Prune(kept_macs_fraction=0.001, importance="magnitude").run(trained_digits, context)
+        Prune(kept_macs_fraction=0.001, importance="magnitude").run(trained_digits, *context)
     named = float(str(caught.value).split("at least ")[1].split()[0])
     with pytest.raises(StageError, match="at least"):
-        Prune(kept_macs_fraction=named - 1e-3, importance="magnitude").run(trained_digits, context)
-    made = Prune(kept_macs_fraction=named + 1e-4, importance="magnitude").run(trained_digits, context)
+        Prune(kept_macs_fraction=named - 1e-3, importance="magnitude").run(trained_digits, *context)
+    made = Prune(kept_macs_fraction=named + 1e-4, importance="magnitude").run(trained_digits, *context)
     assert made.facts["kept_macs_fraction"] == pytest.approx(named, abs=1e-4)
     with pytest.raises(StageError, match="nearest below"):
-        Prune(kept_macs_fraction=0.5, importance="magnitude", round_to=16, tolerance=1e-6).run(trained_digits, context)
+        Prune(kept_macs_fraction=0.5, importance="magnitude", round_to=16, tolerance=1e-6).run(trained_digits, *context)
 
 
 @pytest.fixture
@@ -173,12 +173,12 @@ def vision(context):
     """A tiny ViT, untrained."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
     config = {"model_type": "vit", "image_size": 8, "patch_size": 4, "num_channels": 1, "initializer_range": 0.3}
-    return Create(model=HuggingFace(path="vit", pretrained=False, config=config | sizes)).run(None, context)
+    return Create(model=HuggingFace(path="vit", pretrained=False, config=config | sizes)).run(None, *context)
 
 
 @pytest.mark.parametrize("target", ["kept_macs_fraction", "kept_params_fraction"])
 def test_a_transformer_loses_heads_neurons_and_layers_by_what_the_loss_says(context, vision, target):
-    made = Prune.model_validate({target: 0.5, "round_to": 4, **QUICK}).run(vision, context)
+    made = Prune.model_validate({target: 0.5, "round_to": 4, **QUICK}).run(vision, *context)
     groups = plan_of(made)[0]["groups"]
     assert {group["kind"] for group in groups} == {"heads", "feed_forward", "layers"}
     assert 0.45 < made.facts[target] <= 0.5
@@ -192,16 +192,16 @@ def test_a_transformer_loses_heads_neurons_and_layers_by_what_the_loss_says(cont
 
 
 def test_the_units_of_a_transformer_are_those_that_are_named(context, vision):
-    made = Prune(kept_macs_fraction=0.8, units=("hidden",), round_to=4, **QUICK).run(vision, context)
+    made = Prune(kept_macs_fraction=0.8, units=("hidden",), round_to=4, **QUICK).run(vision, *context)
     assert list(made.facts["widths"]) == ["model.vit.embeddings"]
-    layers = Prune(kept_macs_fraction=0.7, units=("layers",), **QUICK).run(vision, context)
+    layers = Prune(kept_macs_fraction=0.7, units=("layers",), **QUICK).run(vision, *context)
     assert len(plan_of(layers)[0]["groups"][0]["kept"]) == 2
     assert json.loads((layers.path / "structure.json").read_text())["model"]["config"]["num_hidden_layers"] == 2
 
 
 def test_a_transformer_is_pruned_in_steps_down_to_fewer_layers_each_time(context, vision):
     stage = Prune(kept_macs_fraction=0.5, units=("layers",), steps=2, recover=Optimization(epochs=1), **QUICK)
-    made = stage.run(vision, context)
+    made = stage.run(vision, *context)
     assert [step["groups"][0]["width_after"] for step in plan_of(made)] == [2, 1]
     assert made.facts["kept_macs_fraction"] <= 0.5
 

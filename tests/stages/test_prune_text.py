@@ -51,9 +51,9 @@ def test_an_encoder_of_text_is_pruned_at_the_length_of_the_select_samples(path, 
     recipe = Recipe.parse(RECIPE.format(path=path, columns=columns), origin="recipe.yaml", directory=tmp_path)
     data = recipe.data.load(code=())
     context = replace(make_context(loss=GuidedLoss(hard=Hard())), data=data, task=recipe.task(data))
-    source = Create(model=recipe.teacher.model).run(None, context)
+    source = Create(model=recipe.teacher.model).run(None, *context)
     made = Prune(kept_macs_fraction=0.5, round_to=8, importance_batches=2, importance_batch_size=16).run(
-        source, context
+        source, *context
     )
     batch = context.task.batch(data.select, torch.arange(8)).inputs
     assert 0 < int(batch[1].sum()) < batch[1].numel()  # some are padded

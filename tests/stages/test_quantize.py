@@ -25,7 +25,7 @@ def context(make_context, trained_digits):
 
 
 def test_a_trained_model_becomes_int8_with_the_same_weights(context, trained_digits):
-    artifact = Quantize().run(trained_digits, context)
+    artifact = Quantize().run(trained_digits, *context)
     assert artifact.kind == "quantized"
     before, after = load_model(trained_digits.path).state_dict(), load_model(artifact.path).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -38,7 +38,7 @@ def test_a_trained_model_becomes_int8_with_the_same_weights(context, trained_dig
 
 
 def test_the_curve_of_the_search_is_stored(context, trained_digits):
-    artifact = Quantize().run(trained_digits, context)
+    artifact = Quantize().run(trained_digits, *context)
     curve = artifact.read_json("quant_curve.json")
     assert len(curve["loss_increase_nats"]) == 4
     assert curve["curve"][0]["kept_float"] == []
@@ -46,7 +46,7 @@ def test_the_curve_of_the_search_is_stored(context, trained_digits):
 
 @pytest.mark.parametrize("calibration", ["minmax", "percentile", "entropy"])
 def test_every_calibration_keeps_the_decisions(context, trained_digits, calibration):
-    artifact = Quantize(calibration=calibration, max_accuracy_drop=None).run(trained_digits, context)
+    artifact = Quantize(calibration=calibration, max_accuracy_drop=None).run(trained_digits, *context)
     assert artifact.facts["agreement"] >= 0.98
     assert not (artifact.path / "quant_curve.json").exists()
 
@@ -55,31 +55,31 @@ def test_layers_can_be_kept_in_float_by_glob(context, trained_digits):
     module = load_model(trained_digits.path)
     head = next(name for name, layer in module.named_modules() if isinstance(layer, torch.nn.Linear))
     stage = Quantize(keep_float=(head,), max_accuracy_drop=None)
-    artifact = stage.run(trained_digits, context)
+    artifact = stage.run(trained_digits, *context)
     assert artifact.facts["float_layers"] == {head: f"keep_float: {head}"}
 
 
 def test_a_glob_that_matches_nothing_is_refused(context, trained_digits):
     with pytest.raises(StageError, match="matches no layer"):
-        Quantize(keep_float=("layers.9.*",)).run(trained_digits, context)
+        Quantize(keep_float=("layers.9.*",)).run(trained_digits, *context)
 
 
 def test_dynamic_mode_on_a_convolutional_network_misses_the_bound_by_name(context, trained_digits):
     with pytest.raises(StageError, match="dynamic int8 convolution"):
-        Quantize(mode="dynamic").run(trained_digits, context)
+        Quantize(mode="dynamic").run(trained_digits, *context)
 
 
 @pytest.mark.parametrize("mode", ["static", "dynamic"])
 def test_quantization_only_is_taken_as_it_comes_out(context, trained_digits, mode):
-    artifact = Quantize.unbounded(mode=mode).run(trained_digits, context)
+    artifact = Quantize.unbounded(mode=mode).run(trained_digits, *context)
     assert artifact.read_json("quant_plan.json")["mode"] == mode
 
 
 def test_a_bound_on_decisions_is_kept_and_names_the_layers(context, trained_digits):
     with pytest.raises(StageError, match=r"decides differently[^$]*in int8: layers\.0; "):
-        Quantize(percentile=51, max_accuracy_drop=None, min_agreement=1.0).run(trained_digits, context)
+        Quantize(percentile=51, max_accuracy_drop=None, min_agreement=1.0).run(trained_digits, *context)
     with pytest.raises(StageError, match=r"decides differently[^$]*nats alone\)") as caught:
-        Quantize(percentile=51, max_accuracy_drop=1.0, min_agreement=1.0).run(trained_digits, context)
+        Quantize(percentile=51, max_accuracy_drop=1.0, min_agreement=1.0).run(trained_digits, *context)
     told = str(caught.value).split("in int8: ")[1].split(" nats alone)")[:-1]
     increases = [float(part.rsplit("(", 1)[1]) for part in told]
     assert increases == sorted(increases, reverse=True)

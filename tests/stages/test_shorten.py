@@ -23,7 +23,7 @@ def made(make_context, tmp_path):
     torch.manual_seed(0)
     folder, data = text_zoo.make_bert(tmp_path / "bert", num_hidden_layers=6), text_zoo.review_data()
     context = replace(make_context(), task=text_zoo.text_task(folder, data), data=data)
-    return context, Create(model=HuggingFace(path=str(folder))).run(None, context)
+    return context, Create(model=HuggingFace(path=str(folder))).run(None, *context)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def made(make_context, tmp_path):
 def test_the_kept_layers_hold_the_sources_weights_in_their_order(layers, kept, made):
     context, source = made
     stage = Shorten(layers=layers)
-    stage.check(load_model(source.path), context)
-    shortened = stage.run(source, context)
+    stage.check(load_model(source.path), context.work)
+    shortened = stage.run(source, *context)
     assert shortened.facts == {"layers_before": 6, "kept": kept}
     before, model = load_model(source.path).state_dict(), load_model(shortened.path)
     expected = {name: value for name, value in before.items() if not name.startswith(LAYER)}
@@ -73,9 +73,9 @@ def test_layers_that_are_not_there_and_all_and_none_are_refused(layers, got, mad
     stage = Shorten(name="halve", layers=layers)
     message = rf"(?s)layers cannot be kept.*some, and not all, of the positions 0 to 5.*got:\s+{got}.*where:\s+halve"
     with pytest.raises(StageError, match=message):
-        stage.check(load_model(source.path), context)
+        stage.check(load_model(source.path), context.work)
     with pytest.raises(StageError, match=message):
-        stage.run(source, context)
+        stage.run(source, *context)
 
 
 def test_one_layer_has_no_other(make_context):
@@ -92,15 +92,15 @@ def test_what_is_no_transformer_and_what_is_none_that_is_known_is_refused_by_nam
     import transformers
 
     stage, context = Shorten(layers="every-other"), make_context()
-    network = Create(model=Cnn(widths=(8, 8), strides=(1, 2))).built(context)
+    network = Create(model=Cnn(widths=(8, 8), strides=(1, 2))).build(*context)
     with pytest.raises(ModelError, match=r"(?s)no layers to drop.*got:\s+\w+.*where:\s+shorten"):
-        stage.check(network, context)
+        stage.check(network, context.work)
     with pytest.raises(ModelError, match=r"shorten does not know the family 'mpnet'") as family:
-        stage.check(transformers.MPNetModel(transformers.MPNetConfig(**text_zoo.FIELDS)), context)
+        stage.check(transformers.MPNetModel(transformers.MPNetConfig(**text_zoo.FIELDS)), context.work)
     altered = transformers.BertModel(transformers.BertConfig(**text_zoo.FIELDS))
     altered.encoder.layer[0].output.gamma = torch.nn.Parameter(torch.ones(32))
     with pytest.raises(ModelError, match=r"(?s)not in what shorten knows of the family 'bert'.*gamma") as parameter:
-        stage.check(altered, context)
+        stage.check(altered, context.work)
     assert all("prune" not in str(raised.value) for raised in (family, parameter))
 
 

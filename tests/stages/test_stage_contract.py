@@ -40,7 +40,7 @@ def context(make_context, trained_digits, stage, tmp_path):
         return make_context(teacher=trained_digits)
     folder, data = text_zoo.make_bert(tmp_path / "bert"), text_zoo.review_data()
     context = replace(make_context(), task=text_zoo.text_task(folder, data), data=data)
-    return replace(context, teacher=Create(model=HuggingFace(path=str(folder))).run(None, context))
+    return replace(context, teacher=Create(model=HuggingFace(path=str(folder))).run(None, *context))
 
 
 @pytest.fixture
@@ -72,10 +72,10 @@ def test_json_gives_the_same_value_back(stage, changes):
 @each_stage
 def test_the_key_depends_on_every_field_but_the_name(stage, changes, context, model):
     source = source_of(stage, model)
-    key = stage.key(source, context)
-    assert stage.model_copy(update={"name": "renamed"}).key(source, context) == key
+    key = stage.key(source, *context)
+    assert stage.model_copy(update={"name": "renamed"}).key(source, *context) == key
     for field, value in changes.items():
-        assert stage.model_copy(update={field: value}).key(source, context) != key, field
+        assert stage.model_copy(update={field: value}).key(source, *context) != key, field
 
 
 @each_stage
@@ -83,12 +83,12 @@ def test_it_commits_under_its_key_and_leaves_its_source_alone(stage, changes, co
     from compress.store.artifact import read_artifact
 
     source = source_of(stage, model)
-    made = stage.run(source, context)
+    made = stage.run(source, *context)
     assert made.kind == stage.produces
-    assert made.key == stage.key(source, context)
+    assert made.key == stage.key(source, *context)
     assert context.store.find(made.key, verify=True) == made
     read_artifact(model.path, verify=True)
-    assert stage.run(source, context) == made
+    assert stage.run(source, *context) == made
     if made.kind in ("model", "quantized"):
         assert not load_model(made.path).training
 
@@ -99,7 +99,7 @@ def test_two_stores_give_the_same_bytes(stage, changes, context, model, tmp_path
 
     source = source_of(stage, model)
     elsewhere = replace(context, store=Store.open(tmp_path / "elsewhere"))
-    assert stage.run(source, context).digest == stage.run(source, elsewhere).digest
+    assert stage.run(source, *context).digest == stage.run(source, *elsewhere).digest
 
 
 @each_stage
@@ -119,4 +119,4 @@ def test_a_failure_is_one_of_ours(stage, changes, context, tmp_path, model):
     shutil.copytree(model.path, broken)
     (broken / "model.safetensors").write_bytes(b"")
     with pytest.raises(CompressError):
-        stage.run(replace(model, path=broken), context)
+        stage.run(replace(model, path=broken), *context)

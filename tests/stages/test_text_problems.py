@@ -41,17 +41,17 @@ def test_it_learns_ships_and_is_read_by_the_script_that_ships(kind, make_context
     data = text_zoo.review_data(kind=kind, count=400)
     context = replace(make_context(), task=text_zoo.text_task(folder, data), data=data)
     context = replace(context, loss=GuidedLoss.model_validate(LOSSES[kind]))
-    created = Create(model=HuggingFace(path=str(folder))).run(None, context)
+    created = Create(model=HuggingFace(path=str(folder))).run(None, *context)
     optimization = {"batch_size": 10, "optimizer": "adamw", "learning_rate": 5e-3}
-    teacher = Train(epochs=12, **optimization).run(created, context)
+    teacher = Train(epochs=12, **optimization).run(created, *context)
     context = replace(context, teacher=teacher)
-    student = Distill(epochs=1, **optimization | {"learning_rate": 1e-4}).run(teacher, context)
-    outputs = predict(load_model(student.path), context, data.test).numpy()
+    student = Distill(epochs=1, **optimization | {"learning_rate": 1e-4}).run(teacher, *context)
+    outputs = predict(load_model(student.path), context.task, context.host, data.test).numpy()
     assert context.task.tally(outputs, data.test).value > REACHED[kind]
     if kind in ("labels", "targets"):
-        student = Quantize(mode="dynamic", min_agreement=0.8).run(student, context)
-    bundle = Export().run(student, context)
-    scores = score(bundle, context, role="test", teacher=None)
+        student = Quantize(mode="dynamic", min_agreement=0.8).run(student, *context)
+    bundle = Export().run(student, *context)
+    scores = score(bundle, *context, role="test", teacher=None)
     assert scores.accuracy > REACHED[kind] - 0.1
     if student.kind == "model":
         assert np.allclose(scores.logits, outputs, atol=1e-4)

@@ -38,7 +38,7 @@ def made(make_context, tmp_path):
     torch.manual_seed(0)
     folder = text_zoo.make_bert(tmp_path / "bert")
     context = context_of(make_context, folder)
-    teacher = Create(model=HuggingFace(path=str(folder))).run(None, context)
+    teacher = Create(model=HuggingFace(path=str(folder))).run(None, *context)
     return replace(context, teacher=teacher), teacher
 
 
@@ -48,7 +48,7 @@ def tokens_of(artifact) -> int:
 
 def test_outputs_are_the_same_bits_and_the_embedding_is_smaller(made):
     context, teacher = made
-    pruned = PruneVocabulary().run(teacher, context)
+    pruned = PruneVocabulary().run(teacher, *context)
     assert tokens_of(pruned) == pruned.facts["tokens_after"] < pruned.facts["tokens_before"] == tokens_of(teacher)
     assert pruned.facts["split_otherwise_fraction"]["train"] == 0
     here = context.reading(pruned)
@@ -73,8 +73,8 @@ def test_every_family_gives_the_same_bits_when_it_is_read_back(family, make_cont
     tokens = text_zoo.VOCABULARY if family == "mpnet" else PADDING_LAST  # MPNet counts from token 1 in any case
     folder = text_zoo.make_encoder(tmp_path / family, family, tokens=tokens, max_position_embeddings=200)
     context = context_of(make_context, folder)
-    teacher = Create(model=HuggingFace(path=str(folder))).run(None, context)
-    pruned = PruneVocabulary().run(teacher, context)
+    teacher = Create(model=HuggingFace(path=str(folder))).run(None, *context)
+    pruned = PruneVocabulary().run(teacher, *context)
     here, before, after = context.reading(pruned), load_model(teacher.path), load_model(pruned.path)
     fallen = len(tokens) - tokens_of(pruned)
     assert fallen >= len(text_zoo.UNUSED)
@@ -101,26 +101,26 @@ def test_a_token_that_positions_are_counted_from_and_that_cannot_move_is_told(
     changes = {"max_position_embeddings": 200} | ({} if pad is None else {"pad_token_id": pad})
     folder = text_zoo.make_encoder(tmp_path / family, family, tokens=tokens, **changes)
     context = context_of(make_context, folder)
-    model = Create(model=HuggingFace(path=str(folder))).built(context)
+    model = Create(model=HuggingFace(path=str(folder))).build(*context)
     with pytest.raises(ModelError, match=rf"(?s)counts positions from a token.*{told}"):
-        PruneVocabulary().check(model, context)
+        PruneVocabulary().check(model, context.work)
 
 
 def test_further_texts_keep_their_tokens(made, tmp_path):
     context, teacher = made
     # Rare words go at a high count; a file keeps one of them.
-    counted = PruneVocabulary(min_count=1000).run(teacher, context)
+    counted = PruneVocabulary(min_count=1000).run(teacher, *context)
     file = tmp_path / "words.txt"
     file.write_text("wonderful\n\n")
     stage = PruneVocabulary(min_count=1000, texts=file)
-    kept = stage.run(teacher, context)
+    kept = stage.run(teacher, *context)
     assert kept.facts["tokens_after"] == counted.facts["tokens_after"] + 1
-    key = stage.key(teacher, context)
+    key = stage.key(teacher, *context)
     file.write_text("wonderful great")
-    assert stage.key(teacher, context) != key
+    assert stage.key(teacher, *context) != key
     file.write_bytes(b"caf\xe9")
     with pytest.raises(DataError, match=r"(?s)further texts cannot be read.*UTF-8.*0xe9"):
-        stage.run(teacher, context)
+        stage.run(teacher, *context)
 
 
 def test_nothing_to_remove_is_an_error(made, tmp_path):
@@ -128,23 +128,23 @@ def test_nothing_to_remove_is_an_error(made, tmp_path):
     file = tmp_path / "all.txt"
     file.write_text(" ".join(text_zoo.VOCABULARY[5:]))
     with pytest.raises(StageError, match=r"(?s)all tokens are needed.*min_count"):
-        PruneVocabulary(texts=file).run(teacher, context)
+        PruneVocabulary(texts=file).run(teacher, *context)
 
 
 def test_images_have_no_vocabulary(make_context, trained_digits):
     with pytest.raises(ModelError, match="no vocabulary"):
-        PruneVocabulary().run(trained_digits, make_context())
+        PruneVocabulary().run(trained_digits, *make_context())
 
 
 def test_the_tokenizer_travels_and_the_teacher_reads_as_before(made):
     context, teacher = made
-    pruned = PruneVocabulary(min_count=30).run(teacher, context)
+    pruned = PruneVocabulary(min_count=30).run(teacher, *context)
     assert 0 < pruned.facts["split_otherwise_fraction"]["train"] <= 1
     here = context.reading(pruned)
-    trained = Train(epochs=1, batch_size=50, learning_rate=0.01).run(pruned, here)
-    distilled = Distill(epochs=1, batch_size=50).run(trained, context.reading(trained))
-    quantized = Quantize(mode="dynamic", min_agreement=0.5).run(distilled, context.reading(distilled))
-    bundle = Export(variants=("fp32", "int8-x86")).run(quantized, context.reading(quantized))
+    trained = Train(epochs=1, batch_size=50, learning_rate=0.01).run(pruned, *here)
+    distilled = Distill(epochs=1, batch_size=50).run(trained, *context.reading(trained))
+    quantized = Quantize(mode="dynamic", min_agreement=0.5).run(distilled, *context.reading(distilled))
+    bundle = Export(variants=("fp32", "int8-x86")).run(quantized, *context.reading(quantized))
     size = pruned.facts["tokens_after"]
     for artifact in (pruned, trained, distilled, quantized, bundle):
         read = context.task.reading(artifact.path).tokenizer
@@ -153,8 +153,8 @@ def test_the_tokenizer_travels_and_the_teacher_reads_as_before(made):
     shipped = Tokenizer.load(str(bundle.path), max_length=48)
     samples = context.data.select
     assert shipped.encode(samples, words=False).ids.tolist() == here.task.encoded(samples).ids.tolist()
-    reference = score(teacher, context, role="select", teacher=None)
-    scores = score(bundle, context, role="select", teacher=reference, variant="fp32")
+    reference = score(teacher, *context, role="select", teacher=None)
+    scores = score(bundle, *context, role="select", teacher=reference, variant="fp32")
     expected = load_model(distilled.path)
     with torch.no_grad():
         batch = here.task.batch(samples, torch.arange(len(samples)))
@@ -165,10 +165,10 @@ def test_the_tokenizer_travels_and_the_teacher_reads_as_before(made):
 def test_a_kept_split_is_distilled_token_by_token(made):
     context, teacher = made
     context = replace(context, loss=LAYERS)
-    pruned = PruneVocabulary().run(teacher, context)
+    pruned = PruneVocabulary().run(teacher, *context)
     stage = Distill(epochs=1, batch_size=50, optimizer="adamw", learning_rate=1e-6, loss=LAYERS)
     same = GuidedLoss.model_validate({"hard": {}, "layers": {}})
-    first = stage.model_copy(update={"loss": same}).run(pruned, context.reading(pruned))
+    first = stage.model_copy(update={"loss": same}).run(pruned, *context.reading(pruned))
     # The student is the teacher on these texts, so that the features agree as long as tokens meet their own.
     curves = [values for _, values in context.recorder.points if "train/loss_layers" in values]
     assert curves[0]["train/loss_layers"] < 1e-4
@@ -177,35 +177,35 @@ def test_a_kept_split_is_distilled_token_by_token(made):
 
 def test_another_split_is_refused_token_by_token_and_taken_on_logits(made):
     context, teacher = made
-    pruned = PruneVocabulary(min_count=30).run(teacher, context)
+    pruned = PruneVocabulary(min_count=30).run(teacher, *context)
     here = context.reading(pruned)
     with pytest.raises(StageError, match=r"(?s)token by token.*got:\s+layers.*distill.*min_count 1"):
-        Distill(epochs=1, batch_size=50, loss=LAYERS).run(pruned, here)
+        Distill(epochs=1, batch_size=50, loss=LAYERS).run(pruned, *here)
     on_logits = GuidedLoss.model_validate({"hard": {}, "kl": {}})
-    assert Distill(epochs=1, batch_size=50, loss=on_logits).run(pruned, here)
+    assert Distill(epochs=1, batch_size=50, loss=on_logits).run(pruned, *here)
 
 
 def test_words_are_pruned_and_distilled_and_none_loses_its_output(make_context, tmp_path):
     folder = text_zoo.make_bert(tmp_path / "bert")
     context = context_of(make_context, folder, kind="words", max_length=64)
-    teacher = Create(model=HuggingFace(path=str(folder))).run(None, context)
+    teacher = Create(model=HuggingFace(path=str(folder))).run(None, *context)
     context = replace(context, teacher=teacher)
-    pruned = PruneVocabulary(min_count=20).run(teacher, context)
+    pruned = PruneVocabulary(min_count=20).run(teacher, *context)
     here = context.reading(pruned)
     assert (here.task.units(context.data.train) == context.task.units(context.data.train)).all()
-    assert Distill(epochs=1, batch_size=50).run(pruned, here)
+    assert Distill(epochs=1, batch_size=50).run(pruned, *here)
     short = context_of(make_context, folder, kind="words", max_length=24)
     with pytest.raises(StageError, match=r"(?s)samples lose words.*raise data\.tokenize\.max_length"):
-        PruneVocabulary(min_count=1000).run(teacher, replace(short, teacher=teacher))
+        PruneVocabulary(min_count=1000).run(teacher, *replace(short, teacher=teacher))
 
 
 def test_a_stored_teacher_with_a_tokenizer_of_its_own_is_named_as_the_tokenizer(made):
     context, teacher = made
-    pruned = PruneVocabulary().run(teacher, context)
+    pruned = PruneVocabulary().run(teacher, *context)
     with pytest.raises(ModelError, match=r"(?s)tokenizer of its own.*set data\.tokenize\.tokenizer"):
-        Adopt(artifact=pruned.path).run(None, context)
+        Adopt(artifact=pruned.path).run(None, *context)
     there = replace(context, task=context.task.with_tokenizer(Tokenizer.load(str(pruned.path), max_length=48)))
-    adopted = Adopt(artifact=pruned.path).run(None, there)
+    adopted = Adopt(artifact=pruned.path).run(None, *there)
     assert tokens_of(adopted) == tokens_of(pruned)
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import text_zoo
 import torch
+from setting import Setting
 from torch import nn
 
 from compress.data import Samples
 from compress.errors import DataError
 from compress.loss import GuidedLoss, Hard, bind
 from compress.models import HuggingFace
-from compress.stage import Context
 from compress.stages.create import Create
 from compress.tasks import Judge, TextTask
 from compress.tasks.batch import unit_rows
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 def made(folder, make_context):
     """Return a function from a kind of data to a context and a tiny BERT for it."""
 
-    def make(kind: str, **fields) -> tuple[Context, nn.Module]:
+    def make(kind: str, **fields) -> tuple[Setting, nn.Module]:
         data = text_zoo.review_data(kind=kind)
         context = make_context(data=data, task=text_zoo.text_task(folder, data, **fields))
         torch.manual_seed(1)
@@ -45,7 +45,7 @@ def made(folder, make_context):
 def make_context(make_context):
     """As in tests/conftest.py, without a task of images for data of text."""
 
-    def make(*, task, data, **fields) -> Context:
+    def make(*, task, data, **fields) -> Setting:
         return replace(make_context(**fields), task=task, data=data)
 
     return make
@@ -170,9 +170,9 @@ def test_outputs_come_in_the_samples_order_and_padding_changes_none(made, kind):
         )
         together = context.task.forward(module, context.task.batch(samples, index))
     assert torch.allclose(one_by_one, together, atol=1e-12)
-    found, _ = forward_all(module, context, samples, index=index)
+    found, _ = forward_all(module, context.task, context.host, samples, index=index)
     assert torch.allclose(one_by_one.float(), found, atol=1e-6)
-    everything = predict(module, context, samples)
+    everything = predict(module, context.task, context.host, samples)
     units = torch.from_numpy(context.task.units(samples))
     assert torch.allclose(everything[unit_rows(units, index)], found, atol=1e-6)
 
@@ -183,9 +183,9 @@ def test_tapped_tensors_come_in_the_samples_order_too(made):
     from compress.loss import Tap
 
     tap = Tap("model.bert.pooler.activation")
-    _, taps = forward_all(module, context, context.data.train, index=index, taps=[tap])
+    _, taps = forward_all(module, context.task, context.host, context.data.train, index=index, taps=[tap])
     for row, value in zip(index, taps[tap], strict=True):
-        _, alone = forward_all(module, context, context.data.train, index=row.view(1), taps=[tap])
+        _, alone = forward_all(module, context.task, context.host, context.data.train, index=row.view(1), taps=[tap])
         assert torch.allclose(alone[tap][0], value, atol=1e-5)
 
 
@@ -227,12 +227,12 @@ def test_parts_of_an_update_weigh_by_their_words_as_one_large_batch_does(made, t
         (tmp_path / str(accumulate)).mkdir()
         fit(
             module.double(),
-            context,
+            *context,
             loss=bind(GuidedLoss(hard=Hard()), module, None, (), seed=0),
             teacher=None,
             optimization=optimization,
             seed=0,
-            work=tmp_path / str(accumulate),
+            checkpoints=tmp_path / str(accumulate),
             name="test",
             views=lambda _epoch, _generator: None,
         )
@@ -244,15 +244,17 @@ def test_parts_of_an_update_weigh_by_their_words_as_one_large_batch_does(made, t
 def test_per_unit_losses_are_those_of_the_words(made):
     context, module = made("words")
     batch = context.task.batch(context.data.train, torch.arange(5))
-    loss = per_sample_loss(module, context, batch, loss=GuidedLoss(hard=Hard()), teacher=None)
+    loss = per_sample_loss(module, context.task, batch, loss=GuidedLoss(hard=Hard()), teacher=None)
     assert loss.shape == (batch.num_units,) == (context.task.units(context.data.train)[:5].sum(),)
 
 
 def test_stored_outputs_of_words_are_those_of_now(made):
     context, _ = made("words")
-    source = Create(model=HuggingFace(path=str(context.store.root), pretrained=False, config=CONFIG)).run(None, context)
+    source = Create(model=HuggingFace(path=str(context.store.root), pretrained=False, config=CONFIG)).run(
+        None, *context
+    )
     context = replace(context, teacher=source, loss=GuidedLoss(preset="hinton"))
-    outputs = teacher_outputs(context, context.data.train, views=(None,))
+    outputs = teacher_outputs(*context, context.data.train, views=(None,))
     outputs.check(0)
     index = torch.tensor([40, 2, 2, 99])
     batch = context.task.batch(context.data.train, index)

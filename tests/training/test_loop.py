@@ -43,12 +43,12 @@ def test_interrupted_and_repeated_training_ends_with_the_same_bits(make_context,
     model = Create(model=Mlp(widths=(32,), dropout=0.3))
     context = make_context(augment=Augment(crop_padding=1))
     undisturbed = replace(context, store=Store.open(tmp_path / "undisturbed"))
-    expected = stage.run(model.run(None, undisturbed), undisturbed)
+    expected = stage.run(model.run(None, *undisturbed), *undisturbed)
 
-    created = model.run(None, context)
+    created = model.run(None, *context)
     with pytest.raises(KeyboardInterrupt):
-        stage.run(created, replace(context, interrupted=StopAfter(stop_after)))
-    resumed = stage.run(created, context)
+        stage.run(created, *replace(context, interrupted=StopAfter(stop_after)))
+    resumed = stage.run(created, *context)
     assert resumed.digest == expected.digest
     assert all(torch.equal(value, weights(expected)[name]) for name, value in weights(resumed).items())
 
@@ -60,11 +60,11 @@ def test_distillation_resumes_to_the_same_bits(make_context, tmp_path, trained_d
     context = make_context(teacher=trained_digits, augment=Augment(crop_padding=1, views=3))
     undisturbed = replace(context, store=Store.open(tmp_path / "undisturbed"))
     model = Create(model=Cnn(widths=(8, 8), strides=(1, 2)))
-    expected = stage.run(model.run(None, undisturbed), undisturbed)
-    created = model.run(None, context)
+    expected = stage.run(model.run(None, *undisturbed), *undisturbed)
+    created = model.run(None, *context)
     with pytest.raises(KeyboardInterrupt):
-        stage.run(created, replace(context, interrupted=StopAfter(7)))
-    assert stage.run(created, context).digest == expected.digest
+        stage.run(created, *replace(context, interrupted=StopAfter(7)))
+    assert stage.run(created, *context).digest == expected.digest
 
 
 @pytest.mark.parametrize("limit_gb", [0, 4])
@@ -77,11 +77,11 @@ def test_projectors_are_checkpointed_with_the_student(make_context, tmp_path, tr
     context = make_context(teacher=trained_digits, augment=Augment(crop_padding=1, views=2))
     undisturbed = replace(context, store=Store.open(tmp_path / "undisturbed"))
     model = Create(model=Cnn(widths=(8, 8), strides=(1, 2)))
-    expected = stage.run(model.run(None, undisturbed), undisturbed)
-    created = model.run(None, context)
+    expected = stage.run(model.run(None, *undisturbed), *undisturbed)
+    created = model.run(None, *context)
     with pytest.raises(KeyboardInterrupt):
-        stage.run(created, replace(context, interrupted=StopAfter(7)))
-    resumed = stage.run(created, context)
+        stage.run(created, *replace(context, interrupted=StopAfter(7)))
+    resumed = stage.run(created, *context)
     assert resumed.digest == expected.digest
     assert set(weights(resumed)) == set(weights(created))
 
@@ -95,11 +95,11 @@ def test_accumulation_equals_one_large_batch(make_context):
         torch.manual_seed(0)
         for value in module.parameters():
             torch.nn.init.normal_(value, std=0.1)
-        work = context.store.work(f"w{accumulate}")
+        checkpoints = context.store.work(f"w{accumulate}")
         optimization = Optimization(epochs=1, batch_size=size, accumulate=accumulate, learning_rate=0.05)
         fit(
-            module, context, loss=bind(LABELS, module, None, (), seed=0), teacher=None, optimization=optimization,
-            seed=3, work=work, name="t", views=lambda *_: None,
+            module, *context, loss=bind(LABELS, module, None, (), seed=0), teacher=None, optimization=optimization,
+            seed=3, checkpoints=checkpoints, name="t", views=lambda *_: None,
         )  # fmt: skip
         made.append(module.state_dict())
     for name, value in made[0].items():
@@ -124,17 +124,17 @@ def test_non_finite_loss_stops_with_advice(make_context):
     module = Rooted()
     with pytest.raises(StageError, match="not finite") as caught:
         fit(
-            module, context, loss=bind(LABELS, module, None, (), seed=0), teacher=None, optimization=Optimization(),
-            seed=0, work=context.store.work("w"), name="t", views=lambda *_: None,
+            module, *context, loss=bind(LABELS, module, None, (), seed=0), teacher=None, optimization=Optimization(),
+            seed=0, checkpoints=context.store.work("w"), name="t", views=lambda *_: None,
         )  # fmt: skip
     assert "lower learning_rate" in str(caught.value)
 
 
 def test_too_few_samples_for_a_batch_is_refused(make_context):
     context = make_context()
-    created = Create(model=Mlp(widths=(16,))).run(None, context)
+    created = Create(model=Mlp(widths=(16,))).run(None, *context)
     with pytest.raises(StageError, match="smaller than one update"):
-        Train(batch_size=2000).run(created, context)
+        Train(batch_size=2000).run(created, *context)
 
 
 def test_schedule_warms_up_linearly_and_ends_near_zero():
@@ -148,7 +148,7 @@ def test_schedule_warms_up_linearly_and_ends_near_zero():
 
 def test_training_learns_and_leaves_its_source_alone(make_context, trained_digits):
     context = make_context()
-    logits = predict(load_model(trained_digits.path), context, context.data.select)
+    logits = predict(load_model(trained_digits.path), context.task, context.host, context.data.select)
     assert context.task.tally(logits.numpy(), context.data.select).value > 0.93
 
 
@@ -158,10 +158,10 @@ def test_distilled_student_agrees_with_the_teacher_it_was_given(make_context, tr
     data = replace(context.data, roles={**context.data.roles, "train": unlabelled})
     context = replace(context, data=data)
     student = Distill(epochs=6, batch_size=50).run(
-        Create(model=Cnn(widths=(8, 16), strides=(1, 2))).run(None, context), context
+        Create(model=Cnn(widths=(8, 16), strides=(1, 2))).run(None, *context), *context
     )
-    ours = predict(load_model(student.path), context, context.data.select).argmax(1)
-    theirs = predict(load_model(trained_digits.path), context, context.data.select).argmax(1)
+    ours = predict(load_model(student.path), context.task, context.host, context.data.select).argmax(1)
+    theirs = predict(load_model(trained_digits.path), context.task, context.host, context.data.select).argmax(1)
     assert (ours == theirs).float().mean() > 0.85
 
 
@@ -172,6 +172,6 @@ def test_teacher_of_other_classes_is_refused(make_context, trained_digits, digit
         assert samples.labels is not None
         roles[role] = samples.take((samples.labels < 9).nonzero()[0])
     context = make_context(data=replace(data, roles=roles), teacher=trained_digits)
-    created = Create(model=Mlp(widths=(16,))).run(None, context)
+    created = Create(model=Mlp(widths=(16,))).run(None, *context)
     with pytest.raises(ValueError, match="do not match the data"):
-        Distill(epochs=1).run(created, context)
+        Distill(epochs=1).run(created, *context)

@@ -9,7 +9,6 @@ import compress.training.teacher as module
 from compress.errors import StageError
 from compress.loss import Dkd, GuidedLoss, HardToken, Hint, Kl, LastFeature, Tap
 from compress.models import Cnn, load_model
-from compress.stage import Member
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.prune import Prune
@@ -30,13 +29,15 @@ def context(make_context, trained_digits):
 def test_shards_hold_what_one_pass_gives(in_memory, context, trained_digits, monkeypatch):
     monkeypatch.setattr(module, "SHARD", 512)
     monkeypatch.setattr(module, "SMALL", module.SMALL if in_memory else 0)
-    outputs = teacher_outputs(context, context.data.train, views=(None,), taps=TAPS, limit_bytes=1e9)
+    outputs = teacher_outputs(*context, context.data.train, views=(None,), taps=TAPS, limit_bytes=1e9)
     assert [len(outputs.cached[None][0].features[tap]) for tap in TAPS] == [1 if in_memory else 2] * 2
-    assert torch.equal(outputs.logits(None), predict(load_model(trained_digits.path), context, context.data.train))
+    assert torch.equal(
+        outputs.logits(None), predict(load_model(trained_digits.path), context.task, context.host, context.data.train)
+    )
     batch = context.task.batch(context.data.train, torch.tensor([700, 3, 512, 511]))
     taught = outputs(batch)
     assert torch.equal(taught.logits[0], outputs.logits(None)[batch.index])
-    live = module.live_features(load_model(trained_digits.path), context, batch, list(TAPS))
+    live = module.live_features(load_model(trained_digits.path), context.task, context.host, batch, list(TAPS))
     for tap in TAPS:
         torch.testing.assert_close(taught.features[tap].float(), live[tap].float(), rtol=1e-4, atol=1e-4)
 
@@ -53,20 +54,20 @@ def test_an_interrupted_pass_goes_on_with_the_next_shard(context, monkeypatch):
 
     monkeypatch.setattr(module, "forward_all", killed)
     with pytest.raises(KeyboardInterrupt):
-        teacher_outputs(context, context.data.train, views=(None,))
-    teacher_outputs(context, context.data.train, views=(None,))
+        teacher_outputs(*context, context.data.train, views=(None,))
+    teacher_outputs(*context, context.data.train, views=(None,))
     assert [name.rpartition(",")[2] for name in calls] == [" part 1 of 2", " part 2 of 2", " part 2 of 2"]
 
 
 def test_a_request_to_stop_is_heard_while_outputs_are_computed(context):
     with pytest.raises(KeyboardInterrupt):
-        teacher_outputs(replace(context, interrupted=lambda: True), context.data.train, views=(None,))
+        teacher_outputs(*replace(context, interrupted=lambda: True), context.data.train, views=(None,))
 
 
 def test_maps_above_the_limit_come_from_a_live_pass_and_vectors_never_do(context):
     size = 1000 * 16 * 8 * 8 * 4
     for limit, live in ((size - 1, True), (size, False)):
-        outputs = teacher_outputs(context, context.data.train, views=(None,), taps=TAPS, limit_bytes=limit)
+        outputs = teacher_outputs(*context, context.data.train, views=(None,), taps=TAPS, limit_bytes=limit)
         assert (outputs.live is not None) == live
         assert (MAP in outputs.cached[None][0].features) != live
         assert VECTOR in outputs.cached[None][0].features
@@ -74,7 +75,7 @@ def test_maps_above_the_limit_come_from_a_live_pass_and_vectors_never_do(context
 
 
 def test_a_cache_that_is_not_the_teachers_is_caught_by_the_live_check(context):
-    outputs = teacher_outputs(context, context.data.train, views=(None,))
+    outputs = teacher_outputs(*context, context.data.train, views=(None,))
     outputs.check(0)
     (first,) = outputs.cached[None]
     wrong = replace(first, logits=tuple(part + 1 for part in first.logits))
@@ -84,7 +85,7 @@ def test_a_cache_that_is_not_the_teachers_is_caught_by_the_live_check(context):
 
 
 def test_a_stored_feature_that_is_not_the_teachers_is_caught_too(context):
-    outputs = teacher_outputs(context, context.data.train, views=(None,), taps=TAPS, limit_bytes=1e9)
+    outputs = teacher_outputs(*context, context.data.train, views=(None,), taps=TAPS, limit_bytes=1e9)
     outputs.check(0)
     (first,) = outputs.cached[None]
     features = {**first.features, MAP: tuple(part[:, ::-1] for part in first.features[MAP])}
@@ -95,26 +96,28 @@ def test_a_stored_feature_that_is_not_the_teachers_is_caught_too(context):
 def test_a_copy_of_the_teacher_has_nothing_to_learn_without_labels(context, trained_digits):
     for loss in (GuidedLoss(preset="born-again"), GuidedLoss(dkd=Dkd(), hint=Hint())):
         with pytest.raises(StageError, match="nothing to learn"):
-            Distill(epochs=1, batch_size=100, loss=loss).run(trained_digits, context)
+            Distill(epochs=1, batch_size=100, loss=loss).run(trained_digits, *context)
 
 
 def test_a_copy_learns_from_a_second_teacher_and_from_decisions(context, trained_digits):
-    both = replace(context, ensemble=(Member(STUDENT.run(None, context), 1.0),))
+    both = replace(context, ensemble=((STUDENT.run(None, *context), 1.0),))
     for loss, here in ((GuidedLoss(preset="born-again"), both), (GuidedLoss(hard_token=HardToken()), context)):
-        made = Distill(epochs=1, batch_size=100, loss=loss).run(trained_digits, here)
+        made = Distill(epochs=1, batch_size=100, loss=loss).run(trained_digits, *here)
         assert made.digest != trained_digits.digest
 
 
 def test_a_second_teacher_changes_the_key_and_is_averaged(context, trained_digits):
-    created = STUDENT.run(None, context)
-    both = replace(context, ensemble=(Member(created, 3.0),))
+    created = STUDENT.run(None, *context)
+    both = replace(context, ensemble=((created, 3.0),))
     stage = Distill(epochs=1, batch_size=100)
-    assert stage.key(created, both) != stage.key(created, context)
-    outputs = teacher_outputs(both, context.data.train, views=(None,))
+    assert stage.key(created, *both) != stage.key(created, *context)
+    outputs = teacher_outputs(*both, context.data.train, views=(None,))
     taught = outputs(context.task.batch(context.data.train, torch.arange(4)))
     assert taught.weights == (0.25, 0.75)
-    assert torch.equal(taught.logits[1], predict(load_model(created.path), context, context.data.train)[:4])
-    assert stage.run(created, both).facts["loss_fingerprint"] == context.loss.fingerprint
+    assert torch.equal(
+        taught.logits[1], predict(load_model(created.path), context.task, context.host, context.data.train)[:4]
+    )
+    assert stage.run(created, *both).facts["loss_fingerprint"] == context.loss.fingerprint
 
 
 def test_mixed_samples_are_the_same_for_both_and_unlabelled(context):
@@ -136,55 +139,58 @@ def test_function_matching_needs_no_labels(make_context, trained_digits):
     unlabelled = replace(make_context().data.train, labels=None)
     data = replace(make_context().data, roles={**make_context().data.roles, "train": unlabelled})
     context = make_context(data=data, teacher=trained_digits, loss=GuidedLoss(preset="function-matching"))
-    student = Create(model=Cnn(widths=(16, 32), strides=(1, 2))).run(None, context)
-    made = Distill(epochs=15, batch_size=50).run(student, context)
-    ours, theirs = (predict(load_model(each.path), context, context.data.select) for each in (made, trained_digits))
+    student = Create(model=Cnn(widths=(16, 32), strides=(1, 2))).run(None, *context)
+    made = Distill(epochs=15, batch_size=50).run(student, *context)
+    ours, theirs = (
+        predict(load_model(each.path), context.task, context.host, context.data.select)
+        for each in (made, trained_digits)
+    )
     assert float((ours.argmax(1) == theirs.argmax(1)).float().mean()) > 0.8
 
 
 def test_each_generation_learns_from_the_one_before(context, monkeypatch):
-    created = STUDENT.run(None, context)
+    created = STUDENT.run(None, *context)
     teachers = []
     fit = module.fit_guided
     import compress.stages.distill as distill
 
-    def noted(student, here, **options):
-        teachers.append(here.teacher.digest)
-        return fit(student, here, **options)
+    def noted(student, work, host, **options):
+        teachers.append(work.teacher.artifact.digest)
+        return fit(student, work, host, **options)
 
     monkeypatch.setattr(distill, "fit_guided", noted)
     stage = Distill(epochs=1, batch_size=100, generations=3, loss=GuidedLoss(preset="born-again"))
-    made = stage.run(created, context)
+    made = stage.run(created, *context)
     assert len(set(teachers)) == 3
     assert teachers[0] == context.teacher.digest
     assert made.digest not in teachers
-    first = Distill(epochs=1, batch_size=100, loss=GuidedLoss(preset="born-again")).run(created, context)
+    first = Distill(epochs=1, batch_size=100, loss=GuidedLoss(preset="born-again")).run(created, *context)
     assert load_model(first.path).state_dict().keys() == load_model(made.path).state_dict().keys()
 
 
 def test_generations_resume_with_the_same_bits(context, tmp_path, monkeypatch):
     from compress.store.artifact import Store
 
-    created = STUDENT.run(None, context)
+    created = STUDENT.run(None, *context)
     stage = Distill(epochs=1, batch_size=100, generations=2)
     undisturbed = replace(context, store=Store.open(tmp_path / "undisturbed"))
-    expected = stage.run(created, undisturbed)
+    expected = stage.run(created, *undisturbed)
     questions = iter(range(15))
     with pytest.raises(KeyboardInterrupt):  # ten steps are a generation
-        stage.run(created, replace(context, interrupted=lambda: next(questions, None) is None))
-    assert stage.run(created, context).digest == expected.digest
+        stage.run(created, *replace(context, interrupted=lambda: next(questions, None) is None))
+    assert stage.run(created, *context).digest == expected.digest
 
 
 def test_a_pruned_student_has_no_later_generations(context, trained_digits):
-    pruned = Prune(kept_macs_fraction=0.6, importance="magnitude").run(trained_digits, context)
+    pruned = Prune(kept_macs_fraction=0.6, importance="magnitude").run(trained_digits, *context)
     with pytest.raises(StageError, match="no later generations"):
-        Distill(epochs=1, batch_size=100, generations=2).run(pruned, context)
+        Distill(epochs=1, batch_size=100, generations=2).run(pruned, *context)
 
 
 def test_recovery_rebinds_hints_to_the_pruned_widths(context, trained_digits):
     loss = GuidedLoss(kl=Kl(), hint=Hint(weight=1, pairs={"layers.5": "layers.5"}), last_feature=LastFeature())
-    pruned = Prune(kept_macs_fraction=0.6, importance_batches=2, loss=loss).run(trained_digits, context)
-    made = Distill(epochs=1, batch_size=100, loss=loss).run(pruned, context)
+    pruned = Prune(kept_macs_fraction=0.6, importance_batches=2, loss=loss).run(trained_digits, *context)
+    made = Distill(epochs=1, batch_size=100, loss=loss).run(pruned, *context)
     shapes = {name: value.shape for name, value in load_model(made.path).state_dict().items()}
     assert shapes == {name: value.shape for name, value in load_model(pruned.path).state_dict().items()}
 
@@ -206,10 +212,10 @@ def test_what_cannot_work_with_the_loss_is_told_before_anything_runs():
 
 
 def test_stages_refuse_what_they_cannot_do_from_python_too(context, trained_digits):
-    created = STUDENT.run(None, context)
+    created = STUDENT.run(None, *context)
     for stage in (
         Distill(epochs=1, batch_size=50, accumulate=2, loss=GuidedLoss(preset="dist")),
         Prune(kept_macs_fraction=0.6, loss=GuidedLoss(hint=Hint())),
     ):
         with pytest.raises(StageError, match="dist compares|value for each sample"):
-            stage.run(created, context)
+            stage.run(created, *context)

@@ -1,0 +1,24 @@
+"""A row of the pipeline."""
+
+from dataclasses import dataclass
+
+from compress.judge.scores import Scores
+from compress.store.artifact import Artifact
+from compress.tracking import Run
+
+
+@dataclass(frozen=True)
+class Step:
+    """A row of the pipeline: what was made or reused, its scores on select, its tracked run, the loss if it has one.
+
+    Its role is ``teacher``, ``ensemble``, ``baseline`` or ``stage``.
+    """
+
+    title: str
+    role: str
+    artifact: Artifact
+    scores: Scores
+    reused: bool
+    run: Run
+    seconds: float
+    loss_fingerprint: str | None

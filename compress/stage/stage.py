@@ -1,0 +1,215 @@
+"""Stage: one step of a pipeline, artifact in, artifact out."""
+
+import importlib.metadata
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from torch import nn
+
+from compress.config import Values
+from compress.errors import StageError
+from compress.loss import GuidedLoss
+from compress.models import Model, save_model
+from compress.stage.host import Host
+from compress.stage.training import Training
+from compress.stage.work import Work
+from compress.store.artifact import Artifact, Kind, hash_values
+from compress.tasks import Signature
+
+Need = Literal["data", "loss", "teacher"]
+Quantity = Literal["accuracy", "size", "speed"]
+
+
+class Stage(Values):
+    """One step. Its fields are its whole configuration, in Python and in YAML alike.
+
+    A stage answers for itself whatever a pipeline asks of it; nothing else asks what class it is.
+
+    Class attributes:
+        version: raised by hand when the same fields come to mean another result.
+        consumes: kinds of artifact it can start from; empty when it starts from nothing.
+        produces: the kind it leaves.
+        needs: what of the work decides its result besides the source.
+        libraries: distributions whose version decides its result.
+        cuts: whether it makes the model worse on purpose, so that the training after it recovers and counts with it.
+        scales: whether it can be asked for any fraction of the model's cost.
+
+    Attributes:
+        verb: the class's name in a recipe.
+        name: unique in a pipeline; default: the verb.
+    """
+
+    version: ClassVar[int] = 1
+    consumes: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    produces: ClassVar[Kind] = "model"
+    needs: ClassVar[frozenset[Need]] = frozenset({"data"})
+    libraries: ClassVar[tuple[str, ...]] = ("torch",)
+    cuts: ClassVar[bool] = False
+    scales: ClassVar[bool] = False
+
+    verb: Any = ""  # each stage narrows it to a literal of its own
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """The stage's unique name in its pipeline: ``name``, or its verb."""
+        return self.name or self.verb
+
+    @property
+    def takes(self) -> frozenset[Kind]:
+        """The kinds that it can start from with these fields, among ``consumes``."""
+        return self.consumes
+
+    @property
+    def training(self) -> Training | None:
+        """How it trains the model; None when it does not."""
+        return None
+
+    @abstractmethod
+    def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
+        """Do the step and commit its output; the source is not changed.
+
+        Args:
+            source: what it starts from.
+            work: what decides the result, with samples read as the source's model reads them.
+            host: where it happens.
+
+        Raises:
+            StageError: when the step cannot do what its fields ask, or changed nothing.
+        """
+
+    def build(self, work: Work, host: Host) -> nn.Module:
+        """Return the model of a stage that starts from nothing, before it is stored.
+
+        Raises:
+            StageError: for a stage that starts from an artifact.
+        """
+        del work, host
+        raise StageError("the stage builds no model", expected="one that starts from nothing", where=self.title)
+
+    def smoke(self) -> Self:
+        """Return the same stage with as few steps as exercise all its code."""
+        return self
+
+    def ships(self, *, quantized: bool) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the names of the files that it ships, the primary one first; empty when it ships none.
+
+        Args:
+            quantized: whether the model is quantized before.
+        """
+        return ()
+
+    def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:
+        """Return the loss this stage uses: the pipeline's, unless the stage overrides it."""
+        return loss
+
+    def guided_by(self, loss: GuidedLoss) -> bool:
+        """Whether its result depends on a teacher, in a pipeline with this loss."""
+        return "teacher" in self.needs and self.guided_loss(loss).needs_teacher
+
+    def misfits(self, loss: GuidedLoss) -> list[str]:
+        """Return why this stage cannot work with a pipeline's loss, if it cannot; told before anything runs."""
+        del loss
+        return []
+
+    def check(self, module: nn.Module, work: Work) -> None:
+        """Refuse a model, or data, that this stage could not work on; asked before anything trains.
+
+        Args:
+            module: the student as the pipeline's first stage gets it, perhaps untrained; not changed.
+            work: reads samples as that student does; there need be no teacher yet.
+
+        Raises:
+            CompressError: when it never can.
+        """
+
+    def gentler(self, path: str) -> str:  # noqa: ARG002
+        """Return what to change so that the stage costs less accuracy, in words; empty where nothing can be.
+
+        Args:
+            path: of its fields, as ``--set`` spells it.
+        """
+        return ""
+
+    def cheaper(self, path: str, quantity: Quantity, *, missing: float, facts: Mapping[str, Any]) -> str:  # noqa: ARG002
+        """Return what to change so that the stage buys more, in words; empty where it has given all.
+
+        Args:
+            path: of its fields, as ``--set`` spells it.
+            quantity: what there is too much of: ``size`` or ``speed``.
+            missing: the quantity asked over the one there is, below 1.
+            facts: of the artifact that it made.
+        """
+        return ""
+
+    def inputs(self, source: Artifact | None, work: Work, host: Host) -> dict[str, Any]:
+        """Return everything that decides the output, as JSON values; its hash is the output's key.
+
+        The name, paths and the tracking address are left out: they decide nothing.
+        """
+        inputs: dict[str, Any] = {
+            "stage": type(self).__name__,
+            "version": self.version,
+            "fields": self.model_dump(mode="json", exclude={"name"}),
+            "source": None if source is None else source.digest,
+            "task": work.task.digest,
+            "seed": work.seed,
+            "threads": host.execution.threads,
+            "precision": host.execution.precision,
+            "libraries": {name: importlib.metadata.version(name) for name in self.libraries},
+        }
+        if "data" in self.needs:
+            inputs["data"] = work.data.digest
+        if "loss" in self.needs:
+            inputs["loss"] = self.guided_loss(work.loss).model_dump(mode="json", exclude_none=True)
+        if self.guided_by(work.loss):
+            first, others = work.teachers[:1], work.teachers[1:]
+            inputs["teacher"] = first[0].artifact.digest if first else None
+            inputs["ensemble"] = [[member.artifact.digest, member.weight] for member in others]
+        return inputs
+
+    def key(self, source: Artifact | None, work: Work, host: Host) -> str:
+        """Return the key that finds this stage's output in the store."""
+        return hash_values(self.inputs(source, work, host))
+
+    def seed(self, source: Artifact | None, work: Work, host: Host) -> int:
+        """Return a seed of this stage's own, in [0, 2^31)."""
+        return int(self.key(source, work, host)[:8], 16) % 2**31
+
+    def commit(
+        self,
+        module: nn.Module,
+        source: Artifact | None,
+        work: Work,
+        host: Host,
+        *,
+        model: Model,
+        signature: Signature,
+        facts: dict[str, Any],
+        files: Mapping[str, str] | None = None,
+    ) -> Artifact:
+        """Commit a torch model as this stage's output, of the kind that it produces.
+
+        Args:
+            module: the model; stored as it is, without its training mode.
+            source: what it was made from; files that its model needs to read samples travel along.
+            work: as ``run`` got it.
+            host: as ``run`` got it.
+            model: the family it was built from.
+            signature: what the family was built for.
+            facts: JSON values worth knowing about the result.
+            files: further text files, by name.
+        """
+        travelling = () if source is None else work.task.travelling(source.path)
+
+        def write(directory: Path) -> dict[str, Any]:
+            save_model(module, directory, model=model, signature=signature)
+            for path in travelling:
+                (directory / path.name).write_bytes(path.read_bytes())
+            for name, text in (files or {}).items():
+                (directory / name).write_text(text, encoding="utf-8")
+            return facts
+
+        return host.store.commit(self.inputs(source, work, host), kind=self.produces, write=write)
