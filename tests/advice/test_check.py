@@ -15,10 +15,10 @@ from compress.cli.main import app
 from compress.errors import AdviceError, DataError
 from compress.measures.intervals import Estimate
 from compress.pipeline.check import check
-from compress.pipeline.run import Options, context_of
+from compress.pipeline.run import Options, work_of
 from compress.progress import Reporter
 from compress.recipe import Recipe
-from compress.stage import Execution
+from compress.stage import Execution, Host
 from compress.store.artifact import Store
 
 RECIPE = """
@@ -145,11 +145,9 @@ def test_a_reference_of_another_shape_is_refused(tmp_path):
     arrays = tmp_path / "reference.npz"
     np.savez(arrays, train_inputs=np.zeros((40, 1, 5, 5), np.uint8), train_labels=np.arange(40) % 4)
     told = Recipe.load(written(tmp_path), overrides=[f"teacher.reference.numpy.archive={arrays}"])
-    context = context_of(
-        told, data, Options(store=tmp_path), store=Store.open(tmp_path), execution=Execution(1, "float32")
-    )
+    host = Host(Store.open(tmp_path), Execution(1, "float32"))
     with pytest.raises(DataError, match="reference sample does not fit"):
-        reference_sample(told.teacher, *context)
+        reference_sample(told.teacher, work_of(told, data), host)
 
 
 def test_a_reference_that_is_too_small_is_refused(tmp_path):
@@ -157,11 +155,9 @@ def test_a_reference_that_is_too_small_is_refused(tmp_path):
     data, arrays = recipe.data.load(), tmp_path / "reference.npz"
     np.savez(arrays, train_inputs=np.zeros((4, 1, 8, 8), np.uint8), train_labels=np.arange(4))
     told = Recipe.load(written(tmp_path), overrides=[f"teacher.reference.numpy.archive={arrays}"])
-    context = context_of(
-        told, data, Options(store=tmp_path), store=Store.open(tmp_path), execution=Execution(1, "float32")
-    )
+    host = Host(Store.open(tmp_path), Execution(1, "float32"))
     with pytest.raises(DataError, match="32 samples or more"):
-        reference_sample(told.teacher, *context)
+        reference_sample(told.teacher, work_of(told, data), host)
 
 
 def test_a_missing_member_of_the_ensemble_is_a_missing_teacher(store, tmp_path):

@@ -59,8 +59,7 @@ def test_a_thin_margin_is_caught_and_training_confirms_it(context):
     accuracies = [
         pilot.right(
             pilot.trained(LESSON, *here, maker(here, ENOUGH), loss=loss, schedule=pilot.short(LESSON, 1000), seed=1),
-            *here.work,
-            here.host,
+            *here,
         ).mean()
         for loss in (STAGE.loss, pilot.LABELS_ALONE)
     ]
@@ -106,9 +105,9 @@ def test_the_cost_counts_the_steps_that_are_made_and_what_the_teachers_see(conte
 
 
 def test_a_short_run_has_a_tenth_of_the_epochs_but_enough_steps():
-    assert pilot.short(STAGE, 50 * 100).epochs == 4
-    assert pilot.short(STAGE, 50 * 20).epochs == 6  # 120 steps
-    assert pilot.short(STAGE.model_copy(update={"epochs": 2}), 1000).epochs == 2
+    assert pilot.short(LESSON, 50 * 100).epochs == 4
+    assert pilot.short(LESSON, 50 * 20).epochs == 6  # 120 steps
+    assert pilot.short(lesson(STAGE.model_copy(update={"epochs": 2})), 1000).epochs == 2
 
 
 def test_margins_are_by_hand():
