@@ -132,7 +132,7 @@ def test_without_labels_only_capacity_is_measured(context):
     data = context.data
     unlabelled = replace(data, roles={**data.roles, "train": replace(data.train, labels=None)})
     found = pilot.pilot(
-        STAGE.model_copy(update={"loss": GuidedLoss(preset="born-again")}),
+        lesson(STAGE.model_copy(update={"loss": GuidedLoss(preset="born-again")})),
         *replace(context, data=unlabelled),
         maker(context, TINY),
     )
