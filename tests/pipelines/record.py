@@ -1,0 +1,45 @@
+"""What a run came to, without its times: the values that a change of the code's structure must leave as they are.
+
+``python tests/pipelines/record.py REPORT.json NAME`` writes ``recorded/NAME.json``, which `test_recorded` compares with.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent / "recorded"
+TIMED = ("images_per_s",)
+MACHINE = ("cpu_model", "cpu_flags", "versions")  # bits are promised on one machine, with one set of versions
+
+
+def record(report: dict[str, Any]) -> dict[str, Any]:
+    """Return keys, digests, facts and scores of every row, and what was read on test."""
+    rows = {
+        row["name"]: {
+            "key": row["key"],
+            "digest": row["digest"],
+            "facts": {name: value for name, value in row["facts"].items() if name not in TIMED},
+            "scores": row["scores"],
+        }
+        for row in report["stages"]
+    }
+    test = [] if report["verdict"] is None else report["verdict"]["test"]
+    return {
+        "machine": {name: report["environment"].get(name) for name in MACHINE},
+        "rows": rows,
+        "test": {row["name"]: {name: row.get(name) for name in ("accuracy", "change", "agreement")} for row in test},
+    }
+
+
+def differences(now: Any, before: Any, *, path: str = "") -> list[str]:
+    """Return the leaves that differ, each with its path."""
+    if isinstance(now, dict) and isinstance(before, dict):
+        names = sorted(now.keys() | before.keys())
+        return [line for name in names for line in differences(now.get(name), before.get(name), path=f"{path}/{name}")]
+    return [] if now == before else [f"{path}: {before} before, {now} now"]
+
+
+if __name__ == "__main__":
+    found = record(json.loads(Path(sys.argv[1]).read_text()))
+    (HERE / f"{sys.argv[2]}.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
