@@ -1,6 +1,8 @@
-"""Is the house still in order? Measures the source tree by its syntax and writes the table in ``docs/architecture.md``.
+"""Is the house still in order? Measures the source tree by its syntax and writes what it finds into the docs.
 
-    python benchmarks/house.py           rewrites the table between its markers
+``docs/architecture.md`` has the table of figures and the layers between markers.
+
+    python benchmarks/house.py           rewrites both between their markers
     python benchmarks/house.py --check   writes nothing; says what is over its limit and exits with 1 if anything is
 
 Nothing is imported from the package, so that a tree that does not run is measured too. What a figure means:
@@ -113,17 +115,23 @@ def rooms(found: Sequence[Module]) -> Figure:
     return Figure("rooms at the top level", str(len(names)), f"at most {MAX_ROOMS}", over)
 
 
-def layers(found: Sequence[Module], configuration: Path) -> Figure:
-    """Layers of the import contract; every module has to lie in one."""
+def layer_names(configuration: Path) -> list[list[str]]:
+    """The packages and modules of each layer of the import contract, from the top down."""
     contracts = tomllib.loads(configuration.read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
     (contract,) = (contract for contract in contracts if contract["type"] == "layers")
-    known = {name.strip() for layer in contract["layers"] for name in layer.split("|")}
+    return [[name.strip() for name in layer.split("|")] for layer in contract["layers"]]
+
+
+def layers(found: Sequence[Module], configuration: Path) -> Figure:
+    """Layers of the import contract; every module has to lie in one."""
+    named = layer_names(configuration)
+    known = {name for layer in named for name in layer}
     outside = [
         module.name for module in found if module.name != PACKAGE and not known.intersection(ancestors(module.name))
     ]
     within = f"{len(outside)} modules in none" if outside else "every module in one"
     over = tuple(f"{name} lies in no layer" for name in outside)
-    return Figure("layers", f"{len(contract['layers'])}, {within}", "every module in one", over)
+    return Figure("layers", f"{len(named)}, {within}", "every module in one", over)
 
 
 def ancestors(name: str) -> list[str]:
@@ -289,6 +297,12 @@ def table(figures: Sequence[Figure]) -> str:
     return "\n".join([*lines, *(f"| {figure.name} | {figure.value} | {figure.limit} |" for figure in figures)])
 
 
+def layer_picture(configuration: Path) -> str:
+    """The layers in Markdown, from the top down; what stands on one line does not import each other."""
+    named = [[name.removeprefix(f"{PACKAGE}.") for name in layer] for layer in layer_names(configuration)]
+    return "\n".join(["The layers, from the top down:", "", "```", *map(" | ".join, named), "```"])
+
+
 def write_between_markers(page: Path, text: str) -> None:
     """Replace what stands between the markers.
 
@@ -310,7 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     figures = measure(given.root)
     if not given.check:
-        write_between_markers(given.root / PAGE, table(figures))
+        picture = layer_picture(given.root / "pyproject.toml")
+        write_between_markers(given.root / PAGE, f"{table(figures)}\n\n{picture}")
     for fault in (faults := [fault for figure in figures for fault in figure.over]):
         print(fault)
     return int(given.check and bool(faults))

@@ -113,6 +113,7 @@ def test_the_table_is_written_between_the_markers_and_nowhere_else(root):
     assert page.startswith("before\n\n<!--")
     assert page.endswith("-->\n\nafter\n")
     assert "| rooms at the top level | 3 | at most 25 |" in page
+    assert "\n```\ncli\na | b\n```\n" in page
     assert house.main(["--root", str(root)]) == 0
     assert (root / "docs/architecture.md").read_text() == page
 
