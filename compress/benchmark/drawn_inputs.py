@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from compress.benchmark.model_file import LENGTH, read
+from compress.benchmark.model_file import LENGTH
 from compress.benchmark.runtimes.worker import MASK
 from compress.errors import InputError
+from compress.export.onnx_file import read_graph
 
 SAMPLES = 64
 LOOKUPS = ("Gather", "GatherBlockQuantized")
@@ -37,7 +38,7 @@ def draw(path: Path, *, seed: int) -> dict[str, Array]:
         ModelError: when it is no ONNX file.
         InputError: when the signature leaves an input's number of axes open, or has inputs without a batch axis.
     """
-    graph = read(path).graph
+    graph = read_graph(path).graph
     generator = np.random.default_rng(seed)
     weights = {tensor.name for tensor in graph.initializer}
     rows = table_rows(graph)
@@ -106,7 +107,7 @@ Signature = Mapping[str, tuple[int, tuple[int, ...]]]
 
 def _signature(path: Path) -> Signature:
     """Type and lengths (0: open) by input."""
-    graph = read(path).graph
+    graph = read_graph(path).graph
     weights = {tensor.name for tensor in graph.initializer}
     kinds = {given.name: given.type.tensor_type for given in graph.input if given.name not in weights}
     return {name: (kind.elem_type, tuple(axis.dim_value for axis in kind.shape.dim)) for name, kind in kinds.items()}

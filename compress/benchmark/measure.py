@@ -12,11 +12,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.benchmark.model_file import contents, external_files
+from compress.benchmark.model_file import contents
 from compress.benchmark.process import HERE, Place, Worker, check_launchable
 from compress.benchmark.runtimes import RUNTIMES
 from compress.benchmark.runtimes.machine import allowed_cores
 from compress.errors import InputError
+from compress.export.onnx_file import size_bytes
 from compress.measures.intervals import percentile_bound
 
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
@@ -278,7 +279,7 @@ class Subject:
         inside = contents(self._path) if self._path.is_file() else None
         median_ms = float(np.median(times_ms))
         return Measurement(
-            size_bytes=size_bytes(self._path) + (sum(map(size_bytes, external_files(self._path))) if inside else 0),
+            size_bytes=size_bytes(self._path),
             sha256=_sha256(self._path) if self._path.is_file() else None,
             load_ms=stdlib_statistics.median(found["load_ms"] for found in self._loads),
             first_run_ms=stdlib_statistics.median(found["first_run_ms"] for found in self._loads),
@@ -330,11 +331,6 @@ class Subject:
         if settings.get("adapter") == "software":
             found.append("a software adapter: its times say nothing about a device")
         return found
-
-
-def size_bytes(path: Path) -> int:
-    """Bytes of a file, or of all files of a directory."""
-    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
 
 
 def _sum(total: int | None, more: int | None) -> int | None:

@@ -7,10 +7,10 @@ from math import prod
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import shape_inference
 
 from compress.errors import ModelError
+from compress.export.onnx_file import num_bytes, read_graph, without_weights
 
 LENGTH = 64  # of an axis after the first that the signature leaves open
 # Where a product's two operands are among the inputs of its node.
@@ -42,13 +42,11 @@ def contents(path: Path) -> Contents:
     """
     sizes: Counter[str] = Counter()
     parameters = 0
-    model = read(path)
+    model = read_graph(path)
     for tensor in model.graph.initializer:
-        elements = prod(tensor.dims)
-        parameters += elements
+        parameters += prod(tensor.dims)
         kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
-        bits = 4 if kind.endswith("int4") else 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        sizes["float32" if kind == "float" else kind] += -(-elements * bits // 8)
+        sizes["float32" if kind == "float" else kind] += num_bytes(tensor)
     return Contents(parameters, dict(sizes.most_common()), total_macs(model))
 
 
@@ -99,8 +97,7 @@ def macs(model: onnx.ModelProto, *, length: int = LENGTH) -> dict[str, int]:
 
 def _shapes(model: onnx.ModelProto, length: int) -> dict[str, tuple[int, ...]]:
     """Every value's shape for one sample; 0 stands for what cannot be told."""
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
+    fixed = without_weights(model)
     sizes: dict[str, int] = {}
     for value in fixed.graph.input:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
@@ -144,31 +141,3 @@ def _einsum(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 def _transposed(node: onnx.NodeProto) -> bool:
     return any(entry.name == "transA" and entry.i for entry in node.attribute)
-
-
-def external_files(path: Path) -> list[Path]:
-    """The files beside a model that hold its weights.
-
-    Raises:
-        ModelError: when it is no ONNX file, or names a file that is not beside it.
-    """
-    names: dict[str, None] = {}
-    for tensor in read(path).graph.initializer:
-        names |= {entry.value: None for entry in tensor.external_data if entry.key == "location"}
-    found = [path.parent / name for name in names]
-    for file in found:
-        if file.name not in names or not file.is_file() or file.is_symlink():
-            raise ModelError("external data must be a plain file beside the model", got=file, where=path)
-    return found
-
-
-def read(path: Path) -> onnx.ModelProto:
-    """A model without the weights that are in files of their own.
-
-    Raises:
-        ModelError: when it is no ONNX file.
-    """
-    try:
-        return onnx.load(path, load_external_data=False)
-    except DecodeError as error:
-        raise ModelError("not an ONNX file", got=error, where=path) from error

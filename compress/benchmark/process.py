@@ -26,9 +26,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.benchmark.model_file import external_files
 from compress.benchmark.runtimes import RUNTIMES, Load
 from compress.errors import CompressError, EnvironmentFault, InputError
+from compress.export.onnx_file import external_files
 
 _SHIPPED = Path(__file__).with_name("runtimes")
 _PACKAGE_ROOT = Path(__file__).parents[2]

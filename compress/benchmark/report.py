@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from compress.benchmark.compare import Comparison
 from compress.benchmark.environment import describe
-from compress.benchmark.measure import size_bytes
 from compress.errors import ArtifactError, InputError
+from compress.export.onnx_file import size_bytes
 from compress.measures.intervals import Estimate, agreement, measured, measured_changes, sign_test
 from compress.tasks import Tally
 

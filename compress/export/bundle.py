@@ -3,6 +3,7 @@
 ::
 
     fp32.onnx int8-x86.onnx ...   the variants, all from one artifact
+    fp32.onnx.data ...            the weights of a variant that is larger than 2 GB
     bundle.json                   which is primary; sha256 and size of every other file; lineage, signature, bounds
     labels.json                   class names in the order of the logits
     preprocessing.json            what turns raw data into inputs
@@ -23,6 +24,7 @@ import onnx
 
 from compress.errors import StageError
 from compress.export.metadata import Metadata, write_metadata
+from compress.export.onnx_file import external_files, write_model
 from compress.export.session import Session
 
 FORMAT_VERSION = 1
@@ -33,6 +35,16 @@ MIN_REFERENCE_ROWS = 32
 # integers differ where a CPU without VNNI saturates, so int8 is judged by its decisions.
 TOLERANCES: dict[str, float | None] = {"fp32": 1e-4, "fp16": 2e-2, "int8": None}
 MIN_AGREEMENT = 0.98
+
+# How predict.py opens the primary file; where its weights are in a file of their own, they are found by its path.
+FROM_MEMORY = "session = ort.InferenceSession(model, "
+FROM_FILES = """data, digest = here / (bundle["primary"] + ".data"), hashlib.sha256()
+with data.open("rb") as weights:
+    while part := weights.read(1 << 24):
+        digest.update(part)
+if digest.hexdigest() != bundle["files"][data.name]["sha256"]:
+    sys.exit(f"{data.name} is not the file that was exported")
+session = ort.InferenceSession(str(here / bundle["primary"]), """
 
 
 def write_bundle(
@@ -69,7 +81,7 @@ def write_bundle(
     if rows < MIN_REFERENCE_ROWS:
         raise StageError("a bundle needs reference inputs", expected=f"{MIN_REFERENCE_ROWS} rows or more", got=rows)
     reference = {f"input/{spec.name}": array for spec, array in zip(metadata.signature.inputs, inputs, strict=True)}
-    reference |= _outputs("fp32", Session(fp32.SerializeToString()), inputs)
+    reference |= _outputs("fp32", Session(fp32), inputs)
     described: dict[str, dict[str, Any]] = {}
     for name, model in variants.items():
         precision = name.partition("-")[0]
@@ -77,7 +89,7 @@ def write_bundle(
             raise StageError("a variant is named after its precision", expected=sorted(TOLERANCES), got=name)
         write_metadata(model, metadata.model_copy(update={"variant": name}))
         path = directory / f"{name}.onnx"
-        path.write_bytes(model.SerializeToString(deterministic=True))
+        write_model(model, path)
         reference |= _outputs(name, Session(path), inputs)
         described[name] = {
             "file": path.name,
@@ -90,8 +102,11 @@ def write_bundle(
     for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8")
     # Read, not imported: it is a script from its first line to its last.
-    script = "predict_text.py" if "tokenizer.json" in files else "predict.py"
-    (directory / "predict.py").write_text(Path(__file__).with_name(script).read_text())
+    name = "predict_text.py" if "tokenizer.json" in files else "predict.py"
+    script = Path(__file__).with_name(name).read_text()
+    if external_files(directory / f"{primary}.onnx"):
+        script = script.replace(FROM_MEMORY, FROM_FILES)
+    (directory / "predict.py").write_text(script)
     manifest = {
         "format_version": FORMAT_VERSION,
         "primary": f"{primary}.onnx",
@@ -118,4 +133,6 @@ def _outputs(name: str, session: Session, inputs: tuple[np.ndarray, ...]) -> dic
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size_bytes": path.stat().st_size}
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": digest, "size_bytes": path.stat().st_size}

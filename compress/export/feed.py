@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from compress.data import Samples
 from compress.export.session import Session
 from compress.tasks import Batch, Task
 from compress.tasks.batch import unit_rows
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 BATCH = 256
 PARITY_SAMPLES = 33
@@ -29,8 +32,8 @@ class Feed:
         units = torch.from_numpy(self._task.units(samples))
         self._rows = unit_rows(units[taken], taken.argsort()).numpy()
 
-    def outputs(self, model: Path | bytes) -> NDArray[np.float32]:
-        """Return what a file gives for every unit, float32 [units, C], in the role's order."""
+    def outputs(self, model: "Path | bytes | ModelProto") -> NDArray[np.float32]:
+        """Return what a file or a graph gives for every unit, float32 [units, C], in the role's order."""
         return self.through(Session(model, threads=self._threads))
 
     def through(self, call: Callable[..., Sequence[NDArray[Any]]]) -> NDArray[np.float32]:

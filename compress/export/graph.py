@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 
 import onnx
-import onnx.checker
 import onnx.numpy_helper
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from torch import nn
 from compress.errors import StageError
 from compress.export.attention import TRANSLATIONS
 from compress.export.names import name_by_module
+from compress.export.onnx_file import check_model
 from compress.tasks.signature import Signature
 
 OPSET = 20
@@ -75,7 +75,7 @@ def to_onnx(
     name_by_module(proto)
     pool_spatial_means(proto)
     strip_metadata(proto)
-    onnx.checker.check_model(proto, full_check=True)
+    check_model(proto)
     return proto
 
 
@@ -179,9 +179,9 @@ def pool_spatial_means(proto: onnx.ModelProto) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    for index in reversed(range(len(graph.initializer))):  # one by one: what stays, which may be large, is not copied
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
 
 
 def strip_metadata(proto: onnx.ModelProto) -> None:

@@ -4,8 +4,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
+
+from compress.export.onnx_file import num_bytes, read_graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +33,15 @@ def layer_sizes(path: Path) -> list[LayerSize]:
     name before and after. What is left of the file's size is the graph itself.
 
     Args:
-        path: an ONNX file without external data.
+        path: an ONNX file.
     """
     tensors: dict[str, list[onnx.TensorProto]] = defaultdict(list)
-    for tensor in onnx.load(path).graph.initializer:
+    for tensor in read_graph(path).graph.initializer:
         tensors[tensor.name.rpartition(".")[0]].append(tensor)
     return [_layer(name, owned) for name, owned in tensors.items()]
 
 
 def _layer(name: str, tensors: list[onnx.TensorProto]) -> LayerSize:
-    largest = max(tensors, key=_num_bytes)
+    largest = max(tensors, key=num_bytes)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(largest.data_type)
-    return LayerSize(name, sum(map(_num_bytes, tensors)), tuple(largest.dims), dtype.name)
-
-
-def _num_bytes(tensor: onnx.TensorProto) -> int:
-    return int(np.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return LayerSize(name, sum(map(num_bytes, tensors)), tuple(largest.dims), dtype.name)

@@ -1,8 +1,9 @@
 """A model file as a function from arrays to arrays, for scoring (the benchmark has its own, with providers)."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +13,9 @@ import onnxruntime as ort  # noqa: E402
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # noqa: E402 # pyright: ignore[reportAttributeAccessIssue]
 
 from compress.errors import ArtifactError  # noqa: E402
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 _LOAD_ERRORS = (
     ort_errors.Fail,
@@ -28,7 +32,7 @@ class Session:
     """One ONNX file loaded on the CPU.
 
     Args:
-        model: path of the file, or its bytes.
+        model: path of the file, its bytes, or a graph in memory of any size.
         threads: threads inside one operation.
         optimize: ONNX Runtime's own graph optimisations, all or none.
         exact_int8: on a CPU without VNNI, run int8 products without saturation (slower); no effect elsewhere.
@@ -46,7 +50,7 @@ class Session:
 
     def __init__(
         self,
-        model: Path | bytes,
+        model: "Path | bytes | ModelProto",
         *,
         threads: int = 1,
         optimize: bool = True,
@@ -64,14 +68,18 @@ class Session:
             options.add_session_config_entry("session.x64quantprecision", "1")
         if save_optimized is not None:
             options.optimized_model_filepath = str(save_optimized)
-        source = model if isinstance(model, bytes) else str(model)
+            # Needed above 2 GB, where it must have a name; nobody reads weights that ONNX Runtime has packed.
+            options.add_session_config_entry(
+                "session.optimized_model_external_initializers_file_name", f"{save_optimized.name}.data"
+            )
         try:
-            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            with _source(model) as source:
+                self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except _LOAD_ERRORS as error:
             raise ArtifactError(
                 "ONNX Runtime cannot load the model",
                 got=str(error)[:600],
-                where="bytes in memory" if isinstance(model, bytes) else model,
+                where=model if isinstance(model, Path) else "a model in memory",
             ) from error
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.shapes: tuple[tuple[int | str, ...], ...] = tuple(
@@ -84,3 +92,11 @@ class Session:
         """Runs one batch: one array per input, one array per output."""
         feeds: dict[str, Any] = dict(zip(self.inputs, arrays, strict=True))
         return tuple(np.asarray(output) for output in self._session.run(None, feeds))
+
+
+def _source(model: "Path | bytes | ModelProto") -> AbstractContextManager[str | bytes]:
+    if isinstance(model, Path | bytes):
+        return nullcontext(model if isinstance(model, bytes) else str(model))
+    from compress.export.onnx_file import loadable  # brings onnx, which nobody needs who checks a file
+
+    return loadable(model)

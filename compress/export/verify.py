@@ -6,6 +6,7 @@ compared, not only hashes.
 
 import hashlib
 import json
+import os
 import platform
 import zipfile
 from pathlib import Path
@@ -78,17 +79,17 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise ArtifactError("the bundle has another format", expected=FORMAT_VERSION, got=version, where=path)
     for name, entry in files.items():
         try:
-            content = (path / name).read_bytes()
+            with (path / name).open("rb") as file:
+                size, digest = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise ArtifactError("a file of the bundle is missing", where=path / name) from error
-        if len(content) != entry["size_bytes"]:
+        if size != entry["size_bytes"]:
             raise ArtifactError(
                 "a file of the bundle is truncated or longer",
                 expected=f"{entry['size_bytes']} bytes",
-                got=f"{len(content)} bytes",
+                got=f"{size} bytes",
                 where=path / name,
             )
-        digest = hashlib.sha256(content).hexdigest()
         if digest != entry["sha256"]:
             raise ArtifactError(
                 "a file of the bundle was changed", expected=entry["sha256"], got=digest, where=path / name

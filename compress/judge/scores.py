@@ -19,6 +19,7 @@ from compress.data import Role
 from compress.errors import StageError
 from compress.export.feed import Feed, first_inputs, parity_inputs
 from compress.export.graph import to_onnx
+from compress.export.onnx_file import copy_model, size_bytes, write_model
 from compress.export.parity import check_decisions, check_parity, difference
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
@@ -108,7 +109,7 @@ def score(
         if not np.isfinite(logits).all():
             raise StageError("the exported file's outputs are not finite", got="NaN or infinity", where=artifact.path)
         np.save(directory / "logits.npy", logits)
-        facts |= {"role": role, "samples": len(samples), "size_bytes": path.stat().st_size}
+        facts |= {"role": role, "samples": len(samples), "size_bytes": size_bytes(path)}
         facts["accuracy"] = work.task.tally(logits, samples).value
         return facts | ({} if teacher is None else against(teacher.logits, logits, work.task))
 
@@ -141,7 +142,7 @@ def write_probe(artifact: Artifact, work: Work, host: Host, path: Path, *, varia
     """
     if artifact.kind == "bundle":
         name = variant or artifact.facts["primary"]
-        path.write_bytes((artifact.path / f"{name}.onnx").read_bytes())
+        copy_model(artifact.path / f"{name}.onnx", path)
         parity = artifact.facts["parity"] if name == "fp32" else _decisions(artifact, work, path)
         return {"parameters": artifact.facts["parameters"], "macs": artifact.facts["macs"], "parity": parity}
     module = load_model(artifact.path, code=host.code)
@@ -154,9 +155,9 @@ def write_probe(artifact: Artifact, work: Work, host: Host, path: Path, *, varia
     }
     if artifact.kind == "quantized":
         proto = write_quantized(proto, QuantPlan.model_validate(artifact.read_json("quant_plan.json")))
-        path.write_bytes(proto.SerializeToString())
+        write_model(proto, path)
         return facts | {"parity": _decisions(artifact, work, path)}
-    path.write_bytes(proto.SerializeToString())
+    write_model(proto, path)
     checked = [check_parity(module, path, inputs) for inputs in parity_inputs(work.task, work.data.select)]
     return facts | {"parity": max(checked, key=lambda found: found["max_abs"])}
 

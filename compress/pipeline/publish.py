@@ -11,6 +11,7 @@ import numpy as np
 
 from compress.benchmark.environment import describe
 from compress.export.layers import layer_sizes
+from compress.export.onnx_file import external_files
 from compress.judge.scores import Scores
 from compress.judge.verdict import Contender, Race, Verdict
 from compress.pipeline.run_directory import place_bundle
@@ -101,8 +102,10 @@ def _register(bundle: Path, verdict: Verdict, name: str, run: Run) -> None:
     )
     with np.load(bundle / "reference.npz") as archive:
         example = {tensor: archive[f"input/{tensor}"][:1] for tensor, _, _ in inputs}
+    primary = bundle / manifest["primary"]
     run.register_onnx(
-        bundle / manifest["primary"],
+        primary,
+        data=external_files(primary),
         name=name,
         inputs=inputs,
         outputs=outputs,

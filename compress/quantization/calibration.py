@@ -84,7 +84,7 @@ def _runner(
     known = {value.name for value in (*probe.graph.input, *probe.graph.output)}
     # The type is inferred; an empty one keeps the graph valid.
     probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in values if name not in known)
-    session = Session(probe.SerializeToString())
+    session = Session(probe)
 
     def run(batch: tuple[np.ndarray, ...]) -> Iterable[tuple[str, np.ndarray]]:
         named = dict(zip(session.inputs, batch, strict=True)) | dict(zip(session.outputs, session(*batch), strict=True))

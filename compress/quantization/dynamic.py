@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from compress.errors import StageError
+from compress.export.onnx_file import check_model
 from compress.quantization.edit import Editor
 from compress.quantization.embedding import write_embedding
 from compress.quantization.formulas import quantize_weight, weight_scale
@@ -36,7 +37,7 @@ def write_dynamic(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
         else:
             raise StageError("dynamic int8 covers Gemm, MatMul and embeddings", got=node.op_type, where=node.name)
     editor.finish()
-    onnx.checker.check_model(quantized, full_check=True)
+    check_model(quantized)
     return quantized
 
 

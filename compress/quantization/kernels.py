@@ -15,6 +15,7 @@ import onnx
 
 from compress.benchmark.model_file import macs
 from compress.errors import StageError
+from compress.export.onnx_file import read_graph
 from compress.export.session import Session
 from compress.quantization.plan import QuantPlan
 from compress.quantization.view import View, weight_of
@@ -67,8 +68,8 @@ def inspect_kernels(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: Qu
     """
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "optimized.onnx"
-        Session(quantized.SerializeToString(), save_optimized=path)
-        optimized = onnx.load(path).graph
+        Session(quantized, save_optimized=path)
+        optimized = read_graph(path).graph
     types = Counter(node.op_type for node in optimized.node)
     in_int8 = {name for node in optimized.node if node.op_type in INT8_PRODUCTS for name in node.input}
     view = View(model.graph)

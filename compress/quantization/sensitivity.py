@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from compress.export.onnx_file import write_model
 from compress.quantization.calibration import Range
 from compress.quantization.placement import Mode, Placement, place_dynamic, place_static
 from compress.quantization.plan import QuantPlan, dynamic_plan, static_plan
@@ -122,7 +123,7 @@ def choose_layers(
         path = Path(directory) / "model.onnx"
 
         def score(model: onnx.ModelProto) -> Score:
-            onnx.save(model, path)
+            write_model(model, path)
             return scorer(path)
 
         reference = score(quantizer.model)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from compress.errors import StageError
+from compress.export.onnx_file import check_model
 from compress.quantization.edit import Editor
 from compress.quantization.embedding import write_embedding
 from compress.quantization.formulas import activation_scale, output_axis, quantize_weight, weight_scale
@@ -36,7 +37,7 @@ def write_static(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
         _write_layer(editor, view, node, input_scale=float(scales[node.input[0]][0]), reduce_range=plan.reduce_range)
     _write_activations(editor, view, activations, scales)
     editor.finish()
-    onnx.checker.check_model(quantized, full_check=True)
+    check_model(quantized)
     return quantized
 
 

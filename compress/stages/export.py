@@ -15,6 +15,7 @@ from compress.export.feed import first_inputs, parity_inputs
 from compress.export.graph import OPSET, to_onnx
 from compress.export.half import to_half
 from compress.export.metadata import Ancestor, Lineage, Metadata
+from compress.export.onnx_file import size_bytes, write_model
 from compress.export.parity import check_parity, difference
 from compress.export.session import Session
 from compress.models import load_model, load_structure
@@ -115,11 +116,12 @@ class Export(Stage):
 
         def write(directory: Path) -> dict[str, Any]:
             path = directory / "fp32.onnx"
-            path.write_bytes(fp32.SerializeToString())
+            write_model(fp32, path)
             checked = [
                 check_parity(module, path, inputs) for inputs in (rows, *parity_inputs(work.task, work.data.select))
             ]
-            path.unlink()
+            for written in directory.iterdir():
+                written.unlink()
             graphs = {name: variant_of(fp32, name, source) for name in wanted}
             manifest = write_bundle(
                 directory,
@@ -145,8 +147,7 @@ class Export(Stage):
                 "primary": primary,
                 "sha256": manifest["files"][manifest["primary"]]["sha256"],
                 "variants": {
-                    name: against[name] | {"size_bytes": manifest["files"][f"{name}.onnx"]["size_bytes"]}
-                    for name in wanted
+                    name: against[name] | {"size_bytes": size_bytes(directory / f"{name}.onnx")} for name in wanted
                 },
             }
 

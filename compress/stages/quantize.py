@@ -151,7 +151,7 @@ class Quantize(Stage):
             max_weight_bytes_fraction=self.max_weight_bytes_fraction,
         )
         feed = Feed(work.task, work.data.select, threads=host.execution.threads)
-        reference, logits = (feed.outputs(proto.SerializeToString()) for proto in (model, quantized))
+        reference, logits = (feed.outputs(graph) for graph in (model, quantized))
         int8 = [entry.at.path for entry in plan.weights]
         ranked = [f"{name} ({increase:+.4f} nats alone)" for name, increase in ranking.items() if name in int8]
         ours, theirs = work.task.decisions(logits), work.task.decisions(reference)

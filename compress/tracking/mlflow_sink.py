@@ -121,12 +121,13 @@ class MlflowSink:
         with _translated():
             self._client.log_artifact(run_id, str(path), folder or None)
 
-    def register(self, run_id: str, path: Path, example: Path, *, event: Event) -> None:
+    def register(self, run_id: str, path: Path, example: Path, *data: Path, event: Event) -> None:
         """See `Sink`."""
         from compress.tracking.onnx_model import register  # onnx is needed here alone
 
         with _translated():
-            register(self._client, run_id, path, example, event=event, is_local=self._artifact_root is not None)
+            is_local = self._artifact_root is not None
+            register(self._client, run_id, path, example, *data, event=event, is_local=is_local)
 
     def end(self, run_id: str, *, status: str, end_ms: int) -> None:
         """See `Sink`."""

@@ -1,7 +1,7 @@
 """An exported ONNX file as a registered MLflow model whose data file is the exported file, byte for byte.
 
 ``mlflow.onnx.save_model`` serialises the model again, which changes its bytes and so its sha256. The model
-directory it writes is kept and the data file in it replaced by the original.
+directory it writes is kept and the data file in it replaced by the original, beside which its external data go.
 """
 
 import hashlib
@@ -26,7 +26,9 @@ from compress.tracking.journal import Event
 SHA256_TAG = "compress.sha256"
 
 
-def register(client: MlflowClient, run_id: str, path: Path, example: Path, *, event: Event, is_local: bool) -> None:
+def register(
+    client: MlflowClient, run_id: str, path: Path, example: Path, *data: Path, event: Event, is_local: bool
+) -> None:
     """Log the file as a model of the run, register it as a version, and move the alias to that version.
 
     Does nothing again that an interrupted attempt has done.
@@ -36,6 +38,7 @@ def register(client: MlflowClient, run_id: str, path: Path, example: Path, *, ev
         run_id: the run that exported the file.
         path: the ONNX file.
         example: .npz with one batch of inputs.
+        data: the files that hold its weights, if they are not in it.
         event: name, inputs, outputs, tags, alias and sha256, as `Run.register_onnx` writes them.
         is_local: whether the store is a local database: MLflow resolves ``models:/`` sources through its
             global tracking URI there, so the artifact location is given instead.
@@ -47,7 +50,7 @@ def register(client: MlflowClient, run_id: str, path: Path, example: Path, *, ev
         if version.tags.get(SHA256_TAG) == event["sha256"]
     ]
     if not versions:
-        model = _logged_model(client, run_id, path, example, event=event)
+        model = _logged_model(client, run_id, path, example, *data, event=event)
         try:
             client.create_registered_model(name)
         except MlflowException as error:
@@ -67,7 +70,9 @@ def register(client: MlflowClient, run_id: str, path: Path, example: Path, *, ev
     client.set_tag(run_id, SHA256_TAG, event["sha256"])
 
 
-def _logged_model(client: MlflowClient, run_id: str, path: Path, example: Path, *, event: Event) -> LoggedModel:
+def _logged_model(
+    client: MlflowClient, run_id: str, path: Path, example: Path, *data: Path, event: Event
+) -> LoggedModel:
     experiment_id = client.get_run(run_id).info.experiment_id
     model = client.create_logged_model(
         experiment_id, name=event["name"], source_run_id=run_id, tags={SHA256_TAG: event["sha256"]}, model_type="onnx"
@@ -77,19 +82,19 @@ def _logged_model(client: MlflowClient, run_id: str, path: Path, example: Path, 
     )
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "model"
-        _write_directory(directory, path, example, description=description, event=event)
+        _write_directory(directory, path, example, *data, description=description, event=event)
         client.log_model_artifacts(model.model_id, str(directory))
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     return client.finalize_logged_model(model.model_id, "READY")
 
 
-def _write_directory(directory: Path, path: Path, example: Path, *, description: Model, event: Event) -> None:
+def _write_directory(directory: Path, path: Path, example: Path, *data: Path, description: Model, event: Event) -> None:
     with np.load(example, allow_pickle=False) as stored:
         inputs = {name: stored[name] for name in stored.files}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # importing mlflow.pyfunc warns about MLflow's own type hints
         save_model(
-            onnx.load(path),
+            onnx.load(path, load_external_data=False),  # the files are copied below
             directory,
             mlflow_model=description,
             signature=ModelSignature(_schema(event["inputs"]), _schema(event["outputs"])),
@@ -100,11 +105,14 @@ def _write_directory(directory: Path, path: Path, example: Path, *, description:
             onnx_execution_providers=["CPUExecutionProvider"],
             save_as_external_data=False,
         )
-    data = directory / "model.onnx"
-    shutil.copyfile(path, data)
+    model = directory / "model.onnx"
+    shutil.copyfile(path, model)
+    for file in data:  # by the names that the graph calls them
+        shutil.copyfile(file, directory / file.name)
     description.model_size_bytes = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     description.save(str(directory / "MLmodel"))
-    assert hashlib.sha256(data.read_bytes()).hexdigest() == event["sha256"]
+    with model.open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == event["sha256"]
 
 
 def _schema(tensors: list[list[Any]]) -> Schema:

@@ -72,8 +72,8 @@ class Sink(Protocol):
         """Add a file to a run."""
         ...
 
-    def register(self, run_id: str, path: Path, example: Path, *, event: Event) -> None:
-        """Register an ONNX file as a model version."""
+    def register(self, run_id: str, path: Path, example: Path, *data: Path, event: Event) -> None:
+        """Register an ONNX file, and the files that hold its weights, as a model version."""
         ...
 
     def end(self, run_id: str, *, status: str, end_ms: int) -> None:
@@ -111,20 +111,21 @@ class Outbox:
         """Whether the server has every event."""
         return self._taken >= self.events.size_bytes
 
-    def keep(self, path: Path) -> str:
-        """Copy a file that may change before it is delivered.
+    def keep(self, path: Path, *beside: Path) -> list[str]:
+        """Copy a file that may change before it is delivered, and what belongs beside it.
 
         Returns:
-            Its name for an event, relative to the outbox.
+            Their names for an event, relative to the outbox.
 
         Raises:
             OSError: when it cannot be copied.
         """
-        name = f"files/{uuid.uuid4().hex}/{path.name}"
-        copy = self.directory / name
-        copy.parent.mkdir(parents=True)
-        shutil.copyfile(path, copy)
-        return name
+        folder = Path("files", uuid.uuid4().hex)
+        (self.directory / folder).mkdir(parents=True)
+        names = [str(folder / file.name) for file in (path, *beside)]
+        for file, name in zip((path, *beside), names, strict=True):
+            shutil.copyfile(file, self.directory / name)
+        return names
 
     def deliver(self, sink: Sink) -> None:
         """Send every pending event, in order, points gathered into batches.

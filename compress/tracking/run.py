@@ -133,7 +133,7 @@ class Run:
                 below = file.parent.relative_to(path.parent).as_posix()
                 self.artifact(file, f"{folder}/{below}" if folder else below)
             return
-        self._append({"do": "artifact", "files": [self.tree.outbox.keep(path)], "folder": folder})
+        self._append({"do": "artifact", "files": self.tree.outbox.keep(path), "folder": folder})
 
     def register_onnx(
         self,
@@ -143,32 +143,35 @@ class Run:
         inputs: Sequence[TensorRow],
         outputs: Sequence[TensorRow],
         example: Mapping[str, NDArray[Any]],
+        data: Sequence[Path] = (),
         tags: Mapping[str, object] | None = None,
         alias: str = "candidate",
     ) -> str:
         """Log an exported file as an MLflow ONNX model and register it as a version, byte for byte.
 
         Args:
-            path: one ONNX file without external data.
+            path: an ONNX file.
             name: of the registered model.
             inputs: its input tensors.
             outputs: its output tensors.
             example: one small batch, by input name.
+            data: the files beside it that hold its weights, if there are any.
             tags: of the version, such as headline numbers.
             alias: moved to this version.
 
         Returns:
             The sha256 of the file, which is also a tag of the run, the model and the version.
         """
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        model = self.tree.outbox.keep(path)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        model, *weights = self.tree.outbox.keep(path, *data)
         example_name = str(Path(model).with_name("example.npz"))
         arrays: dict[str, Any] = dict(example)
         np.savez(self.tree.outbox.directory / example_name, **arrays)
         self._append(
             {
                 "do": "register",
-                "files": [model, example_name],
+                "files": [model, example_name, *weights],
                 "sha256": sha256,
                 "name": name,
                 "inputs": [[*row[:2], list(row[2])] for row in inputs],

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from compress.benchmark.model_file import contents, external_files, macs, total_macs
+from compress.benchmark.model_file import contents, macs, total_macs
 from compress.benchmark.process import Place, Worker, WorkerError, last_logged, usable_runtimes
 from compress.benchmark.runtimes import RUNTIMES
 from compress.benchmark.runtimes.interface import Load, Unusable, time_calls
@@ -29,6 +29,7 @@ from compress.benchmark.runtimes.onnxruntime_sessions import (
 from compress.benchmark.runtimes.torch_modules import check_cpu
 from compress.benchmark.runtimes.worker import TINY, Model, batches
 from compress.errors import InputError, ModelError
+from compress.export.onnx_file import external_files
 
 if TYPE_CHECKING:
     import torch

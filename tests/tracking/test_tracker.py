@@ -276,10 +276,29 @@ def test_a_registered_model_is_the_exported_file_byte_for_byte(tmp_path: Path, s
     np.testing.assert_array_equal(served.metadata.load_input_example(str(folder))["image"], x)
 
 
+def test_a_registered_model_takes_its_weights_along(tmp_path: Path, store: Path, client):
+    whole = onnx.load(save_linear(tmp_path / "whole.onnx"))
+    path, weights = tmp_path / "student.onnx", tmp_path / "student.onnx.data"
+    onnx.save_model(whole, path, save_as_external_data=True, location=weights.name, size_threshold=0)
+    content = weights.read_bytes()
+    with Tracker.open(store) as tracker, tracker.run("digits", experiment="digits") as run:
+        sha256 = register(run, path, data=[weights])
+        weights.unlink()  # what is registered is a copy
+    import mlflow
+
+    mlflow.set_tracking_uri(database_uri(store))
+    folder = Path(mlflow.artifacts.download_artifacts("models:/digits-student@candidate", dst_path=str(tmp_path / "d")))
+    assert hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest() == sha256
+    assert (folder / weights.name).read_bytes() == content
+    served = mlflow.pyfunc.load_model("models:/digits-student@candidate")
+    expected = EXAMPLE @ np.arange(8, dtype=np.float32).reshape(4, 2)
+    np.testing.assert_allclose(served.predict({"image": EXAMPLE})["logits"], expected)
+
+
 EXAMPLE = np.arange(4, dtype=np.float32).reshape(1, 4)
 
 
-def register(run: Run, path: Path) -> str:
+def register(run: Run, path: Path, **given) -> str:
     return run.register_onnx(
         path,
         name="digits-student",
@@ -287,6 +306,7 @@ def register(run: Run, path: Path) -> str:
         outputs=[("logits", "float32", ("batch", 2))],
         example={"image": EXAMPLE},
         tags={"size_mb": 0.1},
+        **given,
     )
 
 
