@@ -429,9 +429,9 @@ def judged_in_runtime(
     """
     tally = task.tally(logits, samples)
     row: dict[str, Any] = {
-        "samples": len(tally.counts),
+        "samples": tally.num_samples,
         "accuracy": asdict(measured({"": tally}, seed=seed)[""]),
-        "doubt": doubt(len(tally.counts)),
+        "doubt": doubt(tally.num_samples),
     }
     if teacher is not None:
         theirs = task.tally(teacher, samples)
@@ -591,7 +591,7 @@ def test_rows(judged: Sequence[Contender], work: Work, host: Host, *, seed: int)
         measures = measured(scores.measures, seed=seed)
         row: dict[str, Any] = {
             "name": entry.name,
-            "samples": len(scores.tally.counts),
+            "samples": scores.tally.num_samples,
             "accuracy": asdict(measures[work.task.measure]),
             "measures": {name: asdict(estimate) for name, estimate in measures.items()},
         }

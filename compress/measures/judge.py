@@ -8,7 +8,19 @@ from numpy.typing import NDArray
 
 from compress.config import Values
 from compress.errors import DataError
-from compress.measures.tally import Tally, class_f1, confusion, f1, mean, pearson, shares, spearman
+from compress.measures.tally import (
+    Tally,
+    any_of,
+    class_counts,
+    f1,
+    macro_f1,
+    matthews,
+    mean,
+    one_of,
+    pearson,
+    shares,
+    spearman,
+)
 
 MeasureName = Literal["accuracy", "macro-f1", "micro-f1", "matthews", "entity-f1", "pearson", "spearman"]
 MAX_RECALLS = 20  # of single classes, reported beside the measures
@@ -73,9 +85,8 @@ def single_label(
     tallies = {"accuracy": shares(group[decided] == group[labels])}
     if judge.merge:
         tallies["accuracy of all classes"] = shares(decided == labels)
-    numbers = np.arange(count)
-    tallies["macro-f1"] = class_f1(decided[:, None] == numbers, labels[:, None] == numbers)
-    tallies["matthews"] = confusion(decided, labels, classes=count)
+    counts = class_counts(one_of(decided, count=count), one_of(labels, count=count))
+    tallies |= {"macro-f1": Tally(counts, macro_f1), "matthews": Tally(counts, matthews)}
     if count <= MAX_RECALLS:
         for number, name in enumerate(classes):
             here = labels == number
@@ -91,7 +102,7 @@ def multi_label(decided: NDArray[np.bool_], labels: NDArray[Any]) -> dict[str, T
     return {
         "accuracy": shares((decided == right).sum(axis=1), np.full(len(right), right.shape[1])),
         "micro-f1": Tally(counts.astype(np.float64), f1),
-        "macro-f1": class_f1(decided, right),
+        "macro-f1": Tally(class_counts(any_of(decided), any_of(right)), macro_f1),
     }
 
 

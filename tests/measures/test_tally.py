@@ -161,31 +161,6 @@ def test_a_perfect_recall_of_a_few_samples_is_not_certain():
     assert measured(single_label(labels, labels, ("a", "b"), Judge()), seed=0)["recall of b"].low < 0.6
 
 
-def test_paired_intervals_are_those_of_resampling_samples_one_by_one():
-    decided, labels = drawn(0)
-    other, _ = drawn(0)
-    other[:40] = labels[:40]
-    other[40:60] = (labels[40:60] + 1) % 4  # gained and lost: what no sample showed has a bound of its own
-    sides = [single_label(side, labels, CLASSES, Judge()) for side in (other, decided)]
-    found = measured_changes(*sides, seed=0)
-    rng = np.random.default_rng(1)
-
-    def of(side, rows):
-        return np.array(
-            [
-                metrics.f1_score(labels[rows], side[rows], average="macro", labels=range(4), zero_division=0),
-                metrics.matthews_corrcoef(labels[rows], side[rows]),
-                metrics.accuracy_score(labels[rows], side[rows]),
-            ]
-        )
-
-    loop = np.array([of(other, rows) - of(decided, rows) for rows in rng.integers(0, len(labels), (400, len(labels)))])
-    for column, name in enumerate(("macro-f1", "matthews", "accuracy")):
-        low, high = np.quantile(loop[:, column], [0.025, 0.975])
-        assert found[name].value == pytest.approx(of(other, slice(None))[column] - of(decided, slice(None))[column])
-        assert (found[name].low, found[name].high) == pytest.approx((low, high), abs=0.25 * (high - low)), name
-
-
 def test_equal_models_differ_by_nothing_and_a_pairing_narrows():
     decided, labels = drawn(2)
     tallies = single_label(decided, labels, CLASSES, Judge())
