@@ -144,7 +144,10 @@ def mcnemar_p(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float
     """Exact two-sided McNemar p-value (McNemar 1947): a sign test on the samples where the two disagree."""
     gained, lost = discordant(correct, reference)
     total = gained + lost
-    ways = sum(math.comb(total, k) for k in range(min(gained, lost) + 1))
+    ways, here = 0, 1
+    for k in range(min(gained, lost) + 1):
+        ways += here
+        here = here * (total - k) // (k + 1)  # ways to choose k + 1; computed anew, each would cost as much as all
     return min(1.0, 2 * ways / 2**total)
 
 
