@@ -75,9 +75,15 @@ def f1(total: Numbers) -> Numbers:
 
 
 def macro_f1(total: Numbers) -> Numbers:
-    """Return the mean of the F1 of each class, from `class_counts` [..., 3 C]; that of a class without any is 0."""
+    """Return the mean of the F1 of each class that is a label or decided at all, from `class_counts` [..., 3 C].
+
+    A resample's mean is over the classes that it holds; without any it is 0. For single classes that is scikit-learn's
+    default, and for several labels its ``zero_division=nan``: a class that never occurs tells nothing of a model.
+    """
     labels, decided, right = by_class(total)
-    return (2 * right / np.maximum(labels + decided, 1e-300)).mean(axis=-1)
+    occurrences = labels + decided
+    found = 2 * right / np.maximum(occurrences, 1)
+    return found.sum(axis=-1) / np.maximum((occurrences > 0).sum(axis=-1), 1)
 
 
 def matthews(total: Numbers) -> Numbers:

@@ -21,9 +21,10 @@ Case = tuple[list[dict[str, Tally]], np.ndarray, list[np.ndarray], dict[str, For
 
 
 def macro_f1(decided: np.ndarray, right: np.ndarray) -> float:
-    """From one column a class, bool [N, C]."""
+    """From one column a class, bool [N, C]; over the classes that occur."""
     found, wrong, missed = (decided & right).sum(0), (decided & ~right).sum(0), (~decided & right).sum(0)
-    return float((2 * found / (2 * found + wrong + missed)).mean())
+    there = found + wrong + missed > 0
+    return float((2 * found / (2 * found + wrong + missed + ~there))[there].mean())
 
 
 def micro_f1(decided: np.ndarray, right: np.ndarray) -> float:
@@ -102,6 +103,16 @@ def numbers() -> Case:
     return [regression(side, targets) for side in sides], targets, sides, formulas
 
 
+def rare() -> Case:
+    """Half of the resamples lack a class, and one is never there."""
+    generator = np.random.default_rng(5)
+    labels = generator.integers(2, size=SAMPLES)
+    sides = [*altered(generator, labels, 2)]
+    labels[0] = sides[0][0] = 2
+    formulas: dict[str, Formula] = {"macro-f1": lambda ours, right: macro_f1(one_hot(ours), one_hot(right))}
+    return [single_label(side, labels, CLASSES, Judge()) for side in sides], labels, sides, formulas
+
+
 def ranks() -> Case:
     """Resamples keep the ranks of all samples."""
     tallies, targets, sides, _ = numbers()
@@ -121,7 +132,7 @@ def tagged() -> Case:
     return tallies, found(tags), [found(side) for side in sides], {"entity-f1": entity_f1}
 
 
-@pytest.mark.parametrize("kind", [single, several, numbers, ranks, tagged])
+@pytest.mark.parametrize("kind", [single, rare, several, numbers, ranks, tagged])
 def test_values_and_intervals_are_those_of_the_formulas_on_each_resample(kind):
     (tallies, other), right, (ours, theirs), formulas = kind()
     alone = measured(tallies, seed=7)

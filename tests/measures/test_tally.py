@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn import metrics
 
 from compress.errors import DataError
-from compress.measures.intervals import measured, measured_changes, sign_test, wilson_interval
+from compress.measures.intervals import Estimate, measured, measured_changes, sign_test, wilson_interval
 from compress.measures.judge import Judge, multi_label, regression, single_label
 from compress.measures.tally import entities, pearson, spans, spearman
 
@@ -44,11 +44,68 @@ def test_a_constant_decision_has_no_correlation_and_classes_without_samples_no_r
     decided = np.full(5, constant)
     found = single_label(decided, labels, CLASSES, Judge())
     assert found["matthews"].value == metrics.matthews_corrcoef(labels, decided) == 0
-    assert found["macro-f1"].value == pytest.approx(
-        metrics.f1_score(labels, decided, average="macro", labels=range(4), zero_division=0)
-    )
+    assert found["macro-f1"].value == pytest.approx(metrics.f1_score(labels, decided, average="macro", zero_division=0))
     assert {name for name in found if name.startswith("recall")} == {"recall of a", "recall of b", "recall of d"}
     assert all(np.isfinite([value.value, value.low, value.high]).all() for value in measured(found, seed=0).values())
+
+
+EDGES = {
+    "a class that does not occur": ([0, 1, 1, 0, 3], [0, 1, 0, 0, 3]),
+    "a perfect model without one": ([0, 1, 1, 3], [0, 1, 1, 3]),
+    "a class that is only decided": ([0, 1, 1, 0], [0, 2, 1, 0]),
+    "one class only": ([1, 1, 1], [1, 1, 1]),
+    "one class only, never decided": ([1, 1, 1], [2, 2, 2]),
+    "all wrong": ([0, 1, 2, 0], [1, 2, 0, 2]),
+    "all wrong of two classes": ([0, 1, 0, 1], [1, 0, 1, 0]),
+    "one sample": ([3], [3]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@pytest.mark.parametrize(("labels", "decided"), EDGES.values(), ids=EDGES)
+def test_measures_of_single_classes_are_scikit_learns_at_the_edges(labels, decided):
+    found = single_label(np.array(decided), np.array(labels), CLASSES, Judge())
+    expected = {
+        "accuracy": metrics.accuracy_score(labels, decided),
+        "macro-f1": metrics.f1_score(labels, decided, average="macro", zero_division=0),
+        "matthews": metrics.matthews_corrcoef(labels, decided),
+    }
+    there = sorted(set(labels))
+    recalls = metrics.recall_score(labels, decided, average=None, labels=there)
+    expected |= {f"recall of {CLASSES[number]}": value for number, value in zip(there, recalls, strict=True)}
+    assert {name: tally.value for name, tally in found.items()} == pytest.approx(expected, abs=1e-12)
+    for estimate in [*measured(found, seed=0).values(), *measured_changes(found, found, seed=0).values()]:
+        assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
+        assert estimate.low - 1e-12 <= estimate.value <= estimate.high + 1e-12
+
+
+LABEL_EDGES = {
+    "a label that does not occur": ([[1, 0, 0], [0, 1, 0], [1, 1, 0]], [[1, 0, 0], [0, 1, 0], [1, 0, 0]]),
+    "a perfect model without one": ([[1, 0, 0], [0, 1, 0], [1, 1, 0]], [[1, 0, 0], [0, 1, 0], [1, 1, 0]]),
+    "a label that is only decided": ([[1, 0], [0, 0]], [[1, 0], [0, 1]]),
+    "all wrong": ([[1, 0], [0, 1]], [[0, 1], [1, 0]]),
+    "always and never": ([[1, 0], [1, 0]], [[1, 0], [1, 0]]),
+}
+
+
+@pytest.mark.parametrize(("labels", "decided"), LABEL_EDGES.values(), ids=LABEL_EDGES)
+def test_measures_of_several_labels_are_scikit_learns_at_the_edges(labels, decided):
+    found = multi_label(np.array(decided, bool), np.array(labels, np.uint8))
+    expected = {
+        "accuracy": (np.array(labels) == decided).mean(),
+        "micro-f1": metrics.f1_score(labels, decided, average="micro", zero_division=0),
+        "macro-f1": metrics.f1_score(labels, decided, average="macro", zero_division=np.nan),
+    }
+    assert {name: tally.value for name, tally in found.items()} == pytest.approx(expected, abs=1e-12)
+    for estimate in measured(found, seed=0).values():
+        assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
+
+
+def test_without_any_positive_label_f1_is_nothing():
+    nothing = np.zeros((5, 2), bool)
+    found = measured(multi_label(nothing, nothing.astype(np.uint8)), seed=0)
+    assert [found[name] for name in ("micro-f1", "macro-f1")] == [Estimate(0, 0, 0)] * 2
+    assert found["accuracy"].value == 1
 
 
 def test_merged_classes_count_as_one_for_accuracy_alone():
@@ -78,7 +135,6 @@ def test_measures_of_several_labels_are_scikit_learns(seed):
         "macro-f1": metrics.f1_score(labels, decided, average="macro", zero_division=0),
     }
     assert found == pytest.approx(expected, abs=1e-12)
-    assert multi_label(np.zeros((5, 2), bool), np.zeros((5, 2), np.uint8))["micro-f1"].value == 0
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -140,7 +196,17 @@ def test_the_f1_of_entities_asks_for_type_and_both_ends():
     assert tally.counts.tolist() == [[1, 1, 1], [0, 1, 0], [1, 0, 0]]
     assert tally.value == pytest.approx(2 * 2 / (2 * 2 + 2 + 1))
     assert entities(labels, labels, names).value == 1
-    assert entities([np.zeros(2, int)], [np.zeros(2, int)], names).value == 0
+
+
+def test_without_any_entity_or_any_right_one_f1_is_nothing():
+    names = ("O", "B-X", "I-X")
+    nothing, something = np.zeros(2, int), np.array([1, 2])
+    assert entities([nothing], [nothing], names).value == 0
+    assert entities([nothing], [something], names).value == 0
+    assert entities([something], [nothing], names).value == 0
+    assert entities([np.array([1, 0])], [something], names).value == 0  # cut short
+    empty = np.zeros(0, int)
+    assert entities([empty, something], [empty, something], names).counts.tolist() == [[0, 0, 0], [1, 0, 0]]
 
 
 def test_an_unfitting_measure_is_refused():
