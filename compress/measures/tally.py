@@ -100,10 +100,17 @@ def matthews(total: Numbers) -> Numbers:
 
 
 def correlation(total: Numbers) -> Numbers:
-    """Return Pearson's coefficient from n and the sums of x, y, xx, yy and xy, the mean over outputs; 0 if constant."""
+    """Return Pearson's coefficient from n and the sums of x, y, xx, yy and xy: the mean over targets y that vary.
+
+    An output x that does not vary has none and counts as 0, which the model could help; a target that does not, in the
+    data or in a resample, tells nothing of a model. Without any that does, it is 0.
+    """
     n, x, y, xx, yy, xy = np.moveaxis(total.reshape(*total.shape[:-1], -1, 6), -1, 0)
-    spread = (n * xx - x**2) * (n * yy - y**2)
-    return np.where(spread > 1e-12 * n**4, (n * xy - x * y) / np.sqrt(np.maximum(spread, 1e-300)), 0.0).mean(axis=-1)
+    spread_y = n * yy - y**2
+    spread = (n * xx - x**2) * spread_y
+    found = np.where(spread > 1e-12 * n**4, (n * xy - x * y) / np.sqrt(np.maximum(spread, 1e-300)), 0.0)
+    varies = spread_y > 1e-12 * n**2
+    return (found * varies).sum(axis=-1) / np.maximum(varies.sum(axis=-1), 1)
 
 
 def shares(right: NDArray[np.floating] | NDArray[np.bool_], counts: NDArray[np.integer] | None = None) -> Tally:
@@ -155,7 +162,7 @@ def by_class(total: Numbers) -> tuple[Numbers, Numbers, Numbers]:
 
 
 def pearson(outputs: NDArray[np.floating], targets: NDArray[np.floating]) -> Tally:
-    """Return Pearson's coefficient of outputs and targets, [N, C], the mean over the outputs."""
+    """Return Pearson's coefficient of outputs and targets, [N, C], the mean over the targets that vary."""
     # Shifted and scaled, which changes no correlation, so that sums of squares lose no digits.
     sides = (outputs.astype(np.float64), targets.astype(np.float64))
     x, y = ((side - side.mean(axis=0)) / np.maximum(side.std(axis=0), 1e-300) for side in sides)

@@ -161,6 +161,31 @@ def test_a_correlation_bears_constants_and_numbers_far_from_zero(measure):
     assert measure(-targets, targets).value == pytest.approx(-1)
 
 
+@pytest.mark.parametrize(("measure", "scipys"), [(pearson, stats.pearsonr), (spearman, stats.spearmanr)])
+def test_a_target_that_does_not_vary_tells_nothing_and_an_output_that_does_not_counts_as_0(measure, scipys):
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 4, (60, 3)).astype(np.float32)
+    targets[:, 1] = 0.1
+    outputs = (targets + rng.standard_normal((60, 3))).astype(np.float32)
+    mean = np.mean([scipys(outputs[:, column].astype(float), targets[:, column])[0] for column in (0, 2)])
+    assert measure(outputs, targets).value == pytest.approx(mean, rel=1e-6)
+    assert measure(targets, targets).value == pytest.approx(1)
+    assert measure(np.full((60, 3), 0.1, np.float32), targets).value == 0
+    assert measure(outputs, targets * 0).value == 0
+    outputs[:, 0] = 7
+    only = scipys(outputs[:, 2].astype(float), targets[:, 2])[0]
+    assert measure(outputs, targets).value == pytest.approx(only / 2, rel=1e-6)
+
+
+def test_a_resample_in_which_a_target_does_not_vary_is_judged_by_the_others():
+    targets = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
+    targets[:, 0] = 0
+    targets[0, 0] = 1  # a third of the resamples lack it
+    found = measured(regression(targets, targets), seed=0)
+    for name in ("pearson", "spearman"):
+        assert (found[name].low, found[name].high) == pytest.approx((1, 1))
+
+
 def test_exact_numbers_are_no_share_of_right_samples():
     """Squared errors of 0 and 1 look like wrong and right, and are not."""
     targets = np.array([[0.0], [1.0], [2.0], [3.0]], np.float32)
