@@ -19,7 +19,8 @@ from compress.data import Role
 from compress.errors import StageError
 from compress.export.feed import Feed, first_inputs, parity_inputs
 from compress.export.graph import to_onnx
-from compress.export.parity import check_decisions, check_parity, difference
+from compress.export.parity import check_decisions, check_parity
+from compress.measures.divergence import kl_nats
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
@@ -129,7 +130,7 @@ def against(teacher: NDArray[np.float32], logits: NDArray[np.float32], task: Tas
     ours, theirs = task.decisions(logits), task.decisions(teacher)
     facts = {} if ours is None or theirs is None else {"teacher_agreement": float((ours == theirs).mean())}
     if task.problem == "single-label":
-        facts["teacher_kl_nats"] = difference(teacher, logits)["kl_nats"]
+        facts["teacher_kl_nats"] = kl_nats(teacher, logits)
     return facts
 
 
