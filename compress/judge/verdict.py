@@ -19,7 +19,7 @@ from compress.benchmark.runtimes.worker import LENGTHS
 from compress.data import Samples
 from compress.errors import EnvironmentFault, StageError
 from compress.export.feed import Feed, arrays
-from compress.judge.mistakes import mistakes
+from compress.judge.mistakes import Mistakes, mistakes
 from compress.judge.remedy import Quantity, moves, remedy
 from compress.judge.scores import Scores, against, score
 from compress.measures.intervals import Estimate, agreement, measured, measured_changes, sign_test
@@ -117,7 +117,7 @@ class Verdict:
     over_rival: Estimate
     over_rival_measurable: bool
     gates: tuple[GateResult, ...]
-    mistakes: dict[str, Any] | None
+    mistakes: Mistakes | None
 
     @property
     def passed(self) -> bool | None:
@@ -296,7 +296,7 @@ def _remedy(gate: GateResult, entry: Contender, recipe: Recipe, contenders: Sequ
     )
 
 
-def _mistakes(teacher: Contender, shipped: Contender, work: Work, host: Host) -> dict[str, Any] | None:
+def _mistakes(teacher: Contender, shipped: Contender, work: Work, host: Host) -> Mistakes | None:
     """Compare two of the rows that were read on test, from what is stored of them."""
     reference = score(teacher.artifact, work, host, role="test", teacher=None, variant=teacher.variant)
     scores = score(shipped.artifact, work, host, role="test", teacher=reference, variant=shipped.variant)
