@@ -1,5 +1,6 @@
 """What counts as right: the measure that gates and choices are about, and classes that count as one."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.config import Values
-from compress.errors import DataError
+from compress.errors import DataError, listing
 from compress.measures.tally import (
     Tally,
     any_of,
@@ -61,18 +62,19 @@ class Judge(Values):
         Raises:
             DataError: when a class is not there, or in two groups.
         """
-        group = np.arange(len(classes))
+        group, numbers = np.arange(len(classes)), {name: number for number, name in enumerate(classes)}
         members = [name for names in self.merge.values() for name in names]
-        unknown = [name for name in members if name not in classes]
-        if unknown or len(set(members)) != len(members):
+        unknown = [name for name in members if name not in numbers]
+        twice = [name for name, count in Counter(members).items() if count > 1]
+        if unknown or twice:
             raise DataError(
                 "data.judge.merge does not fit the classes",
-                expected=f"each of {', '.join(classes)} at most once",
-                got=", ".join(members),
+                expected=f"each of {listing(classes)} at most once",
+                got=f"{listing(unknown)}, not among them" if unknown else f"{listing(twice)}, in two groups",
                 where="data.judge.merge",
             )
         for names in self.merge.values():
-            positions = [classes.index(name) for name in names]
+            positions = [numbers[name] for name in names]
             group[positions] = min(positions)
         return group
 
