@@ -131,7 +131,7 @@ def thumbnail(sample: Any) -> str | None:
     """
     if not isinstance(sample, np.ndarray) or sample.ndim != 3 or sample.shape[0] not in (1, 3):
         return None
-    pixels: NDArray[Any] = np.moveaxis(sample, 0, -1).squeeze()
+    pixels: NDArray[Any] = sample[0] if len(sample) == 1 else np.moveaxis(sample, 0, -1)
     if pixels.dtype != np.uint8:
         low, high = float(pixels.min()), float(pixels.max())
         pixels = ((pixels - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)

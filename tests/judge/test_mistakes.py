@@ -105,5 +105,7 @@ def test_a_thumbnail_is_the_picture():
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(payload)))), grey[0])
     large = thumbnail(np.zeros((3, 100, 200), np.float32)).removeprefix("data:image/png;base64,")
     assert Image.open(io.BytesIO(base64.b64decode(large))).size == (64, 32)
+    line = thumbnail(np.zeros((1, 1, 8), np.uint8)).removeprefix("data:image/png;base64,")
+    assert Image.open(io.BytesIO(base64.b64decode(line))).size == (8, 1)
     assert thumbnail("a text") is None
     assert thumbnail(np.zeros((5, 8, 8), np.uint8)) is None
