@@ -185,3 +185,16 @@ def test_a_thousand_classes_take_memory_for_samples_and_not_for_classes():
     tallies()  # imports
     assert peak_bytes(tallies) < 3e6
     assert peak_bytes(lambda: measured_changes(*tallies(), seed=0)) < 40e6
+
+
+def test_several_of_a_thousand_labels_take_memory_for_those_that_are_there():
+    """Three numbers a label would take 24 times what the labels do."""
+    generator = np.random.default_rng(0)
+    labels = (generator.random((1000, 1000)) < 0.003).astype(np.uint8)
+    decided = (labels ^ (generator.random(labels.shape) < 0.001)).astype(bool)
+
+    def values() -> list[float]:
+        return [tally.value for tally in multi_label(decided, labels).values()]
+
+    values()  # imports
+    assert peak_bytes(values) < 4 * labels.nbytes
