@@ -18,8 +18,10 @@ Exit code 0 is success, 4 a missed gate (everything is saved) or a bundle whose 
 interruption.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+MAX_NAMES = 20  # in a row of a message
 GATE_MISSED = 4
 INTERRUPTED = 130
 
@@ -36,6 +38,12 @@ EXIT_CODES: dict[int, str] = {
     130: "interrupted; the same command continues",
     143: "terminated; the same command continues",
 }
+
+
+def listing(names: Sequence[object]) -> str:
+    """Return names in a row for a message: all, or the first `MAX_NAMES` and how many others there are."""
+    others = len(names) - MAX_NAMES
+    return ", ".join(map(str, names[:MAX_NAMES])) + (f" and {others:,} others" if others > 0 else "")
 
 
 class CompressError(Exception):

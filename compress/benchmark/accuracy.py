@@ -1,6 +1,5 @@
 """Accuracy of a file in the very runtime that is timed: its outputs come from the worker that was measured."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import take, take_lengths
+from compress.measures.divergence import kl_nats
 from compress.measures.intervals import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
 
 FEW_SAMPLES = 400  # an accuracy of 90% is then known to 3 points
@@ -90,7 +90,7 @@ def accuracies(
             change=paired_change(right[name], right[reference], seed=seed) if other else None,
             mcnemar_p=mcnemar_p(right[name], right[reference]) if other else None,
             agreement=agreement(decided[name], decided[reference]) if other else None,
-            kl_nats=kl_nats(theirs, found) if other else None,
+            kl_nats=max(0.0, kl_nats(theirs, found)) if other else None,
             doubt=""
             if len(labels) >= FEW_SAMPLES
             else f"{len(labels)} samples are few: differences of points can hide",
@@ -101,12 +101,3 @@ def accuracies(
 def doubt(samples: int) -> str:
     """Why an accuracy of so many samples says little; empty when they are enough."""
     return "" if samples >= FEW_SAMPLES else f"{samples} samples are few: differences of points can hide"
-
-
-def kl_nats(reference: NDArray[np.floating], logits: NDArray[np.floating]) -> float:
-    """Mean KL(softmax(reference) || softmax(logits)) over the rows, in nats."""
-    theirs, ours = (found.astype(np.float64) for found in (reference, logits))
-    log_theirs, log_ours = (x - x.max(-1, keepdims=True) for x in (theirs, ours))
-    log_theirs, log_ours = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (log_theirs, log_ours))
-    found = (np.exp(log_theirs) * (log_theirs - log_ours)).sum(-1).mean()
-    return max(0.0, float(found)) if math.isfinite(found) else float(found)

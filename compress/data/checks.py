@@ -1,5 +1,6 @@
 """What samples must be before they may play a role; every refusal names the role."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.samples import Role, Samples
-from compress.errors import DataError
+from compress.errors import DataError, listing
 
 MIN_SELECT_SAMPLES = 32  # a bundle ships as many for its check on other machines; fewer choose nothing either
 
@@ -99,7 +100,10 @@ def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[
     if not labelled:
         raise DataError("no role has labels", hint="label at least the select and test roles")
     if len(set(names)) != len(names):
-        raise DataError("two classes have the same name", got=sorted({name for name in names if names.count(name) > 1}))
+        raise DataError(
+            "two classes have the same name",
+            got=listing(sorted(name for name, count in Counter(names).items() if count > 1)),
+        )
     if next(iter(labelled.values())).ndim == 2:
         return _columns(labelled, names)
     numbers = {role: np.concatenate(labels) if labels.dtype == object else labels for role, labels in labelled.items()}
@@ -167,19 +171,19 @@ def check_role(role: Role, samples: Samples, classes: tuple[str, ...]) -> None:
         return
     if role == "calibration":
         return
-    seen = np.unique(np.concatenate(labels) if labels.dtype == object else labels, axis=0)
-    if len(seen) >= 2 and (labels.ndim == 2 or len(classes) >= 2):
+    units = np.concatenate(labels) if labels.dtype == object else labels
+    if (units != units[0]).any():
         return
     if labels.ndim == 2:
         raise DataError(
             f"all labels of the {role} role are the same",
             expected="at least 2 different ones",
-            got=seen[0].tolist(),
+            got=listing(units[0].tolist()),
             where=role,
         )
     raise DataError(
         f"the {role} role holds a single class",
         expected="at least 2 classes",
-        got=f"{len(samples)} samples of class {classes[int(seen[0])]!r}",
+        got=f"{len(samples)} samples of class {classes[int(units[0])]!r}",
         where=role,
     )

@@ -1,8 +1,9 @@
 """Which sample plays which role: fixed by the source, or drawn from train by hash, stratified, the same every time."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,10 +90,16 @@ def subset(data: Data, *, per_role: int) -> Data:
 
 def _ordered(samples: Samples) -> Samples:
     """Return the samples ordered by the hash of their input, then by label."""
-    labels = [0] * len(samples) if samples.labels is None else [np.ravel(label).tolist() for label in samples.labels]
-    hashes = samples.hashes
-    order = sorted(range(len(samples)), key=lambda position: (hashes[position], labels[position]))
-    return samples.take(np.array(order, np.int64))
+    hashes, labels = samples.hashes, samples.labels
+    counts = Counter(hashes)
+
+    def key(position: int) -> tuple[bytes, list[Any]]:
+        # As Python values, labels take many times their memory: only those of equal inputs, which they order.
+        if labels is None or counts[hashes[position]] == 1:
+            return hashes[position], []
+        return hashes[position], np.ravel(labels[position]).tolist()
+
+    return samples.take(np.array(sorted(range(len(samples)), key=key), np.int64))
 
 
 def _without_duplicates(samples: Samples) -> tuple[Samples, int]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from compress.config import HubOrFolder
 from compress.data.samples import Role, Samples
 from compress.data.source import Raw, Source
-from compress.errors import DataError, EnvironmentFault
+from compress.errors import DataError, EnvironmentFault, listing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +122,7 @@ class Columns(Source):
             if text not in number:
                 raise DataError(
                     f"a {'tag' if self.tags else 'label'} is not among the classes",
-                    expected=f"one of {', '.join(classes)}",
+                    expected=f"one of {listing(classes)}",
                     got=repr(text),
                     where=f"{where}, column {name}, row {position + 1}",
                     hint="name every class under classes, or correct the row",

@@ -20,14 +20,9 @@ from torch import nn
 
 from compress.errors import StageError
 from compress.export.session import Session
+from compress.measures.divergence import kl_nats
 
 FP32_TOLERANCE = 1e-4
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log of the softmax over the last axis, in float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def difference(reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
@@ -57,9 +52,8 @@ def difference(reference: np.ndarray, output: np.ndarray) -> dict[str, float]:
         "scale": max(1.0, float(np.abs(reference).max())),
     }
     if reference.ndim > 1 and reference.shape[-1] > 1:
-        log_p, log_q = log_softmax(reference), log_softmax(output)
         report["argmax_agreement"] = float((reference.argmax(-1) == output.argmax(-1)).mean())
-        report["kl_nats"] = float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean())
+        report["kl_nats"] = kl_nats(reference, output)
     return report
 
 

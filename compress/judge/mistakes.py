@@ -3,6 +3,7 @@
 import base64
 import io
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,79 @@ from compress.judge.scores import Scores
 from compress.measures.intervals import Estimate, wilson_interval
 from compress.tasks import Task
 
+MAX_CLASSES = 20  # that are listed
 MAX_CONFUSIONS = 12
 MAX_EXAMPLES = 24
 THUMBNAIL_PIXELS = 64
 
 
-def mistakes(teacher: Scores, student: Scores, task: Task, samples: Samples) -> dict[str, Any] | None:
-    """Return how the decisions of two files compare with the labels, as JSON values; None without single classes.
+@dataclass(frozen=True, slots=True)
+class Recalls:
+    """How much of a class is recognised."""
+
+    name: str
+    units: int
+    """How many units are of the class."""
+    teacher: Estimate | None
+    """Share of them that are decided so; None without any."""
+    student: Estimate | None
+
+    @property
+    def lost(self) -> int:
+        """How many more of its units the teacher recognises than the student."""
+        if self.teacher is None or self.student is None:
+            return 0
+        return round(self.units * (self.teacher.value - self.student.value))
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """A class, what the student takes it for where the teacher does not, and how often."""
+
+    label: str
+    decided: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A sample that only the teacher got right."""
+
+    sample: int
+    """Its position in the role."""
+    label: str
+    decided: str
+    picture: str | None
+    """See `thumbnail`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistakes:
+    """How the decisions of two files compare with the labels, in units of the task."""
+
+    units: int
+    both_right: int
+    teacher_alone_right: int
+    student_alone_right: int
+    neither_right: int
+    classes: tuple[Recalls, ...]
+    """All of them, in their order."""
+    confusions: tuple[Confusion, ...]
+    """The most frequent ones, most frequent first."""
+    examples: tuple[Example, ...]
+
+    @property
+    def listed(self) -> tuple[Recalls, ...]:
+        """The classes to show: all that have units, or of more than `MAX_CLASSES` those that lost most, most first."""
+        rated = [entry for entry in self.classes if entry.units]
+        if len(rated) > MAX_CLASSES:
+            # Of classes that lost as many, the smaller one lost more of itself.
+            rated = sorted(rated, key=lambda entry: (-entry.lost, entry.units))[:MAX_CLASSES]
+        return tuple(rated)
+
+
+def mistakes(teacher: Scores, student: Scores, task: Task, samples: Samples) -> Mistakes | None:
+    """Return how the decisions of two files compare with the labels; None without single classes.
 
     Classes that count as one (``data.judge.merge``) are kept apart here.
 
@@ -35,38 +102,25 @@ def mistakes(teacher: Scores, student: Scores, task: Task, samples: Samples) -> 
         return None
     labels = np.asarray(task.labels(samples), np.int64)
     theirs, ours = (np.asarray(task.decisions(scores.logits), np.int64) for scores in (teacher, student))
-    lost = np.flatnonzero((theirs == labels) & (ours != labels))
+    known, kept = theirs == labels, ours == labels
+    lost, names = np.flatnonzero(known & ~kept), task.classes
     pairs = Counter(zip(labels[lost].tolist(), ours[lost].tolist(), strict=True))
-    names = task.classes
-    return {
-        "units": len(labels),
-        "both_right": int(((theirs == labels) & (ours == labels)).sum()),
-        "teacher_alone_right": len(lost),
-        "student_alone_right": int(((theirs != labels) & (ours == labels)).sum()),
-        "neither_right": int(((theirs != labels) & (ours != labels)).sum()),
-        "classes": [
-            {
-                "name": name,
-                "units": int((labels == number).sum()),
-                "teacher": _recall(labels == number, theirs == number),
-                "student": _recall(labels == number, ours == number),
-            }
-            for number, name in enumerate(names)
-        ],
-        "confusions": [
-            {"label": names[label], "decided": names[decided], "count": count}
+    return Mistakes(
+        units=len(labels),
+        both_right=int((known & kept).sum()),
+        teacher_alone_right=len(lost),
+        student_alone_right=int((~known & kept).sum()),
+        neither_right=int((~known & ~kept).sum()),
+        classes=_recalls(names, labels, known, kept),
+        confusions=tuple(
+            Confusion(names[label], names[decided], count)
             for (label, decided), count in pairs.most_common(MAX_CONFUSIONS)
-        ],
-        "examples": [
-            {
-                "sample": int(index),
-                "label": names[labels[index]],
-                "decided": names[ours[index]],
-                "picture": thumbnail(samples.inputs[index]),
-            }
+        ),
+        examples=tuple(
+            Example(int(index), names[labels[index]], names[ours[index]], thumbnail(samples.inputs[index]))
             for index in (lost[:MAX_EXAMPLES] if len(labels) == len(samples) else ())
-        ],
-    }
+        ),
+    )
 
 
 def thumbnail(sample: Any) -> str | None:
@@ -77,7 +131,7 @@ def thumbnail(sample: Any) -> str | None:
     """
     if not isinstance(sample, np.ndarray) or sample.ndim != 3 or sample.shape[0] not in (1, 3):
         return None
-    pixels: NDArray[Any] = np.moveaxis(sample, 0, -1).squeeze()
+    pixels: NDArray[Any] = sample[0] if len(sample) == 1 else np.moveaxis(sample, 0, -1)
     if pixels.dtype != np.uint8:
         low, high = float(pixels.min()), float(pixels.max())
         pixels = ((pixels - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
@@ -88,10 +142,12 @@ def thumbnail(sample: Any) -> str | None:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _recall(here: NDArray[np.bool_], decided: NDArray[np.bool_]) -> dict[str, float] | None:
-    """Return the share of a class's units that are decided so, with its interval; None when there are none."""
-    count = int(here.sum())
-    if not count:
-        return None
-    found: Estimate = wilson_interval(int((here & decided).sum()), count)
-    return {"value": found.value, "low": found.low, "high": found.high}
+def _recalls(
+    names: tuple[str, ...], labels: NDArray[np.int64], known: NDArray[np.bool_], kept: NDArray[np.bool_]
+) -> tuple[Recalls, ...]:
+    """Return the recalls of each class from labels, and what the teacher and the student got right, [units] each."""
+    counts = (np.bincount(chosen, minlength=len(names)).tolist() for chosen in (labels, labels[known], labels[kept]))
+    return tuple(
+        Recalls(name, units, *(wilson_interval(right, units) if units else None for right in found))
+        for name, units, *found in zip(names, *counts, strict=True)
+    )

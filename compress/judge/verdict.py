@@ -19,7 +19,7 @@ from compress.benchmark.runtimes.worker import LENGTHS
 from compress.data import Samples
 from compress.errors import EnvironmentFault, StageError
 from compress.export.feed import Feed, arrays
-from compress.judge.mistakes import mistakes
+from compress.judge.mistakes import Mistakes, mistakes
 from compress.judge.remedy import Quantity, moves, remedy
 from compress.judge.scores import Scores, against, score
 from compress.measures.intervals import Estimate, agreement, measured, measured_changes, sign_test
@@ -117,7 +117,7 @@ class Verdict:
     over_rival: Estimate
     over_rival_measurable: bool
     gates: tuple[GateResult, ...]
-    mistakes: dict[str, Any] | None
+    mistakes: Mistakes | None
 
     @property
     def passed(self) -> bool | None:
@@ -296,7 +296,7 @@ def _remedy(gate: GateResult, entry: Contender, recipe: Recipe, contenders: Sequ
     )
 
 
-def _mistakes(teacher: Contender, shipped: Contender, work: Work, host: Host) -> dict[str, Any] | None:
+def _mistakes(teacher: Contender, shipped: Contender, work: Work, host: Host) -> Mistakes | None:
     """Compare two of the rows that were read on test, from what is stored of them."""
     reference = score(teacher.artifact, work, host, role="test", teacher=None, variant=teacher.variant)
     scores = score(shipped.artifact, work, host, role="test", teacher=reference, variant=shipped.variant)
@@ -429,9 +429,9 @@ def judged_in_runtime(
     """
     tally = task.tally(logits, samples)
     row: dict[str, Any] = {
-        "samples": len(tally.counts),
+        "samples": tally.num_samples,
         "accuracy": asdict(measured({"": tally}, seed=seed)[""]),
-        "doubt": doubt(len(tally.counts)),
+        "doubt": doubt(tally.num_samples),
     }
     if teacher is not None:
         theirs = task.tally(teacher, samples)
@@ -591,7 +591,7 @@ def test_rows(judged: Sequence[Contender], work: Work, host: Host, *, seed: int)
         measures = measured(scores.measures, seed=seed)
         row: dict[str, Any] = {
             "name": entry.name,
-            "samples": len(scores.tally.counts),
+            "samples": scores.tally.num_samples,
             "accuracy": asdict(measures[work.task.measure]),
             "measures": {name: asdict(estimate) for name, estimate in measures.items()},
         }

@@ -19,6 +19,7 @@ RATIO_CONFIDENCE = 0.99
 RESAMPLES = 10_000
 TALLY_RESAMPLES = 2_000  # each costs a pass over the samples
 TALLY_BLOCK = 100
+MAX_DRAWN = 5_000_000  # samples at a time, 8 bytes each, three times over
 PERCENTILE_CONFIDENCE = 0.99  # MLPerf inference rules, early stopping
 
 
@@ -143,7 +144,10 @@ def mcnemar_p(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float
     """Exact two-sided McNemar p-value (McNemar 1947): a sign test on the samples where the two disagree."""
     gained, lost = discordant(correct, reference)
     total = gained + lost
-    ways = sum(math.comb(total, k) for k in range(min(gained, lost) + 1))
+    ways, here = 0, 1
+    for k in range(min(gained, lost) + 1):
+        ways += here
+        here = here * (total - k) // (k + 1)  # ways to choose k + 1; computed anew, each would cost as much as all
     return min(1.0, 2 * ways / 2**total)
 
 
@@ -177,7 +181,7 @@ def measured(tallies: Mapping[str, Tally], *, seed: int) -> dict[str, Estimate]:
         seed: of the resamples.
     """
     drawn = {name: tally for name, tally in tallies.items() if tally.binary is None}
-    resampled = _resampled(drawn, seed=seed)
+    resampled = dict(zip(drawn, _resampled([*drawn.values()], seed=seed), strict=True))
     return {
         name: _interval(tally.value, resampled[name])
         if tally.binary is None
@@ -198,16 +202,21 @@ def measured_changes(tallies: Mapping[str, Tally], reference: Mapping[str, Tally
         ValueError: when the samples do not pair.
     """
     for name, tally in tallies.items():
-        if len(tally.counts) != len(reference[name].counts):
-            raise ValueError(f"samples do not pair: {len(tally.counts)} against {len(reference[name].counts)}")
+        ours, theirs = tally.num_samples, reference[name].num_samples
+        if ours != theirs:
+            raise ValueError(f"samples do not pair: {ours} against {theirs}")
     pairs = {name: (tally.binary, reference[name].binary) for name, tally in tallies.items()}
     shares = {name: (one, other) for name, (one, other) in pairs.items() if one is not None and other is not None}
     drawn = [name for name in tallies if name not in shares]
-    ours, theirs = (_resampled({name: side[name] for name in drawn}, seed=seed) for side in (tallies, reference))
+    resampled = _resampled([side[name] for side in (tallies, reference) for name in drawn], seed=seed)
+    changes = {
+        name: ours - theirs
+        for name, ours, theirs in zip(drawn, resampled[: len(drawn)], resampled[len(drawn) :], strict=True)
+    }
     return {
         name: paired_change(*shares[name], seed=seed)
         if name in shares
-        else _interval(tally.value - reference[name].value, ours[name] - theirs[name])
+        else _interval(tally.value - reference[name].value, changes[name])
         for name, tally in tallies.items()
     }
 
@@ -219,20 +228,26 @@ def sign_test(tally: Tally, reference: Tally) -> float | None:
     return mcnemar_p(tally.binary, reference.binary)
 
 
-def _resampled(tallies: Mapping[str, Tally], *, seed: int) -> dict[str, NDArray[np.float64]]:
+def _resampled(tallies: Sequence[Tally], *, seed: int) -> list[NDArray[np.float64]]:
     """The measures of the same resamples of the samples, float64 [TALLY_RESAMPLES] each."""
     if not tallies:
-        return {}
-    generator, samples = np.random.default_rng(seed), len(next(iter(tallies.values())).counts)
-    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in tallies}
-    rows = np.arange(TALLY_BLOCK)[:, None] * samples
-    for _ in range(TALLY_RESAMPLES // TALLY_BLOCK):
-        picks = generator.integers(0, samples, size=(TALLY_BLOCK, samples)) + rows
-        # How often each sample was drawn: one matrix product evaluates a block of resamples.
-        times = np.bincount(picks.ravel(), minlength=TALLY_BLOCK * samples).reshape(TALLY_BLOCK, samples)
-        for name, tally in tallies.items():
-            found[name].append(tally.of(times.astype(np.float64) @ tally.counts))
-    return {name: np.concatenate(values) for name, values in found.items()}
+        return []
+    generator, samples = np.random.default_rng(seed), tallies[0].num_samples
+    found: list[list[NDArray[np.float64]]] = [[] for _ in tallies]
+    block = min(TALLY_BLOCK, max(1, MAX_DRAWN // samples))
+    for done in range(0, TALLY_RESAMPLES, block):
+        times = _times_drawn(generator, min(block, TALLY_RESAMPLES - done), samples=samples)
+        for values, tally in zip(found, tallies, strict=True):
+            values.append(tally.of(tally.total(times)))
+    return [np.concatenate(values) for values in found]
+
+
+def _times_drawn(generator: np.random.Generator, resamples: int, *, samples: int) -> NDArray[np.float64]:
+    """How often each resample draws each sample, [resamples, samples]: one matrix product evaluates them all."""
+    picks = generator.integers(0, samples, size=(resamples, samples))
+    picks += np.arange(resamples)[:, None] * samples
+    times = np.bincount(picks.ravel(), minlength=resamples * samples)
+    return times.reshape(resamples, samples).astype(np.float64)
 
 
 def _interval(value: float, resampled: NDArray[np.float64]) -> Estimate:

@@ -1,5 +1,6 @@
 """What counts as right: the measure that gates and choices are about, and classes that count as one."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -7,8 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.config import Values
-from compress.errors import DataError
-from compress.measures.tally import Tally, class_f1, confusion, f1, mean, pearson, shares, spearman
+from compress.errors import DataError, listing
+from compress.measures.tally import (
+    Tally,
+    any_of,
+    class_counts,
+    f1,
+    macro_f1,
+    matthews,
+    mean,
+    one_of,
+    pearson,
+    shares,
+    spearman,
+)
 
 MeasureName = Literal["accuracy", "macro-f1", "micro-f1", "matthews", "entity-f1", "pearson", "spearman"]
 MAX_RECALLS = 20  # of single classes, reported beside the measures
@@ -49,18 +62,19 @@ class Judge(Values):
         Raises:
             DataError: when a class is not there, or in two groups.
         """
-        group = np.arange(len(classes))
+        group, numbers = np.arange(len(classes)), {name: number for number, name in enumerate(classes)}
         members = [name for names in self.merge.values() for name in names]
-        unknown = [name for name in members if name not in classes]
-        if unknown or len(set(members)) != len(members):
+        unknown = [name for name in members if name not in numbers]
+        twice = [name for name, count in Counter(members).items() if count > 1]
+        if unknown or twice:
             raise DataError(
                 "data.judge.merge does not fit the classes",
-                expected=f"each of {', '.join(classes)} at most once",
-                got=", ".join(members),
+                expected=f"each of {listing(classes)} at most once",
+                got=f"{listing(unknown)}, not among them" if unknown else f"{listing(twice)}, in two groups",
                 where="data.judge.merge",
             )
         for names in self.merge.values():
-            positions = [classes.index(name) for name in names]
+            positions = [numbers[name] for name in names]
             group[positions] = min(positions)
         return group
 
@@ -73,9 +87,8 @@ def single_label(
     tallies = {"accuracy": shares(group[decided] == group[labels])}
     if judge.merge:
         tallies["accuracy of all classes"] = shares(decided == labels)
-    numbers = np.arange(count)
-    tallies["macro-f1"] = class_f1(decided[:, None] == numbers, labels[:, None] == numbers)
-    tallies["matthews"] = confusion(decided, labels, classes=count)
+    counts = class_counts(one_of(decided, count=count), one_of(labels, count=count))
+    tallies |= {"macro-f1": Tally(counts, macro_f1), "matthews": Tally(counts, matthews)}
     if count <= MAX_RECALLS:
         for number, name in enumerate(classes):
             here = labels == number
@@ -91,7 +104,7 @@ def multi_label(decided: NDArray[np.bool_], labels: NDArray[Any]) -> dict[str, T
     return {
         "accuracy": shares((decided == right).sum(axis=1), np.full(len(right), right.shape[1])),
         "micro-f1": Tally(counts.astype(np.float64), f1),
-        "macro-f1": class_f1(decided, right),
+        "macro-f1": Tally(class_counts(any_of(decided), any_of(right)), macro_f1),
     }
 
 

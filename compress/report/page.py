@@ -5,20 +5,23 @@ Like every view it reads the report document and nothing besides. The frame and 
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from compress.benchmark import tables
 from compress.benchmark.units import format_bytes, format_count, format_factor, format_ms, format_share, format_speedup
+from compress.judge.mistakes import Mistakes
 from compress.judge.verdict import GateResult
 from compress.report import charts
 from compress.report import views as reporting
 
 WIDE_PX, NARROW_PX = 1030, 360
 MOST_LAYERS = 40  # of a table that stands open
-MOST_CLASSES = 20  # of a table; beyond, the classes that changed most
 Document = dict[str, Any]
 
 
@@ -314,10 +317,8 @@ def _classes(report: Document) -> str:
     found = None if report["verdict"] is None else report["verdict"]["mistakes"]
     if found is None:
         return ""
-    rated = [entry for entry in found["classes"] if entry["units"]]
-    shown = rated
-    if len(rated) > MOST_CLASSES:
-        shown = sorted(rated, key=lambda entry: entry["student"]["value"] - entry["teacher"]["value"])[:MOST_CLASSES]
+    rated = sum(entry["units"] > 0 for entry in found["classes"])
+    shown = [asdict(entry) for entry in TypeAdapter(Mistakes).validate_python(found).listed]
     low = min(min(entry["student"]["low"], entry["teacher"]["low"]) for entry in shown)
     left = max(0.0, low - 0.02)
     rows = []
@@ -333,7 +334,9 @@ def _classes(report: Document) -> str:
             f'<td class="track" aria-hidden="true"><span class="rail">{rail}</span></td></tr>'
         )
     more = (
-        "" if shown == rated else f" The {len(shown)} of {len(rated)} classes that lost most; all are in report.json."
+        ""
+        if len(shown) == rated
+        else f" The {len(shown)} of {rated:,} classes that lost most samples; all are in report.json."
     )
     return (
         '<p class="note">How much of each class is recognised (recall) on test, with 95% intervals.' + more + "</p>"

@@ -42,7 +42,7 @@ def verdict_section(verdict: Verdict) -> dict[str, Any]:
         "over_rival_measurable": verdict.over_rival_measurable,
         "gates": [asdict(gate) for gate in verdict.gates],
         "passed": verdict.passed,
-        "mistakes": verdict.mistakes,
+        "mistakes": None if verdict.mistakes is None else asdict(verdict.mistakes),
     }
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from compress.benchmark import PRESETS, pair
-from compress.benchmark.accuracy import accuracies, kl_nats, outputs
+from compress.benchmark.accuracy import accuracies, outputs
 from compress.benchmark.compare import Preset
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import Place
@@ -176,15 +175,6 @@ def test_every_sample_has_its_output_once(small: Path, samples: Path):
     parts = outputs(small, samples, profile=Profile(batch_size=4))
     assert parts.shape == (10, 64)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
-
-
-def test_divergence_is_torchs():
-    rng = np.random.default_rng(0)
-    theirs, ours = rng.normal(size=(2, 50, 7)).astype(np.float32) * 5
-    log_p, log_q = (torch.log_softmax(torch.from_numpy(x).double(), -1) for x in (theirs, ours))
-    expected = torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
-    assert kl_nats(theirs, ours) == pytest.approx(expected.item())
-    assert kl_nats(theirs, theirs) == 0
 
 
 def test_accuracies_are_paired_with_the_reference():

@@ -116,6 +116,27 @@ def test_unusable_data_are_refused(images, labels, fault):
         assign(Raw(raw(**roles).roles, ()), split=Split(test=20, select=15, calibration=5), overlap="refuse")
 
 
+def test_equal_inputs_come_in_the_order_of_their_labels(images, labels):
+    twice = np.concatenate([images[:60], images[:60]]), np.concatenate([labels[:60] + 1, labels[:60]])
+    shuffled = np.random.default_rng(0).permutation(120)
+    fixed = raw(train=(images[60:], labels[60:]), select=tuple(part[shuffled] for part in twice))
+    select = assign(Raw(fixed.roles, tuple("abcde")), split=SPLIT, overlap="refuse").select
+    assert len(set(select.hashes)) == 60
+    for at in range(0, 120, 2):
+        assert select.hashes[at] == select.hashes[at + 1]
+        assert select.labels[at] + 1 == select.labels[at + 1]
+
+
+def test_a_thousand_labels_that_are_all_the_same_are_refused_in_a_line(images):
+    same = np.zeros((len(images), 1000), np.uint8)
+    with pytest.raises(DataError, match="all labels of the train role are the same") as caught:
+        assign(raw(train=(images, same)), split=SPLIT, overlap="refuse")
+    assert "0 and 980 others" in str(caught.value)
+    one = same.copy()
+    one[:, 7] = np.arange(len(images)) % 2
+    assert assign(raw(train=(images, one)), split=SPLIT, overlap="refuse").test.labels.sum() > 0
+
+
 def test_a_label_beyond_the_named_classes_is_refused(images, labels):
     with pytest.raises(DataError, match="out of range") as caught:
         assign(Raw(raw(train=(images, labels)).roles, ("a", "b", "c")), split=SPLIT, overlap="refuse")

@@ -126,7 +126,7 @@ def test_a_change_that_no_sample_showed_is_not_ruled_out(gained: int, lost: int)
     assert ours.low < ours.value < ours.high
 
 
-@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (3, 9), (9, 3), (5, 5), (0, 12)])
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (3, 9), (9, 3), (5, 5), (0, 12), (6000, 6200)])
 def test_mcnemar_is_scipys_exact_sign_test(gained: int, lost: int):
     correct = np.array([True] * gained + [False] * lost + [True] * 20)
     reference = np.array([False] * gained + [True] * lost + [True] * 20)

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn import metrics
 
 from compress.errors import DataError
-from compress.measures.intervals import measured, measured_changes, sign_test, wilson_interval
+from compress.measures.intervals import Estimate, measured, measured_changes, sign_test, wilson_interval
 from compress.measures.judge import Judge, multi_label, regression, single_label
 from compress.measures.tally import entities, pearson, spans, spearman
 
@@ -44,11 +44,68 @@ def test_a_constant_decision_has_no_correlation_and_classes_without_samples_no_r
     decided = np.full(5, constant)
     found = single_label(decided, labels, CLASSES, Judge())
     assert found["matthews"].value == metrics.matthews_corrcoef(labels, decided) == 0
-    assert found["macro-f1"].value == pytest.approx(
-        metrics.f1_score(labels, decided, average="macro", labels=range(4), zero_division=0)
-    )
+    assert found["macro-f1"].value == pytest.approx(metrics.f1_score(labels, decided, average="macro", zero_division=0))
     assert {name for name in found if name.startswith("recall")} == {"recall of a", "recall of b", "recall of d"}
     assert all(np.isfinite([value.value, value.low, value.high]).all() for value in measured(found, seed=0).values())
+
+
+EDGES = {
+    "a class that does not occur": ([0, 1, 1, 0, 3], [0, 1, 0, 0, 3]),
+    "a perfect model without one": ([0, 1, 1, 3], [0, 1, 1, 3]),
+    "a class that is only decided": ([0, 1, 1, 0], [0, 2, 1, 0]),
+    "one class only": ([1, 1, 1], [1, 1, 1]),
+    "one class only, never decided": ([1, 1, 1], [2, 2, 2]),
+    "all wrong": ([0, 1, 2, 0], [1, 2, 0, 2]),
+    "all wrong of two classes": ([0, 1, 0, 1], [1, 0, 1, 0]),
+    "one sample": ([3], [3]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@pytest.mark.parametrize(("labels", "decided"), EDGES.values(), ids=EDGES)
+def test_measures_of_single_classes_are_scikit_learns_at_the_edges(labels, decided):
+    found = single_label(np.array(decided), np.array(labels), CLASSES, Judge())
+    expected = {
+        "accuracy": metrics.accuracy_score(labels, decided),
+        "macro-f1": metrics.f1_score(labels, decided, average="macro", zero_division=0),
+        "matthews": metrics.matthews_corrcoef(labels, decided),
+    }
+    there = sorted(set(labels))
+    recalls = metrics.recall_score(labels, decided, average=None, labels=there)
+    expected |= {f"recall of {CLASSES[number]}": value for number, value in zip(there, recalls, strict=True)}
+    assert {name: tally.value for name, tally in found.items()} == pytest.approx(expected, abs=1e-12)
+    for estimate in [*measured(found, seed=0).values(), *measured_changes(found, found, seed=0).values()]:
+        assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
+        assert estimate.low - 1e-12 <= estimate.value <= estimate.high + 1e-12
+
+
+LABEL_EDGES = {
+    "a label that does not occur": ([[1, 0, 0], [0, 1, 0], [1, 1, 0]], [[1, 0, 0], [0, 1, 0], [1, 0, 0]]),
+    "a perfect model without one": ([[1, 0, 0], [0, 1, 0], [1, 1, 0]], [[1, 0, 0], [0, 1, 0], [1, 1, 0]]),
+    "a label that is only decided": ([[1, 0], [0, 0]], [[1, 0], [0, 1]]),
+    "all wrong": ([[1, 0], [0, 1]], [[0, 1], [1, 0]]),
+    "always and never": ([[1, 0], [1, 0]], [[1, 0], [1, 0]]),
+}
+
+
+@pytest.mark.parametrize(("labels", "decided"), LABEL_EDGES.values(), ids=LABEL_EDGES)
+def test_measures_of_several_labels_are_scikit_learns_at_the_edges(labels, decided):
+    found = multi_label(np.array(decided, bool), np.array(labels, np.uint8))
+    expected = {
+        "accuracy": (np.array(labels) == decided).mean(),
+        "micro-f1": metrics.f1_score(labels, decided, average="micro", zero_division=0),
+        "macro-f1": metrics.f1_score(labels, decided, average="macro", zero_division=np.nan),
+    }
+    assert {name: tally.value for name, tally in found.items()} == pytest.approx(expected, abs=1e-12)
+    for estimate in measured(found, seed=0).values():
+        assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
+
+
+def test_without_any_positive_label_f1_is_nothing():
+    nothing = np.zeros((5, 2), bool)
+    found = measured(multi_label(nothing, nothing.astype(np.uint8)), seed=0)
+    assert [found[name] for name in ("micro-f1", "macro-f1")] == [Estimate(0, 0, 0)] * 2
+    assert found["accuracy"].value == 1
 
 
 def test_merged_classes_count_as_one_for_accuracy_alone():
@@ -60,9 +117,9 @@ def test_merged_classes_count_as_one_for_accuracy_alone():
     assert merged["accuracy"].value > plain["accuracy"].value
     assert merged["accuracy of all classes"].value == plain["accuracy"].value
     assert merged["macro-f1"].value == plain["macro-f1"].value
-    with pytest.raises(DataError, match=r"(?s)merge does not fit.*a, b, c, d.*a, z"):
+    with pytest.raises(DataError, match=r"(?s)merge does not fit.*a, b, c, d.*z, not among them"):
         Judge(merge={"ham": ("a", "z")}).merged(CLASSES)
-    with pytest.raises(DataError, match="at most once"):
+    with pytest.raises(DataError, match=r"(?s)at most once.*b, in two groups"):
         Judge(merge={"ham": ("a", "b"), "eggs": ("b",)}).merged(CLASSES)
 
 
@@ -78,7 +135,6 @@ def test_measures_of_several_labels_are_scikit_learns(seed):
         "macro-f1": metrics.f1_score(labels, decided, average="macro", zero_division=0),
     }
     assert found == pytest.approx(expected, abs=1e-12)
-    assert multi_label(np.zeros((5, 2), bool), np.zeros((5, 2), np.uint8))["micro-f1"].value == 0
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -103,6 +159,31 @@ def test_a_correlation_bears_constants_and_numbers_far_from_zero(measure):
     far = targets.astype(np.float64) * 1e-3 + 1e6
     assert measure(far, targets).value == pytest.approx(1, abs=1e-6)
     assert measure(-targets, targets).value == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(("measure", "scipys"), [(pearson, stats.pearsonr), (spearman, stats.spearmanr)])
+def test_a_target_that_does_not_vary_tells_nothing_and_an_output_that_does_not_counts_as_0(measure, scipys):
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 4, (60, 3)).astype(np.float32)
+    targets[:, 1] = 0.1
+    outputs = (targets + rng.standard_normal((60, 3))).astype(np.float32)
+    mean = np.mean([scipys(outputs[:, column].astype(float), targets[:, column])[0] for column in (0, 2)])
+    assert measure(outputs, targets).value == pytest.approx(mean, rel=1e-6)
+    assert measure(targets, targets).value == pytest.approx(1)
+    assert measure(np.full((60, 3), 0.1, np.float32), targets).value == 0
+    assert measure(outputs, targets * 0).value == 0
+    outputs[:, 0] = 7
+    only = scipys(outputs[:, 2].astype(float), targets[:, 2])[0]
+    assert measure(outputs, targets).value == pytest.approx(only / 2, rel=1e-6)
+
+
+def test_a_resample_in_which_a_target_does_not_vary_is_judged_by_the_others():
+    targets = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
+    targets[:, 0] = 0
+    targets[0, 0] = 1  # a third of the resamples lack it
+    found = measured(regression(targets, targets), seed=0)
+    for name in ("pearson", "spearman"):
+        assert (found[name].low, found[name].high) == pytest.approx((1, 1))
 
 
 def test_exact_numbers_are_no_share_of_right_samples():
@@ -140,7 +221,17 @@ def test_the_f1_of_entities_asks_for_type_and_both_ends():
     assert tally.counts.tolist() == [[1, 1, 1], [0, 1, 0], [1, 0, 0]]
     assert tally.value == pytest.approx(2 * 2 / (2 * 2 + 2 + 1))
     assert entities(labels, labels, names).value == 1
-    assert entities([np.zeros(2, int)], [np.zeros(2, int)], names).value == 0
+
+
+def test_without_any_entity_or_any_right_one_f1_is_nothing():
+    names = ("O", "B-X", "I-X")
+    nothing, something = np.zeros(2, int), np.array([1, 2])
+    assert entities([nothing], [nothing], names).value == 0
+    assert entities([nothing], [something], names).value == 0
+    assert entities([something], [nothing], names).value == 0
+    assert entities([np.array([1, 0])], [something], names).value == 0  # cut short
+    empty = np.zeros(0, int)
+    assert entities([empty, something], [empty, something], names).counts.tolist() == [[0, 0, 0], [1, 0, 0]]
 
 
 def test_an_unfitting_measure_is_refused():
@@ -159,31 +250,6 @@ def test_shares_have_wilsons_interval_and_recalls_that_of_their_class():
 def test_a_perfect_recall_of_a_few_samples_is_not_certain():
     labels = np.array([0] * 50 + [1] * 5)
     assert measured(single_label(labels, labels, ("a", "b"), Judge()), seed=0)["recall of b"].low < 0.6
-
-
-def test_paired_intervals_are_those_of_resampling_samples_one_by_one():
-    decided, labels = drawn(0)
-    other, _ = drawn(0)
-    other[:40] = labels[:40]
-    other[40:60] = (labels[40:60] + 1) % 4  # gained and lost: what no sample showed has a bound of its own
-    sides = [single_label(side, labels, CLASSES, Judge()) for side in (other, decided)]
-    found = measured_changes(*sides, seed=0)
-    rng = np.random.default_rng(1)
-
-    def of(side, rows):
-        return np.array(
-            [
-                metrics.f1_score(labels[rows], side[rows], average="macro", labels=range(4), zero_division=0),
-                metrics.matthews_corrcoef(labels[rows], side[rows]),
-                metrics.accuracy_score(labels[rows], side[rows]),
-            ]
-        )
-
-    loop = np.array([of(other, rows) - of(decided, rows) for rows in rng.integers(0, len(labels), (400, len(labels)))])
-    for column, name in enumerate(("macro-f1", "matthews", "accuracy")):
-        low, high = np.quantile(loop[:, column], [0.025, 0.975])
-        assert found[name].value == pytest.approx(of(other, slice(None))[column] - of(decided, slice(None))[column])
-        assert (found[name].low, found[name].high) == pytest.approx((low, high), abs=0.25 * (high - low)), name
 
 
 def test_equal_models_differ_by_nothing_and_a_pairing_narrows():
@@ -205,3 +271,11 @@ def test_a_class_that_hardly_any_resample_draws_gives_an_interval_without_a_warn
         warnings.simplefilter("error")
         found = measured(single_label(labels, labels, ("a", "b"), Judge()), seed=0)
     assert all(np.isfinite([value.low, value.high]).all() for value in found.values())
+
+
+def test_a_refusal_names_a_few_of_many_classes():
+    names = tuple(f"class {number}" for number in range(1000))
+    with pytest.raises(DataError) as caught:
+        Judge(merge={"all": ("class 3", "other")}).merged(names)
+    assert "class 19 and 980 others at most once" in str(caught.value)
+    assert "class 20" not in str(caught.value)

@@ -1,6 +1,6 @@
 """What a run came to, without its times: the values that a change of the code's structure must leave as they are.
 
-``python tests/pipelines/record.py REPORT.json NAME`` writes ``recorded/NAME.json``, which `test_recorded` compares with.
+``python tests/pipelines/record.py REPORT.json NAME`` writes ``recorded/NAME.json``, which `test_recorded` reads.
 """
 
 import json

@@ -153,11 +153,12 @@ def test_of_many_classes_the_ones_that_lost_most_are_shown(report):
     sure = {"value": 0.9, "low": 0.8, "high": 0.95}
     found["classes"] = [{"name": f"class-{n}", "units": 10, "teacher": sure, "student": sure} for n in range(100)]
     found["classes"][77]["student"] = sure | {"value": 0.5}
+    found["classes"][8] |= {"units": 2, "student": sure | {"value": 0.4}}  # more of itself, and fewer samples
     found["classes"].append({"name": "empty", "units": 0, "teacher": None, "student": None})
     parsed = Parsed(page(report))
-    assert "The 20 of 100 classes that lost most" in parsed.text
+    assert "The 20 of 100 classes that lost most samples" in parsed.text
     names = re.findall(r"class-\d+", parsed.text)
-    assert names[0] == "class-77"
+    assert names[:2] == ["class-77", "class-8"]
     assert len(names) == 20
 
 
