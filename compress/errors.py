@@ -18,6 +18,8 @@ Exit code 0 is success, 4 a missed gate (everything is saved) or a bundle whose 
 interruption.
 """
 
+import difflib
+from collections.abc import Collection
 from typing import ClassVar
 
 GATE_MISSED = 4
@@ -118,3 +120,9 @@ class AdviceError(CompressError):
     """Advice warns, and warnings were asked to be errors."""
 
     exit_code = 8
+
+
+def nearest(word: object, choices: Collection[str]) -> str:
+    """Return the choice most like a word, or an empty string when none is."""
+    found = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
+    return found[0] if found else ""
