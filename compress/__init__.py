@@ -54,6 +54,8 @@ if TYPE_CHECKING:
         stage_pairs,
         unit_mean,
     )
+    from compress.measures.own import OwnMeasure
+    from compress.measures.tally import Tally, shares
     from compress.models import (
         Cnn,
         HuggingFace,
@@ -135,6 +137,7 @@ _HOMES = {
     "Optimization": "compress.training.loop",
     "Options": "compress.pipeline.run",
     "Outcome": "compress.pipeline.run",
+    "OwnMeasure": "compress.measures.own",
     "OwnTerm": "compress.loss",
     "Pair": "compress.loss",
     "ProfileChoice": "compress.recipe",
@@ -151,6 +154,7 @@ _HOMES = {
     "Split": "compress.data.roles",
     "Stage": "compress.stage",
     "Table": "compress.data.sources",
+    "Tally": "compress.measures.tally",
     "Tap": "compress.loss",
     "Targets": "compress.loss",
     "Teacher": "compress.recipe",
@@ -164,6 +168,7 @@ _HOMES = {
     "last_features": "compress.loss",
     "load_model": "compress.models",
     "run": "compress.pipeline.run",
+    "shares": "compress.measures.tally",
     "stage_pairs": "compress.loss",
     "unit_mean": "compress.loss",
 }
@@ -214,6 +219,7 @@ __all__ = [
     "Optimization",
     "Options",
     "Outcome",
+    "OwnMeasure",
     "OwnTerm",
     "Pair",
     "ProfileChoice",
@@ -230,6 +236,7 @@ __all__ = [
     "Split",
     "Stage",
     "Table",
+    "Tally",
     "Tap",
     "Targets",
     "Teacher",
@@ -243,6 +250,7 @@ __all__ = [
     "last_features",
     "load_model",
     "run",
+    "shares",
     "stage_pairs",
     "unit_mean",
 ]

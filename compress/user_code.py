@@ -265,17 +265,17 @@ def _run(path: Path, *, name: str) -> ModuleType:
         raise InputError(
             "the user's Python file fails",
             got=f"{type(error).__name__}: {error}",
-            where=":".join([str(path), *_line(error, path)]),
+            where=line_of(error, path),
         ) from error
     return module
 
 
-def _line(error: BaseException, path: Path) -> list[str]:
-    """Return the line of a file at which an error arose, if any."""
+def line_of(error: BaseException, path: Path) -> str:
+    """Return the file, with the line at which an error arose there, if it did."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     if isinstance(error, SyntaxError):
         lines.append(error.lineno)
-    return [str(line) for line in lines[-1:]]
+    return ":".join([str(path), *map(str, lines[-1:])])
 
 
 def _sha256(path: Path) -> str:

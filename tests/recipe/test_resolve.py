@@ -180,8 +180,57 @@ def test_a_stage_is_told_what_it_cannot_do_when_the_terms_are_known(file):
     assert [index for index, _ in recipe.resolve(code=[file]).misfits()] == [0]
 
 
+MEASURES = """
+from compress import shares
+
+
+def decided(outputs, labels):
+    return shares(outputs.argmax(axis=1) == labels)
+
+
+size = 3
+"""
+
+
+def judged(file: Path, *overrides: str) -> Recipe:
+    path = file.parent / "my_measure.py"
+    path.write_text(MEASURES)
+    measure = "data.judge.measure={file: my_measure.py, function: decided}"
+    return parse(file.parent, "loss=hinton", "stages.again.loss=null", measure, *overrides)
+
+
+def test_a_function_stands_where_it_was_named_and_reads_back(file):
+    recipe = judged(file)
+    code = [file.parent / "my_measure.py"]
+    resolved = recipe.resolve(code=code)
+    assert resolved.data.judge.measure.__name__ == "decided"
+    assert parse(Path("/elsewhere"), text=recipe.to_yaml()) == recipe
+    assert resolved.to_yaml() == recipe.to_yaml()
+    assert parse(Path("/elsewhere"), text=resolved.to_yaml()).resolve(code=code) == resolved
+    assert resolved.model_dump(mode="json") == recipe.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [("decide", ["no 'decide'", "did you mean 'decided'?"]), ("size", ["size of my_measure.py is no function"])],
+)
+def test_a_function_that_is_none_is_told(file, function, words):
+    with pytest.raises(InputError) as caught:
+        judged(file, f"data.judge.measure.function={function}").resolve(code=[file.parent / "my_measure.py"])
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_wrong_name_of_a_measure_is_told_as_ever(file):
+    with pytest.raises(RecipeError, match=r"(?s)data\.judge\.measure: unknown choice.*did you mean 'accuracy'"):
+        parse(file.parent, "data.judge.measure=acuracy")
+    with pytest.raises(RecipeError, match=r"data\.judge\.measure\.functoin: unknown key.*did you mean 'function'"):
+        parse(file.parent, "data.judge.measure={file: my_measure.py, function: decided, functoin: x}")
+
+
 def test_the_schema_has_a_place_for_terms_of_ones_own():
     schema = Recipe.json_schema()
     loss = schema["$defs"]["GuidedLoss"]["anyOf"][0]
     assert loss["additionalProperties"] == {"$ref": "#/$defs/OwnTerm"}
     assert keys_at(schema, ("loss", "anything")) == ["class", "file"]
+    assert keys_at(schema, ("data", "judge", "measure")) == ["file", "function"]
