@@ -18,7 +18,8 @@ Exit code 0 is success, 4 a missed gate (everything is saved) or a bundle whose 
 interruption.
 """
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 MAX_NAMES = 20  # in a row of a message
@@ -126,3 +127,9 @@ class AdviceError(CompressError):
     """Advice warns, and warnings were asked to be errors."""
 
     exit_code = 8
+
+
+def nearest(word: object, choices: Collection[str]) -> str:
+    """Return the choice most like a word, or an empty string when none is."""
+    found = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
+    return found[0] if found else ""

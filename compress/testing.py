@@ -26,29 +26,32 @@ property here catches one of those faults on a small random example:
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.loss.attention import AttentionTerm, DynamicLayers
-from compress.loss.features import AttentionTransfer, Compared, FeatureTerm, Pair
+from compress.loss.features import Compared, FeatureTerm, Form, Pair
 from compress.loss.logits import LogitTerm
 from compress.loss.taps import Tap
 from compress.loss.term import Property, Targets, Term
 
 LogitLoss = Callable[[Tensor, Targets], Tensor]
 FeatureLoss = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | None], Tensor]
-Form = Literal["tokens", "maps"]
 PROPERTIES: tuple[Property, ...] = get_args(Property)
 
 UNITS, CLASSES, TOKENS, WIDTH, LAYERS = 12, 7, 5, 8, 3
+SIDES = (4, 4)
 HIGH_TEMPERATURE = 1000.0
 
 
 def term_properties(term: Term) -> dict[Property, bool]:
-    """Return which properties a term of the guided loss really has, among those that apply to its kind."""
+    """Return which properties a term of the guided loss really has, among those that apply to its kind.
+
+    Args:
+        term: one of ours or of yours, a `LogitTerm` or a `FeatureTerm`; ``declared`` says which it should have.
+    """
     if isinstance(term, LogitTerm):
         at = (
             (lambda value: term.model_copy(update={"temperature": value}).value)
@@ -58,14 +61,13 @@ def term_properties(term: Term) -> dict[Property, bool]:
         held = logit_properties(term.value, at=at)
         return held if term.reads_teacher else {name: held[name] for name in held if name != "uniform-teacher"}
     assert isinstance(term, FeatureTerm)
-    form: Form = "maps" if isinstance(term, AttentionTransfer) else "tokens"
     pairs = _pairs(term)
 
     def loss(students: Sequence[Tensor], teachers: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         compared = [Compared(pair, ours, theirs) for pair, ours, theirs in zip(pairs, students, teachers, strict=True)]
         return term.value(compared, mask=mask)
 
-    return feature_properties(loss, form=form, tensors=len(pairs), layers=isinstance(term, DynamicLayers))
+    return feature_properties(loss, form=term.form, tensors=len(pairs), layers=term.every_pair)
 
 
 def logit_properties(loss: LogitLoss, *, at: Callable[[float], LogitLoss] | None = None) -> dict[Property, bool]:
@@ -113,7 +115,7 @@ def feature_properties(
         layers: whether the pairs are all pairs of some layers of each, so that equality means equal layers.
     """
     generator = torch.Generator().manual_seed(1)
-    shape = (UNITS, TOKENS, WIDTH) if form == "tokens" else (UNITS, WIDTH, 4, 4)
+    shape = (UNITS, TOKENS, WIDTH) if form == "tokens" else (UNITS, WIDTH, *SIDES)
     students, teachers = (
         [torch.randn(shape, generator=generator) for _ in range(tensors)] for _ in ("student", "teacher")
     )
@@ -149,15 +151,15 @@ def feature_properties(
 
 def _pairs(term: FeatureTerm) -> list[Pair]:
     """Return pairs that the suite's tensors could come from."""
-    shape = (2, TOKENS, WIDTH)
+    shape = (2, TOKENS, WIDTH) if term.form == "tokens" else (2, WIDTH, *SIDES)
     pair = Pair(Tap("student"), Tap("teacher"), (shape, shape), (2, 2))
-    if isinstance(term, DynamicLayers):
+    if term.every_pair:
         return [
             replace(pair, student=Tap(f"student{ours}"), teacher=Tap(f"teacher{theirs}"))
             for theirs in range(LAYERS)
             for ours in range(LAYERS)
         ]
-    return [pair] * (3 if isinstance(term, AttentionTerm) else 1)
+    return [pair] * term.taps_per_pair
 
 
 def _every_pair(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

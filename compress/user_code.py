@@ -1,38 +1,52 @@
-"""A user's own Python files: run only when the command line names them, never because a recipe does."""
+"""A user's own Python files: run only when the command line names them, never because a recipe does.
+
+A recipe names a class or a function in such a file as a value, `OwnClass` or `OwnFunction`; see `Recipe.resolve`. In
+Python the class's object, or the function, stands in the same place, and both are known by the content of the file.
+"""
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Annotated, Any, ClassVar
 
-from compress.errors import InputError
+from pydantic import ConfigDict, Field, model_serializer
+
+from compress.config import Values
+from compress.errors import InputError, nearest
+
+# What a user's code may raise; anything else, such as an interruption, is none of its faults.
+USER_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
+    SyntaxError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def run_user_file(path: Path, *, code: Sequence[Path]) -> ModuleType:
-    """Import a user's Python file that the command line named.
+    """Run a user's Python file that the command line named, anew each time.
 
     Raises:
-        InputError: when the file was not named, or does not exist.
+        InputError: when the file was not named, does not exist, or fails.
     """
-    path = path.resolve()
-    if path not in {allowed.resolve() for allowed in code}:
-        raise InputError(
-            f"{path.name} is Python code, which a recipe alone never runs",
-            expected="the file named on the command line",
-            got=", ".join(str(allowed) for allowed in code) or "no --code option",
-            hint=f"add --code {path}",
-        )
-    if not path.is_file():
-        raise InputError("the user's Python file does not exist", got=path)
+    path = _named(path, code=code)
     # The name carries the content, so an edited file is never served from an earlier import.
-    name = f"compress_user_{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _run(path, name=f"compress_user_{path.stem}_{_sha256(path)[:12]}")
+
+
+def import_user_file(path: Path, *, code: Sequence[Path]) -> ModuleType:
+    """Return a user's Python file as a module, run once: while it is unchanged, its classes stay the same ones.
+
+    Raises:
+        InputError: see `run_user_file`.
+    """
+    path = _named(path, code=code)
+    return _imported(path, _sha256(path))
 
 
 def user_function(module: ModuleType, name: str, *, path: Path) -> object:
@@ -43,5 +57,226 @@ def user_function(module: ModuleType, name: str, *, path: Path) -> object:
     """
     if name not in vars(module):
         names = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
-        raise InputError(f"{path.name} defines no {name!r}", expected=f"one of {names}", got=name, where=path)
+        raise InputError(
+            f"{path.name} defines no {name!r}",
+            expected=f"one of {names}",
+            got=name,
+            where=path,
+            hint=meant(name, names),
+        )
     return vars(module)[name]
+
+
+def meant(word: str, choices: Sequence[str]) -> str | None:
+    """Return the question whether another word was meant; None where none is like it."""
+    guess = nearest(word, choices)
+    return f"did you mean {guess!r}?" if guess else None
+
+
+class Own(Values):
+    """A value of a recipe that names something in the user's own Python file, which is not run to read the recipe.
+
+    Attributes:
+        file: the Python file.
+    """
+
+    file: Path
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the file as it is now; None when there is none."""
+        return _sha256(self.file) if self.file.is_file() else None
+
+
+class OwnClass(Own):
+    """A class in the user's own Python file, with its fields as further keys.
+
+    Class attributes:
+        bases: one of which it must be a subclass of.
+
+    Attributes:
+        file: the Python file.
+        class_name: the class; ``class`` in a recipe.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    bases: ClassVar[tuple[type[Values], ...]]
+
+    class_name: Annotated[str, Field(alias="class", description="the class in it")]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The further keys, unchecked."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @model_serializer(mode="plain")
+    def _written(self) -> dict[str, Any]:
+        """The content of the file instead of its path, as for an object of the class."""
+        return {"class": f"{self.class_name} {self.sha256}", **self.fields}
+
+    def find(self, *, code: Sequence[Path], where: str) -> type[Values]:
+        """Return the class.
+
+        Args:
+            code: the user's Python files that may be run.
+            where: in the recipe.
+
+        Raises:
+            InputError: when the file was not named or fails, or has no such class; with the nearest that it has.
+        """
+        defined = vars(import_user_file(self.file, code=code))
+        found = defined.get(self.class_name)
+        wanted = " or ".join(f"compress.{base.__name__}" for base in self.bases)
+        if not isinstance(found, type) or not issubclass(found, self.bases):
+            fitting = sorted(
+                name
+                for name, value in defined.items()
+                if isinstance(value, type) and issubclass(value, self.bases) and is_own(value)
+            )
+            raise InputError(
+                f"{self.file.name} has no subclass of {wanted} called {self.class_name!r}",
+                expected=", ".join(fitting) or f"class {self.class_name}({wanted.split(' or ')[0]})",
+                got=self.class_name if found is None else f"{self.class_name} = {found!r}",
+                where=f"{where}, {self.file}",
+                hint=meant(self.class_name, fitting),
+            )
+        missing = sorted(found.__abstractmethods__)
+        if missing:
+            raise InputError(
+                f"{self.class_name} of {self.file.name} is not complete",
+                expected=f"it to define {', '.join(missing)}",
+                where=f"{where}, {self.file}",
+                hint=f"{self.class_name} is a subclass of {wanted}, whose docstrings say what each returns",
+            )
+        return found
+
+
+class OwnFunction(Own):
+    """A function in the user's own Python file.
+
+    Attributes:
+        file: the Python file.
+        function: its name.
+    """
+
+    function: str
+
+    @model_serializer(mode="plain")
+    def _written(self) -> str:
+        """The content of the file instead of its path, as for the function itself."""
+        return f"{self.function} {self.sha256}"
+
+    def find(self, *, code: Sequence[Path], where: str) -> Callable[..., Any]:
+        """Return the function.
+
+        Args:
+            code: the user's Python files that may be run.
+            where: in the recipe.
+
+        Raises:
+            InputError: when the file was not named or fails, or has no such function; with the nearest that it has.
+        """
+        found = user_function(import_user_file(self.file, code=code), self.function, path=self.file)
+        if not inspect.isfunction(found):
+            raise InputError(
+                f"{self.function} of {self.file.name} is no function",
+                expected=f"def {self.function}(...)",
+                got=repr(found),
+                where=f"{where}, {self.file}",
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a class or function of the user's is defined.
+
+    Attributes:
+        file: the Python file.
+        name: in it.
+        sha256: of the file, and for a class of those of its own base classes.
+    """
+
+    file: Path
+    name: str
+    sha256: str
+
+    def __str__(self) -> str:
+        """What keys hold: the name and the content."""
+        return f"{self.name} {self.sha256}"
+
+
+@cache
+def origin(thing: type | Callable[..., Any]) -> Origin:
+    """Return where a class or function of the user's is defined; the content is that of the first call.
+
+    Raises:
+        ValueError: when there is no source, as for a class that was typed into an interactive session.
+    """
+    kinds = [thing]
+    if isinstance(thing, type):
+        kinds = [kind for kind in thing.__mro__ if is_own(kind) and kind not in Values.__mro__]
+    try:
+        sources = dict.fromkeys("".join(inspect.findsource(kind)[0]) for kind in kinds)
+        file = inspect.getfile(thing)
+    except (OSError, TypeError):
+        raise ValueError(
+            f"the source of {thing.__name__} is not to be found, and it is part of every key; define it in a file"
+        ) from None
+    return Origin(Path(file), thing.__qualname__, hashlib.sha256("".join(sources).encode()).hexdigest())
+
+
+def is_own(thing: type | Callable[..., Any]) -> bool:
+    """Whether a class or function is the user's, and not one of ours."""
+    return thing.__module__.partition(".")[0] != "compress"
+
+
+def _named(path: Path, *, code: Sequence[Path]) -> Path:
+    """Return the file's absolute path, if the command line named it and it is there."""
+    path = path.resolve()
+    if path not in {allowed.resolve() for allowed in code}:
+        raise InputError(
+            f"{path.name} is Python code, which a recipe alone never runs",
+            expected="the file named on the command line",
+            got=", ".join(str(allowed) for allowed in code) or "no --code option",
+            hint=f"add --code {path}",
+        )
+    if not path.is_file():
+        raise InputError("the user's Python file does not exist", got=path)
+    return path
+
+
+@cache
+def _imported(path: Path, sha256: str) -> ModuleType:
+    place = hashlib.sha256(str(path).encode()).hexdigest()
+    return _run(path, name=f"compress_own_{path.stem}_{place[:6]}_{sha256[:12]}")
+
+
+def _run(path: Path, *, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where the names in annotations, and the source of a class, are looked up
+    try:
+        spec.loader.exec_module(module)
+    except USER_ERRORS as error:
+        raise InputError(
+            "the user's Python file fails",
+            got=f"{type(error).__name__}: {error}",
+            where=line_of(error, path),
+        ) from error
+    return module
+
+
+def line_of(error: BaseException, path: Path) -> str:
+    """Return the file, with the line at which an error arose there, if it did."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    if isinstance(error, SyntaxError):
+        lines.append(error.lineno)
+    return ":".join([str(path), *map(str, lines[-1:])])
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

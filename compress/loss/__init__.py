@@ -2,20 +2,36 @@
 
 from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
 from compress.loss.bound import BoundLoss, bind
-from compress.loss.features import AttentionTransfer, Cosine, Hidden, Hint, LastFeature, Rkd
+from compress.loss.features import (
+    AttentionTransfer,
+    Compared,
+    Cosine,
+    FeatureTerm,
+    Hidden,
+    Hint,
+    LastFeature,
+    Pair,
+    Rkd,
+    last_features,
+    stage_pairs,
+    unit_mean,
+)
 from compress.loss.guided import GuidedLoss, LossTerms
-from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, Mse
-from compress.loss.taps import Tap
-from compress.loss.term import Schedule, Targets
+from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, LogitTerm, Mse
+from compress.loss.own import OwnTerm
+from compress.loss.taps import Tap, Trace
+from compress.loss.term import Schedule, Targets, Term
 
 __all__ = [
     "AttentionTransfer",
     "Bernoulli",
     "BoundLoss",
+    "Compared",
     "Cosine",
     "Dist",
     "Dkd",
     "DynamicLayers",
+    "FeatureTerm",
     "GuidedLoss",
     "Hard",
     "HardToken",
@@ -24,13 +40,21 @@ __all__ = [
     "Kl",
     "LastFeature",
     "Layers",
+    "LogitTerm",
     "LossTerms",
     "Mse",
+    "OwnTerm",
+    "Pair",
     "Relations",
     "Rkd",
     "Schedule",
     "Scores",
     "Tap",
     "Targets",
+    "Term",
+    "Trace",
     "bind",
+    "last_features",
+    "stage_pairs",
+    "unit_mean",
 ]

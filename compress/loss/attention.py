@@ -96,6 +96,7 @@ class DynamicLayers(FeatureTerm):
     kind: ClassVar[Kind] = "coupled"  # the map is chosen by the whole batch
     unit: ClassVar[str] = "squared feature"
     properties: ClassVar[frozenset[Property]] = frozenset({"zero-at-equality", "duplication", "bfloat16", "padding"})
+    every_pair: ClassVar[bool] = True
 
     teacher_layers: Annotated[int, Field(ge=1, le=1000)] = 4
 

@@ -83,7 +83,8 @@ class BoundLoss(nn.Module):
                 self._compared(name, index, features, teacher_features)
                 for index in active(term, len(self.pairs[name]), progress=progress)
             ]
-            terms.values[name] = term.value(compared, mask=mask)
+            samples = len(compared[0].student)
+            terms.values[name] = term.checked(term.value(compared, mask=mask), name=name, units=samples)
             terms.weights[name] = weight
             terms.by_sample.add(name)
         return terms

@@ -23,6 +23,7 @@ from compress.loss.term import Kind, Property, Term
 
 Pairs = Literal["auto"] | Annotated[dict[str, str], Field(min_length=1)]
 Shape = tuple[int, ...]
+Form = Literal["tokens", "maps"]
 INDEPENDENT: frozenset[Property] = frozenset(
     {"zero-at-equality", "duplication", "micro-batching", "bfloat16", "padding"}
 )
@@ -73,6 +74,11 @@ class Compared:
 class FeatureTerm(Term):
     """A term that compares tapped tensors pair by pair.
 
+    Class attributes:
+        taps_per_pair: tensors that one pair of places gives on each side; 3 for queries, keys and values.
+        form: what `compress.testing` tries it on: ``tokens`` [N, L, D], or ``maps`` [N, C, H, W].
+        every_pair: whether ``auto`` gives all layers of one side with all of the other, for the term to choose from.
+
     Attributes:
         pairs: student path to teacher path. ``*`` matches within one part of a path and ``**`` across parts, in the
             order in which modules run; ``path:input`` is what goes into a module. Where one side has more matches, the
@@ -83,6 +89,8 @@ class FeatureTerm(Term):
     """
 
     taps_per_pair: ClassVar[int] = 1
+    form: ClassVar[Form] = "tokens"
+    every_pair: ClassVar[bool] = False
 
     pairs: Pairs = "auto"
     progressive: bool = False
@@ -230,6 +238,7 @@ class AttentionTransfer(FeatureTerm):
     """
 
     unit: ClassVar[str] = "squared normalised attention"
+    form: ClassVar[Form] = "maps"
     properties: ClassVar[frozenset[Property]] = frozenset(
         {"zero-at-equality", "duplication", "micro-batching", "bfloat16", "student-scale"}
     )

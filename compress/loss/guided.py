@@ -1,13 +1,14 @@
 """The one teacher-guided loss that trains, ranks channels, recovers and ranks layers for quantization."""
 
 import hashlib
-import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from pydantic import (
+    ConfigDict,
+    Field,
     GetJsonSchemaHandler,
     SerializationInfo,
     SerializerFunctionWrapHandler,
@@ -19,11 +20,14 @@ from pydantic_core import CoreSchema
 from torch import Tensor
 
 from compress.config import Values
+from compress.errors import InputError
 from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
 from compress.loss.features import AttentionTransfer, Cosine, FeatureTerm, Hidden, Hint, LastFeature, Rkd
 from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, LogitTerm, Mse
+from compress.loss.own import AnyOwnTerm, OwnTerm, name_fault, written
 from compress.loss.presets import PRESETS, PresetName
-from compress.loss.term import Share, Targets, Term
+from compress.loss.term import Schedule, Share, Targets, Term
+from compress.user_code import origin
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,9 @@ class GuidedLoss(Values):
     fields, and the name of a preset stands for its terms: ``loss: hinton``. A preset under ``preset`` is the base that
     the other keys change: ``loss: {preset: hinton, kl: {temperature: 8}}``.
 
+    A term of the user's own has a name of its own: an object of a subclass of `LogitTerm` or `FeatureTerm` in Python,
+    ``mine: {file: my_loss.py, class: Margin, margin: 0.2}`` in a recipe, which `Recipe.resolve` turns into the object.
+
     Attributes:
         preset: replaced by the terms it stands for.
         mixup: share of the samples of a batch that are mixed with another sample (Zhang et al. 2018, arXiv 1710.09412,
@@ -102,6 +109,12 @@ class GuidedLoss(Values):
         scores: attention of a transformer's heads.
         relations: relations between queries, keys and values.
     """
+
+    model_config = ConfigDict(extra="allow")
+    if TYPE_CHECKING:  # with this default pydantic would keep further keys among the fields
+        __pydantic_extra__: dict[str, Any] | None = Field(init=False)
+    else:
+        __pydantic_extra__: dict[str, AnyOwnTerm]
 
     preset: PresetName | None = None
     mixup: Share = 0.0
@@ -136,21 +149,20 @@ class GuidedLoss(Values):
         if empty:
             raise ValueError(f"{empty[0]} is empty, and the preset has no such term; write {empty[0]}: {{}} to add it")
         merged = _merged(PRESETS[given["preset"]], changes)
-        own = {name: type(value) for name, value in given.items() if isinstance(value, Term)}
-        return merged | {name: kind.model_validate(merged[name]) for name, kind in own.items()}
+        whole = {name: value for name, value in given.items() if isinstance(value, Term)}
+        return merged | {
+            name: type(term).model_validate(merged[name]) if name in TERMS else term for name, term in whole.items()
+        }
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        """A term of a user's own class is written with its class, so that nothing stored is taken for what ours gave.
-
-        Such a loss cannot be read back: only the code that made it can make it again.
-        """
-        written = write(self)
-        for name, term in self.terms.items():
-            if type(term) is not TERMS[name]:
-                fields = term.model_dump(mode=info.mode, exclude_none=info.exclude_none)
-                written[name] = fields | {"class": _class_of(term, ours=TERMS[name])}
-        return written
+        """A term of the user's own class is written with its class, so that nothing stored is taken for another's."""
+        fields = write(self)
+        for name, term in self._read.items():
+            if name in TERMS and type(term) is not TERMS[name]:
+                fields[name] = written(term, info)
+        own = {name: fields.pop(name) for name in self.own}  # in an order that does not depend on the spelling
+        return fields | own
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -158,28 +170,51 @@ class GuidedLoss(Values):
         return {"anyOf": [handler(core), {"enum": list(get_args(PresetName))}]}
 
     def model_post_init(self, _context: object) -> None:
-        """Refuse a loss without any term, labels for mixtures, and terms whose class has no source."""
-        if not self.terms:
+        """Refuse a loss without any term, labels for mixtures, and own terms without a source or with an odd name."""
+        terms = self._read
+        if not terms and not self.unread:
             raise ValueError("a loss without terms: nothing would be learnt; name a term such as kl, or a preset")
-        for name, term in self.terms.items():
-            _class_of(term, ours=TERMS[name])
-        ends = 0.0
-        for begin, end in sorted(
-            (term.schedule.begin_fraction, term.schedule.end_fraction) for term in self.terms.values()
-        ):
-            if begin > ends:
-                break
-            ends = max(ends, end)
-        if ends < 1:
+        for fault in filter(None, map(name_fault, self.own)):
+            raise ValueError(fault)
+        for name, term in terms.items():
+            if type(term) is not TERMS.get(name):
+                origin(type(term))
+        ends = _ends([term.schedule for term in terms.values()])
+        if ends < 1 and not self.unread:
             raise ValueError(f"no term counts after {ends:g} of the steps; let a schedule begin there, or end later")
-        labelled = [name for name, term in self.terms.items() if term.reads_labels]
+        labelled = [name for name, term in terms.items() if term.reads_labels]
         if self.mixup and labelled:
             raise ValueError(f"no label fits a mixture of two samples; leave out mixup or {', '.join(labelled)}")
 
     @property
+    def own(self) -> dict[str, Term | OwnTerm]:
+        """What stands under names of the user's own, by name."""
+        return dict(sorted((self.__pydantic_extra__ or {}).items()))
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Names of the terms whose file is still to be run; see `Recipe.resolve`."""
+        return tuple(name for name, term in self.own.items() if isinstance(term, OwnTerm))
+
+    @property
+    def _read(self) -> dict[str, Term]:
+        terms = {**self.__dict__, **self.own}
+        return {name: value for name, value in terms.items() if isinstance(value, Term)}
+
+    @property
     def terms(self) -> dict[str, Term]:
-        """The terms by name, in a fixed order."""
-        return {name: value for name, value in self.__dict__.items() if isinstance(value, Term)}
+        """The terms by name, in a fixed order: ours, and then the user's own.
+
+        Raises:
+            InputError: when the file of one is still to be run.
+        """
+        if self.unread:
+            raise InputError(
+                "the loss has terms in a file that was not run",
+                expected="Recipe.resolve(code=...) first",
+                got=", ".join(self.unread),
+            )
+        return self._read
 
     @property
     def logit_terms(self) -> dict[str, LogitTerm]:
@@ -229,7 +264,8 @@ class GuidedLoss(Values):
         for name, term in self.logit_terms.items():
             weight = term.weight * term.schedule.factor(progress)
             if weight > 0 and not (per_unit and term.kind == "coupled"):
-                values[name], weights[name] = term.value(student, targets), weight
+                values[name] = term.checked(term.value(student, targets), name=name, units=len(student))
+                weights[name] = weight
         return LossTerms(values, weights)
 
     def final_logit_terms(self, *, per_unit: bool = False) -> tuple[str, ...]:
@@ -249,20 +285,14 @@ TERMS: dict[str, type[Term]] = {
 }
 
 
-def _class_of(term: Term, *, ours: type[Term]) -> str:
-    """Return what tells a user's subclass from all others: its name, and a hash of its source down to our class.
-
-    Raises:
-        ValueError: when there is no source, as for a class that was typed into an interactive session.
-    """
-    kinds = list(takewhile(lambda kind: kind is not ours, type(term).__mro__))
-    try:
-        source = "".join(inspect.getsource(kind) for kind in kinds)
-    except (OSError, TypeError):
-        raise ValueError(
-            f"the source of {type(term).__name__} is not to be found, and it is part of every key; define it in a file"
-        ) from None
-    return f"{type(term).__module__}.{type(term).__qualname__} {hashlib.sha256(source.encode()).hexdigest()[:12]}"
+def _ends(schedules: Sequence[Schedule]) -> float:
+    """Return up to which share of the steps some term counts, without a gap from the beginning."""
+    ends = 0.0
+    for begin, end in sorted((schedule.begin_fraction, schedule.end_fraction) for schedule in schedules):
+        if begin > ends:
+            break
+        ends = max(ends, end)
+    return ends
 
 
 def _fields(value: Any) -> Any:

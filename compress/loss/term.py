@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from compress.config import Values
+from compress.errors import InputError
 from compress.tasks.task import Problem
 
 Weight = Annotated[float, Field(gt=0, le=1e6)]
@@ -93,7 +94,7 @@ class Term(Values):
 
     kind: ClassVar[Kind] = "per-unit"
     unit: ClassVar[str] = "nats"
-    properties: ClassVar[frozenset[Property]]
+    properties: ClassVar[frozenset[Property]] = frozenset()
     reads_labels: ClassVar[bool] = False
     reads_teacher: ClassVar[bool] = True
     problems: ClassVar[frozenset[Problem]] = ANY_PROBLEM
@@ -105,6 +106,28 @@ class Term(Values):
     def declared(self) -> frozenset[Property]:
         """The properties of the term with these fields; what is not among them is shown to fail."""
         return self.properties
+
+    def checked(self, value: Tensor, *, name: str, units: int) -> Tensor:
+        """Return what the term gave for a batch, if it is what its ``kind`` says.
+
+        Args:
+            value: of the term.
+            name: of the term in its loss.
+            units: how many the batch has.
+
+        Raises:
+            InputError: when it is not one number for each unit, or for a coupled term one scalar.
+        """
+        shape = [] if self.kind == "coupled" else [units]
+        if not isinstance(value, Tensor) or not value.is_floating_point() or list(value.shape) != shape:
+            raise InputError(
+                f"the term {name} is no {self.kind} term",
+                expected=f"value() to return float32 {shape}, {'one for each unit' if shape else 'one scalar'}",
+                got=f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__,
+                where=f"class {type(self).__name__}",
+                hint="`kind` says whether a term gives each unit a value (per-unit) or compares them (coupled)",
+            )
+        return value
 
 
 @dataclass(frozen=True)

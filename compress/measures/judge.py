@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal
+from inspect import isfunction
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.config import Values
-from compress.errors import DataError, listing
+from compress.errors import DataError, InputError, listing
+from compress.measures.own import AnyMeasure, MeasureName, OwnMeasure, take
 from compress.measures.tally import (
     Tally,
     any_of,
@@ -23,7 +25,6 @@ from compress.measures.tally import (
     spearman,
 )
 
-MeasureName = Literal["accuracy", "macro-f1", "micro-f1", "matthews", "entity-f1", "pearson", "spearman"]
 MAX_RECALLS = 20  # of single classes, reported beside the measures
 
 
@@ -32,29 +33,54 @@ class Judge(Values):
 
     Attributes:
         measure: what gates and choices are about; None takes accuracy, Pearson's correlation for regression, and the F1
-            of entities for tags that begin with B and I.
+            of entities for tags that begin with B and I. One of the user's own is a function in Python, and
+            ``{file: my_measure.py, function: top5}`` in a recipe; see `OwnMeasure`.
         merge: classes that count as one for accuracy, by the name they share: ``{ham: [easy-ham, hard-ham]}``. The
             decision is that for the class with the largest output; other measures keep all classes.
     """
 
-    measure: MeasureName | None = None
+    measure: AnyMeasure | None = None
     merge: dict[str, tuple[str, ...]] = {}
 
+    def model_post_init(self, _context: object) -> None:
+        """Refuse a function under the name of one of our measures."""
+        if isfunction(self.measure) and self.measure.__name__ in get_args(MeasureName):
+            raise ValueError(f"{self.measure.__name__!r} is one of our measures; give the function another name")
+
     def chosen(self, fitting: Mapping[str, Tally] | tuple[str, ...]) -> str:
-        """Return the measure's name, the first fitting one unless one is named.
+        """Return the measure's name, the first fitting one unless one is named; a function goes by its own.
 
         Raises:
             DataError: when the named one does not fit the labels.
+            InputError: when the file of a function is still to be run.
         """
+        if isinstance(self.measure, OwnMeasure):
+            got = f"{self.measure.function} of {self.measure.file.name}"
+            raise InputError("the measure is in a file that was not run", expected="Recipe.resolve(code=...)", got=got)
+        if isfunction(self.measure):
+            return self.measure.__name__
         names = tuple(fitting)
-        if self.measure is not None and self.measure not in names:
+        measure = self.measure if isinstance(self.measure, str) else names[0]
+        if measure not in names:
             raise DataError(
                 "the measure does not fit the labels",
                 expected=f"one of {', '.join(names)}",
-                got=self.measure,
+                got=measure,
                 where="data.judge.measure",
             )
-        return self.measure or names[0]
+        return measure
+
+    def own(self, outputs: NDArray[np.floating], labels: NDArray[Any]) -> dict[str, Tally]:
+        """Return the user's own measure by its name, if there is one.
+
+        Args:
+            outputs: float [N, C].
+            labels: [N] or [N, C].
+
+        Raises:
+            DataError: see `take`.
+        """
+        return {self.measure.__name__: take(self.measure, outputs, labels)} if isfunction(self.measure) else {}
 
     def merged(self, classes: tuple[str, ...]) -> NDArray[np.int64]:
         """Return for each class the number of the group it counts as, int64 [C].

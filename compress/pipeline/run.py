@@ -100,7 +100,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
         CompressError: see ``errors.py``; everything committed before stays.
         KeyboardInterrupt: when interrupted; the same call continues.
     """
-    real = recipe
+    real = recipe = recipe.resolve(code=options.code)
     recipe, options, data = prepare(recipe, options)
     if options.until_stage is None:
         check_runtimes(recipe)
@@ -369,6 +369,7 @@ def host_of(options: Options, *, store: Store, execution: Execution, recorder: R
 
 def prepare(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
     """Return what really runs: the recipe and its data, or for a smoke run little of both, in a store of its own."""
+    recipe = recipe.resolve(code=options.code)
     faults = [f"{recipe.stages[index].title}: {message}" for index, message in recipe.misfits()]
     faults += [f"{'.'.join(path)}: {message}" for path, message in (*recipe.unshipped(), *recipe.untimed())]
     if faults:  # a recipe that was read from a file has been told so already, with its places

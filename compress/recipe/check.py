@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from compress.recipe.chain import Link, chain_faults
 from compress.recipe.faults import Fault, explain
-from compress.recipe.plain import tag_of
+from compress.recipe.plain import keys_of, tag_of
 from compress.recipe.schema import keys_at
-from compress.recipe.text import Document, stage_names
+from compress.recipe.text import Document, Steps, stage_names
 from compress.stage import Stage
 
 
@@ -55,25 +55,27 @@ def _link(item: Any, verbs: Mapping[str, type[Stage]]) -> Link:
         return Link(name, kind.consumes, kind.produces)
 
 
-def coerced(document: Document, given: Any, read_as: Any, path: tuple[str | int, ...] = ()) -> list[Fault]:
-    """Return the scalars that were read as another type than they were written: ``"4"`` for 4, ``yes`` for 1."""
+def coerced(given: Any, read_as: Any, path: Steps = ()) -> list[tuple[Steps, str, Any]]:
+    """Return the scalars that were read as another type than they were written: ``"4"`` for 4, ``yes`` for 1.
+
+    Returns:
+        The path of each, what was expected, and what was written.
+    """
     if isinstance(given, dict):
         if isinstance(read_as, dict):
-            inner = [(key, value, read_as[key]) for key, value in given.items()]
+            held = read_as
         else:
             tag = tag_of(type(read_as))
             if tag is not None and list(given) == [read_as.__dict__[tag]]:
                 key = next(iter(given))
-                return coerced(document, given[key], read_as, (*path, key))
-            fields = {field.alias or name: name for name, field in type(read_as).model_fields.items()}
-            inner = [(key, value, read_as.__dict__[fields[key]]) for key, value in given.items()]
-        return [fault for key, value, now in inner for fault in coerced(document, value, now, (*path, key))]
+                return coerced(given[key], read_as, (*path, key))
+            held = keys_of(read_as)
+        return [found for key, value in given.items() for found in coerced(value, held[key], (*path, key))]
     if isinstance(given, list) and isinstance(read_as, tuple | list):
         pairs = enumerate(zip(given, read_as, strict=True))
-        return [fault for index, pair in pairs for fault in coerced(document, *pair, (*path, index))]
+        return [found for index, pair in pairs for found in coerced(*pair, (*path, index))]
     number = isinstance(read_as, int | float)
     exact = type(given) is type(read_as) or (type(given) is int and type(read_as) is float)
     if not number or exact or given == "all":
         return []
-    wanted = f"a value of type {type(read_as).__name__}"
-    return [Fault(document.place(path), document.dotted(path), "wrong value", wanted, got=repr(given))]
+    return [(path, f"a value of type {type(read_as).__name__}", given)]

@@ -1,11 +1,12 @@
 """What is wrong with a recipe, in words: where, what, what was expected, what was meant."""
 
-import difflib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import ErrorDetails
+
+from compress.errors import nearest
 
 SHOWN = 60  # characters of a refused value
 
@@ -66,12 +67,6 @@ class Fault:
         if self.guess:
             parts.append(f"did you mean {self.guess!r}?")
         return "; ".join(parts)
-
-
-def nearest(word: object, choices: Collection[str]) -> str:
-    """Return the choice most like a word, or an empty string when none is."""
-    found = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
-    return found[0] if found else ""
 
 
 def explain(error: ErrorDetails, *, where: Place, path: str, keys: Collection[str]) -> Fault:

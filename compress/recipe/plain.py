@@ -1,9 +1,11 @@
 """Recipe objects to plain YAML values and back to absolute paths."""
 
+from inspect import isfunction
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from compress.config import HubOrFolder, Values
+from compress.user_code import Own, is_own, origin
 
 TAGS = ("family", "source", "verb")  # a choice is written as the one key of a mapping, not as a field
 
@@ -12,6 +14,21 @@ def tag_of(kind: type[Values]) -> str | None:
     """Return the field that names a class among its alternatives, or None when it has no alternatives."""
     fields = kind.model_fields
     return next((tag for tag in TAGS if tag in fields and get_origin(fields[tag].annotation) is Literal), None)
+
+
+def keys_of(value: Values) -> dict[str, Any]:
+    """Return what an object holds by the keys that a recipe spells, those of the user's own names included."""
+    fields = {field.alias or name: value.__dict__[name] for name, field in type(value).model_fields.items()}
+    return fields | (value.__pydantic_extra__ or {})
+
+
+def names_code(value: Any) -> bool:
+    """Whether anything in a value names a class or function in a file that was not run yet."""
+    if isinstance(value, Values):
+        return isinstance(value, Own) or any(map(names_code, keys_of(value).values()))
+    if isinstance(value, dict):
+        return any(map(names_code, value.values()))
+    return isinstance(value, tuple) and any(map(names_code, value))
 
 
 def plain(value: Any, *, choice: bool = False) -> Any:
@@ -23,13 +40,13 @@ def plain(value: Any, *, choice: bool = False) -> Any:
     """
     if isinstance(value, Values):
         tag, kind = tag_of(type(value)), type(value)
-        fields = {
-            field.alias or name: plain(value.__dict__[name])
-            for name, field in kind.model_fields.items()
-            if name != tag and (value.__dict__[name] != field.default or field.default not in (None, ""))
+        fields = {} if not is_own(kind) else {"file": str(origin(kind).file), "class": origin(kind).name}
+        defaults = {field.alias or name: field.default for name, field in kind.model_fields.items()}
+        fields |= {
+            key: plain(item)
+            for key, item in keys_of(value).items()
+            if key != tag and not (item in (None, "") and key in defaults and item == defaults[key])
         }
-        if not kind.__module__.startswith("compress."):  # no recipe can name it: reading this is refused
-            fields["class"] = f"{kind.__module__}.{kind.__qualname__}"
         if tag is None or (tag == "verb" and not choice):
             return fields
         word = value.__dict__[tag]
@@ -38,6 +55,8 @@ def plain(value: Any, *, choice: bool = False) -> Any:
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [plain(item, choice=True) for item in value]
+    if isfunction(value):
+        return {"file": str(origin(value).file), "function": origin(value).name}
     return str(value) if isinstance(value, Path) else value
 
 
@@ -52,7 +71,8 @@ def leaves(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str
 def anchored(value: Any, directory: Path) -> Any:
     """Return the values with every relative path made absolute."""
     if isinstance(value, Values):
-        fields = {name: anchored(item, directory) for name, item in value.__dict__.items()}
+        held = {**value.__dict__, **(value.__pydantic_extra__ or {})}
+        fields = {name: anchored(item, directory) for name, item in held.items()}
         for name, field in type(value).model_fields.items():
             if HubOrFolder in field.metadata and isinstance(fields[name], str):
                 folder = directory / Path(fields[name]).expanduser()

@@ -9,14 +9,15 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 
 from compress.config import Values, one_key
 from compress.data import Data
-from compress.errors import RecipeError, UsageError
+from compress.errors import RecipeError, UsageError, nearest
 from compress.loss import GuidedLoss
 from compress.loss.guided import TERMS
 from compress.models import AnyModel, HuggingFace
 from compress.recipe.chain import NAME, Link, chain_faults
 from compress.recipe.check import chain, coerced, refused
-from compress.recipe.faults import Fault, nearest
-from compress.recipe.plain import anchored, leaves, plain
+from compress.recipe.faults import Fault
+from compress.recipe.plain import anchored, leaves, names_code, plain
+from compress.recipe.resolve import resolve
 from compress.recipe.schema import OneKeySchema
 from compress.recipe.sections import Baseline, Benchmark, Colleague, DataConfig, Gates, Teacher, Tracking
 from compress.recipe.text import Document, read
@@ -138,7 +139,10 @@ class Recipe(Values):
         faults = list(document.faults)
         try:
             recipe = cls.model_validate(document.values)
-            faults += coerced(document, document.values, recipe)
+            faults += [
+                Fault(document.place(path), document.dotted(path), "wrong value", wanted, got=repr(got))
+                for path, wanted, got in coerced(document.values, recipe)
+            ]
             faults += [
                 Fault(document.place(("stages", index)), document.dotted(("stages", index)), message, None)
                 for index, message in recipe.misfits()
@@ -161,6 +165,16 @@ class Recipe(Values):
     def to_yaml(self) -> str:
         """Return the recipe as YAML with every default written out; reading it gives an equal recipe."""
         return yaml.safe_dump(plain(self), sort_keys=False, allow_unicode=True)
+
+    def resolve(self, *, code: Sequence[Path]) -> Self:
+        """Return the recipe with the user's own classes and functions in the place of the values that name them.
+
+        Reading a recipe runs no code, so this comes before it is used; see `compress.recipe.resolve`.
+
+        Args:
+            code: the user's Python files that may be run.
+        """
+        return resolve(self, code=code)
 
     def task(self, data: Data) -> Task:
         """Return the task for these data; see `DataConfig.task`.
@@ -189,8 +203,11 @@ class Recipe(Values):
         return task
 
     def misfits(self) -> list[tuple[int, str]]:
-        """Return the stages that cannot work with the loss, by position, and why."""
-        return [(index, message) for index, stage in enumerate(self.stages) for message in stage.misfits(self.loss)]
+        """Return the stages that cannot work with the loss, by position, and why; of unread code nothing is told."""
+        if names_code(self.loss):
+            return []
+        stages = [(index, stage) for index, stage in enumerate(self.stages) if not names_code(stage)]
+        return [(index, message) for index, stage in stages for message in stage.misfits(self.loss)]
 
     def unshipped(self) -> list[tuple[tuple[str, ...], str]]:
         """Return the variants whose gates judge no file, and why: only files besides the primary one have their own."""

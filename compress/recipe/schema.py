@@ -1,10 +1,11 @@
 """The JSON schema of the YAML form, for editors and for the list of valid keys in error messages."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import core_schema
+from pydantic_core import PydanticOmit, core_schema
 
 from compress.config import Values
 from compress.recipe.plain import tag_of
@@ -29,7 +30,11 @@ class OneKeySchema(GenerateJsonSchema):
     def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
         """Write the one-key form; a union told apart by a function is a plain alternative."""
         if not isinstance(schema["discriminator"], str):
-            return {"anyOf": [self.generate_inner(choice) for choice in schema["choices"].values()]}
+            alternatives: list[JsonSchemaValue] = []
+            for choice in schema["choices"].values():
+                with suppress(PydanticOmit):  # what Python alone can give, such as a function
+                    alternatives.append(self.generate_inner(choice))
+            return {"anyOf": alternatives}
         forms: list[JsonSchemaValue] = []
         bare: list[str] = []
         for tag, choice in schema["choices"].items():

@@ -1,9 +1,11 @@
 """The sections of a recipe besides the student, the loss and the stages."""
 
 from collections.abc import Sequence
+from inspect import isfunction
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from compress.benchmark.measure import Profile, Scenario, default_profiles
@@ -53,9 +55,16 @@ class DataConfig(Values):
             tokenizer: the teacher's, used when ``tokenize`` names none.
 
         Raises:
-            DataError: when the fields do not fit the data.
+            DataError: when the fields do not fit the data, or a measure of the user's own gives no number.
             ModelError: when there is no tokenizer.
         """
+        task = self._task(data, tokenizer=tokenizer)
+        if isfunction(self.judge.measure):  # tried before anything trains
+            size = (int(task.units(data.select).sum()), len(task.classes))
+            task.tally(np.random.default_rng(0).standard_normal(size).astype(np.float32), data.select)
+        return task
+
+    def _task(self, data: Data, *, tokenizer: str | None) -> Task:
         if data.select.inputs.dtype != object:
             if self.tokenize != Tokenize():
                 raise DataError("only text is tokenized", got="images", where="data.tokenize")

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from compress.errors import RecipeError, UsageError
-from compress.recipe.faults import Fault, Place, nearest
+from compress.errors import RecipeError, UsageError, nearest
+from compress.recipe.faults import Fault, Place
 
 MAX_CHARACTERS = 256 * 1024
 MAX_VALUES = 20_000  # after aliases are expanded: ten nested lists of ten aliases are ten billion

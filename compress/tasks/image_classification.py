@@ -225,7 +225,8 @@ class ImageClassification(Task):
 
     def tallies(self, outputs: NDArray[np.floating], samples: Samples) -> Mapping[str, Tally]:
         """Return every measure that fits the task, by its name."""
-        return single_label(outputs.argmax(axis=1), self.labels(samples), self.classes, self.judge)
+        labels = self.labels(samples)
+        return single_label(outputs.argmax(axis=1), labels, self.classes, self.judge) | self.judge.own(outputs, labels)
 
 
 def _normalize(inputs: NDArray[np.generic], *, scale: float) -> Normalize:

@@ -67,7 +67,14 @@ class TextTask(Task):
             words=labels.dtype == object,
         )
         judge.merged(data.classes)
-        judge.chosen(task._fitting)
+        chosen = judge.chosen(task._fitting)
+        if task.words and chosen not in task._fitting:
+            raise DataError(
+                "a measure of your own judges samples, and here every word has a label",
+                expected=f"one of {', '.join(task._fitting)}",
+                got=chosen,
+                where="data.judge.measure",
+            )
         return task
 
     @property
@@ -229,13 +236,14 @@ class TextTask(Task):
         """Return every measure that fits; a word without a token is decided as ``O``, or wrongly if there is no O."""
         if samples.labels is None:
             raise unlabelled()
+        own = {} if self.words else self.judge.own(outputs, samples.labels)
         if self.problem == "regression":
-            return regression(outputs, samples.labels)
+            return regression(outputs, samples.labels) | own
         if self.problem == "multi-label":
-            return multi_label(outputs > 0, samples.labels)
+            return multi_label(outputs > 0, samples.labels) | own
         decided = outputs.argmax(axis=1)
         if not self.words:
-            return single_label(decided, samples.labels, self.classes, self.judge)
+            return single_label(decided, samples.labels, self.classes, self.judge) | own
         ends = np.cumsum(self.units(samples))
         nothing = self.classes.index("O") if "O" in self.classes else -1
         tags: list[NDArray[np.int64]] = []

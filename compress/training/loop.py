@@ -320,7 +320,7 @@ def targets_of(task: Task, batch: Batch, logits: Tensor, *, loss: GuidedLoss, ta
         teachers=() if taught is None else taught.logits,
         teacher_weights=(1.0,) if taught is None else taught.weights,
         labels=batch.labels,
-        hard=None if loss.hard is None else task.hard_loss(logits, batch),
+        hard=task.hard_loss(logits, batch) if loss.needs_labels else None,
     )
 
 

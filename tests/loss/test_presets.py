@@ -1,6 +1,22 @@
 """The presets for transformers against the numbers that their papers and their authors' code publish."""
 
 from compress.loss import GuidedLoss
+from compress.loss.presets import PRESETS
+
+# Of every loss that a stored artifact was made with: a change here would train everything anew.
+FINGERPRINTS = {
+    "hinton": "ed1956536848",
+    "born-again": "6e22ce480910",
+    "function-matching": "eaff31adbdfc",
+    "dkd": "438b4159bb42",
+    "dist": "abc709a2dd2b",
+    "fitnets": "ddcc2597e5a6",
+    "attention-transfer": "eb126f677256",
+    "tinybert": "678a64769d4d",
+    "minilm": "1724cfd8313c",
+    "distilbert": "95bcdd67056a",
+    "mobilebert": "d66212f2aab0",
+}
 
 
 def told(name: str) -> dict[str, dict]:
@@ -39,3 +55,7 @@ def test_minilm_is_the_relations_beside_fine_tuning_by_halves():
     assert {name: term["weight"] for name, term in terms.items()} == {"hard": 0.5, "kl": 0.5, "relations": 1.0}
     assert terms["kl"]["temperature"] == 2.0
     assert "relation_heads" not in terms["relations"]
+
+
+def test_the_fingerprints_of_the_presets_stay():
+    assert {name: GuidedLoss.model_validate(name).fingerprint for name in PRESETS} == FINGERPRINTS

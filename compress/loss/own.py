@@ -1,0 +1,56 @@
+"""Terms of the user's own: objects of their classes in Python, and in a recipe the file, the class and its fields."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import PlainSerializer, SerializationInfo, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
+from torch import nn
+
+from compress.config import Values
+from compress.loss.features import FeatureTerm
+from compress.loss.logits import LogitTerm
+from compress.loss.term import Term
+from compress.user_code import OwnClass, is_own, origin
+
+MAX_NAME = 40
+
+
+class OwnTerm(OwnClass):
+    """A term in the user's own Python file, which must be named on the command line (``--code``).
+
+    Attributes:
+        file: the Python file.
+        class_name: a subclass of `LogitTerm` or `FeatureTerm`; the further keys are its fields.
+    """
+
+    bases: ClassVar[tuple[type[Values], ...]] = (LogitTerm, FeatureTerm)
+
+
+def name_fault(name: str) -> str | None:
+    """Return why a term cannot have a name, if it cannot: curves, projectors and columns are called after it."""
+    if name == "total" or hasattr(nn.ModuleDict, name):
+        return f"{name!r} means something else already; give the term another name"
+    if not (name.isidentifier() and name.islower() and name.isascii() and len(name) <= MAX_NAME):
+        return f"a term's name is lower-case letters, digits and _, at most {MAX_NAME}; got {name!r}"
+    return None
+
+
+def written(term: Term | OwnTerm, info: SerializationInfo) -> dict[str, Any]:
+    """Return the fields of a term of the user's class, with the class and the content of its file under ``class``.
+
+    So a fingerprint and every key know what the class computes. This cannot be read back: only its code can make it.
+    """
+    fields = term.model_dump(mode=info.mode, exclude_none=info.exclude_none)
+    return fields if isinstance(term, OwnTerm) else {"class": str(origin(type(term))), **fields}
+
+
+def _checked(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Return an object of the user's class as it is; anything that names no class is an unknown key."""
+    if isinstance(given, Term) and is_own(type(given)):
+        return given
+    if isinstance(given, OwnTerm) or (isinstance(given, dict) and {"file", "class"} & set(given)):
+        return validate(given)
+    raise PydanticCustomError("extra_forbidden", "Extra inputs are not permitted")
+
+
+AnyOwnTerm = Annotated[OwnTerm, WrapValidator(_checked), PlainSerializer(written)]
