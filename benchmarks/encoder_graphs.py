@@ -224,7 +224,7 @@ def table_errors(model: onnx.ModelProto) -> dict[str, dict[str, float]]:
     return errors
 
 
-def measured(models: dict[str, onnx.ModelProto], inputs: Arrays, signature: Signature, *, preset: Preset) -> Comparison:
+def measure(models: dict[str, onnx.ModelProto], inputs: Arrays, signature: Signature, *, preset: Preset) -> Comparison:
     """All files in the same rounds, the shipped one as the reference."""
     with tempfile.TemporaryDirectory() as directory:
         paths = {name: Path(directory) / f"{index}.onnx" for index, name in enumerate(models)}
@@ -262,7 +262,7 @@ def run(
     for length in lengths:
         # One row without padding, several times: the harness takes its samples from here.
         rows = tuple(np.repeat(array[:1], 8, axis=0) for array in make(2, length))
-        comparison = measured(models, rows, signature, preset=preset)
+        comparison = measure(models, rows, signature, preset=preset)
         assert not comparison.failures, comparison.failures
         floor = comparison.noise_floor
         columns[str(length)] = {

@@ -79,7 +79,7 @@ def write_inputs(models: dict[str, Path], folder: Path, *, length: int) -> dict[
     return found
 
 
-def measured(models: dict[str, Path], *, length: int, preset: Preset) -> dict[str, Any]:
+def measure(models: dict[str, Path], *, length: int, preset: Preset) -> dict[str, Any]:
     """Return latencies and speedups at one length, as JSON values; intervals are of 99%.
 
     Raises:
@@ -192,7 +192,7 @@ def main() -> None:
     models = {name: models[name] for name in COLOURS if name in models}
     columns = {}
     for length in arguments.lengths:
-        columns[str(length)] = measured(models, length=length, preset=PRESETS[arguments.preset])
+        columns[str(length)] = measure(models, length=length, preset=PRESETS[arguments.preset])
         print(f"{length} tokens done", flush=True)
     result = {
         "files": {

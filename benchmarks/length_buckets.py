@@ -32,11 +32,11 @@ from compress.data import Samples
 from compress.loss import bind
 from compress.measures.intervals import paired_ratio
 from compress.models import load_model
-from compress.pipeline.run import Options, context_of
+from compress.pipeline.run import Options, host_of, work_of
 from compress.pipeline.run_directory import decide_execution
 from compress.progress import Reporter
 from compress.recipe import Recipe
-from compress.stage import Context
+from compress.stage import Host, Work
 from compress.stages.create import Create
 from compress.stages.train import LABELS_ALONE
 from compress.store.artifact import Artifact, Store
@@ -46,7 +46,7 @@ from compress.training.loop import BATCH, Optimization, fit, forward_all
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent / "pipelines" / "spam" / "recipe.yaml"
 UPDATE = 32  # mails
-Pass = Callable[[nn.Module, Context], None]
+Pass = Callable[[nn.Module, Work, Host], None]
 
 
 @dataclass(frozen=True)
@@ -67,47 +67,48 @@ class Plain(TextTask):
         yield from Task.parts(self, samples, index, size=max(1, 32 * size // self.tokenizer.max_length))
 
 
-def prepared(store: Store, *, mails: int, threads: int) -> tuple[Context, Samples, Artifact]:
-    """Return a context whose train role is part of the recipe's, the whole role, and the teacher, head untrained."""
+def prepare(store: Store, *, mails: int, threads: int) -> tuple[Work, Host, Samples, Artifact]:
+    """Return work on part of the recipe's train role, its host, the whole role, and the teacher, head untrained."""
     recipe = Recipe.load(RECIPE)
     data = recipe.data.load()
     execution = decide_execution(store.root, threads=threads)
-    context = context_of(recipe, data, Options(store=store.root), store=store, execution=execution)
+    work, host = work_of(recipe, data), host_of(Options(store=store.root), store=store, execution=execution)
     assert recipe.teacher.model is not None
-    teacher = Create(model=recipe.teacher.model).run(None, context)
+    teacher = Create(model=recipe.teacher.model).run(None, work, host)
     few = data.train.take(np.arange(min(mails, len(data.train)) // UPDATE * UPDATE))  # in the order of their hashes
     small = replace(data, roles={**data.roles, "train": few})
-    return replace(context, data=small, reporter=Reporter(quiet=True)), data.train, teacher
+    return replace(work, data=small), replace(host, reporter=Reporter(quiet=True)), data.train, teacher
 
 
-def train(module: nn.Module, context: Context) -> None:
+def train(module: nn.Module, work: Work, host: Host) -> None:
     """An epoch of training on the labels."""
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as checkpoints:
         fit(
             module,
-            context,
+            work,
+            host,
             loss=bind(LABELS_ALONE, module, None, (), seed=0),
             teacher=None,
             optimization=Optimization(epochs=1, batch_size=UPDATE, optimizer="adamw", learning_rate=1e-4),
             seed=0,
-            work=Path(work),
+            checkpoints=Path(checkpoints),
             name="",
             views=lambda *_: None,
         )
 
 
-def forward(module: nn.Module, context: Context) -> None:
+def forward(module: nn.Module, work: Work, host: Host) -> None:
     """A pass over the train role without gradients."""
-    forward_all(module, context, context.data.train, index=torch.arange(len(context.data.train)))
+    forward_all(module, work.task, host, work.data.train, index=torch.arange(len(work.data.train)))
 
 
-def tokens_per_s(run: Pass, module: nn.Module, context: Context) -> float:
+def tokens_per_s(run: Pass, module: nn.Module, work: Work, host: Host) -> float:
     """Return how many tokens of mails a pass over the train role takes in a second."""
-    task = context.task
+    task = work.task
     assert isinstance(task, TextTask)
-    tokens = int(task.encoded(context.data.train).lengths.sum())  # encoded once, before the clock starts
+    tokens = int(task.encoded(work.data.train).lengths.sum())  # encoded once, before the clock starts
     started_s = time.perf_counter()
-    run(module, context)
+    run(module, work, host)
     return tokens / (time.perf_counter() - started_s)
 
 
@@ -124,7 +125,7 @@ def real_share(task: TextTask, samples: Samples) -> dict[str, float]:
     }
 
 
-def timed(context: Context, tasks: dict[str, TextTask], teacher: Artifact, *, rounds: int) -> dict[str, Any]:
+def measure(work: Work, host: Host, tasks: dict[str, TextTask], teacher: Artifact, *, rounds: int) -> dict[str, Any]:
     """Return tokens per second of every pass and task, round by round, and their ratios."""
     found: dict[str, Any] = {}
     chance = random.Random(0)
@@ -133,7 +134,7 @@ def timed(context: Context, tasks: dict[str, TextTask], teacher: Artifact, *, ro
         rates: dict[str, list[float]] = {task: [] for task in tasks}
         for index in range(rounds + 1):
             for task in chance.sample([*tasks], len(tasks)):
-                rate = tokens_per_s(run, load_model(teacher.path), replace(context, task=tasks[task]))
+                rate = tokens_per_s(run, load_model(teacher.path), replace(work, task=tasks[task]), host)
                 if index > 0:  # the first round warms up
                     rates[task].append(rate)
             print(f"{name}: round {index} of {rounds}", flush=True)
@@ -180,24 +181,24 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        context, whole, teacher = prepared(
+        work, host, whole, teacher = prepare(
             Store.open(Path(directory)), mails=arguments.mails, threads=arguments.threads
         )
-        assert isinstance(context.task, TextTask)
-        tasks = {"bucketed": context.task, "plain": Plain.like(context.task)}
-        passes = timed(context, tasks, teacher, rounds=arguments.rounds)
+        assert isinstance(work.task, TextTask)
+        tasks = {"bucketed": work.task, "plain": Plain.like(work.task)}
+        passes = measure(work, host, tasks, teacher, rounds=arguments.rounds)
         result = {
             "passes": passes,
             "real_share": {
-                "timed": {name: real_share(task, context.data.train) for name, task in tasks.items()},
+                "timed": {name: real_share(task, work.data.train) for name, task in tasks.items()},
                 "whole": {name: real_share(task, whole) for name, task in tasks.items()},
             },
-            "mails": len(context.data.train),
+            "mails": len(work.data.train),
             "whole_mails": len(whole),
             "rounds": arguments.rounds,
-            "max_length": context.task.tokenizer.max_length,
-            "threads": context.execution.threads,
-            "precision": context.execution.precision,
+            "max_length": work.task.tokenizer.max_length,
+            "threads": host.execution.threads,
+            "precision": host.execution.precision,
             "environment": describe(seed=0),
         }
     stem = arguments.output / "length_buckets"

@@ -36,28 +36,28 @@ LIMIT_SHARE, LIMIT_S = 0.01, 8.0
 CURVES = 10
 
 
-def logged_again(events: list[Event], files: Path, store: Path) -> dict[str, float]:
+def log_again(events: list[Event], files: Path, store: Path) -> dict[str, float]:
     """Log events into a new store as the pipeline did, and return the seconds that it took."""
     cpu_s, waited = time.process_time(), Waited()
-    with waited.counted():
+    with waited.measure():
         tracker = Tracker.open(store)
     runs: dict[str, Run] = {}
     for event in events:
-        with waited.counted():
+        with waited.measure():
             _log(event, tracker, runs, files)
-    with waited.counted():
+    with waited.measure():
         tracker.close(timeout_s=600)
     return {"waited_s": waited.seconds, "cpu_s": time.process_time() - cpu_s}
 
 
 class Waited:
-    """Seconds spent inside ``counted``."""
+    """Seconds spent inside ``measure``."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     @contextmanager
-    def counted(self) -> Iterator[None]:
+    def measure(self) -> Iterator[None]:
         started_s = time.monotonic()
         yield
         self.seconds += time.monotonic() - started_s
@@ -108,7 +108,7 @@ def cost_of_run(run_dir: Path, *, repeats: int) -> dict[str, Any]:
             for name, path in files.items():
                 (flat / name).write_bytes(path.read_bytes())
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-                found.append(fresh.submit(logged_again, events, flat, Path(folder) / "store").result())
+                found.append(fresh.submit(log_again, events, flat, Path(folder) / "store").result())
     run_s = report["seconds"]
     median = {key: statistics.median(entry[key] for entry in found) for key in found[0]}
     return {

@@ -32,7 +32,7 @@ from compress.measures.intervals import paired_ratio
 from compress.models import AnyModel
 from compress.progress import Reporter
 from compress.recipe import Recipe
-from compress.stage import Context, Execution
+from compress.stage import Execution, Host, Member, Work
 from compress.stages.create import Create
 from compress.store.artifact import Store
 from compress.tasks import ImageClassification
@@ -74,6 +74,7 @@ def pair(arms: str) -> Pair:
     """Return the models that a set of arms is timed on."""
     if arms != "transformers":
         recipe = Recipe.load(PIPELINES / "fashion_mnist" / "recipe.yaml")
+        assert recipe.teacher.model is not None
         assert recipe.student != "teacher"
         return Pair(recipe, recipe.teacher.model, recipe.student)
     path = PIPELINES / "vit_fashion" / "recipe.yaml"
@@ -89,37 +90,31 @@ def losses(terms: Sequence[str]) -> dict[str, GuidedLoss]:
     return found | {f"hinton + {name}": GuidedLoss.model_validate({"preset": "hinton", name: {}}) for name in terms}
 
 
-def prepared(store: Store, models: Pair, *, images: int, threads: int) -> Context:
-    """Return a context with an untrained teacher, which costs what a trained one does, and part of the train role."""
+def prepare(store: Store, models: Pair, *, images: int, threads: int) -> tuple[Work, Host]:
+    """Return work with an untrained teacher, which costs what a trained one does, and part of the train role."""
     recipe = models.recipe
     data = recipe.data.load()
     data = replace(data, roles={**data.roles, "train": data.train.take(np.arange(images))})
-    context = Context(
-        task=ImageClassification.of(data, augment=recipe.data.augment),
-        data=data,
-        loss=recipe.loss,
-        teacher=None,
-        store=store,
-        seed=0,
-        execution=Execution(threads=threads, precision="bfloat16"),
-        reporter=Reporter(quiet=True),
-    )
-    return replace(context, teacher=Create(model=models.teacher).run(None, context))
+    work = Work(ImageClassification.of(data, augment=recipe.data.augment), data, recipe.loss, seed=0)
+    host = Host(store, Execution(threads=threads, precision="bfloat16"), reporter=Reporter(quiet=True))
+    teacher = Create(model=models.teacher).run(None, work, host)
+    return replace(work, teachers=(Member(teacher, work.task),)), host
 
 
-def epoch_s(spec: AnyModel, loss: GuidedLoss, context: Context, *, limit_gb: float) -> float:
+def epoch_s(spec: AnyModel, loss: GuidedLoss, work: Work, host: Host, *, limit_gb: float) -> float:
     """Return the seconds of one epoch of a student, from a warm cache."""
     torch.manual_seed(0)
-    student = spec.build(context.task.signature, code=())
-    with tempfile.TemporaryDirectory() as work:
+    student = spec.build(work.task.signature, code=())
+    with tempfile.TemporaryDirectory() as checkpoints:
         started_s = time.perf_counter()
         fit_guided(
             student,
-            context,
+            work,
+            host,
             loss=loss,
             optimization=Optimization(epochs=1, batch_size=128, learning_rate=0.01),
             seed=0,
-            work=Path(work),
+            checkpoints=Path(checkpoints),
             name="",
             cache_limit_gb=limit_gb,
         )
@@ -139,12 +134,12 @@ def main() -> None:
     models, arms = pair(arguments.arms), losses(ARMS[arguments.arms])
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     with tempfile.TemporaryDirectory() as store:
-        context = prepared(Store.open(Path(store)), models, images=arguments.images, threads=arguments.threads)
+        work, host = prepare(Store.open(Path(store)), models, images=arguments.images, threads=arguments.threads)
         limit_gb = 100.0 if arguments.cached else 0.0
         chance = random.Random(0)
         for index in range(arguments.rounds + 1):
             for name in chance.sample(list(arms), len(arms)):
-                elapsed = epoch_s(models.student, arms[name], context, limit_gb=limit_gb)
+                elapsed = epoch_s(models.student, arms[name], work, host, limit_gb=limit_gb)
                 if index > 0:  # the first round warms up and fills the cache
                     seconds[name].append(elapsed)
             print(f"round {index} of {arguments.rounds}", flush=True)

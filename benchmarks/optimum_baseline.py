@@ -31,10 +31,8 @@ from compress.export.feed import Feed
 from compress.export.session import Session
 from compress.models import load_model
 from compress.models.huggingface import Logits
-from compress.pipeline.run import Options, context_of
 from compress.recipe import Recipe
-from compress.stage import Execution
-from compress.store.artifact import Store, hash_file, read_artifact, write_atomically
+from compress.store.artifact import hash_file, read_artifact, write_atomically
 
 EXPORTED, QUANTIZED, FACTS = "model.onnx", "model_quantized.onnx", "baseline.json"
 
@@ -59,20 +57,16 @@ def quantize(folder: Path, output: Path, *, per_channel: bool) -> str:
     return name
 
 
-def accuracy(path: Path, recipe: Recipe, store: Store) -> float:
+def accuracy(path: Path, recipe: Recipe) -> float:
     """Return a file's accuracy on the select role, 0 to 1; token types, which our files do not take, are zeros."""
     data = recipe.data.load()
-    execution = Execution(threads=1, precision="float32")
-    context = context_of(recipe, data, Options(store=store.root), store=store, execution=execution)
-    session = Session(path)
+    task, session = recipe.task(data), Session(path)
 
     def call(*given: np.ndarray) -> tuple[np.ndarray, ...]:
         named = dict(zip(("input_ids", "attention_mask"), given, strict=True))
         return session(*(named.get(name, np.zeros_like(given[0])) for name in session.inputs))
 
-    return context.task.tally(
-        Feed(context.task, data.select, threads=context.execution.threads).through(call), data.select
-    ).value
+    return task.tally(Feed(task, data.select, threads=1).through(call), data.select).value
 
 
 def main() -> None:
@@ -84,8 +78,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     run_dir = arguments.run.resolve()
-    store = Store.open(run_dir.parents[1])
-    output = arguments.output or store.root / "optimum"
+    output = arguments.output or run_dir.parents[1] / "optimum"
     recipe = Recipe.load(run_dir / "recipe.yaml")
     save_teacher(run_dir, recipe, output / "teacher")
     name = quantize(output / "teacher", output, per_channel=arguments.per_channel)
@@ -96,7 +89,7 @@ def main() -> None:
             path.name: {
                 "size_bytes": path.stat().st_size,
                 "sha256": hash_file(path),
-                "accuracy_select": accuracy(path, recipe, store),
+                "accuracy_select": accuracy(path, recipe),
             }
             for path in (output / EXPORTED, output / QUANTIZED)
         },

@@ -47,6 +47,6 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def shown(estimate: tuple[float, float, float]) -> str:
+def show(estimate: tuple[float, float, float]) -> str:
     """Return a difference with its interval, two digits after the point, signed."""
     return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*estimate)

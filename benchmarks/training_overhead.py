@@ -28,20 +28,20 @@ from compress.loss import GuidedLoss, Hard, bind
 from compress.measures.intervals import paired_ratio
 from compress.models import ResNet
 from compress.progress import Reporter
-from compress.stage import Context, Execution
+from compress.stage import Execution, Host, Work
 from compress.store.artifact import Store
-from compress.tasks import ImageClassification
+from compress.tasks import ImageClassification, Task
 from compress.training.loop import Optimization, fit
 
 BATCH = 128
 MODEL = ResNet(width=16, blocks=(1, 1, 1))
 
 
-def bare_loop(context: Context, samples: Samples) -> float:
+def bare_loop(task: Task, samples: Samples) -> float:
     """Return images per second of the fastest loop we can write."""
     torch.manual_seed(0)
-    module = MODEL.build(context.task.signature, code=()).to(memory_format=torch.channels_last).train()
-    batch = context.task.batch(samples, torch.arange(len(samples)))
+    module = MODEL.build(task.signature, code=()).to(memory_format=torch.channels_last).train()
+    batch = task.batch(samples, torch.arange(len(samples)))
     images = batch.inputs[0].to(memory_format=torch.channels_last)
     labels = batch.labels
     assert labels is not None
@@ -60,24 +60,25 @@ def bare_loop(context: Context, samples: Samples) -> float:
     return len(samples) / (time.perf_counter() - started_s)
 
 
-def our_loop(context: Context) -> float:
+def our_loop(work: Work, host: Host) -> float:
     """Return images per second of fit() on the same images, its start included."""
     torch.manual_seed(0)
-    module: nn.Module = MODEL.build(context.task.signature, code=())
-    with tempfile.TemporaryDirectory() as work:
+    module: nn.Module = MODEL.build(work.task.signature, code=())
+    with tempfile.TemporaryDirectory() as checkpoints:
         started_s = time.perf_counter()
         fit(
             module,
-            context,
+            work,
+            host,
             loss=bind(GuidedLoss(hard=Hard()), module, None, (), seed=0),
             teacher=None,
             optimization=Optimization(epochs=1, batch_size=BATCH, learning_rate=0.01),
             seed=0,
-            work=Path(work),
+            checkpoints=Path(checkpoints),
             name="fit",
             views=lambda *_: None,
         )
-    return len(context.data.train) / (time.perf_counter() - started_s)
+    return len(work.data.train) / (time.perf_counter() - started_s)
 
 
 def main() -> None:
@@ -93,18 +94,11 @@ def main() -> None:
     roles = dict.fromkeys(ROLES, train)
     data = Data(roles=roles, classes=tuple("0123456789"))
     with tempfile.TemporaryDirectory() as store:
-        context = Context(
-            task=ImageClassification.of(data, augment=None),
-            data=data,
-            loss=GuidedLoss(preset="hinton"),
-            teacher=None,
-            store=Store.open(Path(store)),
-            seed=0,
-            execution=Execution(threads=arguments.threads, precision="bfloat16"),
-            reporter=Reporter(quiet=True),
-        )
+        work = Work(ImageClassification.of(data, augment=None), data, GuidedLoss(preset="hinton"), seed=0)
+        execution = Execution(threads=arguments.threads, precision="bfloat16")
+        host = Host(Store.open(Path(store)), execution, reporter=Reporter(quiet=True))
         rates: dict[str, list[float]] = {"bare": [], "fit": []}
-        loops = {"bare": lambda: bare_loop(context, train), "fit": lambda: our_loop(context)}
+        loops = {"bare": lambda: bare_loop(work.task, train), "fit": lambda: our_loop(work, host)}
         chance = random.Random(0)
         for index in range(arguments.rounds + 1):
             for name in chance.sample(sorted(loops), 2):

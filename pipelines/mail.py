@@ -151,19 +151,19 @@ def _text(part: EmailMessage, notes: set[str]) -> str:
         notes.add("attachment")
         return ""
     if part.is_multipart():
-        return _joined(part, notes)
+        return _join_parts(part, notes)
     # A multipart without its boundary has one payload, and it is text.
     if part.get_content_maintype() not in ("text", "multipart"):
         notes.add("attachment")
         return ""
-    content = _decoded(part, notes)
+    content = _decode(part, notes)
     if part.get_content_subtype() == "html" or MARKUP.search(content):
         notes.add("HTML")
         return visible_text(content)
     return content
 
 
-def _joined(part: EmailMessage, notes: set[str]) -> str:
+def _join_parts(part: EmailMessage, notes: set[str]) -> str:
     payload = part.get_payload()
     children = [child for child in payload if isinstance(child, EmailMessage)] if isinstance(payload, list) else []
     texts = [(child.get_content_subtype() == "plain", _text(child, notes)) for child in children]
@@ -179,7 +179,7 @@ def _words(text: str) -> int:
     return len(text.split())
 
 
-def _decoded(part: EmailMessage, notes: set[str]) -> str:
+def _decode(part: EmailMessage, notes: set[str]) -> str:
     payload = part.get_payload()
     if isinstance(payload, str) and str(part.get("Content-Transfer-Encoding", "")).strip().lower() == "base64":
         # A list's footer below the encoded text would be decoded with it.
@@ -189,7 +189,7 @@ def _decoded(part: EmailMessage, notes: set[str]) -> str:
         content = part.get_payload(decode=True)
     if not isinstance(content, bytes):
         return ""
-    declared = (part.get_content_charset() or _declared_in_html(content)).lower()
+    declared = (part.get_content_charset() or _charset_in_html(content)).lower()
     if declared not in WESTERN:
         try:
             return content.decode(SUPERSETS.get(declared, declared))
@@ -203,12 +203,12 @@ def _decoded(part: EmailMessage, notes: set[str]) -> str:
         return content.decode("windows-1252", errors="replace")
 
 
-def _declared_in_html(content: bytes) -> str:
+def _charset_in_html(content: bytes) -> str:
     found = re.search(rb"<meta[^>]*charset=[\"']?([\w-]+)", content, re.IGNORECASE)
     return found[1].decode() if found else ""
 
 
-def normalised(text: str) -> str:
+def normalise(text: str) -> str:
     """Return a text without control characters, white space at the ends of lines, and empty lines."""
     text = CONTROLS.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n"))
     return re.sub(r" *\n[ \n]*", "\n", re.sub(" +", " ", text)).strip()
@@ -223,7 +223,7 @@ def without_footers(text: str) -> str:
 
 def without_stand_ins(text: str) -> str:
     """Return a normalised text without the names that the corpus' makers put in."""
-    return normalised(STAND_INS.sub("", text))
+    return normalise(STAND_INS.sub("", text))
 
 
 def mails(source: Path) -> Iterator[Mail]:

@@ -139,25 +139,25 @@ def with_shift(found: Sequence[dict]) -> list[Case]:
     return cases + [case(cell, False) for cell in found if name_of(cell) in twins]
 
 
-def balanced(warned: NDArray[np.bool_], bad: NDArray[np.bool_]) -> float:
+def balanced_accuracy(warned: NDArray[np.bool_], bad: NDArray[np.bool_]) -> float:
     """Return the mean of hit rate and true-negative rate; a rate of nothing is one half."""
     hit = warned[bad].mean() if bad.any() else 0.5
     quiet = (~warned[~bad]).mean() if (~bad).any() else 0.5
     return float(hit + quiet) / 2
 
 
-def tested(rule: Rule, probe: str, cases: Sequence[Case]) -> Tested:
+def evaluate(rule: Rule, probe: str, cases: Sequence[Case]) -> Tested:
     """Return a probe's fitted threshold and its test; one that fits nothing is tested as its rule of thumb."""
     known = [one for one in cases if probe in one.measures]
     fitting, testing = ([one for one in known if one.half == half] for half in ("fit", "test"))
-    threshold = fitted(rule, probe, fitting)
+    threshold = fit_threshold(rule, probe, fitting)
     used = rule if threshold is None else replace(rule, threshold=threshold)
     warned = np.array([used.warns(one.measures[probe]) for one in testing], bool)
     bad = np.array([one.bad for one in testing], bool)
-    low, high = np.quantile([balanced(warned[rows], bad[rows]) for rows in resamples(testing)], [0.025, 0.975])
+    low, high = np.quantile([balanced_accuracy(warned[rows], bad[rows]) for rows in resamples(testing)], [0.025, 0.975])
     counts = (int((warned & bad).sum()), int(bad.sum()), int(warned.sum()), len(testing))
     alarms = tuple(name for name, found in healthy().items() if probe in found and used.warns(found[probe]))
-    return Tested(threshold, counts, Estimate(balanced(warned, bad), float(low), float(high)), alarms)
+    return Tested(threshold, counts, Estimate(balanced_accuracy(warned, bad), float(low), float(high)), alarms)
 
 
 def resamples(cases: Sequence[Case]) -> Iterator[NDArray[np.int64]]:
@@ -180,7 +180,7 @@ def healthy() -> dict[str, dict[str, Measure]]:
     return found
 
 
-def fitted(rule: Rule, probe: str, cases: Sequence[Case]) -> float | None:
+def fit_threshold(rule: Rule, probe: str, cases: Sequence[Case]) -> float | None:
     """Return the threshold that tells bad from good best, midway between two seen values; None when none does."""
     bad = np.array([one.bad for one in cases], bool)
     values = sorted({one.measures[probe].value.value for one in cases})
@@ -190,7 +190,7 @@ def fitted(rule: Rule, probe: str, cases: Sequence[Case]) -> float | None:
         if rule.side == "outside" and candidate <= 1:
             continue
         used = replace(rule, threshold=candidate)
-        score = balanced(np.array([used.warns(one.measures[probe]) for one in cases]), bad)
+        score = balanced_accuracy(np.array([used.warns(one.measures[probe]) for one in cases]), bad)
         if score > best + 1e-9:
             best, found = score, float(f"{candidate:.3g}")
     return found
@@ -237,7 +237,7 @@ def results_of(found: Sequence[dict]) -> tuple[dict[str, Tested], list[Case], li
     results = {}
     for probe, rule in RULES.items():
         if probe in seen and probe not in NOT_ASKED:
-            results[probe] = tested(rule, probe, shifted if probe in OF_SHIFT else plain)
+            results[probe] = evaluate(rule, probe, shifted if probe in OF_SHIFT else plain)
     return results, plain, shifted
 
 

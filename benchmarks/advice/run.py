@@ -33,15 +33,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from compress.advice import measures, pilot
+from compress.advice.lesson import Lesson
 from compress.advice.measures import Measure
 from compress.benchmark.environment import allowed_cores, describe
 from compress.data import Data, Samples
+from compress.data.samples import Role
 from compress.loss import GuidedLoss, bind
 from compress.models import Cnn, load_model, save_model
 from compress.progress import Reporter
 from compress.recipe import Recipe
-from compress.stage import Context, Execution
-from compress.stages.distill import Distill
+from compress.stage import CACHE_LIMIT_GB, Execution, Host, Member, Work
 from compress.store.artifact import Artifact, Store, hash_values
 from compress.tasks import Batch, ImageClassification
 from compress.training.loop import Optimization, Taught, Teaching, fit, predict
@@ -102,7 +103,8 @@ SETTINGS = [
 class Grid:
     """The samples of every setting, from the train role of the pipeline's data, and the store."""
 
-    context: Context
+    work: Work
+    host: Host
     images: Samples
     pool: Samples
     select: Samples
@@ -114,34 +116,26 @@ class Grid:
         data = recipe.data.load()
         bounds = np.cumsum([0, max(IMAGES), POOL, SELECT, HELD_OUT])
         parts = [data.train.take(np.arange(low, high)) for low, high in zip(bounds, bounds[1:], strict=False)]
-        context = Context(
-            task=ImageClassification.of(data, augment=None, normalize=recipe.data.normalize),
-            data=data,
-            loss=recipe.loss,
-            teacher=None,
-            store=store,
-            seed=0,
-            execution=Execution(threads=threads, precision="float32"),
-            reporter=Reporter(quiet=True),
-        )
-        return cls(context, *parts)
+        task = ImageClassification.of(data, augment=None, normalize=recipe.data.normalize)
+        host = Host(store, Execution(threads=threads, precision="float32"), reporter=Reporter(quiet=True))
+        return cls(Work(task, data, recipe.loss, seed=0), host, *parts)
 
     def data(self, images: int, shift: str) -> Data:
         train = self.images.take(np.arange(images))
         shifted = Samples(SHIFTED[shift](train.inputs), train.labels)
         none = train.take(np.arange(0))
-        roles = {"train": shifted, "select": self.select, "calibration": none, "test": none}
-        return Data(roles, self.context.data.classes)
+        roles: dict[Role, Samples] = {"train": shifted, "select": self.select, "calibration": none, "test": none}
+        return Data(roles, self.work.data.classes)
 
 
-def _blurred(images: NDArray[np.uint8], *, side: int) -> NDArray[np.uint8]:
+def _blur(images: NDArray[np.uint8], *, side: int) -> NDArray[np.uint8]:
     edge = side // 2
     padded = np.pad(images.astype(np.float32), ((0, 0), (0, 0), (edge, edge), (edge, edge)), mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(2, 3))
     return windows.mean(axis=(-2, -1)).round().astype(np.uint8)
 
 
-def _noisy(images: NDArray[np.uint8], *, deviation: float) -> NDArray[np.uint8]:
+def _add_noise(images: NDArray[np.uint8], *, deviation: float) -> NDArray[np.uint8]:
     noise = np.random.default_rng(0).normal(0, deviation, images.shape)
     return np.clip(images + noise, 0, 255).round().astype(np.uint8)
 
@@ -150,26 +144,27 @@ SHIFTED = {
     "none": lambda images: images,
     "inverted": lambda images: 255 - images,
     "rotated": lambda images: np.ascontiguousarray(np.rot90(images, axes=(2, 3))),
-    "blurred": lambda images: _blurred(images, side=5),
-    "noisy": lambda images: _noisy(images, deviation=60),
+    "blurred": lambda images: _blur(images, side=5),
+    "noisy": lambda images: _add_noise(images, deviation=60),
     "dimmed": lambda images: (images * 0.8).astype(np.uint8),
-    "softened": lambda images: _blurred(images, side=3),
-    "grainy": lambda images: _noisy(images, deviation=15),
+    "softened": lambda images: _blur(images, side=3),
+    "grainy": lambda images: _add_noise(images, deviation=15),
 }
 
 
-def stage_of(setting: Setting) -> Distill:
+def lesson_of(setting: Setting) -> Lesson:
     loss = GuidedLoss.model_validate(
         {"hard": {"weight": 0.1}, "kl": {"weight": 0.9, "temperature": setting.temperature}}
     )
     epochs = STEPS * BATCH // setting.images
-    return Distill(epochs=epochs, batch_size=BATCH, learning_rate=0.1, weight_decay=1e-4, loss=loss)
+    optimization = Optimization(epochs=epochs, batch_size=BATCH, learning_rate=0.1, weight_decay=1e-4)
+    return Lesson("distill", loss, optimization, CACHE_LIMIT_GB)
 
 
-def built(model: Cnn, context: Context, seed: int) -> nn.Module:
+def build(model: Cnn, work: Work, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return model.build(context.task.signature, code=())
+        return model.build(work.task.signature, code=())
 
 
 def teacher_of(setting: Setting, grid: Grid) -> Artifact:
@@ -181,8 +176,8 @@ def teacher_of(setting: Setting, grid: Grid) -> Artifact:
     if setting.teacher == "same":
         fields["student"] = setting.student
     model = STUDENTS[setting.student] if setting.teacher == "same" else LARGE
-    context = grid.context
-    found = context.store.find(hash_values(fields))
+    work, host = grid.work, grid.host
+    found = host.store.find(hash_values(fields))
     if found is not None:
         return found
     if setting.teacher == "sharp":
@@ -191,11 +186,11 @@ def teacher_of(setting: Setting, grid: Grid) -> Artifact:
             for value in module.head.parameters():
                 value.mul_(SHARPENED)
     else:
-        module = built(model, context, 700_001)
+        module = build(model, work, 700_001)
         samples = {"under": grid.pool.take(np.arange(UNDER)), "good": grid.pool, "smoothed": grid.pool}.get(
             setting.teacher, grid.data(setting.images, setting.shift).train
         )
-        here = replace(context, data=replace(context.data, roles={**context.data.roles, "train": samples}))
+        here = replace(work, data=replace(work.data, roles={**work.data.roles, "train": samples}))
         epochs = {
             "good": 5,
             "smoothed": 5,
@@ -211,28 +206,29 @@ def teacher_of(setting: Setting, grid: Grid) -> Artifact:
         )
         smoothed = setting.teacher == "smoothed"
         loss = GuidedLoss.model_validate({"kl": {"temperature": 1}} if smoothed else {"hard": {}})
-        teaching = smoothing(samples, len(context.task.classes)) if smoothed else None
-        with tempfile.TemporaryDirectory() as work:
+        teaching = smooth(samples, len(work.task.classes)) if smoothed else None
+        with tempfile.TemporaryDirectory() as checkpoints:
             fit(
                 module,
                 here,
+                host,
                 loss=bind(loss, module, None, (), seed=0),
                 teacher=teaching,
                 optimization=optimization,
                 seed=700_001,
-                work=Path(work),
+                checkpoints=Path(checkpoints),
                 name="",
                 views=lambda _epoch, _generator: None,
             )
 
     def write(directory: Path) -> dict[str, object]:
-        save_model(module, directory, model=model, signature=context.task.signature)
+        save_model(module, directory, model=model, signature=work.task.signature)
         return {}
 
-    return context.store.commit(fields, kind="model", write=write)
+    return host.store.commit(fields, kind="model", write=write)
 
 
-def smoothing(samples: Samples, classes: int) -> Teaching:
+def smooth(samples: Samples, classes: int) -> Teaching:
     """Return a teacher that knows the labels and spreads SMOOTHING evenly over all classes."""
     assert samples.labels is not None
     probabilities = torch.full((len(samples), classes), SMOOTHING / classes)
@@ -254,50 +250,54 @@ class Alone:
     accuracies: list[float]
 
 
-def alone(setting: Setting, grid: Grid, context: Context, known: dict[tuple[str, int, str], Alone]) -> Alone:
-    key = (setting.student, setting.images, setting.shift)
+def alone(setting: Setting, grid: Grid, work: Work, known: dict[tuple[str, int, str], Alone]) -> Alone:
+    key, labels = (setting.student, setting.images, setting.shift), pilot.LABELS_ALONE
     if key not in known:
         known[key] = Alone(
-            half=list(kept(context, "half", key, lambda: short_runs(setting, context, pilot.LABELS_ALONE, half=True))),
-            short=list(kept(context, "short", key, lambda: short_runs(setting, context, pilot.LABELS_ALONE))),
-            accuracies=kept(
-                context, "accuracies", key, lambda: accuracies_of(setting, context, grid, pilot.LABELS_ALONE)
+            half=list(load_or_make(grid, "half", key, lambda: short_runs(setting, grid, work, labels, half=True))),
+            short=list(load_or_make(grid, "short", key, lambda: short_runs(setting, grid, work, labels))),
+            accuracies=load_or_make(
+                grid, "accuracies", key, lambda: accuracies_of(setting, grid, work, labels)
             ).tolist(),
         )
     return known[key]
 
 
-def kept(context: Context, what: str, key: tuple[object, ...], make: Callable[[], object]) -> NDArray[np.generic]:
+def load_or_make(grid: Grid, what: str, key: tuple[object, ...], make: Callable[[], object]) -> NDArray[np.generic]:
     """Return an array of the student alone from the store, where all settings with the same one share it."""
-    path = (
-        context.store.root / f"alone-{'-'.join(map(str, key))}-{what}{'' if what == 'accuracies' else PILOT_STEPS}.npy"
-    )
+    name = f"alone-{'-'.join(map(str, key))}-{what}{'' if what == 'accuracies' else PILOT_STEPS}.npy"
+    path = grid.host.store.root / name
     if not path.exists():
         np.save(path, np.asarray(make()))
     return np.load(path)
 
 
-def short_runs(setting: Setting, context: Context, loss: GuidedLoss, *, half: bool = False) -> list[NDArray[np.bool_]]:
-    schedule = pilot.short(stage_of(setting), setting.images)
+def short_runs(
+    setting: Setting, grid: Grid, work: Work, loss: GuidedLoss, *, half: bool = False
+) -> list[NDArray[np.bool_]]:
+    schedule = pilot.short(lesson_of(setting), setting.images)
     schedule = pilot.half_of(schedule) if half else schedule
-    return [pilot.right(student_after(setting, context, loss, schedule, seed), context) for seed in pilot.seeds()]
+    students = (student_after(setting, grid, work, loss, schedule, seed) for seed in pilot.seeds())
+    return [pilot.right(student, work, grid.host) for student in students]
 
 
-def accuracies_of(setting: Setting, context: Context, grid: Grid, loss: GuidedLoss) -> list[float]:
-    stage = stage_of(setting)
-    return [accuracy(student_after(setting, context, loss, stage, seed), grid) for seed in SEEDS]
+def accuracies_of(setting: Setting, grid: Grid, work: Work, loss: GuidedLoss) -> list[float]:
+    schedule = lesson_of(setting).optimization
+    return [accuracy(student_after(setting, grid, work, loss, schedule, seed), grid) for seed in SEEDS]
 
 
-def student_after(setting: Setting, context: Context, loss: GuidedLoss, schedule: Optimization, seed: int) -> nn.Module:
+def student_after(
+    setting: Setting, grid: Grid, work: Work, loss: GuidedLoss, schedule: Optimization, seed: int
+) -> nn.Module:
     def fresh(number: int | None) -> nn.Module:
-        return built(STUDENTS[setting.student], context, number or 0)
+        return build(STUDENTS[setting.student], work, number or 0)
 
-    return pilot.trained(stage_of(setting), context, fresh, loss=loss, schedule=schedule, seed=seed)
+    return pilot.trained(lesson_of(setting), work, grid.host, fresh, loss=loss, schedule=schedule, seed=seed)
 
 
 def accuracy(module: nn.Module, grid: Grid) -> float:
-    logits = predict(module, grid.context, grid.held_out).numpy()
-    return grid.context.task.tally(logits, grid.held_out).value
+    task = grid.work.task
+    return task.tally(predict(module, task, grid.host, grid.held_out).numpy(), grid.held_out).value
 
 
 def run_cell(setting: Setting, grid: Grid, known: dict[tuple[str, int, str], Alone]) -> None:
@@ -307,23 +307,23 @@ def run_cell(setting: Setting, grid: Grid, known: dict[tuple[str, int, str], Alo
     if earlier is not None and earlier.get("pilot_steps") == PILOT_STEPS:
         return
     started_s = time.monotonic()
-    teacher, stage = teacher_of(setting, grid), stage_of(setting)
+    teacher, lesson = teacher_of(setting, grid), lesson_of(setting)
     data = grid.data(setting.images, setting.shift)
-    assert stage.loss is not None
-    context = replace(grid.context, data=data, teacher=teacher, loss=stage.loss)
-    first, module = alone(setting, grid, context, known), load_model(teacher.path)
-    labels, says = grid.select.labels, predict(module, context, grid.select).numpy()
+    loss, epochs = lesson.loss, lesson.optimization.epochs
+    work = replace(grid.work, data=data, teachers=(Member(teacher, grid.work.task),), loss=loss)
+    first, module = alone(setting, grid, work, known), load_model(teacher.path)
+    labels, says = grid.select.labels, predict(module, work.task, grid.host, grid.select).numpy()
     assert labels is not None
-    schedule, right = pilot.short(stage, setting.images), says.argmax(axis=1) == labels
-    share, growth = schedule.epochs / stage.epochs, schedule.epochs / pilot.half_of(schedule).epochs
+    schedule, right = pilot.short(lesson, setting.images), says.argmax(axis=1) == labels
+    share, growth = schedule.epochs / epochs, schedule.epochs / pilot.half_of(schedule).epochs
     tried = [
         pilot.margin(first.short, right, share=share),
         pilot.margin_at_end(first.half, first.short, right, share=share, growth=growth),
-        pilot.slope(first.short, short_runs(setting, context, stage.loss)),
+        pilot.slope(first.short, short_runs(setting, grid, work, loss)),
     ]
     if earlier is None:
-        rows = rows_of([*cheap(setting, context, stage.loss, module), *tried])
-        distilled = accuracies_of(setting, context, grid, stage.loss)
+        rows = rows_of([*cheap(setting, grid, work, module), *tried])
+        distilled = accuracies_of(setting, grid, work, loss)
     else:
         probes = {measure.probe for measure in tried}
         rows = [row for row in earlier["measures"] if row["probe"] not in probes] + rows_of(tried)
@@ -336,7 +336,7 @@ def run_cell(setting: Setting, grid: Grid, known: dict[tuple[str, int, str], Alo
         "alone": first.accuracies,
         "distilled": distilled,
         "teacher_accuracy": accuracy(module, grid),
-        "steps": stage.epochs * setting.images // BATCH,
+        "steps": epochs * setting.images // BATCH,
         "pilot_steps": PILOT_STEPS,
         "held_out": len(grid.held_out),
         "seconds": round(time.monotonic() - started_s + (earlier["seconds"] if earlier else 0), 1),
@@ -348,23 +348,24 @@ def run_cell(setting: Setting, grid: Grid, known: dict[tuple[str, int, str], Alo
     print(f"{setting.name}: {100 * np.mean(gains):+.2f} points in {result['seconds']:.0f} s", flush=True)
 
 
-def cheap(setting: Setting, context: Context, loss: GuidedLoss, teacher: nn.Module) -> list[Measure]:
+def cheap(setting: Setting, grid: Grid, work: Work, teacher: nn.Module) -> list[Measure]:
     """Return what `compressor check` measures, and the pilot's capacity probe."""
 
     def fresh(seed: int | None) -> nn.Module:
-        return built(STUDENTS[setting.student], context, seed or 0)
+        return build(STUDENTS[setting.student], work, seed or 0)
 
-    student, few = fresh(0), replace(context, data=measures.probed(context.data))
-    train = measures.train_logits(few, loss, student, teacher)
-    example = context.task.batch(context.data.select, torch.arange(2)).inputs
+    loss, host = work.loss, grid.host
+    student, few = fresh(0), replace(work, data=measures.probed(work.data))
+    train = measures.train_logits(few, host, loss, student, teacher)
+    example = work.task.batch(work.data.select, torch.arange(2)).inputs
     return [
         *measures.shift(few.data, None),
-        *measures.of_teacher(few, train, reference=None),
+        *measures.of_teacher(few, host, train, reference=None),
         *measures.capacity(student, teacher, example),
         *measures.softness(train, loss),
         *measures.pairing(loss, student, teacher, few),
-        *measures.audit(loss, few, student=student, teacher=teacher),
-        pilot.memorised(stage_of(setting), context, fresh),
+        *measures.audit(loss, few, host, student=student, teacher=teacher),
+        pilot.memorised(lesson_of(setting), work, host, fresh),
     ]
 
 

@@ -34,10 +34,10 @@ from torch import nn
 from compress.benchmark.environment import allowed_cores, describe
 from compress.loss import GuidedLoss, Targets, bind
 from compress.models import Cnn, load_model
-from compress.pipeline.run import Options, any_teacher, context_of
+from compress.pipeline.run import Options, host_of, work_of
 from compress.progress import Reporter
 from compress.recipe import Recipe
-from compress.stage import Context, Execution
+from compress.stage import Execution, Host, Member, Work
 from compress.store.artifact import Store
 from compress.tasks import Batch
 from compress.training.loop import Optimization, Taught, Teaching, fit, predict
@@ -46,7 +46,8 @@ from compress.training.teacher import teacher_outputs
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from benchmarks.seeds import differences, holm, interval, p_value, shown  # noqa: E402
+from benchmarks.seeds import differences, holm, interval, p_value, show  # noqa: E402
+from benchmarks.teachers import find_or_make_teacher  # noqa: E402
 
 RECIPE = HERE.parents[1] / "pipelines" / "fashion_mnist" / "recipe.yaml"
 RESULTS = HERE / "results"
@@ -89,37 +90,37 @@ ARMS: dict[str, object] = {
 }
 
 
-def prepared(store: Store, *, threads: int) -> Context:
-    """Return the context with the pipeline's teacher, from the store or trained now, and the reduced train role."""
+def prepare(store: Store, *, threads: int) -> tuple[Work, Host]:
+    """Return the work with the pipeline's teacher, from the store or trained now, and the reduced train role."""
     recipe = Recipe.load(RECIPE)
     data = recipe.data.load()
     execution = Execution(threads=threads, precision="bfloat16")
-    context = context_of(recipe, data, Options(store=store.root), store=store, execution=execution)
-    teacher = any_teacher(recipe.teacher, context)
+    work, host = work_of(recipe, data), host_of(Options(store=store.root), store=store, execution=execution)
+    teacher = find_or_make_teacher(recipe, work, host)
     # The same normalisation as the teacher's, no augmentation; samples are in the order of their hashes.
-    small = replace(data, roles={**data.roles, "train": data.train.take(np.arange(IMAGES))})
-    return replace(
-        context, task=replace(context.task, augment=None), data=small, teacher=teacher, reporter=Reporter(quiet=True)
-    )
+    small, plain = replace(data, roles={**data.roles, "train": data.train.take(np.arange(IMAGES))}), work.task.plain()
+    work = replace(work, task=plain, data=small, teachers=(Member(teacher, plain),))
+    return work, replace(host, reporter=Reporter(quiet=True))
 
 
 def train(
-    context: Context, loss: GuidedLoss, teacher: nn.Module | None, taught: Teaching | None, *, seed: int
+    work: Work, host: Host, loss: GuidedLoss, teacher: nn.Module | None, taught: Teaching | None, *, seed: int
 ) -> nn.Module:
     """Return a student trained from the seed's weights in the seed's order."""
     torch.manual_seed(seed)
-    student = STUDENT.build(context.task.signature, code=())
-    example = context.task.batch(context.data.select, torch.arange(2)).inputs
-    views = context.task.views(mixup=loss.mixup)
-    with tempfile.TemporaryDirectory() as work:
+    student = STUDENT.build(work.task.signature, code=())
+    example = work.task.batch(work.data.select, torch.arange(2)).inputs
+    views = work.task.views(mixup=loss.mixup)
+    with tempfile.TemporaryDirectory() as checkpoints:
         fit(
             student,
-            context,
+            work,
+            host,
             loss=bind(loss, student, teacher, example, seed=seed),
             teacher=taught,
             optimization=OPTIMIZATION,
             seed=seed,
-            work=Path(work),
+            checkpoints=Path(checkpoints),
             name="",
             views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
         )
@@ -131,16 +132,16 @@ def says(logits: torch.Tensor) -> Teaching:
     return lambda batch: Taught((logits[batch.index],))
 
 
-def smoothed(context: Context) -> Teaching:
+def smooth(work: Work) -> Teaching:
     """Return a teacher that knows the labels and spreads SMOOTHING evenly over all classes."""
-    labels, classes = context.data.train.labels, len(context.task.classes)
+    labels, classes = work.data.train.labels, len(work.task.classes)
     assert labels is not None
     probabilities = torch.full((len(labels), classes), SMOOTHING / classes)
     probabilities[torch.arange(len(labels)), torch.from_numpy(labels)] += 1 - SMOOTHING
     return says(probabilities.log())
 
 
-def permuted(logits: torch.Tensor, *, seed: int) -> Teaching:
+def permute(logits: torch.Tensor, *, seed: int) -> Teaching:
     """Return the teacher with the logits of all classes but its decision shuffled, sample by sample."""
     generator = torch.Generator().manual_seed(100_000 + seed)
     decided = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1]).bool()
@@ -151,50 +152,47 @@ def permuted(logits: torch.Tensor, *, seed: int) -> Teaching:
     return says(changed)
 
 
-def run_arm(arm: str, context: Context, *, seed: int) -> nn.Module:
+def run_arm(arm: str, work: Work, host: Host, *, seed: int) -> nn.Module:
     """Return the arm's student."""
     loss = GuidedLoss.model_validate(ARMS[arm])
     if arm == "alone":
-        return train(context, loss, None, None, seed=seed)
+        return train(work, host, loss, None, None, seed=seed)
     if arm == "label-smoothing":
-        return train(context, loss, None, smoothed(context), seed=seed)
+        return train(work, host, loss, None, smooth(work), seed=seed)
     if arm.startswith("born-again"):
         generation = int(arm[-1])
         earlier = "alone" if generation == 1 else f"born-again-{generation - 1}"
-        teacher = run_arm(earlier, context, seed=seed)
-        return train(
-            context, loss, None, says(predict(teacher, context, context.data.train)), seed=seed + 1_000 * generation
-        )
-    assert context.teacher is not None
-    teacher = load_model(context.teacher.path)
-    example = context.task.batch(context.data.select, torch.arange(2)).inputs
-    taps = bind(loss, STUDENT.build(context.task.signature, code=()), teacher, example, seed=0).teacher_shapes
-    views = context.task.views(mixup=loss.mixup)
-    outputs = teacher_outputs(context, context.data.train, views=views, taps=taps, mixup=loss.mixup, limit_bytes=4e9)
+        logits = predict(run_arm(earlier, work, host, seed=seed), work.task, host, work.data.train)
+        return train(work, host, loss, None, says(logits), seed=seed + 1_000 * generation)
+    teacher = load_model(work.teacher.artifact.path)
+    example = work.task.batch(work.data.select, torch.arange(2)).inputs
+    taps = bind(loss, STUDENT.build(work.task.signature, code=()), teacher, example, seed=0).teacher_shapes
+    views = work.task.views(mixup=loss.mixup)
+    outputs = teacher_outputs(work, host, work.data.train, views=views, taps=taps, mixup=loss.mixup, limit_bytes=4e9)
     taught: Callable[[Batch], Taught] = outputs
     if arm == "permuted":
-        taught = permuted(outputs.logits(None), seed=seed)
-    return train(context, loss, teacher, taught, seed=seed)
+        taught = permute(outputs.logits(None), seed=seed)
+    return train(work, host, loss, teacher, taught, seed=seed)
 
 
-def run_cell(arm: str, context: Context, *, seed: int) -> None:
+def run_cell(arm: str, work: Work, host: Host, *, seed: int) -> None:
     """Run one cell and write its JSON."""
-    assert context.teacher is not None
     path, loss = RESULTS / f"{arm}-seed{seed}.json", GuidedLoss.model_validate(ARMS[arm])
-    made_of = {"loss": loss.fingerprint, "teacher": context.teacher.digest, "optimization": OPTIMIZATION.model_dump()}
+    digest = work.teacher.artifact.digest
+    made_of = {"loss": loss.fingerprint, "teacher": digest, "optimization": OPTIMIZATION.model_dump()}
     if path.exists() and json.loads(path.read_text())["made_of"] == made_of:
         return
     started_s = time.monotonic()
-    student = run_arm(arm, context, seed=seed)
+    student = run_arm(arm, work, host, seed=seed)
     seconds = time.monotonic() - started_s
-    select = context.data.select
-    logits = predict(student, context, select)
-    theirs = teacher_outputs(context, select, views=(None,)).logits(None)
+    select = work.data.select
+    logits = predict(student, work.task, host, select)
+    theirs = teacher_outputs(work, host, select, views=(None,)).logits(None)
     divergence = GuidedLoss.model_validate({"kl": {"temperature": 1}}).terms["kl"]
     result = {
         "arm": arm,
         "seed": seed,
-        "accuracy_select": context.task.tally(logits.numpy(), select).value,
+        "accuracy_select": work.task.tally(logits.numpy(), select).value,
         "teacher_agreement": float((logits.argmax(1) == theirs.argmax(1)).float().mean()),
         "teacher_kl_nats": float(divergence.value(logits, Targets(teachers=(theirs,))).mean()),
         "samples": len(select),
@@ -203,7 +201,7 @@ def run_cell(arm: str, context: Context, *, seed: int) -> None:
         "made_of": made_of,
         "student": STUDENT.model_dump(),
         "terms": loss.model_dump(exclude_none=True),
-        "teacher_accuracy_select": context.task.tally(theirs.numpy(), select).value,
+        "teacher_accuracy_select": work.task.tally(theirs.numpy(), select).value,
         "seconds": round(seconds, 1),
         "environment": describe(seed=seed),
     }
@@ -240,7 +238,7 @@ def table() -> str:
             f"{statistics.mean(values):.2f}, {statistics.stdev(values):.2f}",
         ]
         for rival in ("alone", "permuted", "label-smoothing"):
-            parts.append("" if arm == rival else shown(interval(differences(accuracy, arm, rival))))
+            parts.append("" if arm == rival else show(interval(differences(accuracy, arm, rival))))
         p = p_values.get(arm)
         parts.append("" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}")
         parts.append(f"{100 * statistics.mean(cell['teacher_agreement'] for cell in own):.1f}")
@@ -283,10 +281,10 @@ def main() -> None:
         head, tail = DOCUMENT.read_text().split(begin)[0], DOCUMENT.read_text().split(end)[1]
         DOCUMENT.write_text(f"{head}{begin}\n\n{table()}\n{end}{tail}")
         return
-    context = prepared(Store.open(arguments.store), threads=arguments.threads)
+    work, host = prepare(Store.open(arguments.store), threads=arguments.threads)
     for seed in arguments.seeds:
         for arm in arguments.arms:
-            run_cell(arm, context, seed=seed)
+            run_cell(arm, work, host, seed=seed)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ from compress.benchmark.environment import allowed_cores, describe
 from compress.judge.scores import score
 from compress.loss import GuidedLoss, Hard
 from compress.models import load_model, load_structure
-from compress.pipeline.run import Options, any_teacher, context_of
+from compress.pipeline.run import Options, host_of, work_of
 from compress.recipe import Recipe
-from compress.stage import Context, Execution
+from compress.stage import Execution, Host, Member, Work
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.prune import Prune
@@ -39,7 +39,8 @@ from compress.store.artifact import Artifact, Store
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from benchmarks.seeds import differences, interval, shown  # noqa: E402
+from benchmarks.seeds import differences, interval, show  # noqa: E402
+from benchmarks.teachers import find_or_make_teacher, find_or_run  # noqa: E402
 
 RECIPE = HERE.parents[1] / "pipelines" / "fashion_mnist" / "recipe.yaml"
 RESULTS = HERE / "results"
@@ -55,11 +56,12 @@ QUESTIONS = (
 )
 
 
-def shared_context(recipe: Recipe, store: Store, *, threads: int) -> Context:
-    """Return the context of seed 0 with the recipe's teacher, from the store or trained now."""
+def prepare(recipe: Recipe, store: Store, *, threads: int) -> tuple[Work, Host]:
+    """Return the work of seed 0 with the recipe's teacher, from the store or trained now."""
     execution = Execution(threads=threads, precision="bfloat16")
-    context = context_of(recipe, recipe.data.load(), Options(store=store.root), store=store, execution=execution)
-    return replace(context, teacher=any_teacher(recipe.teacher, context))
+    work = work_of(recipe, recipe.data.load())
+    host = host_of(Options(store=store.root), store=store, execution=execution)
+    return replace(work, teachers=(Member(find_or_make_teacher(recipe, work, host), work.task),)), host
 
 
 def stages_of(recipe: Recipe) -> tuple[Distill, Prune, Distill]:
@@ -73,57 +75,55 @@ def stages_of(recipe: Recipe) -> tuple[Distill, Prune, Distill]:
     )
 
 
-def made(stage: Distill | Prune | Create, source: Artifact | None, context: Context) -> Artifact:
-    """Return the stage's output from the store, or run it."""
-    return context.store.find(stage.key(source, context)) or stage.run(source, context)  # pyright: ignore[reportArgumentType]
-
-
-def run_arm(arm: str, recipe: Recipe, context: Context) -> Artifact:
+def run_arm(arm: str, recipe: Recipe, work: Work, host: Host) -> Artifact:
     """Return the arm's final artifact."""
     distill, prune, recover = stages_of(recipe)
     assert recipe.student != "teacher"
-    student = made(Create(model=recipe.student), None, context)
+    student = find_or_run(Create(model=recipe.student), None, work, host)
     if arm == "alone":
-        return made(distill.model_copy(update={"loss": LABELS_ALONE}), student, context)
-    distilled = made(distill, student, context)
+        return find_or_run(distill.model_copy(update={"loss": LABELS_ALONE}), student, work, host)
+    distilled = find_or_run(distill, student, work, host)
     if arm == "distilled":
         return distilled
     if arm == "magnitude-guided":
         prune = prune.model_copy(update={"importance": "magnitude"})
-    pruned = made(prune, distilled, context)
+    pruned = find_or_run(prune, distilled, work, host)
     if arm == "taylor-plain":
-        return made(recover.model_copy(update={"loss": LABELS_ALONE}), pruned, context)
+        return find_or_run(recover.model_copy(update={"loss": LABELS_ALONE}), pruned, work, host)
     if arm == "scratch-guided":
         total = distill.model_copy(update={"epochs": DISTILL_EPOCHS + RECOVER_EPOCHS})
-        return made(total, fresh_weights(pruned, context), context)
-    return made(recover, pruned, context)
+        return find_or_run(total, fresh_weights(pruned, work, host), work, host)
+    return find_or_run(recover, pruned, work, host)
 
 
-def fresh_weights(pruned: Artifact, context: Context) -> Artifact:
+def fresh_weights(pruned: Artifact, work: Work, host: Host) -> Artifact:
     """Commit the pruned architecture with newly drawn weights."""
     structure = load_structure(pruned.path)
     module = load_model(pruned.path)
-    torch.manual_seed(context.seed)
+    torch.manual_seed(work.seed)
     for layer in module.modules():
         if isinstance(layer, (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear)):
             layer.reset_parameters()
-    return context.commit_model(
-        Create(name="fresh", model=structure.model),
-        pruned,
+    return Create(name="fresh", model=structure.model).commit(
         module,
+        pruned,
+        work,
+        host,
         model=structure.model,
         signature=structure.signature,
         facts={},
     )
 
 
-def run_cell(arm: str, recipe: Recipe, context: Context, *, seed: int) -> None:
+def run_cell(arm: str, recipe: Recipe, work: Work, host: Host, *, seed: int) -> None:
     """Run one cell and write its JSON."""
     path = RESULTS / f"{arm}-seed{seed}.json"
     if path.exists():
         return
     started_s = time.monotonic()
-    scores = score(run_arm(arm, recipe, replace(context, seed=seed)), context, role="select", teacher=None)
+    made = run_arm(arm, recipe, replace(work, seed=seed), host)
+    scores = score(made, work, host, role="select", teacher=None)
+    assert scores.correct is not None
     result = {
         "arm": arm,
         "seed": seed,
@@ -159,7 +159,7 @@ def table() -> str:
     for question, ours, rival in QUESTIONS:
         gain, low, high = interval(differences(accuracy, ours, rival))
         verdict = "yes" if low > 0 else "no, it is worse" if high < 0 else "cannot tell"
-        lines.append(f"| {question} ({ours} - {rival}) | {shown((gain, low, high))} | {verdict} |")
+        lines.append(f"| {question} ({ours} - {rival}) | {show((gain, low, high))} | {verdict} |")
     environment = cells[0]["environment"]
     lines += [
         "",
@@ -185,10 +185,10 @@ def main() -> None:
         readme.write_text(f"{head}{begin}\n\n{table()}\n{end}{tail}")
         return
     recipe = Recipe.load(RECIPE)
-    context = shared_context(recipe, Store.open(arguments.store), threads=arguments.threads)
+    work, host = prepare(recipe, Store.open(arguments.store), threads=arguments.threads)
     for seed in arguments.seeds:
         for arm in ARMS:
-            run_cell(arm, recipe, context, seed=seed)
+            run_cell(arm, recipe, work, host, seed=seed)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def busy(seed: int) -> None:
         time.sleep(rng.uniform(0, 0.5))
 
 
-def measured(work: Path, preset: Preset, seed: int, *, layers: int) -> dict[str, Any]:
+def measure(work: Path, preset: Preset, seed: int, *, layers: int) -> dict[str, Any]:
     """A chain against another with so many layers."""
     models = {"A": save_chain(work / "a.onnx", layers=LAYERS), "B": save_chain(work / "b.onnx", layers=layers)}
     np.savez(work / "inputs.npz", h0=np.random.default_rng(1).normal(size=(64, WIDTH)).astype(np.float32))
@@ -94,7 +94,7 @@ def equal(work: Path, preset: Preset, seed: int) -> dict[str, Any]:
     load = multiprocessing.get_context("spawn").Process(target=busy, args=(seed,), daemon=True)
     load.start()
     try:
-        return measured(work, preset, seed, layers=LAYERS)
+        return measure(work, preset, seed, layers=LAYERS)
     finally:
         load.terminate()
         load.join()
@@ -102,7 +102,7 @@ def equal(work: Path, preset: Preset, seed: int) -> dict[str, Any]:
 
 def slower(work: Path, preset: Preset, seed: int) -> dict[str, Any]:
     """A slowdown of 3% that is there by construction."""
-    return measured(work, preset, seed, layers=round(LAYERS * (1 + SLOWDOWN)))
+    return measure(work, preset, seed, layers=round(LAYERS * (1 + SLOWDOWN)))
 
 
 def bare(work: Path, preset: Preset, seed: int) -> dict[str, Any]:  # noqa: ARG001
@@ -119,7 +119,7 @@ def bare(work: Path, preset: Preset, seed: int) -> dict[str, Any]:  # noqa: ARG0
 
 def cost(work: Path, preset: Preset, seed: int) -> dict[str, Any]:  # noqa: ARG001
     """The wall time of a strict comparison, and what of it the models took."""
-    return measured(work, PRESETS["strict"], seed, layers=LAYERS)
+    return measure(work, PRESETS["strict"], seed, layers=LAYERS)
 
 
 CASES: dict[str, Case] = {"equal": equal, "slower": slower, "bare": bare, "cost": cost}

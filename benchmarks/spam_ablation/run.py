@@ -37,10 +37,10 @@ from numpy.typing import NDArray
 from compress.benchmark.environment import allowed_cores, describe
 from compress.data.roles import subset
 from compress.judge.scores import Scores, score
-from compress.pipeline.run import Options, any_teacher, context_of
+from compress.pipeline.run import Options, host_of, work_of
 from compress.pipeline.run_directory import decide_execution
 from compress.recipe import Recipe
-from compress.stage import Context, Stage
+from compress.stage import Host, Member, Stage, Work
 from compress.stages.distill import Distill
 from compress.stages.prune import Prune
 from compress.stages.shorten import Shorten
@@ -50,7 +50,8 @@ from compress.store.artifact import Artifact, Store, write_atomically
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from benchmarks.seeds import differences, holm, interval, p_value, shown  # noqa: E402
+from benchmarks.seeds import differences, holm, interval, p_value, show  # noqa: E402
+from benchmarks.teachers import find_or_make_teacher, find_or_run  # noqa: E402
 
 RECIPE = HERE.parents[1] / "pipelines" / "spam" / "recipe.yaml"
 RESULTS = HERE / "results"
@@ -67,14 +68,14 @@ QUESTIONS = (
 )
 
 
-def prepared(store: Store, *, train: int, threads: int) -> tuple[Recipe, Context]:
-    """Return the recipe, and its context with part of the train role and the teacher, stored or fine-tuned now."""
+def prepare(store: Store, *, train: int, threads: int) -> tuple[Recipe, Work, Host]:
+    """Return the recipe, and its work with part of the train role and the teacher, stored or fine-tuned now."""
     recipe = Recipe.load(RECIPE, overrides=[f"data.tokenize.max_length={MAX_LENGTH}"])
     data = recipe.data.load()
     data = replace(data, roles={**data.roles, "train": subset(data, per_role=train).train})
     execution = decide_execution(store.root, threads=threads)
-    context = context_of(recipe, data, Options(store=store.root), store=store, execution=execution)
-    return recipe, replace(context, teacher=any_teacher(recipe.teacher, context))
+    work, host = work_of(recipe, data), host_of(Options(store=store.root), store=store, execution=execution)
+    return recipe, replace(work, teachers=(Member(find_or_make_teacher(recipe, work, host), work.task),)), host
 
 
 def chain(arm: str, recipe: Recipe, *, epochs: Sequence[int]) -> list[Stage]:
@@ -108,46 +109,45 @@ def chain(arm: str, recipe: Recipe, *, epochs: Sequence[int]) -> list[Stage]:
     ]
 
 
-def made(stages: Sequence[Stage], context: Context) -> tuple[Artifact, int]:
+def run_chain(stages: Sequence[Stage], work: Work, host: Host) -> tuple[Artifact, int]:
     """Return what a chain makes of the teacher, each step from the store or run now, and its updates of weights."""
-    assert context.teacher is not None
-    artifact, steps = context.teacher, 0
+    artifact, steps = work.teacher.artifact, 0
     for stage in stages:
-        artifact = context.store.find(stage.key(artifact, context)) or stage.run(artifact, context)
+        artifact = find_or_run(stage, artifact, work, host)
         steps += artifact.facts.get("steps", 0)
     return artifact, steps
 
 
 def run_cell(
-    arm: str, recipe: Recipe, context: Context, reference: Scores, *, seed: int, epochs: Sequence[int]
+    arm: str, recipe: Recipe, work: Work, host: Host, reference: Scores, *, seed: int, epochs: Sequence[int]
 ) -> None:
     """Run one cell and write its JSON.
 
     Args:
         arm: one of ARMS.
         recipe: see ``chain``.
-        context: with the teacher; its seed is replaced.
+        work: with the teacher; its seed is replaced.
+        host: store, execution.
         reference: the teacher's scores on test.
         seed: of the cell.
         epochs: see ``chain``.
     """
-    assert context.teacher is not None
     path, stages = RESULTS / f"{arm}-seed{seed}.json", chain(arm, recipe, epochs=epochs)
     shared = {
-        "teacher": context.teacher.digest,
-        "data": context.data.digest,
-        "task": context.task.digest,
+        "teacher": work.teacher.artifact.digest,
+        "data": work.data.digest,
+        "task": work.task.digest,
         "loss": recipe.loss.fingerprint,
-        "train": len(context.data.train),
+        "train": len(work.data.train),
         "epochs": list(epochs),
     }
     made_of = {"shared": shared, "stages": [stage.model_dump(mode="json", exclude_none=True) for stage in stages]}
     if path.exists() and json.loads(path.read_text())["made_of"] == made_of:
         return
     started_s = time.monotonic()
-    context = replace(context, seed=seed)
-    artifact, steps = made(stages, context)
-    scores = score(artifact, context, role="test", teacher=reference)
+    work = replace(work, seed=seed)
+    artifact, steps = run_chain(stages, work, host)
+    scores = score(artifact, work, host, role="test", teacher=reference)
     assert scores.correct is not None
     result = {
         "arm": arm,
@@ -158,7 +158,7 @@ def run_cell(
         "teacher_accuracy_test": reference.accuracy,
         "teacher_macro_f1_test": reference.measures["macro-f1"].value,
         "samples": len(scores.correct),
-        "correct": packed(scores.correct),
+        "correct": pack(scores.correct),
         "steps": steps,
         "parameters": scores.facts["parameters"],
         "macs": scores.facts["macs"],
@@ -166,8 +166,8 @@ def run_cell(
         "teacher_parameters": reference.facts["parameters"],
         "teacher_macs": reference.facts["macs"],
         "made_of": made_of,
-        "threads": context.execution.threads,
-        "precision": context.execution.precision,
+        "threads": host.execution.threads,
+        "precision": host.execution.precision,
         "seconds": round(time.monotonic() - started_s, 1),
         "environment": describe(seed=seed),
     }
@@ -176,13 +176,13 @@ def run_cell(
     print(f"{arm} seed {seed}: {100 * scores.accuracy:.2f}% in {result['seconds']:.0f} s", flush=True)
 
 
-def packed(correct: NDArray[np.bool_]) -> str:
+def pack(correct: NDArray[np.bool_]) -> str:
     """Return whether each sample is right, bool [N], as base64 of its bits, the first sample in the highest bit."""
     return base64.b64encode(np.packbits(correct).tobytes()).decode()
 
 
-def unpacked(text: str, *, samples: int) -> NDArray[np.bool_]:
-    """Return what ``packed`` was given."""
+def unpack(text: str, *, samples: int) -> NDArray[np.bool_]:
+    """Return what ``pack`` was given."""
     return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=samples).astype(bool)
 
 
@@ -217,7 +217,7 @@ def table() -> str:
     longest_s = max(cell["seconds"] for cell in cells)
     lines += [
         "",
-        *compared(cells),
+        *compare(cells),
         "",
         f"{shared['train']:,} train mails of at most {MAX_LENGTH} tokens, {cells[0]['steps']} steps ({epochs} epochs) "
         f"in every arm, seeds {seeds}, {cells[0]['samples']:,} test mails; loss {shared['loss']}; at most "
@@ -244,13 +244,11 @@ def check_whole(cells: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def compared(cells: Sequence[dict[str, Any]]) -> list[str]:
+def compare(cells: Sequence[dict[str, Any]]) -> list[str]:
     """Return the questions with their answers, as lines of Markdown."""
     accuracy = {(cell["arm"], cell["seed"]): 100 * cell["accuracy_test"] for cell in cells}
     right = {
-        arm: np.mean(
-            [unpacked(cell["correct"], samples=cell["samples"]) for cell in cells if cell["arm"] == arm], axis=0
-        )
+        arm: np.mean([unpack(cell["correct"], samples=cell["samples"]) for cell in cells if cell["arm"] == arm], axis=0)
         for arm in ARMS
     }
     gains = {question: differences(accuracy, ours, rival) for question, ours, rival in QUESTIONS}
@@ -265,7 +263,7 @@ def compared(cells: Sequence[dict[str, Any]]) -> list[str]:
         p = adjusted[question]
         answer = "cannot tell" if p >= 0.05 else "yes" if over_seeds[0] > 0 else "no, it is worse"
         lines.append(
-            f"| {question} ({ours} - {rival}) | {shown(over_seeds)} | [{low:+.2f}, {high:+.2f}] | "
+            f"| {question} ({ours} - {rival}) | {show(over_seeds)} | [{low:+.2f}, {high:+.2f}] | "
             f"{'< 0.001' if p < 0.001 else f'{p:.3f}'} | {answer} |"
         )
     return lines
@@ -287,14 +285,13 @@ def main() -> None:
         head, tail = readme.read_text().split(begin)[0], readme.read_text().split(end)[1]
         readme.write_text(f"{head}{begin}\n\n{table()}\n{end}{tail}")
         return
-    recipe, context = prepared(Store.open(arguments.store), train=arguments.train, threads=arguments.threads)
-    assert context.teacher is not None
-    reference = score(context.teacher, context, role="test", teacher=None)
-    print(f"teacher: {100 * reference.accuracy:.2f}% of {len(context.data.test):,} test mails", flush=True)
+    recipe, work, host = prepare(Store.open(arguments.store), train=arguments.train, threads=arguments.threads)
+    reference = score(work.teacher.artifact, work, host, role="test", teacher=None)
+    print(f"teacher: {100 * reference.accuracy:.2f}% of {len(work.data.test):,} test mails", flush=True)
     for seed in arguments.seeds:
         for arm in arguments.only:
             if arm != "teacher":
-                run_cell(arm, recipe, context, reference, seed=seed, epochs=arguments.epochs)
+                run_cell(arm, recipe, work, host, reference, seed=seed, epochs=arguments.epochs)
 
 
 if __name__ == "__main__":

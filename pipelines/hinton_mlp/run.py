@@ -24,12 +24,11 @@ from compress.benchmark.environment import allowed_cores, describe
 from compress.data import Data
 from compress.loss import GuidedLoss
 from compress.models import load_model
-from compress.pipeline.run import Options, context_of
+from compress.pipeline.run import Options, host_of, work_of
 from compress.recipe import Recipe
-from compress.stage import Context, Execution
+from compress.stage import Execution, Host, Member, Stage, Work
 from compress.stages.create import Create
 from compress.stages.distill import Distill
-from compress.stages.train import Train
 from compress.store.artifact import Artifact, Store
 from compress.training.loop import predict
 
@@ -39,9 +38,9 @@ PAPER = {"teacher": 67, "alone": 146, "distilled": 74}  # of 10,000 MNIST test i
 PAPER_OMITTED = "206 errors, 133 of 1,010 threes; with the bias raised by 3.5: 109, 14"
 
 
-def made(stage: Create | Distill | Train, source: Artifact | None, context: Context) -> Artifact:
+def find_or_run(stage: Stage, source: Artifact | None, work: Work, host: Host) -> Artifact:
     """Return the stage's output from the store, or run it."""
-    return context.store.find(stage.key(source, context)) or stage.run(source, context)  # pyright: ignore[reportArgumentType]
+    return host.store.find(stage.key(source, work, host)) or stage.run(source, work, host)  # pyright: ignore[reportArgumentType] # origins take None
 
 
 def without(data: Data, omitted: int) -> Data:
@@ -91,28 +90,29 @@ def main() -> None:
     data = recipe.data.load()
     store = Store.open(arguments.store)
     execution = Execution(threads=arguments.threads, precision="bfloat16")
-    context = context_of(recipe, data, Options(store=store.root), store=store, execution=execution)
-    teacher = made(recipe.teacher.train, made(Create(model=recipe.teacher.model), None, context), context)
-    context = replace(context, teacher=teacher)
-    student = made(Create(model=recipe.student), None, context)
-    plain = replace(context, task=replace(context.task, augment=None))
+    work, host = work_of(recipe, data), host_of(Options(store=store.root), store=store, execution=execution)
+    created = find_or_run(Create(model=recipe.teacher.model), None, work, host)
+    teacher = find_or_run(recipe.teacher.train, created, work, host)
+    student = find_or_run(Create(model=recipe.student), None, work, host)
+    task = work.task.plain()
+    plain = replace(work, task=task, teachers=(Member(teacher, task),))
     labels_alone = distill.model_copy(update={"loss": GuidedLoss.model_validate({"hard": {}})})
     models = {
         "teacher": teacher,
-        "alone": made(labels_alone, student, plain),
-        "distilled": made(distill, student, plain),
-        "omitted": made(distill, student, replace(plain, data=without(data, arguments.omit))),
+        "alone": find_or_run(labels_alone, student, plain, host),
+        "distilled": find_or_run(distill, student, plain, host),
+        "omitted": find_or_run(distill, student, replace(plain, data=without(data, arguments.omit)), host),
     }
     modules = {name: load_model(artifact.path) for name, artifact in models.items()}
     select, test = data.select, data.test
     assert select.labels is not None
     assert test.labels is not None
-    bias = best_bias(predict(modules["omitted"], plain, select), select.labels, arguments.omit)
+    bias = best_bias(predict(modules["omitted"], task, host, select), select.labels, arguments.omit)
     counted = {
-        name: errors(predict(module, plain, test), test.labels, arguments.omit) for name, module in modules.items()
+        name: errors(predict(module, task, host, test), test.labels, arguments.omit) for name, module in modules.items()
     }
     counted["omitted, bias corrected"] = errors(
-        predict(modules["omitted"], plain, test), test.labels, arguments.omit, bias=bias
+        predict(modules["omitted"], task, host, test), test.labels, arguments.omit, bias=bias
     )
     result = {
         "data": str(recipe.data.source),

@@ -23,7 +23,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from mail import Mail, body, mails, normalised, parser, source_of, write_counts  # noqa: E402
+from mail import Mail, body, mails, normalise, parser, source_of, write_counts  # noqa: E402
 
 from compress.errors import CompressError, DataError  # noqa: E402
 from compress.store.artifact import write_atomically  # noqa: E402
@@ -95,7 +95,7 @@ def words(line: str) -> Iterator[tuple[str, int]]:
         yield from ((mark, begin + tail + place) for place, mark in enumerate(word[tail:]))
 
 
-def tagged(text: str) -> Line:
+def tag(text: str) -> Line:
     """Return the words of a line of text, each tagged by the entity that has any of its characters."""
     entities = [(match.start(), match.end(), match.lastgroup) for match in ENTITY.finditer(text)]
     line = Line([], [])
@@ -134,12 +134,12 @@ def collect(corpus: Iterable[Mail]) -> tuple[list[Line], Counter[str]]:
     for mail in corpus:
         counts["mails"] += 1
         try:
-            text = normalised(body(mail.raw).text)
+            text = normalise(body(mail.raw).text)
         except (AttributeError, LookupError, TypeError, ValueError):  # what the email package raises on broken headers
             counts["mails broken beyond reading, dropped"] += 1
             continue
         for row in text.split("\n"):
-            for line in pieces(tagged(re.sub(r"^[\s>|:]+", "", row))):
+            for line in pieces(tag(re.sub(r"^[\s>|:]+", "", row))):
                 counts["lines"] += 1
                 if len(line.tokens) < MIN_WORDS:
                     counts[f"lines of fewer than {MIN_WORDS} words, dropped"] += 1
@@ -149,7 +149,7 @@ def collect(corpus: Iterable[Mail]) -> tuple[list[Line], Counter[str]]:
     return list(different.values()), counts
 
 
-def drawn(lines: list[Line], *, size: int, seed: int) -> list[Line]:
+def draw(lines: list[Line], *, size: int, seed: int) -> list[Line]:
     """Return ``size`` of the lines in their order, half of them with an entity where there are as many.
 
     Raises:
@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--seed", type=int, default=0, help="draws the lines")
     given = command.parse_args(arguments)
     lines, counts = collect(mails(source_of(given)))
-    lines = drawn(lines, size=given.lines, seed=given.seed)
+    lines = draw(lines, size=given.lines, seed=given.seed)
     rows = [json.dumps(line._asdict(), ensure_ascii=False) + "\n" for line in lines]
     write_atomically(given.output, "".join(rows))
     text = table(lines, counts)

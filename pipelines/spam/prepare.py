@@ -28,7 +28,7 @@ from mail import (  # noqa: E402
     Mail,
     body,
     mails,
-    normalised,
+    normalise,
     parser,
     source_of,
     without_footers,
@@ -84,7 +84,7 @@ def row_of(mail: Mail, counts: Counter[tuple[str, str]]) -> Row | None:
     except (AttributeError, LookupError, TypeError, ValueError):  # what the email package raises on broken headers
         counts[UNREADABLE, mail.label] += 1
         return None
-    whole = normalised(found.text)
+    whole = normalise(found.text)
     plain = without_footers(whole)
     anonymous = without_stand_ins(plain)
     text = first_words(anonymous, MAX_WORDS)

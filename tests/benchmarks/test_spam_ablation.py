@@ -24,7 +24,7 @@ def write_cells(folder: Path, accuracy: dict[str, list[int]], **changes) -> None
                 "arm": arm,
                 "seed": seed,
                 "accuracy_test": right / SAMPLES,
-                "correct": ablation.packed(np.arange(SAMPLES) < right),
+                "correct": ablation.pack(np.arange(SAMPLES) < right),
                 "samples": SAMPLES,
                 "steps": 8,
                 "precision": "float32",
@@ -73,7 +73,7 @@ def test_only_the_guided_arms_read_the_teacher():
 @pytest.mark.parametrize("samples", [1, 8, 13])
 def test_correctness_survives_packing(samples):
     correct = np.random.default_rng(samples).random(samples) < 0.5
-    assert np.array_equal(ablation.unpacked(ablation.packed(correct), samples=samples), correct)
+    assert np.array_equal(ablation.unpack(ablation.pack(correct), samples=samples), correct)
 
 
 def test_the_table_tells_a_gap_from_noise(results):

@@ -40,7 +40,7 @@ def made(plain: str | None = None, html: str | None = None) -> bytes:
 
 
 def text_of(raw: bytes) -> str:
-    return mail.normalised(mail.body(raw).text)
+    return mail.normalise(mail.body(raw).text)
 
 
 def test_of_alternatives_the_plain_one_is_read_and_no_header():
@@ -305,7 +305,7 @@ def test_the_shipped_readme_has_a_place_for_the_counts(folder):
 def found(line: str) -> list[str]:
     """Entities as "KIND words"."""
     spans: list[list[str]] = []
-    tokens, tags = entities.tagged(line)
+    tokens, tags = entities.tag(line)
     for token, tag in zip(tokens, tags, strict=True):
         if tag.startswith("B-"):
             spans.append([tag[2:], token])
@@ -358,18 +358,18 @@ def test_rules_find_entities_and_nothing_else(line, expected):
     ],
 )
 def test_words_are_those_between_white_space_and_punctuation_apart(line, expected):
-    assert entities.tagged(line).tokens == expected
+    assert entities.tag(line).tokens == expected
 
 
 def test_what_a_word_is_does_not_depend_on_entities(monkeypatch):
     line = "On Tue, 3 Sep 2002, bob@a.org paid $5 (http://a.org)."
-    tokens = entities.tagged(line).tokens
+    tokens = entities.tag(line).tokens
     monkeypatch.setattr(entities, "ENTITY", entities.re.compile("(?!)"))
-    assert entities.tagged(line) == (tokens, ["O"] * len(tokens))
+    assert entities.tag(line) == (tokens, ["O"] * len(tokens))
 
 
 def test_long_lines_are_cut_between_entities():
-    line = entities.tagged("word " * 62 + "3 Sep 2002 " + "word " * 70)
+    line = entities.tag("word " * 62 + "3 Sep 2002 " + "word " * 70)
     parts = list(entities.pieces(line))
     assert [len(part.tokens) for part in parts] == [62, 64, 9]
     assert sum((part.tokens for part in parts), []) == line.tokens
@@ -391,16 +391,16 @@ def test_a_line_occurs_once_whatever_its_case_digits_and_quotation(corpus):
 
 
 def test_lines_are_drawn_by_seed_half_of_them_with_an_entity():
-    lines = [entities.tagged(f"line {number} of $5") for number in range(50)]
-    lines += [entities.tagged(f"line {number} of none") for number in range(50)]
-    picked = entities.drawn(lines, size=20, seed=0)
+    lines = [entities.tag(f"line {number} of $5") for number in range(50)]
+    lines += [entities.tag(f"line {number} of none") for number in range(50)]
+    picked = entities.draw(lines, size=20, seed=0)
     assert sum(line.has_entity for line in picked) == 10
-    assert picked == entities.drawn(lines, size=20, seed=0)
-    assert picked != entities.drawn(lines, size=20, seed=1)
-    assert sum(line.has_entity for line in entities.drawn(lines, size=90, seed=0)) == 45
-    assert sum(line.has_entity for line in entities.drawn(lines[40:], size=60, seed=0)) == 10
+    assert picked == entities.draw(lines, size=20, seed=0)
+    assert picked != entities.draw(lines, size=20, seed=1)
+    assert sum(line.has_entity for line in entities.draw(lines, size=90, seed=0)) == 45
+    assert sum(line.has_entity for line in entities.draw(lines[40:], size=60, seed=0)) == 10
     with pytest.raises(DataError, match="too few lines"):
-        entities.drawn(lines, size=101, seed=0)
+        entities.draw(lines, size=101, seed=0)
 
 
 def test_the_written_lines_are_what_a_table_source_reads(corpus, tmp_path):
