@@ -1,6 +1,7 @@
 """Where samples come from, as values a recipe can hold: ``{idx: {directory: ...}}`` is ``Idx(directory=...)``."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,12 +27,22 @@ class Digits(Source):
     source: Literal["digits"] = "digits"
 
     def load(self, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
-        """Return all digits as train."""
-        from sklearn.datasets import load_digits
+        """Return all digits as train.
 
-        images, labels = load_digits(return_X_y=True)
-        pixels = np.round(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
-        return Raw({"train": Samples(pixels, class_numbers(labels))}, tuple(map(str, range(10))))
+        Raises:
+            DataError: when scikit-learn is not installed.
+        """
+        rows = np.loadtxt(_digits_file(), delimiter=",", dtype=np.int64)  # 64 grey levels and the digit
+        pixels = np.round(rows[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+        return Raw({"train": Samples(pixels, rows[:, -1])}, tuple(map(str, range(10))))
+
+
+def _digits_file() -> Path:
+    """Return where scikit-learn keeps the digits; importing it to ask would take longer than reading them."""
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise DataError("the digits come with scikit-learn", hint="pip install scikit-learn")
+    return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 class Idx(Source):

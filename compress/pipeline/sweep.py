@@ -16,13 +16,13 @@ from typing import Any, Literal
 from rich import box
 from rich.table import Table
 
-from compress.benchmark.units import format_bytes, format_factor, format_ms, format_share
 from compress.errors import RecipeError, StageError, UsageError
 from compress.judge.verdict import Race
 from compress.measures.pareto import optimal
 from compress.pipeline.run import Options, Outcome, run
 from compress.recipe import Recipe
 from compress.store.artifact import Store, hash_values, write_atomically
+from compress.units import format_bytes, format_factor, format_ms, format_share
 
 SCHEMA = 1
 MAX_VARIANTS = 256

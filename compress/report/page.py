@@ -11,10 +11,10 @@ from string import Template
 from typing import Any
 
 from compress.benchmark import tables
-from compress.benchmark.units import format_bytes, format_count, format_factor, format_ms, format_share, format_speedup
 from compress.judge.verdict import GateResult
 from compress.report import charts
 from compress.report import views as reporting
+from compress.units import format_bytes, format_count, format_factor, format_ms, format_share, format_speedup
 
 WIDE_PX, NARROW_PX = 1030, 360
 MOST_LAYERS = 40  # of a table that stands open

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from compress.benchmark import tables
-from compress.benchmark.units import format_ms
 from compress.report.page import page
 from compress.report.views import csv_text
+from compress.units import format_ms
 
 VOID = {"meta", "link", "img", "br", "circle", "line", "rect", "path"}
 
