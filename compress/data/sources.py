@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -23,6 +23,8 @@ Side = Annotated[int, Field(ge=1, le=8192)]
 
 class Digits(Source):
     """scikit-learn's 1,797 handwritten digits, 8 x 8; grey levels 0 to 16 are scaled to 0 to 255."""
+
+    of_files: ClassVar[bool] = True
 
     source: Literal["digits"] = "digits"
 
@@ -52,6 +54,8 @@ class Idx(Source):
         directory: holds ``train-images-idx3-ubyte`` and its companions.
         classes: class names in label order; empty names them by number.
     """
+
+    of_files: ClassVar[bool] = True
 
     source: Literal["idx"] = "idx"
     directory: Path
@@ -97,6 +101,8 @@ class ImageFolder(Source):
         size: side of the square every image is resized to, or height and width.
         mode: one channel or three.
     """
+
+    of_files: ClassVar[bool] = True
 
     source: Literal["image-folder"] = "image-folder"
     root: Path
