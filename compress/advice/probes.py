@@ -8,12 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from compress.measures.intervals import CONFIDENCE, Estimate
 
@@ -173,6 +167,12 @@ def domain_auc(reference: Array, data: Array, *, seed: int) -> Estimate:
         data: features [M, D].
         seed: draws the fifths.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     features = np.concatenate([reference, data])
     origin = np.repeat([0, 1], [len(reference), len(data)])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
@@ -217,6 +217,8 @@ def jackknife(statistic: Callable[..., float], *arrays: Array, groups: int = 8) 
     For statistics that the bootstrap's repeated samples would bias, as they do `linear_cka`. Its variance has one
     degree of freedom less than there are groups.
     """
+    from scipy.special import stdtrit
+
     parts = np.array_split(np.arange(len(arrays[0])), groups)
     value = statistic(*arrays)
     left = np.array([statistic(*(np.delete(array, part, axis=0) for array in arrays)) for part in parts])

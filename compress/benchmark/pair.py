@@ -15,8 +15,8 @@ from compress.benchmark.drawn_inputs import check_same_inputs, draw
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import check_usable
-from compress.benchmark.units import format_bytes, format_count, format_ms, format_rate, format_share
 from compress.errors import InputError, ModelError
+from compress.measures.units import format_bytes, format_count, format_ms, format_rate, format_share
 from compress.progress import Reporter
 
 SCHEMA = 1

@@ -10,7 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from compress.benchmark.units import (
+from compress.measures.units import (
     format_bytes,
     format_count,
     format_factor,

@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ class Numpy(Source):
         layout: order of the axes of inputs; [N, H, W] has one channel in either.
         classes: class names in label order; empty names them by number.
     """
+
+    of_files: ClassVar[bool] = True
 
     source: Literal["numpy"] = "numpy"
     archive: Path | None = None

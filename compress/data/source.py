@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,13 @@ class Raw:
 
 
 class Source(Values):
-    """A place samples come from."""
+    """A place samples come from.
+
+    Class attributes:
+        of_files: whether its fields, and the files they name, decide all that it gives.
+    """
+
+    of_files: ClassVar[bool] = False
 
     @property
     def title(self) -> str:

@@ -1,8 +1,9 @@
 """Where samples come from, as values a recipe can hold: ``{idx: {directory: ...}}`` is ``Idx(directory=...)``."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -23,15 +24,27 @@ Side = Annotated[int, Field(ge=1, le=8192)]
 class Digits(Source):
     """scikit-learn's 1,797 handwritten digits, 8 x 8; grey levels 0 to 16 are scaled to 0 to 255."""
 
+    of_files: ClassVar[bool] = True
+
     source: Literal["digits"] = "digits"
 
     def load(self, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
-        """Return all digits as train."""
-        from sklearn.datasets import load_digits
+        """Return all digits as train.
 
-        images, labels = load_digits(return_X_y=True)
-        pixels = np.round(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
-        return Raw({"train": Samples(pixels, class_numbers(labels))}, tuple(map(str, range(10))))
+        Raises:
+            DataError: when scikit-learn is not installed.
+        """
+        rows = np.loadtxt(_digits_file(), delimiter=",", dtype=np.int64)  # 64 grey levels and the digit
+        pixels = np.round(rows[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
+        return Raw({"train": Samples(pixels, rows[:, -1])}, tuple(map(str, range(10))))
+
+
+def _digits_file() -> Path:
+    """Return where scikit-learn keeps the digits; importing it to ask would take longer than reading them."""
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise DataError("the digits come with scikit-learn", hint="pip install scikit-learn")
+    return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 class Idx(Source):
@@ -41,6 +54,8 @@ class Idx(Source):
         directory: holds ``train-images-idx3-ubyte`` and its companions.
         classes: class names in label order; empty names them by number.
     """
+
+    of_files: ClassVar[bool] = True
 
     source: Literal["idx"] = "idx"
     directory: Path
@@ -86,6 +101,8 @@ class ImageFolder(Source):
         size: side of the square every image is resized to, or height and width.
         mode: one channel or three.
     """
+
+    of_files: ClassVar[bool] = True
 
     source: Literal["image-folder"] = "image-folder"
     root: Path

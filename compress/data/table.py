@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +146,8 @@ class Table(Columns):
         path: all rows, from which the roles are drawn.
         files: or a file for each role; roles without one are drawn from train.
     """
+
+    of_files: ClassVar[bool] = True
 
     source: Literal["table"] = "table"
     path: Path | None = None

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from compress.errors import StageError
-from compress.export.attention import TRANSLATIONS
 from compress.export.names import name_by_module
 from compress.export.onnx_file import check_model
 from compress.tasks.signature import Signature
@@ -41,6 +40,8 @@ def to_onnx(
     Raises:
         StageError: the module cannot be exported with these shapes, or not in this opset.
     """
+    from compress.export.attention import TRANSLATIONS  # brings onnxscript, which nothing else needs
+
     dynamic_shapes = _dynamic_shapes(signature, example)
     # A copy, because tracing needs inference mode, one device, and contiguous weights: from channels_last ones the
     # exporter makes a dozen as_strided nodes of a single average pool.

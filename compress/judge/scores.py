@@ -114,7 +114,8 @@ def score(
         facts["accuracy"] = work.task.tally(logits, samples).value
         return facts | ({} if teacher is None else against(teacher.logits, logits, work.task))
 
-    found = host.store.commit(inputs, kind="scores", write=write)
+    with host.reporter.bar(f"scoring on {role}"):
+        found = host.store.commit(inputs, kind="scores", write=write)
     logits = np.load(found.path / "logits.npy")
     measures = work.task.tallies(logits, samples)
     return Scores(artifact=found, logits=logits, tally=measures[work.task.measure], measures=measures)

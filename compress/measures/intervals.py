@@ -10,7 +10,6 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrik, stdtrit
 
 from compress.measures.tally import Tally
 
@@ -83,6 +82,8 @@ def paired_ratio(log_ratios: Sequence[float] | NDArray[np.float64], *, seed: int
     values = np.asarray(log_ratios, dtype=np.float64)
     if len(values) < 2 * launches or len(values) % launches:
         raise ValueError(f"an interval needs at least 2 rounds in each of {launches} launches, got {len(values)}")
+    from scipy.special import bdtrik, stdtrit
+
     tail = (1 - RATIO_CONFIDENCE) / 2
     if launches == 1:
         # The median lies outside the k-th smallest and k-th largest as often as k - 1 tosses of n or fewer are heads.

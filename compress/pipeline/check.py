@@ -31,11 +31,12 @@ def check(recipe: Recipe, options: Options, *, on_cost: Callable[[Cost], None] |
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
     work, host = work_of(recipe, data), host_of(options, store=store, execution=execution)
     work = replace(work, teachers=find_teachers(recipe, work, host))
-    if on_cost is None:
-        return advise(recipe, work, host)
-    lesson, make = pilot_of(recipe, work, host)
-    on_cost(cost(lesson, work, host, make))
-    return advise(recipe, work, host, also=pilot(lesson, work, host, make))
+    with host.reporter.bar("advice"):
+        if on_cost is None:
+            return advise(recipe, work, host)
+        lesson, make = pilot_of(recipe, work, host)
+        on_cost(cost(lesson, work, host, make))
+        return advise(recipe, work, host, also=pilot(lesson, work, host, make))
 
 
 def find_teachers(recipe: Recipe, work: Work, host: Host) -> tuple[Member, ...]:

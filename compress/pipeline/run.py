@@ -155,7 +155,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
             report["estimate"] = estimate(
                 real, full, smoke_select=len(data.select), rows=measured, num_raced=len(race.document["rows"])
             )
-        with writable(run_dir):
+        with writable(run_dir), options.reporter.bar("report"):
             publish(report, race, verdict, rows, run_dir, recipe=recipe, run=parent, register=not options.smoke)
     passed = all(gate.passed for gate in gates) if gates and not options.judged else verdict and verdict.passed
     return Outcome(None if options.smoke else passed, report, run_dir, rows[-1].artifact, race)
@@ -272,7 +272,7 @@ class Loop:
 
     def _find_or_make(self, node: Node, source: Artifact | None, work: Work, host: Host) -> tuple[Artifact, bool]:
         key = node.stage.key(source, work, host)
-        with host.store.lock(key, wait=host.reporter.say):
+        with host.reporter.bar(node.name), host.store.lock(key, wait=host.reporter.say):
             if node.name in self.options.force:
                 host.store.discard(key)
             found = host.store.find(key, verify=True)
@@ -303,7 +303,8 @@ class Loop:
         Raises:
             AdviceError: when they warn and the options are strict.
         """
-        advice = advise(self.recipe, work, self.host)
+        with self.host.reporter.bar("advice"):
+            advice = advise(self.recipe, work, self.host)
         for warning in advice.warnings:
             self.options.reporter.say(f"warning: {warning}")
         if self.options.strict:
@@ -374,7 +375,8 @@ def prepare(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
     faults += [f"{'.'.join(path)}: {message}" for path, message in (*recipe.unshipped(), *recipe.untimed())]
     if faults:  # a recipe that was read from a file has been told so already, with its places
         raise RecipeError("\n".join([f"the recipe has {len(faults)} fault(s):", *faults]))
+    with options.reporter.bar("reading the data"):
+        data = recipe.data.load(code=options.code)
     if not options.smoke:
-        return recipe, options, recipe.data.load(code=options.code)
-    data = subset(recipe.data.load(code=options.code), per_role=SMOKE_SAMPLES)
-    return recipe.smoke(), replace(options, store=options.store / "smoke"), data
+        return recipe, options, data
+    return recipe.smoke(), replace(options, store=options.store / "smoke"), subset(data, per_role=SMOKE_SAMPLES)

@@ -10,9 +10,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from compress.benchmark.units import format_bytes, format_ms, format_share, format_speedup
 from compress.errors import InputError
 from compress.measures.pareto import optimal
+from compress.measures.units import format_bytes, format_ms, format_share, format_speedup
 
 
 @dataclass(frozen=True, slots=True)

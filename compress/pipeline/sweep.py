@@ -16,10 +16,10 @@ from typing import Any, Literal
 from rich import box
 from rich.table import Table
 
-from compress.benchmark.units import format_bytes, format_factor, format_ms, format_share
 from compress.errors import RecipeError, StageError, UsageError
 from compress.judge.verdict import Race
 from compress.measures.pareto import optimal
+from compress.measures.units import format_bytes, format_factor, format_ms, format_share
 from compress.pipeline.run import Options, Outcome, run
 from compress.recipe import Recipe
 from compress.store.artifact import Store, hash_values, write_atomically

@@ -105,8 +105,18 @@ class Quantizer:
         return self.plan(ranges, self._others(layer))
 
 
+def most_files(num_layers: int) -> int:
+    """How many files ``choose_layers`` scores at most: the float one, one a layer, and those of the bisection."""
+    return 1 + num_layers + (1 + (num_layers - 1).bit_length() if num_layers else 0)
+
+
 def choose_layers(
-    quantizer: Quantizer, ranges: Mapping[str, Range], scorer: Scorer, *, max_accuracy_drop: float
+    quantizer: Quantizer,
+    ranges: Mapping[str, Range],
+    scorer: Scorer,
+    *,
+    max_accuracy_drop: float,
+    done: Callable[[], object] = lambda: None,
 ) -> Choice:
     """Ranks the layers one at a time, then leaves the fewest in float that keep the accuracy.
 
@@ -118,13 +128,16 @@ def choose_layers(
         ranges: of `quantizer.values`.
         scorer: guided loss and accuracy of a file on the select role.
         max_accuracy_drop: allowed on select, 0 to 1.
+        done: called after each file that was scored.
     """
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.onnx"
 
         def score(model: onnx.ModelProto) -> Score:
             write_model(model, path)
-            return scorer(path)
+            found = scorer(path)
+            done()
+            return found
 
         reference = score(quantizer.model)
         increase = {

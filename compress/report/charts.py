@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-from compress.benchmark.units import format_ms
 from compress.measures.pareto import optimal
+from compress.measures.units import format_ms
 
 Kind = Literal["teacher", "baseline", "stage", "shipped"]
 CHARACTER_PX = 6.7  # of the page's 12 px text, on average

@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from compress.benchmark import tables
-from compress.benchmark.units import format_bytes, format_count, format_factor, format_ms, format_share, format_speedup
 from compress.judge.mistakes import Mistakes
 from compress.judge.verdict import GateResult
+from compress.measures.units import format_bytes, format_count, format_factor, format_ms, format_share, format_speedup
 from compress.report import charts
 from compress.report import views as reporting
 

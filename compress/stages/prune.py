@@ -16,6 +16,7 @@ from compress.errors import StageError
 from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure, save_model
 from compress.models.structure import Structure
+from compress.progress import Bar
 from compress.stage import Host, Need, Optimization, Quantity, Stage, Training, Work, coupling_faults
 from compress.store.artifact import Artifact, hash_values
 from compress.surgery import cut, encoders, verify
@@ -219,24 +220,24 @@ class Prune(Stage):
         generator = torch.Generator().manual_seed(work.seed * 1000 + step)
         drawn = torch.randperm(len(train), generator=generator)[:count].sort().values
 
-        def batches() -> Iterator[Batch]:
-            with host.reporter.bar(f"{self.title}, importance", count) as bar:
-                for index in drawn.split(self.importance_batch_size):
-                    yield work.task.batch(train, index, view=view, mixup=loss.mixup)
-                    bar.advance(len(index))
+        def batches(bar: Bar) -> Iterator[Batch]:
+            for index in drawn.split(self.importance_batch_size):
+                yield work.task.batch(train, index, view=view, mixup=loss.mixup)
+                bar.advance(len(index))
 
         def per_sample(model: nn.Module, batch: Batch) -> Tensor:
             return per_sample_loss(model, work.task, batch, loss=loss, teacher=teacher)
 
-        return taylor(
-            module,
-            groups,
-            batches(),
-            loss=per_sample,
-            logits=work.task.forward,
-            seed=work.seed,
-            problem=work.task.problem,
-        )
+        with host.reporter.bar(f"{self.title}, importance", count) as bar:
+            return taylor(
+                module,
+                groups,
+                batches(bar),
+                loss=per_sample,
+                logits=work.task.forward,
+                seed=work.seed,
+                problem=work.task.problem,
+            )
 
     def _choose(
         self,

@@ -19,7 +19,7 @@ from compress.quantization import kernels
 from compress.quantization.calibration import Batches, Range, finder, observe
 from compress.quantization.placement import Mode, layers, usual_mode
 from compress.quantization.plan import QuantPlan
-from compress.quantization.sensitivity import Choice, Quantizer, Score, Scorer, choose_layers
+from compress.quantization.sensitivity import Choice, Quantizer, Score, Scorer, choose_layers, most_files
 from compress.quantization.view import View
 from compress.quantization.writer import write_quantized
 from compress.stage import Host, Need, Quantity, Stage, Work
@@ -106,7 +106,10 @@ class Quantize(Stage):
             plan, ranking, curve = quantizer.plan(ranges, {}), {}, None
         else:
             scorer = select_scorer(self, work, host)
-            choice = choose_layers(quantizer, ranges, scorer, max_accuracy_drop=self.max_accuracy_drop)
+            with host.reporter.bar(f"{self.title}, ranking", most_files(len(quantizer.layers))) as bar:
+                choice = choose_layers(
+                    quantizer, ranges, scorer, max_accuracy_drop=self.max_accuracy_drop, done=bar.advance
+                )
             plan, ranking, curve = choice.plan, choice.ranking, describe(choice)
         facts = {"mode": mode} | self._check(model, plan, work, host, ranking=ranking)
         files = {"quant_plan.json": plan.model_dump_json(indent=1)}

@@ -11,6 +11,7 @@ never runs, keeps its shape. A tensor that `forward` builds with a fixed number 
 import copy
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from compress.errors import ModelError, StageError
 from compress.surgery import cut, encoders, layers, verify
 from compress.surgery.groups import Group, Member, inside
-from compress.surgery.trace import Coupling, couplings
+
+if TYPE_CHECKING:
+    from compress.surgery.trace import Coupling
 
 DEFAULT_UNITS: tuple[encoders.Unit, ...] = ("heads", "feed_forward", "layers")
 
@@ -54,6 +57,8 @@ def find_groups(
         mapped = encoders.groups(encoder, units, protected=protected)
         _prove(trial, mapped, _trial_inputs(tuple(tensor[:2] for tensor in example_inputs)), {})
         return tuple(mapped)
+    from compress.surgery.trace import couplings  # brings torch-pruning
+
     inputs = _trial_inputs(example_inputs)
     shared = _shared_parameters(trial)
     groups: list[Group] = []
@@ -98,7 +103,7 @@ def _shared_parameters(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return {name.rpartition(".")[0]: names for names in tied for name in names}
 
 
-def _group(coupling: Coupling, model: nn.Module, shared: dict[str, tuple[str, ...]]) -> Group:
+def _group(coupling: "Coupling", model: nn.Module, shared: dict[str, tuple[str, ...]]) -> Group:
     """Turn a coupling into a group.
 
     Raises:

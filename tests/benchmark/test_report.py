@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from compress.benchmark import report, tables, units
+from compress import units
+from compress.benchmark import report, tables
 from compress.benchmark.compare import Comparison, Difference, Preset, compare, unmeasured
 from compress.benchmark.measure import Measurement, Profile, WarmUp
 from compress.benchmark.report import Entry

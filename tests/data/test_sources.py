@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from compress.data.arrays import ArrayPair, Numpy
 from compress.data.idx import read_idx
@@ -32,6 +33,14 @@ def test_digits_are_eight_by_eight_and_use_the_whole_byte():
     assert raw.roles["train"].inputs.shape == (1797, 1, 8, 8)
     assert raw.roles["train"].inputs.max() == 255
     assert len(raw.classes) == 10
+
+
+def test_digits_are_those_that_scikit_learn_loads():
+    levels, labels = load_digits(return_X_y=True)
+    samples = Digits().load(code=()).roles["train"]
+    np.testing.assert_array_equal(samples.inputs.reshape(-1, 64), np.round(levels / 16 * 255))
+    np.testing.assert_array_equal(samples.labels, labels)
+    assert samples.labels.dtype == np.int64
 
 
 def test_idx_reads_plain_and_gzipped_files(idx_directory, images, labels):

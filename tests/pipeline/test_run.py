@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,11 +46,28 @@ def options(store: Path, **fields) -> Options:
     return Options(store=store, threads=1, reporter=Reporter(quiet=True), **fields)
 
 
+class Overheard(Reporter):
+    """A quiet reporter that keeps the names of the bars that were shown."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.names: set[str] = set()
+
+    def bar(self, name, total=None):
+        self.names.add(name)
+        return super().bar(name, total)
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def reporter():
+    return Overheard()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, reporter):
     """One undisturbed run."""
     store = tmp_path_factory.mktemp("finished")
-    return run(recipe(), options(store)), store
+    return run(recipe(), replace(options(store), reporter=reporter)), store
 
 
 def digests(report) -> dict[str, str]:
@@ -106,6 +124,12 @@ def test_every_stage_is_a_row_scored_on_the_runtime(finished):
         "export",
     ]
     assert outcome.passed is True
+
+
+def test_every_long_step_shows_that_it_is_at_work(finished, reporter):
+    steps = {"reading the data", "advice", "scoring on select", "scoring on test", "report"}
+    stages = {"teacher", "teacher-static", "distill", "prune", "prune, importance", "recover", "quantize", "export"}
+    assert reporter.names > steps | stages | {"quantize, ranking"}
 
 
 def test_the_page_and_the_table_show_the_result(finished):

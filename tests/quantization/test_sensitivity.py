@@ -10,7 +10,7 @@ from compress.export.session import Session
 from compress.quantization.calibration import minmax, observe
 from compress.quantization.kernels import check_agreement
 from compress.quantization.plan import QuantPlan
-from compress.quantization.sensitivity import Quantizer, Score, choose_layers
+from compress.quantization.sensitivity import Quantizer, Score, choose_layers, most_files
 from compress.quantization.writer import plan_without_training, write_quantized
 from compress.surgery.cost import model_cost
 
@@ -47,11 +47,11 @@ def score(images, labels):
     return score
 
 
-def search(model, images, score, *, max_accuracy_drop, keep_float=None):
+def search(model, images, score, *, max_accuracy_drop, keep_float=None, done=lambda: None):
     quantizer = Quantizer(model, mode="static", keep_float=keep_float or {})
     histograms = observe(model, quantizer.values, lambda: [(images[:256],)])
     ranges = {name: minmax(histogram) for name, histogram in histograms.items()}
-    return choose_layers(quantizer, ranges, score, max_accuracy_drop=max_accuracy_drop)
+    return choose_layers(quantizer, ranges, score, max_accuracy_drop=max_accuracy_drop, done=done)
 
 
 def test_a_harmless_network_goes_to_int8_whole(trained, export, images, score):
@@ -79,6 +79,15 @@ def test_layers_asked_to_stay_in_float_are_not_ranked(trained, export, images, s
     choice = search(export(trained), images, score, max_accuracy_drop=0.01, keep_float={"0.0": "keep_float: 0.*"})
     assert "0.0" not in choice.ranking
     assert choice.plan.kept_float == {"0.0": "keep_float: 0.*"}
+
+
+@pytest.mark.parametrize(("max_accuracy_drop", "files"), [(1.0, 9), (-1.0, 12)])
+def test_every_file_of_the_search_is_counted_and_their_number_bounded(fragile, images, score, max_accuracy_drop, files):
+    counted: list[None] = []
+    choice = search(fragile, images, score, max_accuracy_drop=max_accuracy_drop, done=lambda: counted.append(None))
+    assert len(counted) == 1 + len(choice.ranking) + len(choice.curve) == files
+    assert most_files(len(choice.ranking)) == 12
+    assert most_files(0) == 1
 
 
 def test_a_plan_is_json(fragile, images, score):

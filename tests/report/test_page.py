@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from compress.benchmark import tables
-from compress.benchmark.units import format_ms
+from compress.measures.units import format_ms
 from compress.report.page import page
 from compress.report.views import csv_text
 

@@ -1,0 +1,86 @@
+"""What a plan depends on besides the recipe, seen at a glance: nothing is read that can be told from outside."""
+
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import compress
+from compress.benchmark.environment import cpu
+from compress.benchmark.runtimes.machine import allowed_cores
+from compress.recipe import Recipe
+from compress.recipe.plain import leaves
+
+# What builds, exports, reads data and cuts text: another version may do it otherwise.
+LIBRARIES = (
+    "torch", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "transformers", "tokenizers", "timm", "numpy",
+    "pandas", "pyarrow", "pillow", "scikit-learn", "safetensors",
+)  # fmt: skip
+
+Stamp = tuple[str, int, int]
+
+
+def surroundings(recipe: Recipe, *, store: Path, code: Sequence[Path]) -> dict[str, Any] | None:
+    """Return all that decides a plan besides the recipe and the options, as JSON values.
+
+    Files are told by size and time of change, as ``make`` and ``rsync`` do.
+
+    Args:
+        recipe: its strings that name files are what it reads.
+        store: what it may reuse.
+        code: the user's Python files that may be run.
+
+    Returns:
+        None when it cannot be told without looking: the samples come from a hub or from the user's own code.
+    """
+    if not recipe.data.source.of_files:
+        return None
+    named = {Path(text) for _, text in leaves(recipe.model_dump(mode="json")) if isinstance(text, str)} - {Path()}
+    return {
+        "files": [stamp for path in sorted({*named, *code}) for stamp in stamps(path)],
+        "store": [stamp for name in ("artifacts", "runs") for stamp in stamps(store / name)],
+        "source": our_source(),
+        "libraries": versions(),
+        "machine": [allowed_cores(), sorted(cpu()[1])],
+    }
+
+
+def stamps(path: Path) -> Iterator[Stamp]:
+    """Yield path, size and time of change of a file, or of every file of a folder; nothing for what does not exist."""
+    if os.path.isfile(path):  # unlike Path's, it takes a text that can be no path
+        found = path.stat()
+        yield str(path), found.st_size, found.st_mtime_ns
+    folders, seen = [str(path)] if os.path.isdir(path) else [], set[str]()
+    while folders:
+        folder = folders.pop()
+        if os.path.realpath(folder) in seen:  # a link back to where it came from
+            continue
+        seen.add(os.path.realpath(folder))
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif entry.is_file():
+                    found = entry.stat()
+                    yield entry.path, found.st_size, found.st_mtime_ns
+
+
+def our_source() -> str:
+    """Return the SHA-256 of this package's Python files: what another version of ours found proves nothing."""
+    state = hashlib.sha256()
+    for path in sorted(Path(compress.__file__).parent.rglob("*.py")):
+        state.update(path.read_bytes())
+    return state.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that are installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

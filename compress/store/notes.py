@@ -1,0 +1,57 @@
+"""Notes: small JSON values that save the next command work it has done before.
+
+A note is found by its name and counts only while what it was made from is the same, so it never has to be right for
+ever: whatever decides the value stands beside it. Notes lie outside the artifacts; all of them may be deleted.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.errors import EnvironmentFault
+from compress.store.artifact import hash_values, write_atomically
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The notes of a store.
+
+    Attributes:
+        root: the store's directory; it need not exist.
+    """
+
+    root: Path
+
+    def find(self, name: Any, *, of: Any) -> Any:
+        """Return a value that was kept under this name and made from the same; None when there is none.
+
+        Args:
+            name: what is asked, JSON values.
+            of: everything else that decides the value, JSON values.
+        """
+        try:
+            kept = json.loads(self._path(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return kept["value"] if isinstance(kept, dict) and kept.get("of") == hash_values(of) else None
+
+    def keep(self, name: Any, value: Any, *, of: Any) -> None:
+        """Keep a value, in the place of an earlier one of that name.
+
+        Where the store cannot be written nothing is kept: the next command works again, and says the same.
+
+        Args:
+            name: as for ``find``.
+            value: JSON values, other than None.
+            of: as for ``find``.
+        """
+        path = self._path(name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps({"name": name, "of": hash_values(of), "value": value}))
+        except (OSError, EnvironmentFault):
+            return
+
+    def _path(self, name: Any) -> Path:
+        return self.root / "notes" / f"{hash_values(name)[:32]}.json"
