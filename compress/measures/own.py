@@ -62,7 +62,7 @@ def take(measure: Measure, outputs: NDArray[np.floating], labels: NDArray[Any]) 
         tally = measure(outputs.astype(np.float32), labels.copy())
         if not isinstance(tally, Tally):
             raise _refusal(where, "a Tally, such as shares(right) of which samples are right", type(tally).__name__)
-        rows: tuple[int, ...] = np.shape(tally.counts)  # pyright: ignore[reportCallIssue] # of sparse ones too
+        rows = tuple(tally.counts.shape or ())
         expected = f"numbers [{len(outputs)}, K]: a row for each sample"
         if len(rows) != 2 or rows[0] != len(outputs):
             raise _refusal(where, expected, f"counts {list(rows)}")
