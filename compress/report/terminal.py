@@ -1,0 +1,40 @@
+"""The report on a terminal."""
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from compress.benchmark import tables
+from compress.report.document import Report
+from compress.report.words import loss_line, other_measures, tested_cells, verdict_lines
+
+TEST_HEAD = ("model", "accuracy %", "change in points", "agreement")
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the tables, at most 100 columns wide; colours only on a terminal."""
+    if report.benchmark is not None:
+        console.print(tables.table(report.benchmark))
+        console.print(tables.profile_table(report.benchmark))
+        console.print(tables.tail_table(report.benchmark))
+        for table in tables.scored_tables(report.benchmark):
+            console.print(table)
+    if report.verdict is not None:
+        console.print(_table("Verdict (test, read once)", TEST_HEAD, map(tested_cells, report.verdict.test)))
+        heads, rows = other_measures(report.verdict)
+        if rows:
+            console.print(_table("Other measures on test, not gated", heads, rows))
+        for line in verdict_lines(report.verdict):
+            console.print(line, highlight=False)
+    console.print(loss_line(report), highlight=False)
+
+
+def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
