@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from compress.report.views import MARKERS
 
 from compress.loss import GuidedLoss, Kl
+from compress.report.markdown import MARKERS
 
 STUDENT = "student: {cnn: {widths: [4], strides: [2]}}"
 STAGE = "- distill: {epochs: 1, batch_size: 64}"
