@@ -74,11 +74,12 @@ def run(
     from rich.console import Console
 
     from compress.cli.interruption import watched
+    from compress.cli.report import places
     from compress.pipeline import estimate
     from compress.pipeline import run as pipeline
     from compress.progress import Reporter
     from compress.report.markdown import around_result, write_into
-    from compress.report.terminal import print_report
+    from compress.report.terminal import print_ending
 
     loaded = _load(recipe, overrides)
     _check_stages(loaded, {"--from": [from_stage], "--until": [until_stage], "--force": force})
@@ -109,15 +110,12 @@ def run(
     if as_json:
         typer.echo(json.dumps({"passed": outcome.passed, "run_dir": str(outcome.run_dir), **asdict(outcome.report)}))
     else:
-        # The tables need 100 columns; a narrower terminal wraps whole lines rather than losing columns.
-        print_report(outcome.report, Console(width=max(Console().width, 100)))
+        print_ending(outcome.report, Console())
         if outcome.report.estimate is not None:
             typer.echo(estimate.sentence(outcome.report.estimate))
-        typer.echo(f"report: {outcome.run_dir / 'report.html'}")
         if until_stage:
             typer.echo(f"artifact: {outcome.shipped.path}")
-        if outcome.shipped.kind == "bundle":
-            typer.echo(f"bundle: {outcome.run_dir / 'bundle'}")
+        typer.echo("\n".join(places(outcome.run_dir)))
         if loaded.tracking.uri is None:
             typer.echo(f"MLflow: {shlex.join(['compressor', 'ui', '--store', str(outcome.run_dir.parents[1])])}")
     if outcome.passed is False:
@@ -300,6 +298,30 @@ def sweep(
         _say("the chosen variant misses a gate on test; it and its report are saved")
     if outcome is None or not outcome.passed:
         raise typer.Exit(GATE_MISSED)
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or a name in the store.")],
+    everything: Annotated[bool, typer.Option("--all", help="Every table, with percentiles and memory.")] = False,
+    store: StorePath = STORE,
+) -> None:
+    """Print again how a run ended, or with --all everything that it measured."""
+    from rich.console import Console
+
+    from compress.cli.report import find_run, places
+    from compress.report.document import Report
+    from compress.report.terminal import print_all, print_ending
+    from compress.store.document import load
+
+    directory = find_run(run, store=store)
+    found = load(Report, directory / "report.json")
+    if everything:
+        # The tables need 100 columns; a narrower terminal wraps whole lines rather than losing columns.
+        print_all(found, Console(width=max(Console().width, 100)))
+    else:
+        print_ending(found, Console())
+    typer.echo("\n".join(places(directory)))
 
 
 @app.command("compare-runs")

@@ -9,7 +9,7 @@ from compress.judge.race import Race
 from compress.judge.scores import Scores, score
 from compress.measures.intervals import agreement, measured, measured_changes, sign_test
 from compress.recipe import Recipe
-from compress.report.document import Mistakes, TestRow, Verdict
+from compress.report.document import TestRow, Verdict
 from compress.stage import Host, Work
 from compress.tasks import Task
 
@@ -20,10 +20,11 @@ def read_test(recipe: Recipe, work: Work, host: Host, contenders: Sequence[Conte
     Raises:
         StageError: when a file's outputs are not finite.
     """
-    teacher, shipped = contenders[0], contenders[-1]
+    shipped = contenders[-1]
     rival = next(entry for entry in contenders if entry.name == race.rival)
-    gated = [*find_gated(recipe, contenders), shipped]
-    test = read_rows([teacher, rival, *gated], work, host, seed=recipe.seed)
+    entries = [contenders[0], rival, *find_gated(recipe, contenders), shipped]
+    scores = _score_test(entries, work, host)
+    test = read_rows(entries, scores, work.task, seed=recipe.seed)
     changes = {row.name: row.change for row in test[2:] if row.change is not None}
     over_rival = race.primary.speedup(shipped.name, over=race.rival)
     gates = judge_gates(recipe, contenders, race, changes=changes)
@@ -32,23 +33,31 @@ def read_test(recipe: Recipe, work: Work, host: Host, contenders: Sequence[Conte
         rival=race.rival,
         speedup_over_rival=over_rival,
         over_rival_measurable=race.primary.is_measurable(over_rival),
+        change_from_rival=measured_changes({"": scores[-1].tally}, {"": scores[1].tally}, seed=recipe.seed)[""],
         gates=gates,
         passed=all(gate.passed for gate in gates) if gates else None,
-        mistakes=_compare_decisions(teacher, shipped, work, host),
+        mistakes=mistakes(scores[0], scores[-1], work.task, work.data.test),
     )
 
 
-def read_rows(entries: Sequence[Contender], work: Work, host: Host, *, seed: int) -> list[TestRow]:
-    """Return every measure of files with its interval and its paired change against the first one, on the test role.
+def _score_test(entries: Sequence[Contender], work: Work, host: Host) -> list[Scores]:
+    """Return the scores of files on test, against the first one."""
+    found: list[Scores] = []
+    for entry in entries:
+        teacher = found[0] if found else None
+        found.append(score(entry.artifact, work, host, role="test", teacher=teacher, variant=entry.variant))
+    return found
+
+
+def read_rows(entries: Sequence[Contender], scores: Sequence[Scores], task: Task, *, seed: int) -> list[TestRow]:
+    """Return every measure of files with its interval and its paired change against the first one.
 
     ``accuracy`` and ``change`` are of the task's own measure, which gates are about.
     """
-    teacher = score(entries[0].artifact, work, host, role="test", teacher=None, variant=entries[0].variant)
-    rows = [_row(entries[0].name, teacher, None, work.task, seed=seed)]
-    for entry in entries[1:]:
-        scores = score(entry.artifact, work, host, role="test", teacher=teacher, variant=entry.variant)
-        rows.append(_row(entry.name, scores, teacher, work.task, seed=seed))
-    return rows
+    return [
+        _row(entry.name, found, scores[0] if index else None, task, seed=seed)
+        for index, (entry, found) in enumerate(zip(entries, scores, strict=True))
+    ]
 
 
 def _row(name: str, scores: Scores, teacher: Scores | None, task: Task, *, seed: int) -> TestRow:
@@ -68,10 +77,3 @@ def _row(name: str, scores: Scores, teacher: Scores | None, task: Task, *, seed:
         mcnemar_p=sign_test(scores.tally, teacher.tally),
         agreement=None if ours is None or theirs is None else agreement(ours, theirs),
     )
-
-
-def _compare_decisions(teacher: Contender, shipped: Contender, work: Work, host: Host) -> Mistakes | None:
-    """Compare two of the rows that were read on test, from what is stored of them."""
-    reference = score(teacher.artifact, work, host, role="test", teacher=None, variant=teacher.variant)
-    scores = score(shipped.artifact, work, host, role="test", teacher=reference, variant=shipped.variant)
-    return mistakes(reference, scores, work.task, work.data.test)

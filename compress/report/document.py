@@ -279,6 +279,7 @@ class Verdict:
         rival: name of the teacher-with-quantization row that is faster.
         speedup_over_rival: of the shipped file.
         over_rival_measurable: whether that stands out of the noise.
+        change_from_rival: of accuracy, on the same samples.
         gates: empty when the recipe has none.
         passed: whether every gate holds; None without gates.
         mistakes: of the shipped file against the teacher; None where no single class is decided.
@@ -288,6 +289,7 @@ class Verdict:
     rival: str
     speedup_over_rival: Estimate
     over_rival_measurable: bool
+    change_from_rival: Estimate
     gates: tuple[GateResult, ...]
     passed: bool | None
     mistakes: Mistakes | None

@@ -1,4 +1,4 @@
-"""The report on a terminal."""
+"""The report on a terminal: first what changed hands, in a screenful; all the tables on request."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,13 +8,32 @@ from rich.table import Table
 
 from compress.benchmark import tables
 from compress.report.document import Report
+from compress.report.ending import file_lines, notes, summary
 from compress.report.words import loss_line, other_measures, tested_cells, verdict_lines
 
 TEST_HEAD = ("model", "accuracy %", "change in points", "agreement")
 
 
-def print_report(report: Report, console: Console) -> None:
-    """Print the tables, at most 100 columns wide; colours only on a terminal."""
+def print_ending(report: Report, console: Console) -> None:
+    """Print what changed hands, every file in a line, the gates, and what disturbed the measurement.
+
+    Names are neither cut nor wrapped. Colours appear on a terminal only.
+    """
+    told = summary(report)
+    for line in told:
+        _print(console, line, style="bold")
+    if told:
+        _print(console, "")
+    head, *rows = file_lines(report, width=console.width)
+    _print(console, head, style="dim")
+    for line in rows:
+        _print(console, line)
+    for line in notes(report, width=console.width):
+        _print(console, line, style="red" if line.startswith("gate MISSED") else "")
+
+
+def print_all(report: Report, console: Console) -> None:
+    """Print every table, at most 100 columns wide."""
     if report.benchmark is not None:
         console.print(tables.table(report.benchmark))
         console.print(tables.profile_table(report.benchmark))
@@ -29,6 +48,11 @@ def print_report(report: Report, console: Console) -> None:
         for line in verdict_lines(report.verdict):
             console.print(line, highlight=False)
     console.print(loss_line(report), highlight=False)
+
+
+def _print(console: Console, line: str, *, style: str = "") -> None:
+    """Print a line as it is: what looks like markup or a number is text, and no line is folded again."""
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

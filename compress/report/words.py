@@ -1,9 +1,9 @@
 """What several views of a report say alike: lines of words, and the cells of their tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from compress.measures.intervals import Estimate
-from compress.report.document import DataSection, Report, TestRow, Verdict
+from compress.report.document import DataSection, GateResult, Report, TestRow, Verdict
 
 LISTED_CLASSES = 5  # with more, the recall of each is on the page only
 TEST_HEAD = ("model", "accuracy %", "change in points", "agreement with the teacher")
@@ -35,8 +35,14 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     """Return the comparison with the rival and each gate, in words."""
     value, low, high = verdict.speedup_over_rival
     sure = "" if verdict.over_rival_measurable else "~"
-    lines = [f"{sure}{value:.2f}x [{low:.2f}, {high:.2f}] as fast as {verdict.rival}"]
-    for gate in verdict.gates:
+    over = f"{sure}{value:.2f}x [{low:.2f}, {high:.2f}] as fast as {verdict.rival}"
+    return [over, *gate_lines(verdict.gates)]
+
+
+def gate_lines(gates: Iterable[GateResult]) -> list[str]:
+    """Return each gate in words; a missed one with what to change next."""
+    lines = []
+    for gate in gates:
         lines.append(f"gate {'passed' if gate.passed else 'MISSED'}  {gate.gap}")
         lines += [f"  next: {gate.remedy}"] if gate.remedy else []
     return lines

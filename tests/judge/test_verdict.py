@@ -20,12 +20,12 @@ def quantized(context, teacher) -> Contender:
 
 
 def test_rows_are_compared_with_the_first_on_the_same_samples(context, teacher, quantized):
-    first, second = read_rows([teacher, quantized], *context, seed=0)
+    scores = [score(teacher.artifact, *context, role="test", teacher=None)]
+    scores.append(score(quantized.artifact, *context, role="test", teacher=scores[0]))
+    first, second = read_rows([teacher, quantized], scores, context.task, seed=0)
     assert (first.change, first.changes, first.mcnemar_p, first.agreement) == (None, {}, None, None)
     assert first.samples == second.samples == len(context.data.test)
-    theirs, ours = (
-        score(entry.artifact, *context, role="test", teacher=None).correct for entry in (teacher, quantized)
-    )
+    theirs, ours = (found.correct for found in scores)
     assert second.accuracy.value == ours.mean()
     assert second.change == paired_change(ours, theirs, seed=0)
     assert second.changes.keys() == second.measures.keys() == first.measures.keys()
@@ -42,6 +42,7 @@ def test_the_verdict_is_about_teacher_faster_rival_and_what_ships(recipe, contex
     assert [row.name for row in verdict.test] == ["teacher", race.rival, "distill"]
     assert verdict.teacher.change is None
     assert verdict.shipped.change == verdict.test[1].change  # they are one file
+    assert verdict.change_from_rival.value == 0
     drop, speed = verdict.gates
     assert (drop.passed, speed.passed, verdict.passed) == (True, False, False)
     assert drop.estimate == -verdict.shipped.change.value
