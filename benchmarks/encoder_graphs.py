@@ -15,6 +15,7 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -331,7 +332,7 @@ def main() -> None:
         "ViT-Tiny/16": run(Image(), IMAGE, pixels, lengths=(224,), preset=preset),
     }
     weights = "random" if arguments.checkpoint is None else "MiniLM's own (ViT: random)"
-    result = {"models": models, "preset": preset.name, "weights": weights, "environment": describe(seed=0)}
+    result = {"models": models, "preset": preset.name, "weights": weights, "environment": asdict(describe(seed=0))}
     stem = HERE / "results" / "encoder_graphs"
     stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     stem.with_suffix(".md").write_text(table(result))

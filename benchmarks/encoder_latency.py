@@ -205,7 +205,7 @@ def main() -> None:
         },
         "lengths": columns,
         "preset": arguments.preset,
-        "environment": describe(seed=0),
+        "environment": asdict(describe(seed=0)),
     }
     stem = arguments.output / "encoder_latency"
     stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")

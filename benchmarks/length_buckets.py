@@ -199,7 +199,7 @@ def main() -> None:
             "max_length": work.task.tokenizer.max_length,
             "threads": host.execution.threads,
             "precision": host.execution.precision,
-            "environment": describe(seed=0),
+            "environment": asdict(describe(seed=0)),
         }
     stem = arguments.output / "length_buckets"
     stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")

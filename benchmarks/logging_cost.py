@@ -24,6 +24,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def main() -> None:
         result = cost_of_points(arguments.points)
     else:
         result = cost_of_run(arguments.run.absolute(), repeats=arguments.repeats)
-    result |= {"degraded": probe.noise().reasons(), "environment": describe(seed=0)}
+    result |= {"degraded": probe.noise().reasons(), "environment": asdict(describe(seed=0))}
     text = json.dumps(result, indent=1) + "\n"
     if arguments.out is None:
         print(text, end="")

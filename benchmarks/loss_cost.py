@@ -20,7 +20,7 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +153,7 @@ def main() -> None:
                 **{f"over_{rival}": [ratio.value, ratio.low, ratio.high] for rival, ratio in over.items()},
             }
         )
-    environment = describe(seed=0)
+    environment = asdict(describe(seed=0))
     result = {"rows": rows, "images": arguments.images, "cached": arguments.cached, "environment": environment}
     stem = HERE / "results" / f"loss_cost_{arguments.arms}{'_cached' if arguments.cached else ''}"
     stem.parent.mkdir(exist_ok=True)

@@ -18,6 +18,7 @@ import argparse
 import importlib.metadata
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def save_teacher(run_dir: Path, recipe: Recipe, folder: Path) -> None:
 def quantize(folder: Path, output: Path, *, per_channel: bool) -> str:
     """Export a Hugging Face folder and quantize it; return the configuration's name."""
     ORTModelForSequenceClassification.from_pretrained(folder, export=True).save_pretrained(output)
-    name = "avx512_vnni" if "avx512_vnni" in describe(seed=0)["cpu_flags"] else "avx2"
+    name = "avx512_vnni" if "avx512_vnni" in describe(seed=0).cpu_flags else "avx2"
     configuration = getattr(AutoQuantizationConfig, name)(is_static=False, per_channel=per_channel)
     ORTQuantizer.from_pretrained(output, file_name=EXPORTED).quantize(configuration, save_dir=output)
     return name
@@ -94,7 +95,7 @@ def main() -> None:
             for path in (output / EXPORTED, output / QUANTIZED)
         },
         "versions": {found: importlib.metadata.version(found) for found in ("optimum", "optimum-onnx", "transformers")},
-        "environment": describe(seed=0),
+        "environment": asdict(describe(seed=0)),
     }
     write_atomically(output / FACTS, json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["files"], indent=1))

@@ -13,6 +13,7 @@ import json
 import random
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def main() -> None:
         "model": MODEL.model_dump(),
         "batch_size": BATCH,
         "threads": arguments.threads,
-        "environment": describe(seed=0),
+        "environment": asdict(describe(seed=0)),
     }
     path = Path(__file__).parent / "results" / "training_overhead.json"
     path.parent.mkdir(exist_ok=True)

@@ -340,7 +340,7 @@ def run_cell(setting: Setting, grid: Grid, known: dict[tuple[str, int, str], Alo
         "pilot_steps": PILOT_STEPS,
         "held_out": len(grid.held_out),
         "seconds": round(time.monotonic() - started_s + (earlier["seconds"] if earlier else 0), 1),
-        "environment": describe(seed=0),
+        "environment": asdict(describe(seed=0)),
     }
     assert schedule.epochs * setting.images // BATCH == PILOT_STEPS
     RESULTS.mkdir(exist_ok=True)

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -203,7 +203,7 @@ def run_cell(arm: str, work: Work, host: Host, *, seed: int) -> None:
         "terms": loss.model_dump(exclude_none=True),
         "teacher_accuracy_select": work.task.tally(theirs.numpy(), select).value,
         "seconds": round(seconds, 1),
-        "environment": describe(seed=seed),
+        "environment": asdict(describe(seed=seed)),
     }
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")

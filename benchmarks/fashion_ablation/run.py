@@ -19,7 +19,7 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -129,13 +129,13 @@ def run_cell(arm: str, recipe: Recipe, work: Work, host: Host, *, seed: int) -> 
         "seed": seed,
         "accuracy_select": scores.accuracy,
         "samples": len(scores.correct),
-        "parameters": scores.facts["parameters"],
-        "macs": scores.facts["macs"],
+        "parameters": scores.facts.parameters,
+        "macs": scores.facts.macs,
         "distill_epochs": DISTILL_EPOCHS,
         "recover_epochs": RECOVER_EPOCHS,
         "loss": recipe.loss.fingerprint,
         "seconds": round(time.monotonic() - started_s, 1),
-        "environment": describe(seed=seed),
+        "environment": asdict(describe(seed=seed)),
     }
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")

@@ -220,7 +220,8 @@ def main() -> None:
                 "preset": preset,
                 "seconds": time.perf_counter() - started,
             }
-            write_atomically(path, json.dumps(document | found | {"environment": describe(seed=repetition)}, indent=1))
+            document |= found | {"environment": asdict(describe(seed=repetition))}
+            write_atomically(path, json.dumps(document, indent=1))
             print(path.name, found.get("verdict", ""), f"{document['seconds']:.0f} s", flush=True)
     text = summary(arguments.results, preset=arguments.preset)
     write_atomically(arguments.results / "summary.md", text)

@@ -27,7 +27,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,22 +154,22 @@ def run_cell(
         "seed": seed,
         "accuracy_test": scores.accuracy,
         "macro_f1_test": scores.measures["macro-f1"].value,
-        "teacher_agreement_test": scores.facts["teacher_agreement"],
+        "teacher_agreement_test": scores.facts.teacher_agreement,
         "teacher_accuracy_test": reference.accuracy,
         "teacher_macro_f1_test": reference.measures["macro-f1"].value,
         "samples": len(scores.correct),
         "correct": pack(scores.correct),
         "steps": steps,
-        "parameters": scores.facts["parameters"],
-        "macs": scores.facts["macs"],
-        "size_bytes": scores.facts["size_bytes"],
-        "teacher_parameters": reference.facts["parameters"],
-        "teacher_macs": reference.facts["macs"],
+        "parameters": scores.facts.parameters,
+        "macs": scores.facts.macs,
+        "size_bytes": scores.facts.size_bytes,
+        "teacher_parameters": reference.facts.parameters,
+        "teacher_macs": reference.facts.macs,
         "made_of": made_of,
         "threads": host.execution.threads,
         "precision": host.execution.precision,
         "seconds": round(time.monotonic() - started_s, 1),
-        "environment": describe(seed=seed),
+        "environment": asdict(describe(seed=seed)),
     }
     RESULTS.mkdir(exist_ok=True)
     write_atomically(path, json.dumps(result, indent=1) + "\n")

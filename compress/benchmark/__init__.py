@@ -1,9 +1,10 @@
 """Measure deployable files against each other: size, latency, memory and accuracy, each with its uncertainty."""
 
 from compress.benchmark.compare import PRESETS, QUICK, STANDARD, STRICT, Comparison, Preset, compare
+from compress.benchmark.document import BenchmarkResult, Row, RuntimeAccuracy
 from compress.benchmark.measure import Measurement, Profile, default_profiles
 from compress.benchmark.process import Place
-from compress.benchmark.report import Entry, Row, build, load, save
+from compress.benchmark.report import Entry, build, load, save
 from compress.benchmark.tables import markdown, profile_table, table
 from compress.export.onnx_file import size_bytes
 from compress.measures.intervals import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
@@ -13,6 +14,7 @@ __all__ = [
     "QUICK",
     "STANDARD",
     "STRICT",
+    "BenchmarkResult",
     "Comparison",
     "Entry",
     "Estimate",
@@ -21,6 +23,7 @@ __all__ = [
     "Preset",
     "Profile",
     "Row",
+    "RuntimeAccuracy",
     "agreement",
     "build",
     "compare",

@@ -35,7 +35,7 @@ MAX_RELATIVE = 0.05  # half precision stays below 1% of the largest output, othe
 MIN_AGREEMENT = 0.95  # one decision of the 32 may be a tie
 
 RankedBy = Literal["median latency", "p99 latency", "throughput"]
-Verdict = Literal["faster", "slower", "no measurable difference", "not ranked"]
+SpeedVerdict = Literal["faster", "slower", "no measurable difference", "not ranked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Comparison:
     @property
     def ranked(self) -> bool:
         """Whether times say which model is faster; those of a software adapter do not."""
-        return not any(found.settings.get("adapter") == "software" for found in self.measurements.values())
+        return not any(found.on_software for found in self.measurements.values())
 
     @property
     def floor(self) -> float | None:
@@ -169,7 +169,7 @@ class Comparison:
             return False
         return (speedup.low > 1 or speedup.high < 1) and abs(math.log(speedup.value)) > self.floor
 
-    def verdict(self, model: str, *, over: str) -> Verdict:
+    def verdict(self, model: str, *, over: str) -> SpeedVerdict:
         """What may be said of the speed of `model` over `over`.
 
         Raises:

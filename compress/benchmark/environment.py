@@ -12,7 +12,7 @@ import resource
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from compress.benchmark.runtimes.machine import allowed_cores, cpu, read
 
@@ -24,22 +24,52 @@ KERNEL_FLAGS = (
 PACKAGES = ("compress-onnx", "onnxruntime", "onnx", "torch", "numpy")
 
 
-def describe(*, seed: int) -> dict[str, Any]:
-    """Hardware, versions, seed and date (UTC) of a run, ready for JSON."""
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Hardware, versions, seed and date of a run."""
+
+    date: str
+    """UTC, in ISO 8601."""
+    seed: int
+    system: str
+    cpu_model: str
+    cpu_flags: tuple[str, ...]
+    """Of KERNEL_FLAGS."""
+    logical_cores: int | None
+    allowed_cores: int
+    memory_bytes: int
+    governor: str | None
+    python: str
+    versions: dict[str, str | None]
+    """By package; None where one is not installed."""
+
+    @property
+    def day(self) -> str:
+        """The date without its time."""
+        return self.date[:10]
+
+    @property
+    def installed(self) -> str:
+        """The versions of what is installed, in words."""
+        return ", ".join(f"{name} {version}" for name, version in self.versions.items() if version)
+
+
+def describe(*, seed: int) -> Environment:
+    """Return hardware, versions, seed and date of this moment."""
     model, flags = cpu()
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seed": seed,
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu_model": model,
-        "cpu_flags": sorted(set(flags) & set(KERNEL_FLAGS)),
-        "logical_cores": os.cpu_count(),
-        "allowed_cores": allowed_cores(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
-    }
+    return Environment(
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        system=f"{platform.system()} {platform.machine()}",
+        cpu_model=model,
+        cpu_flags=tuple(sorted(set(flags) & set(KERNEL_FLAGS))),
+        logical_cores=os.cpu_count(),
+        allowed_cores=allowed_cores(),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        governor=read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        python=platform.python_version(),
+        versions={name: _version(name) for name in PACKAGES},
+    )
 
 
 @dataclass(frozen=True, slots=True)

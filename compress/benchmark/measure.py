@@ -165,6 +165,27 @@ class Measurement:
     macs: int | None = None
     """Multiply-accumulates of one sample as `model_file.macs` counts them; None for a directory and where unknown."""
 
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Peak resident memory after all runs."""
+        return self.memory_bytes["runs"]
+
+    @property
+    def on_software(self) -> bool:
+        """Whether a software adapter ran it, whose times say nothing about a device."""
+        return self.settings.get("adapter") == "software"
+
+    @property
+    def placement(self) -> dict[str, int]:
+        """How many nodes ran on which provider, by its name without the ending; empty where that is not known."""
+        nodes: dict[str, int] = self.settings.get("nodes") or {}
+        return {provider.removesuffix("ExecutionProvider"): count for provider, count in nodes.items()}
+
+    @property
+    def highest_percentile(self) -> tuple[str, float] | None:
+        """The highest percentile that the calls support, with its bound in milliseconds; None where none is."""
+        return next(reversed(self.percentile_ms.items()), None)
+
 
 class Subject:
     """A model being measured: its worker of this launch, and what was collected in all launches.

@@ -3,25 +3,60 @@
 import contextlib
 import tempfile
 import textwrap
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import ConfigDict
 
-from compress.benchmark.accuracy import accuracies, outputs
-from compress.benchmark.compare import PRESETS, SILENT, compare
+from compress.benchmark.accuracy import Accuracy, accuracies, outputs
+from compress.benchmark.compare import PRESETS, SILENT, Comparison, SpeedVerdict, compare
 from compress.benchmark.drawn_inputs import check_same_inputs, draw
-from compress.benchmark.environment import describe
-from compress.benchmark.measure import Profile
+from compress.benchmark.environment import Environment, describe
+from compress.benchmark.measure import Measurement, Profile, Scenario
 from compress.benchmark.process import check_usable
 from compress.errors import InputError, ModelError
+from compress.measures.intervals import Estimate
 from compress.measures.units import format_bytes, format_count, format_ms, format_rate, format_share
 from compress.progress import Reporter
+from compress.store.document import STRICT
 
-SCHEMA = 1
+SCHEMA = 2
 COLUMNS = 100
 UNBROKEN = "\N{NO-BREAK SPACE}"  # where lines are not folded; a plain space when they have been
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """The second file, B, measured against the first, A.
+
+    Attributes:
+        schema: version of this form.
+        files: their names, without directories.
+        verdict: what may be said of the speed of B over A.
+        speedup: of B over A; None where nothing is ranked.
+        confidence: of its interval.
+        floor: the smallest speedup that counts, as a natural logarithm; None where A's second copy failed.
+        accuracy: of both; empty without labels.
+        profile: its name.
+        inputs: whether samples were given, or drawn from A's signature.
+        comparison: every measurement.
+        environment: where and when.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    schema: int = SCHEMA
+    files: dict[str, str]
+    verdict: SpeedVerdict
+    speedup: Estimate | None
+    confidence: float
+    floor: float | None
+    accuracy: dict[str, Accuracy]
+    profile: str
+    inputs: Literal["given", "drawn"]
+    comparison: Comparison
+    environment: Environment
 
 
 def compare_files(
@@ -34,7 +69,7 @@ def compare_files(
     preset: str,
     seed: int,
     reporter: Reporter = SILENT,
-) -> dict[str, Any]:
+) -> Pair:
     """Measure the second file against the first.
 
     Args:
@@ -46,10 +81,6 @@ def compare_files(
         preset: a name of `compare.PRESETS`.
         seed: of the order in each round, of the intervals and of drawn inputs.
         reporter: shows a bar while it measures.
-
-    Returns:
-        verdict, speedup of B over A (None where nothing is ranked), noise floor (None where A's second copy failed),
-        the accuracies, the whole comparison and the environment, for JSON.
 
     Raises:
         InputError: for paths or names that do not exist, models that take different inputs, and labels that do not fit
@@ -97,92 +128,91 @@ def compare_files(
                 where=labels,
             )
         judged = accuracies(logits, truth, reference="A", seed=seed)
-    return {
-        "schema": SCHEMA,
-        "files": {name: path.name for name, path in models.items()},
-        "verdict": found.verdict("B", over="A"),
-        "speedup": asdict(found.speedup("B", over="A")) if found.ranked else None,
-        "confidence": found.confidence,
-        "floor": found.floor,
-        "accuracy": {name: asdict(entry) for name, entry in judged.items()},
-        "profile": profile.name,
-        "inputs": "drawn" if inputs is None else "given",
-        "comparison": asdict(found),
-        "environment": describe(seed=seed),
-    }
+    return Pair(
+        files={name: path.name for name, path in models.items()},
+        verdict=found.verdict("B", over="A"),
+        speedup=found.speedup("B", over="A") if found.ranked else None,
+        confidence=found.confidence,
+        floor=found.floor,
+        accuracy=judged,
+        profile=profile.name,
+        inputs="drawn" if inputs is None else "given",
+        comparison=found,
+        environment=describe(seed=seed),
+    )
 
 
-def text(document: dict[str, Any]) -> str:
-    """The document in lines of at most 100 columns: verdict, the numbers behind it, then the reasons for doubt."""
-    comparison = document["comparison"]
-    floor = "not measured" if document["floor"] is None else f"{100 * document['floor']:.2f}% (A against A)"
-    lines = [_verdict(document), *_ratio(document), f"noise floor        {floor}"]
-    scenario = comparison["profile"]["scenario"]
-    for name, found in comparison["measurements"].items():
-        lines.append(f"{name} {document['files'][name]}: {_measured(found, scenario)}")
-        lines += [f"  {_accuracy(document['accuracy'][name])}"] if document["accuracy"] else []
-    for name, apart in comparison["against_cpu"].items():
-        off, same = f"at most {apart['max_abs']:.2e} off", f"{apart['agreement']:.0%} of decisions agree"
+def text(pair: Pair) -> str:
+    """The result in lines of at most 100 columns: verdict, the numbers behind it, then the reasons for doubt."""
+    comparison = pair.comparison
+    floor = "not measured" if pair.floor is None else f"{100 * pair.floor:.2f}% (A against A)"
+    lines = [_verdict(pair), *_ratio(pair), f"noise floor        {floor}"]
+    scenario = comparison.profile.scenario
+    for name, found in comparison.measurements.items():
+        lines.append(f"{name} {pair.files[name]}: {_measured(found, scenario)}")
+        lines += [f"  {_accuracy(pair.accuracy[name])}"] if pair.accuracy else []
+    for name, apart in comparison.against_cpu.items():
+        off, same = f"at most {apart.max_abs:.2e} off", f"{apart.agreement:.0%} of decisions agree"
         lines.append(f"{name} against onnxruntime on the CPU: {off}, {same}")
     doubts = {
-        *comparison["degraded"],
-        *(why for found in comparison["measurements"].values() for why in found["degraded"]),
+        *comparison.degraded,
+        *(why for found in comparison.measurements.values() for why in found.degraded),
     }
     lines += [f"degraded: {reason}" for reason in sorted(doubts)]
-    if document["inputs"] == "drawn":
+    if pair.inputs == "drawn":
         lines.append("inputs: drawn from A's signature; --inputs takes real samples")
-    lines += [f"accuracy: {doubt}" for doubt in {entry["doubt"] for entry in document["accuracy"].values()} if doubt]
-    environment = document["environment"]
-    lines.append(f"{document['profile']}; {environment['cpu_model']}; {environment['date'][:10]}")
+    lines += [f"accuracy: {doubt}" for doubt in {entry.doubt for entry in pair.accuracy.values()} if doubt]
+    environment = pair.environment
+    lines.append(f"{pair.profile}; {environment.cpu_model}; {environment.day}")
     folded = (textwrap.fill(line, COLUMNS, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
     return "\n".join(folded).replace(UNBROKEN, " ")
 
 
-def _verdict(document: dict[str, Any]) -> str:
-    verdict = document["verdict"]
+def _verdict(pair: Pair) -> str:
+    verdict = pair.verdict
     if verdict in ("faster", "slower"):
         return f"B is {verdict} than A"
     return "not ranked: software adapter" if verdict == "not ranked" else verdict
 
 
-def _ratio(document: dict[str, Any]) -> list[str]:
+def _ratio(pair: Pair) -> list[str]:
     """The speed of B over A, where times rank anything."""
-    speedup, preset = document["speedup"], document["comparison"]["preset"]
+    speedup, preset = pair.speedup, pair.comparison.preset
     if speedup is None:
         return []
-    value, low, high = (f"{speedup[key]:.3f}" for key in ("value", "low", "high"))
-    over = f"{preset['launches']} launches of" if preset["launches"] > 1 else "one launch of"
+    value, low, high = (f"{bound:.3f}" for bound in speedup)
+    over = f"{preset.launches} launches of" if preset.launches > 1 else "one launch of"
     return [
-        f"speed of B over A  {value} [{low}, {high}], {document['confidence']:.0%} interval over {over} "
-        f"{preset['rounds'] // preset['launches']} rounds",
-        f"ranked by          {document['comparison']['ranked_by']}",
+        f"speed of B over A  {value} [{low}, {high}], {pair.confidence:.0%} interval over {over} "
+        f"{preset.rounds // preset.launches} rounds",
+        f"ranked by          {pair.comparison.ranked_by}",
     ]
 
 
-def _measured(found: dict[str, Any], scenario: str) -> str:
-    tails = [f"{name} at most {format_ms(value)}" for name, value in [*found["percentile_ms"].items()][-1:]]
-    compute = [] if found["compute_ms"] is None else [f"compute {format_ms(found['compute_ms'])} ms"]
-    nodes = found["settings"].get("nodes") or {}
-    placed = [f"{count} nodes on {provider.removesuffix('ExecutionProvider')}" for provider, count in nodes.items()]
-    peak = found["memory_bytes"]["runs"]
-    times = [f"p50 {format_ms(found['median_ms'])} ms", *compute, *tails]
-    rate = [f"{format_rate(found['throughput_per_s'])} samples/s"]
+def _measured(found: Measurement, scenario: Scenario) -> str:
+    tail = found.highest_percentile
+    tails = [] if tail is None else [f"{tail[0]} at most {format_ms(tail[1])}"]
+    compute = [] if found.compute_ms is None else [f"compute {format_ms(found.compute_ms)} ms"]
+    placed = [f"{count} nodes on {provider}" for provider, count in found.placement.items()]
+    peak = found.peak_memory_bytes
+    times = [f"p50 {format_ms(found.median_ms)} ms", *compute, *tails]
+    rate = [f"{format_rate(found.throughput_per_s)} samples/s"]
     parts = [
         *([*rate, *times] if scenario == "offline" else [*times, *rate]),
-        f"load {format_ms(found['load_ms'])} ms", f"first run {format_ms(found['first_run_ms'])} ms",
-        format_bytes(found["size_bytes"]), f"{format_count(found['parameters'])} parameters",
-        f"{format_count(found['macs'])} MACs", *([] if peak is None else [f"peak {format_bytes(peak)}"]), *placed,
+        f"load {format_ms(found.load_ms)} ms", f"first run {format_ms(found.first_run_ms)} ms",
+        format_bytes(found.size_bytes), f"{format_count(found.parameters)} parameters",
+        f"{format_count(found.macs)} MACs", *([] if peak is None else [f"peak {format_bytes(peak)}"]), *placed,
     ]  # fmt: skip
     return ", ".join(part.replace(" ", UNBROKEN) for part in parts)
 
 
-def _accuracy(found: dict[str, Any]) -> str:
-    parts = [f"accuracy {format_share(found['accuracy'], sign='')}%"]
-    if found["change"] is not None:
+def _accuracy(found: Accuracy) -> str:
+    parts = [f"accuracy {format_share(found.accuracy, sign='')}%"]
+    if found.change is not None:
         parts += [
-            f"change {format_share(found['change'], sign='+')}",
-            f"McNemar p {found['mcnemar_p']:.3g}",
-            f"agreement {format_share(found['agreement'], sign='')}%",
-            f"KL {found['kl_nats']:.3g} nats",
+            f"change {format_share(found.change, sign='+')}",
+            f"McNemar p {found.mcnemar_p:.3g}",
+            f"agreement {format_share(found.agreement, sign='')}%",
+            f"KL {found.kl_nats:.3g} nats",
         ]
     return ", ".join(parts)

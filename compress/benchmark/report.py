@@ -1,21 +1,20 @@
-"""The result of a benchmark as one versioned JSON document: rows, every measurement with its rounds, environment."""
+"""From measured files to the result of a benchmark, and that to a file and back."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from compress.benchmark.compare import Comparison
+from compress.benchmark.document import BenchmarkResult, Row, RuntimeAccuracy
 from compress.benchmark.environment import describe
-from compress.errors import ArtifactError, InputError
+from compress.errors import InputError
 from compress.export.onnx_file import size_bytes
 from compress.measures.intervals import Estimate, agreement, measured, measured_changes, sign_test
+from compress.store import document as stored
 from compress.tasks import Tally
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,43 +31,14 @@ class Entry:
     """What is decided for each unit, for the agreement with the reference; None where nothing is."""
     macs: int | None = None
     """Multiply-accumulates of one sample."""
-    runtime_accuracy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Accuracy in the very runtime that was timed, by profile; see `verdict.runtime_accuracy`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table. Accuracies are shares from 0 to 1, latencies milliseconds per call."""
-
-    name: str
-    size_bytes: int
-    num_params: int | None
-    accuracy: Estimate | None
-    accuracy_change: Estimate | None
-    """Against the reference on the same samples; None for the reference itself."""
-    mcnemar_p: float | None
-    agreement: Estimate | None
-    latency_ms: dict[str, float]
-    """Median per call, by profile."""
-    speedup: dict[str, Estimate]
-    """Over the reference, by profile; absent where times rank nothing (`Comparison.ranked`)."""
-    measurable: dict[str, bool]
-    """Whether that speedup stands out of the noise, by profile."""
-    failures: dict[str, str] = field(default_factory=dict)
-    """Why there is no measurement, by profile."""
-    macs: int | None = None
-    compute_ms: dict[str, float] = field(default_factory=dict)
-    """Median with inputs and outputs on the device, by profile; absent where there is no device."""
-    runtime_accuracy: dict[str, Any] = field(default_factory=dict)
-    """As in the entry."""
-    verdict: dict[str, str] = field(default_factory=dict)
-    """Faster, slower, no measurable difference or not ranked, against the reference, by profile."""
+    runtime_accuracy: Mapping[str, RuntimeAccuracy] = field(default_factory=dict)
+    """Accuracy in the very runtime that was timed, by profile."""
 
 
 def build(
     entries: Sequence[Entry], comparisons: Sequence[Comparison], *, reference: str, seed: int, title: str
-) -> dict[str, Any]:
-    """The result document: rows, every measurement with its rounds, and the environment.
+) -> BenchmarkResult:
+    """The result: rows, every measurement with its rounds, and the environment.
 
     Args:
         entries: the rows in table order; names match the models of the comparisons.
@@ -84,38 +54,28 @@ def build(
     if reference not in by_name:
         raise InputError("the reference is not among the rows", expected=", ".join(by_name), got=reference)
     rows = [_row(entry, comparisons, reference=by_name[reference], seed=seed) for entry in entries]
-    return {
-        "schema": SCHEMA,
-        "title": title,
-        "reference": reference,
-        "environment": describe(seed=seed),
-        "profiles": [comparison.profile.name for comparison in comparisons],
-        "rows": [asdict(row) for row in rows],
-        "comparisons": [asdict(comparison) for comparison in comparisons],
-    }
+    return BenchmarkResult(
+        title=title,
+        reference=reference,
+        environment=describe(seed=seed),
+        profiles=tuple(comparison.profile.name for comparison in comparisons),
+        rows=tuple(rows),
+        comparisons=tuple(comparisons),
+    )
 
 
-def save(document: dict[str, Any], path: Path) -> None:
-    """Write a result document."""
-    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+def save(result: BenchmarkResult, path: Path) -> None:
+    """Write a result."""
+    path.write_text(stored.to_json(result), encoding="utf-8")
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a result document.
+def load(path: Path) -> BenchmarkResult:
+    """Read a result.
 
     Raises:
-        ArtifactError: when it is not one, or comes from a newer version.
+        ArtifactError: when it is not one, or of another version.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ArtifactError("not a benchmark result", got=error, where=path) from error
-    found = document.get("schema") if isinstance(document, dict) else None
-    if found != SCHEMA:
-        raise ArtifactError(
-            "unknown schema of a benchmark result", expected=SCHEMA, got=found, where=path, hint="update compress"
-        )
-    return document
+    return stored.load(BenchmarkResult, path)
 
 
 def _row(entry: Entry, comparisons: Sequence[Comparison], *, reference: Entry, seed: int) -> Row:
@@ -161,6 +121,6 @@ def _row(entry: Entry, comparisons: Sequence[Comparison], *, reference: Entry, s
         failures=failures,
         macs=entry.macs,
         compute_ms=compute_ms,
-        runtime_accuracy={profile: dict(found) for profile, found in entry.runtime_accuracy.items()},
+        runtime_accuracy=dict(entry.runtime_accuracy),
         verdict=verdict,
     )

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -69,20 +69,24 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run a recipe from its teacher to its verdict, reusing what the store has."""
+    from dataclasses import asdict
+
     from rich.console import Console
 
     from compress.cli.interruption import watched
+    from compress.cli.report import places
     from compress.pipeline import estimate
     from compress.pipeline import run as pipeline
     from compress.progress import Reporter
-    from compress.report import views as reporting
+    from compress.report.markdown import around_result, write_into
+    from compress.report.terminal import print_ending
 
     loaded = _load(recipe, overrides)
     _check_stages(loaded, {"--from": [from_stage], "--until": [until_stage], "--force": force})
     if readme is not None:
         if smoke or until_stage:
             raise UsageError("--readme takes the result of a whole run", got="--smoke" if smoke else "--until")
-        reporting.around_result(readme)
+        around_result(readme)
     with watched() as interrupted:
         options = pipeline.Options(
             store=store,
@@ -102,19 +106,16 @@ def run(
             _say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *sys.argv[1:]])}")
             raise typer.Exit(interrupted.exit_code) from None
     if readme is not None:
-        reporting.write_into(readme, outcome.report)
+        write_into(readme, outcome.report)
     if as_json:
-        typer.echo(json.dumps({"passed": outcome.passed, "run_dir": str(outcome.run_dir), **outcome.report}))
+        typer.echo(json.dumps({"passed": outcome.passed, "run_dir": str(outcome.run_dir), **asdict(outcome.report)}))
     else:
-        # The tables need 100 columns; a narrower terminal wraps whole lines rather than losing columns.
-        reporting.print_report(outcome.report, Console(width=max(Console().width, 100)))
-        if outcome.report["estimate"] is not None:
-            typer.echo(estimate.sentence(outcome.report["estimate"]))
-        typer.echo(f"report: {outcome.run_dir / 'report.html'}")
+        print_ending(outcome.report, Console())
+        if outcome.report.estimate is not None:
+            typer.echo(estimate.sentence(outcome.report.estimate))
         if until_stage:
             typer.echo(f"artifact: {outcome.shipped.path}")
-        if outcome.shipped.kind == "bundle":
-            typer.echo(f"bundle: {outcome.run_dir / 'bundle'}")
+        typer.echo("\n".join(places(outcome.run_dir)))
         if loaded.tracking.uri is None:
             typer.echo(f"MLflow: {shlex.join(['compressor', 'ui', '--store', str(outcome.run_dir.parents[1])])}")
     if outcome.passed is False:
@@ -263,6 +264,8 @@ def sweep(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Run a recipe with every combination of values, choose on select, and read test once, for the chosen variant."""
+    from dataclasses import asdict
+
     from rich.console import Console
 
     from compress.cli.interruption import watched
@@ -270,23 +273,23 @@ def sweep(
     from compress.pipeline.sweep import sweep as swept
     from compress.pipeline.sweep import table
     from compress.progress import Reporter
-    from compress.report import views as reporting
+    from compress.report.words import verdict_lines
 
     with watched() as interrupted:
         options = pipeline.Options(
             store=store, code=code, threads=threads, reporter=Reporter(quiet=quiet), interrupted=interrupted
         )
         try:
-            document, outcome = swept(recipe, choices, options, goal="fastest" if fastest else "smallest")
+            result, outcome = swept(recipe, choices, options, goal="fastest" if fastest else "smallest")
         except KeyboardInterrupt:
             _say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *sys.argv[1:]])}")
             raise typer.Exit(interrupted.exit_code) from None
     if as_json:
-        typer.echo(json.dumps(document))
+        typer.echo(json.dumps(asdict(result)))
     else:
-        Console(width=max(Console().width, 100)).print(table(document))
-        for line in [] if outcome is None else reporting.verdict_lines(outcome.report["verdict"]):
-            typer.echo(line)
+        Console(width=max(Console().width, 100)).print(table(result))
+        if outcome is not None and outcome.report.verdict is not None:
+            typer.echo("\n".join(verdict_lines(outcome.report.verdict)))
         if outcome is not None:
             typer.echo(f"report: {outcome.run_dir / 'report.html'}\nbundle: {outcome.run_dir / 'bundle'}")
     if outcome is None:
@@ -295,6 +298,30 @@ def sweep(
         _say("the chosen variant misses a gate on test; it and its report are saved")
     if outcome is None or not outcome.passed:
         raise typer.Exit(GATE_MISSED)
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or a name in the store.")],
+    everything: Annotated[bool, typer.Option("--all", help="Every table, with percentiles and memory.")] = False,
+    store: StorePath = STORE,
+) -> None:
+    """Print again how a run ended, or with --all everything that it measured."""
+    from rich.console import Console
+
+    from compress.cli.report import find_run, places
+    from compress.report.document import Report
+    from compress.report.terminal import print_all, print_ending
+    from compress.store.document import load
+
+    directory = find_run(run, store=store)
+    found = load(Report, directory / "report.json")
+    if everything:
+        # The tables need 100 columns; a narrower terminal wraps whole lines rather than losing columns.
+        print_all(found, Console(width=max(Console().width, 100)))
+    else:
+        print_ending(found, Console())
+    typer.echo("\n".join(places(directory)))
 
 
 @app.command("compare-runs")
@@ -310,7 +337,7 @@ def compare_runs(
 
     from compress.pipeline import runs
 
-    found = runs.finished_runs(store)
+    found = runs.read_runs(store, say=_say)
     target = picture or store / "pareto.png"
     runs.plot(found, target)
     if as_json:
@@ -356,22 +383,23 @@ def ui(
 @app.command()
 def env(as_json: AsJson = False, python: Python = "", launcher: Launcher = "") -> None:
     """Print versions, CPU features, and which runtimes work; where one does not, why and what to install."""
+    from dataclasses import asdict
+
     from compress.benchmark.environment import describe
     from compress.benchmark.process import Place, usable_runtimes
 
-    found: dict[str, Any] = describe(seed=0)
-    found["runtimes"] = usable_runtimes(Place(python, tuple(shlex.split(launcher))))
+    found = asdict(describe(seed=0))
+    runtimes = usable_runtimes(Place(python, tuple(shlex.split(launcher))))
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(found | {"runtimes": runtimes}))
         return
-    runtimes = found.pop("runtimes")
     for key, value in found.items():
         if isinstance(value, dict):
             typer.echo(f"{key}:")
             for name, entry in value.items():
                 typer.echo(f"  {name:<16} {entry}")
         else:
-            typer.echo(f"{key:<18} {' '.join(value) if isinstance(value, list) else value}")
+            typer.echo(f"{key:<18} {' '.join(value) if isinstance(value, tuple) else value}")
     typer.echo("runtimes:")
     for name, entry in runtimes.items():
         typer.echo(
@@ -404,6 +432,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Say whether B.onnx is faster than A.onnx, slower, or not measurably different; whichever it is, exit with 0."""
+    from dataclasses import asdict
+
     from compress.benchmark import pair
     from compress.benchmark.measure import Profile
     from compress.benchmark.process import Place
@@ -421,7 +451,7 @@ def compare(
         seed=seed,
         reporter=Reporter(),
     )
-    typer.echo(json.dumps(found, allow_nan=False) if as_json else pair.text(found))
+    typer.echo(json.dumps(asdict(found), allow_nan=False) if as_json else pair.text(found))
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 import base64
 import io
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,78 +11,13 @@ from PIL import Image
 
 from compress.data import Samples
 from compress.judge.scores import Scores
-from compress.measures.intervals import Estimate, wilson_interval
+from compress.measures.intervals import wilson_interval
+from compress.report.document import Confusion, Example, Mistakes, Recalls
 from compress.tasks import Task
 
-MAX_CLASSES = 20  # that are listed
 MAX_CONFUSIONS = 12
 MAX_EXAMPLES = 24
 THUMBNAIL_PIXELS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Recalls:
-    """How much of a class is recognised."""
-
-    name: str
-    units: int
-    """How many units are of the class."""
-    teacher: Estimate | None
-    """Share of them that are decided so; None without any."""
-    student: Estimate | None
-
-    @property
-    def lost(self) -> int:
-        """How many more of its units the teacher recognises than the student."""
-        if self.teacher is None or self.student is None:
-            return 0
-        return round(self.units * (self.teacher.value - self.student.value))
-
-
-@dataclass(frozen=True, slots=True)
-class Confusion:
-    """A class, what the student takes it for where the teacher does not, and how often."""
-
-    label: str
-    decided: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A sample that only the teacher got right."""
-
-    sample: int
-    """Its position in the role."""
-    label: str
-    decided: str
-    picture: str | None
-    """See `thumbnail`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mistakes:
-    """How the decisions of two files compare with the labels, in units of the task."""
-
-    units: int
-    both_right: int
-    teacher_alone_right: int
-    student_alone_right: int
-    neither_right: int
-    classes: tuple[Recalls, ...]
-    """All of them, in their order."""
-    confusions: tuple[Confusion, ...]
-    """The most frequent ones, most frequent first."""
-    examples: tuple[Example, ...]
-
-    @property
-    def listed(self) -> tuple[Recalls, ...]:
-        """The classes to show: all that have units, or of more than `MAX_CLASSES` those that lost most, most first."""
-        rated = [entry for entry in self.classes if entry.units]
-        if len(rated) > MAX_CLASSES:
-            # Of classes that lost as many, the smaller one lost more of itself.
-            rated = sorted(rated, key=lambda entry: (-entry.lost, entry.units))[:MAX_CLASSES]
-        return tuple(rated)
 
 
 def mistakes(teacher: Scores, student: Scores, task: Task, samples: Samples) -> Mistakes | None:

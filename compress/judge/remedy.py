@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from compress.benchmark.document import Row
 from compress.stage import Quantity, Stage
 
 BOUGHT = 1.02  # a smaller factor is no purchase
@@ -45,13 +46,13 @@ class Move:
 
 
 def moves(
-    stages: Sequence[Stage], rows: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Mapping[str, Any]], profile: str
+    stages: Sequence[Stage], rows: Mapping[str, Row], facts: Mapping[str, Mapping[str, Any]], profile: str
 ) -> list[Move]:
     """Return what each stage did, from the row before it.
 
     Args:
         stages: in order; of a file that is not quantized, without the quantization.
-        rows: of the race's document, by name; ``teacher`` is where the first stage starts from.
+        rows: of the race, by name; ``teacher`` is where the first stage starts from.
         facts: of the stages' artifacts, by name.
         profile: that times are taken from.
     """
@@ -66,14 +67,14 @@ def moves(
     before = rows["teacher"]
     for group in groups:
         after = rows[group[-1].title]
-        times = [row["latency_ms"].get(profile) for row in (before, after)]
+        was_ms, took_ms = (row.latency_ms.get(profile) for row in (before, after))
         found.append(
             Move(
                 stage=group[0],
                 name=" with ".join(stage.title for stage in group),
-                points=100 * (after["accuracy"]["value"] - before["accuracy"]["value"]),
-                smaller=before["size_bytes"] / after["size_bytes"],
-                faster=None if None in times else times[0] / times[1],
+                points=100 * (_accuracy(after) - _accuracy(before)),
+                smaller=before.size_bytes / after.size_bytes,
+                faster=None if was_ms is None or took_ms is None else was_ms / took_ms,
                 facts=facts[group[0].title],
             )
         )
@@ -101,6 +102,11 @@ def remedy(
     else:
         first = _for_cost(quantity, found, missing=missing, float_file=float_file)
     return f"{first}. By stage, on select: {'; '.join(map(str, found))}"
+
+
+def _accuracy(row: Row) -> float:
+    assert row.accuracy is not None  # every file of a pipeline is scored
+    return row.accuracy.value
 
 
 def _for_accuracy(found: Sequence[Move]) -> str:

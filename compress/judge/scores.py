@@ -7,8 +7,9 @@ never retrains anything.
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -25,8 +26,10 @@ from compress.measures.divergence import kl_nats
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
+from compress.report.document import Facts
 from compress.stage import Host, Work
 from compress.store.artifact import Artifact
+from compress.store.document import parse
 from compress.tasks import Tally, Task
 
 VERSION = 5  # 5: macro-F1 leaves out classes that do not occur, correlations targets that do not vary
@@ -54,14 +57,14 @@ class Scores:
         """The file that was scored."""
         return self.artifact.path / "model.onnx"
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Accuracy (0 to 1), size_bytes, parameters, macs, parity, and KL and agreement to the teacher if known.
+    @cached_property
+    def facts(self) -> Facts:
+        """Accuracy, size, parameters, multiply-accumulates, parity, and agreement with the teacher where it is known.
 
-        ``accuracy`` is the task's measure, whatever that is. ``parity`` is against the torch module for float files,
-        else of the file with itself; see ``export.parity``.
+        Raises:
+            ArtifactError: when the committed ones are not as this version writes them.
         """
-        return self.artifact.facts
+        return parse(Facts, self.artifact.facts, where=self.artifact.path)
 
     @property
     def accuracy(self) -> float:
@@ -72,6 +75,13 @@ class Scores:
     def correct(self) -> NDArray[np.bool_] | None:
         """Whether each sample is right, bool [N]; None when the measure is not the share of right samples."""
         return self.tally.binary
+
+
+class Nearness(TypedDict, total=False):
+    """The share of decisions that are the teacher's, and for single classes the KL divergence from it in nats."""
+
+    teacher_agreement: float
+    teacher_kl_nats: float
 
 
 def score(
@@ -121,8 +131,8 @@ def score(
     return Scores(artifact=found, logits=logits, tally=measures[work.task.measure], measures=measures)
 
 
-def against(teacher: NDArray[np.float32], logits: NDArray[np.float32], task: Task) -> dict[str, float]:
-    """Return the share of decisions that are the teacher's, and for single classes the KL divergence from it in nats.
+def against(teacher: NDArray[np.float32], logits: NDArray[np.float32], task: Task) -> Nearness:
+    """Return how near a model's outputs are to the teacher's.
 
     Args:
         teacher: its outputs [units, C].
@@ -130,10 +140,12 @@ def against(teacher: NDArray[np.float32], logits: NDArray[np.float32], task: Tas
         task: says what is decided.
     """
     ours, theirs = task.decisions(logits), task.decisions(teacher)
-    facts = {} if ours is None or theirs is None else {"teacher_agreement": float((ours == theirs).mean())}
+    near: Nearness = {}
+    if ours is not None and theirs is not None:
+        near["teacher_agreement"] = float((ours == theirs).mean())
     if task.problem == "single-label":
-        facts["teacher_kl_nats"] = kl_nats(teacher, logits)
-    return facts
+        near["teacher_kl_nats"] = kl_nats(teacher, logits)
+    return near
 
 
 def write_probe(artifact: Artifact, work: Work, host: Host, path: Path, *, variant: str | None) -> dict[str, Any]:

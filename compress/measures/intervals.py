@@ -4,7 +4,7 @@ Pure functions on arrays. Deliberately absent: a test that turns "no measurable 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -29,6 +29,10 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    def __iter__(self) -> Iterator[float]:
+        """Value, low and high, in this order."""
+        return iter((self.value, self.low, self.high))
 
 
 def over_latency_budget(num_samples: int, *, quantile: float) -> int:

@@ -1,5 +1,10 @@
 """Numbers as a table shows them: three digits, a unit, a dash for what was not measured."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from compress.measures.intervals import Estimate
+
 
 def format_bytes(size: int) -> str:
     """Decimal units, as file managers show: 2.81 MB, 99.4 kB."""
@@ -23,19 +28,19 @@ def format_rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def format_share(estimate: dict[str, float] | None, *, sign: str) -> str:
+def format_share(estimate: "Estimate | None", *, sign: str) -> str:
     """A share (0 to 1) in percent with its interval, or a dash; sign "+" also marks gains."""
     if estimate is None:
         return "-"
-    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    value, low, high = (100 * bound for bound in estimate)
     return f"{value:{sign}.2f}" if low == high else f"{value:{sign}.2f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
-def format_speedup(estimate: dict[str, float] | None, *, measurable: bool) -> str:
+def format_speedup(estimate: "Estimate | None", *, measurable: bool) -> str:
     """12.3x [12.0, 12.6], with ~ before a speedup within the noise, or a dash."""
     if estimate is None:
         return "-"
-    value, low, high = (format_factor(estimate[key]) for key in ("value", "low", "high"))
+    value, low, high = map(format_factor, estimate)
     return f"{'' if measurable else '~'}{value}x [{low}, {high}]"
 
 

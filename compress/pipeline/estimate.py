@@ -8,6 +8,7 @@ from compress.benchmark.compare import PRESETS
 from compress.data import Data
 from compress.pipeline.nodes import nodes
 from compress.recipe import Recipe
+from compress.report.document import Prediction
 
 FORWARD_SHARE = 1 / 3  # of a training step: one forward pass, and a backward pass twice as dear
 WORKER_START_S = 0.5
@@ -31,7 +32,7 @@ class Measured:
 
 def estimate(
     recipe: Recipe, data: Data, *, smoke_select: int, rows: Mapping[str, Measured], num_raced: int
-) -> dict[str, Any]:
+) -> Prediction:
     """Predict the real run.
 
     Training scales with epochs and samples at the measured throughput, which a few steps understate; the teacher's
@@ -43,9 +44,6 @@ def estimate(
         smoke_select: select samples of the smoke run.
         rows: what was measured, by row name; every row of the recipe is there.
         num_raced: files in the benchmark.
-
-    Returns:
-        ``seconds`` by part, ``hours`` in total, ``disk_bytes``, and ``unknown``: parts that nothing was measured for.
     """
     trainings = {
         node.name: (node.stage.training, node.role)
@@ -76,19 +74,19 @@ def estimate(
     raced_s = (num_raced + 1) * (blocks * preset.block_ms / 1e3 + preset.launches * WORKER_START_S)
     seconds["benchmark"] = len(recipe.benchmark.measured()) * raced_s
     outputs = 4 * len(data.classes) * (views * samples + (len(rows) + 3) * len(data.select))
-    return {
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "hours": sum(seconds.values()) / 3600,
+    return Prediction(
+        seconds={name: round(value, 1) for name, value in seconds.items()},
+        hours=sum(seconds.values()) / 3600,
         # Each row is stored as an artifact, as a scored probe, and once more in MLflow or the run directory.
-        "disk_bytes": outputs + 3 * sum(row.size_bytes for row in rows.values()),
-        "unknown": unknown,
-    }
+        disk_bytes=outputs + 3 * sum(row.size_bytes for row in rows.values()),
+        unknown=tuple(unknown),
+    )
 
 
-def sentence(predicted: Mapping[str, Any]) -> str:
+def sentence(predicted: Prediction) -> str:
     """Return the prediction in one line."""
-    longest: Sequence[tuple[str, float]] = sorted(predicted["seconds"].items(), key=lambda item: -item[1])[:4]
+    longest: Sequence[tuple[str, float]] = sorted(predicted.seconds.items(), key=lambda item: -item[1])[:4]
     parts = ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in longest)
-    disk = predicted["disk_bytes"] / 1e6
-    unknown = f"; without {', '.join(predicted['unknown'])}, not measured here" if predicted["unknown"] else ""
-    return f"the real run: about {predicted['hours']:.2f} h ({parts}), {disk:,.0f} MB in the store{unknown}"
+    disk = predicted.disk_bytes / 1e6
+    unknown = f"; without {', '.join(predicted.unknown)}, not measured here" if predicted.unknown else ""
+    return f"the real run: about {predicted.hours:.2f} h ({parts}), {disk:,.0f} MB in the store{unknown}"

@@ -2,27 +2,30 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from compress.advice.advise import advise
 from compress.benchmark.environment import describe
 from compress.data import Data
 from compress.data.roles import subset
 from compress.errors import RecipeError, StageError
+from compress.judge.contenders import Contender
+from compress.judge.gates import judge_on_select
+from compress.judge.race import Race, check_runtimes, run_race
 from compress.judge.scores import Scores, score
-from compress.judge.verdict import Contender, Race, check_runtimes, gates_on_select, read_test, run_race
+from compress.judge.verdict import read_test
 from compress.models import load_model
 from compress.pipeline.estimate import Measured, estimate
 from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes
 from compress.pipeline.pairing import pairings
-from compress.pipeline.publish import build_report, headline, publish
+from compress.pipeline.publish import build_report, describe_data, headline, publish
 from compress.pipeline.run_directory import seconds_by_digest, settle_execution
 from compress.pipeline.step import Step
 from compress.progress import Reporter
 from compress.recipe import Recipe
-from compress.report import views as reporting
+from compress.report.document import Report
+from compress.report.words import data_line
 from compress.stage import Execution, Host, Member, Recorder, Unrecorded, Work
 from compress.store.artifact import Artifact, Store, hash_values, writable
 from compress.tracking import Run, Tracker
@@ -75,14 +78,14 @@ class Outcome:
 
     Attributes:
         passed: whether every gate holds, on test, or on select when test was not read; None when none was judged.
-        report: the result document, as in ``report.json``.
+        report: what was found out, as in ``report.json``.
         run_dir: recipe, report, tables, picture, and the bundle when there is one.
         shipped: the last artifact.
         race: what was measured; None when the run stopped before.
     """
 
     passed: bool | None
-    report: dict[str, Any]
+    report: Report
     run_dir: Path
     shipped: Artifact
     race: Race | None
@@ -110,7 +113,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
     shared = {  # MLflow filters runs by their own tags alone, so stages have those of their pipeline
         "compress.pipeline_id": run_dir.name,
         "compress.recipe_sha256": hash_values(recipe.model_dump(mode="json")),
-        "compress.hw": describe(seed=recipe.seed)["cpu_model"],
+        "compress.hw": describe(seed=recipe.seed).cpu_model,
     }
     with (
         store.lock(f"run-{run_dir.name}", wait=None),
@@ -124,7 +127,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
     ):
         execution = settle_execution(run_dir, threads=options.threads)
         work, host = work_of(recipe, data), host_of(options, store=store, execution=execution, recorder=parent)
-        options.reporter.say(reporting.data_line(reporting.data_section(data, work.task)))
+        options.reporter.say(data_line(describe_data(data, work.task)))
         loop = Loop(recipe, options, tracker, parent, shared, host)
         work = loop.walk(work)
         rows = list(loop.steps.values())
@@ -137,26 +140,37 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
             race = raced
             if race is None or not race.is_of(contenders):
                 race = run_race(recipe, work, host, contenders, rivals=tuple(RIVALS), directory=run_dir)
-            gates = gates_on_select(recipe, contenders, race)
+            gates = judge_on_select(recipe, contenders, race)
             verdict = read_test(recipe, work, host, contenders, race) if options.judged else None
         earlier_s = seconds_by_digest(run_dir.parent, say=options.reporter.say)
         made_s = earlier_s | {row.artifact.digest: row.seconds for row in rows if not row.reused}
-        report = build_report(recipe, work, host, rows, variants, verdict, made_s=made_s, started_s=started_s)
-        if race is not None:
-            report |= {"benchmark": race.document, "gates_on_select": [asdict(gate) for gate in gates]}
+        prediction = None
         if options.smoke and race is not None:
             measured = {
                 row.title: Measured(
-                    made_s.get(row.artifact.digest, row.seconds), row.artifact.facts, row.scores.facts["size_bytes"]
+                    made_s.get(row.artifact.digest, row.seconds), row.artifact.facts, row.scores.facts.size_bytes
                 )
                 for row in rows
             }
             full = real.data.load(code=options.code)
-            report["estimate"] = estimate(
-                real, full, smoke_select=len(data.select), rows=measured, num_raced=len(race.document["rows"])
+            prediction = estimate(
+                real, full, smoke_select=len(data.select), rows=measured, num_raced=len(race.result.rows)
             )
+        report = build_report(
+            recipe,
+            work,
+            host,
+            rows,
+            variants,
+            race=race,
+            gates_on_select=gates,
+            verdict=verdict,
+            prediction=prediction,
+            made_s=made_s,
+            started_s=started_s,
+        )
         with writable(run_dir), options.reporter.bar("report"):
-            publish(report, race, verdict, rows, run_dir, recipe=recipe, run=parent, register=not options.smoke)
+            publish(report, rows, run_dir, recipe=recipe, run=parent, register=not options.smoke)
     passed = all(gate.passed for gate in gates) if gates and not options.judged else verdict and verdict.passed
     return Outcome(None if options.smoke else passed, report, run_dir, rows[-1].artifact, race)
 
@@ -253,7 +267,7 @@ class Loop:
         seconds = time.monotonic() - started_s
         self.options.reporter.say(
             f"{node.name:<22}{'reused' if reused else f'{seconds:.1f} s':>9}   "
-            f"{100 * scores.accuracy:6.2f}% on select   {scores.facts['size_bytes'] / 1e3:9,.1f} kB"
+            f"{100 * scores.accuracy:6.2f}% on select   {scores.facts.size_bytes / 1e3:9,.1f} kB"
         )
         told = loss if "loss" in stage.needs else None
         return Step(node.name, node.role, artifact, scores, reused, run, seconds, told)

@@ -20,8 +20,10 @@ from typing import get_args
 from compress.benchmark.environment import describe
 from compress.benchmark.runtimes.machine import allowed_cores
 from compress.errors import ArtifactError
+from compress.report.document import Report
 from compress.stage import Execution, Precision
 from compress.store.artifact import writable, write_atomically
+from compress.store.document import OtherSchemaError, load
 
 
 def decide_execution(run_dir: Path, *, threads: int | None) -> Execution:
@@ -35,7 +37,7 @@ def decide_execution(run_dir: Path, *, threads: int | None) -> Execution:
     noted = _noted_execution(run_dir / "execution.json")
     if noted is not None and threads is None:
         return noted
-    fast = {"avx512_bf16", "amx_bf16", "bf16"} & set(describe(seed=0)["cpu_flags"])
+    fast = {"avx512_bf16", "amx_bf16", "bf16"} & set(describe(seed=0).cpu_flags)
     return Execution(threads=threads or allowed_cores(), precision="bfloat16" if fast else "float32")
 
 
@@ -65,10 +67,12 @@ def seconds_by_digest(runs: Path, *, say: Callable[[str], None]) -> dict[str, fl
     found = {}
     for path in sorted(runs.glob("*/report.json")):
         try:
-            stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
-            found |= {stage["digest"]: float(stage["made_s"]) for stage in stages if stage["made_s"] is not None}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            say(f"{path} is damaged ({error!r}): the times of stages that were made there are not known")
+            stages = load(Report, path).stages
+        except ArtifactError as error:
+            why = "of another version" if isinstance(error, OtherSchemaError) else "damaged"
+            say(f"{path} is {why}: the times of stages that were made there are not known")
+        else:
+            found |= {stage.digest: stage.made_s for stage in stages if stage.made_s is not None}
     return found
 
 

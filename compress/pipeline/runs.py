@@ -1,8 +1,7 @@
 """All pipelines of a store beside each other: what each shipped, and which of them no other beats."""
 
-import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from compress.errors import InputError
+from compress.errors import ArtifactError, InputError
+from compress.measures.intervals import Estimate
 from compress.measures.pareto import optimal
 from compress.measures.units import format_bytes, format_ms, format_share, format_speedup
+from compress.report.document import Report
+from compress.store.document import OtherSchemaError, load
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,9 @@ class Run:
     measure: str
     size_bytes: int
     latency_ms: float
-    accuracy: dict[str, float]
-    accuracy_test: dict[str, float] | None
-    speedup: dict[str, float] | None
+    accuracy: Estimate
+    accuracy_test: Estimate | None
+    speedup: Estimate | None
     measurable: bool
     passed: bool | None
     optimal: bool
@@ -56,20 +58,24 @@ class Run:
         return self.data, self.profile, self.cpu
 
 
-def finished_runs(store: Path) -> list[Run]:
+def read_runs(store: Path, *, say: Callable[[str], object]) -> list[Run]:
     """Return every finished pipeline of a store, smallest first within the same data, profile and machine.
+
+    Args:
+        store: its directory.
+        say: told of each report that another version of this package wrote; it is left out.
 
     Raises:
         InputError: when there is none, or a report cannot be read.
     """
     found: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for path in sorted((store / "runs").glob("*/report.json")):
-        run = _read(path)
+        run = _read(path, say)
         if run is not None:
             found[run.group].append(run)
     if not found:
         raise InputError("no finished pipelines to compare", where=store, hint="run a recipe to its end first")
-    return [run for group in found.values() for run in _marked(group)]
+    return [run for group in found.values() for run in _mark(group)]
 
 
 def table(runs: Sequence[Run]) -> Table:
@@ -95,7 +101,7 @@ def table(runs: Sequence[Run]) -> Table:
             format_ms(run.latency_ms),
             format_speedup(run.speedup, measurable=run.measurable),
             format_share(run.accuracy, sign=""),
-            "-" if run.accuracy_test is None else f"{100 * run.accuracy_test['value']:.2f}",
+            "-" if run.accuracy_test is None else f"{100 * run.accuracy_test.value:.2f}",
             {True: "passed", False: "MISSED", None: "-"}[run.passed],
             style="bold" if run.optimal else None,
         )
@@ -114,7 +120,7 @@ def plot(runs: Sequence[Run], path: Path) -> None:
     for axis, group in zip(panels, groups.values(), strict=True):
         largest = max(run.size_bytes for run in group)
         for run in group:
-            value, low, high = (100 * run.accuracy[key] for key in ("value", "low", "high"))
+            value, low, high = (100 * bound for bound in run.accuracy)
             colour = "#0a7a74" if run.optimal else "#9aa3ad"
             axis.errorbar(
                 run.latency_ms, value, yerr=[[value - low], [high - value]], color=colour, capsize=3, linewidth=1
@@ -122,7 +128,7 @@ def plot(runs: Sequence[Run], path: Path) -> None:
             axis.scatter(run.latency_ms, value, s=30 + 500 * run.size_bytes / largest, color=colour, alpha=0.45)
             label = f"{run.name}\n{format_bytes(run.size_bytes)}"
             axis.annotate(label, (run.latency_ms, value), xytext=(9, 7), textcoords="offset points", fontsize=8)
-        front = sorted((run.latency_ms, 100 * run.accuracy["value"]) for run in group if run.optimal)
+        front = sorted((run.latency_ms, 100 * run.accuracy.value) for run in group if run.optimal)
         axis.plot(*zip(*front, strict=True), color="#0a7a74", linestyle="--", linewidth=1, drawstyle="steps-post")
         axis.set_xscale("log")
         axis.set_xlabel(f"median latency, ms ({group[0].profile}, {group[0].cpu})")
@@ -140,37 +146,41 @@ def documents(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [asdict(run) for run in runs]
 
 
-def _read(path: Path) -> Run | None:
-    """Return a run; None when it was not raced to its end."""
+def _read(path: Path, say: Callable[[str], object]) -> Run | None:
+    """Return a run; None when it was not raced to its end, or its report is of another version."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        if report["benchmark"] is None:
-            return None
-        verdict, shipped = report["verdict"], report["benchmark"]["rows"][-1]
-        profile = report["benchmark"]["profiles"][0]
-        return Run(
-            name=path.parent.name,
-            data=report["data"]["digest"],
-            profile=profile,
-            cpu=report["environment"]["cpu_model"],
-            measure=report["task"]["measure"],
-            size_bytes=shipped["size_bytes"],
-            latency_ms=shipped["latency_ms"][profile],
-            accuracy=shipped["accuracy"],
-            accuracy_test=None if verdict is None else verdict["test"][-1]["accuracy"],
-            speedup=shipped["speedup"].get(profile),
-            measurable=shipped["measurable"].get(profile, False),
-            passed=None if verdict is None else verdict["passed"],
-            optimal=False,
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        report = load(Report, path)
+    except OtherSchemaError as error:
+        say(f"left out: {error}")
+        return None
+    except ArtifactError as error:
         raise InputError(
-            "a report cannot be read", got=repr(error), where=path, hint="run its recipe again, or remove it"
+            "a report cannot be read", got=error.message, where=path, hint="run its recipe again, or remove it"
         ) from error
+    benchmark, verdict = report.benchmark, report.verdict
+    if benchmark is None:
+        return None
+    shipped, profile = benchmark.shipped, benchmark.primary
+    assert shipped.accuracy is not None  # every file of a pipeline is scored
+    return Run(
+        name=path.parent.name,
+        data=report.data.digest,
+        profile=profile,
+        cpu=report.environment.cpu_model,
+        measure=report.task.measure,
+        size_bytes=shipped.size_bytes,
+        latency_ms=shipped.latency_ms[profile],
+        accuracy=shipped.accuracy,
+        accuracy_test=None if verdict is None else verdict.shipped.accuracy,
+        speedup=shipped.speedup.get(profile),
+        measurable=shipped.measurable.get(profile, False),
+        passed=None if verdict is None else verdict.passed,
+        optimal=False,
+    )
 
 
-def _marked(runs: Sequence[Run]) -> list[Run]:
+def _mark(runs: Sequence[Run]) -> list[Run]:
     """Return runs by size, marked where no other is at least as small, as fast and as accurate."""
     ordered = sorted(runs, key=lambda run: run.size_bytes)
-    marks = optimal([(run.size_bytes, run.latency_ms, -run.accuracy["value"]) for run in ordered])
+    marks = optimal([(run.size_bytes, run.latency_ms, -run.accuracy.value) for run in ordered])
     return [replace(run, optimal=mark) for run, mark in zip(ordered, marks, strict=True)]

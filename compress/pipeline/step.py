@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from compress.judge.scores import Scores
+from compress.report.document import Role
 from compress.store.artifact import Artifact
 from compress.tracking import Run
 
@@ -15,7 +16,7 @@ class Step:
     """
 
     title: str
-    role: str
+    role: Role
     artifact: Artifact
     scores: Scores
     reused: bool

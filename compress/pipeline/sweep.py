@@ -7,26 +7,97 @@ anew for that: the shortest of several times is short by luck too.
 """
 
 import itertools
-import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich import box
 from rich.table import Table
 
 from compress.errors import RecipeError, StageError, UsageError
-from compress.judge.verdict import Race
+from compress.judge.race import Race
+from compress.measures.intervals import Estimate
 from compress.measures.pareto import optimal
 from compress.measures.units import format_bytes, format_factor, format_ms, format_share
 from compress.pipeline.run import Options, Outcome, run
 from compress.recipe import Recipe
+from compress.report.document import GateResult
 from compress.store.artifact import Store, hash_values, write_atomically
+from compress.store.document import to_json
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_VARIANTS = 256
 Goal = Literal["smallest", "fastest"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipped:
+    """What a variant came to, on select.
+
+    Attributes:
+        run: name of its run directory.
+        size_bytes: of the shipped file.
+        latency_ms: its median under the primary profile.
+        speedup: over the teacher.
+        measurable: whether that is more than the noise.
+        accuracy: with its interval.
+        accuracy_change: against the teacher.
+        gates: judged by that change.
+        optimal: whether it is in the Pareto set of accuracy and the goal.
+    """
+
+    run: str
+    size_bytes: int
+    latency_ms: float
+    speedup: Estimate
+    measurable: bool
+    accuracy: Estimate
+    accuracy_change: Estimate | None
+    gates: tuple[GateResult, ...]
+    optimal: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return all(gate.passed for gate in self.gates)
+
+    def cost(self, goal: Goal) -> float:
+        """What the goal minimises."""
+        return self.size_bytes if goal == "smallest" else self.latency_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One combination of values.
+
+    Attributes:
+        settings: the overrides.
+        shipped: what it came to; None when a stage failed.
+        failure: why.
+        passed: whether every gate holds on select.
+        verdict_passed: of the chosen one, whether every gate holds on test.
+        accuracy_test: of the chosen one.
+    """
+
+    settings: tuple[str, ...]
+    shipped: Shipped | None
+    failure: str = ""
+    passed: bool = False
+    verdict_passed: bool | None = None
+    accuracy_test: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepResult:
+    """All variants, and the position of the chosen one; None when none passes."""
+
+    schema: int = SCHEMA
+    name: str
+    recipe: str
+    goal: Goal
+    rows: tuple[Variant, ...]
+    chosen: int | None
 
 
 def combinations(choices: Sequence[str]) -> list[tuple[str, ...]]:
@@ -75,7 +146,7 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -> tuple[dict[str, Any], Outcome | None]:
+def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -> tuple[SweepResult, Outcome | None]:
     """Run every variant without its test role, choose one, and take that one to its verdict.
 
     Args:
@@ -86,7 +157,7 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
             the primary profile.
 
     Returns:
-        The result document (also in ``sweeps/`` of the store), and the outcome of the chosen variant; None when no
+        The result (also in ``sweeps/`` of the store), and the outcome of the chosen variant; None when no
         variant passes, and then test was not read.
 
     Raises:
@@ -105,7 +176,7 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
     name = f"{recipes[0].name}-{hash_values([recipe.model_dump(mode='json') for recipe in recipes])[:10]}"
     options = replace(options, tags={**options.tags, "compress.sweep": name})
     names = labels(overrides)
-    rows = []
+    rows: list[Variant] = []
     races: list[Race | None] = []
     for number, (recipe, values) in enumerate(zip(recipes, overrides, strict=True), start=1):
         options.reporter.say(f"variant {number} of {len(recipes)}: {' '.join(values)}")
@@ -113,56 +184,68 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
             outcome = run(recipe, replace(options, judged=False, label=names[number - 1]))
         except StageError as error:  # one variant may ask for what cannot be; the others go on
             options.reporter.say(f"variant {number} failed: {error}")
-            rows.append({"settings": list(values), "failure": error.message, "passed": False})
+            rows.append(Variant(settings=values, shipped=None, failure=error.message))
             races.append(None)
         else:
-            rows.append(_variant(values, outcome))
+            shipped = _describe(outcome)
+            rows.append(Variant(settings=values, shipped=shipped, passed=shipped.passed))
             races.append(outcome.race)
-    chosen = choose(rows, goal=goal)
+    rows, chosen = mark_optimal(rows, goal=goal), choose(rows, goal=goal)
     outcome = None
     if chosen is not None:
         options.reporter.say(f"chosen on select: {' '.join(overrides[chosen])}; test is read for it")
         tags = {**options.tags, "compress.chosen": goal}
         chosen_options = replace(options, tags=tags, label=f"chosen: {names[chosen]}")
         outcome = run(recipes[chosen], chosen_options, raced=races[chosen] if goal == "smallest" else None)
-        rows[chosen]["verdict_passed"] = outcome.passed
-        rows[chosen]["accuracy_test"] = outcome.report["verdict"]["test"][-1]["accuracy"]
-    document = {"schema": SCHEMA, "name": name, "recipe": recipes[0].name, "goal": goal, "rows": rows, "chosen": chosen}
+        verdict = outcome.report.verdict
+        tested = None if verdict is None else verdict.shipped.accuracy
+        rows[chosen] = replace(rows[chosen], verdict_passed=outcome.passed, accuracy_test=tested)
+    result = SweepResult(name=name, recipe=recipes[0].name, goal=goal, rows=tuple(rows), chosen=chosen)
     folder = Store.open(options.store).root / "sweeps"
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{name}.json", json.dumps(document, indent=1) + "\n")
-    return document, outcome
+    write_atomically(folder / f"{name}.json", to_json(result))
+    return result, outcome
 
 
-def choose(rows: list[dict[str, Any]], *, goal: Goal) -> int | None:
+def choose(rows: Sequence[Variant], *, goal: Goal) -> int | None:
     """Return the position of the variant that is smallest, or fastest, among those that pass; None without any.
 
-    Also marks the rows of the Pareto set of accuracy on select and the goal. Ties go to the more accurate one.
+    Ties go to the more accurate one.
     """
-    cost = "size_bytes" if goal == "smallest" else "latency_ms"
-    ran = [row for row in rows if "failure" not in row]
-    marks = optimal([(row[cost], -row["accuracy"]["value"]) for row in ran])
-    for row, mark in zip(ran, marks, strict=True):
-        row["optimal"] = mark
-    passing = [index for index, row in enumerate(rows) if row["passed"]]
-    return min(passing, key=lambda i: (rows[i][cost], -rows[i]["accuracy"]["value"]), default=None)
+    passing = [(found.cost(goal), -found.accuracy.value, index) for index, found in _ran(rows) if rows[index].passed]
+    return min(passing)[-1] if passing else None
 
 
-def _variant(values: Sequence[str], outcome: Outcome) -> dict[str, Any]:
-    benchmark = outcome.report["benchmark"]
-    shipped, primary = benchmark["rows"][-1], benchmark["profiles"][0]
-    return {
-        "settings": list(values),
-        "run": outcome.run_dir.name,
-        "size_bytes": shipped["size_bytes"],
-        "latency_ms": shipped["latency_ms"][primary],
-        "speedup": shipped["speedup"][primary],
-        "measurable": shipped["measurable"][primary],
-        "accuracy": shipped["accuracy"],
-        "accuracy_change": shipped["accuracy_change"],
-        "gates": outcome.report["gates_on_select"],
-        "passed": all(gate["passed"] for gate in outcome.report["gates_on_select"]),
-    }
+def mark_optimal(rows: Sequence[Variant], *, goal: Goal) -> list[Variant]:
+    """Return the variants, those of the Pareto set of accuracy on select and the goal marked."""
+    ran = _ran(rows)
+    marks = optimal([(found.cost(goal), -found.accuracy.value) for _, found in ran])
+    marked = list(rows)
+    for (index, found), mark in zip(ran, marks, strict=True):
+        marked[index] = replace(rows[index], shipped=replace(found, optimal=mark))
+    return marked
+
+
+def _ran(rows: Sequence[Variant]) -> list[tuple[int, Shipped]]:
+    """Return those that did not fail, with their positions."""
+    return [(index, row.shipped) for index, row in enumerate(rows) if row.shipped is not None]
+
+
+def _describe(outcome: Outcome) -> Shipped:
+    benchmark = outcome.report.benchmark
+    assert benchmark is not None  # a variant is run to its end
+    row, primary = benchmark.shipped, benchmark.primary
+    assert row.accuracy is not None  # every file of a pipeline is scored
+    return Shipped(
+        run=outcome.run_dir.name,
+        size_bytes=row.size_bytes,
+        latency_ms=row.latency_ms[primary],
+        speedup=row.speedup[primary],
+        measurable=row.measurable[primary],
+        accuracy=row.accuracy,
+        accuracy_change=row.accuracy_change,
+        gates=outcome.report.gates_on_select,
+    )
 
 
 def labels(overrides: Sequence[Sequence[str]]) -> list[str]:
@@ -183,29 +266,29 @@ def _shortened(value: str, fields: Sequence[str]) -> str:
     return f"{text} {field if fields.count(field) == 1 else path.removeprefix('stages.')}"
 
 
-def table(document: dict[str, Any]) -> Table:
+def table(result: SweepResult) -> Table:
     """Return the variants as a table of at most 100 columns: ``>`` the chosen one, ``*`` the Pareto set on select."""
-    made = Table(title=f"{document['recipe']}, the {document['goal']} that passes", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(title=f"{result.recipe}, the {result.goal} that passes", box=box.SIMPLE_HEAD, pad_edge=False)
     made.caption, made.caption_justify = "> chosen   * Pareto set on select   ~ within the noise", "left"
     made.add_column("", no_wrap=True)
     made.add_column("variant", overflow="fold", min_width=16)
     for head in ("size", "p50 ms", "speedup", "select %", "test %", "gates"):
         made.add_column(head, justify="right", no_wrap=True)
-    names = labels([row["settings"] for row in document["rows"]])
-    for index, (name, row) in enumerate(zip(names, document["rows"], strict=True)):
-        if "failure" in row:
-            made.add_row("", f"{name}: {row['failure']}", *["-"] * 5, "failed", style="red")
+    names = labels([row.settings for row in result.rows])
+    for index, (name, row) in enumerate(zip(names, result.rows, strict=True)):
+        shipped, test = row.shipped, row.accuracy_test
+        if shipped is None:
+            made.add_row("", f"{name}: {row.failure}", *["-"] * 5, "failed", style="red")
             continue
-        test = row.get("accuracy_test")
         made.add_row(
-            f"{'>' if index == document['chosen'] else ' '}{'*' if row['optimal'] else ''}",
+            f"{'>' if index == result.chosen else ' '}{'*' if shipped.optimal else ''}",
             name,
-            format_bytes(row["size_bytes"]),
-            format_ms(row["latency_ms"]),
-            f"{'' if row['measurable'] else '~'}{format_factor(row['speedup']['value'])}x",
-            format_share(row["accuracy"], sign=""),
-            "-" if test is None else f"{100 * test['value']:.2f}",
-            "pass" if row["passed"] else "miss",
-            style="bold" if index == document["chosen"] else None,
+            format_bytes(shipped.size_bytes),
+            format_ms(shipped.latency_ms),
+            f"{'' if shipped.measurable else '~'}{format_factor(shipped.speedup.value)}x",
+            format_share(shipped.accuracy, sign=""),
+            "-" if test is None else f"{100 * test.value:.2f}",
+            "pass" if row.passed else "miss",
+            style="bold" if index == result.chosen else None,
         )
     return made

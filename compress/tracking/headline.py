@@ -4,30 +4,33 @@ A headline key has no slash; a curve's key begins with its section, such as ``tr
 about eight letters, so their first six tell them apart.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-# Fact of a scored file -> key and scale. The unit is part of the key.
-_KEYS = {
-    "size_bytes": ("size_mb", 1e-6),
-    "parameters": ("params_m", 1e-6),
-    "macs": ("macs_g", 1e-9),
-    "teacher_agreement": ("agree_teacher", 1.0),
-    "teacher_kl_nats": ("kl_teacher_nats", 1.0),
-}
-
 
 def is_headline(key: str) -> bool:
     """Return whether a metric's key is one of the headline's, which have no steps."""
     return "/" not in key
 
 
-def tracked_headline(facts: Mapping[str, Any]) -> dict[str, float]:
-    """Headline metrics of a scored file; a fact it lacks is left out.
+def tracked_headline(
+    *,
+    role: str,
+    accuracy: float,
+    size_bytes: int,
+    parameters: int | None = None,
+    macs: int | None = None,
+    teacher_agreement: float | None = None,
+    teacher_kl_nats: float | None = None,
+) -> dict[str, float]:
+    """Headline metrics of a scored file; what is not known is left out.
 
-    Accuracy is named after the role it was read on, because select chooses and test is the verdict.
+    Accuracy is named after the role it was read on, because select chooses and test is the verdict. The unit is part of
+    a key.
     """
-    found = {key: facts[fact] * scale for fact, (key, scale) in _KEYS.items() if facts.get(fact) is not None}
-    if "accuracy" in facts:
-        found[f"{facts['role']}_accuracy"] = facts["accuracy"]
-    return found
+    found = {
+        "size_mb": size_bytes * 1e-6,
+        "params_m": None if parameters is None else parameters * 1e-6,
+        "macs_g": None if macs is None else macs * 1e-9,
+        "agree_teacher": teacher_agreement,
+        "kl_teacher_nats": teacher_kl_nats,
+        f"{role}_accuracy": accuracy,
+    }
+    return {key: value for key, value in found.items() if value is not None}

@@ -14,7 +14,7 @@ the table of README.md.
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +122,7 @@ def main() -> None:
         "errors": counted,
         "epochs": distill.epochs,
         "temperature": recipe.loss.model_dump(exclude_none=True)["kl"]["temperature"],
-        "environment": describe(seed=recipe.seed),
+        "environment": asdict(describe(seed=recipe.seed)),
     }
     (HERE / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     readme = HERE / "README.md"

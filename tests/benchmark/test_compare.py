@@ -278,10 +278,10 @@ def test_a_comparison_spans_interpreters(small: Path, samples: Path, other_pytho
     assert found.noise is None
     here = compare({"m": small}, reference="m", inputs=samples, profile=Profile(), preset=TINY)
     document = report.build([report.Entry("m", small)], [here, found], reference="m", seed=0, title="two interpreters")
-    assert document["profiles"] == [here.profile.name, found.profile.name]
-    assert document["profiles"][0] != document["profiles"][1]
-    assert set(document["rows"][0]["latency_ms"]) == set(document["profiles"])
-    assert document["comparisons"][1]["profile"]["place"]["python"] == str(other_python)
+    assert document.profiles == (here.profile.name, found.profile.name)
+    assert document.profiles[0] != document.profiles[1]
+    assert set(document.rows[0].latency_ms) == set(document.profiles)
+    assert document.comparisons[1].profile.place.python == str(other_python)
 
 
 def test_the_other_interpreter_has_no_package_but_two(other_python: Path):

@@ -140,7 +140,7 @@ def test_a_server_is_ranked_by_its_p99_where_the_queries_support_it(
     entries = [Entry(name, tmp_path / f"{name}.onnx") for name in ("a", "b")]
     document = report.build(entries, [found], reference="a", seed=0, title="a test")
     assert tables.profile_heads(document) == [f"ort-cpu-b1-t1-server1 (ranked by {ranked_by})"]
-    shown = tables.time_cell(document["rows"][1], document, "ort-cpu-b1-t1-server1")
+    shown = tables.time_cell(document.rows[1], document, "ort-cpu-b1-t1-server1")
     assert shown == ("p99 20" if ranked_by == "p99 latency" else "2")
 
 

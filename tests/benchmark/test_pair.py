@@ -2,6 +2,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from compress.benchmark.process import Place
 from compress.cli.main import app
 from compress.errors import EnvironmentFault, InputError, ModelError
 from compress.progress import Reporter
+from compress.store.document import from_json
 
 TINY = Preset(name="tiny", rounds=6, block_ms=5.0, warm_up_limit_ms=50.0, launches=2)
 SHORT = Preset(name="short", rounds=2, block_ms=1.0, warm_up_limit_ms=1.0)
@@ -38,13 +40,14 @@ def test_two_files_are_compared_from_the_command_line(deep: Path, small: Path, s
     result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
+    found = from_json(pair.Pair, result.stdout, where=Path("stdout"))
     assert document["speedup"]["value"] > 1
     assert document["confidence"] == 0.99
     assert document["floor"] > 0
     assert document["verdict"] in ("faster", "no measurable difference")
     assert document["accuracy"]["A"]["samples"] == 10
     assert "10 samples are few" in document["accuracy"]["A"]["doubt"]
-    shown = pair.text(document)
+    shown = pair.text(found)
     assert shown.splitlines()[0] in ("B is faster than A", "no measurable difference")
     assert max(map(len, shown.splitlines())) <= 100
     shown = " ".join(shown.split())
@@ -62,12 +65,15 @@ def test_two_files_are_compared_from_the_command_line(deep: Path, small: Path, s
 def test_its_lines_fit_100_columns_and_lose_no_word(small: Path, samples: Path, labels: Path, tmp_path: Path):
     long = tmp_path / f"{'a-long-name' * 12}.onnx"
     long.write_bytes(small.read_bytes())
-    document = pair.compare_files(
+    found = pair.compare_files(
         long, small, inputs=samples, labels=labels, profile=Profile("openvino"), preset="short", seed=0
     )
-    document["comparison"]["degraded"] = ["reason " * 30]
-    document["environment"]["cpu_model"] = "Processor " * 20
-    lines = pair.text(document).splitlines()
+    found = replace(
+        found,
+        comparison=replace(found.comparison, degraded=["reason " * 30]),
+        environment=replace(found.environment, cpu_model="Processor " * 20),
+    )
+    lines = pair.text(found).splitlines()
     assert max(map(len, lines)) <= 100
     told = "".join("".join(lines).split())
     for words in (long.name, "reason" * 30, "Processor" * 20, "KL", "off,100%ofdecisionsagree"):
@@ -110,13 +116,11 @@ def test_without_the_second_copy_of_a_there_is_no_noise_floor_and_no_verdict(
     # One process tries the runtime; then A, B and the copy start in the order that the seed gives.
     last = {random.Random(seed).sample(range(3), 3)[2]: seed for seed in range(20)}
     profile = Profile(place=Place(python=str(failing_python(tmp_path, fails=4))))
-    document = pair.compare_files(
-        deep, small, inputs=samples, labels=None, profile=profile, preset="short", seed=last[2]
-    )
-    assert document["speedup"] is not None
-    assert document["floor"] is None
-    assert document["verdict"] == "no measurable difference"
-    shown = pair.text(document)
+    found = pair.compare_files(deep, small, inputs=samples, labels=None, profile=profile, preset="short", seed=last[2])
+    assert found.speedup is not None
+    assert found.floor is None
+    assert found.verdict == "no measurable difference"
+    shown = pair.text(found)
     assert "noise floor        not measured" in shown
     why = "degraded: the noise floor could not be measured, so no difference counts: the worker ended (exit code 1)"
     assert f"{why}: no room for this one" in " ".join(shown.split())

@@ -1,7 +1,7 @@
-import copy
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,18 +12,20 @@ from rich.console import Console
 from compress import units
 from compress.benchmark import report, tables
 from compress.benchmark.compare import Comparison, Difference, Preset, compare, unmeasured
+from compress.benchmark.document import BenchmarkResult, RuntimeAccuracy
 from compress.benchmark.measure import Measurement, Profile, WarmUp
 from compress.benchmark.report import Entry
 from compress.errors import ArtifactError, InputError
 from compress.measures.intervals import Estimate
 from compress.measures.tally import shares
+from compress.store.document import from_json, to_json
 
 TINY = Preset(name="tiny", rounds=4, block_ms=2.0, warm_up_limit_ms=10.0)
 STUDENT = "a student with a long name"
 
 
 @pytest.fixture(scope="module")
-def document(large: Path, small: Path, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def document(large: Path, small: Path, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> BenchmarkResult:
     broken = tmp_path_factory.mktemp("broken") / "broken.onnx"
     broken.write_bytes(b"not a model")
     models = {"teacher": large, STUDENT: small, "broken": broken}
@@ -43,7 +45,14 @@ def document(large: Path, small: Path, samples: Path, tmp_path_factory: pytest.T
     return report.build(entries, comparisons, reference="teacher", seed=0, title="a test")
 
 
-def printed(document: dict, *, terminal: bool = False) -> str:
+def edited(document: BenchmarkResult, edit: Callable[[dict], object]) -> BenchmarkResult:
+    """The result whose JSON values were changed."""
+    values = json.loads(to_json(document))
+    edit(values)
+    return from_json(BenchmarkResult, json.dumps(values), where=Path("edited"))
+
+
+def printed(document: BenchmarkResult, *, terminal: bool = False) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=100, force_terminal=terminal, color_system="standard" if terminal else "auto")
     console.print(tables.table(document))
@@ -52,37 +61,37 @@ def printed(document: dict, *, terminal: bool = False) -> str:
     return stream.getvalue()
 
 
-def test_the_document_survives_a_file_and_holds_rows_rounds_and_environment(document: dict, tmp_path: Path):
+def test_the_document_survives_a_file_and_holds_rows_rounds_and_environment(document: BenchmarkResult, tmp_path: Path):
     report.save(document, tmp_path / "result.json")
     loaded = report.load(tmp_path / "result.json")
-    assert loaded == json.loads(json.dumps(document))
-    teacher, student, broken = loaded["rows"]
-    assert teacher["accuracy_change"] is None
-    assert teacher["speedup"] == {}
-    assert (
-        student["accuracy_change"]["low"] <= student["accuracy_change"]["value"] <= student["accuracy_change"]["high"]
-    )
-    assert student["agreement"]["value"] > 0.9
-    assert student["speedup"]["ort-cpu-b1-t1"]["value"] > 1
-    assert "INVALID_PROTOBUF" in broken["failures"]["ort-cpu-b1-t1"]
-    assert len(loaded["comparisons"][0]["measurements"]["teacher"]["block_median_ms"]) == TINY.rounds
-    assert loaded["environment"]["versions"]["onnxruntime"]
+    assert loaded == document
+    teacher, student, broken = loaded.rows
+    assert teacher.accuracy_change is None
+    assert teacher.speedup == {}
+    assert student.accuracy_change.low <= student.accuracy_change.value <= student.accuracy_change.high
+    assert student.agreement.value > 0.9
+    assert student.speedup["ort-cpu-b1-t1"].value > 1
+    assert "INVALID_PROTOBUF" in broken.failures["ort-cpu-b1-t1"]
+    assert len(loaded.comparisons[0].measurements["teacher"].block_median_ms) == TINY.rounds
+    assert loaded.environment.versions["onnxruntime"]
+    # What was loaded answers as what was measured does.
+    assert loaded.comparisons[0].speedup(STUDENT, over="teacher") == student.speedup["ort-cpu-b1-t1"]
 
 
-def test_no_column_is_cut_where_all_are_wide(document: dict):
-    wide = copy.deepcopy(document)
-    (profile,) = wide["profiles"][:1]
-    for row in wide["rows"][:2]:
-        row |= {"accuracy_change": {"value": -0.24375, "low": -0.275, "high": -0.2125}, "failures": {}}
-        row["size_bytes"] = 90_934_000
-        row["latency_ms"][profile], row["measurable"][profile] = 0.6314, False
-        row["speedup"][profile] = {"value": 1.012, "low": 0.993, "high": 1.024}
-    text = printed(wide)
+def test_no_column_is_cut_where_all_are_wide(document: BenchmarkResult):
+    def widen(values: dict) -> None:
+        for row in values["rows"][:2]:
+            row |= {"accuracy_change": {"value": -0.24375, "low": -0.275, "high": -0.2125}, "failures": {}}
+            row["size_bytes"] = 90_934_000
+            row["latency_ms"][document.primary], row["measurable"][document.primary] = 0.6314, False
+            row["speedup"][document.primary] = {"value": 1.012, "low": 0.993, "high": 1.024}
+
+    text = printed(edited(document, widen))
     assert max(map(len, text.splitlines())) <= 100
     assert len(re.findall(r"-24\.38 \[-27\.5, -21\.2\].*~1\.01x \[0\.99, 1\.02\]", text)) == 2
 
 
-def test_the_tables_fit_100_columns_and_are_plain_outside_a_terminal(document: dict):
+def test_the_tables_fit_100_columns_and_are_plain_outside_a_terminal(document: BenchmarkResult):
     text = printed(document)
     assert max(map(len, text.splitlines())) <= 100
     assert "\x1b[" not in text
@@ -91,17 +100,17 @@ def test_the_tables_fit_100_columns_and_are_plain_outside_a_terminal(document: d
     assert "\x1b[" in printed(document, terminal=True)
 
 
-def test_markdown_is_written_from_the_same_document(document: dict):
+def test_markdown_is_written_from_the_same_document(document: BenchmarkResult):
     lines = tables.markdown(document).splitlines()
     assert lines[0] == "| model | size | params | accuracy % | change | p50 ms | speedup |"
     assert lines[2].startswith("| teacher | 12.6 MB | 3.16M | ")
     assert {line.count("|") for line in lines[:5]} == {8}
 
 
-def test_the_tables_show_the_highest_percentile_and_the_peak_memory(document: dict):
-    measured = document["comparisons"][0]["measurements"]["teacher"]
-    name, value = list(measured["percentile_ms"].items())[-1]
-    cell = f"{name} {value:.3g} {measured['memory_bytes']['runs'] / 1e6:.0f} MB"
+def test_the_tables_show_the_highest_percentile_and_the_peak_memory(document: BenchmarkResult):
+    measured = document.comparisons[0].measurements["teacher"]
+    name, value = list(measured.percentile_ms.items())[-1]
+    cell = f"{name} {value:.3g} {measured.memory_bytes['runs'] / 1e6:.0f} MB"
     (line,) = [line for line in tables.markdown(document).splitlines() if cell in line]
     assert line.startswith("| teacher | ")
     assert cell in printed(document)
@@ -115,23 +124,22 @@ def test_a_runtime_that_does_not_work_is_a_column_that_says_why_once(small: Path
     )
     entries = [Entry("teacher", small), Entry("student", small)]
     document = report.build(entries, [comparison], reference="teacher", seed=0, title="a test")
-    json.dumps(document, allow_nan=False)
-    assert [row["failures"] for row in document["rows"]] == [{"openvino-b1-t1": why}] * 2
+    assert [row.failures for row in document.rows] == [{"openvino-b1-t1": why}] * 2
     for text in (printed(document), tables.markdown(document)):
         assert " ".join(text.split()).count(f"failed (openvino-b1-t1): {why}") == 1
 
 
 def test_accuracy_in_the_runtime_that_was_timed_is_a_table_of_its_own(small: Path):
-    share = {"value": 0.9, "low": 0.88, "high": 0.92}
-    judged = {
-        "samples": 100, "accuracy": share, "doubt": "100 samples are few", "mcnemar_p": 0.031,
-        "change": {"value": -0.01, "low": -0.02, "high": 0.0}, "teacher_agreement": 0.975, "teacher_kl_nats": 0.0123,
-    }  # fmt: skip
-    first = {"samples": 100, "accuracy": share, "doubt": ""}
+    share = Estimate(0.9, 0.88, 0.92)
+    judged = RuntimeAccuracy(
+        samples=100, accuracy=share, doubt="100 samples are few", mcnemar_p=0.031,
+        change=Estimate(-0.01, -0.02, 0.0), teacher_agreement=0.975, teacher_kl_nats=0.0123,
+    )  # fmt: skip
+    first = RuntimeAccuracy(samples=100, accuracy=share)
     entries = [
         Entry("teacher", small, runtime_accuracy={"openvino-b1-t1": first}),
         Entry("student", small, runtime_accuracy={"openvino-b1-t1": judged}),
-        Entry("odd", small, runtime_accuracy={"openvino-b1-t1": {"failure": "no such operator"}}),
+        Entry("odd", small, runtime_accuracy={"openvino-b1-t1": RuntimeAccuracy(failure="no such operator")}),
         Entry("unseen", small),
         Entry("unscored", small),
     ]
@@ -159,7 +167,7 @@ def test_accuracy_in_the_runtime_that_was_timed_is_a_table_of_its_own(small: Pat
     assert max(map(len, stream.getvalue().splitlines())) <= 100
 
 
-def test_a_software_adapter_has_times_and_no_ratio_in_any_view(document: dict, large: Path, small: Path):
+def test_a_software_adapter_has_times_and_no_ratio_in_any_view(document: BenchmarkResult, large: Path, small: Path):
     rounds = {"teacher": [4.0] * 4, STUDENT: [1.0] * 4}
     measured = {
         name: Measurement(
@@ -178,9 +186,9 @@ def test_a_software_adapter_has_times_and_no_ratio_in_any_view(document: dict, l
     )
     entries = [Entry("teacher", large), Entry(STUDENT, small)]
     made = report.build(entries, [hardware, software], reference="teacher", seed=0, title="a test")
-    student = made["rows"][1]
-    assert list(student["speedup"]) == list(student["measurable"]) == ["ort-cuda-b1-t1"]
-    assert student["verdict"] == {"ort-cuda-b1-t1": "faster", "ort-webgpu-b1-t1": "not ranked"}
+    student = made.rows[1]
+    assert list(student.speedup) == list(student.measurable) == ["ort-cuda-b1-t1"]
+    assert student.verdict == {"ort-cuda-b1-t1": "faster", "ort-webgpu-b1-t1": "not ranked"}
     head = "ort-webgpu-b1-t1 (not ranked: software adapter)"
     assert f"| p50 ms (speedup) | ort-cuda-b1-t1 | {head} |" in tables.markdown(made)
     assert f"| {STUDENT} | 1 (4.00x) | 1 |" in tables.markdown(made)
@@ -192,20 +200,22 @@ def test_a_software_adapter_has_times_and_no_ratio_in_any_view(document: dict, l
         assert "4.00" not in view
 
 
-def test_a_ratio_within_the_noise_is_marked_in_every_table(document: dict):
-    noisy = copy.deepcopy(document)
-    for profile in noisy["profiles"]:
-        noisy["rows"][1]["speedup"][profile] = {"value": 1.012, "low": 0.993, "high": 1.024}
-        noisy["rows"][1]["measurable"][profile] = False
+def test_a_ratio_within_the_noise_is_marked_in_every_table(document: BenchmarkResult):
+    row = replace(
+        document.rows[1],
+        speedup=dict.fromkeys(document.profiles, Estimate(1.012, 0.993, 1.024)),
+        measurable=dict.fromkeys(document.profiles, False),
+    )
+    noisy = replace(document, rows=(document.rows[0], row, *document.rows[2:]))
     for view in (printed(noisy), tables.markdown(noisy)):
         assert view.count("~1.01x") == 3  # once in the first table, once a profile in the second
 
 
 def test_the_widest_accuracies_fit_100_columns_and_nothing_is_cut(small: Path):
-    judged = {
-        "samples": 900, "accuracy": {"value": 0.25, "low": 0.192, "high": 0.318}, "doubt": "", "mcnemar_p": 9.4e-38,
-        "change": {"value": -0.6889, "low": -0.756, "high": -0.602}, "teacher_agreement": 1.0, "teacher_kl_nats": 1e-5,
-    }  # fmt: skip
+    judged = RuntimeAccuracy(
+        samples=900, accuracy=Estimate(0.25, 0.192, 0.318), mcnemar_p=9.4e-38,
+        change=Estimate(-0.6889, -0.756, -0.602), teacher_agreement=1.0, teacher_kl_nats=1e-5,
+    )  # fmt: skip
     profile = Profile("openvino")
     comparison = replace(
         unmeasured([], reference=STUDENT, profile=profile, preset=TINY, seed=0, why=""),
@@ -224,9 +234,9 @@ def test_the_widest_accuracies_fit_100_columns_and_nothing_is_cut(small: Path):
 
 
 def test_profiles_with_the_same_accuracies_share_a_table(small: Path):
-    judged = {"samples": 900, "accuracy": {"value": 0.9, "low": 0.88, "high": 0.92}, "doubt": ""}
+    judged = RuntimeAccuracy(samples=900, accuracy=Estimate(0.9, 0.88, 0.92))
     profiles = [Profile(), Profile(batch_size=8), Profile(threads=2)]
-    found = {profile.name: judged for profile in profiles} | {"ort-cpu-b1-t2": judged | {"doubt": "few"}}
+    found = {profile.name: judged for profile in profiles} | {"ort-cpu-b1-t2": replace(judged, doubt="few")}
     comparisons = [unmeasured([], reference="a", profile=entry, preset=TINY, seed=0, why="") for entry in profiles]
     entries = [Entry("a", small, runtime_accuracy=found)]
     document = report.build(entries, comparisons, reference="a", seed=0, title="a test")
@@ -236,12 +246,15 @@ def test_profiles_with_the_same_accuracies_share_a_table(small: Path):
     ]
 
 
-def test_every_kind_of_doubt_about_single_models_is_told_once(document: dict):
-    made = copy.deepcopy(document)
-    comparison = made["comparisons"][1]
-    comparison["degraded"] = ["the hypervisor took 2.0% of the time"]
-    comparison["measurements"]["teacher"]["degraded"] = ["lost its CPU 120 times a second"]
-    comparison["measurements"][STUDENT]["degraded"] = ["lost its CPU 99.5 times a second", "its outputs are off"]
+def test_every_kind_of_doubt_about_single_models_is_told_once(document: BenchmarkResult):
+    first, second = document.comparisons
+    why = {
+        "teacher": ["lost its CPU 120 times a second"],
+        STUDENT: ["lost its CPU 99.5 times a second", "its outputs are off"],
+    }
+    disturbed = {name: replace(found, degraded=why[name]) for name, found in second.measurements.items()}
+    comparison = replace(second, degraded=["the hypervisor took 2.0% of the time"], measurements=disturbed)
+    made = replace(document, comparisons=(first, comparison))
     told = [
         "the hypervisor took 2.0% of the time",
         "teacher: lost its CPU 120 times a second (and 1 more alike)",
@@ -252,20 +265,36 @@ def test_every_kind_of_doubt_about_single_models_is_told_once(document: dict):
         assert f"degraded (ort-cpu-b8-t1): {line}" in tables.markdown(made)
 
 
-def test_many_profiles_wrap_and_lose_nothing(document: dict):
-    names = [f"ort-webgpu-b64-t{number}" for number in range(8)]
-    wide = document | {"profiles": names, "comparisons": [document["comparisons"][0]] * 8}
-    wide["rows"] = [row | {"latency_ms": dict.fromkeys(names, 12.3)} for row in document["rows"]]
-    text = printed(wide)
+def test_many_profiles_wrap_and_lose_nothing(document: BenchmarkResult):
+    names = tuple(f"ort-webgpu-b64-t{number}" for number in range(8))
+    rows = tuple(replace(row, latency_ms=dict.fromkeys(names, 12.3)) for row in document.rows)
+    text = printed(replace(document, profiles=names, comparisons=(document.comparisons[0],) * 8, rows=rows))
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert max(map(len, text.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 99}'])
-def test_a_file_of_another_kind_or_a_newer_schema_is_refused(tmp_path: Path, text: str):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "not a JSON"),
+        ("[]", "no schema"),
+        ('{"schema": 99}', "another version"),
+        ('{"schema": 1}', "make it again"),
+    ],
+)
+def test_a_file_of_another_kind_or_schema_is_refused(tmp_path: Path, text: str, told: str):
     (tmp_path / "result.json").write_text(text)
-    with pytest.raises(ArtifactError):
+    with pytest.raises(ArtifactError, match=told):
         report.load(tmp_path / "result.json")
+
+
+def test_a_field_that_is_not_as_it_should_be_is_named(document: BenchmarkResult):
+    with pytest.raises(ArtifactError, match=r"(?s)rows\.1\.size_bytes: .*valid integer.*edited"):
+        edited(document, lambda values: values["rows"][1].update(size_bytes="large"))
+    with pytest.raises(ArtifactError, match=r"comparisons\.0\.colour"):
+        edited(document, lambda values: values["comparisons"][0].update(colour="red"))
+    with pytest.raises(ArtifactError, match=r"title: Field required"):
+        edited(document, lambda values: values.pop("title"))
 
 
 def test_a_reference_without_a_row_is_refused(small: Path):

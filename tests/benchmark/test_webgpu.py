@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from compress.benchmark.measure import Profile
 from compress.benchmark.process import Worker, WorkerError
 from compress.errors import EnvironmentFault
 from compress.export.half import to_half
-from compress.judge.verdict import check_runtimes
+from compress.judge.race import check_runtimes
 from compress.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("software_gpu")
@@ -68,15 +69,15 @@ def test_a_comparison_on_it_is_shown_but_never_ranked(wider: Path, small: Path, 
     assert found.verdict("small", over="wider") == "not ranked"
     assert not found.is_measurable(found.speedup("small", over="wider"))
     document = report.build([report.Entry("wider", wider)], [found], reference="wider", seed=0, title="webgpu")
-    json.dumps(document, allow_nan=False)
-    assert document["rows"][0]["speedup"] == {}
+    json.dumps(asdict(document), allow_nan=False)
+    assert document.rows[0].speedup == {}
 
 
 def test_two_files_on_it_get_no_ratio(wider: Path, small: Path, samples: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(PRESETS, "short", Preset(name="short", rounds=2, block_ms=1.0, warm_up_limit_ms=1.0))
     profile = Profile("ort-webgpu", batch_size=10)
     document = pair.compare_files(wider, small, inputs=samples, labels=None, profile=profile, preset="short", seed=0)
-    assert document["speedup"] is None
+    assert document.speedup is None
     assert pair.text(document).startswith("not ranked: software adapter\nnoise floor ")
 
 

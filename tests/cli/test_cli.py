@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from compress.loss import GuidedLoss, Kl
-from compress.report.views import MARKERS
+from compress.report.markdown import MARKERS
 
 STUDENT = "student: {cnn: {widths: [4], strides: [2]}}"
 STAGE = "- distill: {epochs: 1, batch_size: 64}"
@@ -265,10 +265,27 @@ def test_a_run_says_what_it_learns_from_before_it_starts(missed):
     assert re.match(r"data: train [\d,]+, .*select [\d,]+, .*; \d+ duplicates dropped from train\n", result.stderr)
 
 
-def test_a_stage_with_a_loss_of_its_own_shows_it(missed):
+def test_a_run_is_told_again_by_its_directory_or_the_beginning_of_its_name(missed):
     directory, result = missed
+    (run_dir,) = (directory / "my store" / "runs").iterdir()
+    again = compressor("report", str(run_dir), cwd=directory)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout in result.stdout  # before it said where MLflow is
+    short = compressor("report", "gated", "--store", "my store", cwd=directory)
+    assert short.stdout.splitlines()[:-3] == again.stdout.splitlines()[:-3]
+    everything = compressor("report", run_dir.name, "--all", "--store", "my store", cwd=directory).stdout
+    assert "highest supported percentile" in everything
+    assert "highest supported percentile" not in again.stdout
+    refused = compressor("report", "gone", "--store", "my store", cwd=directory)
+    assert refused.returncode == 3
+    assert f"one of {run_dir.name}" in refused.stderr
+
+
+def test_a_stage_with_a_loss_of_its_own_shows_it(missed):
+    directory, _ = missed
     own, other = (GuidedLoss(kl=Kl(temperature=value)).fingerprint for value in (4, 2))
-    assert f"loss: {own}; distill uses {other}\n" in result.stdout
+    told = compressor("report", "gated", "--all", "--store", "my store", cwd=directory)
+    assert f"loss: {own}; distill uses {other}\n" in told.stdout
     assert f"loss: {own}; distill uses {other}.\n" in (directory / "README.md").read_text()
 
 

@@ -11,9 +11,10 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from compress.data import Samples
-from compress.judge.mistakes import MAX_CLASSES, MAX_CONFUSIONS, Confusion, Mistakes, Recalls, mistakes, thumbnail
+from compress.judge.mistakes import MAX_CONFUSIONS, mistakes, thumbnail
 from compress.judge.scores import Scores
 from compress.measures.intervals import wilson_interval
+from compress.report.document import MAX_CLASSES, Confusion, Mistakes, Recalls
 from compress.tasks import ImageClassification
 
 

@@ -1,8 +1,12 @@
 """What a missed gate says: the moves are arithmetic on rows, the advice follows from them."""
 
+from dataclasses import replace
+
 import pytest
 
+from compress.benchmark.document import Row
 from compress.judge.remedy import moves, remedy
+from compress.measures.intervals import Estimate
 from compress.stages.distill import Distill
 from compress.stages.export import Export
 from compress.stages.prune import Prune
@@ -12,9 +16,19 @@ from compress.stages.vocabulary import PruneVocabulary
 PROFILE = "openvino-b1-t1"
 
 
-def row(accuracy: float, size_bytes: int, latency_ms: float | None) -> dict:
-    timed = {} if latency_ms is None else {PROFILE: latency_ms}
-    return {"accuracy": {"value": accuracy}, "size_bytes": size_bytes, "latency_ms": timed}
+def row(accuracy: float, size_bytes: int, latency_ms: float | None) -> Row:
+    return Row(
+        name="row",
+        size_bytes=size_bytes,
+        num_params=None,
+        accuracy=Estimate(accuracy, accuracy, accuracy),
+        accuracy_change=None,
+        mcnemar_p=None,
+        agreement=None,
+        latency_ms={} if latency_ms is None else {PROFILE: latency_ms},
+        speedup={},
+        measurable={},
+    )
 
 
 STAGES = (
@@ -62,7 +76,7 @@ def test_for_accuracy_the_stage_that_lost_most_is_named_with_its_setting():
     assert "raise stages.prune.kept_params_fraction above 0.6" in told("accuracy", rows=worse)
     worse = ROWS | {"quantize": row(0.90, 120, 0.08), "export": row(0.90, 125, 0.08)}
     assert "lower stages.quantize.max_accuracy_drop below 0.002" in told("accuracy", rows=worse)
-    better = {name: found | {"accuracy": {"value": 0.95}} for name, found in ROWS.items()}
+    better = {name: replace(found, accuracy=Estimate(0.95, 0.95, 0.95)) for name, found in ROWS.items()}
     assert "no stage lost accuracy on select" in told("accuracy", rows=better)
 
 

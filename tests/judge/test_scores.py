@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import pytest
 
 from compress.errors import StageError
@@ -25,8 +27,8 @@ def test_each_file_of_a_bundle_is_scored_by_itself_byte_for_byte(context, quanti
     for name, scores in found.items():
         assert scores.onnx_path.read_bytes() == (bundle.path / f"{name}.onnx").read_bytes()
         assert scores.accuracy > 0.9
-        assert scores.facts["parity"]["argmax_agreement"] >= 0.98
-    assert found["fp32"].facts["parity"] == bundle.facts["parity"]
+        assert scores.facts.parity.argmax_agreement >= 0.98
+    assert asdict(found["fp32"].facts.parity) == bundle.facts["parity"]
     primary = score(bundle, *context, role="select", teacher=None)
     assert primary.onnx_path.read_bytes() == found["int8-x86"].onnx_path.read_bytes()
 
@@ -35,8 +37,8 @@ def test_a_quantized_file_is_compared_with_itself_under_its_stages_bound(context
     scores = score(quantized, *context, role="select", teacher=None)
     assert scores.artifact.inputs["min_agreement"] == 0.98
     inputs = first_inputs(context.task, context.data.select, DECISION_SAMPLES)[0]
-    assert scores.facts["parity"] == check_decisions(scores.onnx_path, (inputs,), min_agreement=0.98)
-    assert scores.facts["parity"]["max_abs"] > 0
+    assert asdict(scores.facts.parity) == check_decisions(scores.onnx_path, (inputs,), min_agreement=0.98)
+    assert scores.facts.parity.max_abs > 0
     with pytest.raises(StageError, match="decides otherwise"):
         check_decisions(scores.onnx_path, (inputs,), min_agreement=1.01)
 
@@ -46,4 +48,4 @@ def test_what_is_taken_as_it_comes_out_is_not_judged(context, trained_digits):
         Quantize.unbounded(mode="dynamic").run(trained_digits, *context), *context, role="select", teacher=None
     )
     assert scores.artifact.inputs["min_agreement"] == 0
-    assert scores.facts["parity"]["argmax_agreement"] > 0.9
+    assert scores.facts.parity.argmax_agreement > 0.9

@@ -4,6 +4,7 @@ import pytest
 
 from compress.pipeline.estimate import Measured, estimate, sentence
 from compress.recipe import Recipe
+from compress.report.document import Prediction
 from compress.tasks.image_classification import MIXED_VIEWS
 
 RECIPE = """
@@ -17,7 +18,7 @@ benchmark: {preset: quick, profiles: [{}]}
 """
 
 
-def predicted(text: str, digits, rows: dict[str, dict[str, float]]) -> dict:
+def predicted(text: str, digits, rows: dict[str, dict[str, float]]) -> Prediction:
     recipe = Recipe.parse(text, origin="recipe.yaml", directory=Path())
     measured = {name: Measured(2.0, facts, 1000) for name, facts in rows.items()}
     return estimate(recipe, digits, smoke_select=100, rows=measured, num_raced=len(rows))
@@ -26,19 +27,19 @@ def predicted(text: str, digits, rows: dict[str, dict[str, float]]) -> dict:
 def test_the_recovery_between_pruning_steps_counts(digits):
     text = RECIPE.replace("benchmark:", "  - distill: {epochs: 2}\nbenchmark:")
     found = predicted(text, digits, {"teacher": {}, "prune": {}, "distill": {"images_per_s": 500.0}})
-    assert found["seconds"]["prune, recovery"] == 3 * 5 * 1000 / 500
-    assert found["seconds"]["distill"] == 2 * 1000 / 500
-    assert found["seconds"]["prune"] == 2.0 * 300 / 100
-    assert found["hours"] == pytest.approx(sum(found["seconds"].values()) / 3600, abs=1e-4)
-    assert found["unknown"] == []
+    assert found.seconds["prune, recovery"] == 3 * 5 * 1000 / 500
+    assert found.seconds["distill"] == 2 * 1000 / 500
+    assert found.seconds["prune"] == 2.0 * 300 / 100
+    assert found.hours == pytest.approx(sum(found.seconds.values()) / 3600, abs=1e-4)
+    assert found.unknown == ()
 
 
 def test_what_no_rate_was_measured_for_is_named(digits):
     found = predicted(RECIPE, digits, {"teacher": {}, "prune": {}})
-    assert found["unknown"] == ["prune, recovery"]
+    assert found.unknown == ("prune, recovery",)
     assert "without prune, recovery, not measured here" in sentence(found)
     trained = predicted(RECIPE, digits, {"teacher": {"images_per_s": 250.0}, "prune": {}})
-    assert trained["seconds"]["prune, recovery"] == 3 * 5 * 1000 / 250
+    assert trained.seconds["prune, recovery"] == 3 * 5 * 1000 / 250
 
 
 def test_outputs_for_mixed_samples_are_counted_for_every_view(digits):
@@ -47,6 +48,6 @@ def test_outputs_for_mixed_samples_are_counted_for_every_view(digits):
         predicted(RECIPE.replace("stages:", f"loss: {{kl: {{}}{mixup}}}\nstages:"), digits, rows)
         for mixup in ("", ", mixup: 0.5")
     )
-    ratio = mixed["seconds"]["teacher outputs"] / plain["seconds"]["teacher outputs"]
+    ratio = mixed.seconds["teacher outputs"] / plain.seconds["teacher outputs"]
     assert ratio == pytest.approx(MIXED_VIEWS, rel=0.1)  # they are told to a tenth of a second
-    assert mixed["disk_bytes"] > plain["disk_bytes"]
+    assert mixed.disk_bytes > plain.disk_bytes

@@ -73,7 +73,7 @@ def test_two_files_give_the_numbers_of_one(kind, request, tmp_path, monkeypatch)
     for name, scores in found.items():
         np.testing.assert_array_equal(scores.logits, expected[name].logits, err_msg=name)
         (weights,) = external_files(scores.onnx_path)
-        sizes = scores.facts["size_bytes"], expected[name].facts["size_bytes"]
+        sizes = scores.facts.size_bytes, expected[name].facts.size_bytes
         assert scores.onnx_path.stat().st_size + weights.stat().st_size == sizes[0]
         assert sizes[1] < sizes[0]  # each weight begins on a page
         assert not external_files(expected[name].onnx_path)

@@ -59,8 +59,8 @@ def test_a_stage_of_the_users_own_goes_through_everything(project):
     assert "no noise makes stages.noisy cheaper" in remedies["max_size_mb"]
     assert [row.action for row in plan(recipe, options).steps] == ["reuse"] * len(rows)
 
-    report, _ = sweep(project / "recipe.yaml", ["stages.noisy.scale=0.02,0.03"], options, goal="size")
-    assert len(report["variants"]) == 2
+    result, _ = sweep(project / "recipe.yaml", ["stages.noisy.scale=0.02,0.03"], options, goal="smallest")
+    assert len(result.rows) == 2
 
 
 def test_its_key_holds_its_fields_and_the_content_of_its_file(project):

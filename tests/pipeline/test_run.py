@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,9 @@ from compress.errors import LockedError, ModelError
 from compress.pipeline.run import Options, run
 from compress.progress import Reporter
 from compress.recipe import Recipe
+from compress.report.document import Report
 from compress.store.artifact import Store
+from compress.store.document import load
 
 RECIPE = """
 schema: 1
@@ -71,7 +73,7 @@ def finished(tmp_path_factory, reporter):
 
 
 def digests(report) -> dict[str, str]:
-    return {stage["name"]: stage["digest"] for stage in report["stages"]}
+    return {stage.name: stage.digest for stage in report.stages}
 
 
 def client_of(store: Path):
@@ -114,13 +116,13 @@ def test_a_tap_that_is_not_there_is_told_before_the_teacher_is_trained(tmp_path)
 
 def test_every_stage_is_a_row_scored_on_the_runtime(finished):
     outcome, _ = finished
-    names = [row["name"] for row in outcome.report["benchmark"]["rows"]]
+    names = [row.name for row in outcome.report.benchmark.rows]
     baselines, stages = ["teacher-static", "teacher-dynamic"], ["distill", "prune", "recover", "quantize"]
     assert names == ["teacher", *baselines, *stages, "export:fp32", "export"]
-    assert all(stage["scores"]["role"] == "select" for stage in outcome.report["stages"])
-    assert [row["name"] for row in outcome.report["verdict"]["test"]] == [
+    assert all(stage.scores.role == "select" for stage in outcome.report.stages)
+    assert [row.name for row in outcome.report.verdict.test] == [
         "teacher",
-        outcome.report["verdict"]["rival"],
+        outcome.report.verdict.rival,
         "export",
     ]
     assert outcome.passed is True
@@ -135,48 +137,49 @@ def test_every_long_step_shows_that_it_is_at_work(finished, reporter):
 def test_the_page_and_the_table_show_the_result(finished):
     outcome, _ = finished
     report = outcome.report
-    assert json.loads((outcome.run_dir / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert json.loads((outcome.run_dir / "report.json").read_text()) == json.loads(json.dumps(asdict(report)))
+    assert load(Report, outcome.run_dir / "report.json") == report
     page = (outcome.run_dir / "report.html").read_text()
-    assert f"{100 * report['verdict']['test'][-1]['accuracy']['value']:.2f}" in page
+    assert f"{100 * report.verdict.shipped.accuracy.value:.2f}" in page
     assert 'id="mistakes"' in page
     lines = (outcome.run_dir / "report.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines[1:]] == [row["name"] for row in report["benchmark"]["rows"]]
-    shipped = report["stages"][-1]
-    owned = sum(layer["size_bytes"] for layer in shipped["layers"])
-    assert 0.1 * shipped["scores"]["size_bytes"] < owned < shipped["scores"]["size_bytes"]
-    found = report["verdict"]["mistakes"]
-    right = found["both_right"] + found["student_alone_right"]
-    assert right / found["units"] == report["verdict"]["test"][-1]["accuracy"]["value"]
+    assert [line.split(",")[0] for line in lines[1:]] == [row.name for row in report.benchmark.rows]
+    shipped = report.stages[-1]
+    owned = sum(layer.size_bytes for layer in shipped.layers)
+    assert 0.1 * shipped.scores.size_bytes < owned < shipped.scores.size_bytes
+    found = report.verdict.mistakes
+    right = found.both_right + found.student_alone_right
+    assert right / found.units == report.verdict.shipped.accuracy.value
 
 
 def test_the_pruned_and_quantized_files_are_smaller(finished):
-    size = {stage["name"]: stage["scores"]["size_bytes"] for stage in finished[0].report["stages"]}
+    size = {stage.name: stage.scores.size_bytes for stage in finished[0].report.stages}
     assert size["prune"] < size["distill"]
     assert size["quantize"] < 0.45 * size["recover"]
 
 
 def test_every_variant_of_the_bundle_is_scored_and_timed(finished):
     report = finished[0].report
-    rows = {row["name"]: row for row in report["benchmark"]["rows"]}
-    scores = report["variants"]["export:fp32"]
-    assert scores["role"] == "select"
-    assert scores["size_bytes"] == (finished[0].run_dir / "bundle" / "fp32.onnx").stat().st_size
-    assert scores["size_bytes"] == rows["export:fp32"]["size_bytes"] > 2 * rows["export"]["size_bytes"]
-    assert scores["accuracy"] == rows["export:fp32"]["accuracy"]["value"]
-    assert rows["export:fp32"]["latency_ms"].keys() == rows["export"]["latency_ms"].keys()
+    rows = {row.name: row for row in report.benchmark.rows}
+    scores = report.variants["export:fp32"]
+    assert scores.role == "select"
+    assert scores.size_bytes == (finished[0].run_dir / "bundle" / "fp32.onnx").stat().st_size
+    assert scores.size_bytes == rows["export:fp32"].size_bytes > 2 * rows["export"].size_bytes
+    assert scores.accuracy == rows["export:fp32"].accuracy.value
+    assert rows["export:fp32"].latency_ms.keys() == rows["export"].latency_ms.keys()
 
 
 def test_what_is_quantized_decides_alike_at_every_batch_size(finished):
-    parity = {stage["name"]: stage["scores"]["parity"] for stage in finished[0].report["stages"]}
-    assert parity["quantize"]["argmax_agreement"] >= 0.9  # the recipe's bound
+    parity = {stage.name: stage.scores.parity for stage in finished[0].report.stages}
+    assert parity["quantize"].argmax_agreement >= 0.9  # the recipe's bound
     assert parity["export"] == parity["quantize"]
-    assert parity["distill"]["max_abs"] < 1e-4 * parity["distill"]["scale"]
+    assert parity["distill"].max_abs < 1e-4 * parity["distill"].scale
 
 
 def test_a_second_run_reuses_everything(finished):
     outcome, store = finished
     again = run(recipe(), options(store))
-    assert all(stage["reused"] for stage in again.report["stages"])
+    assert all(stage.reused for stage in again.report.stages)
     assert digests(again.report) == digests(outcome.report)
     assert again.run_dir == outcome.run_dir
 
@@ -187,7 +190,7 @@ def test_what_stages_decided_and_what_ships_is_recorded_also_when_it_was_reused(
     bare = RECIPE[: RECIPE.index("gates:")].replace("name: tiny", "name: ungated")
     outcome = run(Recipe.parse(bare, origin="recipe.yaml", directory=Path()), options(store))
     assert outcome.passed is None
-    assert all(stage["reused"] for stage in outcome.report["stages"])
+    assert all(stage.reused for stage in outcome.report.stages)
     parent = newest_run(store, "ungated", pipeline="ungated").info.run_id
     assert {"report.json", "report.md", "recipe.yaml", "plan.json", "waterfall.png", "bundle"} <= recorded(
         store, parent
@@ -197,7 +200,7 @@ def test_what_stages_decided_and_what_ships_is_recorded_also_when_it_was_reused(
         assert recorded(store, newest_run(store, name, pipeline="ungated").info.run_id) == files
     plan = json.loads((outcome.run_dir / "plan.json").read_text())
     assert [(row["name"], row["action"], row["key"]) for row in plan] == [
-        (stage["name"], "reused", stage["key"]) for stage in outcome.report["stages"]
+        (stage.name, "reused", stage.key) for stage in outcome.report.stages
     ]
     assert client_of(store).search_model_versions("name = 'ungated'") == []
 
@@ -225,7 +228,7 @@ def test_a_student_that_passes_its_gates_is_registered_as_the_very_file_that_shi
 def test_recipes_with_a_common_beginning_share_it_and_those_on_equal_data_their_experiment(finished):
     outcome, store = finished
     other = run(recipe("stages.prune.kept_macs_fraction=0.8", name="other"), options(store))
-    reused = {stage["name"]: stage["reused"] for stage in other.report["stages"]}
+    reused = {stage.name: stage.reused for stage in other.report.stages}
     assert reused["teacher"]
     assert reused["distill"]
     assert not reused["prune"]
@@ -239,7 +242,7 @@ def test_recipes_with_a_common_beginning_share_it_and_those_on_equal_data_their_
     for parent in parents:
         headline = {"select_accuracy", "size_mb", "latency_p50_ms", "speedup_x", "throughput_per_s", "memory_peak_mb"}
         assert headline <= set(parent.data.metrics)
-        assert parent.data.tags["compress.hw"] == outcome.report["environment"]["cpu_model"]
+        assert parent.data.tags["compress.hw"] == outcome.report.environment.cpu_model
         stages = client.search_runs([experiments[name]], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
         shared = [f"compress.{key}" for key in ("pipeline_id", "recipe_sha256", "hw")]
         assert stages
@@ -260,9 +263,8 @@ def test_a_report_cut_off_by_a_kill_is_written_anew(finished):
     outcome, store = finished
     (outcome.run_dir / "report.json").write_text("{")
     again = run(recipe(), options(store, until_stage="distill"))
-    assert (
-        json.loads((outcome.run_dir / "report.json").read_text())["stages"][0]["digest"]
-        == (again.report["stages"][0]["digest"])
+    assert json.loads((outcome.run_dir / "report.json").read_text())["stages"][0]["digest"] == (
+        again.report.stages[0].digest
     )
 
 
@@ -285,9 +287,9 @@ def test_torch_measures_a_model_of_the_users_own_file(finished, tmp_path):
     )
     own = Recipe.parse(text, origin="recipe.yaml", directory=Path())
     outcome = run(own, options(store, code=[code]))
-    rows = {row["name"]: row for row in outcome.report["benchmark"]["rows"]}
-    assert not any(row["failures"] for row in rows.values())
-    measured = {name for name, row in rows.items() if "torch-cpu-b1-t1" in row["latency_ms"]}
+    rows = {row.name: row for row in outcome.report.benchmark.rows}
+    assert not any(row.failures for row in rows.values())
+    measured = {name for name, row in rows.items() if "torch-cpu-b1-t1" in row.latency_ms}
     assert measured == {"teacher", "distill"}
 
 
@@ -313,7 +315,7 @@ def test_a_model_that_prune_does_not_know_is_refused_by_name_before_anything_tra
 def test_force_runs_a_stage_again_and_until_stops(finished, tmp_path):
     _, store = finished
     forced = run(recipe(), options(store, force=("distill",), until_stage="distill"))
-    reused = {stage["name"]: stage["reused"] for stage in forced.report["stages"]}
+    reused = {stage.name: stage.reused for stage in forced.report.stages}
     assert reused == {"teacher": True, "distill": False}
     assert forced.passed is None
 
@@ -323,7 +325,7 @@ def test_several_teachers_are_rows_and_the_student_learns_from_their_average(fin
     model = "{cnn: {widths: [16, 32], strides: [1, 2]}}"
     second = f"{{teacher: {{model: {model}, train: {{epochs: 1, batch_size: 64}}}}, weight: 0.5}}"
     both = run(recipe(f"ensemble.second={second}", name="both"), options(store, until_stage="distill"))
-    assert [stage["name"] for stage in both.report["stages"]] == ["teacher", "second", "distill"]
+    assert [stage.name for stage in both.report.stages] == ["teacher", "second", "distill"]
     alone = run(recipe(), options(store, until_stage="distill"))
     assert digests(both.report)["teacher"] == digests(alone.report)["teacher"]
     assert digests(both.report)["distill"] != digests(alone.report)["distill"]
@@ -332,26 +334,26 @@ def test_several_teachers_are_rows_and_the_student_learns_from_their_average(fin
 def test_a_variant_has_gates_of_its_own_and_is_read_on_test_for_them(finished):
     _, store = finished
     outcome = run(recipe("gates.variants={fp32: {max_size_mb: 0.0001, max_accuracy_drop: 0.5}}"), options(store))
-    verdict = outcome.report["verdict"]
-    assert [row["name"] for row in verdict["test"]] == ["teacher", verdict["rival"], "export:fp32", "export"]
-    judged = {gate["name"]: gate["passed"] for gate in verdict["gates"]}
+    verdict = outcome.report.verdict
+    assert [row.name for row in verdict.test] == ["teacher", verdict.rival, "export:fp32", "export"]
+    judged = {gate.name: gate.passed for gate in verdict.gates}
     assert judged["fp32: max_size_mb"] is False
     assert judged["fp32: max_accuracy_drop"] is True
     assert judged["max_size_mb"] is True
     assert outcome.passed is False
-    sizes = outcome.report["variants"]["export:fp32"]["size_bytes"] / 1e6
-    assert next(gate["estimate"] for gate in verdict["gates"] if gate["name"] == "fp32: max_size_mb") == sizes
+    sizes = outcome.report.variants["export:fp32"].size_bytes / 1e6
+    assert next(gate.estimate for gate in verdict.gates if gate.name == "fp32: max_size_mb") == sizes
 
 
 def test_a_missed_gate_keeps_the_best_student_and_names_the_gap(finished):
     _, store = finished
     outcome = run(recipe("gates.min_speedup=1000"), options(store))
     assert outcome.passed is False
-    (gate,) = [gate for gate in outcome.report["verdict"]["gates"] if gate["name"] == "min_speedup"]
-    assert not gate["passed"]
-    assert "By stage, on select: distill " in gate["remedy"]
-    assert "; prune with recover " in gate["remedy"]
-    assert gate["remedy"] in (outcome.run_dir / "report.md").read_text()
+    (gate,) = [gate for gate in outcome.report.verdict.gates if gate.name == "min_speedup"]
+    assert not gate.passed
+    assert "By stage, on select: distill " in gate.remedy
+    assert "; prune with recover " in gate.remedy
+    assert gate.remedy in (outcome.run_dir / "report.md").read_text()
     assert (outcome.run_dir / "bundle" / "predict.py").exists()
     parent = newest_run(store, "tiny", pipeline="tiny").info.run_id
     assert "bundle" in recorded(store, parent)
@@ -409,4 +411,4 @@ def test_killed_inside_training_it_continues_from_the_checkpoint(finished, tmp_p
     resumed = run(recipe(), options(tmp_path, until_stage="distill"))
     expected = digests(outcome.report)
     assert digests(resumed.report) == {name: expected[name] for name in ("teacher", "distill")}
-    assert Store.open(tmp_path).find(resumed.report["stages"][0]["key"], verify=True)
+    assert Store.open(tmp_path).find(resumed.report.stages[0].key, verify=True)

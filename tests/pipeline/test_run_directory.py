@@ -1,5 +1,6 @@
 import errno
 import json
+from pathlib import Path
 
 import pytest
 
@@ -26,18 +27,28 @@ def test_a_damaged_execution_is_told_with_what_to_do(tmp_path, text):
         settle_execution(tmp_path, threads=None)
 
 
-@pytest.mark.parametrize("text", ["", '{"stages": [', "[]", '{"stages": [{"digest": "a"}]}'])
-def test_a_damaged_report_costs_the_times_it_held_and_nothing_else(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "damaged"),
+        ('{"stages": [', "damaged"),
+        ('{"schema": 2, "stages": []}', "damaged"),
+        ('{"schema": 1}', "another version"),
+    ],
+)
+def test_a_report_that_is_not_read_costs_the_times_it_held_and_nothing_else(tmp_path, text, why):
     said = []
     assert seconds_by_digest(tmp_path, say=said.append) == {}
     assert said == []
-    for run, made in (("damaged", text), ("whole", json.dumps({"stages": [{"digest": "a", "made_s": 2.5}]}))):
+    whole = (Path(__file__).parents[1] / "digits_report.json").read_text()
+    for run, made in (("bad", text), ("whole", whole)):
         (tmp_path / run).mkdir()
         (tmp_path / run / "report.json").write_text(made)
-    assert seconds_by_digest(tmp_path, say=said.append) == {"a": 2.5}
+    stages = json.loads(whole)["stages"]
+    assert seconds_by_digest(tmp_path, say=said.append) == {stage["digest"]: stage["made_s"] for stage in stages}
     (line,) = said
-    assert str(tmp_path / "damaged") in line
-    assert "damaged" in line
+    assert str(tmp_path / "bad") in line
+    assert why in line
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])

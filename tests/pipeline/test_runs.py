@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from compress.errors import InputError
-from compress.pipeline.runs import finished_runs, plot, table
+from compress.pipeline.runs import plot, read_runs, table
 
 REPORT = json.loads((Path(__file__).parents[1] / "digits_report.json").read_text())
 
@@ -42,7 +42,7 @@ def test_the_pareto_set_is_of_size_speed_and_accuracy_within_one_data_set_and_ma
     add(tmp_path, "beaten", size=40, latency=2.5, accuracy=0.89)
     add(tmp_path, "other-data", size=90, latency=9.0, accuracy=0.10, data="e")
     add(tmp_path, "other-machine", size=41, latency=2.6, accuracy=0.88, cpu="f")
-    runs = {run.name: run for run in finished_runs(tmp_path)}
+    runs = {run.name: run for run in read_runs(tmp_path, say=print)}
     assert {name for name, run in runs.items() if run.optimal} == {"small", "fast", "other-data", "other-machine"}
     assert runs["fast"].accuracy_test is None
     assert runs["small"].passed is True
@@ -53,7 +53,7 @@ def test_the_pareto_set_is_of_size_speed_and_accuracy_within_one_data_set_and_ma
 def test_the_table_fits_100_columns(tmp_path):
     add(tmp_path, "a-rather-long-name-of-a-recipe-0123456789", size=123_456, latency=0.123, accuracy=0.9)
     text = StringIO()
-    Console(file=text, width=100).print(table(finished_runs(tmp_path)))
+    Console(file=text, width=100).print(table(read_runs(tmp_path, say=print)))
     assert max(map(len, text.getvalue().splitlines())) <= 100
     assert "passed" in text.getvalue()
     assert "\x1b[" not in text.getvalue()
@@ -61,12 +61,19 @@ def test_the_table_fits_100_columns(tmp_path):
 
 def test_a_run_that_stopped_early_is_left_out_and_a_damaged_one_is_named(tmp_path):
     with pytest.raises(InputError, match="no finished pipelines"):
-        finished_runs(tmp_path)
+        read_runs(tmp_path, say=print)
     folder = tmp_path / "runs" / "early"
     folder.mkdir(parents=True)
     (folder / "report.json").write_text(json.dumps(REPORT | {"benchmark": None}))
     with pytest.raises(InputError, match="no finished pipelines"):
-        finished_runs(tmp_path)
+        read_runs(tmp_path, say=print)
+    (folder / "report.json").write_text(json.dumps(REPORT | {"schema": 1}))
+    said = []
+    with pytest.raises(InputError, match="no finished pipelines"):
+        read_runs(tmp_path, say=said.append)
+    (line,) = said
+    assert "left out: the document is of another version" in line
+    assert str(folder / "report.json") in line
     (folder / "report.json").write_text("{")
     with pytest.raises(InputError, match=r"early.report\.json"):
-        finished_runs(tmp_path)
+        read_runs(tmp_path, say=print)

@@ -106,7 +106,7 @@ def test_the_readmes_python_compresses_a_users_own_model(tmp_path):
         "        optimizer.step()\n"
         "save_file(model.state_dict(), 'teacher.safetensors')\n"
     )
-    (tmp_path / "readme.py").write_text(code + "\nprint(outcome.shipped.kind, outcome.report['verdict']['test'])\n")
+    (tmp_path / "readme.py").write_text(code + "\nprint(outcome.shipped.kind, outcome.report.verdict.test)\n")
     for name in ("prepare.py", "readme.py"):
         done = subprocess.run([sys.executable, name], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -90,14 +90,14 @@ def test_a_recipe_for_text_runs_to_its_verdict_and_its_script_labels_as_the_file
     outcome = compress.run(recipe, Options(store=tmp_path / "store", threads=1, reporter=Reporter(quiet=True)))
 
     assert outcome.passed is True
-    verdict, stages = outcome.report["verdict"], {stage["name"]: stage for stage in outcome.report["stages"]}
-    assert [gate["name"] for gate in verdict["gates"]] == ["max_accuracy_drop", "max_size_mb"]
-    assert [row["name"] for row in verdict["test"]] == ["teacher", verdict["rival"], "export"]
-    assert verdict["test"][-1]["accuracy"]["value"] > 0.8
+    verdict, stages = outcome.report.verdict, {stage.name: stage for stage in outcome.report.stages}
+    assert [gate.name for gate in verdict.gates] == ["max_accuracy_drop", "max_size_mb"]
+    assert [row.name for row in verdict.test] == ["teacher", verdict.rival, "export"]
+    assert verdict.shipped.accuracy.value > 0.8
     own = [GuidedLoss.model_validate(loss).fingerprint for loss in (recipe.loss, recipe.stages[4].loss)]
-    assert [stages[name]["loss_fingerprint"] for name in ("distill", "recover")] == own
+    assert [stages[name].loss_fingerprint for name in ("distill", "recover")] == own
     assert own[0] != own[1]
-    sizes = [stages[name]["scores"]["parameters"] for name in ("teacher", "shorten", "prune-vocabulary", "prune")]
+    sizes = [stages[name].scores.parameters for name in ("teacher", "shorten", "prune-vocabulary", "prune")]
     assert sizes == sorted(set(sizes), reverse=True)
 
     bundle = outcome.run_dir / "bundle"

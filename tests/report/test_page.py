@@ -12,8 +12,10 @@ from rich.console import Console
 
 from compress.benchmark import tables
 from compress.measures.units import format_ms
+from compress.report.columns import csv_text
+from compress.report.document import Report
 from compress.report.page import page
-from compress.report.views import csv_text
+from compress.store.document import from_json
 
 VOID = {"meta", "link", "img", "br", "circle", "line", "rect", "path"}
 
@@ -53,12 +55,17 @@ class Parsed(HTMLParser):
 
 
 @pytest.fixture
-def report():
+def report() -> dict:
+    """The JSON values of a report, for tests to change."""
     return json.loads((Path(__file__).parents[1] / "digits_report.json").read_text())
 
 
+def read(values: dict) -> Report:
+    return from_json(Report, json.dumps(values), where=Path("changed"))
+
+
 def test_the_page_holds_every_section_and_the_numbers_of_the_report(report):
-    parsed = Parsed(page(report))
+    parsed = Parsed(page(read(report)))
     shown = [section["id"] for section in parsed.of("section")]
     assert shown == ["gates", "pareto", "stages", "latency", "classes", "mistakes", "layers", "models", "environment"]
     links = [link["href"] for link in parsed.of("a")]
@@ -74,14 +81,14 @@ def test_the_page_holds_every_section_and_the_numbers_of_the_report(report):
 def test_latencies_show_a_dot_for_each_launch_or_for_each_round_of_a_single_one(report):
     comparisons = report["benchmark"]["comparisons"]
     models = sum(len(comparison["measurements"]) for comparison in comparisons)
-    assert page(report).count('<circle class="dot"') == 15 * models * 2  # for wide and for narrow screens
+    assert page(read(report)).count('<circle class="dot"') == 15 * models * 2  # for wide and for narrow screens
     for comparison in comparisons:
         comparison["preset"]["launches"] = 3
-    assert page(report).count('<circle class="dot"') == 3 * models * 2
+    assert page(read(report)).count('<circle class="dot"') == 3 * models * 2
 
 
 def test_nothing_is_loaded_or_run(report):
-    text = page(report)
+    text = page(read(report))
     parsed = Parsed(text)
     assert not parsed.of("script")
     assert not parsed.of("link")
@@ -97,7 +104,7 @@ def test_nothing_is_loaded_or_run(report):
 
 
 def test_a_reader_is_told_what_pictures_show_and_tables_have_heads(report):
-    parsed = Parsed(page(report))
+    parsed = Parsed(page(read(report)))
     charts = parsed.of("svg")
     assert charts
     assert all(chart["role"] == "img" and len(chart["aria-label"]) > 20 for chart in charts)
@@ -117,7 +124,7 @@ def test_names_from_recipe_and_data_are_text(report):
     report["verdict"]["mistakes"]["confusions"][0]["label"] = "<script>alert(1)</script>"
     report["verdict"]["mistakes"]["classes"][0]["name"] = '"><img src=x>'
     report["recipe_yaml"] = "</code><b>"
-    parsed = Parsed(page(report))
+    parsed = Parsed(page(read(report)))
     assert not parsed.of("script")
     assert "<script>alert(1)</script>" in parsed.text
     assert '"><img src=x>' in parsed.text
@@ -126,14 +133,14 @@ def test_names_from_recipe_and_data_are_text(report):
 
 def test_a_run_that_stopped_early_still_has_a_page(report):
     report |= {"benchmark": None, "verdict": None, "variants": {}, "gates_on_select": []}
-    parsed = Parsed(page(report))
+    parsed = Parsed(page(read(report)))
     assert [section["id"] for section in parsed.of("section")] == ["stages", "layers", "models", "environment"]
     assert "stopped before the benchmark" in parsed.text
 
 
 def test_a_variant_that_was_not_judged_shows_its_gates_on_select(report):
     report["verdict"] = None
-    text = Parsed(page(report)).text
+    text = Parsed(page(read(report))).text
     assert "test was not read" in text
     assert "Judged on select" in text
     assert "on test" not in text
@@ -143,7 +150,7 @@ def test_a_task_without_classes_has_no_classes(report):
     report["verdict"]["mistakes"] = None
     for stage in report["stages"]:
         stage["scores"].pop("teacher_kl_nats", None)
-    shown = [section["id"] for section in Parsed(page(report)).of("section")]
+    shown = [section["id"] for section in Parsed(page(read(report))).of("section")]
     assert not {"classes", "mistakes"} & set(shown)
     assert "stages" in shown
 
@@ -155,7 +162,7 @@ def test_of_many_classes_the_ones_that_lost_most_are_shown(report):
     found["classes"][77]["student"] = sure | {"value": 0.5}
     found["classes"][8] |= {"units": 2, "student": sure | {"value": 0.4}}  # more of itself, and fewer samples
     found["classes"].append({"name": "empty", "units": 0, "teacher": None, "student": None})
-    parsed = Parsed(page(report))
+    parsed = Parsed(page(read(report)))
     assert "The 20 of 100 classes that lost most samples" in parsed.text
     names = re.findall(r"class-\d+", parsed.text)
     assert names[:2] == ["class-77", "class-8"]
@@ -165,7 +172,7 @@ def test_of_many_classes_the_ones_that_lost_most_are_shown(report):
 def test_a_file_that_grew_is_not_called_smaller(report):
     shipped = report["benchmark"]["rows"][-1]
     shipped["size_bytes"] = 2 * report["benchmark"]["rows"][0]["size_bytes"]
-    text = Parsed(page(report)).text
+    text = Parsed(page(read(report))).text
     assert "2.00 times as large as the teacher" in re.sub(r"\s+", " ", text)
     assert "times smaller" not in text
 
@@ -173,8 +180,8 @@ def test_a_file_that_grew_is_not_called_smaller(report):
 def test_many_layers_are_folded(report):
     layers = report["stages"][-1]["layers"]
     layers += [layers[0] | {"name": f"layer-{number}"} for number in range(50)]
-    assert "layer-49" in Parsed(page(report)).text
-    assert re.search(r"All \d+ layers", page(report))
+    assert "layer-49" in Parsed(page(read(report))).text
+    assert re.search(r"All \d+ layers", page(read(report)))
 
 
 def test_a_model_that_could_not_be_timed_is_a_row_that_says_so(report):
@@ -184,7 +191,7 @@ def test_a_model_that_could_not_be_timed_is_a_row_that_says_so(report):
         row[key].pop(primary)
     row["failures"][primary] = "out of memory"
     del report["benchmark"]["comparisons"][0]["measurements"]["prune"]
-    assert "failed" in Parsed(page(report)).text
+    assert "failed" in Parsed(page(read(report))).text
 
 
 def test_a_runtime_that_does_not_work_is_a_column_that_says_why(report):
@@ -197,8 +204,8 @@ def test_a_runtime_that_does_not_work_is_a_column_that_says_why(report):
     )
     for row in benchmark["rows"]:
         row["failures"][profile] = reason
-    assert Parsed(page(report)).text.count(f"Not measured: {reason}") == 1
-    rows = list(csv.DictReader(io.StringIO(csv_text(report))))
+    assert Parsed(page(read(report))).text.count(f"Not measured: {reason}") == 1
+    rows = list(csv.DictReader(io.StringIO(csv_text(read(report)))))
     assert {row[f"{profile}_failure"] for row in rows} == {reason}
     assert {row[f"{profile}_ms"] for row in rows} == {""}
 
@@ -216,13 +223,13 @@ def test_a_software_adapter_has_a_time_and_no_ratio_and_noise_is_marked(report):
             row["verdict"] = {primary: "no measurable difference", profile: "not ranked"}
             row["speedup"][primary] = {"value": 1.0123, "low": 0.99, "high": 1.03}
             row["measurable"][primary] = False
-    text = page(report)
+    text = page(read(report))
     assert f'<th scope="col">{profile} (not ranked: software adapter)</th>' in text
     assert text.count("<td>876</td>") == len(benchmark["rows"])  # nothing beside the time
     assert text.count('<span class="ci">~1.01x</span>') == len(benchmark["rows"]) - 1
     assert "~1.01 times as fast" in text
     assert "~1.01x [0.99, 1.03] over the teacher" in text
-    rows = list(csv.DictReader(io.StringIO(csv_text(report))))[1:]
+    rows = list(csv.DictReader(io.StringIO(csv_text(read(report)))))[1:]
     assert {row[f"{profile}_ms"] for row in rows} == {"876.5"}
     assert {row[f"{profile}_speedup"] for row in rows} == {""}
     assert {row[f"{profile}_verdict"] for row in rows} == {"not ranked"}
@@ -234,7 +241,7 @@ def test_load_memory_energy_and_placement_are_told_for_every_model_that_ran(repo
     measured |= {"load_ms": 12.34, "energy_mj_per_sample": 0.4321}
     measured["memory_bytes"] |= {"import": 51_200_000, "runs": None}
     measured["settings"]["nodes"] = {"WebGpuExecutionProvider": 7, "CPUExecutionProvider": 2}
-    text = Parsed(page(report)).text
+    text = Parsed(page(read(report))).text
     for told in ("12.3", "51.2 MB", "0.432", "WebGpu 7, CPU 2"):
         assert told in text
 
@@ -247,19 +254,19 @@ def test_accuracy_in_another_runtime_is_on_the_page_and_in_the_csv(report):
     comparison["against_cpu"] = {name: {"max_abs": 0.375, "agreement": 0.75, "max_relative": 0.2}}
     comparison["measurements"][name]["degraded"] = ["its outputs are up to 20% of the largest off the CPU's"]
     report["benchmark"]["rows"][-1]["runtime_accuracy"] = {"ort-cpu-b1-t1": found}
-    text = Parsed(page(report)).text
+    text = Parsed(page(read(report))).text
     assert "accuracy in ort-cpu-b1-t1, on select; 300 samples are few" in text
     assert "97.31 [95.0, 99.0]" in text
     assert "3.8e-01 75%" in text
     assert f"Disturbed: {name}: its outputs are up to 20% of the largest off the CPU's." in text
-    rows = list(csv.DictReader(io.StringIO(csv_text(report))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(read(report)))))
     assert [row["ort-cpu-b1-t1_accuracy_select"] for row in rows] == [""] * (len(rows) - 1) + ["0.9731"]
     assert [row["ort-cpu-b1-t1_max_abs_off_cpu"] for row in rows] == [""] * (len(rows) - 1) + ["0.375"]
     assert rows[-1]["ort-cpu-b1-t1_agreement_with_cpu"] == "0.75"
 
 
 def test_the_csv_has_the_numbers_of_the_json(report):
-    rows = list(csv.DictReader(io.StringIO(csv_text(report))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(read(report)))))
     assert [row["model"] for row in rows] == [row["name"] for row in report["benchmark"]["rows"]]
     for written, row in zip(rows, report["benchmark"]["rows"], strict=True):
         assert int(written["size_bytes"]) == row["size_bytes"]
@@ -278,14 +285,14 @@ def test_the_csv_has_the_numbers_of_the_json(report):
 
 def test_the_csv_of_a_run_that_stopped_early_has_its_scores(report):
     report |= {"benchmark": None, "verdict": None, "variants": {}, "gates_on_select": []}
-    rows = list(csv.DictReader(io.StringIO(csv_text(report))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(read(report)))))
     assert [row["model"] for row in rows] == [stage["name"] for stage in report["stages"]]
     assert float(rows[-1]["accuracy_select"]) == report["stages"][-1]["scores"]["accuracy"]
 
 
 def test_the_terminal_tables_fit_100_columns_and_lose_no_number(report):
     text = io.StringIO()
-    Console(file=text, width=100).print(tables.table(report["benchmark"]))
+    Console(file=text, width=100).print(tables.table(read(report).benchmark))
     lines = text.getvalue().splitlines()
     table = [line for line in lines if "[" in line and "p50" not in line]
     assert max(map(len, table)) <= 100

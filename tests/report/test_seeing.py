@@ -21,10 +21,11 @@ import pytest
 from mlflow import MlflowClient
 
 from compress.pipeline.run import Options, run
-from compress.pipeline.runs import finished_runs, plot
-from compress.pipeline.sweep import sweep
+from compress.pipeline.runs import plot, read_runs
+from compress.pipeline.sweep import SweepResult, sweep
 from compress.progress import Reporter
 from compress.recipe import Recipe
+from compress.store.document import load
 from compress.tracking import Tracker, database_uri, ui
 from compress.tracking.registry import promote
 
@@ -167,30 +168,29 @@ def scatters(browser) -> list[dict]:
 
 def test_the_sweep_chooses_on_select_and_reads_test_for_the_chosen_one_alone(swept):
     store, document, outcome, _ = swept
-    assert [row["settings"] for row in document["rows"]] == [
-        ["stages.prune.kept_macs_fraction=0.4"],
-        ["stages.prune.kept_macs_fraction=0.7"],
+    assert [row.settings for row in document.rows] == [
+        ("stages.prune.kept_macs_fraction=0.4",),
+        ("stages.prune.kept_macs_fraction=0.7",),
     ]
-    sizes = [row["size_bytes"] for row in document["rows"]]
-    assert document["chosen"] == sizes.index(min(sizes))
-    reports = [json.loads((store / "runs" / row["run"] / "report.json").read_text()) for row in document["rows"]]
-    assert [report["verdict"] is not None for report in reports] == [index == document["chosen"] for index in range(2)]
+    sizes = [row.shipped.size_bytes for row in document.rows]
+    assert document.chosen == sizes.index(min(sizes))
+    reports = [json.loads((store / "runs" / row.shipped.run / "report.json").read_text()) for row in document.rows]
+    assert [report["verdict"] is not None for report in reports] == [index == document.chosen for index in range(2)]
     roles = [json.loads(path.read_text())["facts"] for path in store.glob("artifacts/*/manifest.json")]
     tested = [facts for facts in roles if facts.get("role") == "test"]
     # The teacher, the teacher with quantization only, and the shipped file of one variant and of the other recipe.
     assert len(tested) == 4
     assert outcome.passed
     # The chosen one was not timed anew: its verdict rests on the times that it was chosen by.
-    benchmark, row = outcome.report["benchmark"], document["rows"][document["chosen"]]
-    assert benchmark["rows"][-1]["latency_ms"][benchmark["profiles"][0]] == row["latency_ms"]
-    assert benchmark["rows"][-1]["speedup"][benchmark["profiles"][0]] == row["speedup"]
-    saved = json.loads((store / "sweeps" / f"{document['name']}.json").read_text())
-    assert saved == document
+    benchmark, chosen = outcome.report.benchmark, document.rows[document.chosen].shipped
+    assert benchmark.shipped.latency_ms[benchmark.primary] == chosen.latency_ms
+    assert benchmark.shipped.speedup[benchmark.primary] == chosen.speedup
+    assert load(SweepResult, store / "sweeps" / f"{document.name}.json") == document
 
 
 def test_the_shared_beginning_is_made_once(swept):
     store, document, _, _ = swept
-    reports = [json.loads((store / "runs" / row["run"] / "report.json").read_text()) for row in document["rows"]]
+    reports = [json.loads((store / "runs" / row.shipped.run / "report.json").read_text()) for row in document.rows]
     first, second = ({stage["name"]: stage["digest"] for stage in report["stages"]} for report in reports)
     shared = {name for name in first if first[name] == second[name]}
     assert shared == {"teacher", "teacher-static", "teacher-dynamic", "distill"}
@@ -198,8 +198,8 @@ def test_the_shared_beginning_is_made_once(swept):
 
 def test_the_runs_of_a_store_are_compared_and_drawn(swept, tmp_path):
     store, document, _, _ = swept
-    runs = finished_runs(store)
-    variants = {row["run"]: index == document["chosen"] for index, row in enumerate(document["rows"])}
+    runs = read_runs(store, say=print)
+    variants = {row.shipped.run: index == document.chosen for index, row in enumerate(document.rows)}
     (other,) = {run.name for run in runs} - set(variants)
     assert other.startswith("gentler-")
     assert runs[0].optimal  # the smallest is always in the set
@@ -218,11 +218,10 @@ def test_pipelines_are_compared_in_the_browser_without_setting_up_a_chart(swept,
     latency = next(plot for plot in found if plot["x"] == "latency_p50_ms")
     size = next(plot for plot in found if plot["x"] == "size_mb")
     assert latency["y"] == size["y"] == "select_accuracy"
-    for row in document["rows"]:
-        assert any(point == pytest.approx([row["latency_ms"], row["accuracy"]["value"]]) for point in latency["points"])
-        assert any(
-            point == pytest.approx([row["size_bytes"] / 1e6, row["accuracy"]["value"]]) for point in size["points"]
-        )
+    for shipped in (row.shipped for row in document.rows):
+        accuracy = shipped.accuracy.value
+        assert any(point == pytest.approx([shipped.latency_ms, accuracy]) for point in latency["points"])
+        assert any(point == pytest.approx([shipped.size_bytes / 1e6, accuracy]) for point in size["points"])
     # Two variants, the chosen one again with its verdict, and the other recipe.
     assert len(latency["points"]) == 4
     axes = wait_for(

@@ -159,7 +159,7 @@ def test_the_tokenizer_travels_and_the_teacher_reads_as_before(made):
     with torch.no_grad():
         batch = here.task.batch(samples, torch.arange(len(samples)))
         assert np.allclose(here.task.forward(expected, batch).numpy(), scores.logits, atol=1e-4)
-    assert 0 <= scores.facts["teacher_agreement"] <= 1
+    assert 0 <= scores.facts.teacher_agreement <= 1
 
 
 def test_a_kept_split_is_distilled_token_by_token(made):

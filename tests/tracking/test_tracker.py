@@ -331,5 +331,5 @@ def test_the_user_interface_is_served_on_loopback_only(store: Path):
 
 
 def test_headline_keys_carry_their_unit_and_the_role():
-    facts = {"size_bytes": 2_000_000, "accuracy": 0.9, "role": "select", "macs": None}
-    assert tracked_headline(facts) == {"size_mb": 2.0, "select_accuracy": 0.9}
+    found = tracked_headline(role="select", accuracy=0.9, size_bytes=2_000_000, macs=None)
+    assert found == {"size_mb": 2.0, "select_accuracy": 0.9}

@@ -63,7 +63,7 @@ def first(tmp_path_factory) -> tuple[Path, Outcome]:
 )
 def test_a_teacher_that_is_trained_already_teaches_any_student(teacher, student, width, inner, first):
     folder, trained = first
-    accuracy = trained.report["stages"][0]["scores"]["accuracy"]
+    accuracy = trained.report.stages[0].scores.accuracy
     assert accuracy > 0.8
     outcome = finished(
         folder,
@@ -72,10 +72,10 @@ def test_a_teacher_that_is_trained_already_teaches_any_student(teacher, student,
         teacher=teacher.format(artifact=trained.shipped.path, accuracy=accuracy),
         student=student,
     )
-    rows = outcome.report["stages"]
-    assert [row["name"] for row in rows] == ["teacher", "distill"]
-    assert rows[0]["scores"]["accuracy"] == accuracy
-    assert rows[0]["facts"].get("adopted") == (trained.shipped.digest if teacher == ADOPTED else None)
+    rows = outcome.report.stages
+    assert [row.name for row in rows] == ["teacher", "distill"]
+    assert rows[0].scores.accuracy == accuracy
+    assert rows[0].facts.get("adopted") == (trained.shipped.digest if teacher == ADOPTED else None)
     paths = (folder / "second" / "artifacts").glob("*/manifest.json")
     assert "Train" not in [read_artifact(path.parent, verify=False).inputs.get("stage") for path in paths]
     model = load_model(outcome.shipped.path).model

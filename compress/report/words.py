@@ -1,0 +1,86 @@
+"""What several views of a report say alike: lines of words, and the cells of their tables."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from compress.measures.intervals import Estimate
+from compress.report.document import DataSection, GateResult, Report, TestRow, Verdict
+
+LISTED_CLASSES = 5  # with more, the recall of each is on the page only
+TEST_HEAD = ("model", "accuracy %", "change in points", "agreement with the teacher")
+
+
+def data_line(section: DataSection) -> str:
+    """Return the data section in one line."""
+    dropped = section.dropped_duplicates
+    return f"data: {_by_role(section.samples)}; {dropped:,} duplicates dropped from train{truncation(section)}"
+
+
+def truncation(section: DataSection) -> str:
+    """Return how many samples of a data section are cut in which roles, to follow what there are; empty for none."""
+    return f"; cut at max_length: {_by_role(section.truncated)}" if section.truncated else ""
+
+
+def loss_line(report: Report) -> str:
+    """Return the fingerprint of the pipeline's loss, and of each stage that uses another."""
+    own = report.loss.fingerprint
+    others = [
+        f"{stage.name} uses {stage.loss_fingerprint}"
+        for stage in report.stages
+        if stage.loss_fingerprint not in (None, own)
+    ]
+    return "; ".join([f"loss: {own}", *others])
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """Return the comparison with the rival and each gate, in words."""
+    value, low, high = verdict.speedup_over_rival
+    sure = "" if verdict.over_rival_measurable else "~"
+    over = f"{sure}{value:.2f}x [{low:.2f}, {high:.2f}] as fast as {verdict.rival}"
+    return [over, *gate_lines(verdict.gates)]
+
+
+def gate_lines(gates: Iterable[GateResult]) -> list[str]:
+    """Return each gate in words; a missed one with what to change next."""
+    lines = []
+    for gate in gates:
+        lines.append(f"gate {'passed' if gate.passed else 'MISSED'}  {gate.gap}")
+        lines += [f"  next: {gate.remedy}"] if gate.remedy else []
+    return lines
+
+
+def tested_cells(row: TestRow) -> Sequence[str]:
+    """Return a row of the test role under `TEST_HEAD`."""
+    agreement = "" if row.agreement is None else f"{100 * row.agreement.value:.2f}%"
+    return row.name, _points(row.accuracy, sign=""), _points(row.change, sign="+"), agreement
+
+
+def other_measures(verdict: Verdict) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Return heads and rows of what was measured on test besides the judged measure, teacher and shipped file.
+
+    Of many classes the page has the recalls, and a table of them would hide the rest.
+    """
+    teacher, shipped = verdict.teacher, verdict.shipped
+    _, *names = shipped.measures
+    recalls = [name for name in names if name.startswith("recall of ")]
+    if len(recalls) > LISTED_CLASSES:
+        names = [name for name in names if name not in recalls]
+    rows: list[Sequence[str]] = [
+        (name, *map(_number, (teacher.measures[name], shipped.measures[name], shipped.changes[name]))) for name in names
+    ]
+    return ("measure", teacher.name, shipped.name, "change"), rows
+
+
+def _by_role(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{role} {count:,}" for role, count in counts.items())
+
+
+def _number(estimate: Estimate) -> str:
+    value, low, high = estimate
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _points(estimate: Estimate | None, *, sign: str) -> str:
+    if estimate is None:
+        return ""
+    value, low, high = (100 * bound for bound in estimate)
+    return f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"

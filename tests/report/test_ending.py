@@ -1,0 +1,129 @@
+"""How a run ends: three numbers against two rivals, every file in a line of 80 columns, what stands in the way."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from compress.measures.intervals import Estimate
+from compress.report.document import Report
+from compress.report.ending import file_lines, notes, summary
+from compress.report.terminal import print_ending
+from compress.store.document import load
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return load(Report, Path(__file__).parents[1] / "digits_report.json")
+
+
+def renamed(report: Report, names: dict[str, str]) -> Report:
+    """The same report with other names of stages."""
+    benchmark = report.benchmark
+    rows = tuple(replace(row, name=names.get(row.name, row.name)) for row in benchmark.rows)
+    comparisons = tuple(
+        replace(found, measurements={names.get(name, name): one for name, one in found.measurements.items()})
+        for found in benchmark.comparisons
+    )
+    return replace(report, benchmark=replace(benchmark, rows=rows, comparisons=comparisons))
+
+
+def printed(report: Report, *, width: int = 80, **fields) -> str:
+    stream = io.StringIO()
+    print_ending(report, Console(file=stream, width=width, **fields))
+    return stream.getvalue()
+
+
+def test_it_begins_with_size_speed_and_accuracy_against_teacher_and_quantization_alone(report):
+    head, size, speed, accuracy = summary(report)
+    teacher, rival, shipped = (report.benchmark.row(name) for name in ("teacher", "teacher-static", "export"))
+    assert head.split() == ["what", "ships,", "against", "teacher", "teacher-static"]
+    assert f"{teacher.size_bytes / shipped.size_bytes:.1f}x smaller" in size
+    assert f"{rival.size_bytes / shipped.size_bytes:.2f}x smaller" in size
+    for found in (shipped.speedup["ort-cpu-b1-t1"], report.verdict.speedup_over_rival):
+        assert f"{found.value:.2f}x faster [{found.low:.2f}, {found.high:.2f}]" in speed
+    change = report.verdict.shipped.change
+    points = f"{100 * change.value:+.2f} points [{100 * change.low:+.2f}, {100 * change.high:+.2f}]"
+    assert accuracy.startswith("accuracy on test ")
+    assert accuracy.count(points) == 2  # the rival decides as the teacher does
+    assert max(map(len, summary(report))) <= 80
+
+
+def test_what_grew_or_slowed_down_is_called_so_and_noise_is_marked(report):
+    shipped = replace(
+        report.benchmark.shipped,
+        size_bytes=2 * report.benchmark.rows[0].size_bytes,
+        speedup={"ort-cpu-b1-t1": Estimate(0.5, 0.4, 0.8)},
+        measurable={"ort-cpu-b1-t1": True},
+    )
+    verdict = replace(report.verdict, speedup_over_rival=Estimate(1.01, 0.99, 1.03), over_rival_measurable=False)
+    benchmark = replace(report.benchmark, rows=(*report.benchmark.rows[:-1], shipped))
+    _, size, speed, _ = summary(replace(report, benchmark=benchmark, verdict=verdict))
+    assert "2.00x larger" in size
+    assert "2.00x slower [1.25, 2.50]" in speed
+    assert "~1.01x faster [0.99, 1.03]" in speed
+
+
+def test_names_of_40_letters_are_neither_cut_nor_wrapped_at_80_columns(report):
+    names = {name: f"{name}-{'x' * 40}"[:40] for name in ("distill", "prune", "recover", "quantize", "export")}
+    long = renamed(report, names)
+    lines = printed(long).splitlines()
+    assert max(map(len, lines)) <= 80
+    for name, row in zip(names.values(), long.benchmark.rows[3:], strict=False):
+        assert len(name) == 40
+        (line,) = [line for line in lines if line.startswith(name)]
+        assert f"{100 * long.benchmark.row(name).accuracy.value:.2f}" in line
+        assert row.latency_ms
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed(long)
+
+
+def test_a_name_that_leaves_no_room_has_a_line_of_its_own(report):
+    lines = file_lines(renamed(report, {"distill": "d" * 90}), width=80)
+    at = lines.index("d" * 90)
+    assert f"{100 * report.benchmark.row('distill').accuracy.value:.2f}" in lines[at + 1]
+    assert len(lines) == 2 * len(report.benchmark.rows) + 1
+
+
+def test_gates_that_hold_are_named_and_a_missed_one_says_what_to_do(report):
+    assert "gates that hold: max_accuracy_drop, max_size_mb, min_speedup" in notes(report, width=80)
+    first, second, third = report.verdict.gates
+    missed = replace(second, passed=False, remedy="try stages.prune.kept_params_fraction=0.48 instead of 0.6")
+    told = printed(replace(report, verdict=replace(report.verdict, gates=(first, missed, third))))
+    assert "gates that hold: max_accuracy_drop, min_speedup\n" in told
+    assert "\ngate MISSED  max_size_mb: at most 0.1 asked" in told
+    assert "next: try stages.prune.kept_params_fraction=0.48 instead of 0.6" in " ".join(told.split())
+
+
+def test_what_disturbed_the_measurement_is_one_line(report):
+    (line,) = [line for line in notes(report, width=80) if line.startswith("disturbed")]
+    assert line == "disturbed: other processes kept 1.8 cores busy (and 2 more in report.md)"
+    first = replace(report.benchmark.comparisons[0], degraded=["a reason " * 30], failures={"prune": "no memory"})
+    benchmark = replace(report.benchmark, comparisons=(first, *report.benchmark.comparisons[1:]))
+    told = notes(replace(report, benchmark=benchmark), width=80)
+    assert len([line for line in told if line.startswith("disturbed")]) == 1
+    assert max(map(len, told)) <= 80
+    assert "not all files ran under ort-cpu-b1-t1; report.md says why" in told
+
+
+def test_a_run_that_stopped_early_ends_with_its_files(report):
+    early = replace(report, benchmark=None, verdict=None, gates_on_select=())
+    assert summary(early) == notes(early, width=80) == []
+    head, *lines = printed(early).splitlines()
+    assert head.split() == ["size", "select"]
+    assert [line.split()[0] for line in lines] == [stage.name for stage in report.stages]
+
+
+def test_without_test_everything_is_about_select(report):
+    *_, accuracy = summary(replace(report, verdict=None))
+    change = report.benchmark.shipped.accuracy_change
+    assert accuracy.startswith("accuracy on select ")
+    assert f"{100 * change.value:+.2f} points" in accuracy
+
+
+def test_colours_are_for_terminals_and_brackets_are_text(report):
+    assert "\x1b[" not in printed(report)
+    assert "\x1b[" in printed(report, force_terminal=True, color_system="standard")
+    bracketed = renamed(report, {"distill": "[bold]distill[/]"})
+    assert "[bold]distill[/]" in printed(bracketed)
