@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from compress import units
 from compress.benchmark import report, tables
 from compress.benchmark.compare import Comparison, Difference, Preset, compare, unmeasured
 from compress.benchmark.document import BenchmarkResult, RuntimeAccuracy
 from compress.benchmark.measure import Measurement, Profile, WarmUp
 from compress.benchmark.report import Entry
 from compress.errors import ArtifactError, InputError
+from compress.measures import units
 from compress.measures.intervals import Estimate
 from compress.measures.tally import shares
 from compress.store.document import from_json, to_json

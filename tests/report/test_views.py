@@ -13,7 +13,7 @@ from rich.console import Console
 from compress.errors import ArtifactError
 from compress.report.document import Report, TestRow
 from compress.report.markdown import markdown
-from compress.report.terminal import print_report
+from compress.report.terminal import print_all
 from compress.report.waterfall import waterfall
 from compress.store.document import OtherSchemaError, from_json, load, to_json
 
@@ -25,7 +25,7 @@ def report() -> Report:
 
 def printed(report: Report) -> str:
     stream = io.StringIO()
-    print_report(report, Console(file=stream, width=100))
+    print_all(report, Console(file=stream, width=100))
     return stream.getvalue()
 
 
