@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from compress.benchmark.model_file import contents
 from compress.benchmark.process import HERE, Place, Worker, check_launchable
-from compress.benchmark.runtimes import RUNTIMES
+from compress.benchmark.runtimes import RUNTIMES, find
 from compress.benchmark.runtimes.machine import allowed_cores
+from compress.benchmark.runtimes.own import is_own
 from compress.errors import InputError
 from compress.export.onnx_file import size_bytes
 from compress.measures.intervals import percentile_bound
@@ -34,7 +35,7 @@ class Profile:
     """A runtime with batch size and threads, how queries come (MLPerf's scenarios), and where the worker runs.
 
     Attributes:
-        runtime: a name of `runtimes.RUNTIMES`.
+        runtime: a name of `runtimes.RUNTIMES`, or ``my_runtime.py:Mine`` for a class in the user's file.
         batch_size: samples a call.
         threads: of the runtime.
         scenario: ``single_stream`` sends a batch when the last one is done; ``multistream`` sends queries of 8 samples,
@@ -55,7 +56,7 @@ class Profile:
     place: Place = HERE
 
     def __post_init__(self) -> None:
-        if self.runtime not in RUNTIMES:
+        if self.runtime not in RUNTIMES and not is_own(self.runtime):
             raise InputError("unknown runtime", expected=", ".join(RUNTIMES), got=self.runtime)
         if self.batch_size < 1 or self.threads < 1:
             raise InputError("batch size and threads start at 1", got=f"{self.batch_size} and {self.threads}")
@@ -74,7 +75,7 @@ class Profile:
     @property
     def name(self) -> str:
         """For keys and table heads, such as ort-cpu-b1-t1 or ort-cuda-b8-t1-offline@edge-box."""
-        name = f"{self.runtime}-b{self.batch_size}-t{self.threads}"
+        name = f"{self.runtime.rpartition(':')[2]}-b{self.batch_size}-t{self.threads}"
         if self.scenario != "single_stream":
             name += f"-{self.scenario}" + ("" if self.arrivals_per_s is None else f"{self.arrivals_per_s:g}")
         return f"{name}@{self.place.name}" if self.place.name else name
@@ -82,12 +83,12 @@ class Profile:
     @property
     def takes_files(self) -> bool:
         """Whether it runs exported files, and so every row of a comparison."""
-        return RUNTIMES[self.runtime].takes_files
+        return find(self.runtime).takes_files
 
     @property
     def on_device(self) -> bool:
         """Whether compute is timed apart from copies."""
-        return RUNTIMES[self.runtime].on_device
+        return find(self.runtime).on_device
 
     @property
     def calls_per_query(self) -> int:

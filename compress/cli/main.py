@@ -420,7 +420,9 @@ def compare(
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Class of each sample, .npy: compare accuracy too.")
     ] = None,
-    runtime: Annotated[str, typer.Option(help="As `compressor env` lists them.")] = "ort-cpu",
+    runtime: Annotated[
+        str, typer.Option(help="As `compressor env` lists them, or my_runtime.py:Mine with --code my_runtime.py.")
+    ] = "ort-cpu",
     batch_size: Annotated[int, typer.Option(min=1, help="Samples a call.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Of the runtime.")] = 1,
     scenario: Annotated[str, typer.Option(help="single_stream, multistream, server or offline.")] = "single_stream",
@@ -428,6 +430,7 @@ def compare(
     preset: Annotated[str, typer.Option(help="quick, standard or strict.")] = "standard",
     python: Python = "",
     launcher: Launcher = "",
+    code: Code = [],
     seed: Annotated[int, typer.Option(help="Of the order in each round and of the intervals.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -449,6 +452,7 @@ def compare(
         profile=profile,
         preset=preset,
         seed=seed,
+        code=code,
         reporter=Reporter(),
     )
     typer.echo(json.dumps(asdict(found), allow_nan=False) if as_json else pair.text(found))

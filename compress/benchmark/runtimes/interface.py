@@ -33,6 +33,8 @@ class Load:
     """The directory that holds the compress package; used by torch alone."""
     code: list[str]
     """The user's Python files that may be run to build the model; used by torch alone."""
+    text: str = ""
+    """Of the file of a runtime of the user's own."""
 
 
 class Unusable(Exception):

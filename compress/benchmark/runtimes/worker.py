@@ -9,7 +9,7 @@ process with its traceback there: `process.Worker` turns it into a message.
     {"do": "block", "block_ms": 100, ...} -> times_ns of every query, elapsed_ns, involuntary_switches, energy_uj
     {"do": "outputs", "size": 1234}       -> outputs for the batch in the .npz that follows the line
     {"do": "memory"}                      -> memory_bytes: peak after each phase so far
-    {"do": "usable", "runtime": ...}      -> whether a runtime works here; if not, why and what to install, and whether
+    {"do": "usable", "name": ...}         -> whether a runtime works here; if not, why and what to install, and whether
                                              standard error tells more
     {"do": "close"}                       -> {} and the process ends
 """
@@ -28,9 +28,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import RUNTIMES
+from . import Runtime, find
 from .interface import Batch, Load, Loaded, Unusable, time_calls
 from .machine import cpu, energy_uj, peak_memory_bytes, pin, status
+from .own import content
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,11 +120,11 @@ class Model:
     """A loaded model with its rotating batches."""
 
     def __init__(self, load: Load, *, place: Path) -> None:
-        runtime = RUNTIMES[load.runtime]
         # Read by libraries when they are imported.
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(load.threads)) | WAIT_VARIABLES)
         pinned = None if load.first_core is None else pin(load.threads, first_core=load.first_core)
         sys.path.append(load.package_root)
+        runtime = find(load.runtime, text=load.text)
         for module in runtime.modules:
             importlib.import_module(module)
         given = batches(place / load.inputs, batch_size=load.batch_size)
@@ -146,6 +147,7 @@ class Model:
             "pinned_cpus": pinned,
             "shapes_vary": self._ragged,
             "cpu_model": cpu()[0],
+            **content(load.text),
         }
         self._next, self._late_ns, self._arrivals = 0, 0, random.Random(load.seed)
 
@@ -209,28 +211,29 @@ class Model:
                 return times_ns
 
 
-def usable(name: str, *, package_root: str) -> dict[str, Any]:
+def usable(name: str, *, package_root: str, text: str) -> dict[str, Any]:
     """Whether a runtime works in this process; if not, why, what to install, and whether standard error tells more."""
-    runtime = RUNTIMES[name]
+    install = find(name).install
     if package_root not in sys.path:
         sys.path.append(package_root)
     try:
+        runtime = find(name, text=text)
         for module in runtime.modules:
             importlib.import_module(module)
-        settings = {} if runtime.check is not None else _run_tiny(name)
+        settings = {} if runtime.check is not None else _run_tiny(name, runtime)
         if runtime.check is not None:
             runtime.check()
     except Unusable as error:
         return {"usable": False, "why": error.why, "install": error.install, "logged": error.logged}
     except ImportError as error:
-        return {"usable": False, "why": str(error), "install": runtime.install}
+        return {"usable": False, "why": str(error), "install": install}
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises is why it is not usable
-        return {"usable": False, "why": f"{type(error).__name__}: {error}", "install": runtime.install}
+        return {"usable": False, "why": f"{type(error).__name__}: {error}", "install": install}
     adapter = settings.get("adapter")
     return {"usable": True, "why": "a software adapter: for tests only" if adapter == "software" else "", "install": ""}
 
 
-def _run_tiny(name: str) -> dict[str, Any]:
+def _run_tiny(name: str, runtime: Runtime) -> dict[str, Any]:
     import numpy as np
 
     with tempfile.TemporaryDirectory(prefix="compressor-") as directory:
@@ -240,12 +243,12 @@ def _run_tiny(name: str) -> dict[str, Any]:
             runtime=name, model=str(path), inputs="", batch_size=1, threads=1, first_core=None, seed=0, strict=False,
             package_root="", code=[],
         )  # fmt: skip
-        loaded = RUNTIMES[name].open(load)
+        loaded = runtime.open(load)
         found = loaded.outputs(loaded.run(loaded.feed({"x": np.array([1.0, 2.0], np.float32)})))
         if found[0].tolist() != [2.0, 4.0]:
             raise RuntimeError(f"1 + 1 and 2 + 2 came to {found[0].tolist()}")
         # A strict session would refuse the CPU too, but call a provider without its libraries a conflict of options.
-        if RUNTIMES[name].on_device and "CPUExecutionProvider" in (loaded.settings["nodes"] or {}):
+        if runtime.on_device and "CPUExecutionProvider" in (loaded.settings["nodes"] or {}):
             raise RuntimeError("the node of a small model was left to the CPU")
         return loaded.settings
 
@@ -281,7 +284,7 @@ class Answers:
                 (self._place / Path(name).name).write_bytes(sys.stdin.buffer.read(size))
             return {}
         if action == "usable":
-            return usable(request["runtime"], package_root=request["package_root"])
+            return usable(**request)
         if action == "load":
             self._model = model = Model(Load(**request), place=self._place)
             gc.collect()
