@@ -391,7 +391,7 @@ def env(as_json: AsJson = False, python: Python = "", launcher: Launcher = "") -
     found = asdict(describe(seed=0))
     runtimes = usable_runtimes(Place(python, tuple(shlex.split(launcher))))
     if as_json:
-        typer.echo(json.dumps(found | {"runtimes": runtimes}))
+        typer.echo(json.dumps(found | {"runtimes": {name: asdict(entry) for name, entry in runtimes.items()}}))
         return
     for key, value in found.items():
         if isinstance(value, dict):
@@ -402,11 +402,9 @@ def env(as_json: AsJson = False, python: Python = "", launcher: Launcher = "") -
             typer.echo(f"{key:<18} {' '.join(value) if isinstance(value, tuple) else value}")
     typer.echo("runtimes:")
     for name, entry in runtimes.items():
-        typer.echo(
-            f"  {name:<16} {'usable' if entry['usable'] else 'not usable'}{entry['why'] and ': ' + entry['why']}"
-        )
-        if entry["install"]:
-            typer.echo(f"  {'':<16} next: {entry['install']}")
+        typer.echo(f"  {name:<16} {'usable' if entry.usable else 'not usable'}{entry.why and ': ' + entry.why}")
+        if entry.install:
+            typer.echo(f"  {'':<16} next: {entry.install}")
 
 
 @app.command()

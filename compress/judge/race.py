@@ -243,7 +243,7 @@ def check_runtimes(recipe: Recipe, *, code: Sequence[Path] = ()) -> None:
 def _unusable(profile: Profile, code: Sequence[Path]) -> str:
     """Why a profile cannot be measured, and what to do; empty when it can."""
     found = usable_runtime(profile.runtime, profile.place, code=code)
-    return "" if found["usable"] else f"{found['why']}; next: {found['install']}"
+    return "" if found.usable else f"{found.why}; next: {found.install}"
 
 
 def _check_measured(found: Comparison, needed: Sequence[str]) -> None:

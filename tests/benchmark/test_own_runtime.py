@@ -63,10 +63,10 @@ def test_it_runs_what_ours_run(file, small, samples):
         with Worker() as worker:
             loaded = worker.load(runtime=runtime, model=small, inputs=samples, threads=2, code=[file])
             found.append(worker.outputs(batch)[0])
-            assert worker.block(block_ms=1)["times_ns"]
+            assert worker.block(block_ms=1).times_ns
     np.testing.assert_array_equal(*found)
-    assert loaded["settings"]["threads"] == 2
-    assert len(loaded["settings"]["own_runtime_sha256"]) == 64
+    assert loaded.settings["threads"] == 2
+    assert len(loaded.settings["own_runtime_sha256"]) == 64
 
 
 def test_a_file_that_is_not_named_is_not_run(file, small, samples):
@@ -78,7 +78,7 @@ def test_a_file_that_is_not_named_is_not_run(file, small, samples):
         with pytest.raises(InputError, match="a recipe alone never runs"):
             worker.usable(f"{file}:Session", code=[small])
         assert not marker.exists()
-        assert worker.usable(f"{file}:Session", code=[file]) == {"usable": True, "why": "", "install": ""}
+        assert worker.usable(f"{file}:Session", code=[file]) == Usability(usable=True)
     assert marker.exists()
 
 

@@ -5,12 +5,12 @@ was standard output when the process started. Anything a library prints goes to 
 process with its traceback there: `process.Worker` turns it into a message.
 
     {"do": "receive", "files": [[name, size], ...]}  -> {}; the bytes of the files follow the line
-    {"do": "load", ...Load fields}        -> load_ms, first_run_ms, settings, memory_bytes
-    {"do": "block", "block_ms": 100, ...} -> times_ns of every query, elapsed_ns, involuntary_switches, energy_uj
+    {"do": "load", ...Load fields}        -> the fields of Started
+    {"do": "block", "block_ms": 100, ...} -> the fields of Block
     {"do": "outputs", "size": 1234}       -> outputs for the batch in the .npz that follows the line
     {"do": "memory"}                      -> memory_bytes: peak after each phase so far
-    {"do": "usable", "name": ...}         -> whether a runtime works here; if not, why and what to install, and whether
-                                             standard error tells more
+    {"do": "usable", "name": ...}         -> found: the fields of Usability, and logged: whether standard error tells
+                                             more
     {"do": "close"}                       -> {} and the process ends
 """
 
@@ -25,11 +25,12 @@ import random
 import sys
 import tempfile
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import Runtime, find
-from .interface import Batch, Load, Loaded, Unusable, time_calls
+from .interface import Batch, Block, Load, Loaded, Started, Unusable, Usability, time_calls
 from .machine import cpu, energy_uj, peak_memory_bytes, pin, status
 from .own import content
 
@@ -211,8 +212,8 @@ class Model:
                 return times_ns
 
 
-def usable(name: str, *, package_root: str, text: str) -> dict[str, Any]:
-    """Whether a runtime works in this process; if not, why, what to install, and whether standard error tells more."""
+def usable(name: str, *, package_root: str, text: str) -> tuple[Usability, bool]:
+    """Whether a runtime works in this process, and if not, whether standard error tells more."""
     install = find(name).install
     if package_root not in sys.path:
         sys.path.append(package_root)
@@ -224,13 +225,13 @@ def usable(name: str, *, package_root: str, text: str) -> dict[str, Any]:
         if runtime.check is not None:
             runtime.check()
     except Unusable as error:
-        return {"usable": False, "why": error.why, "install": error.install, "logged": error.logged}
+        return Usability(False, error.why, error.install), error.logged
     except ImportError as error:
-        return {"usable": False, "why": str(error), "install": install}
+        return Usability(False, str(error), install), False
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises is why it is not usable
-        return {"usable": False, "why": f"{type(error).__name__}: {error}", "install": install}
+        return Usability(False, f"{type(error).__name__}: {error}", install), False
     adapter = settings.get("adapter")
-    return {"usable": True, "why": "a software adapter: for tests only" if adapter == "software" else "", "install": ""}
+    return Usability(True, "a software adapter: for tests only" if adapter == "software" else ""), False
 
 
 def _run_tiny(name: str, runtime: Runtime) -> dict[str, Any]:
@@ -255,8 +256,6 @@ def _run_tiny(name: str, runtime: Runtime) -> dict[str, Any]:
 
 def _at(load: Load, place: Path) -> Load:
     """The same with an absolute path of the model; an absolute path stays what it is."""
-    from dataclasses import replace
-
     return replace(load, model=str(place / load.model))
 
 
@@ -284,17 +283,13 @@ class Answers:
                 (self._place / Path(name).name).write_bytes(sys.stdin.buffer.read(size))
             return {}
         if action == "usable":
-            return usable(**request)
+            found, logged = usable(**request)
+            return {"found": asdict(found), "logged": logged}
         if action == "load":
             self._model = model = Model(Load(**request), place=self._place)
             gc.collect()
             gc.freeze()  # what is loaded stays, and no collection looks at it again
-            return {
-                "load_ms": model.load_ms,
-                "first_run_ms": model.first_run_ms,
-                "settings": model.settings,
-                "memory_bytes": model.memory_bytes,
-            }
+            return asdict(Started(model.load_ms, model.first_run_ms, model.settings, model.memory_bytes))
         if self._model is None:
             raise RuntimeError(f"{action!r} before load")
         return self._of_model(self._model, action, request)
@@ -306,12 +301,8 @@ class Answers:
         if action == "block":
             switches, energy = status("nonvoluntary_ctxt_switches"), energy_uj()
             times_ns, elapsed_ns = model.block(**request)
-            return {
-                "times_ns": times_ns,
-                "elapsed_ns": elapsed_ns,
-                "involuntary_switches": _since(switches, status("nonvoluntary_ctxt_switches")),
-                "energy_uj": _since(energy, energy_uj()),
-            }
+            switches = _since(switches, status("nonvoluntary_ctxt_switches"))
+            return asdict(Block(times_ns, elapsed_ns, switches, _since(energy, energy_uj())))
         if action == "outputs":
             with np.load(io.BytesIO(sys.stdin.buffer.read(request["size"])), allow_pickle=False) as stored:
                 found = model.outputs({name: stored[name] for name in stored.files})
