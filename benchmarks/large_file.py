@@ -140,7 +140,7 @@ def measure(root: Path, *, width: int, layers: int, threads: int) -> dict[str, A
     return {
         "width": width, "layers": layers, "threads": threads, "parameters": made.facts["parameters"], "files": files,
         "variants": {name: size_bytes(bundle.path / f"{name}.onnx") for name in VARIANTS},
-        "verified": checked["passed"], "costs": [asdict(cost) for cost in steps.costs],
+        "verified": checked.passed, "costs": [asdict(cost) for cost in steps.costs],
         "environment": asdict(describe(seed=0)),
     }  # fmt: skip
 

@@ -230,23 +230,21 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Repeat a bundle's check on this machine; needs onnxruntime and numpy only."""
+    from dataclasses import asdict
+
     from compress.export.verify import verify_bundle
 
     result = verify_bundle(bundle)
     if as_json:
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(asdict(result)))
     else:
-        for name, variant in result["variants"].items():
-            word = "ok" if variant["passed"] else "DIFFERS"
-            typer.echo(
-                f"{name:<12} {word:<8} agreement {variant['agreement']:.2%}, at most {variant['max_abs']:.2e} off"
-            )
-        typer.echo(
-            f"sha256       {result['sha256']}\ncpu          {' '.join(result['cpu']['flags']) or 'flags unknown'}"
-        )
-    for warning in result["warnings"]:
+        for name, variant in result.variants.items():
+            word = "ok" if variant.passed else "DIFFERS"
+            typer.echo(f"{name:<12} {word:<8} agreement {variant.agreement:.2%}, at most {variant.max_abs:.2e} off")
+        typer.echo(f"sha256       {result.sha256}\ncpu          {' '.join(result.cpu.flags) or 'flags unknown'}")
+    for warning in result.warnings:
         _say(f"warning: {warning}")
-    if not result["passed"]:
+    if not result.passed:
         raise typer.Exit(GATE_MISSED)
 
 
