@@ -66,7 +66,7 @@ def one_pair(model: Path, samples: Path) -> tuple[float, float]:
                 if takes_turn == "bare":
                     bare.append(fresh.submit(bare_ms).result())
                 else:
-                    harness.append(np.median(worker.block(block_ms=BLOCK_S * 1e3)["times_ns"]) / 1e6)
+                    harness.append(np.median(worker.block(block_ms=BLOCK_S * 1e3).times_ns) / 1e6)
     return float(np.median(bare[WARM_UP_ROUNDS:])), float(np.median(harness[WARM_UP_ROUNDS:]))
 
 

@@ -25,7 +25,8 @@ from compress.benchmark.environment import allowed_cores, describe
 from compress.data import Data
 from compress.data.samples import ROLES, Samples
 from compress.data.sources import Idx
-from compress.loss import GuidedLoss, Hard, bind
+from compress.loss import GuidedLoss, bind
+from compress.loss.logits import Hard
 from compress.measures.intervals import paired_ratio
 from compress.models import ResNet
 from compress.progress import Reporter

@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, model_serializer
+from pydantic import ConfigDict, Field, SerializationInfo, model_serializer
 
 from compress.config import Values
 from compress.errors import InputError, nearest
@@ -37,6 +38,15 @@ def run_user_file(path: Path, *, code: Sequence[Path]) -> ModuleType:
     path = _named(path, code=code)
     # The name carries the content, so an edited file is never served from an earlier import.
     return _run(path, name=f"compress_user_{path.stem}_{_sha256(path)[:12]}")
+
+
+def read_user_file(path: Path, *, code: Sequence[Path]) -> str:
+    """Return the text of a user's Python file that the command line named; where it is to run is another process.
+
+    Raises:
+        InputError: when the file was not named, or does not exist.
+    """
+    return _named(path, code=code).read_text(encoding="utf-8")
 
 
 def import_user_file(path: Path, *, code: Sequence[Path]) -> ModuleType:
@@ -86,6 +96,18 @@ class Own(Values):
     def sha256(self) -> str | None:
         """Of the file as it is now; None when there is none."""
         return _sha256(self.file) if self.file.is_file() else None
+
+    @abstractmethod
+    def find(self, *, code: Sequence[Path], where: str) -> Any:
+        """Return what is named.
+
+        Args:
+            code: the user's Python files that may be run.
+            where: in the recipe.
+
+        Raises:
+            InputError: when the file was not named, or there is no such thing in it.
+        """
 
 
 class OwnClass(Own):
@@ -150,6 +172,15 @@ class OwnClass(Own):
                 hint=f"{self.class_name} is a subclass of {wanted}, whose docstrings say what each returns",
             )
         return found
+
+
+def written(value: Values, info: SerializationInfo) -> dict[str, Any]:
+    """Return the fields of an object of the user's class, with the class and the content of its file under ``class``.
+
+    So a fingerprint and every key know what the class computes. This cannot be read back: only its code can make it.
+    """
+    fields = value.model_dump(mode=info.mode, exclude_none=info.exclude_none)
+    return fields if isinstance(value, OwnClass) else {"class": str(origin(type(value))), **fields}
 
 
 class OwnFunction(Own):

@@ -26,7 +26,8 @@ import torch
 
 from compress.benchmark.environment import allowed_cores, describe
 from compress.judge.scores import score
-from compress.loss import GuidedLoss, Hard
+from compress.loss import GuidedLoss
+from compress.loss.logits import Hard
 from compress.models import load_model, load_structure
 from compress.pipeline.run import Options, host_of, work_of
 from compress.recipe import Recipe

@@ -13,8 +13,10 @@ from compress import testing
 from compress.advice import probes
 from compress.data import Data, Samples
 from compress.errors import ModelError
-from compress.loss import BoundLoss, DynamicLayers, GuidedLoss, Hard, bind
+from compress.loss import BoundLoss, GuidedLoss, bind
+from compress.loss.attention import DynamicLayers
 from compress.loss.features import pooled, stages
+from compress.loss.logits import Hard
 from compress.loss.taps import Tap, Trace, captured, dry_run, evaluating
 from compress.loss.term import ALWAYS
 from compress.measures.intervals import Estimate, wilson_interval
@@ -87,8 +89,7 @@ def shift(data: Data, reference: Samples | None) -> list[Measure]:
         reference: what the teacher was trained on; None takes select, which the student will be judged on.
     """
     known = data.select if reference is None else reference
-    summaries = probes.text_summaries if known.inputs.dtype == object else probes.image_summaries
-    sides = [summaries(samples.inputs[:PROBED]) for samples in (known, data.train)]
+    sides = [probes.summaries(samples.inputs[:PROBED]) for samples in (known, data.train)]
     area = probes.domain_auc(*sides, seed=SEED)
     return [Measure("shift", area, detail=f"train against {'select' if reference is None else 'the reference'}")]
 

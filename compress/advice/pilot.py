@@ -15,7 +15,8 @@ from compress.advice import probes
 from compress.advice.lesson import Lesson
 from compress.advice.measures import SEED, Measure
 from compress.errors import UsageError
-from compress.loss import GuidedLoss, Hard, Kl
+from compress.loss import GuidedLoss
+from compress.loss.logits import Hard, Kl
 from compress.measures.intervals import agreement
 from compress.models import load_model
 from compress.progress import Reporter

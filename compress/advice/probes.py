@@ -134,6 +134,17 @@ def suggested_temperature(logits: NDArray[np.floating]) -> float:
     return TEMPERATURES[-1]
 
 
+def summaries(inputs: NDArray[Any]) -> Array:
+    """Return what a domain classifier sees of samples, [N, D]: texts, images, or means along other arrays."""
+    if inputs.dtype == object:
+        return text_summaries(inputs)
+    if inputs.ndim == 4:
+        return image_summaries(inputs)
+    rows = inputs.reshape(len(inputs), -1).astype(np.float64)
+    starts = np.linspace(0, rows.shape[1], min(COARSE**2, rows.shape[1]) + 1).astype(int)
+    return np.add.reduceat(rows, starts[:-1], axis=1) / np.diff(starts)
+
+
 def image_summaries(images: NDArray[np.generic]) -> Array:
     """Return what a domain classifier sees of images [N, C, H, W]: coarse pixels, mean, spread and roughness [N, D].
 

@@ -1,6 +1,6 @@
 """Accuracy of a file in the very runtime that is timed: its outputs come from the worker that was measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,13 +35,14 @@ class Accuracy:
     """Why the numbers say little; empty when nothing does."""
 
 
-def outputs(model: Path, inputs: Path, *, profile: Profile) -> NDArray[np.floating]:
+def outputs(model: Path, inputs: Path, *, profile: Profile, code: Sequence[Path] = ()) -> NDArray[np.floating]:
     """A model's first output for every sample, in a fresh worker of the profile.
 
     Args:
         model: an ONNX file, or an artifact directory for torch.
         inputs: .npz as `runtimes.worker.batches` takes it.
         profile: runtime, batch size, threads and place.
+        code: the user's Python files that may be run as a runtime.
 
     Returns:
         [samples, ...], every sample once.
@@ -56,8 +57,9 @@ def outputs(model: Path, inputs: Path, *, profile: Profile) -> NDArray[np.floati
     found = []
     with Worker(profile.place) as worker:
         worker.load(
-            runtime=profile.runtime, model=model, inputs=inputs, batch_size=profile.batch_size, threads=profile.threads
-        )
+            runtime=profile.runtime, model=model, inputs=inputs, batch_size=profile.batch_size,
+            threads=profile.threads, code=code,
+        )  # fmt: skip
         for start in range(0, count, profile.batch_size):
             rows = np.arange(start, start + profile.batch_size) % count  # the last batch is filled from the start
             found.append(worker.outputs(take(arrays, rows, lengths))[0])

@@ -206,7 +206,7 @@ def compare(
         profile: runtime, batch size, threads, scenario and place.
         preset: how long.
         seed: of the order in each round and of the bootstrap.
-        code: the user's Python files that torch may run to build a model.
+        code: the user's Python files that may be run: by torch to build a model, or as a runtime.
         load_limit_s: longest wait for a model's load and first run.
         reply_limit_s: longest wait for a block beyond the time asked for.
         reporter: shows a bar of starts and blocks.

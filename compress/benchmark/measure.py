@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from compress.benchmark.model_file import contents
 from compress.benchmark.process import HERE, Place, Worker, check_launchable
-from compress.benchmark.runtimes import RUNTIMES
+from compress.benchmark.runtimes import RUNTIMES, find
+from compress.benchmark.runtimes.interface import Started
 from compress.benchmark.runtimes.machine import allowed_cores
+from compress.benchmark.runtimes.own import is_own
 from compress.errors import InputError
 from compress.export.onnx_file import size_bytes
 from compress.measures.intervals import percentile_bound
@@ -34,7 +36,7 @@ class Profile:
     """A runtime with batch size and threads, how queries come (MLPerf's scenarios), and where the worker runs.
 
     Attributes:
-        runtime: a name of `runtimes.RUNTIMES`.
+        runtime: a name of `runtimes.RUNTIMES`, or ``my_runtime.py:Mine`` for a class in the user's file.
         batch_size: samples a call.
         threads: of the runtime.
         scenario: ``single_stream`` sends a batch when the last one is done; ``multistream`` sends queries of 8 samples,
@@ -55,7 +57,7 @@ class Profile:
     place: Place = HERE
 
     def __post_init__(self) -> None:
-        if self.runtime not in RUNTIMES:
+        if self.runtime not in RUNTIMES and not is_own(self.runtime):
             raise InputError("unknown runtime", expected=", ".join(RUNTIMES), got=self.runtime)
         if self.batch_size < 1 or self.threads < 1:
             raise InputError("batch size and threads start at 1", got=f"{self.batch_size} and {self.threads}")
@@ -74,7 +76,7 @@ class Profile:
     @property
     def name(self) -> str:
         """For keys and table heads, such as ort-cpu-b1-t1 or ort-cuda-b8-t1-offline@edge-box."""
-        name = f"{self.runtime}-b{self.batch_size}-t{self.threads}"
+        name = f"{self.runtime.rpartition(':')[2]}-b{self.batch_size}-t{self.threads}"
         if self.scenario != "single_stream":
             name += f"-{self.scenario}" + ("" if self.arrivals_per_s is None else f"{self.arrivals_per_s:g}")
         return f"{name}@{self.place.name}" if self.place.name else name
@@ -82,12 +84,12 @@ class Profile:
     @property
     def takes_files(self) -> bool:
         """Whether it runs exported files, and so every row of a comparison."""
-        return RUNTIMES[self.runtime].takes_files
+        return find(self.runtime).takes_files
 
     @property
     def on_device(self) -> bool:
         """Whether compute is timed apart from copies."""
-        return RUNTIMES[self.runtime].on_device
+        return find(self.runtime).on_device
 
     @property
     def calls_per_query(self) -> int:
@@ -199,7 +201,7 @@ class Subject:
     def __init__(self, path: Path, profile: Profile, *, inputs: Path) -> None:
         self._path, self._profile, self._inputs = path, profile, inputs
         self._worker: Worker | None = None
-        self._loads: list[dict[str, Any]] = []
+        self._loads: list[Started] = []
         self._memory: list[dict[str, int | None]] = []
         self._warm_ups: list[WarmUp] = []
         self._block_times_ms: list[list[float]] = []
@@ -223,7 +225,7 @@ class Subject:
         )  # fmt: skip
         self._worker = running
         self._loads.append(loaded)
-        self.model_s += (loaded["load_ms"] + loaded["first_run_ms"]) / 1e3
+        self.model_s += (loaded.load_ms + loaded.first_run_ms) / 1e3
 
     def warm_up(self, *, block_ms: float, limit_ms: float) -> None:
         """Run blocks until the medians of the last three agree within 5%, or limit_ms of blocks have passed.
@@ -237,9 +239,9 @@ class Subject:
         stable = False
         while not stable and (len(medians) < 3 or spent_ms < limit_ms):
             block = self._worker.block(block_ms=block_ms)
-            times_ns = block["times_ns"]
+            times_ns = block.times_ns
             spent_ms += sum(times_ns) / 1e6
-            self.model_s += block["elapsed_ns"] / 1e9
+            self.model_s += block.elapsed_ns / 1e9
             medians.append(stdlib_statistics.median(times_ns))
             last = medians[-3:]
             stable = len(last) == 3 and max(last) <= (1 + STABLE_WITHIN) * min(last)
@@ -256,15 +258,15 @@ class Subject:
         found = self._worker.block(
             block_ms=block_ms, calls_per_query=profile.calls_per_query, arrivals_per_s=profile.arrivals_per_s
         )
-        self._block_times_ms.append([time / 1e6 for time in found["times_ns"]])
-        self._switches = _sum(self._switches, found["involuntary_switches"])
-        self._energy_uj = _sum(self._energy_uj, found["energy_uj"])
-        self._block_elapsed_ms.append(found["elapsed_ns"] / 1e6)
-        self.model_s += found["elapsed_ns"] / 1e9
+        self._block_times_ms.append([time / 1e6 for time in found.times_ns])
+        self._switches = _sum(self._switches, found.involuntary_switches)
+        self._energy_uj = _sum(self._energy_uj, found.energy_uj)
+        self._block_elapsed_ms.append(found.elapsed_ns / 1e6)
+        self.model_s += found.elapsed_ns / 1e9
         if profile.on_device:
             alone = self._worker.block(block_ms=block_ms, compute=True)
-            self._compute_ms += [time / 1e6 for time in alone["times_ns"]]
-            self.model_s += alone["elapsed_ns"] / 1e9
+            self._compute_ms += [time / 1e6 for time in alone.times_ns]
+            self.model_s += alone.elapsed_ns / 1e9
 
     @property
     def typical_block_ms(self) -> float:
@@ -302,8 +304,8 @@ class Subject:
         return Measurement(
             size_bytes=size_bytes(self._path),
             sha256=_sha256(self._path) if self._path.is_file() else None,
-            load_ms=stdlib_statistics.median(found["load_ms"] for found in self._loads),
-            first_run_ms=stdlib_statistics.median(found["first_run_ms"] for found in self._loads),
+            load_ms=stdlib_statistics.median(found.load_ms for found in self._loads),
+            first_run_ms=stdlib_statistics.median(found.first_run_ms for found in self._loads),
             num_calls=len(times_ms),
             median_ms=median_ms,
             percentile_ms={name: bound for name, bound in bounds.items() if bound is not None},
@@ -312,7 +314,7 @@ class Subject:
             block_median_ms=[float(np.median(block)) for block in self._block_times_ms],
             warm_up=warm_up,
             involuntary_switches=self._switches,
-            settings=self._loads[-1]["settings"],
+            settings=self._loads[-1].settings,
             quantile_ms=[float(value) for value in np.quantile(times_ms, np.linspace(0, 1, NUM_QUANTILES))],
             degraded=self._degraded(warm_up, busy_s=busy_s, num_calls=len(times_ms)),
             e2e_ms=median_ms if profile.on_device else None,
@@ -345,7 +347,7 @@ class Subject:
         offered = (self._profile.arrivals_per_s or 0) * busy_s
         if num_calls < offered - 4 * math.sqrt(offered):  # their number is a Poisson variable
             found.append(f"overloaded: {num_calls} of {offered:.0f} queries that came were answered")
-        settings = self._loads[-1]["settings"]
+        settings = self._loads[-1].settings
         if settings["pinned_cpus"] is None:
             cores = "a core" if self._profile.threads == 1 else f"{self._profile.threads} cores"
             found.append(f"not pinned to {cores} of its own: there are fewer, or the system cannot pin")

@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -68,6 +69,7 @@ def compare_files(
     profile: Profile,
     preset: str,
     seed: int,
+    code: Sequence[Path] = (),
     reporter: Reporter = SILENT,
 ) -> Pair:
     """Measure the second file against the first.
@@ -80,6 +82,7 @@ def compare_files(
         profile: where and how.
         preset: a name of `compare.PRESETS`.
         seed: of the order in each round, of the intervals and of drawn inputs.
+        code: the user's Python files that may be run as a runtime.
         reporter: shows a bar while it measures.
 
     Raises:
@@ -98,7 +101,7 @@ def compare_files(
     if labels is not None and inputs is None:
         raise InputError("labels are of samples, and none are given", hint="give them with --inputs FILE.npz")
     check_same_inputs(first, second)
-    check_usable(profile.runtime, profile.place)
+    check_usable(profile.runtime, profile.place, code=code)
     with contextlib.ExitStack() as stack:
         samples = inputs
         if samples is None:
@@ -111,6 +114,7 @@ def compare_files(
             profile=profile,
             preset=PRESETS[preset],
             seed=seed,
+            code=code,
             reporter=reporter,
         )
     for name, reason in found.failures.items():
@@ -118,7 +122,7 @@ def compare_files(
     judged = {}
     if labels is not None and inputs is not None:
         truth = np.load(labels, allow_pickle=False)
-        logits = {name: outputs(path, inputs, profile=profile) for name, path in models.items()}
+        logits = {name: outputs(path, inputs, profile=profile, code=code) for name, path in models.items()}
         shapes = {found.shape for found in logits.values()}
         if len(shapes) > 1 or logits["A"].ndim != 2 or logits["A"].shape[:1] != truth.shape:
             raise InputError(

@@ -26,9 +26,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.benchmark.runtimes import RUNTIMES, Load
+from compress.benchmark.runtimes import RUNTIMES, Load, find
+from compress.benchmark.runtimes.interface import Block, Started, Usability
+from compress.benchmark.runtimes.own import is_own, split
 from compress.errors import CompressError, EnvironmentFault, InputError
 from compress.export.onnx_file import external_files
+from compress.user_code import read_user_file
 
 _SHIPPED = Path(__file__).with_name("runtimes")
 _PACKAGE_ROOT = Path(__file__).parents[2]
@@ -130,22 +133,25 @@ class Worker:
         """The process id; of the launcher where there is one."""
         return self._process.pid
 
-    def usable(self, runtime: str) -> dict[str, Any]:
-        """Whether a runtime works there: usable (bool), why and install (empty when it does).
+    def usable(self, runtime: str, *, code: Sequence[Path] = ()) -> Usability:
+        """Whether a runtime works there.
 
         Where a library tells what it lacks on standard error alone, such as a provider whose CUDA libraries are
         missing, its last lines are part of ``why``.
 
         Raises:
+            InputError: for a runtime of the user's own whose file ``code`` does not name.
             WorkerError: when trying it ended the worker.
         """
         written = os.fstat(self._errors.fileno()).st_size
-        request = {"do": "usable", "runtime": runtime, "package_root": str(_PACKAGE_ROOT)}
-        found = self._ask(request, limit_s=self._load_limit_s)
-        if found.pop("logged", False):
+        text = _text(runtime, code=code)
+        request = {"do": "usable", "name": runtime, "package_root": str(_PACKAGE_ROOT), "text": text}
+        reply = self._ask(request, limit_s=self._load_limit_s)
+        found = Usability(**reply["found"])
+        if reply["logged"]:
             # Not by seek and read: the worker writes at the same file position.
-            text = os.pread(self._errors.fileno(), _MOST_LOGGED, written).decode(errors="replace")
-            found["why"] = ": ".join(filter(None, [found["why"], "; ".join(last_logged(text))]))
+            logged = os.pread(self._errors.fileno(), _MOST_LOGGED, written).decode(errors="replace")
+            found = replace(found, why=": ".join(filter(None, [found.why, "; ".join(last_logged(logged))])))
         return found
 
     def load(
@@ -160,11 +166,11 @@ class Worker:
         seed: int = 0,
         strict: bool = False,
         code: Sequence[Path] = (),
-    ) -> dict[str, Any]:
+    ) -> Started:
         """Load a model and run it once.
 
         Args:
-            runtime: a name of `runtimes.RUNTIMES`.
+            runtime: a name of `runtimes.RUNTIMES`, or ``my_runtime.py:Mine``.
             model: an ONNX file, or an artifact directory for torch.
             inputs: .npz of real samples, as `runtimes.worker.batches` takes them.
             batch_size: samples a call.
@@ -172,13 +178,10 @@ class Worker:
             first_core: pin to as many physical cores, counted from this one; None does not pin.
             seed: of the arrivals in the server scenario.
             strict: refuse to run nodes on the CPU that the runtime's device cannot run.
-            code: the user's Python files that torch may run to build the model.
-
-        Returns:
-            load_ms, first_run_ms, settings and memory_bytes by phase.
+            code: the user's Python files that may be run: by torch to build the model, or as a runtime.
 
         Raises:
-            InputError: for a torch runtime behind a launcher.
+            InputError: for a torch runtime behind a launcher, and a file that ``code`` does not name.
             WorkerError: when the model cannot be loaded or run within the limit.
         """
         self._where = str(model)
@@ -193,12 +196,13 @@ class Worker:
             strict=strict,
             package_root=str(_PACKAGE_ROOT),
             code=[str(file.absolute()) for file in code],
+            text=_text(runtime, code=code),
         )
         if self._place.launcher:
             check_launchable(runtime)
             self._send(model, *external_files(model), inputs)
             load = replace(load, model=model.name, inputs=inputs.name, package_root="")
-        return self._ask({"do": "load", **asdict(load)}, limit_s=self._load_limit_s)
+        return Started(**self._ask({"do": "load", **asdict(load)}, limit_s=self._load_limit_s))
 
     def block(
         self,
@@ -207,12 +211,8 @@ class Worker:
         calls_per_query: int = 1,
         arrivals_per_s: float | None = None,
         compute: bool = False,
-    ) -> dict[str, Any]:
+    ) -> Block:
         """Time queries for block_ms; the arguments are those of `runtimes.worker.Model.block`.
-
-        Returns:
-            times_ns of every query, elapsed_ns of the block, and meanwhile involuntary_switches and energy_uj (None:
-            unknown).
 
         Raises:
             WorkerError: when the worker is gone or does not answer.
@@ -221,7 +221,7 @@ class Worker:
             "do": "block", "block_ms": block_ms, "calls_per_query": calls_per_query, "arrivals_per_s": arrivals_per_s,
             "compute": compute,
         }  # fmt: skip
-        return self._ask(request, limit_s=self._reply_limit_s + block_ms / 1e3)
+        return Block(**self._ask(request, limit_s=self._reply_limit_s + block_ms / 1e3))
 
     def outputs(self, batch: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The model's outputs for one batch.
@@ -304,6 +304,11 @@ class Worker:
         return f"the worker ended ({how}): {reason}"
 
 
+def _text(runtime: str, *, code: Sequence[Path]) -> str:
+    """The text of the file of a runtime of the user's own; empty for ours."""
+    return read_user_file(Path(split(runtime)[0]), code=code) if is_own(runtime) else ""
+
+
 def last_logged(text: str) -> list[str]:
     """The last three different lines of a log, oldest first, without colours, times and the place in the source.
 
@@ -320,41 +325,41 @@ def check_launchable(runtime: str) -> None:
     Raises:
         InputError: for the torch runtimes.
     """
-    if not RUNTIMES[runtime].takes_files:
+    if not find(runtime).takes_files:
         able = ", ".join(name for name, entry in RUNTIMES.items() if entry.takes_files)
         raise InputError(
             "a launcher sends files, and this runtime runs the module of an artifact", expected=able, got=runtime
         )
 
 
-def usable_runtime(runtime: str, place: Place = HERE) -> dict[str, Any]:
-    """Whether one runtime works: usable (bool), why and install; ``why`` of one that does is a doubt about it."""
+def usable_runtime(runtime: str, place: Place = HERE, *, code: Sequence[Path] = ()) -> Usability:
+    """Whether one runtime works."""
     try:
         with Worker(place) as worker:
-            return worker.usable(runtime)
+            return worker.usable(runtime, code=code)
     except WorkerError as error:
-        return {"usable": False, "why": error.message, "install": RUNTIMES[runtime].install}
+        return Usability(False, error.message, find(runtime).install)
 
 
-def check_usable(runtime: str, place: Place = HERE) -> str:
+def check_usable(runtime: str, place: Place = HERE, *, code: Sequence[Path] = ()) -> str:
     """Refuse a runtime that does not work; return the doubt about one that does, such as a software adapter.
 
     Raises:
         EnvironmentFault: with the reason, and what to install.
     """
-    found = usable_runtime(runtime, place)
-    if not found["usable"]:
+    found = usable_runtime(runtime, place, code=code)
+    if not found.usable:
         where = f"at {place.name}" if place.name else "here"
-        raise EnvironmentFault(f"{runtime} does not work {where}", got=found["why"], hint=found["install"])
-    return found["why"]
+        raise EnvironmentFault(f"{runtime} does not work {where}", got=found.why, hint=found.install)
+    return found.why
 
 
-def usable_runtimes(place: Place = HERE) -> dict[str, dict[str, Any]]:
-    """Whether each runtime works there: usable (bool), and if not, why and install.
+def usable_runtimes(place: Place = HERE) -> dict[str, Usability]:
+    """Whether each runtime works there, by its name.
 
     A runtime that ends its worker is told so, and the next one gets a new worker.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Usability] = {}
     while len(found) < len(RUNTIMES):
         with contextlib.ExitStack() as stack:
             name = next(name for name in RUNTIMES if name not in found)
@@ -363,5 +368,5 @@ def usable_runtimes(place: Place = HERE) -> dict[str, dict[str, Any]]:
                 for name in [name for name in RUNTIMES if name not in found]:
                     found[name] = worker.usable(name)
             except WorkerError as error:
-                found[name] = {"usable": False, "why": error.message, "install": RUNTIMES[name].install}
+                found[name] = Usability(False, error.message, RUNTIMES[name].install)
     return found

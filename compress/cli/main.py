@@ -230,23 +230,21 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Repeat a bundle's check on this machine; needs onnxruntime and numpy only."""
+    from dataclasses import asdict
+
     from compress.export.verify import verify_bundle
 
     result = verify_bundle(bundle)
     if as_json:
-        typer.echo(json.dumps(result))
+        typer.echo(json.dumps(asdict(result)))
     else:
-        for name, variant in result["variants"].items():
-            word = "ok" if variant["passed"] else "DIFFERS"
-            typer.echo(
-                f"{name:<12} {word:<8} agreement {variant['agreement']:.2%}, at most {variant['max_abs']:.2e} off"
-            )
-        typer.echo(
-            f"sha256       {result['sha256']}\ncpu          {' '.join(result['cpu']['flags']) or 'flags unknown'}"
-        )
-    for warning in result["warnings"]:
+        for name, variant in result.variants.items():
+            word = "ok" if variant.passed else "DIFFERS"
+            typer.echo(f"{name:<12} {word:<8} agreement {variant.agreement:.2%}, at most {variant.max_abs:.2e} off")
+        typer.echo(f"sha256       {result.sha256}\ncpu          {' '.join(result.cpu.flags) or 'flags unknown'}")
+    for warning in result.warnings:
         _say(f"warning: {warning}")
-    if not result["passed"]:
+    if not result.passed:
         raise typer.Exit(GATE_MISSED)
 
 
@@ -391,7 +389,7 @@ def env(as_json: AsJson = False, python: Python = "", launcher: Launcher = "") -
     found = asdict(describe(seed=0))
     runtimes = usable_runtimes(Place(python, tuple(shlex.split(launcher))))
     if as_json:
-        typer.echo(json.dumps(found | {"runtimes": runtimes}))
+        typer.echo(json.dumps(found | {"runtimes": {name: asdict(entry) for name, entry in runtimes.items()}}))
         return
     for key, value in found.items():
         if isinstance(value, dict):
@@ -402,11 +400,9 @@ def env(as_json: AsJson = False, python: Python = "", launcher: Launcher = "") -
             typer.echo(f"{key:<18} {' '.join(value) if isinstance(value, tuple) else value}")
     typer.echo("runtimes:")
     for name, entry in runtimes.items():
-        typer.echo(
-            f"  {name:<16} {'usable' if entry['usable'] else 'not usable'}{entry['why'] and ': ' + entry['why']}"
-        )
-        if entry["install"]:
-            typer.echo(f"  {'':<16} next: {entry['install']}")
+        typer.echo(f"  {name:<16} {'usable' if entry.usable else 'not usable'}{entry.why and ': ' + entry.why}")
+        if entry.install:
+            typer.echo(f"  {'':<16} next: {entry.install}")
 
 
 @app.command()
@@ -420,7 +416,9 @@ def compare(
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Class of each sample, .npy: compare accuracy too.")
     ] = None,
-    runtime: Annotated[str, typer.Option(help="As `compressor env` lists them.")] = "ort-cpu",
+    runtime: Annotated[
+        str, typer.Option(help="As `compressor env` lists them, or my_runtime.py:Mine with --code my_runtime.py.")
+    ] = "ort-cpu",
     batch_size: Annotated[int, typer.Option(min=1, help="Samples a call.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Of the runtime.")] = 1,
     scenario: Annotated[str, typer.Option(help="single_stream, multistream, server or offline.")] = "single_stream",
@@ -428,6 +426,7 @@ def compare(
     preset: Annotated[str, typer.Option(help="quick, standard or strict.")] = "standard",
     python: Python = "",
     launcher: Launcher = "",
+    code: Code = [],
     seed: Annotated[int, typer.Option(help="Of the order in each round and of the intervals.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -449,6 +448,7 @@ def compare(
         profile=profile,
         preset=preset,
         seed=seed,
+        code=code,
         reporter=Reporter(),
     )
     typer.echo(json.dumps(asdict(found), allow_nan=False) if as_json else pair.text(found))

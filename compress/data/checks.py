@@ -27,7 +27,7 @@ def check_inputs(roles: Mapping[Role, Samples]) -> None:
         if inputs.dtype == object:
             _check_text(role, inputs)
         else:
-            _check_images(role, inputs)
+            _check_numbers(role, inputs)
         if inputs.dtype != first.dtype or inputs.shape[1:] != first.shape[1:]:
             raise DataError(
                 "the roles hold different kinds of inputs",
@@ -39,17 +39,18 @@ def check_inputs(roles: Mapping[Role, Samples]) -> None:
             _check_labels(role, inputs, labels)
 
 
-def _check_images(role: Role, inputs: NDArray[Any]) -> None:
-    if inputs.dtype not in (np.uint8, np.float32) or inputs.ndim != 4:
+def _check_numbers(role: Role, inputs: NDArray[Any]) -> None:
+    """Refuse what no task reads; which shape it needs, a task says."""
+    if inputs.dtype not in (np.uint8, np.float32) or inputs.ndim < 2:
         raise DataError(
-            "the inputs are no images",
-            expected="uint8 or float32 [samples, channels, height, width]",
+            "the inputs are neither text nor arrays of numbers",
+            expected="uint8 or float32 [samples, ...]; images are [samples, channels, height, width]",
             got=f"{inputs.dtype} {list(inputs.shape)}",
             where=role,
             hint="convert them with .astype(np.float32)",
         )
     if inputs.dtype == np.float32 and not np.isfinite(inputs).all():
-        bad = int(np.argmax(~np.isfinite(inputs).all(axis=(1, 2, 3))))
+        bad = int(np.argmax(~np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1)))
         raise DataError("an input is not finite", got="NaN or infinity", where=f"{role}, sample {bad}")
 
 

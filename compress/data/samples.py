@@ -19,8 +19,8 @@ class Samples:
     """Raw samples of one role, before preprocessing.
 
     Attributes:
-        inputs: uint8 or float32 [N, C, H, W] for images; objects [N] for text, each a string, or a tuple of strings
-            for two texts or the words of a sentence.
+        inputs: uint8 or float32 [N, C, H, W] for images, [N, ...] for a task of the user's own; objects [N] for text,
+            each a string, or a tuple of strings for two texts or the words of a sentence.
         labels: what is right, or None when unlabelled: int64 [N] class numbers; uint8 [N, C] yes or no for each of
             several labels; float32 [N, C] targets of a regression; or objects [N], each the int64 tags of its words.
     """

@@ -42,7 +42,7 @@ class Source(Values):
     def title(self) -> str:
         """What people call it: its folder or file, else its kind."""
         paths = [value for value in self.__dict__.values() if isinstance(value, Path)]
-        return paths[0].stem if paths else self.__dict__["source"]
+        return paths[0].stem if paths else self.__dict__.get("source", type(self).__name__)
 
     @abstractmethod
     def load(self, *, code: Sequence[Path]) -> Raw:

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag
+from pydantic.json_schema import SkipJsonSchema
 
 from compress.config import one_key
 from compress.data.arrays import Numpy
 from compress.data.idx import read_idx
 from compress.data.images import Mode, read_folder
+from compress.data.own import OwnSource, form
 from compress.data.samples import ROLES, Role, Samples
 from compress.data.source import Raw, Source, channels_first, class_numbers
 from compress.data.table import HubData, Table
 from compress.errors import DataError
-from compress.user_code import run_user_file, user_function
+from compress.user_code import run_user_file, user_function, written
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 
@@ -164,7 +166,13 @@ class File(Source):
         return Raw(roles, self.classes)
 
 
-AnySource = Annotated[
+OurSource = Annotated[
     Annotated[Digits | File | HubData | Idx | ImageFolder | Numpy | Table, Field(discriminator="source")],
     BeforeValidator(one_key("source")),
+]
+AnySource = Annotated[
+    Annotated[OurSource, Tag("ours")]
+    | Annotated[OwnSource, Tag("own")]
+    | SkipJsonSchema[Annotated[Source, PlainSerializer(written), Tag("object")]],
+    Discriminator(form),
 ]

@@ -17,18 +17,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from compress.errors import StageError
+from compress.export.manifest import FORMAT_VERSION, NAME, Bounds, Content, Manifest
 from compress.export.metadata import Metadata, write_metadata
 from compress.export.onnx_file import external_files, write_model
 from compress.export.session import Session
 
-FORMAT_VERSION = 1
-MANIFEST = "bundle.json"
 MIN_REFERENCE_ROWS = 32
 
 # How far outputs on another machine may be from the reference, relative to max(1, largest output). fp16 keeps 11 bits;
@@ -56,7 +54,7 @@ def write_bundle(
     metadata: Metadata,
     inputs: tuple[np.ndarray, ...],
     files: Mapping[str, str],
-) -> dict[str, Any]:
+) -> Manifest:
     """Fills an empty directory with a bundle.
 
     Args:
@@ -82,7 +80,7 @@ def write_bundle(
         raise StageError("a bundle needs reference inputs", expected=f"{MIN_REFERENCE_ROWS} rows or more", got=rows)
     reference = {f"input/{spec.name}": array for spec, array in zip(metadata.signature.inputs, inputs, strict=True)}
     reference |= _outputs("fp32", Session(fp32), inputs)
-    described: dict[str, dict[str, Any]] = {}
+    described: dict[str, Bounds] = {}
     for name, model in variants.items():
         precision = name.partition("-")[0]
         if precision not in TOLERANCES:
@@ -91,11 +89,7 @@ def write_bundle(
         path = directory / f"{name}.onnx"
         write_model(model, path)
         reference |= _outputs(name, Session(path), inputs)
-        described[name] = {
-            "file": path.name,
-            "tolerance": TOLERANCES[precision],
-            "min_agreement": MIN_AGREEMENT,
-        }
+        described[name] = Bounds(path.name, TOLERANCES[precision], MIN_AGREEMENT)
     (directory / "labels.json").write_text(json.dumps(metadata.labels, indent=1))
     (directory / "preprocessing.json").write_text(json.dumps(metadata.preprocessing, indent=1))
     np.savez_compressed(directory / "reference.npz", allow_pickle=False, **reference)
@@ -107,15 +101,15 @@ def write_bundle(
     if external_files(directory / f"{primary}.onnx"):
         script = script.replace(FROM_MEMORY, FROM_FILES)
     (directory / "predict.py").write_text(script)
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "primary": f"{primary}.onnx",
-        "variants": described,
-        "lineage": metadata.lineage.model_dump(mode="json"),
-        "signature": metadata.signature.model_dump(mode="json"),
-        "files": {path.name: _entry(path) for path in sorted(directory.iterdir()) if path.name != MANIFEST},
-    }
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        primary=f"{primary}.onnx",
+        variants=described,
+        lineage=metadata.lineage.model_dump(mode="json"),
+        signature=metadata.signature.model_dump(mode="json"),
+        files={path.name: _content(path) for path in sorted(directory.iterdir()) if path.name != NAME},
+    )
+    manifest.write(directory)
     return manifest
 
 
@@ -132,7 +126,7 @@ def _outputs(name: str, session: Session, inputs: tuple[np.ndarray, ...]) -> dic
     return {f"{name}/{output}": array for output, array in outputs.items()}
 
 
-def _entry(path: Path) -> dict[str, Any]:
+def _content(path: Path) -> Content:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"sha256": digest, "size_bytes": path.stat().st_size}
+    return Content(digest, path.stat().st_size)

@@ -153,7 +153,7 @@ def measure(
     for profile in profiles:
         if host.interrupted():
             raise KeyboardInterrupt
-        why = "" if profile.name in needed or is_ours(profile) else _unusable(profile)
+        why = "" if profile.name in needed or is_ours(profile) else _unusable(profile, host.code)
         if why:
             names = _raceable(contenders, profile)
             reference, seed = contenders[0].name, recipe.seed
@@ -216,8 +216,12 @@ def _raceable(contenders: Sequence[Contender], profile: Profile) -> dict[str, Pa
     return {entry.name: entry.artifact.path for entry in contenders if entry.artifact.kind == "model"}
 
 
-def check_runtimes(recipe: Recipe) -> None:
+def check_runtimes(recipe: Recipe, *, code: Sequence[Path] = ()) -> None:
     """Refuse, before anything is trained, a runtime that the verdict rests on and that does not work.
+
+    Args:
+        recipe: names the runtimes.
+        code: the user's Python files that may be run.
 
     Raises:
         EnvironmentFault: with the reason, and what to install.
@@ -228,7 +232,7 @@ def check_runtimes(recipe: Recipe) -> None:
     for profile in [first, *(other for other in others if other.name in judged)]:
         if is_ours(profile):
             continue
-        doubt = check_usable(profile.runtime, profile.place)
+        doubt = check_usable(profile.runtime, profile.place, code=code)
         if doubt:
             raise EnvironmentFault(
                 f"the verdict would rest on {profile.name}, which is {doubt}",
@@ -236,10 +240,10 @@ def check_runtimes(recipe: Recipe) -> None:
             )
 
 
-def _unusable(profile: Profile) -> str:
+def _unusable(profile: Profile, code: Sequence[Path]) -> str:
     """Why a profile cannot be measured, and what to do; empty when it can."""
-    found = usable_runtime(profile.runtime, profile.place)
-    return "" if found["usable"] else f"{found['why']}; next: {found['install']}"
+    found = usable_runtime(profile.runtime, profile.place, code=code)
+    return "" if found.usable else f"{found.why}; next: {found.install}"
 
 
 def _check_measured(found: Comparison, needed: Sequence[str]) -> None:

@@ -107,8 +107,9 @@ def _run(
     names = [tensor.name for tensor in work.task.signature.inputs]
     with Worker(profile.place) as worker:
         worker.load(
-            runtime=profile.runtime, model=entry.scores.onnx_path, inputs=inputs[entry.name], threads=profile.threads
-        )
+            runtime=profile.runtime, model=entry.scores.onnx_path, inputs=inputs[entry.name],
+            threads=profile.threads, code=host.code,
+        )  # fmt: skip
         feed = Feed(work.task, samples, threads=host.execution.threads, batch_size=ELSEWHERE_BATCH)
         return feed.through(lambda *given: worker.outputs(dict(zip(names, given, strict=True))))
 

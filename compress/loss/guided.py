@@ -24,10 +24,10 @@ from compress.errors import InputError
 from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
 from compress.loss.features import AttentionTransfer, Cosine, FeatureTerm, Hidden, Hint, LastFeature, Rkd
 from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, LogitTerm, Mse
-from compress.loss.own import AnyOwnTerm, OwnTerm, name_fault, written
+from compress.loss.own import AnyOwnTerm, OwnTerm, name_fault
 from compress.loss.presets import PRESETS, PresetName
 from compress.loss.term import Schedule, Share, Targets, Term
-from compress.user_code import origin
+from compress.user_code import origin, written
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import PlainSerializer, SerializationInfo, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 from torch import nn
 
@@ -10,7 +10,7 @@ from compress.config import Values
 from compress.loss.features import FeatureTerm
 from compress.loss.logits import LogitTerm
 from compress.loss.term import Term
-from compress.user_code import OwnClass, is_own, origin
+from compress.user_code import OwnClass, is_own, written
 
 MAX_NAME = 40
 
@@ -33,15 +33,6 @@ def name_fault(name: str) -> str | None:
     if not (name.isidentifier() and name.islower() and name.isascii() and len(name) <= MAX_NAME):
         return f"a term's name is lower-case letters, digits and _, at most {MAX_NAME}; got {name!r}"
     return None
-
-
-def written(term: Term | OwnTerm, info: SerializationInfo) -> dict[str, Any]:
-    """Return the fields of a term of the user's class, with the class and the content of its file under ``class``.
-
-    So a fingerprint and every key know what the class computes. This cannot be read back: only its code can make it.
-    """
-    fields = term.model_dump(mode=info.mode, exclude_none=info.exclude_none)
-    return fields if isinstance(term, OwnTerm) else {"class": str(origin(type(term))), **fields}
 
 
 def _checked(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:

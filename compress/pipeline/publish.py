@@ -13,6 +13,7 @@ from compress.benchmark.environment import describe
 from compress.benchmark.measure import Measurement
 from compress.data import Data
 from compress.export.layers import layer_sizes
+from compress.export.manifest import Manifest
 from compress.export.onnx_file import external_files
 from compress.judge.contenders import Contender
 from compress.judge.race import Race
@@ -106,15 +107,15 @@ def _record_race(benchmark: BenchmarkResult, verdict: Verdict | None, rows: Sequ
 
 
 def _register(bundle: Path, verdict: Verdict, name: str, run: Run) -> None:
-    manifest = json.loads((bundle / "bundle.json").read_text())
-    signature = Signature.model_validate(manifest["signature"])
+    manifest = Manifest.read(bundle)
+    signature = Signature.model_validate(manifest.signature)
     inputs, outputs = (
         [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
         for tensors in (signature.inputs, signature.outputs)
     )
     with np.load(bundle / "reference.npz") as archive:
         example = {tensor: archive[f"input/{tensor}"][:1] for tensor, _, _ in inputs}
-    primary = bundle / manifest["primary"]
+    primary = bundle / manifest.primary
     run.register_onnx(
         primary,
         data=external_files(primary),

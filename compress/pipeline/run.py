@@ -106,7 +106,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
     real = recipe = recipe.resolve(code=options.code)
     recipe, options, data = prepare(recipe, options)
     if options.until_stage is None:
-        check_runtimes(recipe)
+        check_runtimes(recipe, code=options.code)
     store = Store.open(options.store)
     run_dir = store.root / "runs" / run_name(recipe, data)
     started_s = time.monotonic()

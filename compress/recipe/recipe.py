@@ -177,13 +177,13 @@ class Recipe(Values):
         return resolve(self, code=code)
 
     def task(self, data: Data) -> Task:
-        """Return the task for these data; see `DataConfig.task`.
+        """Return the task for these data; see `DataConfig.task_of`.
 
         Raises:
             RecipeError: when a loss has terms that mean nothing for the task's outputs.
         """
         model = self.teacher.model
-        task = self.data.task(data, tokenizer=model.path if isinstance(model, HuggingFace) else None)
+        task = self.data.task_of(data, tokenizer=model.path if isinstance(model, HuggingFace) else None)
         losses = {"the pipeline": self.loss} | {
             stage.title: own for stage in self.stages if (own := stage.guided_loss(self.loss)) is not self.loss
         }

@@ -15,7 +15,7 @@ from compress.recipe.faults import Fault, Place, explain
 from compress.recipe.plain import anchored, keys_of, plain
 from compress.recipe.schema import OneKeySchema, keys_at
 from compress.recipe.text import Document, Steps
-from compress.user_code import OwnClass, OwnFunction
+from compress.user_code import Own, OwnClass
 
 Held = TypeVar("Held", bound=Values)
 
@@ -50,7 +50,7 @@ class _Resolution:
         """Return a value with everything in it resolved; the same object where there is nothing to do."""
         if isinstance(given, OwnClass):
             return self.made(given, path)
-        if isinstance(given, OwnFunction):
+        if isinstance(given, Own):
             return given.find(code=self.code, where=self.document.dotted(path))
         if isinstance(given, Values):
             return self.holder(given, path)

@@ -33,7 +33,8 @@ class OneKeySchema(GenerateJsonSchema):
             alternatives: list[JsonSchemaValue] = []
             for choice in schema["choices"].values():
                 with suppress(PydanticOmit):  # what Python alone can give, such as a function
-                    alternatives.append(self.generate_inner(choice))
+                    written = self.generate_inner(choice)
+                    alternatives += written["anyOf"] if written.keys() == {"anyOf"} else [written]
             return {"anyOf": alternatives}
         forms: list[JsonSchemaValue] = []
         bare: list[str] = []

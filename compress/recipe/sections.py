@@ -3,12 +3,21 @@
 from collections.abc import Sequence
 from inspect import isfunction
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+)
 
 from compress.benchmark.measure import Profile, Scenario, default_profiles
+from compress.benchmark.own import OwnRuntime
 from compress.benchmark.process import Place
 from compress.benchmark.runtimes import RUNTIMES
 from compress.benchmark.runtimes.machine import allowed_cores
@@ -21,6 +30,7 @@ from compress.models import AnyModel
 from compress.stages.export import Variant
 from compress.stages.train import Train
 from compress.tasks import Augment, ImageClassification, Judge, Normalize, Task, TextTask, Tokenize, Tokenizer
+from compress.tasks.own import AnyTask, OwnTask, TaskMaker, make_task
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -37,6 +47,7 @@ class DataConfig(Values):
         normalize: mean and deviation that given weights were trained with; None takes those of the train role.
         tokenize: how text becomes tokens.
         judge: what counts as right.
+        task: what samples are, where they are neither images of one class nor text: the user's own; see `OwnTask`.
     """
 
     source: AnySource
@@ -46,9 +57,15 @@ class DataConfig(Values):
     normalize: Normalize | None = None
     tokenize: Tokenize = Tokenize()
     judge: Judge = Judge()
+    task: AnyTask | None = None
 
-    def task(self, data: Data, *, tokenizer: str | None) -> Task:
-        """Return the task for these data: images, texts, or words.
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the key of a task of the user's own where there is none, so that stored runs are found as ever."""
+        return {name: value for name, value in write(self).items() if name != "task" or value is not None}
+
+    def task_of(self, data: Data, *, tokenizer: str | None) -> Task:
+        """Return the task for these data: images, texts, or words, or the user's own.
 
         Args:
             data: as ``load`` returned them.
@@ -58,13 +75,27 @@ class DataConfig(Values):
             DataError: when the fields do not fit the data, or a measure of the user's own gives no number.
             ModelError: when there is no tokenizer.
         """
-        task = self._task(data, tokenizer=tokenizer)
+        if self.task is not None:
+            return self._own_task(self.task, data)
+        task = self._our_task(data, tokenizer=tokenizer)
         if isfunction(self.judge.measure):  # tried before anything trains
             size = (int(task.units(data.select).sum()), len(task.classes))
             task.tally(np.random.default_rng(0).standard_normal(size).astype(np.float32), data.select)
         return task
 
-    def _task(self, data: Data, *, tokenizer: str | None) -> Task:
+    def _own_task(self, make: TaskMaker | OwnTask, data: Data) -> Task:
+        ours = ("augment", "normalize", "tokenize", "judge")
+        given = [name for name in ours if self.__dict__[name] != type(self).model_fields[name].default]
+        if given:
+            raise DataError(
+                "a task of your own reads and judges samples itself",
+                expected=f"no {', '.join(ours)} beside it",
+                got=", ".join(given),
+                where=f"data.{given[0]}",
+            )
+        return make_task(make, data)
+
+    def _our_task(self, data: Data, *, tokenizer: str | None) -> Task:
         if data.select.inputs.dtype != object:
             if self.tokenize != Tokenize():
                 raise DataError("only text is tokenized", got="images", where="data.tokenize")
@@ -186,11 +217,18 @@ def _known_runtime(name: str) -> str:
     return name
 
 
+RuntimeName = Annotated[str, AfterValidator(_known_runtime), Field(json_schema_extra={"enum": [*sorted(RUNTIMES)]})]
+AnyRuntime = Annotated[
+    Annotated[RuntimeName, Tag("name")] | Annotated[OwnRuntime, Tag("own")],
+    Discriminator(lambda value: "own" if isinstance(value, dict | OwnRuntime) else "name"),
+]
+
+
 class ProfileChoice(Values):
     """A runtime with batch size and threads, how queries come, and where the worker runs.
 
     Attributes:
-        runtime: where models run.
+        runtime: where models run; ``{file: my_runtime.py, class: Mine}`` is the user's own, see `OwnRuntime`.
         batch_size: samples per call.
         threads: of the runtime; ``all`` means every core this process may use.
         scenario: ``single_stream``, ``multistream``, ``server`` or ``offline``, as MLPerf means them.
@@ -199,9 +237,7 @@ class ProfileChoice(Values):
         launcher: words before the interpreter, such as ``[ssh, edge-box]``; the model is sent there.
     """
 
-    runtime: Annotated[str, AfterValidator(_known_runtime), Field(json_schema_extra={"enum": [*sorted(RUNTIMES)]})] = (
-        "ort-cpu"
-    )
+    runtime: AnyRuntime = "ort-cpu"
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 1
     threads: Annotated[
         int,
@@ -221,7 +257,8 @@ class ProfileChoice(Values):
     def profile(self) -> Profile:
         """The same for the harness."""
         place = Place(self.python, self.launcher)
-        return Profile(self.runtime, self.batch_size, self.threads, self.scenario, self.arrivals_per_s, place)
+        runtime = self.runtime.runtime if isinstance(self.runtime, OwnRuntime) else self.runtime
+        return Profile(runtime, self.batch_size, self.threads, self.scenario, self.arrivals_per_s, place)
 
 
 class Benchmark(Values):
@@ -265,11 +302,10 @@ class Benchmark(Values):
     def smoke(self) -> Self:
         """One quick timing."""
         first = self.measured()[0]
-        choice = ProfileChoice(
-            runtime=first.runtime, batch_size=first.batch_size, threads=first.threads, scenario=first.scenario,
-            arrivals_per_s=first.arrivals_per_s, python=first.place.python, launcher=first.place.launcher,
-        )  # fmt: skip
-        return self.model_copy(update={"preset": "quick", "profiles": (choice,)})
+        choices = [choice for choice in self.profiles if choice.profile == first]
+        if not choices:  # one of those that are measured unless others are named
+            choices = [ProfileChoice(runtime=first.runtime, batch_size=first.batch_size, threads=first.threads)]
+        return self.model_copy(update={"preset": "quick", "profiles": (choices[0],)})
 
 
 class Limits(Values):

@@ -145,7 +145,7 @@ class Export(Stage):
                 "macs": total_macs(fp32),
                 "parity": max(checked, key=lambda found: found["max_abs"]),
                 "primary": primary,
-                "sha256": manifest["files"][manifest["primary"]]["sha256"],
+                "sha256": manifest.sha256,
                 "variants": {
                     name: against[name] | {"size_bytes": size_bytes(directory / f"{name}.onnx")} for name in wanted
                 },

@@ -2,7 +2,8 @@
 
 from typing import ClassVar, Literal
 
-from compress.loss import GuidedLoss, Hard, bind
+from compress.loss import GuidedLoss, bind
+from compress.loss.logits import Hard
 from compress.models import load_model, load_structure
 from compress.stage import Host, Need, Optimization, Stage, Training, Work
 from compress.store.artifact import Artifact

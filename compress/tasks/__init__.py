@@ -4,6 +4,7 @@ from compress.measures.judge import Judge
 from compress.measures.tally import Tally
 from compress.tasks.batch import Batch
 from compress.tasks.image_classification import Augment, ImageClassification, Normalize
+from compress.tasks.own import OwnTask
 from compress.tasks.signature import Signature, Tensor
 from compress.tasks.task import Task
 from compress.tasks.text import TextTask
@@ -15,6 +16,7 @@ __all__ = [
     "ImageClassification",
     "Judge",
     "Normalize",
+    "OwnTask",
     "Signature",
     "Tally",
     "Task",

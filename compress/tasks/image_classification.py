@@ -170,7 +170,7 @@ class ImageClassification(Task):
         return tuple(range(self.augment.views))
 
     @cached_property
-    def digest(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] # a property, computed once
+    def state(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] # a property, computed once
         """SHA-256 of everything that decides what a batch holds."""
         augment = None if self.augment is None else self.augment.model_dump_json()
         state: tuple[object, ...] = (self.classes, self.shape, self.scale, self.mean, self.std, augment)

@@ -1,7 +1,11 @@
 """What every task is: how samples become batches, outputs become a loss, and decisions become a number."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,6 +20,7 @@ from compress.errors import DataError
 from compress.measures.tally import Tally
 from compress.tasks.batch import Batch
 from compress.tasks.signature import Signature
+from compress.user_code import is_own, origin
 
 Problem = Literal["single-label", "multi-label", "regression"]
 
@@ -42,10 +47,26 @@ class Task(ABC):
     def preprocessing(self) -> dict[str, Any]:
         """What a deployment must do to raw samples, as JSON values."""
 
-    @property
-    @abstractmethod
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of everything that decides what a batch holds."""
+        """SHA-256 of everything that decides what a batch holds; of a class of the user's, its file is part of that."""
+        kind = type(self)
+        return hashlib.sha256(f"{origin(kind)}\n{self.state}".encode()).hexdigest() if is_own(kind) else self.state
+
+    @property
+    def state(self) -> str:
+        """Everything that, with the code of the class, decides what a batch holds and how it is judged.
+
+        Raises:
+            DataError: when the task is no dataclass, or its fields are no JSON values.
+        """
+        kind = type(self).__name__
+        if not is_dataclass(self):
+            raise DataError(f"what decides {kind} is not known", expected="a frozen dataclass, or `state`", got=kind)
+        try:
+            return json.dumps(asdict(self), sort_keys=True)
+        except TypeError as error:
+            raise DataError(f"the fields of {kind} are not all JSON values", got=error) from error
 
     @property
     @abstractmethod

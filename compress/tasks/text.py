@@ -133,7 +133,7 @@ class TextTask(Task):
         }
 
     @cached_property
-    def digest(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] # a property, computed once
+    def state(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] # a property, computed once
         """SHA-256 of everything that decides what a batch holds and how it is judged."""
         state = (
             self.classes,

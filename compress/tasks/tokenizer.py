@@ -19,7 +19,8 @@ from compress.errors import EnvironmentFault, ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")  # what loads it again
+CONTENT = "tokenizer.json"
+FILES = (CONTENT, "tokenizer_config.json", "special_tokens_map.json")  # what loads it again
 
 
 class Tokenize(Values):
@@ -145,22 +146,15 @@ class Tokenizer:
             self._tokenizer.save_pretrained(directory)
             found = {name: (Path(directory) / name) for name in FILES}
             texts = {name: path.read_text(encoding="utf-8") for name, path in found.items() if path.exists()}
-        content = json.loads(texts["tokenizer.json"])
-        content["truncation"] = {
-            "direction": "Right",
-            "max_length": self.max_length,
-            "strategy": "LongestFirst",
-            "stride": 0,
-        }
-        content["padding"] = None
-        texts["tokenizer.json"] = json.dumps(content, ensure_ascii=False)
+        limit = {"direction": "Right", "max_length": self.max_length, "strategy": "LongestFirst", "stride": 0}
+        content = json.loads(texts[CONTENT]) | {"truncation": limit, "padding": None}
+        texts[CONTENT] = json.dumps(content, ensure_ascii=False)
         return texts
 
     @property
     def digest(self) -> str:
         """SHA-256 of how it splits, its vocabulary and its limit."""
-        content = json.loads(self._tokenizer.backend_tokenizer.to_str())
-        content["truncation"] = content["padding"] = None
+        content = json.loads(self._tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
         return hashlib.sha256(f"{json.dumps(content, sort_keys=True)}{self.max_length}".encode()).hexdigest()
 
     def encode(self, samples: Samples, *, words: bool) -> Encoded:

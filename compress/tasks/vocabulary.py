@@ -14,14 +14,108 @@ no such pieces becomes the unknown token.
 import json
 import re
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from compress.errors import ModelError
 
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # what stands for a byte of a character that has no piece
+CONTENT, CONFIG = "tokenizer.json", "tokenizer_config.json"
+Merge = str | tuple[str, str]  # the two parts, which older files write as one string
+
+
+class Splitter(BaseModel):
+    """What is read of ``model`` in ``tokenizer.json``: the pieces, and how words are split into them.
+
+    Attributes:
+        type: ``WordPiece``, ``BPE`` or ``Unigram``.
+        vocab: ids by piece, or for Unigram pieces with their scores, by id.
+        merges: of BPE, by rank.
+        continuing_subword_prefix: of pieces within a word.
+        end_of_word_suffix: of pieces at a word's end.
+        byte_fallback: whether characters without a piece become pieces for their bytes.
+        unk_id: of the unknown piece, for Unigram.
+        unk_token: the unknown piece, for the others.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    vocab: dict[str, int] | list[tuple[str, int | float]]
+    merges: list[Merge] = []
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
+    byte_fallback: bool | None = None
+    unk_id: int | None = None
+    unk_token: str | None = None
+
+    @cached_property
+    def id_of(self) -> dict[str, int]:
+        """The ids by piece."""
+        if isinstance(self.vocab, dict):
+            return self.vocab
+        return {piece: number for number, (piece, _) in enumerate(self.vocab)}
+
+    def always(self) -> set[int]:
+        """Return the ids of single characters, of pieces for bytes, and of the unknown piece."""
+        prefix, suffix = self.continuing_subword_prefix or "", self.end_of_word_suffix or ""
+        kept = {
+            number for piece, number in self.id_of.items() if len(piece.removeprefix(prefix).removesuffix(suffix)) <= 1
+        }
+        if self.byte_fallback:
+            kept |= {number for piece, number in self.id_of.items() if BYTE.fullmatch(piece)}
+        unknown = self.unk_id
+        if self.type != "Unigram" and self.unk_token is not None:
+            unknown = self.id_of.get(self.unk_token)
+        return kept if unknown is None else {*kept, unknown}
+
+    def merged(self, merge: Merge) -> str:
+        """Return what a merge makes of its two parts; the second loses the prefix of pieces within a word."""
+        first, second = _pair(merge)
+        return first + second.removeprefix(self.continuing_subword_prefix or "")
+
+    def on_the_way(self, kept: Collection[int]) -> set[int]:
+        """Return the ids of all tokens that merges go through on the way to the kept ones."""
+        made_of: dict[str, list[tuple[str, str]]] = {}
+        for merge in self.merges:
+            made_of.setdefault(self.merged(merge), []).append(_pair(merge))
+        piece_of = {number: piece for piece, number in self.id_of.items()}
+        waiting = [piece_of[number] for number in kept if number in piece_of]
+        found: set[int] = set()
+        while waiting:
+            piece = waiting.pop()
+            if self.id_of[piece] not in found:
+                found.add(self.id_of[piece])
+                waiting += [part for parts in made_of.get(piece, []) for part in parts if part in self.id_of]
+        return found
+
+    def renumbered(self, new_of: Mapping[int, int]) -> dict[str, Any]:
+        """Return the entries of ``model`` that change when only these ids stay."""
+        if not isinstance(self.vocab, dict):
+            vocab = [entry for number, entry in enumerate(self.vocab) if number in new_of]
+            return {"vocab": vocab, "unk_id": None if self.unk_id is None else new_of[self.unk_id]}
+        left = {piece: new_of[number] for piece, number in self.vocab.items() if number in new_of}
+        if self.type != "BPE":
+            return {"vocab": left}
+        return {"vocab": left, "merges": [merge for merge in self.merges if self.merged(merge) in left]}
+
+
+class Added(BaseModel):
+    """What is read of an added token, such as ``[CLS]``."""
+
+    id: int
+
+
+class Content(BaseModel):
+    """What is read of ``tokenizer.json``."""
+
+    model: Splitter
+    added_tokens: list[Added]
+    post_processor: dict[str, Any] | None = None
 
 
 def keep_tokens(files: Mapping[str, str], wanted: Collection[int]) -> tuple[dict[str, str], NDArray[np.int64]]:
@@ -34,86 +128,58 @@ def keep_tokens(files: Mapping[str, str], wanted: Collection[int]) -> tuple[dict
     Raises:
         ModelError: when the kind of tokenizer is not known.
     """
-    content = json.loads(files["tokenizer.json"])
-    model = content["model"]
-    if model["type"] not in ("WordPiece", "BPE", "Unigram"):
-        raise ModelError("no such tokenizer can lose tokens", expected="WordPiece, BPE or Unigram", got=model["type"])
-    id_of: dict[str, int] = (
-        {piece: number for number, (piece, _) in enumerate(model["vocab"])}
-        if model["type"] == "Unigram"
-        else dict(model["vocab"])
-    )
-    kept = {*wanted, *(token["id"] for token in content["added_tokens"])}
-    prefix = model.get("continuing_subword_prefix") or ""
-    suffix = model.get("end_of_word_suffix") or ""
-    kept |= {number for piece, number in id_of.items() if len(piece.removeprefix(prefix).removesuffix(suffix)) <= 1}
-    if model.get("byte_fallback"):
-        kept |= {number for piece, number in id_of.items() if BYTE.fullmatch(piece)}
-    if model["type"] == "Unigram" and model.get("unk_id") is not None:
-        kept.add(model["unk_id"])
-    elif model.get("unk_token") in id_of:
-        kept.add(id_of[model["unk_token"]])
-    if model["type"] == "BPE":
-        kept |= _on_the_way(model, id_of, kept)
+    written = json.loads(files[CONTENT])
+    kind = written.get("model", {}).get("type")
+    if kind not in ("WordPiece", "BPE", "Unigram"):
+        raise ModelError("no such tokenizer can lose tokens", expected="WordPiece, BPE or Unigram", got=kind)
+    content = Content.model_validate(written)
+    kept = {*wanted, *(token.id for token in content.added_tokens), *content.model.always()}
+    if kind == "BPE":
+        kept |= content.model.on_the_way(kept)
     old = np.array(sorted(kept), np.int64)
     new_of = {int(number): position for position, number in enumerate(old)}
-    if model["type"] == "Unigram":
-        model["vocab"] = [entry for number, entry in enumerate(model["vocab"]) if number in new_of]
-        model["unk_id"] = None if model.get("unk_id") is None else new_of[model["unk_id"]]
-    else:
-        model["vocab"] = {piece: new_of[number] for piece, number in id_of.items() if number in new_of}
-    if model["type"] == "BPE":
-        model["merges"] = [merge for merge in model["merges"] if _merged(merge, prefix) in model["vocab"]]
-    for token in content["added_tokens"]:
-        token["id"] = new_of[token["id"]]
-    if content.get("post_processor"):
-        _renumber(content["post_processor"], new_of)
-    found = {**files, "tokenizer.json": json.dumps(content, ensure_ascii=False)}
-    if "tokenizer_config.json" in found:
-        config = json.loads(found["tokenizer_config.json"])
-        decoder = config.get("added_tokens_decoder", {})
-        if decoder:
-            config["added_tokens_decoder"] = {str(new_of[int(number)]): token for number, token in decoder.items()}
-        found["tokenizer_config.json"] = json.dumps(config, ensure_ascii=False)
+    changed: dict[str, Any] = {
+        "model": written.get("model") | content.model.renumbered(new_of),
+        "added_tokens": [
+            token | {"id": new_of[added.id]}
+            for token, added in zip(written.get("added_tokens"), content.added_tokens, strict=True)
+        ],
+    }
+    if content.post_processor:
+        changed["post_processor"] = _renumbered(content.post_processor, new_of)
+    found = {**files, CONTENT: json.dumps(written | changed, ensure_ascii=False)}
+    if CONFIG in found:
+        found[CONFIG] = _configured(found[CONFIG], new_of)
     return found, old
 
 
-def _pair(merge: Any) -> tuple[str, str]:
-    """Return the two parts of a merge, which older files write as one string."""
+def _pair(merge: Merge) -> tuple[str, str]:
+    """Return the two parts of a merge."""
     first, second = merge.split(" ") if isinstance(merge, str) else merge
     return first, second
 
 
-def _merged(merge: Any, prefix: str) -> str:
-    """Return what a merge makes of its two parts; the second loses the prefix of pieces within a word."""
-    first, second = _pair(merge)
-    return first + second.removeprefix(prefix)
+def _configured(text: str, new_of: Mapping[int, int]) -> str:
+    """Return ``tokenizer_config.json`` with the new ids of added tokens."""
+    config = json.loads(text)
+    decoder = config.get("added_tokens_decoder", {})
+    if decoder:
+        config |= {"added_tokens_decoder": {str(new_of[int(number)]): token for number, token in decoder.items()}}
+    return json.dumps(config, ensure_ascii=False)
 
 
-def _on_the_way(model: Mapping[str, Any], id_of: Mapping[str, int], kept: Collection[int]) -> set[int]:
-    """Return the ids of all tokens that merges go through on the way to the kept ones."""
-    prefix = model.get("continuing_subword_prefix") or ""
-    made_of: dict[str, list[tuple[str, str]]] = {}
-    for merge in model["merges"]:
-        made_of.setdefault(_merged(merge, prefix), []).append(_pair(merge))
-    piece_of = {number: piece for piece, number in id_of.items()}
-    waiting = [piece_of[number] for number in kept if number in piece_of]
-    found: set[int] = set()
-    while waiting:
-        piece = waiting.pop()
-        if id_of[piece] not in found:
-            found.add(id_of[piece])
-            waiting += [part for parts in made_of.get(piece, []) for part in parts if part in id_of]
-    return found
-
-
-def _renumber(processor: dict[str, Any], new_of: Mapping[int, int]) -> None:
-    """Give the special tokens of a post-processor their new ids, in place."""
+def _renumbered(processor: Mapping[str, Any], new_of: Mapping[int, int]) -> dict[str, Any]:
+    """Return a post-processor whose special tokens have their new ids."""
+    changed: dict[str, Any] = {}
     for name in ("sep", "cls"):
         if isinstance(processor.get(name), list):
-            processor[name][1] = new_of[processor[name][1]]
+            token, number = processor[name]
+            changed[name] = [token, new_of[number]]
     special = processor.get("special_tokens")
-    for token in special.values() if isinstance(special, dict) else ():
-        token["ids"] = [new_of[number] for number in token["ids"]]
-    for inner in processor.get("processors", []):
-        _renumber(inner, new_of)
+    if isinstance(special, dict):
+        changed["special_tokens"] = {
+            name: token | {"ids": [new_of[number] for number in token["ids"]]} for name, token in special.items()
+        }
+    if "processors" in processor:
+        changed["processors"] = [_renumbered(inner, new_of) for inner in processor.get("processors", [])]
+    return {**processor, **changed}

@@ -10,8 +10,10 @@ import torch
 from compress.advice import measures
 from compress.advice.rules import judged
 from compress.data import Samples
-from compress.loss import DynamicLayers, GuidedLoss, Hard, Hidden, Kl, LastFeature, Tap
-from compress.loss.logits import kl
+from compress.loss import GuidedLoss, Tap
+from compress.loss.attention import DynamicLayers
+from compress.loss.features import Hidden, LastFeature
+from compress.loss.logits import Hard, Kl, kl
 from compress.models import Cnn, load_model
 
 STUDENT = Cnn(widths=(8, 16, 32), strides=(1, 2, 1))

@@ -134,4 +134,4 @@ def test_texts_of_one_length_need_no_whole_turn(tmp_path: Path):
     inputs = save_texts(tmp_path / "texts.npz", [4, 4, 4], padded=9)
     with Worker() as worker:
         worker.load(runtime="ort-cpu", model=save_sum(tmp_path / "sum.onnx"), inputs=inputs)
-        assert len(worker.block(block_ms=0)["times_ns"]) == 1
+        assert len(worker.block(block_ms=0).times_ns) == 1

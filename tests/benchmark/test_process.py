@@ -18,14 +18,14 @@ def load(worker: Worker, model: Path, inputs: Path, **changes) -> dict:
 def test_a_worker_loads_times_blocks_and_reports_memory_by_phase(small: Path, samples: Path):
     with Worker() as worker:
         loaded = load(worker, small, samples, batch_size=4)
-        assert loaded["load_ms"] > 0
-        assert loaded["first_run_ms"] > 0
-        assert loaded["settings"]["providers"] == ["CPUExecutionProvider"]
+        assert loaded.load_ms > 0
+        assert loaded.first_run_ms > 0
+        assert loaded.settings["providers"] == ["CPUExecutionProvider"]
         block = worker.block(block_ms=20)
-        assert len(block["times_ns"]) > 1
-        assert min(block["times_ns"]) > 0
-        assert sum(block["times_ns"]) < block["elapsed_ns"]
-        assert block["involuntary_switches"] is not None
+        assert len(block.times_ns) > 1
+        assert min(block.times_ns) > 0
+        assert sum(block.times_ns) < block.elapsed_ns
+        assert block.involuntary_switches is not None
         memory = worker.memory_bytes()
         assert list(memory) == ["import", "load", "first_run", "runs"]
         assert sorted(memory.values()) == list(memory.values())
@@ -41,7 +41,7 @@ def test_memory_is_the_workers_own_and_not_the_peak_of_its_parent(small: Path, s
 def test_a_block_has_at_least_one_call(small: Path, samples: Path):
     with Worker() as worker:
         load(worker, small, samples)
-        assert len(worker.block(block_ms=0)["times_ns"]) == 1
+        assert len(worker.block(block_ms=0).times_ns) == 1
 
 
 def test_a_file_that_is_no_model_gives_the_runtimes_own_reason(tmp_path: Path, samples: Path):

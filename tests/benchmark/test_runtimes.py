@@ -16,7 +16,7 @@ from onnx import helper
 from compress.benchmark.model_file import contents, macs, total_macs
 from compress.benchmark.process import Place, Worker, WorkerError, last_logged, usable_runtimes
 from compress.benchmark.runtimes import RUNTIMES
-from compress.benchmark.runtimes.interface import Load, Unusable, time_calls
+from compress.benchmark.runtimes.interface import Load, Unusable, Usability, time_calls
 from compress.benchmark.runtimes.machine import energy_uj, pin
 from compress.benchmark.runtimes.onnxruntime_sessions import (
     CPU,
@@ -55,7 +55,7 @@ def test_a_runtime_computes_what_the_graph_says(runtime: str, small: Path, sampl
     with Worker() as worker:
         loaded = worker.load(runtime=runtime, model=small, inputs=samples, batch_size=3, first_core=0)
         np.testing.assert_allclose(worker.outputs(BATCH)[0], expected(small), atol=1e-5)
-        assert len(loaded["settings"]["pinned_cpus"]) == 1
+        assert len(loaded.settings["pinned_cpus"]) == 1
 
 
 def test_the_tiny_model_adds_a_number_to_itself(tmp_path: Path):
@@ -129,10 +129,10 @@ def test_what_a_provider_lacks_is_read_from_its_log(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(process, "_SHIPPED", shipped)
     with Worker() as worker:
         first, again = worker.usable("ort-cuda"), worker.usable("ort-cuda")
-        assert worker.usable("ort-cpu") == {"usable": True, "why": "", "install": ""}
+        assert worker.usable("ort-cpu") == Usability(usable=True)
     assert first == again  # each is told what was written for it alone
     assert set(first) == {"usable", "why", "install"}
-    assert first["why"] == (
+    assert first.why == (
         "CUDAExecutionProvider could not start: Failed to load library libonnxruntime_providers_cuda.so with error: "
         "libcublasLt.so.13: cannot open shared object file: No such file or directory; Failed to create "
         "CUDAExecutionProvider. Require cuDNN 9.* and CUDA 13.*."
@@ -186,13 +186,13 @@ def test_two_wheels_in_one_directory_are_refused(tmp_path: Path):
 def test_every_runtime_is_usable_or_says_why_and_what_to_install():
     found = usable_runtimes()
     assert set(found) == set(RUNTIMES)
-    assert found["ort-cpu"] == {"usable": True, "why": "", "install": ""}
-    assert found["torch-cpu"]["usable"]
+    assert found["ort-cpu"] == Usability(usable=True)
+    assert found["torch-cpu"].usable
     for entry in found.values():
-        assert entry["usable"] or (entry["why"] and entry["install"])
-    if not found["ort-cuda"]["usable"]:
-        assert "CUDAExecutionProvider" in found["ort-cuda"]["why"]
-        assert "onnxruntime-gpu" in found["ort-cuda"]["install"]
+        assert entry.usable or (entry.why and entry.install)
+    if not found["ort-cuda"].usable:
+        assert "CUDAExecutionProvider" in found["ort-cuda"].why
+        assert "onnxruntime-gpu" in found["ort-cuda"].install
 
 
 def test_another_interpreter_says_that_two_wheels_are_installed(other_python: Path, tmp_path: Path):
@@ -207,8 +207,8 @@ def test_another_interpreter_says_that_two_wheels_are_installed(other_python: Pa
         for path in extra.iterdir():
             path.unlink()
         extra.rmdir()
-    assert "installed together" in found["why"]
-    assert "pip uninstall" in found["install"]
+    assert "installed together" in found.why
+    assert "pip uninstall" in found.install
 
 
 def test_a_runtime_that_ends_its_worker_is_told_and_the_others_are_tried(tmp_path: Path, monkeypatch):
@@ -225,8 +225,8 @@ def test_a_runtime_that_ends_its_worker_is_told_and_the_others_are_tried(tmp_pat
         (shipped / path.name).write_text(text)
     monkeypatch.setattr(process, "_SHIPPED", shipped)
     found = usable_runtimes()
-    assert "killed by signal 6" in found["openvino"]["why"]
-    assert found["ort-cpu"]["usable"]
+    assert "killed by signal 6" in found["openvino"].why
+    assert found["ort-cpu"].usable
 
 
 LAUNCHER = """#!/bin/sh
@@ -249,7 +249,7 @@ def test_a_launcher_measures_where_there_is_nothing(
     place = Place(python=str(other_python), launcher=(str(launcher(tmp_path, "empty", '"$@"')),))
     with Worker(place) as worker:
         worker.load(runtime="ort-cpu", model=path, inputs=samples, batch_size=3)
-        assert worker.block(block_ms=0)["times_ns"]
+        assert worker.block(block_ms=0).times_ns
         np.testing.assert_allclose(worker.outputs(BATCH)[0], expected(path), atol=1e-5)
 
 
@@ -439,7 +439,7 @@ def test_threads_that_wait_do_not_spin(tmp_path: Path, monkeypatch: pytest.Monke
             runtime="torch-cpu", model=tmp_path, inputs=tmp_path / "samples.npz", batch_size=4, threads=2
         )
         told = os.pread(worker._errors.fileno(), 2**16, 0).decode()
-    assert loaded["settings"]["spinning"] is False
+    assert loaded.settings["spinning"] is False
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in told
     assert "OMP_NUM_THREADS = '2'" in told
 
@@ -454,7 +454,7 @@ def test_a_compiled_module_computes_what_the_eager_one_does(tmp_path: Path):
     for runtime in ("torch-cpu", "torch-compile"):
         with Worker(load_limit_s=400) as worker:
             loaded = worker.load(runtime=runtime, model=tmp_path, inputs=tmp_path / "samples.npz", batch_size=4)
-            assert loaded["settings"]["compiled"] == (runtime == "torch-compile")
+            assert loaded.settings["compiled"] == (runtime == "torch-compile")
             np.testing.assert_allclose(worker.outputs({"x": rows})[0], eager, atol=1e-5)
 
 

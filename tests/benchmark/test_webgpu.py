@@ -84,7 +84,7 @@ def test_two_files_on_it_get_no_ratio(wider: Path, small: Path, samples: Path, m
 def test_nodes_left_to_the_cpu_are_shown_and_refused_in_strict_mode(mixed: Path, matrices: Path):
     with Worker() as worker:
         loaded = worker.load(runtime="ort-webgpu", model=mixed, inputs=matrices)
-        assert loaded["settings"]["nodes"] == {WEBGPU: 1, "CPUExecutionProvider": 1}
+        assert loaded.settings["nodes"] == {WEBGPU: 1, "CPUExecutionProvider": 1}
     with Worker() as worker, pytest.raises(WorkerError, match="CPU"):
         worker.load(runtime="ort-webgpu", model=mixed, inputs=matrices, strict=True)
 

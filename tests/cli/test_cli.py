@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from compress.loss import GuidedLoss, Kl
+from compress.loss import GuidedLoss
+from compress.loss.logits import Kl
 from compress.report.markdown import MARKERS
 
 STUDENT = "student: {cnn: {widths: [4], strides: [2]}}"

@@ -93,7 +93,7 @@ def faulty(images: np.ndarray, labels: np.ndarray) -> dict[str, tuple[dict, str]
         "no train": ({"test": (images, labels)}, "train role is missing"),
         "empty": ({"train": (images, labels), "select": (images[:0], labels[:0])}, "select role is empty"),
         "float64": ({"train": (images.astype(np.float64), labels)}, "float64"),
-        "flat": ({"train": (images.reshape(200, 20), labels)}, "no images"),
+        "flat": ({"train": (images.reshape(4000), labels)}, "neither text nor arrays"),
         "nan": ({"train": (not_finite, labels)}, "sample 3"),
         "out of range": ({"train": (images, outside)}, "out of range"),
         "gap": ({"train": (images, gap)}, "skip numbers"),

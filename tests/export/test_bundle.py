@@ -69,11 +69,11 @@ def bundle(original, tmp_path):
 
 def test_a_bundle_verifies_where_it_was_made(bundle):
     report = verify_bundle(bundle)
-    assert report["passed"]
-    assert report["primary"] == "int8-x86.onnx"
-    assert set(report["variants"]) == {"fp32", "int8-x86", "fp16-gpu"}
-    assert report["variants"]["fp32"]["max_abs"] == 0.0
-    assert report["sha256"] == json.loads((bundle / "bundle.json").read_text())["files"]["int8-x86.onnx"]["sha256"]
+    assert report.passed
+    assert report.primary == "int8-x86.onnx"
+    assert set(report.variants) == {"fp32", "int8-x86", "fp16-gpu"}
+    assert report.variants["fp32"].max_abs == 0.0
+    assert report.sha256 == json.loads((bundle / "bundle.json").read_text())["files"]["int8-x86.onnx"]["sha256"]
 
 
 def test_verify_needs_onnxruntime_and_numpy_alone(bundle):
@@ -82,7 +82,7 @@ def test_verify_needs_onnxruntime_and_numpy_alone(bundle):
         f"for name in {BLOCKED!r}: sys.modules[name] = None\n"
         "from pathlib import Path\n"
         "from compress.export.verify import verify_bundle\n"
-        "assert verify_bundle(Path(sys.argv[1]))['passed']\n"
+        "assert verify_bundle(Path(sys.argv[1])).passed\n"
     )
     subprocess.run([sys.executable, "-c", script, str(bundle)], check=True)
 
@@ -147,13 +147,13 @@ def test_a_machine_that_computes_something_else_does_not_pass(bundle):
     manifest["files"]["reference.npz"] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
     (bundle / "bundle.json").write_text(json.dumps(manifest))
     report = verify_bundle(bundle)
-    assert not report["passed"]
-    assert {name for name, entry in report["variants"].items() if not entry["passed"]} == {"fp32", "int8-x86"}
+    assert not report.passed
+    assert {name for name, entry in report.variants.items() if not entry.passed} == {"fp32", "int8-x86"}
 
 
 def test_missing_vnni_is_a_warning(bundle, monkeypatch):
     monkeypatch.setattr("compress.export.verify.cpu_flags", lambda: frozenset({"avx2"}))
-    assert any("no VNNI" in warning for warning in verify_bundle(bundle)["warnings"])
+    assert any("no VNNI" in warning for warning in verify_bundle(bundle).warnings)
 
 
 def test_the_files_carry_our_metadata(bundle, metadata):
@@ -190,12 +190,12 @@ def test_the_float_outputs_are_in_the_reference_when_only_int8_ships(tmp_path, v
         floats, integers = archive["fp32/logits"], archive["int8-x86/logits"]
     np.testing.assert_array_equal(floats, Session(variants["fp32"].SerializeToString())(rows)[0])
     assert (floats != integers).any()
-    assert list(verify_bundle(tmp_path)["variants"]) == ["int8-x86"]
+    assert list(verify_bundle(tmp_path).variants) == ["int8-x86"]
 
 
 def test_a_moved_bundle_verifies(bundle, tmp_path):
     shutil.copytree(bundle, tmp_path / "elsewhere")
-    assert verify_bundle(tmp_path / "elsewhere")["passed"]
+    assert verify_bundle(tmp_path / "elsewhere").passed
 
 
 def test_the_smallest_select_role_fills_a_bundle():

@@ -109,7 +109,7 @@ def test_texts_are_raced_at_their_own_lengths(recipe, make_context, tmp_path):
     result = run_race(recipe, *context, contenders, rivals=("small",), directory=tmp_path).result
     assert result.comparisons[0].measurements["small"].settings["shapes_vary"]
     with Worker() as worker:  # the module is run in the same way
-        assert worker.load(runtime="torch-cpu", model=created.path, inputs=tmp_path / "inputs.npz")["settings"][
+        assert worker.load(runtime="torch-cpu", model=created.path, inputs=tmp_path / "inputs.npz").settings[
             "shapes_vary"
         ]
     raced = batches(tmp_path / "inputs.npz", batch_size=1)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from compress.errors import ModelError
-from compress.loss import DynamicLayers, GuidedLoss, Layers, Relations, Scores, Tap, Targets, bind
-from compress.loss.attention import attentions, ordered_map
+from compress.loss import GuidedLoss, Tap, Targets, bind
+from compress.loss.attention import DynamicLayers, Layers, Relations, Scores, attentions, ordered_map
 from compress.loss.features import Compared, Pair
 from compress.loss.taps import dry_run
 

@@ -4,26 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compress.loss import (
-    AttentionTransfer,
-    Bernoulli,
-    Cosine,
-    Dist,
-    Dkd,
-    DynamicLayers,
-    GuidedLoss,
-    Hard,
-    HardToken,
-    Hidden,
-    Hint,
-    Kl,
-    LastFeature,
-    Layers,
-    Mse,
-    Relations,
-    Rkd,
-    Scores,
-)
+from compress.loss import GuidedLoss
+from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
+from compress.loss.features import AttentionTransfer, Cosine, Hidden, Hint, LastFeature, Rkd
+from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, Mse
 from compress.loss.term import Term
 from compress.testing import PROPERTIES, logit_properties, term_properties
 

@@ -7,8 +7,21 @@ from torch import nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from compress.errors import ModelError
-from compress.loss import AttentionTransfer, Cosine, Hidden, Hint, LastFeature, Rkd, Tap
-from compress.loss.features import Compared, Orthogonal, Pair, last_features, spread, stage_pairs
+from compress.loss import Tap
+from compress.loss.features import (
+    AttentionTransfer,
+    Compared,
+    Cosine,
+    Hidden,
+    Hint,
+    LastFeature,
+    Orthogonal,
+    Pair,
+    Rkd,
+    last_features,
+    spread,
+    stage_pairs,
+)
 from compress.loss.taps import captured, dry_run
 from compress.models import Cnn, Mlp, ResNet
 from compress.tasks import Signature

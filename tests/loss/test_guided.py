@@ -11,8 +11,11 @@ from pydantic import ValidationError
 from torch import nn
 
 from compress.errors import ModelError
-from compress.loss import Dist, Dkd, GuidedLoss, Hard, Hint, Kl, LastFeature, Layers, Schedule, Targets, bind
+from compress.loss import GuidedLoss, Schedule, Targets, bind
+from compress.loss.attention import Layers
 from compress.loss.bound import active
+from compress.loss.features import Hint, LastFeature
+from compress.loss.logits import Dist, Dkd, Hard, Kl
 from compress.loss.presets import PRESETS
 from compress.models import Cnn, ResNet
 from compress.recipe.plain import plain

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 
-from compress.loss import Bernoulli, Dist, Dkd, HardToken, Kl, Mse, Targets
-from compress.loss.logits import kl, softened
+from compress.loss import Targets
+from compress.loss.logits import Bernoulli, Dist, Dkd, HardToken, Kl, Mse, kl, softened
 
 finite = st.floats(-20, 20, width=32)
 pairs = st.tuples(st.integers(1, 6), st.integers(2, 12)).flatmap(

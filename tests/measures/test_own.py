@@ -114,4 +114,4 @@ def test_a_name_of_ours_is_refused():
 def test_it_is_tried_before_anything_trains():
     wrong = DataConfig(source=Digits(), judge=Judge(measure=lambda outputs, labels: labels))
     with pytest.raises(DataError, match="is no measure"):
-        wrong.task(wrong.load(), tokenizer=None)
+        wrong.task_of(wrong.load(), tokenizer=None)

@@ -13,7 +13,8 @@ import torch
 import compress
 from compress.benchmark.compare import PRESETS, QUICK
 from compress.export.session import Session
-from compress.loss import GuidedLoss, Hard
+from compress.loss import GuidedLoss
+from compress.loss.logits import Hard
 from compress.models import HuggingFace, load_model
 from compress.pipeline.run import Options
 from compress.progress import Reporter

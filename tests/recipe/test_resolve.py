@@ -234,3 +234,73 @@ def test_the_schema_has_a_place_for_terms_of_ones_own():
     assert loss["additionalProperties"] == {"$ref": "#/$defs/OwnTerm"}
     assert keys_at(schema, ("loss", "anything")) == ["class", "file"]
     assert keys_at(schema, ("data", "judge", "measure")) == ["file", "function"]
+
+
+SOURCE = """
+import numpy as np
+
+from compress import Raw, Samples, Source
+
+
+class Noise(Source):
+    count: int = 300
+    folder: "Path | None" = None
+
+    def load(self, *, code):
+        images = np.random.default_rng(0).integers(0, 256, (self.count, 1, 4, 4), dtype=np.uint8)
+        return Raw({"train": Samples(images, np.arange(self.count) % 2)}, ("even", "odd"))
+""".replace("import numpy as np", "from pathlib import Path\n\nimport numpy as np")
+
+
+def sourced(file: Path, *overrides: str) -> Recipe:
+    (file.parent / "my_source.py").write_text(SOURCE)
+    source = "data.source={file: my_source.py, class: Noise, count: 400}"
+    return parse(file.parent, "loss=hinton", "stages.again.loss=null", source, *overrides)
+
+
+def test_a_source_stands_where_it_was_named_and_reads_back(file):
+    recipe = sourced(file, "data.source.folder=images")
+    with pytest.raises(InputError, match="was not run"):
+        recipe.data.load()
+    code = [file.parent / "my_source.py"]
+    resolved = recipe.resolve(code=code)
+    assert len(resolved.data.load().train) == 260
+    assert resolved.data.source.folder == file.parent / "images"
+    assert resolved.data.source.title == "images"
+    assert sourced(file).resolve(code=code).data.source.title == "Noise"
+    assert parse(Path("/elsewhere"), text=recipe.to_yaml()) == recipe
+    assert parse(Path("/elsewhere"), text=resolved.to_yaml()).resolve(code=code) == resolved
+    assert resolved.model_dump(mode="json")["data"]["source"]["class"].startswith("Noise ")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.source.cont=3", "data.source.cont: unknown key; .*did you mean 'count'"),
+        ("data.source.class=Nois", "no subclass of compress.Source called 'Nois'"),
+        ("data.source.count=many", "class Noise: data.source.count: wrong value"),
+    ],
+)
+def test_what_a_source_does_not_take_is_told(file, override, words):
+    with pytest.raises(CompressError, match=words):
+        sourced(file, override).resolve(code=[file.parent / "my_source.py"])
+
+
+def test_sources_of_ours_are_read_as_ever(file):
+    named = parse(file.parent, "loss=hinton", "data.source={file: {path: my_data.py, factory: load}}")
+    assert type(named.data.source).__name__ == "File"
+    with pytest.raises(RecipeError, match=r"data\.source: unknown choice.*did you mean 'digits'"):
+        parse(file.parent, "data.source=digit")
+    with pytest.raises(RecipeError, match=r"the key 'class' is missing"):
+        parse(file.parent, "data.source={file: my_source.py}")
+
+
+def test_a_runtime_of_ones_own_must_be_named_too(file):
+    profiles = "benchmark.profiles=[{runtime: {file: my_runtime.py, class: Mine}}]"
+    recipe = parse(file.parent, "loss=hinton", "stages.again.loss=null", profiles)
+    (file.parent / "my_runtime.py").write_text("raise RuntimeError\n")  # it is not run here
+    with pytest.raises(InputError, match="a recipe alone never runs"):
+        recipe.resolve(code=[])
+    resolved = recipe.resolve(code=[file.parent / "my_runtime.py"])
+    assert resolved == recipe
+    assert parse(Path("/elsewhere"), text=resolved.to_yaml()) == recipe

@@ -32,8 +32,8 @@ def test_a_quantized_model_ships_as_int8_with_its_float_form_beside_it(context, 
     assert bundle.facts["variants"]["int8-x86"]["argmax_agreement"] > 0.98
     assert bundle.facts["variants"]["int8-x86"]["size_bytes"] < 0.5 * bundle.facts["variants"]["fp32"]["size_bytes"]
     report = verify_bundle(bundle.path)
-    assert report["passed"]
-    assert report["sha256"] == bundle.facts["sha256"]
+    assert report.passed
+    assert report.sha256 == bundle.facts["sha256"]
 
 
 def test_the_shipped_file_is_as_accurate_as_its_source(context, trained_digits):

@@ -7,7 +7,8 @@ import torch
 from pydantic import ValidationError
 
 from compress.errors import StageError
-from compress.loss import GuidedLoss, Hard, Kl
+from compress.loss import GuidedLoss
+from compress.loss.logits import Hard, Kl
 from compress.models import HuggingFace, MobileNet, ResNet, load_model
 from compress.stages.create import Create
 from compress.stages.prune import Prune

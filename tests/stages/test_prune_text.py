@@ -8,7 +8,8 @@ import pytest
 import text_zoo
 import torch
 
-from compress.loss import GuidedLoss, Hard
+from compress.loss import GuidedLoss
+from compress.loss.logits import Hard
 from compress.models import load_model
 from compress.recipe import Recipe
 from compress.stages.create import Create

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from compress.errors import ModelError, StageError
 from compress.export.graph import to_onnx
-from compress.loss import DynamicLayers, GuidedLoss, Hard, Layers, Relations, Scores, Targets, bind
+from compress.loss import GuidedLoss, Targets, bind
+from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
+from compress.loss.logits import Hard
 from compress.loss.taps import captured
 from compress.models import HuggingFace, UserFile, load_model, save_model
 from compress.models.structure import load_structure

@@ -11,7 +11,8 @@ from torch import nn
 
 from compress.data import Samples
 from compress.errors import DataError
-from compress.loss import GuidedLoss, Hard, bind
+from compress.loss import GuidedLoss, bind
+from compress.loss.logits import Hard
 from compress.models import HuggingFace
 from compress.stages.create import Create
 from compress.tasks import Judge, TextTask

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from compress.errors import StageError
-from compress.loss import GuidedLoss, Hard, Hint, Kl, LastFeature, bind
+from compress.loss import GuidedLoss, bind
+from compress.loss.features import Hint, LastFeature
+from compress.loss.logits import Hard, Kl
 from compress.models import Cnn, Mlp, load_model
 from compress.stages.create import Create
 from compress.stages.distill import Distill

@@ -7,7 +7,9 @@ import torch
 
 import compress.training.teacher as module
 from compress.errors import StageError
-from compress.loss import Dkd, GuidedLoss, HardToken, Hint, Kl, LastFeature, Tap
+from compress.loss import GuidedLoss, Tap
+from compress.loss.features import Hint, LastFeature
+from compress.loss.logits import Dkd, HardToken, Kl
 from compress.models import Cnn, load_model
 from compress.stages.create import Create
 from compress.stages.distill import Distill

@@ -8,9 +8,10 @@ and numpy, and nothing of the rest of the library.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .interface import Load, Loaded
+from .interface import Load, Loaded, Unusable
 from .onnxruntime_sessions import CUDA, TENSORRT, WEBGPU, CpuSession, DeviceSession
 from .openvino_models import CpuModel
+from .own import define, is_own
 from .torch_modules import CpuModule, CudaModule, check_compiler, check_cpu, check_cuda
 
 
@@ -70,3 +71,23 @@ RUNTIMES = {
     "torch-cuda": Runtime(_TORCH, CudaModule, takes_files=False, install=_GET_TORCH, on_device=True, check=check_cuda),
     "openvino": Runtime(("openvino",), CpuModel, takes_files=True, install="pip install 'compress-onnx[openvino]'"),
 }
+
+
+def find(name: str, *, text: str = "") -> Runtime:
+    """Return how a runtime gets ready; one of the user's own runs exported files, from host memory to host memory.
+
+    Args:
+        name: of `RUNTIMES`, or ``my_runtime.py:Mine``.
+        text: of the user's file, which is run; without it what the runtime is can be asked, and no model opened.
+
+    Raises:
+        KeyError: when there is no such runtime.
+        Unusable: when the file has no such class; whatever it raises.
+    """
+    if not is_own(name):
+        return RUNTIMES[name]
+    return Runtime((), define(name, text) if text else _unsent, takes_files=True, install=f"see {name}")
+
+
+def _unsent(load: Load) -> Loaded:
+    raise Unusable(f"the text of {load.runtime} was not sent", install="name the file with --code")

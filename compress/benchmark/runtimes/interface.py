@@ -33,6 +33,47 @@ class Load:
     """The directory that holds the compress package; used by torch alone."""
     code: list[str]
     """The user's Python files that may be run to build the model; used by torch alone."""
+    text: str = ""
+    """Of the file of a runtime of the user's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a model's load took."""
+
+    load_ms: float
+    """From its file to ready."""
+    first_run_ms: float
+    """Allocation, algorithm search and compilation included."""
+    settings: dict[str, Any]
+    """Resolved options and versions, and on which device the nodes run; ready for JSON."""
+    memory_bytes: dict[str, int | None]
+    """Peak resident bytes at the end of each phase so far; None where the system does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What the queries of a block took."""
+
+    times_ns: list[int]
+    """Of every query."""
+    elapsed_ns: int
+    """Of the block."""
+    involuntary_switches: int | None
+    """Of the process meanwhile; None: unknown, like the next."""
+    energy_uj: int | None
+    """Microjoules of all CPU packages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usability:
+    """Whether a runtime works somewhere."""
+
+    usable: bool
+    why: str = ""
+    """Why not; of one that does, a doubt about it."""
+    install: str = ""
+    """What to do about it."""
 
 
 class Unusable(Exception):

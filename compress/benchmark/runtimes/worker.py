@@ -5,12 +5,12 @@ was standard output when the process started. Anything a library prints goes to 
 process with its traceback there: `process.Worker` turns it into a message.
 
     {"do": "receive", "files": [[name, size], ...]}  -> {}; the bytes of the files follow the line
-    {"do": "load", ...Load fields}        -> load_ms, first_run_ms, settings, memory_bytes
-    {"do": "block", "block_ms": 100, ...} -> times_ns of every query, elapsed_ns, involuntary_switches, energy_uj
+    {"do": "load", ...Load fields}        -> the fields of Started
+    {"do": "block", "block_ms": 100, ...} -> the fields of Block
     {"do": "outputs", "size": 1234}       -> outputs for the batch in the .npz that follows the line
     {"do": "memory"}                      -> memory_bytes: peak after each phase so far
-    {"do": "usable", "runtime": ...}      -> whether a runtime works here; if not, why and what to install, and whether
-                                             standard error tells more
+    {"do": "usable", "name": ...}         -> found: the fields of Usability, and logged: whether standard error tells
+                                             more
     {"do": "close"}                       -> {} and the process ends
 """
 
@@ -25,12 +25,14 @@ import random
 import sys
 import tempfile
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import RUNTIMES
-from .interface import Batch, Load, Loaded, Unusable, time_calls
+from . import Runtime, find
+from .interface import Batch, Block, Load, Loaded, Started, Unusable, Usability, time_calls
 from .machine import cpu, energy_uj, peak_memory_bytes, pin, status
+from .own import content
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,11 +121,11 @@ class Model:
     """A loaded model with its rotating batches."""
 
     def __init__(self, load: Load, *, place: Path) -> None:
-        runtime = RUNTIMES[load.runtime]
         # Read by libraries when they are imported.
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(load.threads)) | WAIT_VARIABLES)
         pinned = None if load.first_core is None else pin(load.threads, first_core=load.first_core)
         sys.path.append(load.package_root)
+        runtime = find(load.runtime, text=load.text)
         for module in runtime.modules:
             importlib.import_module(module)
         given = batches(place / load.inputs, batch_size=load.batch_size)
@@ -146,6 +148,7 @@ class Model:
             "pinned_cpus": pinned,
             "shapes_vary": self._ragged,
             "cpu_model": cpu()[0],
+            **content(load.text),
         }
         self._next, self._late_ns, self._arrivals = 0, 0, random.Random(load.seed)
 
@@ -209,28 +212,29 @@ class Model:
                 return times_ns
 
 
-def usable(name: str, *, package_root: str) -> dict[str, Any]:
-    """Whether a runtime works in this process; if not, why, what to install, and whether standard error tells more."""
-    runtime = RUNTIMES[name]
+def usable(name: str, *, package_root: str, text: str) -> tuple[Usability, bool]:
+    """Whether a runtime works in this process, and if not, whether standard error tells more."""
+    install = find(name).install
     if package_root not in sys.path:
         sys.path.append(package_root)
     try:
+        runtime = find(name, text=text)
         for module in runtime.modules:
             importlib.import_module(module)
-        settings = {} if runtime.check is not None else _run_tiny(name)
+        settings = {} if runtime.check is not None else _run_tiny(name, runtime)
         if runtime.check is not None:
             runtime.check()
     except Unusable as error:
-        return {"usable": False, "why": error.why, "install": error.install, "logged": error.logged}
+        return Usability(False, error.why, error.install), error.logged
     except ImportError as error:
-        return {"usable": False, "why": str(error), "install": runtime.install}
+        return Usability(False, str(error), install), False
     except Exception as error:  # noqa: BLE001 - whatever a runtime raises is why it is not usable
-        return {"usable": False, "why": f"{type(error).__name__}: {error}", "install": runtime.install}
+        return Usability(False, f"{type(error).__name__}: {error}", install), False
     adapter = settings.get("adapter")
-    return {"usable": True, "why": "a software adapter: for tests only" if adapter == "software" else "", "install": ""}
+    return Usability(True, "a software adapter: for tests only" if adapter == "software" else ""), False
 
 
-def _run_tiny(name: str) -> dict[str, Any]:
+def _run_tiny(name: str, runtime: Runtime) -> dict[str, Any]:
     import numpy as np
 
     with tempfile.TemporaryDirectory(prefix="compressor-") as directory:
@@ -240,20 +244,18 @@ def _run_tiny(name: str) -> dict[str, Any]:
             runtime=name, model=str(path), inputs="", batch_size=1, threads=1, first_core=None, seed=0, strict=False,
             package_root="", code=[],
         )  # fmt: skip
-        loaded = RUNTIMES[name].open(load)
+        loaded = runtime.open(load)
         found = loaded.outputs(loaded.run(loaded.feed({"x": np.array([1.0, 2.0], np.float32)})))
         if found[0].tolist() != [2.0, 4.0]:
             raise RuntimeError(f"1 + 1 and 2 + 2 came to {found[0].tolist()}")
         # A strict session would refuse the CPU too, but call a provider without its libraries a conflict of options.
-        if RUNTIMES[name].on_device and "CPUExecutionProvider" in (loaded.settings["nodes"] or {}):
+        if runtime.on_device and "CPUExecutionProvider" in (loaded.settings["nodes"] or {}):
             raise RuntimeError("the node of a small model was left to the CPU")
         return loaded.settings
 
 
 def _at(load: Load, place: Path) -> Load:
     """The same with an absolute path of the model; an absolute path stays what it is."""
-    from dataclasses import replace
-
     return replace(load, model=str(place / load.model))
 
 
@@ -281,17 +283,13 @@ class Answers:
                 (self._place / Path(name).name).write_bytes(sys.stdin.buffer.read(size))
             return {}
         if action == "usable":
-            return usable(request["runtime"], package_root=request["package_root"])
+            found, logged = usable(**request)
+            return {"found": asdict(found), "logged": logged}
         if action == "load":
             self._model = model = Model(Load(**request), place=self._place)
             gc.collect()
             gc.freeze()  # what is loaded stays, and no collection looks at it again
-            return {
-                "load_ms": model.load_ms,
-                "first_run_ms": model.first_run_ms,
-                "settings": model.settings,
-                "memory_bytes": model.memory_bytes,
-            }
+            return asdict(Started(model.load_ms, model.first_run_ms, model.settings, model.memory_bytes))
         if self._model is None:
             raise RuntimeError(f"{action!r} before load")
         return self._of_model(self._model, action, request)
@@ -303,12 +301,8 @@ class Answers:
         if action == "block":
             switches, energy = status("nonvoluntary_ctxt_switches"), energy_uj()
             times_ns, elapsed_ns = model.block(**request)
-            return {
-                "times_ns": times_ns,
-                "elapsed_ns": elapsed_ns,
-                "involuntary_switches": _since(switches, status("nonvoluntary_ctxt_switches")),
-                "energy_uj": _since(energy, energy_uj()),
-            }
+            switches = _since(switches, status("nonvoluntary_ctxt_switches"))
+            return asdict(Block(times_ns, elapsed_ns, switches, _since(energy, energy_uj())))
         if action == "outputs":
             with np.load(io.BytesIO(sys.stdin.buffer.read(request["size"])), allow_pickle=False) as stored:
                 found = model.outputs({name: stored[name] for name in stored.files})
