@@ -1,6 +1,6 @@
 """The report as one HTML page that needs nothing else: no network, no script; phone, dark, print, keyboard, reader.
 
-Like every view it reads the report and nothing besides. The frame and the styles are in ``report_page.html``.
+Like every view it reads the report and nothing besides. The frame and the styles are in ``page.html``.
 """
 
 from html import escape
@@ -33,7 +33,7 @@ def page(report: Report) -> str:
         ("environment", "Environment", _environment(report)),
     ]
     shown = [(key, title, body) for key, title, body in sections if body]
-    template = Template(files("compress").joinpath("report_page.html").read_text(encoding="utf-8"))
+    template = Template(files("compress.report").joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(
         name=escape(report.recipe),
         date=escape(report.environment.day),
