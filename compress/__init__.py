@@ -69,7 +69,7 @@ if TYPE_CHECKING:
         Teacher,
         Tracking,
     )
-    from compress.stage import Stage
+    from compress.stage import Optimization, Stage
     from compress.stages.distill import Distill
     from compress.stages.export import Export
     from compress.stages.prune import Prune
@@ -78,7 +78,6 @@ if TYPE_CHECKING:
     from compress.stages.train import Train
     from compress.stages.vocabulary import PruneVocabulary
     from compress.tasks import Augment, Judge, Normalize, OwnTask, Task, Tokenize
-    from compress.training.loop import Optimization
 
 # Where each public name lives. It is imported on first use, so that the command line answers at once.
 _HOMES = {
@@ -124,7 +123,7 @@ _HOMES = {
     "Mse": "compress.loss.logits",
     "Normalize": "compress.tasks",
     "Numpy": "compress.data.sources",
-    "Optimization": "compress.training.loop",
+    "Optimization": "compress.stage",
     "Options": "compress.pipeline.run",
     "Outcome": "compress.pipeline.run",
     "OwnMeasure": "compress.measures.own",
