@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Timm,
         UserFile,
         load_model,
+        load_structure,
     )
     from compress.pipeline.run import Options, Outcome, run
     from compress.recipe import (
@@ -64,12 +65,13 @@ if TYPE_CHECKING:
         DataConfig,
         Gates,
         Limits,
+        OwnStage,
         ProfileChoice,
         Recipe,
         Teacher,
         Tracking,
     )
-    from compress.stage import Optimization, Stage
+    from compress.stage import Host, Optimization, Stage, Work
     from compress.stages.distill import Distill
     from compress.stages.export import Export
     from compress.stages.prune import Prune
@@ -77,11 +79,13 @@ if TYPE_CHECKING:
     from compress.stages.shorten import Ends, Shorten
     from compress.stages.train import Train
     from compress.stages.vocabulary import PruneVocabulary
+    from compress.store.artifact import Artifact
     from compress.tasks import Augment, Judge, Normalize, OwnTask, Task, Tokenize
 
 # Where each public name lives. It is imported on first use, so that the command line answers at once.
 _HOMES = {
     "ArrayPair": "compress.data.arrays",
+    "Artifact": "compress.store.artifact",
     "AttentionTransfer": "compress.loss.features",
     "Augment": "compress.tasks",
     "Baseline": "compress.recipe",
@@ -108,6 +112,7 @@ _HOMES = {
     "HardToken": "compress.loss.logits",
     "Hidden": "compress.loss.features",
     "Hint": "compress.loss.features",
+    "Host": "compress.stage",
     "HubData": "compress.data.sources",
     "HuggingFace": "compress.models",
     "Idx": "compress.data.sources",
@@ -129,6 +134,7 @@ _HOMES = {
     "OwnMeasure": "compress.measures.own",
     "OwnRuntime": "compress.benchmark.own",
     "OwnSource": "compress.data.own",
+    "OwnStage": "compress.recipe",
     "OwnTask": "compress.tasks",
     "OwnTerm": "compress.loss",
     "Pair": "compress.loss",
@@ -161,8 +167,10 @@ _HOMES = {
     "Tracking": "compress.recipe",
     "Train": "compress.stages.train",
     "UserFile": "compress.models",
+    "Work": "compress.stage",
     "last_features": "compress.loss",
     "load_model": "compress.models",
+    "load_structure": "compress.models",
     "run": "compress.pipeline.run",
     "shares": "compress.measures.tally",
     "stage_pairs": "compress.loss",
@@ -171,6 +179,7 @@ _HOMES = {
 
 __all__ = [
     "ArrayPair",
+    "Artifact",
     "AttentionTransfer",
     "Augment",
     "Baseline",
@@ -197,6 +206,7 @@ __all__ = [
     "HardToken",
     "Hidden",
     "Hint",
+    "Host",
     "HubData",
     "HuggingFace",
     "Idx",
@@ -218,6 +228,7 @@ __all__ = [
     "OwnMeasure",
     "OwnRuntime",
     "OwnSource",
+    "OwnStage",
     "OwnTask",
     "OwnTerm",
     "Pair",
@@ -250,8 +261,10 @@ __all__ = [
     "Tracking",
     "Train",
     "UserFile",
+    "Work",
     "last_features",
     "load_model",
+    "load_structure",
     "run",
     "shares",
     "stage_pairs",
