@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Timm,
         UserFile,
         load_model,
+        load_structure,
     )
     from compress.pipeline.run import Options, Outcome, run
     from compress.recipe import (
@@ -64,12 +65,13 @@ if TYPE_CHECKING:
         DataConfig,
         Gates,
         Limits,
+        OwnStage,
         ProfileChoice,
         Recipe,
         Teacher,
         Tracking,
     )
-    from compress.stage import Stage
+    from compress.stage import Host, Optimization, Stage, Work
     from compress.stages.distill import Distill
     from compress.stages.export import Export
     from compress.stages.prune import Prune
@@ -77,12 +79,13 @@ if TYPE_CHECKING:
     from compress.stages.shorten import Ends, Shorten
     from compress.stages.train import Train
     from compress.stages.vocabulary import PruneVocabulary
+    from compress.store.artifact import Artifact
     from compress.tasks import Augment, Judge, Normalize, OwnTask, Task, Tokenize
-    from compress.training.loop import Optimization
 
 # Where each public name lives. It is imported on first use, so that the command line answers at once.
 _HOMES = {
     "ArrayPair": "compress.data.arrays",
+    "Artifact": "compress.store.artifact",
     "AttentionTransfer": "compress.loss.features",
     "Augment": "compress.tasks",
     "Baseline": "compress.recipe",
@@ -109,6 +112,7 @@ _HOMES = {
     "HardToken": "compress.loss.logits",
     "Hidden": "compress.loss.features",
     "Hint": "compress.loss.features",
+    "Host": "compress.stage",
     "HubData": "compress.data.sources",
     "HuggingFace": "compress.models",
     "Idx": "compress.data.sources",
@@ -124,12 +128,13 @@ _HOMES = {
     "Mse": "compress.loss.logits",
     "Normalize": "compress.tasks",
     "Numpy": "compress.data.sources",
-    "Optimization": "compress.training.loop",
+    "Optimization": "compress.stage",
     "Options": "compress.pipeline.run",
     "Outcome": "compress.pipeline.run",
     "OwnMeasure": "compress.measures.own",
     "OwnRuntime": "compress.benchmark.own",
     "OwnSource": "compress.data.own",
+    "OwnStage": "compress.recipe",
     "OwnTask": "compress.tasks",
     "OwnTerm": "compress.loss",
     "Pair": "compress.loss",
@@ -162,8 +167,10 @@ _HOMES = {
     "Tracking": "compress.recipe",
     "Train": "compress.stages.train",
     "UserFile": "compress.models",
+    "Work": "compress.stage",
     "last_features": "compress.loss",
     "load_model": "compress.models",
+    "load_structure": "compress.models",
     "run": "compress.pipeline.run",
     "shares": "compress.measures.tally",
     "stage_pairs": "compress.loss",
@@ -172,6 +179,7 @@ _HOMES = {
 
 __all__ = [
     "ArrayPair",
+    "Artifact",
     "AttentionTransfer",
     "Augment",
     "Baseline",
@@ -198,6 +206,7 @@ __all__ = [
     "HardToken",
     "Hidden",
     "Hint",
+    "Host",
     "HubData",
     "HuggingFace",
     "Idx",
@@ -219,6 +228,7 @@ __all__ = [
     "OwnMeasure",
     "OwnRuntime",
     "OwnSource",
+    "OwnStage",
     "OwnTask",
     "OwnTerm",
     "Pair",
@@ -251,8 +261,10 @@ __all__ = [
     "Tracking",
     "Train",
     "UserFile",
+    "Work",
     "last_features",
     "load_model",
+    "load_structure",
     "run",
     "shares",
     "stage_pairs",

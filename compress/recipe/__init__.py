@@ -1,6 +1,6 @@
 """Recipes: YAML and Python objects that describe a whole pipeline."""
 
-from compress.recipe.recipe import AnyStage, Recipe
+from compress.recipe.recipe import Recipe
 from compress.recipe.sections import (
     Baseline,
     Benchmark,
@@ -12,6 +12,7 @@ from compress.recipe.sections import (
     Teacher,
     Tracking,
 )
+from compress.recipe.stages import AnyStage, OwnStage
 
 __all__ = [
     "AnyStage",
@@ -21,6 +22,7 @@ __all__ = [
     "DataConfig",
     "Gates",
     "Limits",
+    "OwnStage",
     "ProfileChoice",
     "Recipe",
     "Teacher",

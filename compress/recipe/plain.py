@@ -7,12 +7,14 @@ from typing import Any, Literal, get_origin
 from compress.config import HubOrFolder, Values
 from compress.user_code import Own, is_own, origin
 
-TAGS = ("family", "source", "verb")  # a choice is written as the one key of a mapping, not as a field
+TAGS = ("family", "source")  # a choice is written as the one key of a mapping, not as a field
 
 
 def tag_of(kind: type[Values]) -> str | None:
     """Return the field that names a class among its alternatives, or None when it has no alternatives."""
     fields = kind.model_fields
+    if "verb" in fields:  # which a stage of the user's own need not narrow
+        return "verb"
     return next((tag for tag in TAGS if tag in fields and get_origin(fields[tag].annotation) is Literal), None)
 
 

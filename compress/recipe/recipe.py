@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError
 
-from compress.config import Values, one_key
+from compress.config import Values
 from compress.data import Data
 from compress.errors import RecipeError, UsageError, nearest
 from compress.loss import GuidedLoss
@@ -20,15 +20,8 @@ from compress.recipe.plain import anchored, leaves, names_code, plain
 from compress.recipe.resolve import resolve
 from compress.recipe.schema import OneKeySchema
 from compress.recipe.sections import Baseline, Benchmark, Colleague, DataConfig, Gates, Teacher, Tracking
+from compress.recipe.stages import VERBS, AnyStage, OwnStage
 from compress.recipe.text import Document, read
-from compress.stage import Stage
-from compress.stages.distill import Distill
-from compress.stages.export import Export
-from compress.stages.prune import Prune
-from compress.stages.quantize import Quantize
-from compress.stages.shorten import Shorten
-from compress.stages.train import Train
-from compress.stages.vocabulary import PruneVocabulary
 from compress.tasks import Task
 from compress.tasks.task import Problem
 
@@ -38,13 +31,6 @@ SUGGESTED: dict[Problem, str] = {
     "multi-label": "loss: {hard: {}, bernoulli: {temperature: 2}}",
     "regression": "loss: {hard: {}, mse: {}}",
 }
-
-# The one table of verbs: what a recipe can name under ``stages``.
-AnyStage = Annotated[
-    Annotated[Distill | Export | Prune | PruneVocabulary | Quantize | Shorten | Train, Field(discriminator="verb")],
-    BeforeValidator(one_key("verb")),
-]
-VERBS: dict[str, type[Stage]] = {kind.model_fields["verb"].default: kind for kind in get_args(get_args(AnyStage)[0])}
 
 Student = Annotated[
     Annotated[Literal["teacher"], Tag("teacher")] | Annotated[AnyModel, Tag("model")],
@@ -211,6 +197,8 @@ class Recipe(Values):
 
     def unshipped(self) -> list[tuple[tuple[str, ...], str]]:
         """Return the variants whose gates judge no file, and why: only files besides the primary one have their own."""
+        if any(isinstance(stage, OwnStage) for stage in self.stages):
+            return []  # what those ship is not known yet
         quantized = any(stage.produces == "quantized" for stage in self.stages)
         shipped = [names for stage in self.stages if (names := stage.ships(quantized=quantized))]
         written: tuple[str, ...] = shipped[-1] if shipped else ()

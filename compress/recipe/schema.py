@@ -57,9 +57,11 @@ def keys_at(schema: Mapping[str, Any], path: Sequence[str | int]) -> list[str]:
         found: list[Mapping[str, Any]] = []
         for node in nodes:
             inner = node.get("items") if isinstance(step, int) else node.get("properties", {}).get(step)
-            inner = inner or (node.get("additionalProperties") if isinstance(step, str) else None)
             if isinstance(inner, dict):
                 found += _expand(inner, schema)
+        if not found and isinstance(step, str):  # a name of the user's
+            others = [node.get("additionalProperties") for node in nodes]
+            found = [one for inner in others if isinstance(inner, dict) for one in _expand(inner, schema)]
         nodes = found
     return sorted({key for node in nodes for key in node.get("properties", {})})
 

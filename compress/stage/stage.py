@@ -17,6 +17,7 @@ from compress.stage.training import Training
 from compress.stage.work import Work
 from compress.store.artifact import Artifact, Kind, hash_values
 from compress.tasks import Signature
+from compress.user_code import is_own, origin
 
 Need = Literal["data", "loss", "teacher"]
 Quantity = Literal["accuracy", "size", "speed"]
@@ -147,7 +148,8 @@ class Stage(Values):
     def inputs(self, source: Artifact | None, work: Work, host: Host) -> dict[str, Any]:
         """Return everything that decides the output, as JSON values; its hash is the output's key.
 
-        The name, paths and the tracking address are left out: they decide nothing.
+        The name, paths and the tracking address are left out: they decide nothing. A class of the user's own is known
+        by the content of its file.
         """
         inputs: dict[str, Any] = {
             "stage": type(self).__name__,
@@ -160,6 +162,9 @@ class Stage(Values):
             "precision": host.execution.precision,
             "libraries": {name: importlib.metadata.version(name) for name in self.libraries},
         }
+        if is_own(type(self)):  # known by the content of its file; its verb is but a name
+            inputs["code"] = str(origin(type(self)))
+            del inputs["fields"]["verb"]
         if "data" in self.needs:
             inputs["data"] = work.data.digest
         if "loss" in self.needs:

@@ -1,4 +1,4 @@
-"""Terms of the user's own file, as a user types them: refused before anything trains, run, and known by content."""
+"""Terms and stages of the user's own file, as a user types them: refused early, run, and known by content."""
 
 import json
 import os
@@ -84,6 +84,52 @@ def test_a_wrong_field_is_refused_before_anything_is_made(project, command):
         assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert not (project / "compress-store").exists()
+
+
+STAGE = """\
+import torch
+
+from compress import Stage, load_model, load_structure
+
+
+class AddNoise(Stage):
+    scale: float = 0.01
+
+    def run(self, source, work, host):
+        structure, module = load_structure(source.path), load_model(source.path, code=host.code)
+        generator = torch.Generator().manual_seed(self.seed(source, work, host))
+        with torch.no_grad():
+            for value in module.parameters():
+                value += self.scale * torch.randn(value.shape, generator=generator)
+        return self.commit(module, source, work, host, model=structure.model, signature=structure.signature, facts={})
+"""
+
+
+def test_a_stage_runs_between_ours_and_counts_by_its_content(project):
+    (project / "my_stage.py").write_text(STAGE)
+    loss = RECIPE.index("loss:")
+    text = (
+        RECIPE[:loss]
+        + RECIPE[RECIPE.index("stages:") :]
+        + (
+            "  - add-noise: {file: my_stage.py, class: AddNoise, scale: 0.02, name: noisy}\n"
+            "  - distill: {epochs: 1, batch_size: 64, name: again}\n"
+        )
+    )
+    (project / "recipe.yaml").write_text(text)
+    options = ("--until", "again", "--code", "my_stage.py", "--json")
+    result = compressor("run", "recipe.yaml", *options, cwd=project)
+    assert result.returncode == 0, result.stderr
+    stages = {stage["name"]: stage for stage in json.loads(result.stdout)["stages"]}
+    assert list(stages) == ["teacher", "distill", "noisy", "again"]
+    assert len({stages[name]["digest"] for name in ("distill", "noisy", "again")}) == 3
+    (project / "my_stage.py").write_text(STAGE.replace("torch.randn", "2 * torch.randn"))
+    edited = json.loads(compressor("plan", "recipe.yaml", *options, cwd=project).stdout)["steps"]
+    assert {step["name"]: step["action"] for step in edited}["noisy"] == "run"
+    assert [step["action"] for step in edited if step["name"] in ("teacher", "distill")] == ["reuse", "reuse"]
+    refused = compressor("plan", "recipe.yaml", *options, "--set", "stages.noisy.scal=1", cwd=project)
+    assert refused.returncode == 3
+    assert "my_stage.py, class AddNoise: stages.noisy.scal: unknown key" in refused.stderr
 
 
 def test_validate_reads_it_without_code(project):
