@@ -1,7 +1,6 @@
 """The plan: what a run would do, what it would reuse, and why not more. Nothing is written."""
 
 import copy
-import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 from compress.stage import Host, Member, Work
 from compress.store.artifact import Artifact, Store, hash_values
+from compress.store.manifest import NAME, Manifest
 
 SHOWN = 3  # differences told of one stage
 
@@ -119,8 +119,8 @@ def _difference(inputs: dict[str, Any], store: Store) -> str:
     """Return what sets these inputs apart from the most similar stored output of the same stage."""
     wanted = {".".join(map(str, path)): value for path, value in leaves(inputs)}
     nearest: list[str] | None = None
-    for path in (store.root / "artifacts").glob("*/manifest.json"):
-        stored = json.loads(path.read_text())["inputs"]
+    for path in (store.root / "artifacts").glob(f"*/{NAME}"):
+        stored = Manifest.read(path.parent).inputs
         if stored.get("stage") != inputs["stage"]:
             continue
         known = {".".join(map(str, path)): value for path, value in leaves(stored)}

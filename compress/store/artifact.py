@@ -19,20 +19,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError
 
 from compress.errors import ArtifactError, EnvironmentFault, LockedError
+from compress.store.manifest import FORMAT, NAME, READ_ERRORS, Content, Kind, Manifest
 
-FORMAT = 1
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS})
 # numpy and safetensors tell of a failed write in words only: "100 requested and 7 written", "... (os error 28)".
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 OS_ERROR = re.compile(r"\(os error (\d+)\)")
 DRAFT = re.compile(r"\.draft-[0-9a-f]{16}-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
 FOREIGN_DRAFT_S = 24 * 3600.0  # a draft of another machine is left alone for so long
-Kind = Literal["model", "quantized", "bundle", "scores", "outputs", "step"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class Store:
             ArtifactError: when it is truncated, changed, unreadable or of a newer format.
         """
         path = self.root / "artifacts" / key
-        return read_artifact(path, verify=verify) if (path / "manifest.json").exists() else None
+        return read_artifact(path, verify=verify) if (path / NAME).exists() else None
 
     def discard(self, key: str) -> None:
         """Remove the artifact of a key, if there is one; a reader that has its files open keeps them."""
@@ -188,13 +187,12 @@ class Store:
             with writable(self.root):
                 draft.mkdir(parents=True)
                 facts = write(draft)
-                manifest = _manifest(draft, kind=kind, key=key, inputs=inputs, facts=facts)
-                (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
+                _manifest(draft, kind=kind, key=key, inputs=inputs, facts=facts).write(draft)
                 _sync(draft)
                 os.rename(draft, target)
                 _sync_directory(target.parent)
         except OSError:
-            if (target / "manifest.json").exists():  # another process was faster; contents with one key are equal
+            if (target / NAME).exists():  # another process was faster; contents with one key are equal
                 return read_artifact(target, verify=False)
             raise
         finally:
@@ -280,23 +278,16 @@ def read_artifact(path: Path, *, verify: bool) -> Artifact:
         ArtifactError: when a file is missing, truncated or (with ``verify``) changed, or the format is newer.
     """
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        if manifest["format"] > FORMAT:
-            raise ArtifactError(
-                "the artifact was written by a newer compress",
-                expected=f"format {FORMAT}",
-                got=manifest["format"],
-                where=path,
-            )
-        for name, entry in manifest["files"].items():
+        manifest = Manifest.read(path)
+        for name, entry in manifest.files.items():
             file = path / name
             size = file.stat().st_size
-            if size != entry["size_bytes"]:
-                raise _damaged(path, name, f"{entry['size_bytes']} bytes", f"{size} bytes")
-            if verify and (found := hash_file(file)) != entry["sha256"]:
-                raise _damaged(path, name, f"sha256 {entry['sha256'][:16]}...", f"sha256 {found[:16]}...")
+            if size != entry.size_bytes:
+                raise _damaged(path, name, f"{entry.size_bytes} bytes", f"{size} bytes")
+            if verify and (found := hash_file(file)) != entry.sha256:
+                raise _damaged(path, name, f"sha256 {entry.sha256[:16]}...", f"sha256 {found[:16]}...")
         return _of_manifest(path, manifest)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except READ_ERRORS as error:
         raise ArtifactError(
             "the artifact cannot be read", got=error, where=path, hint=f"delete {path}; the next run makes it again"
         ) from error
@@ -309,10 +300,10 @@ def ancestry(artifact: Artifact) -> list[Artifact]:
     the line begins after it.
     """
     stored: dict[str | None, list[Artifact]] = {}
-    for path in sorted(artifact.path.parent.glob("[!.]*/manifest.json")):
+    for path in sorted(artifact.path.parent.glob(f"[!.]*/{NAME}")):
         try:
-            found = _of_manifest(path.parent, json.loads(path.read_text()))
-        except (OSError, json.JSONDecodeError, KeyError, TypeError):  # being discarded, or damaged: no ancestor of use
+            found = _of_manifest(path.parent, Manifest.read(path.parent))
+        except (ArtifactError, *READ_ERRORS):  # being discarded, or damaged: no ancestor of use
             continue
         stored.setdefault(found.digest, []).append(found)
     line, descendants = [artifact], {artifact.digest}
@@ -326,8 +317,8 @@ def ancestry(artifact: Artifact) -> list[Artifact]:
         line.insert(0, parent)
 
 
-def _of_manifest(path: Path, manifest: dict[str, Any]) -> Artifact:
-    return Artifact(path, manifest["kind"], manifest["key"], manifest["digest"], manifest["inputs"], manifest["facts"])
+def _of_manifest(path: Path, manifest: Manifest) -> Artifact:
+    return Artifact(path, manifest.kind, manifest.key, manifest.digest, manifest.inputs, manifest.facts)
 
 
 def _damaged(path: Path, name: str, expected: str, got: str) -> ArtifactError:
@@ -340,25 +331,22 @@ def _damaged(path: Path, name: str, expected: str, got: str) -> ArtifactError:
     )
 
 
-def _manifest(
-    directory: Path, *, kind: Kind, key: str, inputs: dict[str, Any], facts: dict[str, Any]
-) -> dict[str, Any]:
+def _manifest(directory: Path, *, kind: Kind, key: str, inputs: dict[str, Any], facts: dict[str, Any]) -> Manifest:
     files = {
-        str(path.relative_to(directory)): {"size_bytes": path.stat().st_size, "sha256": hash_file(path)}
+        str(path.relative_to(directory)): Content(path.stat().st_size, hash_file(path))
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
-    digest = hash_values({name: entry["sha256"] for name, entry in files.items()})
-    return {
-        "format": FORMAT,
-        "kind": kind,
-        "key": key,
-        "digest": digest,
-        "inputs": inputs,
-        "facts": facts,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "files": files,
-    }
+    return Manifest(
+        format=FORMAT,
+        kind=kind,
+        key=key,
+        digest=hash_values({name: entry.sha256 for name, entry in files.items()}),
+        inputs=inputs,
+        facts=facts,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        files=files,
+    )
 
 
 def _sync(directory: Path) -> None:
