@@ -77,7 +77,7 @@ class Manifest:
             variants = {name: Bounds(**entry) for name, entry in found.pop("variants").items()}
             files = {name: Content(**entry) for name, entry in found.pop("files").items()}
             return cls(format_version=version, variants=variants, files=files, **found)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError("this is no bundle", got=repr(error), where=path) from error
 
     def write(self, directory: Path) -> None:

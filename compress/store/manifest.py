@@ -10,7 +10,8 @@ from compress.errors import ArtifactError
 FORMAT = 1
 NAME = "manifest.json"
 Kind = Literal["model", "quantized", "bundle", "scores", "outputs", "step"]
-READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError)  # of a damaged one, or one being discarded
+# Of a damaged one, or one being discarded. Not ValueError, which our own refusals are.
+READ_ERRORS = (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
