@@ -14,7 +14,7 @@ from typing import Any
 
 from compress.errors import ArtifactError, EnvironmentFault, LockedError
 
-Event = dict[str, Any]
+Line = dict[str, Any]
 
 
 class Journal:
@@ -50,7 +50,7 @@ class Journal:
             raise
         os.ftruncate(self._descriptor, self.size_bytes)
 
-    def append(self, event: Event, *, sync: bool = False) -> None:
+    def append(self, event: Line, *, sync: bool = False) -> None:
         """Write one event; with sync it is on the disk when this returns.
 
         Raises:
@@ -76,7 +76,7 @@ class Journal:
         os.close(self._descriptor)
 
 
-def read(path: Path, *, start: int = 0) -> Iterator[tuple[Event, int]]:
+def read(path: Path, *, start: int = 0) -> Iterator[tuple[Line, int]]:
     """Events from byte `start` on, each with the byte at which its line ends; a torn last line is left out.
 
     Raises:
@@ -94,7 +94,7 @@ def read(path: Path, *, start: int = 0) -> Iterator[tuple[Event, int]]:
             yield event, end
 
 
-def _parse(line: bytes) -> Event | None:
+def _parse(line: bytes) -> Line | None:
     head, _, rest = line.partition(b',"event":')
     body = rest[:-2]
     if not rest.endswith(b"}\n") or head != b'{"crc":"%08x"' % zlib.crc32(body):

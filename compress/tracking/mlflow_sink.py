@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from compress.errors import EnvironmentFault
-from compress.tracking.journal import Event
+from compress.tracking.events import Register, Start
 from compress.tracking.outbox import Down, Points, Refused
 from compress.tracking.views import experiment_tags, varying
 
@@ -84,16 +84,16 @@ class MlflowSink:
                     hint="back it up, then run `mlflow db upgrade <tracking URI>`; or install the newer mlflow",
                 ) from error
 
-    def start(self, event: Event, *, parent_id: str | None) -> str:
+    def start(self, event: Start, *, parent_id: str | None) -> str:
         """Find the run that an earlier attempt created, or create it. See `Sink`."""
         with _translated(refuses=False):
-            experiment_id = self._experiment_id(event["experiment"])
-            found = self._client.search_runs([experiment_id], f"tags.`{UID_TAG}` = '{event['uid']}'", max_results=1)
+            experiment_id = self._experiment_id(event.experiment)
+            found = self._client.search_runs([experiment_id], f"tags.`{UID_TAG}` = '{event.uid}'", max_results=1)
             if found:
                 return found[0].info.run_id
-            tags = event["tags"] | {UID_TAG: event["uid"]} | ({PARENT_TAG: parent_id} if parent_id else {})
-            created = self._client.create_run(experiment_id, start_time=event["ms"], tags=tags, run_name=event["name"])
-            self._offer_views(created, now_ms=event["ms"])
+            tags = event.tags | {UID_TAG: event.uid} | ({PARENT_TAG: parent_id} if parent_id else {})
+            created = self._client.create_run(experiment_id, start_time=event.ms, tags=tags, run_name=event.name)
+            self._offer_views(created, now_ms=event.ms)
             return created.info.run_id
 
     def reopen(self, run_id: str) -> None:
@@ -121,7 +121,7 @@ class MlflowSink:
         with _translated():
             self._client.log_artifact(run_id, str(path), folder or None)
 
-    def register(self, run_id: str, path: Path, example: Path, *data: Path, event: Event) -> None:
+    def register(self, run_id: str, path: Path, example: Path, *data: Path, event: Register) -> None:
         """See `Sink`."""
         from compress.tracking.onnx_model import register  # onnx is needed here alone
 

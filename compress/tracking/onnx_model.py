@@ -21,13 +21,13 @@ from mlflow.onnx import save_model
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
-from compress.tracking.journal import Event
+from compress.tracking.events import Register
 
 SHA256_TAG = "compress.sha256"
 
 
 def register(
-    client: MlflowClient, run_id: str, path: Path, example: Path, *data: Path, event: Event, is_local: bool
+    client: MlflowClient, run_id: str, path: Path, example: Path, *data: Path, event: Register, is_local: bool
 ) -> None:
     """Log the file as a model of the run, register it as a version, and move the alias to that version.
 
@@ -43,11 +43,11 @@ def register(
         is_local: whether the store is a local database: MLflow resolves ``models:/`` sources through its
             global tracking URI there, so the artifact location is given instead.
     """
-    name = event["name"]
+    name = event.name
     versions = [
         version
         for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-        if version.tags.get(SHA256_TAG) == event["sha256"]
+        if version.tags.get(SHA256_TAG) == event.sha256
     ]
     if not versions:
         model = _logged_model(client, run_id, path, example, *data, event=event)
@@ -62,20 +62,20 @@ def register(
                 source=model.artifact_location if is_local else f"models:/{model.model_id}",
                 run_id=run_id,
                 model_id=model.model_id,
-                tags=event["tags"] | {SHA256_TAG: event["sha256"]},
+                tags=event.tags | {SHA256_TAG: event.sha256},
                 await_creation_for=0,
             )
         ]
-    client.set_registered_model_alias(name, event["alias"], versions[0].version)
-    client.set_tag(run_id, SHA256_TAG, event["sha256"])
+    client.set_registered_model_alias(name, event.alias, versions[0].version)
+    client.set_tag(run_id, SHA256_TAG, event.sha256)
 
 
 def _logged_model(
-    client: MlflowClient, run_id: str, path: Path, example: Path, *data: Path, event: Event
+    client: MlflowClient, run_id: str, path: Path, example: Path, *data: Path, event: Register
 ) -> LoggedModel:
     experiment_id = client.get_run(run_id).info.experiment_id
     model = client.create_logged_model(
-        experiment_id, name=event["name"], source_run_id=run_id, tags={SHA256_TAG: event["sha256"]}, model_type="onnx"
+        experiment_id, name=event.name, source_run_id=run_id, tags={SHA256_TAG: event.sha256}, model_type="onnx"
     )
     description = Model(
         artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
@@ -88,7 +88,9 @@ def _logged_model(
     return client.finalize_logged_model(model.model_id, "READY")
 
 
-def _write_directory(directory: Path, path: Path, example: Path, *data: Path, description: Model, event: Event) -> None:
+def _write_directory(
+    directory: Path, path: Path, example: Path, *data: Path, description: Model, event: Register
+) -> None:
     with np.load(example, allow_pickle=False) as stored:
         inputs = {name: stored[name] for name in stored.files}
     with warnings.catch_warnings():
@@ -97,7 +99,7 @@ def _write_directory(directory: Path, path: Path, example: Path, *data: Path, de
             onnx.load(path, load_external_data=False),  # the files are copied below
             directory,
             mlflow_model=description,
-            signature=ModelSignature(_schema(event["inputs"]), _schema(event["outputs"])),
+            signature=ModelSignature(_schema(event.inputs), _schema(event.outputs)),
             input_example=inputs,
             pip_requirements=[
                 f"{package}=={metadata.version(package)}" for package in ("onnx", "onnxruntime", "numpy")
@@ -112,7 +114,7 @@ def _write_directory(directory: Path, path: Path, example: Path, *data: Path, de
     description.model_size_bytes = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     description.save(str(directory / "MLmodel"))
     with model.open("rb") as file:
-        assert hashlib.file_digest(file, "sha256").hexdigest() == event["sha256"]
+        assert hashlib.file_digest(file, "sha256").hexdigest() == event.sha256
 
 
 def _schema(tensors: list[list[Any]]) -> Schema:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from compress.tracking.journal import Event, Journal, read
+from compress.tracking.events import Event, Log, Register, Start, read_events, to_line
+from compress.tracking.journal import Journal, Line, read
 
 _log = logging.getLogger("compress.tracking")
 BATCH_POINTS = 1000  # MLflow's limit of metrics per request
@@ -37,11 +38,11 @@ class Points:
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
-    def add(self, event: Event) -> None:
+    def add(self, event: Log) -> None:
         """Add what a log event holds."""
-        self.metrics += [(key, value, event["ms"], event["step"]) for key, value in event.get("metrics", {}).items()]
-        self.params |= event.get("params", {})
-        self.tags |= event.get("tags", {})
+        self.metrics += [(key, value, event.ms, event.step or 0) for key, value in event.metrics.items()]
+        self.params |= event.params
+        self.tags |= event.tags
 
     def __len__(self) -> int:
         return len(self.metrics) + len(self.params) + len(self.tags)
@@ -56,7 +57,7 @@ class Points:
 class Sink(Protocol):
     """Where events go. Every operation may be repeated with the same effect, and raises Down or Refused."""
 
-    def start(self, event: Event, *, parent_id: str | None) -> str:
+    def start(self, event: Start, *, parent_id: str | None) -> str:
         """Find the run of this event, or create it; returns the server's run id."""
         ...
 
@@ -72,7 +73,7 @@ class Sink(Protocol):
         """Add a file to a run."""
         ...
 
-    def register(self, run_id: str, path: Path, example: Path, *data: Path, event: Event) -> None:
+    def register(self, run_id: str, path: Path, example: Path, *data: Path, event: Register) -> None:
         """Register an ONNX file, and the files that hold its weights, as a model version."""
         ...
 
@@ -135,14 +136,14 @@ class Outbox:
         """
         gathered: dict[str, Points] = {}
         done = self._taken
-        for event, end in read(self.events.path, start=self._taken):
-            if event["do"] == "log":
-                gathered.setdefault(event["run"], Points()).add(event)
+        for event, end in read_events(self.events.path, start=self._taken):
+            if event.do == "log":
+                gathered.setdefault(event.run, Points()).add(event)
             else:
                 self._send(sink, gathered, upto=done)
                 self._act(sink, event)
                 self._note({"taken": end})
-                for file in event.get("files", ()):
+                for file in event.files if event.do in ("artifact", "register") else ():
                     shutil.rmtree((self.directory / file).parent, ignore_errors=True)
             done = end
             if sum(map(len, gathered.values())) >= BATCH_POINTS:
@@ -157,7 +158,11 @@ class Outbox:
         self.events.close()
         self._delivery.close()
 
-    def _note(self, note: Event) -> None:
+    def append(self, event: Event, *, sync: bool = False) -> None:
+        """Write an event; see `Journal.append`."""
+        self.events.append(to_line(event), sync=sync)
+
+    def _note(self, note: Line) -> None:
         self._delivery.append(note)
         self._taken = note.get("taken", self._taken)
 
@@ -174,23 +179,23 @@ class Outbox:
             self._note({"taken": upto})
 
     def _act(self, sink: Sink, event: Event) -> None:
-        run, action = event["run"], event["do"]
-        if action == "start":
-            parent = event["parent"]
-            self._run_ids[run] = sink.start(event, parent_id=None if parent is None else self._run_ids[parent])
-            self._note({"run_ids": {run: self._run_ids[run]}})
+        if event.do == "start":
+            parent_id = None if event.parent is None else self._run_ids[event.parent]
+            self._run_ids[event.run] = sink.start(event, parent_id=parent_id)
+            self._note({"run_ids": {event.run: self._run_ids[event.run]}})
             return
-        run_id = self._run_ids[run]
-        files = [self.directory / name for name in event.get("files", ())]
-        with self._noting_refusal(f"{action} of {run}"):
-            if action == "reopen":
+        run_id = self._run_ids[event.run]
+        with self._noting_refusal(f"{event.do} of {event.run}"):
+            if event.do == "reopen":
                 sink.reopen(run_id)
-            elif action == "artifact":
-                sink.artifact(run_id, files[0], folder=event["folder"])
-            elif action == "register":
-                sink.register(run_id, *files, event=event)
-            else:
-                sink.end(run_id, status=event["status"], end_ms=event["ms"])
+            elif event.do == "artifact":
+                (name,) = event.files
+                sink.artifact(run_id, self.directory / name, folder=event.folder)
+            elif event.do == "register":
+                model, example, *data = (self.directory / name for name in event.files)
+                sink.register(run_id, model, example, *data, event=event)
+            elif event.do == "end":
+                sink.end(run_id, status=event.status, end_ms=event.ms)
 
     @contextlib.contextmanager
     def _noting_refusal(self, what: str) -> Iterator[None]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.tracking.courier import Courier
+from compress.tracking.events import End, Event, Keep, Log, Register, Reopen, Start, now_ms, read_events
 from compress.tracking.headline import is_headline
-from compress.tracking.journal import Event, read
 from compress.tracking.outbox import Outbox
 
 TensorRow = tuple[str, str, Sequence[int | str]]
@@ -47,18 +46,17 @@ class Tree:
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
         self.records: dict[str, Record] = {}
-        for event, _ in read(outbox.events.path):
-            if event["do"] == "start":
-                fields = {"id": event["run"]} | {key: event[key] for key in ("name", "parent", "experiment")}
-                self.records[event["run"]] = Record(**fields)
-            record = self.records[event["run"]]
-            record.last_ms = event["ms"]
-            if event["do"] == "end":
-                record.status = event["status"]
-            elif event["do"] == "reopen":
+        for event, _ in read_events(outbox.events.path):
+            if event.do == "start":
+                self.records[event.run] = Record(event.run, event.name, event.parent, event.experiment)
+            record = self.records[event.run]
+            record.last_ms = event.ms
+            if event.do == "end":
+                record.status = event.status
+            elif event.do == "reopen":
                 record.status = "RUNNING"
-            points = event.get("metrics", {}).items()
-            record.headline |= {key: value for key, value in points if is_headline(key)}
+            elif event.do == "log":
+                record.headline |= {key: value for key, value in event.metrics.items() if is_headline(key)}
 
     @property
     def root(self) -> Record:
@@ -69,16 +67,17 @@ class Tree:
         """Add a run; the first one is the parent."""
         record = Record(id=str(len(self.records)), name=name, parent=parent, experiment=experiment)
         self.records[record.id] = record
-        fields = {"name": name, "parent": parent, "experiment": experiment, "tags": tags}
-        # The uid finds the run on the server again when a crash hid the id it was given.
-        self.append(record, {"do": "start", "uid": uuid.uuid4().hex} | fields, sync=True)
+        begin = Start(
+            uid=uuid.uuid4().hex, name=name, parent=parent, experiment=experiment, tags=tags, run=record.id, ms=now_ms()
+        )
+        self.append(begin, sync=True)
         return record
 
     def reopen(self, record: Record, tags: dict[str, str]) -> Record:
         """Mark a run as running again."""
         record.status = "RUNNING"
-        self.append(record, {"do": "reopen"}, sync=True)
-        self.append(record, {"do": "log", "tags": tags})
+        self.append(Reopen(run=record.id, ms=now_ms()), sync=True)
+        self.append(Log(tags=tags, run=record.id, ms=now_ms()))
         return record
 
     def end_stale(self, *, children_only: bool) -> None:
@@ -86,12 +85,11 @@ class Tree:
         for record in self.records.values():
             if record.status == "RUNNING" and not (children_only and record is self.root):
                 record.status = "KILLED"
-                self.append(record, {"do": "end", "status": "KILLED"}, ms=record.last_ms, sync=True)
+                self.append(End(status="KILLED", run=record.id, ms=record.last_ms), sync=True)
 
-    def append(self, record: Record, fields: Event, *, ms: int | None = None, sync: bool = False) -> None:
-        """Write one event of a run, at the present time unless given."""
-        now_ms = time.time_ns() // 1_000_000
-        self.outbox.events.append(fields | {"run": record.id, "ms": now_ms if ms is None else ms}, sync=sync)
+    def append(self, event: Event, *, sync: bool = False) -> None:
+        """Write one event of a run."""
+        self.outbox.append(event, sync=sync)
 
 
 class Run:
@@ -102,11 +100,12 @@ class Run:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log a configuration, nested or flat, under dotted keys. A param cannot be changed later."""
-        self._log({"params": dict(flattened(values))})
+        self.tree.append(Log(params=dict(flattened(values)), run=self.record.id, ms=now_ms()))
 
     def tags(self, values: Mapping[str, object]) -> None:
         """Set tags; a later value replaces an earlier one."""
-        self._log({"tags": {key: str(value) for key, value in values.items()}})
+        tags = {key: str(value) for key, value in values.items()}
+        self.tree.append(Log(tags=tags, run=self.record.id, ms=now_ms()))
 
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """Log points of curves. NaN and infinities are left out and named in a tag.
@@ -133,7 +132,8 @@ class Run:
                 below = file.parent.relative_to(path.parent).as_posix()
                 self.artifact(file, f"{folder}/{below}" if folder else below)
             return
-        self._append({"do": "artifact", "files": self.tree.outbox.keep(path), "folder": folder})
+        files = self.tree.outbox.keep(path)
+        self.tree.append(Keep(files=files, folder=folder, run=self.record.id, ms=now_ms()))
 
     def register_onnx(
         self,
@@ -168,18 +168,18 @@ class Run:
         example_name = str(Path(model).with_name("example.npz"))
         arrays: dict[str, Any] = dict(example)
         np.savez(self.tree.outbox.directory / example_name, **arrays)
-        self._append(
-            {
-                "do": "register",
-                "files": [model, example_name, *weights],
-                "sha256": sha256,
-                "name": name,
-                "inputs": [[*row[:2], list(row[2])] for row in inputs],
-                "outputs": [[*row[:2], list(row[2])] for row in outputs],
-                "tags": {key: str(value) for key, value in (tags or {}).items()},
-                "alias": alias,
-            }
+        registered = Register(
+            files=[model, example_name, *weights],
+            sha256=sha256,
+            name=name,
+            inputs=[[*row[:2], list(row[2])] for row in inputs],
+            outputs=[[*row[:2], list(row[2])] for row in outputs],
+            tags={key: str(value) for key, value in (tags or {}).items()},
+            alias=alias,
+            run=self.record.id,
+            ms=now_ms(),
         )
+        self.tree.append(registered)
         return sha256
 
     def __enter__(self) -> Self:
@@ -190,23 +190,17 @@ class Run:
     ) -> None:
         status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
         self.record.status = status
-        self._append({"do": "end", "status": status}, sync=True)
+        self.tree.append(End(status=status, run=self.record.id, ms=now_ms()), sync=True)
         self._courier.flush(timeout_s=0.0)
 
     def _points(self, values: Mapping[str, float], *, step: int) -> None:
         finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
         bad = values.keys() - finite.keys() - self.record.nonfinite
         if finite:
-            self._log({"metrics": finite, "step": int(step)})
+            self.tree.append(Log(metrics=finite, step=int(step), run=self.record.id, ms=now_ms()))
         if bad:
             self.record.nonfinite |= bad
             self.tags({"compress.nonfinite": ", ".join(sorted(self.record.nonfinite))})
-
-    def _log(self, fields: Event) -> None:
-        self._append({"do": "log"} | fields)
-
-    def _append(self, fields: Event, *, sync: bool = False) -> None:
-        self.tree.append(self.record, fields, sync=sync)
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
