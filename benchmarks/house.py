@@ -11,7 +11,8 @@ Nothing is imported from the package, so that a tree that does not run is measur
 - **layers**: of the import contract in ``pyproject.toml``, and whether every module lies in one.
 - **lines a function**: of its body, without the docstring, nested functions counted twice.
 - **string subscripts**: ``x["name"]``, read or written, for each 1,000 lines; names of fields that no tool checks.
-- **isinstance**: calls of `isinstance` and `issubclass`, and class patterns, that ask for a class of our own.
+- **isinstance**: calls of `isinstance` and `issubclass`, and class patterns, that ask for a class of our own; of a
+  stage, outside the module that makes the one table of their names.
 - **places to touch**: modules that name a part which was added like any other of its kind, itself included. Tests and
   docs, and the modules that have a use for it, such as a preset, are not places that a new part has to touch: so the
   part is chosen among those without.
@@ -38,6 +39,7 @@ MAX_SUBSCRIPTS = 12.0  # a 1,000 lines
 MAX_PLACES = 3
 MAX_STAGE_QUESTIONS = 0
 STAGE = "Stage"  # the class whose subclasses nobody may ask for
+TABLE = "VERBS"  # the one table of their names; where it is made, values are told apart
 GENERIC = frozenset({"Annotated", "Callable", "Iterable", "Iterator", "Literal", "Sequence", "list", "tuple", "type"})
 
 
@@ -183,13 +185,25 @@ def questions(found: Sequence[Module]) -> list[Figure]:
         for module in found
         for kind, line, text in asks(module, stages=stages)
     ]
-    faults = [place for kind, place in asked if kind == STAGE]
+    tables = tuple(f"{module.name}:" for module in found if makes(module, TABLE))
+    faults = [place for kind, place in asked if kind == STAGE and not place.startswith(tables)]
     others = Counter(kind for kind, _ in asked if kind != STAGE)
     over = tuple(faults) if len(faults) > MAX_STAGE_QUESTIONS else ()
     return [
         Figure("isinstance of a stage", str(len(faults)), f"at most {MAX_STAGE_QUESTIONS}", over),
         Figure("isinstance of another class of ours, by its room", in_words(others) or "none", ""),
     ]
+
+
+def makes(module: Module, name: str) -> bool:
+    """Whether a module assigns a name at its top level."""
+    targets = [
+        target
+        for node in module.tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    ]
+    return any(isinstance(target, ast.Name) and target.id == name for target in targets)
 
 
 def derived(found: Sequence[Module], base: str) -> set[str]:

@@ -9,7 +9,6 @@ from pydantic import (
     GetJsonSchemaHandler,
     InstanceOf,
     PlainSerializer,
-    SerializationInfo,
     Tag,
 )
 from pydantic.json_schema import JsonSchemaValue, SkipJsonSchema
@@ -24,7 +23,7 @@ from compress.stages.quantize import Quantize
 from compress.stages.shorten import Shorten
 from compress.stages.train import Train
 from compress.stages.vocabulary import PruneVocabulary
-from compress.user_code import OwnClass, is_own, origin
+from compress.user_code import OwnClass, is_own, written
 
 OurStage = Annotated[
     Distill | Export | Prune | PruneVocabulary | Quantize | Shorten | Train, Field(discriminator="verb")
@@ -86,11 +85,6 @@ def _titled(stage: Stage) -> Stage:
     return stage if stage.verb else stage.model_copy(update={"verb": stage.name})
 
 
-def _written(stage: Stage, info: SerializationInfo) -> dict[str, Any]:
-    """Return the fields, with the class and the content of its file under ``class``."""
-    return {"class": str(origin(type(stage))), **stage.model_dump(mode=info.mode, exclude_none=info.exclude_none)}
-
-
 if TYPE_CHECKING:
     AnyStage = Stage  # nothing else, once a recipe is resolved
 else:
@@ -98,7 +92,7 @@ else:
         Annotated[OurStage, Tag("<ours>")]
         | Annotated[OwnStage, Tag("<own>")]
         | Annotated[
-            SkipJsonSchema[InstanceOf[Stage]], PlainSerializer(_written), BeforeValidator(_titled), Tag("<object>")
+            SkipJsonSchema[InstanceOf[Stage]], PlainSerializer(written), BeforeValidator(_titled), Tag("<object>")
         ],
         Discriminator(_form),
         BeforeValidator(one_key("verb")),

@@ -95,6 +95,11 @@ def test_a_question_for_a_stage_is_found_under_another_name_and_through_a_subcla
     assert found.over == ("compress.cli:4 asks for KINDS",)
 
 
+def test_the_module_that_makes_the_table_of_stages_may_ask(root):
+    (root / "compress/cli.py").write_text((root / "compress/cli.py").read_text() + "VERBS: dict = {}\n")
+    assert figure(root, "isinstance of a stage").value == "0"
+
+
 def test_questions_for_other_classes_are_counted_by_room(root):
     assert figure(root, "isinstance of another").value == "b 1"
 
