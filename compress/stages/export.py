@@ -175,7 +175,8 @@ class Export(Stage):
 def lineage_of(source: Artifact, work: Work) -> Lineage:
     """Where the exported model comes from: verbs, keys and digests; no paths, no dates."""
     stages = (
-        Ancestor(stage=made.inputs["fields"]["verb"], key=made.key, digest=made.digest) for made in ancestry(source)
+        Ancestor(stage=made.inputs["fields"].get("verb", made.inputs["stage"]), key=made.key, digest=made.digest)
+        for made in ancestry(source)
     )
     teacher = work.teacher.artifact.digest if work.teachers else None
     return Lineage(teacher=teacher, stages=tuple(stages))

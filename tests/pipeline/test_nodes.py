@@ -19,17 +19,18 @@ RECIPE = """
 schema: 1
 name: nodes
 data: {source: digits}
-teacher: {model: {cnn: {widths: [8, 8]}}, train: {epochs: 1, batch_size: 64}}
-student: {cnn: {widths: [8]}}
+teacher: {model: {mlp: {widths: [32]}}, train: {epochs: 1, batch_size: 64}}
+student: {mlp: {widths: [16]}}
 ensemble:
-  second: {teacher: {model: {cnn: {widths: [4]}}, train: {epochs: 1, batch_size: 64}}, weight: 0.5}
+  second: {teacher: {model: {mlp: {widths: [8]}}, train: {epochs: 1, batch_size: 64}}, weight: 0.5}
 baselines:
-  alone: {model: {cnn: {widths: [8]}}, train: {epochs: 1, batch_size: 64}}
+  alone: {model: {mlp: {widths: [16]}}, train: {epochs: 1, batch_size: 64}}
 stages:
   - distill: {epochs: 1, batch_size: 64}
   - quantize: {max_accuracy_drop: null, min_agreement: 0.5}
   - export
 benchmark: {preset: quick, profiles: [{threads: 1}]}
+gates: {max_accuracy_drop: 1.0}
 """
 
 

@@ -9,7 +9,7 @@ from compress.export.graph import to_onnx
 from compress.loss import GuidedLoss
 from compress.loss.logits import Kl
 from compress.models import load_model, load_structure
-from compress.quantization.placement import Quantizer
+from compress.quantization.sensitivity import Quantizer
 from compress.stage import Host, Need, Optimization, Quantity, Stage, Training, Work
 from compress.store.artifact import Artifact, Kind
 from compress.training.teacher import fit_guided
@@ -52,7 +52,7 @@ class AddNoise(Stage):
             name=self.title,
         )
         example = work.task.batch(work.data.select, torch.arange(2)).inputs
-        quantizer = Quantizer(to_onnx(module, structure.signature, example), mode="dynamic")
+        quantizer = Quantizer(to_onnx(module, structure.signature, example), mode="dynamic", keep_float={})
         return self.commit(
             module,
             source,
