@@ -77,24 +77,37 @@ def check_parity(
     module = copy.deepcopy(model).cpu().eval()
     worst: dict[str, float] = {}
     for optimize in (False, True):
-        session = Session(path, optimize=optimize)
-        sizes = (1, 2, _odd_size(inputs, path))
-        batches = (tuple(array[:size] for array in inputs) for size in sizes)
-        for batch in (shortened for whole in batches for shortened in _at_lengths(whole, session)):
-            references = _run(module, batch)
-            shapes = " and ".join(str(array.shape) for array in batch)
-            where = f"{path.name}, inputs {shapes}, ORT optimisations {'on' if optimize else 'off'}"
-            for name, expected, got in zip(session.outputs, references, session(*batch), strict=True):
-                report = difference(expected, got)
-                if report["max_abs"] > tolerance * report["scale"]:
-                    raise StageError(
-                        "the ONNX file does not compute what the model computes",
-                        expected=f"largest error at most {tolerance * report['scale']:.3g}",
-                        got=f"{report['max_abs']:.3g}",
-                        where=f"output {name!r}, {where}",
-                    )
-                worst = {key: _worse(key, report, worst) for key in report}
+        for report in _against_module(module, path, inputs, optimize=optimize, tolerance=tolerance):
+            worst = {key: _worse(key, report, worst) for key in report}
     return worst
+
+
+def _against_module(
+    module: nn.Module, path: Path, inputs: tuple[np.ndarray, ...], *, optimize: bool, tolerance: float
+) -> list[dict[str, float]]:
+    """The `difference` of each output at each batch size and length; one session at a time, each as large as a file.
+
+    Raises:
+        StageError: see `check_parity`.
+    """
+    session = Session(path, optimize=optimize)
+    batches = (tuple(array[:size] for array in inputs) for size in (1, 2, _odd_size(inputs, path)))
+    reports: list[dict[str, float]] = []
+    for batch in (shortened for whole in batches for shortened in _at_lengths(whole, session)):
+        references = _run(module, batch)
+        shapes = " and ".join(str(array.shape) for array in batch)
+        where = f"{path.name}, inputs {shapes}, ORT optimisations {'on' if optimize else 'off'}"
+        for name, expected, got in zip(session.outputs, references, session(*batch), strict=True):
+            report = difference(expected, got)
+            if report["max_abs"] > tolerance * report["scale"]:
+                raise StageError(
+                    "the ONNX file does not compute what the model computes",
+                    expected=f"largest error at most {tolerance * report['scale']:.3g}",
+                    got=f"{report['max_abs']:.3g}",
+                    where=f"output {name!r}, {where}",
+                )
+            reports.append(report)
+    return reports
 
 
 def check_decisions(path: Path, inputs: tuple[np.ndarray, ...], *, min_agreement: float) -> dict[str, float]:
@@ -119,22 +132,41 @@ def check_decisions(path: Path, inputs: tuple[np.ndarray, ...], *, min_agreement
     references = _in_batches(Session(path), inputs, rows=rows, size=rows)
     worst: dict[str, float] = {}
     for optimize in (True, False):
-        session = Session(path, optimize=optimize)
-        for size in (1, 2, rows):
-            where = f"{path.name}, batch {size}, ORT optimisations {'on' if optimize else 'off'}"
-            outputs = _in_batches(session, inputs, rows=rows, size=size)
-            for name, expected, got in zip(session.outputs, references, outputs, strict=True):
-                report = difference(expected, got)
-                if report.get("argmax_agreement", 1.0) < min_agreement:
-                    raise StageError(
-                        "the ONNX file decides otherwise at another batch size or without ORT's optimisations",
-                        expected=f"the same decision on {min_agreement:.2%} of {rows} rows",
-                        got=f"{report['argmax_agreement']:.2%}, outputs up to {report['max_abs']:.3g} apart",
-                        where=f"output {name!r}, {where}",
-                        hint="keep the most sensitive layers in float (keep_float), or lower min_agreement",
-                    )
-                worst = {key: _worse(key, report, worst) for key in report}
+        for report in _against_itself(path, inputs, references, optimize=optimize, min_agreement=min_agreement):
+            worst = {key: _worse(key, report, worst) for key in report}
     return worst
+
+
+def _against_itself(
+    path: Path,
+    inputs: tuple[np.ndarray, ...],
+    references: tuple[np.ndarray, ...],
+    *,
+    optimize: bool,
+    min_agreement: float,
+) -> list[dict[str, float]]:
+    """The `difference` of each output at each batch size; one session at a time.
+
+    Raises:
+        StageError: see `check_decisions`.
+    """
+    session, rows = Session(path, optimize=optimize), _odd_size(inputs, path)
+    reports: list[dict[str, float]] = []
+    for size in (1, 2, rows):
+        where = f"{path.name}, batch {size}, ORT optimisations {'on' if optimize else 'off'}"
+        outputs = _in_batches(session, inputs, rows=rows, size=size)
+        for name, expected, got in zip(session.outputs, references, outputs, strict=True):
+            report = difference(expected, got)
+            if report.get("argmax_agreement", 1.0) < min_agreement:
+                raise StageError(
+                    "the ONNX file decides otherwise at another batch size or without ORT's optimisations",
+                    expected=f"the same decision on {min_agreement:.2%} of {rows} rows",
+                    got=f"{report['argmax_agreement']:.2%}, outputs up to {report['max_abs']:.3g} apart",
+                    where=f"output {name!r}, {where}",
+                    hint="keep the most sensitive layers in float (keep_float), or lower min_agreement",
+                )
+            reports.append(report)
+    return reports
 
 
 def _odd_size(inputs: tuple[np.ndarray, ...], path: Path) -> int:

@@ -67,7 +67,7 @@ def _faults(task: Any, data: Data) -> list[tuple[str, object]]:
     """Return what was expected of a task and what it gave, tried on the first samples and on made-up outputs."""
     if not isinstance(task, Task):
         return [("a Task", type(task).__name__)]
-    json.dumps(task.preprocessing), task.digest  # noqa: B018 - both are read after hours, and refuse what is no JSON
+    json.dumps([task.preprocessing, task.digest])  # both are read after hours, and refuse what is no JSON
     first = data.select.take(np.arange(TRIED))
     batch = task.batch(first, torch.arange(TRIED))
     given, units = task.signature, int(task.units(first).sum())

@@ -143,7 +143,7 @@ class Outbox:
                 self._send(sink, gathered, upto=done)
                 self._act(sink, event)
                 self._note({"taken": end})
-                for file in event.files if event.do in ("artifact", "register") else ():
+                for file in event.files if event.do == "artifact" or event.do == "register" else ():
                     shutil.rmtree((self.directory / file).parent, ignore_errors=True)
             done = end
             if sum(map(len, gathered.values())) >= BATCH_POINTS:
