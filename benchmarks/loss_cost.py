@@ -32,12 +32,11 @@ from compress.measures.intervals import paired_ratio
 from compress.models import AnyModel
 from compress.progress import Reporter
 from compress.recipe import Recipe
-from compress.stage import Execution, Host, Member, Work
+from compress.stage import Execution, Host, Member, Optimization, Work
 from compress.stages.create import Create
 from compress.store.artifact import Store
 from compress.tasks import ImageClassification
-from compress.training.loop import Optimization
-from compress.training.teacher import fit_guided
+from compress.training.guided import fit_guided
 
 HERE = Path(__file__).parent
 PIPELINES = HERE.parent / "pipelines"
