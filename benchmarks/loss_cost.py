@@ -95,7 +95,7 @@ def prepare(store: Store, models: Pair, *, images: int, threads: int) -> tuple[W
     data = recipe.data.load()
     data = replace(data, roles={**data.roles, "train": data.train.take(np.arange(images))})
     work = Work(ImageClassification.of(data, augment=recipe.data.augment), data, recipe.loss, seed=0)
-    host = Host(store, Execution(threads=threads, precision="bfloat16"), reporter=Reporter(quiet=True))
+    host = Host(store=store, execution=Execution(threads=threads, precision="bfloat16"), reporter=Reporter(quiet=True))
     teacher = Create(model=models.teacher).run(None, work, host)
     return replace(work, teachers=(Member(teacher, work.task),)), host
 

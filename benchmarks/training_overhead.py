@@ -100,7 +100,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as store:
         work = Work(ImageClassification.of(data, augment=None), data, GuidedLoss(preset="hinton"), seed=0)
         execution = Execution(threads=arguments.threads, precision="bfloat16")
-        host = Host(Store.open(Path(store)), execution, reporter=Reporter(quiet=True))
+        host = Host(store=Store.open(Path(store)), execution=execution, reporter=Reporter(quiet=True))
         rates: dict[str, list[float]] = {"bare": [], "fit": []}
         loops = {"bare": lambda: bare_loop(work.task, train), "fit": lambda: our_loop(work, host)}
         chance = random.Random(0)

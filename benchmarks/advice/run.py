@@ -120,7 +120,8 @@ class Grid:
         bounds = np.cumsum([0, max(IMAGES), POOL, SELECT, HELD_OUT])
         parts = [data.train.take(np.arange(low, high)) for low, high in zip(bounds, bounds[1:], strict=False)]
         task = ImageClassification.of(data, augment=None, normalize=recipe.data.normalize)
-        host = Host(store, Execution(threads=threads, precision="float32"), reporter=Reporter(quiet=True))
+        execution = Execution(threads=threads, precision="float32")
+        host = Host(store=store, execution=execution, reporter=Reporter(quiet=True))
         return cls(Work(task, data, recipe.loss, seed=0), host, *parts)
 
     def data(self, images: int, shift: str) -> Data:
