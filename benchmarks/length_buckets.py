@@ -36,12 +36,14 @@ from compress.pipeline.run import Options, host_of, work_of
 from compress.pipeline.run_directory import decide_execution
 from compress.progress import Reporter
 from compress.recipe import Recipe
-from compress.stage import Host, Work
+from compress.stage import Host, Optimization, Work
 from compress.stages.create import Create
 from compress.stages.train import LABELS_ALONE
 from compress.store.artifact import Artifact, Store
 from compress.tasks import Task, TextTask
-from compress.training.loop import BATCH, Optimization, fit, forward_all
+from compress.training.inference import BATCH, forward_all
+from compress.training.loader import RoleLoader
+from compress.training.loop import fit
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent / "pipelines" / "spam" / "recipe.yaml"
@@ -82,18 +84,19 @@ def prepare(store: Store, *, mails: int, threads: int) -> tuple[Work, Host, Samp
 
 def train(module: nn.Module, work: Work, host: Host) -> None:
     """An epoch of training on the labels."""
+    optimization = Optimization(epochs=1, batch_size=UPDATE, optimizer="adamw", learning_rate=1e-4)
     with tempfile.TemporaryDirectory() as checkpoints:
         fit(
             module,
-            work,
+            work.task,
+            RoleLoader(work.task, work.data.train, optimization, seed=0, views=lambda *_: None),
             host,
             loss=bind(LABELS_ALONE, module, None, (), seed=0),
             teacher=None,
-            optimization=Optimization(epochs=1, batch_size=UPDATE, optimizer="adamw", learning_rate=1e-4),
+            optimization=optimization,
             seed=0,
             checkpoints=Path(checkpoints),
             name="",
-            views=lambda *_: None,
         )
 
 

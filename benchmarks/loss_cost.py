@@ -32,12 +32,11 @@ from compress.measures.intervals import paired_ratio
 from compress.models import AnyModel
 from compress.progress import Reporter
 from compress.recipe import Recipe
-from compress.stage import Execution, Host, Member, Work
+from compress.stage import Execution, Host, Member, Optimization, Work
 from compress.stages.create import Create
 from compress.store.artifact import Store
 from compress.tasks import ImageClassification
-from compress.training.loop import Optimization
-from compress.training.teacher import fit_guided
+from compress.training.guided import fit_guided
 
 HERE = Path(__file__).parent
 PIPELINES = HERE.parent / "pipelines"
@@ -96,7 +95,7 @@ def prepare(store: Store, models: Pair, *, images: int, threads: int) -> tuple[W
     data = recipe.data.load()
     data = replace(data, roles={**data.roles, "train": data.train.take(np.arange(images))})
     work = Work(ImageClassification.of(data, augment=recipe.data.augment), data, recipe.loss, seed=0)
-    host = Host(store, Execution(threads=threads, precision="bfloat16"), reporter=Reporter(quiet=True))
+    host = Host(store=store, execution=Execution(threads=threads, precision="bfloat16"), reporter=Reporter(quiet=True))
     teacher = Create(model=models.teacher).run(None, work, host)
     return replace(work, teachers=(Member(teacher, work.task),)), host
 

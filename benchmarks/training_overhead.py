@@ -30,10 +30,11 @@ from compress.loss.logits import Hard
 from compress.measures.intervals import paired_ratio
 from compress.models import ResNet
 from compress.progress import Reporter
-from compress.stage import Execution, Host, Work
+from compress.stage import Execution, Host, Optimization, Work
 from compress.store.artifact import Store
 from compress.tasks import ImageClassification, Task
-from compress.training.loop import Optimization, fit
+from compress.training.loader import RoleLoader
+from compress.training.loop import fit
 
 BATCH = 128
 MODEL = ResNet(width=16, blocks=(1, 1, 1))
@@ -68,17 +69,18 @@ def our_loop(work: Work, host: Host) -> float:
     module: nn.Module = MODEL.build(work.task.signature, code=())
     with tempfile.TemporaryDirectory() as checkpoints:
         started_s = time.perf_counter()
+        optimization = Optimization(epochs=1, batch_size=BATCH, learning_rate=0.01)
         fit(
             module,
-            work,
+            work.task,
+            RoleLoader(work.task, work.data.train, optimization, seed=0, views=lambda *_: None),
             host,
             loss=bind(GuidedLoss(hard=Hard()), module, None, (), seed=0),
             teacher=None,
-            optimization=Optimization(epochs=1, batch_size=BATCH, learning_rate=0.01),
+            optimization=optimization,
             seed=0,
             checkpoints=Path(checkpoints),
             name="fit",
-            views=lambda *_: None,
         )
     return len(work.data.train) / (time.perf_counter() - started_s)
 
@@ -98,7 +100,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as store:
         work = Work(ImageClassification.of(data, augment=None), data, GuidedLoss(preset="hinton"), seed=0)
         execution = Execution(threads=arguments.threads, precision="bfloat16")
-        host = Host(Store.open(Path(store)), execution, reporter=Reporter(quiet=True))
+        host = Host(store=Store.open(Path(store)), execution=execution, reporter=Reporter(quiet=True))
         rates: dict[str, list[float]] = {"bare": [], "fit": []}
         loops = {"bare": lambda: bare_loop(work.task, train), "fit": lambda: our_loop(work, host)}
         chance = random.Random(0)

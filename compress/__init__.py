@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Table,
     )
     from compress.errors import CompressError
+    from compress.functional import bind, distill, prune, quantize
     from compress.loss import (
         Compared,
         FeatureTerm,
@@ -168,9 +169,13 @@ _HOMES = {
     "Train": "compress.stages.train",
     "UserFile": "compress.models",
     "Work": "compress.stage",
+    "bind": "compress.functional",
+    "distill": "compress.functional",
     "last_features": "compress.loss",
     "load_model": "compress.models",
     "load_structure": "compress.models",
+    "prune": "compress.functional",
+    "quantize": "compress.functional",
     "run": "compress.pipeline.run",
     "shares": "compress.measures.tally",
     "stage_pairs": "compress.loss",
@@ -262,9 +267,13 @@ __all__ = [
     "Train",
     "UserFile",
     "Work",
+    "bind",
+    "distill",
     "last_features",
     "load_model",
     "load_structure",
+    "prune",
+    "quantize",
     "run",
     "shares",
     "stage_pairs",

@@ -42,10 +42,13 @@ from compress.loss import GuidedLoss, bind
 from compress.models import Cnn, load_model, save_model
 from compress.progress import Reporter
 from compress.recipe import Recipe
-from compress.stage import CACHE_LIMIT_GB, Execution, Host, Member, Work
+from compress.stage import CACHE_LIMIT_GB, Execution, Host, Member, Optimization, Work
 from compress.store.artifact import Artifact, Store, hash_values
 from compress.tasks import Batch, ImageClassification
-from compress.training.loop import Optimization, Taught, Teaching, fit, predict
+from compress.training.inference import predict
+from compress.training.loader import RoleLoader
+from compress.training.loop import fit
+from compress.training.teaching import Taught, Teaching
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parents[1] / "pipelines" / "fashion_mnist" / "recipe.yaml"
@@ -117,7 +120,8 @@ class Grid:
         bounds = np.cumsum([0, max(IMAGES), POOL, SELECT, HELD_OUT])
         parts = [data.train.take(np.arange(low, high)) for low, high in zip(bounds, bounds[1:], strict=False)]
         task = ImageClassification.of(data, augment=None, normalize=recipe.data.normalize)
-        host = Host(store, Execution(threads=threads, precision="float32"), reporter=Reporter(quiet=True))
+        execution = Execution(threads=threads, precision="float32")
+        host = Host(store=store, execution=execution, reporter=Reporter(quiet=True))
         return cls(Work(task, data, recipe.loss, seed=0), host, *parts)
 
     def data(self, images: int, shift: str) -> Data:
@@ -210,7 +214,8 @@ def teacher_of(setting: Setting, grid: Grid) -> Artifact:
         with tempfile.TemporaryDirectory() as checkpoints:
             fit(
                 module,
-                here,
+                here.task,
+                RoleLoader(here.task, samples, optimization, seed=700_001, views=lambda _epoch, _generator: None),
                 host,
                 loss=bind(loss, module, None, (), seed=0),
                 teacher=teaching,
@@ -218,7 +223,6 @@ def teacher_of(setting: Setting, grid: Grid) -> Artifact:
                 seed=700_001,
                 checkpoints=Path(checkpoints),
                 name="",
-                views=lambda _epoch, _generator: None,
             )
 
     def write(directory: Path) -> dict[str, object]:

@@ -37,11 +37,14 @@ from compress.models import Cnn, load_model
 from compress.pipeline.run import Options, host_of, work_of
 from compress.progress import Reporter
 from compress.recipe import Recipe
-from compress.stage import Execution, Host, Member, Work
+from compress.stage import Execution, Host, Member, Optimization, Work
 from compress.store.artifact import Store
 from compress.tasks import Batch
-from compress.training.loop import Optimization, Taught, Teaching, fit, predict
+from compress.training.inference import predict
+from compress.training.loader import RoleLoader
+from compress.training.loop import fit
 from compress.training.teacher import teacher_outputs
+from compress.training.teaching import Taught, Teaching
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
@@ -111,10 +114,19 @@ def train(
     student = STUDENT.build(work.task.signature, code=())
     example = work.task.batch(work.data.select, torch.arange(2)).inputs
     views = work.task.views(mixup=loss.mixup)
+    loader = RoleLoader(
+        work.task,
+        work.data.train,
+        OPTIMIZATION,
+        seed=seed,
+        views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
+        mixup=loss.mixup,
+    )
     with tempfile.TemporaryDirectory() as checkpoints:
         fit(
             student,
-            work,
+            work.task,
+            loader,
             host,
             loss=bind(loss, student, teacher, example, seed=seed),
             teacher=taught,
@@ -122,7 +134,6 @@ def train(
             seed=seed,
             checkpoints=Path(checkpoints),
             name="",
-            views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
         )
     return student
 

@@ -22,8 +22,8 @@ from compress.loss.term import ALWAYS
 from compress.measures.intervals import Estimate, wilson_interval
 from compress.stage import Host, Work
 from compress.surgery.cost import model_cost
-from compress.training.loop import targets_of
 from compress.training.teacher import TeacherOutputs, teacher_outputs
+from compress.training.teaching import targets_of
 
 PROBED = 2048  # samples of each role that the probes look at
 PAIRED = 256  # samples whose features are compared

@@ -21,8 +21,9 @@ from compress.measures.intervals import agreement
 from compress.models import load_model
 from compress.progress import Reporter
 from compress.stage import Host, Optimization, Unrecorded, Work
-from compress.training.loop import predict
-from compress.training.teacher import fit_guided, num_checked, teacher_outputs
+from compress.training.guided import fit_guided
+from compress.training.inference import predict
+from compress.training.teacher import num_checked, teacher_outputs
 
 LABELS_ALONE = GuidedLoss(hard=Hard())
 SHARE = 0.1  # of the stage's epochs

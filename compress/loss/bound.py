@@ -112,7 +112,12 @@ def active(term: FeatureTerm, count: int, *, progress: float) -> range:
 
 
 def bind(
-    loss: GuidedLoss, student: nn.Module, teacher: nn.Module | None, inputs: Sequence[Tensor], *, seed: int
+    loss: GuidedLoss,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    inputs: Sequence[Tensor] | Mapping[str, Tensor],
+    *,
+    seed: int,
 ) -> BoundLoss:
     """Resolve a loss's taps on two models and build its projectors.
 
@@ -120,7 +125,7 @@ def bind(
         loss: the terms.
         student: not changed.
         teacher: whose features are read; None when no term reads a teacher.
-        inputs: at least two samples.
+        inputs: at least two samples; a model's arguments, in order or by name.
         seed: draws the projectors' weights.
 
     Raises:

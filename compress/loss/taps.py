@@ -122,8 +122,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def dry_run(module: nn.Module, inputs: Sequence[Tensor], *, role: str) -> Trace:
-    """Run a module once, in evaluation mode without gradients, and return what each submodule took and gave."""
+def dry_run(module: nn.Module, inputs: Sequence[Tensor] | Mapping[str, Tensor], *, role: str) -> Trace:
+    """Run a module once, in evaluation mode without gradients, and return what each submodule took and gave.
+
+    Args:
+        module: left as it was.
+        inputs: its arguments, in order or by name.
+        role: ``student`` or ``teacher``; named in messages.
+    """
     seen: dict[str, Seen] = {}
 
     def note(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
@@ -143,7 +149,7 @@ def dry_run(module: nn.Module, inputs: Sequence[Tensor], *, role: str) -> Trace:
     handles = [inner.register_forward_hook(note(path)) for path, inner in module.named_modules() if path]
     try:
         with evaluating(module), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            module(*inputs)
+            module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
     finally:
         for handle in handles:
             handle.remove()

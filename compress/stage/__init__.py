@@ -1,12 +1,13 @@
 """The contract of stages: what one is, what it works on, where it happens, and how it trains."""
 
-from compress.stage.host import Execution, Host, Precision, Recorder, Unrecorded
+from compress.stage.host import Compute, Execution, Host, Precision, Recorder, Unrecorded
 from compress.stage.stage import Need, Quantity, Stage
 from compress.stage.training import CACHE_LIMIT_GB, Optimization, Training, coupling_faults
 from compress.stage.work import Member, Work
 
 __all__ = [
     "CACHE_LIMIT_GB",
+    "Compute",
     "Execution",
     "Host",
     "Member",

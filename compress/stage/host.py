@@ -48,23 +48,19 @@ class Execution:
     precision: Precision
 
 
-@dataclass(frozen=True)
-class Host:
-    """Where a stage happens.
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How numbers are made, and who is told of it: all that training needs to know of where it happens.
 
     Attributes:
-        store: where artifacts are committed.
         execution: threads and precision.
-        code: the user's Python files that may be run.
-        recorder: the stage's tracked run.
+        recorder: the tracked run.
         reporter: progress and notices.
         interrupted: says whether to checkpoint and stop.
         checkpoint_every_s: seconds between checkpoints inside training.
     """
 
-    store: Store
     execution: Execution
-    code: Sequence[Path] = ()
     recorder: Recorder = field(default_factory=Unrecorded)
     reporter: Reporter = field(default_factory=Reporter)
     interrupted: Callable[[], bool] = lambda: False
@@ -73,3 +69,16 @@ class Host:
     def autocast(self) -> torch.autocast:
         """Return the precision of forward passes as a context manager."""
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.execution.precision == "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host(Compute):
+    """Where a stage happens: what computes, and what it may read and write.
+
+    Attributes:
+        store: where artifacts are committed.
+        code: the user's Python files that may be run.
+    """
+
+    store: Store
+    code: Sequence[Path] = ()

@@ -12,12 +12,13 @@ from compress.benchmark.model_file import total_macs
 from compress.errors import StageError
 from compress.export.bundle import MIN_REFERENCE_ROWS, write_bundle
 from compress.export.feed import first_inputs, parity_inputs
-from compress.export.graph import OPSET, to_onnx
+from compress.export.graph import OPSET
 from compress.export.half import to_half
 from compress.export.metadata import Ancestor, Lineage, Metadata
-from compress.export.onnx_file import size_bytes, write_model
-from compress.export.parity import check_parity, difference
+from compress.export.onnx_file import size_bytes
+from compress.export.parity import difference
 from compress.export.session import Session
+from compress.export.write import checked_graph
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
@@ -105,7 +106,8 @@ class Export(Stage):
         reference = rows
         if self.synthetic_reference:
             reference = work.task.noise(self.reference_rows, seed=work.seed)
-        fp32 = to_onnx(module, structure.signature, example, opset=self.opset)
+        inputs = [rows, *parity_inputs(work.task, work.data.select)]
+        fp32, parity = checked_graph(module, structure.signature, example, inputs, opset=self.opset)
         metadata = Metadata(
             variant=primary,
             lineage=lineage_of(source, work),
@@ -115,13 +117,6 @@ class Export(Stage):
         )
 
         def write(directory: Path) -> dict[str, Any]:
-            path = directory / "fp32.onnx"
-            write_model(fp32, path)
-            checked = [
-                check_parity(module, path, inputs) for inputs in (rows, *parity_inputs(work.task, work.data.select))
-            ]
-            for written in directory.iterdir():
-                written.unlink()
             graphs = {name: variant_of(fp32, name, source) for name in wanted}
             manifest = write_bundle(
                 directory,
@@ -143,7 +138,7 @@ class Export(Stage):
             return {
                 "parameters": sum(parameter.numel() for parameter in module.parameters()),
                 "macs": total_macs(fp32),
-                "parity": max(checked, key=lambda found: found["max_abs"]),
+                "parity": parity,
                 "primary": primary,
                 "sha256": manifest.sha256,
                 "variants": {

@@ -1,16 +1,14 @@
 """Prune: removes channels, heads and layers that the guided loss can best do without; a smaller module comes out."""
 
-import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from compress.errors import StageError
 from compress.loss import GuidedLoss
@@ -19,16 +17,16 @@ from compress.models.structure import Structure
 from compress.progress import Bar
 from compress.stage import Host, Need, Optimization, Quantity, Stage, Training, Work, coupling_faults
 from compress.store.artifact import Artifact, hash_values
-from compress.surgery import cut, encoders, verify
-from compress.surgery.cost import CostModel, cost_model
-from compress.surgery.find import DEFAULT_UNITS, find_groups
-from compress.surgery.groups import Group, keep_all
-from compress.surgery.importance import Importance, magnitude, taylor
-from compress.surgery.plan import describe
-from compress.surgery.widths import Choice, Measure, Ranking, choose
+from compress.surgery import encoders
+from compress.surgery.find import DEFAULT_UNITS
+from compress.surgery.groups import Group
+from compress.surgery.importance import Importance, magnitude
+from compress.surgery.prune import Pruned, prune
+from compress.surgery.widths import Measure, Ranking
 from compress.tasks import Batch
-from compress.training.loop import per_sample_loss
-from compress.training.teacher import fit_guided, teacher_outputs
+from compress.training.guided import fit_guided
+from compress.training.importance import loss_importance
+from compress.training.teacher import teacher_outputs
 
 VERIFIED_SAMPLES = 8
 LEAST_KEPT = 0.05  # nobody prunes a model to less, and no proportion holds that far
@@ -109,7 +107,8 @@ class Prune(Stage):
             inputs = self.inputs(source, work, host) | {"step": len(plans) + 1, "previous": current.digest}
             current = self._intermediate(inputs, current, structure, work, host, plans=plans)
             plans.append(current.read_json("plan.json"))
-        module, plan = self._pruned(current, work, host, plans=plans)
+        pruned = self._step(current, work, host, plans=plans)
+        plan = pruned.plan
         before = [*plans, plan][0]["before"]
         facts = {
             "before": before,
@@ -123,7 +122,7 @@ class Prune(Stage):
             "widths": {group["name"]: [group["width_before"], group["width_after"]] for group in plan["groups"]},
         }
         return self.commit(
-            module,
+            pruned.module,
             source,
             work,
             host,
@@ -133,37 +132,30 @@ class Prune(Stage):
             files={"plan.json": json.dumps({"steps": [*plans, plan]}, indent=1)},
         )
 
-    def _pruned(
-        self, current: Artifact, work: Work, host: Host, *, plans: Sequence[dict[str, Any]]
-    ) -> tuple[nn.Module, dict[str, Any]]:
-        """Return the module after the step that follows ``plans``, verified, and what was done."""
-        module = load_model(current.path, code=host.code)
-        original = copy.deepcopy(module)
+    def _step(self, current: Artifact, work: Work, host: Host, *, plans: Sequence[dict[str, Any]]) -> Pruned:
+        """Return what the step after ``plans`` makes: after n of k steps the source's cost is down to target^(n / k).
+
+        A later step may find that the one before, rounded down, has done its share already.
+        """
+        field, target = self._target
+        measure: Measure = "macs" if field == "kept_macs_fraction" else "parameters"
         count = min(VERIFIED_SAMPLES, len(work.data.select))
-        example = work.task.batch(work.data.select, torch.arange(count)).inputs
-        groups = find_groups(module, example, protected=self._protected(module), units=self.units)
-        if not groups:
-            raise StageError("the model has no channels that could be removed", where=self.title)
-        importance = self._importance(module, groups, work, host, step=len(plans))
-        choice = self._choose(groups, importance, cost_model(module, groups, example), plans=plans)
-        cut.apply(module, groups, choice.kept)
-        difference = verify.against_masked(original, module, groups, choice.kept, example)
-        # A later step may find that the one before, rounded down, has done its share already.
-        if choice.after == choice.before and not plans:
-            raise StageError(
-                "pruning removed nothing",
-                expected=f"a cost below {choice.target:.4f} of the unpruned one",
-                got=f"{choice.reached:.4f}",
-                where=self.title,
-                hint="ask for less, or lower round_to",
-            )
-        host.reporter.say(
-            f"  {self.title}: kept {choice.reached:.4f} of the {choice.measure} ({choice.target:.4f} asked), "
-            f"{' and '.join(dict.fromkeys(group.kind for group in groups))} ranked by {importance.method}"
-            + (", because the loss has no gradient here" if importance.method == "fisher" else "")
+        pruned = prune(
+            load_model(current.path, code=host.code),
+            work.task.batch(work.data.select, torch.arange(count)).inputs,
+            lambda module, groups: self._importance(module, groups, work, host, step=len(plans)),
+            measure=measure,
+            target=target ** ((len(plans) + 1) / self.steps),
+            of=plans[0]["before"][measure] if plans else None,
+            units=self.units,
+            ranking=self.ranking,
+            round_to=self.round_to,
+            tolerance=self.tolerance,
+            protected=self.protected,
+            where=self.title,
         )
-        measured = {"masked_difference": difference, "sample_shapes": [list(tensor.shape[1:]) for tensor in example]}
-        return module, describe(groups, importance, choice) | measured
+        host.reporter.say(f"  {self.title}: {pruned}")
+        return pruned
 
     def _intermediate(
         self,
@@ -180,9 +172,9 @@ class Prune(Stage):
         if found is not None:
             return found
         assert self.recover is not None
-        module, plan = self._pruned(current, work, host, plans=plans)
+        pruned = self._step(current, work, host, plans=plans)
         fit_guided(
-            module,
+            pruned.module,
             work,
             host,
             loss=self.guided_loss(work.loss),
@@ -193,21 +185,14 @@ class Prune(Stage):
         )
 
         def write(directory: Path) -> dict[str, Any]:
-            save_model(module, directory, model=structure.model, signature=structure.signature)
-            (directory / "plan.json").write_text(json.dumps(plan, indent=1))
-            return {"after": plan["after"]}
+            save_model(pruned.module, directory, model=structure.model, signature=structure.signature)
+            (directory / "plan.json").write_text(json.dumps(pruned.plan, indent=1))
+            return {"after": asdict(pruned.choice.after)}
 
         return host.store.commit(inputs, kind="step", write=write)
 
-    def _protected(self, module: nn.Module) -> frozenset[str]:
-        paths = [path for path, _ in module.named_modules() if path]
-        for glob in self.protected:
-            if not any(fnmatchcase(path, glob) for path in paths):
-                raise StageError("protected matches no module", expected=f"one of {paths}", got=glob, where=self.title)
-        return frozenset(path for path in paths if any(fnmatchcase(path, glob) for glob in self.protected))
-
     def _importance(
-        self, module: nn.Module, groups: tuple[Group, ...], work: Work, host: Host, *, step: int
+        self, module: nn.Module, groups: Sequence[Group], work: Work, host: Host, *, step: int
     ) -> Importance:
         if self.importance == "magnitude":
             return magnitude(module, groups)
@@ -225,44 +210,17 @@ class Prune(Stage):
                 yield work.task.batch(train, index, view=view, mixup=loss.mixup)
                 bar.advance(len(index))
 
-        def per_sample(model: nn.Module, batch: Batch) -> Tensor:
-            return per_sample_loss(model, work.task, batch, loss=loss, teacher=teacher)
-
         with host.reporter.bar(f"{self.title}, importance", count) as bar:
-            return taylor(
+            return loss_importance(
                 module,
                 groups,
                 batches(bar),
-                loss=per_sample,
-                logits=work.task.forward,
-                seed=work.seed,
+                task=work.task,
                 problem=work.task.problem,
+                loss=loss,
+                teacher=teacher,
+                seed=work.seed,
             )
-
-    def _choose(
-        self,
-        groups: tuple[Group, ...],
-        importance: Importance,
-        costs: CostModel,
-        *,
-        plans: Sequence[dict[str, Any]],
-    ) -> Choice:
-        """Choose widths for the next step: after n of k steps the source's cost is down to target^(n / k)."""
-        _, target = self._target
-        measure: Measure = "macs" if self.kept_macs_fraction else "parameters"
-        now = asdict(costs.cost(keep_all(groups)))[measure]
-        source = plans[0]["before"][measure] if plans else now
-        by_cost = importance.method != "magnitude" and any(group.kind != "channels" for group in groups)
-        return choose(
-            groups,
-            importance.scores,
-            costs,
-            ranking=self.ranking or ("per_cost" if by_cost else "global"),
-            measure=measure,
-            target=target ** ((len(plans) + 1) / self.steps) * source / now,
-            round_to=self.round_to,
-            tolerance=self.tolerance,
-        )
 
     def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:
         """The stage's own loss if it has one, else the pipeline's."""

@@ -3,9 +3,8 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -16,20 +15,15 @@ from compress.export.graph import to_onnx
 from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure
 from compress.quantization import kernels
-from compress.quantization.calibration import Batches, Range, finder, observe
-from compress.quantization.placement import Mode, layers, usual_mode
-from compress.quantization.plan import QuantPlan
-from compress.quantization.sensitivity import Choice, Quantizer, Score, Scorer, choose_layers, most_files
-from compress.quantization.view import View
-from compress.quantization.writer import write_quantized
+from compress.quantization.calibration import Batches, finder
+from compress.quantization.placement import Mode
+from compress.quantization.quantize import Bounds, quantize
+from compress.quantization.sensitivity import Choice, Score, Scorer
 from compress.stage import Host, Need, Quantity, Stage, Work
 from compress.store.artifact import Artifact, Kind
 from compress.tasks import Batch
-from compress.training.loop import targets_of
 from compress.training.teacher import teacher_outputs
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
+from compress.training.teaching import targets_of
 
 BATCH = 64  # one batch of activations is held at a time
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -99,22 +93,33 @@ class Quantize(Stage):
         module = load_model(source.path, code=host.code)
         example = work.task.batch(work.data.select, torch.arange(2)).inputs
         model = to_onnx(module, structure.signature, example)
-        mode = self.mode or usual_mode(model.graph)
-        quantizer = Quantizer(model, mode=mode, keep_float=self._kept(model), reduce_range=self.reduce_range)
-        ranges = {} if mode == "dynamic" else self._ranges(model, quantizer, work)
-        if self.max_accuracy_drop is None:
-            plan, ranking, curve = quantizer.plan(ranges, {}), {}, None
-        else:
-            scorer = select_scorer(self, work, host)
-            with host.reporter.bar(f"{self.title}, ranking", most_files(len(quantizer.layers))) as bar:
-                choice = choose_layers(
-                    quantizer, ranges, scorer, max_accuracy_drop=self.max_accuracy_drop, done=bar.advance
-                )
-            plan, ranking, curve = choice.plan, choice.ranking, describe(choice)
-        facts = {"mode": mode} | self._check(model, plan, work, host, ranking=ranking)
-        files = {"quant_plan.json": plan.model_dump_json(indent=1)}
-        if curve is not None:
-            files["quant_curve.json"] = json.dumps(curve, indent=1)
+        feed = Feed(work.task, work.data.select, threads=host.execution.threads)
+        made = quantize(
+            model,
+            calibration_batches(work),
+            find=finder(self.calibration, percent=self.percentile),
+            decide=lambda graph: work.task.decisions(feed.outputs(graph)),
+            mode=self.mode,
+            keep_float=self.keep_float,
+            reduce_range=self.reduce_range,
+            scorer=None if self.max_accuracy_drop is None else select_scorer(self, work, host),
+            max_accuracy_drop=self.max_accuracy_drop or 0.0,
+            bounds=Bounds(self.min_int8_macs_fraction, self.min_agreement, self.max_weight_bytes_fraction),
+            where=self.title,
+            reporter=host.reporter,
+        )
+        files = {"quant_plan.json": made.plan.model_dump_json(indent=1)}
+        if made.choice is not None:
+            files["quant_curve.json"] = json.dumps(describe(made.choice), indent=1)
+        facts = {
+            "mode": made.plan.mode,
+            "kernels": made.report.kernels,
+            "int8_macs_fraction": made.report.int8_macs_fraction,
+            "float_layers": made.report.float_layers,
+            "weight_bytes_fraction": made.weight_bytes_fraction,
+            "agreement": made.agreement,
+            "loss_fingerprint": self.guided_loss(work.loss).fingerprint,
+        }
         return self.commit(
             module,
             source,
@@ -122,52 +127,9 @@ class Quantize(Stage):
             host,
             model=structure.model,
             signature=structure.signature,
-            facts=facts | {"loss_fingerprint": self.guided_loss(work.loss).fingerprint},
+            facts=facts,
             files=files,
         )
-
-    def _kept(self, model: "ModelProto") -> dict[str, str]:
-        """Layers that a glob keeps in float, with the reason."""
-        names = [node.name for node in layers(View(model.graph))]
-        kept = {name: f"keep_float: {glob}" for glob in self.keep_float for name in names if fnmatchcase(name, glob)}
-        for glob in self.keep_float:
-            if not any(fnmatchcase(name, glob) for name in names):
-                raise StageError("keep_float matches no layer", expected=f"one of {names}", got=glob, where=self.title)
-        return kept
-
-    def _ranges(self, model: "ModelProto", quantizer: Quantizer, work: Work) -> dict[str, Range]:
-        histograms = observe(model, quantizer.values, calibration_batches(work))
-        find = finder(self.calibration, percent=self.percentile)
-        return {name: find(histogram) for name, histogram in histograms.items()}
-
-    def _check(
-        self, model: "ModelProto", plan: QuantPlan, work: Work, host: Host, *, ranking: Mapping[str, float]
-    ) -> dict[str, Any]:
-        """What the written file runs, against the bounds; ``ranking`` is empty when layers were not ranked."""
-        quantized = write_quantized(model, plan)
-        report = kernels.inspect_kernels(model, quantized, plan)
-        kernels.check_kernels(report, min_int8_macs_fraction=self.min_int8_macs_fraction)
-        fraction = kernels.weight_bytes_fraction(model, quantized, plan)
-        kernels.check_weight_bytes(
-            fraction,
-            copies=kernels.float_copies(model, quantized, plan),
-            max_weight_bytes_fraction=self.max_weight_bytes_fraction,
-        )
-        feed = Feed(work.task, work.data.select, threads=host.execution.threads)
-        reference, logits = (feed.outputs(graph) for graph in (model, quantized))
-        int8 = [entry.at.path for entry in plan.weights]
-        ranked = [f"{name} ({increase:+.4f} nats alone)" for name, increase in ranking.items() if name in int8]
-        ours, theirs = work.task.decisions(logits), work.task.decisions(reference)
-        agreement = None  # where nothing is decided, as in regression
-        if ours is not None and theirs is not None:
-            agreement = kernels.check_agreement(theirs, ours, layers=ranked or int8, min_agreement=self.min_agreement)
-        return {
-            "kernels": report.kernels,
-            "int8_macs_fraction": report.int8_macs_fraction,
-            "float_layers": report.float_layers,
-            "weight_bytes_fraction": fraction,
-            "agreement": agreement,
-        }
 
     def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:
         """The stage's own loss if it has one, else the pipeline's."""

@@ -7,6 +7,7 @@ from compress.loss.logits import Hard
 from compress.models import load_model, load_structure
 from compress.stage import Host, Need, Optimization, Stage, Training, Work
 from compress.store.artifact import Artifact
+from compress.training.loader import RoleLoader
 from compress.training.loop import fit
 
 LABELS_ALONE = GuidedLoss(hard=Hard())
@@ -30,18 +31,20 @@ class Train(Optimization, Stage):
         """
         structure = load_structure(source.path)
         module = load_model(source.path, code=host.code)
-        augmented = work.task.augmented
+        augmented, seed = work.task.augmented, self.seed(source, work, host)
         result = fit(
             module,
-            work,
+            work.task,
+            RoleLoader(
+                work.task, work.data.train, self, seed=seed, views=lambda epoch, _: epoch if augmented else None
+            ),
             host,
             loss=bind(LABELS_ALONE, module, None, (), seed=0),
             teacher=None,
             optimization=self,
-            seed=self.seed(source, work, host),
+            seed=seed,
             checkpoints=host.store.work(self.key(source, work, host)),
             name=self.title,
-            views=lambda epoch, _: epoch if augmented else None,
         )
         return self.commit(
             module,

@@ -162,12 +162,7 @@ class Task(ABC):
             raise DataError(
                 "the hard loss needs labels", got="an unlabelled role", hint="leave the term `hard` out of the loss"
             )
-        outputs = outputs.float()
-        if self.problem == "single-label":
-            return F.cross_entropy(outputs, batch.labels, reduction="none")
-        if self.problem == "multi-label":
-            return F.binary_cross_entropy_with_logits(outputs, batch.labels.float(), reduction="none").sum(dim=1)
-        return (outputs - batch.labels).square().sum(dim=1)
+        return hard_loss(outputs, batch.labels, problem=self.problem)
 
     def labels(self, samples: Samples) -> NDArray[Any]:
         """Return the labels of a role's units, [units] or [units, outputs].
@@ -232,6 +227,22 @@ class Task(ABC):
         generator = np.random.default_rng(seed)
         sizes = [[rows, *(size for size in tensor.shape[1:])] for tensor in self.signature.inputs]
         return tuple(generator.standard_normal(size).astype(np.float32) for size in sizes)
+
+
+def hard_loss(outputs: Tensor, labels: Tensor, *, problem: Problem) -> Tensor:
+    """Return the loss of each unit against its label, float32 [units]; see `Task.hard_loss`.
+
+    Args:
+        outputs: [units, outputs].
+        labels: int64 [units] for a single label, else [units, outputs].
+        problem: what the outputs of a unit are.
+    """
+    outputs = outputs.float()
+    if problem == "single-label":
+        return F.cross_entropy(outputs, labels, reduction="none")
+    if problem == "multi-label":
+        return F.binary_cross_entropy_with_logits(outputs, labels.float(), reduction="none").sum(dim=1)
+    return (outputs - labels).square().sum(dim=1)
 
 
 def unlabelled() -> DataError:

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from compress.data import Samples
 from compress.errors import ModelError, StageError
-from compress.loss import BoundLoss, GuidedLoss, Tap, bind
+from compress.loss import Tap
 from compress.loss.taps import captured
 from compress.models import load_model
-from compress.stage import CACHE_LIMIT_GB, Host, Member, Optimization, Work
+from compress.stage import Host, Member, Work
 from compress.store.artifact import Artifact, hash_values
 from compress.tasks import Batch, Task
 from compress.tasks.batch import unit_rows
-from compress.training.loop import BATCH, Fit, Taught, fit, forward_all
+from compress.training.inference import BATCH, forward_all
+from compress.training.teaching import Taught
 
 Shape = tuple[int, ...]
 VERSION = 1  # raised by hand when the same inputs come to mean other outputs
@@ -222,88 +223,6 @@ def teacher_outputs(
         live=load_model(first.artifact.path, code=host.code) if len(stored) < len(taps) else None,
         rereads=first.task is not work.task,
     )
-
-
-def fit_guided(
-    module: nn.Module,
-    work: Work,
-    host: Host,
-    *,
-    loss: GuidedLoss,
-    optimization: Optimization,
-    seed: int,
-    checkpoints: Path,
-    name: str,
-    cache_limit_gb: float = CACHE_LIMIT_GB,
-) -> Fit:
-    """Train a module in place on the guided loss against the work's teachers; see `fit`.
-
-    Teacher and student see the identical view of every sample, drawn from the task's fixed views.
-
-    Raises:
-        StageError: when the loss is no longer finite, there is no teacher, the student is a copy of it and the loss is
-            0 there, stored outputs are not the teacher's, or token by token is compared what both split otherwise.
-        ModelError: when taps cannot be paired, or the teacher's outputs do not match the task.
-    """
-    views = work.task.views(mixup=loss.mixup)
-    teacher = None
-    if loss.needs_teacher:
-        teacher = load_model(work.teacher.artifact.path, code=host.code)
-        if len(work.teachers) == 1 and all("zero-at-equality" in term.declared for term in loss.terms.values()):
-            _refuse_equal(module, teacher, name=name)
-    example = work.task.batch(work.data.select, torch.arange(2)).inputs
-    # Projectors are drawn apart from the student's own weights, which may come from the same seed.
-    bound = bind(loss, module, teacher, example, seed=seed + 500_009)
-    taught = None
-    if loss.needs_teacher:
-        _refuse_other_tokens(bound, work, name=name)
-        taught = teacher_outputs(
-            work,
-            host,
-            work.data.train,
-            views=views,
-            taps=bound.teacher_shapes,
-            mixup=loss.mixup,
-            limit_bytes=cache_limit_gb * 1e9,
-        )
-    return fit(
-        module,
-        work,
-        host,
-        loss=bound,
-        teacher=taught,
-        optimization=optimization,
-        seed=seed,
-        checkpoints=checkpoints,
-        name=name,
-        views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
-        on_epoch=(lambda _epoch: None) if taught is None else taught.check,
-    )
-
-
-def _refuse_other_tokens(bound: BoundLoss, work: Work, *, name: str) -> None:
-    """Refuse terms that compare tokens with tokens when student and teacher split the train role otherwise."""
-    by_token = [term for term, pairs in bound.pairs.items() if any(len(pair.shapes[1]) > 2 for pair in pairs)]
-    if not by_token or work.task.splits_like(work.teacher.task, work.data.train):
-        return
-    raise StageError(
-        "the loss compares student and teacher token by token, and their tokenizers split the train role otherwise",
-        expected="the same number of tokens in every sample",
-        got=", ".join(by_token),
-        where=name,
-        hint="give the stage a loss on logits alone, or prune the vocabulary with min_count 1",
-    )
-
-
-def _refuse_equal(student: nn.Module, teacher: nn.Module, *, name: str) -> None:
-    """Refuse a student that is its teacher already, for a loss that is 0 there and has no gradient."""
-    ours, theirs = student.state_dict(), teacher.state_dict()
-    if ours.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in ours.items()):
-        raise StageError(
-            "the student is a copy of its only teacher, where every term of the loss is 0: there is nothing to learn",
-            where=name,
-            hint="prune it first, add the term `hard`, or name a fresh student instead of `student: teacher`",
-        )
 
 
 def stored_taps(taps: Mapping[Tap, Shape], *, samples: int, limit_bytes: float) -> tuple[Tap, ...]:

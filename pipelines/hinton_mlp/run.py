@@ -30,7 +30,7 @@ from compress.stage import Execution, Host, Member, Stage, Work
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.store.artifact import Artifact, Store
-from compress.training.loop import predict
+from compress.training.inference import predict
 
 HERE = Path(__file__).parent
 MARKERS = ("<!-- table: written by run.py -->", "<!-- end of table -->")

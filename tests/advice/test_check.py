@@ -145,7 +145,7 @@ def test_a_reference_of_another_shape_is_refused(tmp_path):
     arrays = tmp_path / "reference.npz"
     np.savez(arrays, train_inputs=np.zeros((40, 1, 5, 5), np.uint8), train_labels=np.arange(40) % 4)
     told = Recipe.load(written(tmp_path), overrides=[f"teacher.reference.numpy.archive={arrays}"])
-    host = Host(Store.open(tmp_path), Execution(1, "float32"))
+    host = Host(store=Store.open(tmp_path), execution=Execution(1, "float32"))
     with pytest.raises(DataError, match="reference sample does not fit"):
         reference_sample(told.teacher, work_of(told, data), host)
 
@@ -155,7 +155,7 @@ def test_a_reference_that_is_too_small_is_refused(tmp_path):
     data, arrays = recipe.data.load(), tmp_path / "reference.npz"
     np.savez(arrays, train_inputs=np.zeros((4, 1, 8, 8), np.uint8), train_labels=np.arange(4))
     told = Recipe.load(written(tmp_path), overrides=[f"teacher.reference.numpy.archive={arrays}"])
-    host = Host(Store.open(tmp_path), Execution(1, "float32"))
+    host = Host(store=Store.open(tmp_path), execution=Execution(1, "float32"))
     with pytest.raises(DataError, match="32 samples or more"):
         reference_sample(told.teacher, work_of(told, data), host)
 

@@ -77,7 +77,8 @@ def test_the_readmes_exit_codes_are_the_ones_there_are():
 
 def test_the_readmes_python_compresses_a_users_own_model(tmp_path):
     """The block as it stands, beside a user's model, weights and data."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    section = (ROOT / "README.md").read_text().split("## Your own model and data\n")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (tmp_path / "my_model.py").write_text(
         "from torch import nn\n"
         "def build_teacher():\n"

@@ -12,7 +12,7 @@ from compress.models import load_model, load_structure
 from compress.quantization.sensitivity import Quantizer
 from compress.stage import Host, Need, Optimization, Quantity, Stage, Training, Work
 from compress.store.artifact import Artifact, Kind
-from compress.training.teacher import fit_guided
+from compress.training.guided import fit_guided
 
 
 class AddNoise(Stage):

@@ -10,12 +10,12 @@ from compress.errors import StageError
 from compress.loss import GuidedLoss
 from compress.loss.logits import Hard, Kl
 from compress.models import HuggingFace, MobileNet, ResNet, load_model
+from compress.stage import Optimization
 from compress.stages.create import Create
 from compress.stages.prune import Prune
 from compress.store.artifact import Store
 from compress.surgery.cost import model_cost
 from compress.tasks import Augment
-from compress.training.loop import Optimization
 from compress.training.teacher import teacher_outputs
 
 QUICK = {"importance_batches": 2, "importance_batch_size": 32}
@@ -75,7 +75,7 @@ def test_a_student_that_is_its_own_teacher_is_ranked_by_fisher_information(conte
 
 def test_pruning_by_the_loss_keeps_more_accuracy_than_pruning_the_opposite(context, trained_digits, monkeypatch):
     """The ranking has the right sign: removing the best channels instead does more harm."""
-    import compress.stages.prune as module
+    import compress.training.importance as module
     from compress.surgery.importance import Importance
 
     def accuracy(artifact) -> float:

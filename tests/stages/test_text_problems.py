@@ -19,7 +19,7 @@ from compress.stages.distill import Distill
 from compress.stages.export import Export
 from compress.stages.quantize import Quantize
 from compress.stages.train import Train
-from compress.training.loop import predict
+from compress.training.inference import predict
 
 LOSSES = {
     "pairs": {"hard": {}, "kl": {}},

@@ -14,11 +14,15 @@ from compress.errors import DataError
 from compress.loss import GuidedLoss, bind
 from compress.loss.logits import Hard
 from compress.models import HuggingFace
+from compress.stage import Optimization
 from compress.stages.create import Create
 from compress.tasks import Judge, TextTask
 from compress.tasks.batch import unit_rows
-from compress.training.loop import BATCH, Optimization, fit, forward_all, per_sample_loss, predict
+from compress.training.inference import BATCH, forward_all, predict
+from compress.training.loader import RoleLoader
+from compress.training.loop import fit
 from compress.training.teacher import teacher_outputs
+from compress.training.teaching import per_sample_loss
 
 KINDS = ("label", "labels", "targets", "words", "pairs")
 
@@ -228,14 +232,15 @@ def test_parts_of_an_update_weigh_by_their_words_as_one_large_batch_does(made, t
         (tmp_path / str(accumulate)).mkdir()
         fit(
             module.double(),
-            *context,
+            context.task,
+            RoleLoader(context.task, context.data.train, optimization, seed=0, views=lambda _epoch, _generator: None),
+            context.host,
             loss=bind(GuidedLoss(hard=Hard()), module, None, (), seed=0),
             teacher=None,
             optimization=optimization,
             seed=0,
             checkpoints=tmp_path / str(accumulate),
             name="test",
-            views=lambda _epoch, _generator: None,
         )
         trained.append(nn.utils.parameters_to_vector(module.parameters()))
     assert torch.allclose(*trained, atol=1e-7)

@@ -11,11 +11,15 @@ from compress.loss import GuidedLoss, bind
 from compress.loss.features import Hint, LastFeature
 from compress.loss.logits import Hard, Kl
 from compress.models import Cnn, Mlp, load_model
+from compress.stage import Optimization
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.train import Train
 from compress.tasks import Augment
-from compress.training.loop import Optimization, _learning_rate, fit, predict
+from compress.training.inference import predict
+from compress.training.loader import RoleLoader
+from compress.training.loop import fit
+from compress.training.optimisation import learning_rate
 
 LABELS = GuidedLoss(hard=Hard())
 
@@ -99,9 +103,10 @@ def test_accumulation_equals_one_large_batch(make_context):
             torch.nn.init.normal_(value, std=0.1)
         checkpoints = context.store.work(f"w{accumulate}")
         optimization = Optimization(epochs=1, batch_size=size, accumulate=accumulate, learning_rate=0.05)
+        loader = RoleLoader(context.task, context.data.train, optimization, seed=3, views=lambda *_: None)
         fit(
-            module, *context, loss=bind(LABELS, module, None, (), seed=0), teacher=None, optimization=optimization,
-            seed=3, checkpoints=checkpoints, name="t", views=lambda *_: None,
+            module, context.task, loader, context.host, loss=bind(LABELS, module, None, (), seed=0), teacher=None,
+            optimization=optimization, seed=3, checkpoints=checkpoints, name="t",
         )  # fmt: skip
         made.append(module.state_dict())
     for name, value in made[0].items():
@@ -124,10 +129,11 @@ def test_non_finite_loss_stops_with_advice(make_context):
     context = make_context()
     torch.manual_seed(0)
     module = Rooted()
+    loader = RoleLoader(context.task, context.data.train, Optimization(), seed=0, views=lambda *_: None)
     with pytest.raises(StageError, match="not finite") as caught:
         fit(
-            module, *context, loss=bind(LABELS, module, None, (), seed=0), teacher=None, optimization=Optimization(),
-            seed=0, checkpoints=context.store.work("w"), name="t", views=lambda *_: None,
+            module, context.task, loader, context.host, loss=bind(LABELS, module, None, (), seed=0), teacher=None,
+            optimization=Optimization(), seed=0, name="t",
         )  # fmt: skip
     assert "lower learning_rate" in str(caught.value)
 
@@ -141,7 +147,7 @@ def test_too_few_samples_for_a_batch_is_refused(make_context):
 
 def test_schedule_warms_up_linearly_and_ends_near_zero():
     optimization = Optimization(learning_rate=1.0, warmup_fraction=0.1)
-    rates = [_learning_rate(step, 100, optimization) for step in range(100)]
+    rates = [learning_rate(step, 100, optimization) for step in range(100)]
     assert rates[0] == pytest.approx(1 / 11)
     assert rates[10] == pytest.approx(1.0)
     assert rates[55] == pytest.approx(0.5, abs=0.02)

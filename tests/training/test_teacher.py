@@ -11,10 +11,11 @@ from compress.loss import GuidedLoss, Tap
 from compress.loss.features import Hint, LastFeature
 from compress.loss.logits import Dkd, HardToken, Kl
 from compress.models import Cnn, load_model
+from compress.stage import Optimization
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.prune import Prune
-from compress.training.loop import Optimization, predict
+from compress.training.inference import predict
 from compress.training.teacher import teacher_outputs
 
 STUDENT = Create(model=Cnn(widths=(8, 8), strides=(1, 2)))

@@ -1,0 +1,88 @@
+"""Loaders: where training gets its batches from; ours draws them from a role by (seed, epoch) alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from compress.data import Samples
+from compress.errors import StageError
+from compress.stage import Optimization
+from compress.tasks import Batch, Task
+
+Views = Callable[[int, torch.Generator], int | None]
+
+
+class Loader(Protocol):
+    """Batches of epoch after epoch, as many for every update of the weights as are accumulated."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates of the weights in an epoch, at least 1."""
+        ...
+
+    def epoch(self, number: int, *, skip: int = 0) -> Iterator[Sequence[Batch]]:
+        """Yield the batches of each update of an epoch.
+
+        Args:
+            number: of the epoch, from 0.
+            skip: updates at its beginning that are done already.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RoleLoader:
+    """A role's samples as a task reads them; order and views depend on (seed, epoch) alone.
+
+    Attributes:
+        task: makes batches, orders samples.
+        samples: the role.
+        optimization: says how many samples are in a batch, and how many batches in an update.
+        seed: decides order and views.
+        views: gives the view of a batch from the epoch and a generator.
+        mixup: share of the samples of a batch that are mixed with another.
+    """
+
+    task: Task
+    samples: Samples
+    optimization: Optimization
+    seed: int
+    views: Views
+    mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a role that is smaller than one update."""
+        if not self.steps_per_epoch:
+            raise StageError(
+                "the train role is smaller than one update",
+                expected=f"at least {self._per_update} samples (batch_size x accumulate)",
+                got=len(self.samples),
+                hint="lower batch_size",
+            )
+
+    @property
+    def _per_update(self) -> int:
+        return self.optimization.batch_size * self.optimization.accumulate
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole updates; the samples that are left over are others in each epoch."""
+        return len(self.samples) // self._per_update
+
+    def epoch(self, number: int, *, skip: int = 0) -> Iterator[Sequence[Batch]]:
+        """Yield the batches of each update of an epoch; see `Loader`."""
+        size = self.optimization.batch_size
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + number)
+        order = self.task.order(self.samples, generator, size=self._per_update)
+        for step in range(self.steps_per_epoch):
+            drawn = [self.views(number, generator) for _ in range(self.optimization.accumulate)]
+            if step < skip:
+                continue
+            start = step * self._per_update
+            rows = order[start : start + self._per_update].split(size)
+            yield [
+                self.task.batch(self.samples, index, view=view, mixup=self.mixup)
+                for index, view in zip(rows, drawn, strict=True)
+            ]
