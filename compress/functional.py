@@ -21,7 +21,8 @@ from compress.export import write
 from compress.export.graph import OPSET, to_onnx
 from compress.export.session import Session
 from compress.export.write import Exported, read_signature
-from compress.loss import GuidedLoss, Hard, bound
+from compress.loss import GuidedLoss, bound
+from compress.loss.logits import Hard
 from compress.loss.taps import evaluating
 from compress.progress import Reporter
 from compress.quantization import quantize as quantization
@@ -220,7 +221,7 @@ def prune(
         StageError: when the share cannot be reached, or nothing was removed.
     """
     kept: dict[Measure, float | None] = {"macs": kept_macs_fraction, "parameters": kept_params_fraction}
-    asked = [(name, share) for name, share in kept.items() if share is not None]
+    asked: list[tuple[Measure, float]] = [(name, share) for name, share in kept.items() if share is not None]
     if len(asked) != 1 or not 0 < asked[0][1] < 1:
         raise DataError(
             "pruning needs one share to keep",

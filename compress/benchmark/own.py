@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_serializer
 
-from compress.user_code import Own, read_user_file
+from compress.config.user_code import Own, read_user_file
 
 
 class OwnRuntime(Own):

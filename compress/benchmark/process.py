@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from compress.benchmark.runtimes import RUNTIMES, Load, find
 from compress.benchmark.runtimes.interface import Block, Started, Usability
 from compress.benchmark.runtimes.own import is_own, split
+from compress.config.user_code import read_user_file
 from compress.errors import CompressError, EnvironmentFault, InputError
 from compress.export.onnx_file import external_files
-from compress.user_code import read_user_file
 
 _SHIPPED = Path(__file__).with_name("runtimes")
 _PACKAGE_ROOT = Path(__file__).parents[2]

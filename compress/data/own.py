@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict
 
 from compress.config import Values
+from compress.config.user_code import OwnClass, is_own
 from compress.data.source import Raw, Source
 from compress.errors import InputError
-from compress.user_code import OwnClass, is_own
 
 
 class OwnSource(OwnClass, Source):

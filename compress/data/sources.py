@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag
 from pydantic.json_schema import SkipJsonSchema
 
 from compress.config import one_key
+from compress.config.user_code import run_user_file, user_function, written
 from compress.data.arrays import Numpy
 from compress.data.idx import read_idx
 from compress.data.images import Mode, read_folder
@@ -18,7 +19,6 @@ from compress.data.samples import ROLES, Role, Samples
 from compress.data.source import Raw, Source, channels_first, class_numbers
 from compress.data.table import HubData, Table
 from compress.errors import DataError
-from compress.user_code import run_user_file, user_function, written
 
 Side = Annotated[int, Field(ge=1, le=8192)]
 

@@ -20,6 +20,7 @@ from pydantic_core import CoreSchema
 from torch import Tensor
 
 from compress.config import Values
+from compress.config.user_code import origin, written
 from compress.errors import InputError
 from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
 from compress.loss.features import AttentionTransfer, Cosine, FeatureTerm, Hidden, Hint, LastFeature, Rkd
@@ -27,7 +28,6 @@ from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, Logi
 from compress.loss.own import AnyOwnTerm, OwnTerm, name_fault
 from compress.loss.presets import PRESETS, PresetName
 from compress.loss.term import Schedule, Share, Targets, Term
-from compress.user_code import origin, written
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from pydantic_core import PydanticCustomError
 from torch import nn
 
 from compress.config import Values
+from compress.config.user_code import OwnClass, is_own, written
 from compress.loss.features import FeatureTerm
 from compress.loss.logits import LogitTerm
 from compress.loss.term import Term
-from compress.user_code import OwnClass, is_own, written
 
 MAX_NAME = 40
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pydantic import Discriminator, PlainSerializer, Tag
 from pydantic.json_schema import SkipJsonSchema
 
+from compress.config.user_code import USER_ERRORS, OwnFunction, line_of, origin
 from compress.errors import DataError
 from compress.measures.tally import Tally
-from compress.user_code import USER_ERRORS, OwnFunction, line_of, origin
 
 MeasureName = Literal["accuracy", "macro-f1", "micro-f1", "matthews", "entity-f1", "pearson", "spearman"]
 Measure = Callable[[NDArray[np.float32], NDArray[Any]], Tally]

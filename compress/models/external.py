@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 from safetensors import SafetensorError
 from torch import nn
 
+from compress.config.user_code import run_user_file, user_function
 from compress.errors import EnvironmentFault, ModelError
 from compress.models.spec import Model, image_sizes
 from compress.store.artifact import hash_file
 from compress.tasks.signature import Signature
-from compress.user_code import run_user_file, user_function
 
 # What the libraries raise for unknown names, unfit weights and configurations, and hubs that do not answer.
 LIBRARY_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)

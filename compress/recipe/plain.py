@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from compress.config import HubOrFolder, Values
-from compress.user_code import Own, is_own, origin
+from compress.config.user_code import Own, is_own, origin
 
 TAGS = ("family", "source")  # a choice is written as the one key of a mapping, not as a field
 

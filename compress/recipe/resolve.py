@@ -9,13 +9,13 @@ import yaml
 from pydantic import ValidationError
 
 from compress.config import Values
+from compress.config.user_code import Own, OwnClass
 from compress.errors import RecipeError
 from compress.recipe.check import coerced
 from compress.recipe.faults import Fault, Place, explain
 from compress.recipe.plain import anchored, keys_of, plain
 from compress.recipe.schema import OneKeySchema, keys_at
 from compress.recipe.text import Document, Steps
-from compress.user_code import Own, OwnClass
 
 Held = TypeVar("Held", bound=Values)
 

@@ -15,6 +15,7 @@ from pydantic.json_schema import JsonSchemaValue, SkipJsonSchema
 from pydantic_core import CoreSchema
 
 from compress.config import Values, one_key
+from compress.config.user_code import OwnClass, is_own, written
 from compress.stage import Stage
 from compress.stages.distill import Distill
 from compress.stages.export import Export
@@ -23,7 +24,6 @@ from compress.stages.quantize import Quantize
 from compress.stages.shorten import Shorten
 from compress.stages.train import Train
 from compress.stages.vocabulary import PruneVocabulary
-from compress.user_code import OwnClass, is_own, written
 
 OurStage = Annotated[
     Distill | Export | Prune | PruneVocabulary | Quantize | Shorten | Train, Field(discriminator="verb")

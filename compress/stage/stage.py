@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 from torch import nn
 
 from compress.config import Values
+from compress.config.user_code import is_own, origin
 from compress.errors import StageError
 from compress.loss import GuidedLoss
 from compress.models import Model, save_model
@@ -17,7 +18,6 @@ from compress.stage.training import Training
 from compress.stage.work import Work
 from compress.store.artifact import Artifact, Kind, hash_values
 from compress.tasks import Signature
-from compress.user_code import is_own, origin
 
 Need = Literal["data", "loss", "teacher"]
 Quantity = Literal["accuracy", "size", "speed"]

@@ -10,11 +10,11 @@ import torch
 from pydantic import Discriminator, PlainSerializer, Tag
 from pydantic.json_schema import SkipJsonSchema
 
+from compress.config.user_code import USER_ERRORS, OwnFunction, line_of, origin
 from compress.data.samples import Data
 from compress.errors import DataError, InputError
 from compress.tasks.signature import Tensor
 from compress.tasks.task import Problem, Task
-from compress.user_code import USER_ERRORS, OwnFunction, line_of, origin
 
 TaskMaker = Callable[[Data], Task]
 TRIED = 2  # samples

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.config.user_code import is_own, origin
 from compress.data.samples import Samples
 from compress.errors import DataError
 from compress.measures.tally import Tally
 from compress.tasks.batch import Batch
 from compress.tasks.signature import Signature
-from compress.user_code import is_own, origin
 
 Problem = Literal["single-label", "multi-label", "regression"]
 

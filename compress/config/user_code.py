@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, SerializationInfo, model_serializer
 
-from compress.config import Values
+from compress.config.values import Values
 from compress.errors import InputError, nearest
 
 # What a user's code may raise; anything else, such as an interruption, is none of its faults.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from compress.config.user_code import import_user_file, is_own, origin, run_user_file, user_function
 from compress.errors import InputError
-from compress.user_code import import_user_file, is_own, origin, run_user_file, user_function
 
 BASE = "class Base:\n    pass\n"
 
