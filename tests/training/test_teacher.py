@@ -154,8 +154,9 @@ def test_function_matching_needs_no_labels(make_context, trained_digits):
 def test_each_generation_learns_from_the_one_before(context, monkeypatch):
     created = STUDENT.run(None, *context)
     teachers = []
-    fit = module.fit_guided
     import compress.stages.distill as distill
+
+    fit = distill.fit_guided
 
     def noted(student, work, host, **options):
         teachers.append(work.teacher.artifact.digest)
