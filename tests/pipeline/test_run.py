@@ -5,13 +5,14 @@ import json
 import random
 import subprocess
 import sys
-import textwrap
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from tiny_pipeline import BRIEF, RECIPE, options, recipe, start
 
+from compress.benchmark.compare import PRESETS
 from compress.errors import LockedError, ModelError
 from compress.pipeline.run import Options, run
 from compress.progress import Reporter
@@ -19,33 +20,6 @@ from compress.recipe import Recipe
 from compress.report.document import Report
 from compress.store.artifact import Store
 from compress.store.document import load
-
-RECIPE = """
-schema: 1
-name: tiny
-data: {source: digits, augment: {crop_padding: 1, views: 2}}
-teacher:
-  model: {resnet: {width: 16, blocks: [1, 1]}}
-  train: {epochs: 3, batch_size: 64}
-student: {cnn: {widths: [16, 32, 32], strides: [1, 2, 1]}}
-stages:
-  - distill: {epochs: 6, batch_size: 64}
-  - prune: {kept_macs_fraction: 0.6, importance_batches: 4}
-  - distill: {name: recover, epochs: 3, batch_size: 64}
-  - quantize: {max_accuracy_drop: 0.03, min_agreement: 0.9}
-  - export: {variants: [int8-x86, fp32]}
-benchmark: {preset: quick, profiles: [{}]}
-gates: {max_accuracy_drop: 0.2, max_size_mb: 0.1, min_speedup: 0.5}
-"""
-
-
-def recipe(*overrides: str, name: str = "tiny") -> Recipe:
-    text = RECIPE.replace("name: tiny", f"name: {name}")
-    return Recipe.parse(text, origin="recipe.yaml", directory=Path(), overrides=overrides)
-
-
-def options(store: Path, **fields) -> Options:
-    return Options(store=store, threads=1, reporter=Reporter(quiet=True), **fields)
 
 
 class Overheard(Reporter):
@@ -58,6 +32,14 @@ class Overheard(Reporter):
     def bar(self, name, total=None):
         self.names.add(name)
         return super().bar(name, total)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brief():
+    """Races of a second or two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "quick", BRIEF)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -360,21 +342,6 @@ def test_a_missed_gate_keeps_the_best_student_and_names_the_gap(finished):
     assert not [v for v in client_of(store).search_model_versions("name = 'tiny'") if v.run_id == parent]
 
 
-DRIVER = """
-    import sys
-    from pathlib import Path
-    sys.path.insert(0, sys.argv[2])
-    from test_run import options, recipe
-    from compress.pipeline.run import run
-    run(recipe(), options(Path(sys.argv[1]), checkpoint_every_s=0.05))
-"""
-
-
-def start(store: Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(store), str(Path(__file__).parent)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
 def test_killed_again_and_again_it_ends_with_the_same_bits(finished, tmp_path):
     """SIGKILL at random moments, until it is through; every artifact equals the undisturbed run's."""
     outcome, _ = finished
@@ -382,31 +349,26 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(finished, tmp_path):
     kills = 0
     for attempt in range(40):
         process = start(tmp_path)
-        try:
-            process.wait(timeout=8 + chance.uniform(0, 8) + 2 * attempt)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-            continue
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
-        break
-    assert kills >= 1
-    resumed = run(recipe(), options(tmp_path))
-    assert digests(resumed.report) == digests(outcome.report)
+        process.join(timeout=0.5 + chance.uniform(0, 2.5) + 0.7 * attempt)
+        if process.exitcode is not None:
+            break
+        process.kill()
+        process.join()
+        kills += 1
+    assert process.exitcode == 0
+    assert kills >= 3
+    (report,) = (tmp_path / "runs").glob("tiny-*/report.json")
+    assert digests(json.loads(report.read_text())) == digests(outcome.report)
 
 
 def test_killed_inside_training_it_continues_from_the_checkpoint(finished, tmp_path):
     outcome, _ = finished
     process = start(tmp_path)
     work = tmp_path / "work"
-    for _ in range(2400):
-        if list(work.glob("*/checkpoint.safetensors")):
-            break
+    while process.is_alive() and not list(work.glob("*/checkpoint.safetensors")):
         time.sleep(0.01)
     process.kill()
-    process.communicate()
+    process.join()
     assert list(work.glob("*/checkpoint.safetensors"))
     resumed = run(recipe(), options(tmp_path, until_stage="distill"))
     expected = digests(outcome.report)
