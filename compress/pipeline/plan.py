@@ -1,10 +1,16 @@
-"""The plan: what a run would do, what it would reuse, and why not more. Nothing is written."""
+"""The plan: what a run would do, what it would reuse, and why not more.
+
+Nothing is written but a note of the plan itself: asked again while nothing that decides it has changed, it is read back
+instead of building and exporting models, which takes seconds.
+"""
 
 import copy
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from compress.export.graph import to_onnx
@@ -12,11 +18,13 @@ from compress.pipeline.nodes import Node, begin, nodes
 from compress.pipeline.pairing import Pairing, pairings
 from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
 from compress.pipeline.run_directory import decide_execution
+from compress.pipeline.surroundings import surroundings
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 from compress.stage import Host, Member, Work
 from compress.store.artifact import Artifact, Store, hash_values
 from compress.store.manifest import NAME, Manifest
+from compress.store.notes import Notes
 
 SHOWN = 3  # differences told of one stage
 
@@ -54,9 +62,33 @@ class Plan:
 def plan(recipe: Recipe, options: Options) -> Plan:
     """Return the steps of a run in order, after building and exporting the untrained teacher and student once.
 
+    A plan that was made before is read from the store's notes while recipe, options, files, store, versions and our own
+    source are as they were.
+
     Raises:
         CompressError: for data, models and files that a run would refuse.
     """
+    root = options.store.expanduser().absolute()
+    around = surroundings(recipe, store=root, code=options.code)
+    asked = {
+        "plan": recipe.model_dump(mode="json"),
+        "until": options.until_stage,
+        "force": list(options.force),
+        "smoke": options.smoke,
+        "threads": options.threads,
+        "code": [str(path.absolute()) for path in options.code],
+    }
+    notes = Notes(root)
+    noted = None if around is None else notes.find(asked, of=around)
+    if noted is not None:
+        return TypeAdapter(Plan).validate_json(json.dumps(noted))
+    found = _look(recipe, options)
+    if around is not None:
+        notes.keep(asked, asdict(found), of=around)
+    return found
+
+
+def _look(recipe: Recipe, options: Options) -> Plan:
     recipe, options, data = prepare(recipe, options)
     store = Store(options.store.expanduser().absolute())
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
