@@ -135,7 +135,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sizes = {"samples": arguments.samples, "classes": arguments.classes, "rounds": arguments.rounds}
     costs = [found for kind in (single, several) for found in kind(**sizes)]
-    result = sizes | {"costs": [asdict(found) for found in costs], "environment": describe(seed=0)}
+    result = sizes | {"costs": [asdict(found) for found in costs], "environment": asdict(describe(seed=0))}
     stem = arguments.output / "measures_scale"
     stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     stem.with_suffix(".md").write_text(table(result))
