@@ -172,7 +172,7 @@ def plan(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what would run, what would be reused and why not more, and which layers are compared; only a note of it is kept."""
+    """Show what would run, what is reused and why not more, and which layers are compared; a note of it is kept."""
     from dataclasses import asdict
 
     from compress.pipeline.plan import plan as planned
