@@ -410,7 +410,7 @@ def test_the_exported_form_equals_the_pruned_model_at_any_length_with_padding(na
         feed = {declared.name: tensor.numpy() for declared, tensor in zip(signature(name).inputs, batch, strict=True)}
         with torch.no_grad():
             torch.testing.assert_close(
-                torch.from_numpy(session.run(None, *feed)[0]), model(*batch), rtol=1e-4, atol=1e-4
+                torch.from_numpy(session.run(None, feed)[0]), model(*batch), rtol=1e-4, atol=1e-4
             )
 
 
