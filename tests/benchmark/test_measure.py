@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pytest
 
@@ -11,6 +11,7 @@ from compress.benchmark import report, tables
 from compress.benchmark.compare import Comparison, Preset, compare
 from compress.benchmark.measure import Measurement, Profile, Subject, WarmUp
 from compress.benchmark.report import Entry
+from compress.benchmark.runtimes.interface import Block, Started
 
 PROFILE = Profile()
 PRESET = Preset(name="tiny", rounds=4, block_ms=1, warm_up_limit_ms=1)
@@ -22,13 +23,13 @@ class Scripted:
     def __init__(self, blocks_ms: Sequence[Sequence[float]]) -> None:
         self.left = [*blocks_ms]
 
-    def load(self, **_: object) -> dict[str, Any]:
+    def load(self, **_: object) -> Started:
         memory = {"import": 1, "load": 2, "first_run": 3}
-        return {"load_ms": 1.0, "first_run_ms": 1.0, "settings": {"pinned_cpus": [0]}, "memory_bytes": memory}
+        return Started(1.0, 1.0, settings={"pinned_cpus": [0]}, memory_bytes=memory)
 
-    def block(self, **_: object) -> dict[str, Any]:
+    def block(self, **_: object) -> Block:
         times_ns = [round(1e6 * time) for time in self.left.pop(0)]
-        return {"times_ns": times_ns, "elapsed_ns": sum(times_ns), "involuntary_switches": 0, "energy_uj": 5_000}
+        return Block(times_ns, sum(times_ns), involuntary_switches=0, energy_uj=5_000)
 
     def memory_bytes(self) -> dict[str, int]:
         return {"import": 1, "load": 2, "first_run": 3, "runs": 4}
@@ -49,7 +50,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Sequence[fl
             def __exit__(self, *_: object) -> None:
                 pass
 
-            def load(self, *, model: Path, **_: object) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+            def load(self, *, model: Path, **_: object) -> Started:  # pyright: ignore[reportIncompatibleMethodOverride]
                 self.left = [calls_ms[model.stem]] * 1_000
                 return super().load()
 

@@ -14,6 +14,7 @@ from compress.benchmark import pair, report
 from compress.benchmark.compare import PRESETS, Preset, compare
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import Worker, WorkerError
+from compress.benchmark.runtimes.interface import Usability
 from compress.errors import EnvironmentFault
 from compress.export.half import to_half
 from compress.judge.race import check_runtimes
@@ -34,7 +35,7 @@ def matrices(tmp_path: Path) -> Path:
 def test_it_is_usable_and_labelled():
     with Worker() as worker:
         found = worker.usable("ort-webgpu")
-    assert found == {"usable": True, "why": "a software adapter: for tests only", "install": ""}
+    assert found == Usability(usable=True, why="a software adapter: for tests only")
 
 
 def test_a_verdict_on_it_is_refused_before_anything_is_trained():

@@ -358,7 +358,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(finished, tmp_path):
     assert process.exitcode == 0
     assert kills >= 3
     (report,) = (tmp_path / "runs").glob("tiny-*/report.json")
-    assert digests(json.loads(report.read_text())) == digests(outcome.report)
+    assert digests(load(Report, report)) == digests(outcome.report)
 
 
 def test_killed_inside_training_it_continues_from_the_checkpoint(finished, tmp_path):
