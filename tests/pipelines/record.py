@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 HERE = Path(__file__).parent / "recorded"
 TIMED = ("images_per_s",)
+ACCURACY = 0.05  # of one another, on machines that round otherwise
 MACHINE = ("cpu_model", "cpu_flags", "versions")  # bits are promised on one machine, with one set of versions
 
 
@@ -38,6 +41,23 @@ def differences(now: Any, before: Any, *, path: str = "") -> list[str]:
         names = sorted(now.keys() | before.keys())
         return [line for name in names for line in differences(now.get(name), before.get(name), path=f"{path}/{name}")]
     return [] if now == before else [f"{path}: {before} before, {now} now"]
+
+
+def compare(report: dict[str, Any], name: str) -> None:
+    """To the bit where the recorded machine and versions are these; sizes, costs and about the accuracy elsewhere."""
+    before, now = json.loads((HERE / f"{name}.json").read_text()), record(report)
+    here = now["machine"] == before["machine"]
+    for row, found in now["rows"].items():
+        known = before["rows"][row]
+        if here:
+            assert not differences(found, known, path=row)
+            continue
+        assert [found["scores"][field] for field in ("parameters", "macs")] == [
+            known["scores"][field] for field in ("parameters", "macs")
+        ]
+        assert found["scores"]["accuracy"] == pytest.approx(known["scores"]["accuracy"], abs=ACCURACY)
+    if here:
+        assert not differences(now["test"], {row: before["test"].get(row) for row in now["test"]})
 
 
 if __name__ == "__main__":

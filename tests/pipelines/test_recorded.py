@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record import HERE, differences, record
+from record import compare
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
-ACCURACY = 0.05  # of one another, on machines that round otherwise
 FASHION = ("--set", "teacher.train.epochs=1", "--set", "stages.distill.epochs=1", "--until", "distill")
 
 
@@ -20,23 +19,6 @@ def run(name: str, *options: str, folder: Path) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     (path,) = (folder / "compress-store" / "runs").glob("*/report.json")
     return json.loads(path.read_text())
-
-
-def compare(report: dict[str, Any], name: str) -> None:
-    """To the bit where the recorded machine and versions are these; sizes, costs and about the accuracy elsewhere."""
-    before, now = json.loads((HERE / f"{name}.json").read_text()), record(report)
-    here = now["machine"] == before["machine"]
-    for row, found in now["rows"].items():
-        known = before["rows"][row]
-        if here:
-            assert not differences(found, known, path=row)
-            continue
-        assert [found["scores"][field] for field in ("parameters", "macs")] == [
-            known["scores"][field] for field in ("parameters", "macs")
-        ]
-        assert found["scores"]["accuracy"] == pytest.approx(known["scores"]["accuracy"], abs=ACCURACY)
-    if here:
-        assert not differences(now["test"], {row: before["test"].get(row) for row in now["test"]})
 
 
 def test_digits_end_with_the_recorded_artifacts(tmp_path):

@@ -1,5 +1,6 @@
 """Text through a whole recipe in seconds, and through the script that ships where nothing else is installed."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import text_zoo
 import torch
+from record import compare
 
 import compress
 from compress.benchmark.compare import PRESETS, QUICK
@@ -91,6 +93,7 @@ def test_a_recipe_for_text_runs_to_its_verdict_and_its_script_labels_as_the_file
     outcome = compress.run(recipe, Options(store=tmp_path / "store", threads=1, reporter=Reporter(quiet=True)))
 
     assert outcome.passed is True
+    compare(json.loads((outcome.run_dir / "report.json").read_text()), "text")
     verdict, stages = outcome.report.verdict, {stage.name: stage for stage in outcome.report.stages}
     assert [gate.name for gate in verdict.gates] == ["max_accuracy_drop", "max_size_mb"]
     assert [row.name for row in verdict.test] == ["teacher", verdict.rival, "export"]
