@@ -4,17 +4,18 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 
 from compress.errors import ArtifactError, InputError
-from compress.measures.intervals import Estimate
 from compress.measures.pareto import optimal
 from compress.measures.units import format_bytes, format_ms, format_share, format_speedup
-from compress.report.document import Report
 from compress.store.document import OtherSchemaError, load
+
+if TYPE_CHECKING:
+    from compress.measures.intervals import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,9 @@ class Run:
     measure: str
     size_bytes: int
     latency_ms: float
-    accuracy: Estimate
-    accuracy_test: Estimate | None
-    speedup: Estimate | None
+    accuracy: "Estimate"
+    accuracy_test: "Estimate | None"
+    speedup: "Estimate | None"
     measurable: bool
     passed: bool | None
     optimal: bool
@@ -149,6 +150,8 @@ def documents(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _read(path: Path, say: Callable[[str], object]) -> Run | None:
     """Return a run; None when it was not raced to its end, or its report is of another version."""
     try:
+        from compress.report.document import Report  # brings the harness, and so torch
+
         report = load(Report, path)
     except OtherSchemaError as error:
         say(f"left out: {error}")
