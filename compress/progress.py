@@ -49,8 +49,9 @@ class Bar:
         self._show()
 
     def end(self) -> None:
-        """Take it off the terminal."""
+        """Take it off the terminal, after its last state was shown: a quick block may end between two refreshes."""
         if self.live is not None and self._task is not None:
+            self.live.refresh()
             self.live.remove_task(self._task)
 
     @property
