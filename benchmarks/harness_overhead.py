@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime
 
 from compress.benchmark.process import Worker
-from compress.measures.intervals import paired_ratio
+from compress.measures.intervals import estimate_ratio
 
 BLOCK_S, ROUNDS, WARM_UP_ROUNDS = 0.02, 50, 5
 HELD: list[tuple[onnxruntime.InferenceSession, list[dict[str, np.ndarray]]]] = []  # of a bare process
@@ -72,7 +72,7 @@ def one_pair(model: Path, samples: Path) -> tuple[float, float]:
 
 def main(model: Path, samples: Path, pairs: int) -> None:
     found = np.array([one_pair(model, samples) for _ in range(pairs)])
-    ratio = paired_ratio(np.log(found[:, 1] / found[:, 0]), seed=0)
+    ratio = estimate_ratio(np.log(found[:, 1] / found[:, 0]), seed=0)
     print(
         f"bare loop {np.median(found[:, 0]):.4f} ms, harness {np.median(found[:, 1]):.4f} ms; "
         f"harness / bare {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"

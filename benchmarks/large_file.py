@@ -131,7 +131,7 @@ def measure(root: Path, *, width: int, layers: int, threads: int) -> dict[str, A
     files = [path.name, *(file.name for file in external_files(path))]
     steps.take(f"score it: export, parity, {SAMPLES} samples", lambda: way.score(made), written=scored_bytes)
     taught = replace(work, teachers=(Member(made, work.task),))
-    quantize = Quantize.unbounded(mode="dynamic")
+    quantize = Quantize.without_limits(mode="dynamic")
     quantized = steps.take("quantize dynamically", lambda: quantize.run(made, taught, host))
     steps.take("score the int8 file", lambda: way.score(quantized), written=scored_bytes)
     export = Export(variants=VARIANTS, primary=VARIANTS[0])

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.benchmark.environment import allowed_cores, describe
+from compress.benchmark.environment import count_allowed_cores, describe
 from compress.data import Samples
 from compress.loss import bind
-from compress.measures.intervals import paired_ratio
+from compress.measures.intervals import estimate_ratio
 from compress.models import load_model
 from compress.pipeline.run import Options, host_of, work_of
 from compress.pipeline.run_directory import decide_execution
@@ -109,7 +109,7 @@ def tokens_per_s(run: Pass, module: nn.Module, work: Work, host: Host) -> float:
     """Return how many tokens of mails a pass over the train role takes in a second."""
     task = work.task
     assert isinstance(task, TextTask)
-    tokens = int(task.encoded(work.data.train).lengths.sum())  # encoded once, before the clock starts
+    tokens = int(task.encode(work.data.train).lengths.sum())  # encoded once, before the clock starts
     started_s = time.perf_counter()
     run(module, work, host)
     return tokens / (time.perf_counter() - started_s)
@@ -117,7 +117,7 @@ def tokens_per_s(run: Pass, module: nn.Module, work: Work, host: Host) -> float:
 
 def real_share(task: TextTask, samples: Samples) -> dict[str, float]:
     """Return which share of what is computed are tokens of mails, 0 to 1, by pass; ``train`` for one epoch's order."""
-    lengths = torch.from_numpy(task.encoded(samples).lengths)
+    lengths = torch.from_numpy(task.encode(samples).lengths)
     order = task.order(samples, torch.Generator().manual_seed(0), size=UPDATE)
     updates = order[: len(order) // UPDATE * UPDATE].split(UPDATE)  # what fills no update is not trained on
     parts = [*task.parts(samples, torch.arange(len(samples)), size=BATCH)]
@@ -141,7 +141,7 @@ def measure(work: Work, host: Host, tasks: dict[str, TextTask], teacher: Artifac
                 if index > 0:  # the first round warms up
                     rates[task].append(rate)
             print(f"{name}: round {index} of {rounds}", flush=True)
-        ratio = paired_ratio(np.log(rates["bucketed"]) - np.log(rates["plain"]), seed=0)
+        ratio = estimate_ratio(np.log(rates["bucketed"]) - np.log(rates["plain"]), seed=0)
         found[name] = {"tokens_per_s": rates, "bucketed_over_plain": asdict(ratio)}
     return found
 
@@ -180,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mails", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=allowed_cores())
+    parser.add_argument("--threads", type=int, default=count_allowed_cores())
     parser.add_argument("--output", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:

@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress.benchmark.environment import allowed_cores, describe
+from compress.benchmark.environment import count_allowed_cores, describe
 from compress.loss import GuidedLoss
-from compress.measures.intervals import paired_ratio
+from compress.measures.intervals import estimate_ratio
 from compress.models import AnyModel
 from compress.progress import Reporter
 from compress.recipe import Recipe
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--arms", choices=ARMS, default="convolutions")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--images", type=int, default=6400)
-    parser.add_argument("--threads", type=int, default=allowed_cores())
+    parser.add_argument("--threads", type=int, default=count_allowed_cores())
     parser.add_argument("--cached", action="store_true", help="store every tap")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -144,7 +144,7 @@ def main() -> None:
             print(f"round {index} of {arguments.rounds}", flush=True)
     rows = []
     for name, values in seconds.items():
-        over = {rival: paired_ratio(np.log(values) - np.log(seconds[rival]), seed=0) for rival in ("alone", "hinton")}
+        over = {rival: estimate_ratio(np.log(values) - np.log(seconds[rival]), seed=0) for rival in ("alone", "hinton")}
         rows.append(
             {
                 "loss": name,

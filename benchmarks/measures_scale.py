@@ -29,7 +29,7 @@ from compress.data import Samples
 from compress.judge.mistakes import mistakes
 from compress.judge.scores import Scores
 from compress.measures.divergence import kl_nats
-from compress.measures.intervals import measured, measured_changes
+from compress.measures.intervals import measure, measure_changes
 from compress.measures.judge import multi_label
 from compress.store.artifact import Artifact
 from compress.tasks import ImageClassification, Tally
@@ -70,8 +70,8 @@ def of_tallies(kind: str, tallies: Callable[[int], Tallies], *, rounds: int) -> 
     sides = [tallies(0), tallies(1)]
     return [
         cost(f"{kind}: all measures", lambda: [tally.value for tally in tallies(1).values()], rounds=rounds),
-        cost(f"{kind}: their intervals", lambda: measured(sides[1], seed=0), rounds=rounds),
-        cost(f"{kind}: paired intervals of the change", lambda: measured_changes(*sides[::-1], seed=0), rounds=rounds),
+        cost(f"{kind}: their intervals", lambda: measure(sides[1], seed=0), rounds=rounds),
+        cost(f"{kind}: paired intervals of the change", lambda: measure_changes(*sides[::-1], seed=0), rounds=rounds),
     ]
 
 

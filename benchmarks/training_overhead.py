@@ -21,13 +21,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compress.benchmark.environment import allowed_cores, describe
+from compress.benchmark.environment import count_allowed_cores, describe
 from compress.data import Data
 from compress.data.samples import ROLES, Samples
 from compress.data.sources import Idx
 from compress.loss import GuidedLoss, bind
 from compress.loss.logits import Hard
-from compress.measures.intervals import paired_ratio
+from compress.measures.intervals import estimate_ratio
 from compress.models import ResNet
 from compress.progress import Reporter
 from compress.stage import Execution, Host, Optimization, Work
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--images", type=int, default=12_800)
-    parser.add_argument("--threads", type=int, default=allowed_cores())
+    parser.add_argument("--threads", type=int, default=count_allowed_cores())
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -110,7 +110,7 @@ def main() -> None:
                 if index > 0:  # the first round warms up
                     rates[name].append(rate)
             print({name: f"{values[-1]:.0f} images/s" for name, values in rates.items() if values})
-    ratio = paired_ratio(np.log(rates["fit"]) - np.log(rates["bare"]), seed=0)
+    ratio = estimate_ratio(np.log(rates["fit"]) - np.log(rates["bare"]), seed=0)
     result = {
         "fit_over_bare": {"value": ratio.value, "low": ratio.low, "high": ratio.high},
         "images_per_s": rates,

@@ -85,7 +85,7 @@ def bind(
     for role, module in (("student", student), ("teacher", teacher)):
         if module is not None:
             outputs_of(module, task, given.batch, role=role)
-    return Guidance(_bound(loss, student, teacher, given, seed=seed), student, teacher, problem=problem)
+    return Guidance(_bind(loss, student, teacher, given, seed=seed), student, teacher, problem=problem)
 
 
 def distill(
@@ -151,7 +151,7 @@ def distill(
         task = Plain(problem_of(first.batch.labels, problem), first.names)
         loss = readable_loss(loss, task.problem, teacher)
         refuse_pair(student, teacher, task, first.batch, loss=loss, precision=precision)
-        guide = _bound(loss, student, teacher, first, seed=seed)
+        guide = _bind(loss, student, teacher, first, seed=seed)
         teaching = None
         if teacher is not None and loss.needs_teacher:
             teaching = live_teacher(teacher, task, host, list(guide.teacher_shapes))
@@ -357,7 +357,7 @@ def export(
         return write.export(module, signature, inputs, Path(path), preprocessing=preprocessing or {}, opset=opset)
 
 
-def _bound(
+def _bind(
     loss: GuidedLoss, student: nn.Module, teacher: nn.Module | None, given: Given, *, seed: int
 ) -> bound.BoundLoss:
     """Bind a loss on a batch of inputs, by name where they have names."""

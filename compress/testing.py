@@ -172,18 +172,18 @@ def _logits() -> tuple[Tensor, Tensor, Tensor]:
     return student, teacher, torch.randint(CLASSES, (UNITS,), generator=generator)
 
 
-def _evaluated(loss: LogitLoss, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+def _evaluate(loss: LogitLoss, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     hard = F.cross_entropy(student.float(), labels, reduction="none")
     return loss(student, Targets(teachers=(teacher,), labels=labels, hard=hard)).mean()
 
 
 def _mean(loss: LogitLoss, student: Tensor, teacher: Tensor, labels: Tensor) -> float:
-    return float(_evaluated(loss, student, teacher, labels))
+    return float(_evaluate(loss, student, teacher, labels))
 
 
 def _high_temperature(loss: LogitLoss, student: Tensor, teacher: Tensor, labels: Tensor) -> bool:
     student = student.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(_evaluated(loss, student, teacher, labels), student)
+    (gradient,) = torch.autograd.grad(_evaluate(loss, student, teacher, labels), student)
     centred = [side - side.mean(dim=1, keepdim=True) for side in (student.detach(), teacher)]
     limit = (centred[0] - centred[1]) / (UNITS * CLASSES)
     return bool((gradient - limit).abs().max() <= 0.02 * limit.abs().max())

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from compress.advice.measures import Measure
 from compress.advice.pilot import SHORTEST
-from compress.advice.rules import RULES, Rule, shown_as
+from compress.advice.rules import RULES, Rule, format_in
 from compress.measures.intervals import Estimate
 
 HERE = Path(__file__).parent
@@ -252,8 +252,8 @@ def thresholds_table(results: Mapping[str, Tested]) -> list[str]:
         sides = {"above": "above", "below": "below", "outside": "outside 1/x to x, x ="}
         parts = [
             probe,
-            f"{sides[rule.side]} {shown_as(rule.threshold, rule.unit)}",
-            "none" if result.threshold is None else shown_as(result.threshold, rule.unit),
+            f"{sides[rule.side]} {format_in(rule.threshold, rule.unit)}",
+            "none" if result.threshold is None else format_in(result.threshold, rule.unit),
             str(count),
             f"{hits} of {bad}",
             f"{hits} of {warned}",
@@ -307,14 +307,14 @@ def deliberate_table(found: Sequence[dict], results: Mapping[str, Tested]) -> li
         rule = replace(RULES[probe], threshold=result.threshold) if result.calibrated else RULES[probe]
         measure = setting.measures[probe]
         value, low, high = (
-            shown_as(number, rule.unit) for number in (measure.value.value, measure.value.low, measure.value.high)
+            format_in(number, rule.unit) for number in (measure.value.value, measure.value.low, measure.value.high)
         )
         shifted = cell["setting"]["shift"] != "none"
         rival = by_name[name_of(cell, shift="none")]["distilled"] if shifted else cell["alone"]
         points = ", ".join(
             f"{100 * (ours - theirs):+.1f}" for ours, theirs in zip(cell["distilled"], rival, strict=True)
         )
-        warns = f"yes, {rule.side} {shown_as(rule.threshold, rule.unit)}" if rule.warns(measure) else "no"
+        warns = f"yes, {rule.side} {format_in(rule.threshold, rule.unit)}" if rule.warns(measure) else "no"
         over = "the same without the shift" if shifted else "the student alone"
         lines.append(f"| {title} | {name} | {probe} | {value} [{low}, {high}] | {warns} | {over} | {points} |")
     return lines

@@ -35,7 +35,7 @@ from torch import nn
 from compress.advice import measures, pilot
 from compress.advice.lesson import Lesson
 from compress.advice.measures import Measure
-from compress.benchmark.environment import allowed_cores, describe
+from compress.benchmark.environment import count_allowed_cores, describe
 from compress.data import Data, Samples
 from compress.data.samples import Role
 from compress.loss import GuidedLoss, bind
@@ -296,7 +296,7 @@ def student_after(
     def fresh(number: int | None) -> nn.Module:
         return build(STUDENTS[setting.student], work, number or 0)
 
-    return pilot.trained(lesson_of(setting), work, grid.host, fresh, loss=loss, schedule=schedule, seed=seed)
+    return pilot.train(lesson_of(setting), work, grid.host, fresh, loss=loss, schedule=schedule, seed=seed)
 
 
 def accuracy(module: nn.Module, grid: Grid) -> float:
@@ -359,7 +359,7 @@ def cheap(setting: Setting, grid: Grid, work: Work, teacher: nn.Module) -> list[
         return build(STUDENTS[setting.student], work, seed or 0)
 
     loss, host = work.loss, grid.host
-    student, few = fresh(0), replace(work, data=measures.probed(work.data))
+    student, few = fresh(0), replace(work, data=measures.draw_probe(work.data))
     train = measures.train_logits(few, host, loss, student, teacher)
     example = work.task.batch(work.data.select, torch.arange(2)).inputs
     return [
@@ -369,7 +369,7 @@ def cheap(setting: Setting, grid: Grid, work: Work, teacher: nn.Module) -> list[
         *measures.softness(train, loss),
         *measures.pairing(loss, student, teacher, few),
         *measures.audit(loss, few, host, student=student, teacher=teacher),
-        pilot.memorised(lesson_of(setting), work, host, fresh),
+        pilot.memorise(lesson_of(setting), work, host, fresh),
     ]
 
 
@@ -381,7 +381,7 @@ def main() -> None:
     """Run the missing cells."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=Path("compress-store"))
-    parser.add_argument("--threads", type=int, default=allowed_cores())
+    parser.add_argument("--threads", type=int, default=count_allowed_cores())
     arguments = parser.parse_args()
     grid, known = Grid.of(Store.open(arguments.store), threads=arguments.threads), {}
     # Settings in the order of their hash: a grid cut short is a random part of the whole.

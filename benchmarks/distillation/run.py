@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress.benchmark.environment import allowed_cores, describe
+from compress.benchmark.environment import count_allowed_cores, describe
 from compress.loss import GuidedLoss, Targets, bind
 from compress.models import Cnn, load_model
 from compress.pipeline.run import Options, host_of, work_of
@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--store", type=Path, default=Path("compress-store"))
-    parser.add_argument("--threads", type=int, default=allowed_cores())
+    parser.add_argument("--threads", type=int, default=count_allowed_cores())
     parser.add_argument("--table", action="store_true", help="write docs/distillation.md from the committed cells")
     arguments = parser.parse_args()
     if arguments.table:

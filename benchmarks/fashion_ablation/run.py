@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from compress.benchmark.environment import allowed_cores, describe
+from compress.benchmark.environment import count_allowed_cores, describe
 from compress.judge.scores import score
 from compress.loss import GuidedLoss
 from compress.loss.logits import Hard
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--store", type=Path, default=Path("compress-store"))
-    parser.add_argument("--threads", type=int, default=allowed_cores())
+    parser.add_argument("--threads", type=int, default=count_allowed_cores())
     parser.add_argument("--table", action="store_true", help="write README.md from the committed cells")
     arguments = parser.parse_args()
     if arguments.table:

@@ -32,7 +32,7 @@ from scipy.stats import binomtest
 from compress.benchmark.compare import PRESETS, Preset, compare
 from compress.benchmark.environment import NoiseProbe, describe
 from compress.benchmark.measure import Profile
-from compress.measures.intervals import paired_ratio
+from compress.measures.intervals import estimate_ratio
 from compress.store.artifact import write_atomically
 
 WIDTH, LAYERS, SLOWDOWN = 128, 100, 0.03  # weights of 6.5 MB: several copies fit in a shared cache
@@ -178,7 +178,7 @@ def _slower(documents: list[dict[str, Any]]) -> Judged:
 def _bare(documents: list[dict[str, Any]]) -> Judged:
     if len(documents) < 2:
         return "99% interval within 3%", "needs 2 repetitions", False
-    ratio = paired_ratio([np.log(d["harness_ms"] / d["bare_ms"]) for d in documents], seed=0)
+    ratio = estimate_ratio([np.log(d["harness_ms"] / d["bare_ms"]) for d in documents], seed=0)
     got = f"harness / bare {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
     return "99% interval within 3%", got, ratio.low >= 0.97 and ratio.high <= 1.03
 

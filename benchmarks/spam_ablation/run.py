@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.benchmark.environment import allowed_cores, describe
+from compress.benchmark.environment import count_allowed_cores, describe
 from compress.data.roles import subset
 from compress.judge.scores import Scores, score
 from compress.pipeline.run import Options, host_of, work_of
@@ -277,7 +277,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs=2, default=[2, 2], help="before and after pruning")
     parser.add_argument("--only", nargs="+", choices=("teacher", *ARMS), default=list(ARMS), help="arms to run")
     parser.add_argument("--store", type=Path, default=Path("compress-store"))
-    parser.add_argument("--threads", type=int, default=allowed_cores())
+    parser.add_argument("--threads", type=int, default=count_allowed_cores())
     parser.add_argument("--table", action="store_true", help="write README.md from the committed cells")
     arguments = parser.parse_args()
     if arguments.table:

@@ -10,8 +10,8 @@ from torch import nn
 
 from compress.advice import measures
 from compress.advice.lesson import Lesson, lessons
-from compress.advice.measures import PROBED, SEED, Measure, probed
-from compress.advice.rules import Advice, judged
+from compress.advice.measures import PROBED, SEED, Measure, draw_probe
+from compress.advice.rules import Advice, judge
 from compress.data import Samples
 from compress.data.checks import MIN_SELECT_SAMPLES
 from compress.errors import DataError, UsageError
@@ -42,14 +42,14 @@ def advise(recipe: Recipe, work: Work, host: Host, *, also: Sequence[Measure] = 
         return Advice((), ("the recipe distils nothing from a teacher: there is nothing to advise on",))
     if not one_decision(work):
         return Advice((), (MANY_DECISIONS,))
-    few, reference = replace(work, data=probed(work.data)), reference_sample(recipe.teacher, work, host)
+    few, reference = replace(work, data=draw_probe(work.data)), reference_sample(recipe.teacher, work, host)
     found: list[Measure] = measures.shift(few.data, reference)
     notes = [COPY] if recipe.student == "teacher" else []
     for lesson in found_lessons:
         found += _of_lesson(measures.conformance(lesson.loss), lesson, found_lessons)
     if not work.teachers:
         found += _untaught(recipe, few, host)
-        return judged(found, notes=[*notes, NO_TEACHER])
+        return judge(found, notes=[*notes, NO_TEACHER])
     teacher = load_model(work.teacher.artifact.path, code=host.code)
     make = fresh(recipe, work, host)
     student = copy.deepcopy(teacher) if make is None else make(None)
@@ -66,7 +66,7 @@ def advise(recipe: Recipe, work: Work, host: Host, *, also: Sequence[Measure] = 
             own += measures.pairing(loss, student, teacher, few)
             own += measures.audit(loss, few, host, student=student, teacher=teacher)
         found += _of_lesson(own, lesson, found_lessons)
-    return judged([*found, *also], notes=notes)
+    return judge([*found, *also], notes=notes)
 
 
 def pilot_of(recipe: Recipe, work: Work, host: Host) -> tuple[Lesson, Callable[[int | None], nn.Module]]:

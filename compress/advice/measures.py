@@ -15,9 +15,9 @@ from compress.data import Data, Samples
 from compress.errors import ModelError
 from compress.loss import BoundLoss, GuidedLoss, bind
 from compress.loss.attention import DynamicLayers
-from compress.loss.features import pooled, stages
+from compress.loss.features import pool, stages
 from compress.loss.logits import Hard
-from compress.loss.taps import Tap, Trace, captured, dry_run, evaluating
+from compress.loss.taps import Tap, Trace, capture_taps, dry_run, evaluating
 from compress.loss.term import ALWAYS
 from compress.measures.intervals import Estimate, wilson_interval
 from compress.stage import Host, Work
@@ -52,7 +52,7 @@ class Measure:
     detail: str = ""
 
 
-def probed(data: Data) -> Data:
+def draw_probe(data: Data) -> Data:
     """Return train and select with at most PROBED samples each; the other roles are left empty, so nothing reads them.
 
     Roles are ordered by hash, so their first samples are a random draw that is the same every time.
@@ -109,10 +109,10 @@ def calibration(select: NDArray[np.float32], labels: NDArray[np.int64]) -> list[
     """Measure whether the teacher is as right as it is sure, on held-out logits [N, C]."""
     correct, sure = select.argmax(axis=1) == labels, probes.confidence(select)
     nats = probes.negative_log_likelihood(select, labels)
-    fitted = probes.fitted_temperature(select, labels)
+    fitted = probes.fit_temperature(select, labels)
     after = probes.negative_log_likelihood(select, labels, temperature=fitted.value)
     return [
-        Measure("calibration", probes.debiased(probes.expected_calibration_error, (sure, correct), seed=SEED)),
+        Measure("calibration", probes.debias(probes.expected_calibration_error, (sure, correct), seed=SEED)),
         Measure("fitted-temperature", fitted, detail=f"NLL {nats:.3f} nats, {after:.3f} at the fitted temperature"),
     ]
 
@@ -138,14 +138,14 @@ def memorisation(
     right = train.argmax(axis=1) == labels[0], select.argmax(axis=1) == labels[1]
     rates = f"{right[0].mean():.1%} on train, {right[1].mean():.1%} on select"
     found.append(Measure("accuracy-drop", probes.bootstrap(_gap, (right[1],), (right[0],), seed=SEED), detail=rates))
-    return [*found, *_filtered(sure, right)]
+    return [*found, *_filter(sure, right)]
 
 
 def _gap(left: NDArray[np.generic], right: NDArray[np.generic]) -> float:
     return float(left.mean() - right.mean())
 
 
-def _filtered(
+def _filter(
     sure: tuple[probes.Array, probes.Array], right: tuple[NDArray[np.bool_], NDArray[np.bool_]]
 ) -> list[Measure]:
     """Measure the teacher's errors on train over those on select, where it is no surer on train than when it is right.
@@ -167,7 +167,7 @@ def _filtered(
 
 def softness(train: NDArray[np.float32], loss: GuidedLoss) -> list[Measure]:
     """Measure what the teacher says of the classes that it does not decide for, at each term's temperature."""
-    suggested = probes.suggested_temperature(train)
+    suggested = probes.suggest_temperature(train)
     table = ", ".join(
         f"{temperature:g}: {probes.non_target_mass(train, temperature=temperature).mean():.3f} "
         f"({probes.effective_classes(train, temperature=temperature):.1f} classes)"
@@ -210,7 +210,7 @@ def audit(loss: GuidedLoss, work: Work, host: Host, *, student: nn.Module, teach
     view = work.task.views(mixup=loss.mixup)[0] if loss.mixup else None
     taught = _taught(work, host, bound, view=view) if loss.needs_teacher else None
     student.train()
-    with bound.attached(student), torch.random.fork_rng(devices=[]):
+    with bound.attach(student), torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)  # of dropout
         for index in torch.arange(len(samples)).split(BATCH)[:BATCHES]:
             batch = work.task.batch(samples, index, view=view, mixup=loss.mixup)
@@ -306,7 +306,7 @@ def _stages(module: nn.Module, trace: Trace, work: Work) -> list[Tap]:
 def _features(module: nn.Module, work: Work, taps: Sequence[Tap], *, samples: int = PAIRED) -> dict[Tap, probes.Array]:
     """Return tapped tensors of the first train samples as rows [N, D]; see `_row`."""
     rows: dict[Tap, list[Tensor]] = {tap: [] for tap in taps}
-    with evaluating(module), torch.no_grad(), captured(module, taps) as capture:
+    with evaluating(module), torch.no_grad(), capture_taps(module, taps) as capture:
         for index in torch.arange(min(samples, len(work.data.train))).split(64):
             batch = work.task.batch(work.data.train, index)
             work.task.forward(module, batch)
@@ -320,7 +320,7 @@ def _row(value: Tensor, mask: Tensor | None) -> Tensor:
     if value.dim() == 4:
         size = min(POOLED, value.shape[2]), min(POOLED, value.shape[3])
         return nn.functional.adaptive_avg_pool2d(value.float(), size)
-    return pooled(value, mask if mask is not None and value.shape[:2] == mask.shape else None)
+    return pool(value, mask if mask is not None and value.shape[:2] == mask.shape else None)
 
 
 def train_logits(

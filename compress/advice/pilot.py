@@ -70,7 +70,7 @@ def cost(lesson: Lesson, work: Work, host: Host, fresh: Fresh) -> Cost:
     """
     train, learnt = work.data.train, min(MEMORISED, len(work.data.train))
     schedule, capacity = short(lesson, len(train)), few(lesson, learnt)
-    epochs = SEEDS * (2 * schedule.epochs + half_of(schedule).epochs) if _labelled(work) else 0
+    epochs = SEEDS * (2 * schedule.epochs + half_of(schedule).epochs) if _has_labels(work) else 0
     sizes = schedule.batch_size * schedule.accumulate, capacity.batch_size
     updates = epochs * (len(train) // sizes[0]), capacity.epochs * (learnt // sizes[1])
     samples = updates[0] * sizes[0] + updates[1] * sizes[1]
@@ -99,14 +99,14 @@ def _teacher_images(lesson: Lesson, work: Work, *, schedule: Optimization, capac
     train, loss = len(work.data.train), lesson.loss
     learnt = min(MEMORISED, train)
     outputs, live = learnt + capacity.epochs * num_checked(learnt), 0
-    if _labelled(work):
+    if _has_labels(work):
         outputs += len(work.task.views(mixup=loss.mixup)) * train + len(work.data.select)
         outputs += SEEDS * schedule.epochs * num_checked(train)
         live = SEEDS * schedule.epochs * train if loss.feature_terms else 0
     return len(work.teachers) * outputs + live
 
 
-def _labelled(work: Work) -> bool:
+def _has_labels(work: Work) -> bool:
     """Whether the student alone can be trained and judged; else only capacity is measured."""
     return work.data.train.labels is not None and work.data.select.labels is not None
 
@@ -120,20 +120,20 @@ def pilot(lesson: Lesson, work: Work, host: Host, fresh: Fresh) -> list[Measure]
         host: store, execution.
         fresh: gives a new student of a seed.
     """
-    found = [memorised(lesson, work, host, fresh)]
-    if not _labelled(work):
+    found = [memorise(lesson, work, host, fresh)]
+    if not _has_labels(work):
         return found
     select, whole = work.data.select, short(lesson, len(work.data.train))
     half = half_of(whole)
     halves, alone, distilled = (
         [
-            right(trained(lesson, work, host, fresh, loss=loss, schedule=schedule, seed=seed), work, host)
+            right(train(lesson, work, host, fresh, loss=loss, schedule=schedule, seed=seed), work, host)
             for seed in seeds()
         ]
         for loss, schedule in ((LABELS_ALONE, half), (LABELS_ALONE, whole), (lesson.loss, whole))
     )
     logits = teacher_outputs(work, host, select, views=(None,)).logits(None).numpy()
-    teacher, share = decided(logits, work), whole.epochs / lesson.optimization.epochs
+    teacher, share = decide(logits, work), whole.epochs / lesson.optimization.epochs
     margins = [margin(alone, teacher, share=share)]
     if whole.epochs > half.epochs:
         growth = whole.epochs / half.epochs
@@ -170,7 +170,7 @@ def _schedule(whole: Optimization, **changes: float) -> Optimization:
     return Optimization.model_validate(fields | changes)
 
 
-def trained(
+def train(
     lesson: Lesson, work: Work, host: Host, fresh: Fresh, *, loss: GuidedLoss, schedule: Optimization, seed: int
 ) -> nn.Module:
     """Return a student of a seed after a schedule; nothing is committed but the teacher's outputs."""
@@ -192,10 +192,10 @@ def trained(
 
 def right(module: nn.Module, work: Work, host: Host) -> NDArray[np.bool_]:
     """Return which select decisions are right, bool [N]."""
-    return decided(predict(module, work.task, host, work.data.select).numpy(), work)
+    return decide(predict(module, work.task, host, work.data.select).numpy(), work)
 
 
-def decided(logits: NDArray[np.float32], work: Work) -> NDArray[np.bool_]:
+def decide(logits: NDArray[np.float32], work: Work) -> NDArray[np.bool_]:
     """Return which select decisions are right, bool [N].
 
     Raises:
@@ -207,7 +207,7 @@ def decided(logits: NDArray[np.float32], work: Work) -> NDArray[np.bool_]:
     return right
 
 
-def memorised(lesson: Lesson, work: Work, host: Host, fresh: Fresh) -> Measure:
+def memorise(lesson: Lesson, work: Work, host: Host, fresh: Fresh) -> Measure:
     """Measure on how many of a few samples a student decides as the teacher does after learning them by heart.
 
     On the softened KL alone, at the loss's temperature, on plain images. Below about 0.95 the student is too small, or
@@ -223,7 +223,7 @@ def memorised(lesson: Lesson, work: Work, host: Host, fresh: Fresh) -> Measure:
     )
     silent = replace(host, reporter=Reporter(quiet=True))
     softened = GuidedLoss(kl=Kl(temperature=loss.kl.temperature if loss.kl else 1.0))
-    module = trained(lesson, few_plain, silent, fresh, loss=softened, schedule=few(lesson, len(samples)), seed=SEED)
+    module = train(lesson, few_plain, silent, fresh, loss=softened, schedule=few(lesson, len(samples)), seed=SEED)
     ours = predict(module, few_plain.task, silent, samples).numpy()
     theirs = teacher_outputs(few_plain, silent, samples, views=(None,)).logits(None).numpy()
     value = agreement(ours.argmax(axis=1), theirs.argmax(axis=1))

@@ -28,23 +28,23 @@ def bootstrap(statistic: Callable[..., float], *groups: tuple[NDArray[np.generic
         groups: arrays [N, ...] that are resampled together; groups are resampled apart.
         seed: of the resamples.
     """
-    low, high = np.quantile(_resampled(statistic, groups, seed=seed), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(_resample(statistic, groups, seed=seed), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(statistic(*(array for group in groups for array in group)), float(low), float(high))
 
 
-def debiased(statistic: Callable[..., float], *groups: tuple[NDArray[np.generic], ...], seed: int) -> Estimate:
+def debias(statistic: Callable[..., float], *groups: tuple[NDArray[np.generic], ...], seed: int) -> Estimate:
     """Return a statistic that is never negative less its bias, with its basic bootstrap interval; see `bootstrap`.
 
     Davison and Hinkley 1997, sections 2.1 and 5.2: the resamples are as far above the sample as the sample is above the
     truth. For statistics that noise alone makes larger; a percentile interval would count that noise twice.
     """
-    values = _resampled(statistic, groups, seed=seed)
+    values = _resample(statistic, groups, seed=seed)
     twice = 2 * statistic(*(array for group in groups for array in group))
     high, low = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(*(max(0.0, float(twice - value)) for value in (values.mean(), low, high)))
 
 
-def _resampled(
+def _resample(
     statistic: Callable[..., float], groups: Sequence[tuple[NDArray[np.generic], ...]], *, seed: int
 ) -> Array:
     """Return a statistic of RESAMPLES draws with replacement."""
@@ -72,7 +72,7 @@ def expected_calibration_error(confidences: Array, correct: NDArray[np.bool_]) -
     """Return the mean gap between confidence and accuracy over 15 bins of equal width, weighted by their samples.
 
     Guo et al. 2017 (arXiv 1706.04599), equation 3. Biased upwards on few samples: a calibrated model has one above 0;
-    see `debiased`.
+    see `debias`.
 
     Args:
         confidences: probability of each decision [N].
@@ -91,7 +91,7 @@ def negative_log_likelihood(
     return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-300)).mean())
 
 
-def fitted_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Estimate:
+def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Estimate:
     """Return the temperature, 0.02 to 50, under which the labels are likeliest (Guo et al. 2017, section 4.2).
 
     Above 1 the model is over-confident. The likelihood is concave in 1 / T, so its slope has one root: bisected. The
@@ -126,7 +126,7 @@ def effective_classes(logits: NDArray[np.floating], *, temperature: float) -> fl
     return float(np.exp(entropies).mean())
 
 
-def suggested_temperature(logits: NDArray[np.floating]) -> float:
+def suggest_temperature(logits: NDArray[np.floating]) -> float:
     """Return the lowest of TEMPERATURES with ENOUGH_MASS on the classes not decided for; the highest if none has."""
     for temperature in TEMPERATURES:
         if non_target_mass(logits, temperature=temperature).mean() >= ENOUGH_MASS:

@@ -232,24 +232,24 @@ class Finding:
     @property
     def measured(self) -> str:
         """The value with its interval."""
-        shown = shown_as(self.value, self.unit)
+        shown = format_in(self.value, self.unit)
         if self.low == self.high:
             return shown
-        return f"{shown} [{shown_as(self.low, self.unit)}, {shown_as(self.high, self.unit)}]"
+        return f"{shown} [{format_in(self.low, self.unit)}, {format_in(self.high, self.unit)}]"
 
     @property
     def limit(self) -> str:
         """When it warns."""
         if self.side == "outside":
-            return f"outside {shown_as(1 / self.threshold, self.unit)} to {shown_as(self.threshold, self.unit)}"
-        return f"{self.side} {shown_as(self.threshold, self.unit)}"
+            return f"outside {format_in(1 / self.threshold, self.unit)} to {format_in(self.threshold, self.unit)}"
+        return f"{self.side} {format_in(self.threshold, self.unit)}"
 
     def __str__(self) -> str:
         """One line: what was measured, and what to do."""
         return f"{self.title}: {self.measured}, {self.limit} ({self.evidence}); {self.advice}"
 
 
-def shown_as(value: float, unit: str) -> str:
+def format_in(value: float, unit: str) -> str:
     """Return a number in its unit."""
     if unit == "%":
         return f"{100 * value:.1f}%"
@@ -323,9 +323,9 @@ class Advice:
             console.print("no warnings")
 
 
-def judged(measures: Sequence[Measure], *, notes: Sequence[str] = ()) -> Advice:
+def judge(measures: Sequence[Measure], *, notes: Sequence[str] = ()) -> Advice:
     """Return the findings of some measures."""
-    return Advice([_finding(measure) for measure in measures], notes, expected_gain(measures))
+    return Advice([_finding(measure) for measure in measures], notes, predict_gain(measures))
 
 
 def _finding(measure: Measure) -> Finding:
@@ -348,22 +348,22 @@ def _finding(measure: Measure) -> Finding:
 
 
 @cache
-def calibrated() -> dict[str, Any]:
+def read_thresholds() -> dict[str, Any]:
     """Return what ``benchmarks/advice/run.py --fit`` wrote: thresholds that stood its test, and the prediction."""
     return json.loads(files("compress").joinpath("advice", "thresholds.json").read_text(encoding="utf-8"))
 
 
 def rule_of(name: str) -> Rule:
     """Return a probe's rule, with the calibrated threshold where there is one."""
-    rule, fitted = RULES[name], calibrated()["thresholds"].get(name)
+    rule, fitted = RULES[name], read_thresholds()["thresholds"].get(name)
     if fitted is None:
         return rule
     return replace(rule, threshold=fitted, evidence="calibrated")
 
 
-def expected_gain(measures: Sequence[Measure]) -> tuple[float, float] | None:
+def predict_gain(measures: Sequence[Measure]) -> tuple[float, float] | None:
     """Return the gain that the measures foretell and its error, or None where some that it needs are missing."""
-    fitted = calibrated()["prediction"]
+    fitted = read_thresholds()["prediction"]
     values = {measure.probe: measure.value.value for measure in measures}
     if fitted is None or not set(fitted["weights"]) <= set(values):
         return None

@@ -7,7 +7,7 @@ from compress.benchmark.process import Place
 from compress.benchmark.report import Entry, build, load, save
 from compress.benchmark.tables import markdown, profile_table, table
 from compress.export.onnx_file import size_bytes
-from compress.measures.intervals import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
+from compress.measures.intervals import Estimate, agreement, estimate_change, mcnemar_p, wilson_interval
 
 __all__ = [
     "PRESETS",
@@ -31,7 +31,7 @@ __all__ = [
     "load",
     "markdown",
     "mcnemar_p",
-    "paired_change",
+    "estimate_change",
     "profile_table",
     "save",
     "size_bytes",

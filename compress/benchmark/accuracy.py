@@ -11,7 +11,7 @@ from compress.benchmark.measure import Profile
 from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import take, take_lengths
 from compress.measures.divergence import kl_nats
-from compress.measures.intervals import Estimate, agreement, mcnemar_p, paired_change, wilson_interval
+from compress.measures.intervals import Estimate, agreement, estimate_change, mcnemar_p, wilson_interval
 
 FEW_SAMPLES = 400  # an accuracy of 90% is then known to 3 points
 
@@ -89,7 +89,7 @@ def accuracies(
         judged[name] = Accuracy(
             samples=len(labels),
             accuracy=wilson_interval(int(right[name].sum()), len(labels)),
-            change=paired_change(right[name], right[reference], seed=seed) if other else None,
+            change=estimate_change(right[name], right[reference], seed=seed) if other else None,
             mcnemar_p=mcnemar_p(right[name], right[reference]) if other else None,
             agreement=agreement(decided[name], decided[reference]) if other else None,
             kl_nats=max(0.0, kl_nats(theirs, found)) if other else None,

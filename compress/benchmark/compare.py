@@ -23,7 +23,7 @@ from compress.benchmark.measure import Measurement, Profile, Subject
 from compress.benchmark.process import Worker
 from compress.benchmark.runtimes.worker import batches
 from compress.errors import CompressError, InputError, ModelError
-from compress.measures.intervals import RATIO_CONFIDENCE, Estimate, half_width, paired_ratio
+from compress.measures.intervals import RATIO_CONFIDENCE, Estimate, estimate_ratio, half_width
 from compress.progress import Reporter
 
 SILENT = Reporter(quiet=True)
@@ -62,7 +62,7 @@ class Preset:
                     f"{rounds} rounds do not split evenly over {self.launches} launches, 2 or more in each"
                 )
 
-    def fitted(self, mean_block_ms: float) -> Self:
+    def fit(self, mean_block_ms: float) -> Self:
         """The preset with as many rounds as fit in its time, at least least_rounds, when blocks take so long."""
         if self.least_rounds is None:
             return self
@@ -142,7 +142,7 @@ class Comparison:
         return None if found is None else max(half_width(found), abs(math.log(found.value)))
 
     def speedup(self, model: str, *, over: str) -> Estimate:
-        """How many times faster `model` is than `over` by `ranked_by`, with its interval; see `paired_ratio`.
+        """How many times faster `model` is than `over` by `ranked_by`, with its interval; see `estimate_ratio`.
 
         Raises:
             KeyError: when either has no measurement.
@@ -158,7 +158,7 @@ class Comparison:
         """
         medians_ms = self.measurements[model].block_median_ms
         # A ratio to one millisecond.
-        return paired_ratio(np.log(medians_ms), seed=self.seed, launches=self.preset.launches)
+        return estimate_ratio(np.log(medians_ms), seed=self.seed, launches=self.preset.launches)
 
     def is_measurable(self, speedup: Estimate) -> bool:
         """Whether a speedup's interval excludes 1 and its size exceeds the noise floor, on real hardware.
@@ -228,17 +228,17 @@ def compare(
         for launch in range(preset.launches):
             with contextlib.ExitStack() as stack:
                 begin = partial(_begin, start=start, stack=stack, preset=preset, code=code)
-                _each(_shuffled(subjects, order), failures, begin, after=bar.advance)
+                _each(_shuffle(subjects, order), failures, begin, after=bar.advance)
                 block = partial(Subject.run_block, block_ms=preset.block_ms)
                 least = (preset.least_rounds or preset.rounds) // preset.launches
                 for _ in range(least):
-                    _each(_shuffled(subjects, order), failures, block, after=bar.advance)
+                    _each(_shuffle(subjects, order), failures, block, after=bar.advance)
                 if launch == 0 and len(failures) < len(subjects):
                     running = [subject for name, subject in subjects.items() if name not in failures]
-                    preset = preset.fitted(float(np.mean([subject.typical_block_ms for subject in running])))
+                    preset = preset.fit(float(np.mean([subject.typical_block_ms for subject in running])))
                     bar.expect(len(subjects) * (preset.launches + preset.rounds))
                 for _ in range(preset.rounds // preset.launches - least):
-                    _each(_shuffled(subjects, order), failures, block, after=bar.advance)
+                    _each(_shuffle(subjects, order), failures, block, after=bar.advance)
                 _each(subjects, failures, Subject.end)
                 if launch == preset.launches - 1 and profile.takes_files and profile.runtime != "ort-cpu":
                     timed = {name: path for name, path in models.items() if name not in failures}
@@ -246,7 +246,7 @@ def compare(
     wall_s = time.perf_counter() - started
     noise = None if profile.place.launcher else probe.noise()
     measurements = {name: subject.measurement() for name, subject in subjects.items() if name not in failures}
-    ranked_by = _ranked_by(profile, list(measurements.values()), launches=preset.launches)
+    ranked_by = _choose_ranking(profile, list(measurements.values()), launches=preset.launches)
     floor = None
     if reference in measurements and _TWIN in measurements:
         ours, twins = measurements[reference], measurements[_TWIN]
@@ -264,7 +264,7 @@ def compare(
         failures={name: reason for name, reason in failures.items() if name != _TWIN},
         noise_floor=floor,
         noise=noise,
-        degraded=_degraded(noise, floor, failed=failures.get(reference) or failures.get(_TWIN)),
+        degraded=_list_disturbances(noise, floor, failed=failures.get(reference) or failures.get(_TWIN)),
         against_cpu=against_cpu,
         unchecked=unchecked,
         ranked_by=ranked_by,
@@ -273,7 +273,7 @@ def compare(
     )
 
 
-def unmeasured(
+def make_unmeasured(
     models: Iterable[str], *, reference: str, profile: Profile, preset: Preset, seed: int, why: str
 ) -> Comparison:
     """The comparison of models under a profile that does not work: a failure of each, for the same reason."""
@@ -322,7 +322,7 @@ def _each(
         after()
 
 
-def _shuffled(subjects: Mapping[str, Subject], order: random.Random) -> dict[str, Subject]:
+def _shuffle(subjects: Mapping[str, Subject], order: random.Random) -> dict[str, Subject]:
     return {name: subjects[name] for name in order.sample([*subjects], len(subjects))}
 
 
@@ -339,7 +339,7 @@ def _begin(
     subject.warm_up(block_ms=preset.block_ms, limit_ms=preset.warm_up_limit_ms)
 
 
-def _degraded(noise: Noise | None, floor: Estimate | None, *, failed: str | None) -> list[str]:
+def _list_disturbances(noise: Noise | None, floor: Estimate | None, *, failed: str | None) -> list[str]:
     """What disturbed all models of a comparison; `failed` is why there is no noise floor."""
     found = ["the noise of the other machine is not seen from here"] if noise is None else noise.reasons()
     if floor is None:
@@ -396,7 +396,7 @@ def _doubts(name: str, against_cpu: Mapping[str, Difference], unchecked: Mapping
     ]
 
 
-def _ranked_by(profile: Profile, measurements: Sequence[Measurement], *, launches: int) -> RankedBy:
+def _choose_ranking(profile: Profile, measurements: Sequence[Measurement], *, launches: int) -> RankedBy:
     if profile.scenario == "offline":
         return "throughput"
     # Two halves of a single launch would say nothing about launches, and little about themselves.
@@ -413,4 +413,4 @@ def _ranking_ms(found: Measurement, by: RankedBy) -> list[float]:
 
 def _speedup(model: Measurement, *, over: Measurement, by: RankedBy, seed: int, launches: int) -> Estimate:
     log_ratios = np.log(_ranking_ms(over, by)) - np.log(_ranking_ms(model, by))
-    return paired_ratio(log_ratios, seed=seed, launches=launches)
+    return estimate_ratio(log_ratios, seed=seed, launches=launches)

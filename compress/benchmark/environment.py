@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Self
 
-from compress.benchmark.runtimes.machine import allowed_cores, cpu, read
+from compress.benchmark.runtimes.machine import count_allowed_cores, cpu, read
 
 # The flags that decide which int8 and bf16 kernels run.
 KERNEL_FLAGS = (
@@ -64,7 +64,7 @@ def describe(*, seed: int) -> Environment:
         cpu_model=model,
         cpu_flags=tuple(sorted(set(flags) & set(KERNEL_FLAGS))),
         logical_cores=os.cpu_count(),
-        allowed_cores=allowed_cores(),
+        allowed_cores=count_allowed_cores(),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         governor=read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         python=platform.python_version(),
@@ -102,11 +102,11 @@ class NoiseProbe:
 
     def __init__(self) -> None:
         self._load = os.getloadavg()[0]
-        self._ticks, self._own_s, self._throttled = _cpu_ticks(), _own_cpu_s(), _throttled()
+        self._ticks, self._own_s, self._throttled = _cpu_ticks(), _own_cpu_s(), _count_throttling()
 
     def noise(self) -> Noise:
         """The noise since the probe was created."""
-        now, load, throttled = _cpu_ticks(), (self._load, os.getloadavg()[0]), _throttled()
+        now, load, throttled = _cpu_ticks(), (self._load, os.getloadavg()[0]), _count_throttling()
         if throttled is not None and self._throttled is not None:
             throttled -= self._throttled
         if now is None or self._ticks is None:
@@ -143,7 +143,7 @@ def _cpu_ticks() -> _Ticks | None:
     return _Ticks(total=busy + idle + io_wait + steal, busy=busy, steal=steal)
 
 
-def _throttled() -> int | None:
+def _count_throttling() -> int | None:
     """Throttling events of all cores since boot, and of our control group (its cpu.stat); None where neither tells."""
     cores = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
     counts = [int(found) for found in map(read, cores) if found is not None]

@@ -16,7 +16,7 @@ from compress.benchmark.model_file import contents
 from compress.benchmark.process import HERE, Place, Worker, check_launchable
 from compress.benchmark.runtimes import RUNTIMES, find
 from compress.benchmark.runtimes.interface import Started
-from compress.benchmark.runtimes.machine import allowed_cores
+from compress.benchmark.runtimes.machine import count_allowed_cores
 from compress.benchmark.runtimes.own import is_own
 from compress.errors import InputError
 from compress.export.onnx_file import size_bytes
@@ -102,7 +102,7 @@ def default_profiles(*, large_batch: int = 32) -> list[Profile]:
 
     The first is the primary one.
     """
-    threads = sorted({1, allowed_cores()})
+    threads = sorted({1, count_allowed_cores()})
     files = [Profile("ort-cpu", size, count) for size in (1, large_batch) for count in threads]
     return [*files, Profile("torch-cpu", 1, 1)]
 

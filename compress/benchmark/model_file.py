@@ -88,7 +88,7 @@ def macs(model: onnx.ModelProto, *, length: int = LENGTH) -> dict[str, int]:
         elif node.op_type == "ConvTranspose":
             count = prod(source) * prod(weight[1:])
         else:
-            count = prod(output) * (source[0] if _transposed(node) else source[-1])
+            count = prod(output) * (source[0] if _is_transposed(node) else source[-1])
         if not count:
             raise ModelError("a shape cannot be inferred", where=node.name or f"{node.op_type} {index}")
         counts[node.name or f"{node.op_type} {index}"] = count
@@ -139,5 +139,5 @@ def _einsum(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
     return prod(sizes.values())
 
 
-def _transposed(node: onnx.NodeProto) -> bool:
+def _is_transposed(node: onnx.NodeProto) -> bool:
     return any(entry.name == "transA" and entry.i for entry in node.attribute)

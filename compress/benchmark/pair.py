@@ -153,7 +153,7 @@ def text(pair: Pair) -> str:
     lines = [_verdict(pair), *_ratio(pair), f"noise floor        {floor}"]
     scenario = comparison.profile.scenario
     for name, found in comparison.measurements.items():
-        lines.append(f"{name} {pair.files[name]}: {_measured(found, scenario)}")
+        lines.append(f"{name} {pair.files[name]}: {_describe(found, scenario)}")
         lines += [f"  {_accuracy(pair.accuracy[name])}"] if pair.accuracy else []
     for name, apart in comparison.against_cpu.items():
         off, same = f"at most {apart.max_abs:.2e} off", f"{apart.agreement:.0%} of decisions agree"
@@ -193,7 +193,7 @@ def _ratio(pair: Pair) -> list[str]:
     ]
 
 
-def _measured(found: Measurement, scenario: Scenario) -> str:
+def _describe(found: Measurement, scenario: Scenario) -> str:
     tail = found.highest_percentile
     tails = [] if tail is None else [f"{tail[0]} at most {format_ms(tail[1])}"]
     compute = [] if found.compute_ms is None else [f"compute {format_ms(found.compute_ms)} ms"]

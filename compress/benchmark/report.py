@@ -12,7 +12,7 @@ from compress.benchmark.document import BenchmarkResult, Row, RuntimeAccuracy
 from compress.benchmark.environment import describe
 from compress.errors import InputError
 from compress.export.onnx_file import size_bytes
-from compress.measures.intervals import Estimate, agreement, measured, measured_changes, sign_test
+from compress.measures.intervals import Estimate, agreement, measure, measure_changes, sign_test
 from compress.store import document as stored
 from compress.tasks import Tally
 
@@ -79,10 +79,10 @@ def load(path: Path) -> BenchmarkResult:
 
 
 def _row(entry: Entry, comparisons: Sequence[Comparison], *, reference: Entry, seed: int) -> Row:
-    accuracy = None if entry.tally is None else measured({"": entry.tally}, seed=seed)[""]
+    accuracy = None if entry.tally is None else measure({"": entry.tally}, seed=seed)[""]
     change, p_value, agreed = None, None, None
     if entry is not reference and entry.tally is not None and reference.tally is not None:
-        change = measured_changes({"": entry.tally}, {"": reference.tally}, seed=seed)[""]
+        change = measure_changes({"": entry.tally}, {"": reference.tally}, seed=seed)[""]
         p_value = sign_test(entry.tally, reference.tally)
     if entry is not reference and entry.decisions is not None and reference.decisions is not None:
         agreed = agreement(entry.decisions, reference.decisions)

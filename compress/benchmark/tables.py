@@ -72,10 +72,10 @@ def tail_table(result: BenchmarkResult) -> Table:
     return made
 
 
-def scored_tables(result: BenchmarkResult) -> list[Table]:
+def accuracy_tables(result: BenchmarkResult) -> list[Table]:
     """What each file scores in the very runtime that was timed, and how far its outputs are from the CPU's."""
     tables = []
-    for title, rows in scored(result):
+    for title, rows in accuracy_rows(result):
         made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
         shown = len(SCORED_HEAD) - all(row[-1] == "-" for row in rows)  # what is on the CPU is not off it
         made.add_column(SCORED_HEAD[0], min_width=10, overflow="fold")
@@ -88,14 +88,14 @@ def scored_tables(result: BenchmarkResult) -> list[Table]:
     return tables
 
 
-def scored(result: BenchmarkResult) -> list[tuple[str, list[list[str]]]]:
+def accuracy_rows(result: BenchmarkResult) -> list[tuple[str, list[list[str]]]]:
     """The titles and cells of those tables, profiles with the same cells in one; a title says when samples are few."""
     found: dict[tuple[str, tuple[tuple[str, ...], ...]], list[str]] = {}
     for comparison, profile in zip(result.comparisons, result.profiles, strict=True):
         judged = {row.name: row.runtime_accuracy.get(profile) for row in result.rows}
         off = {name: _off_cell(comparison, name) for name in judged}
         rows = [
-            (name, *_scored_cells(entry or RuntimeAccuracy()), off[name])
+            (name, *_accuracy_cells(entry or RuntimeAccuracy()), off[name])
             for name, entry in judged.items()
             if entry is not None or off[name] != "-"
         ]
@@ -215,7 +215,7 @@ def markdown(result: BenchmarkResult) -> str:
         lines += ["", _line([TAIL_HEAD, *result.profiles])]
         lines += [_line(["---", *["---:"] * len(result.profiles)])]
         lines += [_line([row.name, *_tail_cells(row, result)]) for row in result.rows]
-    for title, rows in scored(result):
+    for title, rows in accuracy_rows(result):
         lines += ["", f"{title}:", "", _line(SCORED_HEAD), _line(["---", *["---:"] * (len(SCORED_HEAD) - 1)])]
         lines += map(_line, rows)
     return "\n".join([*lines, "", *_noise_lines(result), _footnote(result), ""])
@@ -255,7 +255,7 @@ def _tail_cells(row: Row, result: BenchmarkResult) -> list[str]:
     return cells
 
 
-def _scored_cells(found: RuntimeAccuracy) -> list[str]:
+def _accuracy_cells(found: RuntimeAccuracy) -> list[str]:
     if found.failure:
         return [f"failed: {found.failure}", "", "", "", ""]
     p_value, agreed, nats = found.mcnemar_p, found.teacher_agreement, found.teacher_kl_nats

@@ -29,7 +29,7 @@ class Interruption:
 
 
 @contextmanager
-def watched() -> Iterator[Interruption]:
+def watch() -> Iterator[Interruption]:
     """Turn the first SIGINT or SIGTERM of the block into a request; the second ends the process by that signal."""
     state = Interruption()
 

@@ -73,7 +73,7 @@ def run(
 
     from rich.console import Console
 
-    from compress.cli.interruption import watched
+    from compress.cli.interruption import watch
     from compress.cli.report import places
     from compress.pipeline import estimate
     from compress.pipeline import run as pipeline
@@ -87,7 +87,7 @@ def run(
         if smoke or until_stage:
             raise UsageError("--readme takes the result of a whole run", got="--smoke" if smoke else "--until")
         around_result(readme)
-    with watched() as interrupted:
+    with watch() as interrupted:
         options = pipeline.Options(
             store=store,
             code=code,
@@ -138,13 +138,13 @@ def check(
     from rich.console import Console
 
     from compress.advice.rules import WIDTH
-    from compress.cli.interruption import watched
+    from compress.cli.interruption import watch
     from compress.pipeline.check import check as checked
     from compress.pipeline.run import Options
     from compress.progress import Reporter
 
     loaded = _load(recipe, overrides)
-    with watched() as interrupted:
+    with watch() as interrupted:
         options = Options(
             store=store, code=code, threads=threads, reporter=Reporter(quiet=as_json), interrupted=interrupted
         )
@@ -266,14 +266,14 @@ def sweep(
 
     from rich.console import Console
 
-    from compress.cli.interruption import watched
+    from compress.cli.interruption import watch
     from compress.pipeline import run as pipeline
     from compress.pipeline.sweep import sweep as swept
     from compress.pipeline.sweep import table
     from compress.progress import Reporter
     from compress.report.words import verdict_lines
 
-    with watched() as interrupted:
+    with watch() as interrupted:
         options = pipeline.Options(
             store=store, code=code, threads=threads, reporter=Reporter(quiet=quiet), interrupted=interrupted
         )

@@ -35,7 +35,7 @@ def run_user_file(path: Path, *, code: Sequence[Path]) -> ModuleType:
     Raises:
         InputError: when the file was not named, does not exist, or fails.
     """
-    path = _named(path, code=code)
+    path = _find_named(path, code=code)
     # The name carries the content, so an edited file is never served from an earlier import.
     return _run(path, name=f"compress_user_{path.stem}_{_sha256(path)[:12]}")
 
@@ -46,7 +46,7 @@ def read_user_file(path: Path, *, code: Sequence[Path]) -> str:
     Raises:
         InputError: when the file was not named, or does not exist.
     """
-    return _named(path, code=code).read_text(encoding="utf-8")
+    return _find_named(path, code=code).read_text(encoding="utf-8")
 
 
 def import_user_file(path: Path, *, code: Sequence[Path]) -> ModuleType:
@@ -55,8 +55,8 @@ def import_user_file(path: Path, *, code: Sequence[Path]) -> ModuleType:
     Raises:
         InputError: see `run_user_file`.
     """
-    path = _named(path, code=code)
-    return _imported(path, _sha256(path))
+    path = _find_named(path, code=code)
+    return _import(path, _sha256(path))
 
 
 def user_function(module: ModuleType, name: str, *, path: Path) -> object:
@@ -174,7 +174,7 @@ class OwnClass(Own):
         return found
 
 
-def written(value: Values, info: SerializationInfo) -> dict[str, Any]:
+def dump(value: Values, info: SerializationInfo) -> dict[str, Any]:
     """Return the fields of an object of the user's class, with the class and the content of its file under ``class``.
 
     So a fingerprint and every key know what the class computes. This cannot be read back: only its code can make it.
@@ -263,7 +263,7 @@ def is_own(thing: type | Callable[..., Any]) -> bool:
     return thing.__module__.partition(".")[0] != "compress"
 
 
-def _named(path: Path, *, code: Sequence[Path]) -> Path:
+def _find_named(path: Path, *, code: Sequence[Path]) -> Path:
     """Return the file's absolute path, if the command line named it and it is there."""
     path = path.resolve()
     if path not in {allowed.resolve() for allowed in code}:
@@ -279,7 +279,7 @@ def _named(path: Path, *, code: Sequence[Path]) -> Path:
 
 
 @cache
-def _imported(path: Path, sha256: str) -> ModuleType:
+def _import(path: Path, sha256: str) -> ModuleType:
     place = hashlib.sha256(str(path).encode()).hexdigest()
     return _run(path, name=f"compress_own_{path.stem}_{place[:6]}_{sha256[:12]}")
 

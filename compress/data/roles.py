@@ -64,7 +64,7 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
     given: dict[Role, Samples] = {role: raw.roles[role] for role in ROLES if role in raw.roles}
     check_inputs(given)
     classes = class_names(given, raw.classes)
-    roles: dict[Role, Samples] = {role: _ordered(samples) for role, samples in given.items()}
+    roles: dict[Role, Samples] = {role: _order(samples) for role, samples in given.items()}
     missing: list[Role] = [role for role in DRAWN if role not in roles]
     dropped = 0
     if missing:
@@ -83,12 +83,12 @@ def subset(data: Data, *, per_role: int) -> Data:
     def few(samples: Samples) -> Samples:
         if len(samples) <= per_role:
             return samples
-        return samples.take(np.sort(_stratified(samples.groups, np.arange(len(samples)), size=per_role)))
+        return samples.take(np.sort(_stratify(samples.groups, np.arange(len(samples)), size=per_role)))
 
     return Data({role: few(samples) for role, samples in data.roles.items()}, data.classes, data.dropped_duplicates)
 
 
-def _ordered(samples: Samples) -> Samples:
+def _order(samples: Samples) -> Samples:
     """Return the samples ordered by the hash of their input, then by label."""
     hashes, labels = samples.hashes, samples.labels
     counts = Counter(hashes)
@@ -158,14 +158,14 @@ def _draw(pool: Samples, missing: list[Role], *, split: Split) -> dict[Role, Sam
     left = np.array(sorted(range(len(pool)), key=ranks.__getitem__), np.int64)
     drawn: dict[Role, Samples] = {}
     for role, size in sizes.items():
-        taken = _stratified(pool.groups[left], left, size=size)
+        taken = _stratify(pool.groups[left], left, size=size)
         left = left[~np.isin(left, taken)]
         drawn[role] = pool.take(np.sort(taken))
     drawn["train"] = pool.take(np.sort(left))
     return drawn
 
 
-def _stratified(groups: NDArray[np.int64], positions: NDArray[np.int64], *, size: int) -> NDArray[np.int64]:
+def _stratify(groups: NDArray[np.int64], positions: NDArray[np.int64], *, size: int) -> NDArray[np.int64]:
     """Return ``size`` of the positions, the first ones of each class; largest remainders settle the odd samples.
 
     Args:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag
 from pydantic.json_schema import SkipJsonSchema
 
 from compress.config import one_key
-from compress.config.user_code import run_user_file, user_function, written
+from compress.config.user_code import dump, run_user_file, user_function
 from compress.data.arrays import Numpy
 from compress.data.idx import read_idx
 from compress.data.images import Mode, read_folder
@@ -75,15 +75,15 @@ class Idx(Source):
         return Raw(roles, self.classes)
 
     def _role(self, prefix: str) -> Samples:
-        images = read_idx(self._required(f"{prefix}-images-idx3-ubyte"))
-        labels = read_idx(self._required(f"{prefix}-labels-idx1-ubyte"))
+        images = read_idx(self._require(f"{prefix}-images-idx3-ubyte"))
+        labels = read_idx(self._require(f"{prefix}-labels-idx1-ubyte"))
         return Samples(images[:, None] if images.ndim == 3 else images, class_numbers(labels))
 
     def _find(self, name: str) -> Path | None:
         candidates = (self.directory / name, self.directory / f"{name}.gz")
         return next((path for path in candidates if path.is_file()), None)
 
-    def _required(self, name: str) -> Path:
+    def _require(self, name: str) -> Path:
         found = self._find(name)
         if found is None:
             raise DataError(
@@ -173,6 +173,6 @@ OurSource = Annotated[
 AnySource = Annotated[
     Annotated[OurSource, Tag("ours")]
     | Annotated[OwnSource, Tag("own")]
-    | SkipJsonSchema[Annotated[Source, PlainSerializer(written), Tag("object")]],
+    | SkipJsonSchema[Annotated[Source, PlainSerializer(dump), Tag("object")]],
     Discriminator(form),
 ]

@@ -117,7 +117,7 @@ class Columns(Source):
         name = self.label or self.tags
         assert name is not None
 
-        def numbered(value: object, position: int) -> int:
+        def number_of(value: object, position: int) -> int:
             text = _name(value, name, position, where)
             if text not in number:
                 raise DataError(
@@ -131,10 +131,10 @@ class Columns(Source):
 
         values = column(frame, name, where)
         if self.tags is None:
-            return np.array([numbered(value, position) for position, value in enumerate(values)], np.int64)
+            return np.array([number_of(value, position) for position, value in enumerate(values)], np.int64)
         tags = np.empty(len(frame), object)
         for position, value in enumerate(values):
-            found = [numbered(tag, position) for tag in _list(value, name, position, where)]
+            found = [number_of(tag, position) for tag in _list(value, name, position, where)]
             tags[position] = np.array(found, np.int64)
         return tags
 
@@ -223,10 +223,10 @@ class HubData(Columns):
 def _namer(names: Sequence[str], *, of_words: bool) -> Callable[[Any], Any]:
     """Return what names a class by its number, or those of a row's words; -1 is the hub's sign for no label."""
 
-    def named(number: int) -> str | None:
+    def name_of(number: int) -> str | None:
         return names[number] if number >= 0 else None
 
-    return (lambda numbers: [named(number) for number in numbers]) if of_words else named
+    return (lambda numbers: [name_of(number) for number in numbers]) if of_words else name_of
 
 
 def read_table(path: Path) -> "pd.DataFrame":
@@ -247,7 +247,7 @@ def read_table(path: Path) -> "pd.DataFrame":
         if kind == "json lines":
             rows = enumerate(text.split("\n"), start=1)
             return pd.DataFrame([_object(row, line, path) for line, row in rows if row.strip()], dtype=object)
-        return _separated(text, "\t" if kind == "tsv" else ",", path)
+        return _read_separated(text, "\t" if kind == "tsv" else ",", path)
     except UnicodeDecodeError as error:
         raise DataError(
             "the file is not UTF-8",
@@ -284,7 +284,7 @@ def _object(row: str, line: int, path: Path) -> dict[str, Any]:
     return found
 
 
-def _separated(text: str, separator: str, path: Path) -> "pd.DataFrame":
+def _read_separated(text: str, separator: str, path: Path) -> "pd.DataFrame":
     """Return a file of separated values, refusing what pandas would read as something else without a word."""
     import pandas as pd
 

@@ -42,7 +42,7 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
         return
     graph = copy_without(model.graph, "initializer")
     with data.open("wb") as file:
-        graph.initializer.extend(_moved(tensor, file, name=data.name) for tensor in model.graph.initializer)
+        graph.initializer.extend(_move(tensor, file, name=data.name) for tensor in model.graph.initializer)
     with data.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     written = copy_without(model, "graph")
@@ -51,7 +51,7 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(written.SerializeToString())
 
 
-def _moved(tensor: onnx.TensorProto, file: BinaryIO, *, name: str) -> onnx.TensorProto:
+def _move(tensor: onnx.TensorProto, file: BinaryIO, *, name: str) -> onnx.TensorProto:
     """A tensor that says where its bytes are, after appending them to a file; small ones as they are."""
     if num_bytes(tensor) < SMALL_BYTES or not tensor.HasField("raw_data"):
         return tensor

@@ -70,7 +70,7 @@ def export(
         StageError: when it cannot be exported, or the file computes something else.
         EnvironmentFault: when the file cannot be written.
     """
-    graph, parity = checked_graph(module, signature, example, [parity_rows(example)], opset=opset)
+    graph, parity = export_graph(module, signature, example, [parity_rows(example)], opset=opset)
     metadata = Metadata(
         variant="fp32",
         lineage=Lineage(teacher=None, stages=()),
@@ -86,7 +86,7 @@ def export(
     return Exported(path, signature, size_bytes(path), hash_file(path), parity["max_abs"])
 
 
-def checked_graph(
+def export_graph(
     module: nn.Module,
     signature: Signature,
     example: tuple[torch.Tensor, ...],
@@ -159,7 +159,7 @@ def read_signature(
     found = _run(module, example)
     dynamic: list[dict[int, str]] = [{} for _ in found]
     for number, axis_name in axes.items():
-        shorter = _run(module, tuple(_shortened(tensor, number) for tensor in example))
+        shorter = _run(module, tuple(_shorten(tensor, number) for tensor in example))
         for shape, before, after in zip(dynamic, found, shorter, strict=True):
             shape |= {axis: axis_name for axis, size in _sizes(before) if after.shape[axis] != size}
     titles = ["logits"] if len(found) == 1 else [f"output{number}" for number in range(len(found))]
@@ -182,7 +182,7 @@ def _run(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[torch.Tens
         return [leaf for leaf in tree_leaves(module(*inputs)) if isinstance(leaf, torch.Tensor)]
 
 
-def _shortened(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+def _shorten(tensor: torch.Tensor, axis: int) -> torch.Tensor:
     """Return the tensor without its last entry along an axis, if it has that axis."""
     return tensor.narrow(axis, 0, tensor.shape[axis] - 1) if axis < tensor.dim() else tensor
 

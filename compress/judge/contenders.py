@@ -36,10 +36,10 @@ def limits_of(recipe: Recipe, entry: Contender, shipped: Contender) -> Limits:
     return recipe.gates if entry is shipped else recipe.gates.variants[entry.variant]  # pyright: ignore[reportArgumentType]
 
 
-def needed_rows(recipe: Recipe, contenders: Sequence[Contender], *, rivals: Sequence[str]) -> dict[str, list[str]]:
+def find_needed_rows(recipe: Recipe, contenders: Sequence[Contender], *, rivals: Sequence[str]) -> dict[str, list[str]]:
     """Return the names of the rows that the verdict needs timed, by profile."""
     judged = [*find_gated(recipe, contenders), contenders[-1]]
-    primary = recipe.benchmark.measured()[0].name
+    primary = recipe.benchmark.list_profiles()[0].name
     found = {primary: [contenders[0].name, *rivals, *(entry.name for entry in judged)]}
     for entry in judged:
         for profile in limits_of(recipe, entry, contenders[-1]).max_latency_ms:

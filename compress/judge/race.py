@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from compress.benchmark import report as benchmark_report
-from compress.benchmark.compare import PRESETS, Comparison, Preset, compare, unmeasured
+from compress.benchmark.compare import PRESETS, Comparison, Preset, compare, make_unmeasured
 from compress.benchmark.document import BenchmarkResult
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import check_usable, usable_runtime
 from compress.benchmark.runtimes.worker import LENGTHS
 from compress.errors import EnvironmentFault, StageError
 from compress.export.feed import arrays
-from compress.judge.contenders import Contender, needed_rows
+from compress.judge.contenders import Contender, find_needed_rows
 from compress.judge.runtime_accuracy import is_ours, score_in_runtimes
 from compress.measures.intervals import Estimate
 from compress.progress import Reporter
@@ -75,7 +75,7 @@ def run_race(
     """
     teacher = contenders[0]
     inputs = write_samples(contenders, work, directory)
-    needed = needed_rows(recipe, contenders, rivals=rivals)
+    needed = find_needed_rows(recipe, contenders, rivals=rivals)
     comparisons = measure(recipe, host, contenders, needed=needed, inputs=inputs)
     accuracy = score_in_runtimes(contenders, comparisons, work, host, inputs=inputs, seed=recipe.seed)
     result = benchmark_report.build(
@@ -148,7 +148,7 @@ def measure(
         StageError: when one of them has none.
         KeyboardInterrupt: when ``host.interrupted`` says so, between two profiles.
     """
-    preset, profiles = PRESETS[recipe.benchmark.preset], recipe.benchmark.measured()
+    preset, profiles = PRESETS[recipe.benchmark.preset], recipe.benchmark.list_profiles()
     comparisons: list[Comparison] = []
     for profile in profiles:
         if host.interrupted():
@@ -157,7 +157,7 @@ def measure(
         if why:
             names = _raceable(contenders, profile)
             reference, seed = contenders[0].name, recipe.seed
-            found = unmeasured(names, reference=reference, profile=profile, preset=preset, seed=seed, why=why)
+            found = make_unmeasured(names, reference=reference, profile=profile, preset=preset, seed=seed, why=why)
         else:
             found = race(
                 contenders,
@@ -228,7 +228,7 @@ def check_runtimes(recipe: Recipe, *, code: Sequence[Path] = ()) -> None:
     """
     limits = [recipe.gates, *recipe.gates.variants.values()]
     judged = {name for limit in limits for name in limit.max_latency_ms}
-    first, *others = recipe.benchmark.measured()
+    first, *others = recipe.benchmark.list_profiles()
     for profile in [first, *(other for other in others if other.name in judged)]:
         if is_ours(profile):
             continue

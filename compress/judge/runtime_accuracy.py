@@ -16,7 +16,7 @@ from compress.data import Samples
 from compress.export.feed import Feed
 from compress.judge.contenders import Contender
 from compress.judge.scores import against
-from compress.measures.intervals import measured, measured_changes, sign_test
+from compress.measures.intervals import measure, measure_changes, sign_test
 from compress.stage import Host, Work
 from compress.tasks import Task
 
@@ -53,7 +53,7 @@ def score_in_runtimes(
         if not profile.takes_files:
             continue
         if is_ours(profile):
-            here = here or _score_rows(contenders, _stored_logits, work, host, select, teacher=teacher, seed=seed)
+            here = here or _score_rows(contenders, _read_logits, work, host, select, teacher=teacher, seed=seed)
             scored = here
         else:
             samples = select if comparison.ranked else select.take(np.arange(min(SOFTWARE_SAMPLES, len(select))))
@@ -95,7 +95,7 @@ def _score_rows(
     return found
 
 
-def _stored_logits(entry: Contender) -> NDArray[np.float32]:
+def _read_logits(entry: Contender) -> NDArray[np.float32]:
     return entry.scores.logits
 
 
@@ -127,7 +127,7 @@ def score_in_runtime(
     ``doubt`` says when the samples are too few to tell a gate's points apart.
     """
     tally = task.tally(logits, samples)
-    accuracy, few = measured({"": tally}, seed=seed)[""], doubt(tally.num_samples)
+    accuracy, few = measure({"": tally}, seed=seed)[""], doubt(tally.num_samples)
     if teacher is None:
         return RuntimeAccuracy(samples=tally.num_samples, accuracy=accuracy, doubt=few)
     theirs = task.tally(teacher, samples)
@@ -135,7 +135,7 @@ def score_in_runtime(
         samples=tally.num_samples,
         accuracy=accuracy,
         doubt=few,
-        change=measured_changes({"": tally}, {"": theirs}, seed=seed)[""],
+        change=measure_changes({"": tally}, {"": theirs}, seed=seed)[""],
         mcnemar_p=sign_test(tally, theirs),
         **against(teacher, logits, task),
     )

@@ -7,7 +7,7 @@ from compress.judge.gates import judge_gates
 from compress.judge.mistakes import mistakes
 from compress.judge.race import Race
 from compress.judge.scores import Scores, score
-from compress.measures.intervals import agreement, measured, measured_changes, sign_test
+from compress.measures.intervals import agreement, measure, measure_changes, sign_test
 from compress.recipe import Recipe
 from compress.report.document import TestRow, Verdict
 from compress.stage import Host, Work
@@ -33,7 +33,7 @@ def read_test(recipe: Recipe, work: Work, host: Host, contenders: Sequence[Conte
         rival=race.rival,
         speedup_over_rival=over_rival,
         over_rival_measurable=race.primary.is_measurable(over_rival),
-        change_from_rival=measured_changes({"": scores[-1].tally}, {"": scores[1].tally}, seed=recipe.seed)[""],
+        change_from_rival=measure_changes({"": scores[-1].tally}, {"": scores[1].tally}, seed=recipe.seed)[""],
         gates=gates,
         passed=all(gate.passed for gate in gates) if gates else None,
         mistakes=mistakes(scores[0], scores[-1], work.task, work.data.test),
@@ -61,11 +61,11 @@ def read_rows(entries: Sequence[Contender], scores: Sequence[Scores], task: Task
 
 
 def _row(name: str, scores: Scores, teacher: Scores | None, task: Task, *, seed: int) -> TestRow:
-    measures = measured(scores.measures, seed=seed)
+    measures = measure(scores.measures, seed=seed)
     samples, accuracy = scores.tally.num_samples, measures[task.measure]
     if teacher is None:
         return TestRow(name=name, samples=samples, accuracy=accuracy, measures=measures, changes={})
-    changes = measured_changes(scores.measures, teacher.measures, seed=seed)
+    changes = measure_changes(scores.measures, teacher.measures, seed=seed)
     ours, theirs = (task.decisions(found.logits) for found in (scores, teacher))
     return TestRow(
         name=name,

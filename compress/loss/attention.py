@@ -78,7 +78,7 @@ class Layers(FeatureTerm):
 
     def value(self, compared: Sequence[Compared], *, mask: Tensor | None) -> Tensor:
         """Return the sum over pairs, float32 [N]."""
-        errors = [unit_mean((ours - theirs).square(), mask) for ours, theirs in map(Compared.sized, compared)]
+        errors = [unit_mean((ours - theirs).square(), mask) for ours, theirs in map(Compared.resize, compared)]
         return torch.stack(errors).sum(dim=0)
 
 
@@ -128,10 +128,10 @@ class DynamicLayers(FeatureTerm):
 
     def value(self, compared: Sequence[Compared], *, mask: Tensor | None) -> Tensor:
         """Return the error of the best ordered map, a float32 scalar: mean over units, sum over teacher layers."""
-        errors = [unit_mean((ours - theirs).square(), mask).mean() for ours, theirs in map(Compared.sized, compared)]
+        errors = [unit_mean((ours - theirs).square(), mask).mean() for ours, theirs in map(Compared.resize, compared)]
         rows = len({item.pair.teacher for item in compared})
         table = torch.stack(errors).view(rows, -1)
-        chosen = ordered_map(table.detach())
+        chosen = find_ordered_map(table.detach())
         return table[torch.arange(rows), torch.tensor(chosen)].sum()
 
 
@@ -140,7 +140,7 @@ class AttentionTerm(FeatureTerm):
 
     taps_per_pair: ClassVar[int] = 3
 
-    def paired(self, student: Trace, teacher: Trace) -> tuple[Pair, ...]:
+    def pair(self, student: Trace, teacher: Trace) -> tuple[Pair, ...]:
         """Return the pairs of taps of all pairs of attention modules.
 
         Raises:
@@ -148,7 +148,7 @@ class AttentionTerm(FeatureTerm):
         """
         ours, theirs = attentions(student), attentions(teacher)
         by_path = [{attention.path: attention for attention in side} for side in (ours, theirs)]
-        paths = self.automatic(student, teacher) if self.pairs == "auto" else self.named(student, teacher)
+        paths = self.automatic(student, teacher) if self.pairs == "auto" else self.pair_named(student, teacher)
         found: list[Pair] = []
         for left, right in paths:
             sides = []
@@ -216,7 +216,7 @@ class Scores(AttentionTerm):
         values = []
         for query, key in zip(compared[::3], compared[1::3], strict=True):
             heads = query.pair.heads[0]
-            (query_s, query_t), (key_s, key_t) = query.sized(), key.sized()
+            (query_s, query_t), (key_s, key_t) = query.resize(), key.resize()
             scores = products(query_s, key_s, heads=heads), products(query_t, key_t, heads=heads)
             values.append(self._compare(*scores, mask))
         return torch.stack(values).sum(dim=0)
@@ -252,9 +252,9 @@ class Relations(AttentionTerm):
         """The last attention of both."""
         return super().automatic(student, teacher)[-1:]
 
-    def paired(self, student: Trace, teacher: Trace) -> tuple[Pair, ...]:
+    def pair(self, student: Trace, teacher: Trace) -> tuple[Pair, ...]:
         """Return the pairs, with the common number of relation heads."""
-        found = super().paired(student, teacher)
+        found = super().pair(student, teacher)
         return tuple(replace(pair, heads=(self._heads(pair), self._heads(pair))) for pair in found)
 
     def _heads(self, pair: Pair) -> int:
@@ -283,7 +283,7 @@ class Relations(AttentionTerm):
         values = []
         for item in compared:
             heads = item.pair.heads[0]
-            relations = [log_attention(products(side, side, heads=heads), mask) for side in item.sized()]
+            relations = [log_attention(products(side, side, heads=heads), mask) for side in item.resize()]
             values.append(unit_mean(kl(*relations).mean(dim=1).unsqueeze(-1), mask))
         return torch.stack(values).sum(dim=0)
 
@@ -301,7 +301,7 @@ def log_attention(scores_NHLL: Tensor, mask: Tensor | None) -> Tensor:
     return scores_NHLL.log_softmax(dim=-1)
 
 
-def ordered_map(errors: Tensor) -> list[int]:
+def find_ordered_map(errors: Tensor) -> list[int]:
     """Return a column for each row, never to the left of the row before, with the least sum (dynamic programming)."""
     best, cells = errors[0], []
     for row in errors[1:]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from compress.errors import ModelError
 from compress.loss.features import Compared, FeatureTerm, Pair, Shape
 from compress.loss.guided import GuidedLoss, LossTerms
-from compress.loss.taps import Capture, Tap, captured, dry_run
+from compress.loss.taps import Capture, Tap, capture_taps, dry_run
 from compress.loss.term import Targets
 
 
@@ -45,9 +45,9 @@ class BoundLoss(nn.Module):
         return {pair.teacher: pair.shapes[1][1:] for pairs in self.pairs.values() for pair in pairs}
 
     @contextmanager
-    def attached(self, student: nn.Module) -> Iterator[None]:
+    def attach(self, student: nn.Module) -> Iterator[None]:
         """Read the student's taps in the block; the hooks are gone after it."""
-        with captured(student, self.student_taps) as capture:
+        with capture_taps(student, self.student_taps) as capture:
             self.capture = capture
             try:
                 yield
@@ -80,18 +80,16 @@ class BoundLoss(nn.Module):
                 continue
             assert teacher_features is not None
             compared = [
-                self._compared(name, index, features, teacher_features)
+                self._compare(name, index, features, teacher_features)
                 for index in active(term, len(self.pairs[name]), progress=progress)
             ]
             samples = len(compared[0].student)
-            terms.values[name] = term.checked(term.value(compared, mask=mask), name=name, units=samples)
+            terms.values[name] = term.check_value(term.value(compared, mask=mask), name=name, units=samples)
             terms.weights[name] = weight
             terms.by_sample.add(name)
         return terms
 
-    def _compared(
-        self, name: str, index: int, student: Mapping[Tap, Tensor], teacher: Mapping[Tap, Tensor]
-    ) -> Compared:
+    def _compare(self, name: str, index: int, student: Mapping[Tap, Tensor], teacher: Mapping[Tap, Tensor]) -> Compared:
         pair, place = self.pairs[name][index], self.projector_of[name][index]
         feature = student[pair.student]
         if place is not None:
@@ -137,7 +135,7 @@ def bind(
     if loss.feature_terms:
         assert teacher is not None
         ours, theirs = dry_run(student, inputs, role="student"), dry_run(teacher, inputs, role="teacher")
-        pairs = {name: term.paired(ours, theirs) for name, term in loss.feature_terms.items()}
+        pairs = {name: term.pair(ours, theirs) for name, term in loss.feature_terms.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return BoundLoss(loss, pairs)

@@ -60,7 +60,7 @@ class Compared:
     student: Tensor
     teacher: Tensor
 
-    def sized(self) -> tuple[Tensor, Tensor]:
+    def resize(self) -> tuple[Tensor, Tensor]:
         """Return both in float32, maps averaged down to the smaller size; no gradient flows to the teacher."""
         ours, theirs = self.student.float(), self.teacher.detach().float()
         if ours.dim() == 4 and ours.shape[2:] != theirs.shape[2:]:
@@ -95,19 +95,19 @@ class FeatureTerm(Term):
     pairs: Pairs = "auto"
     progressive: bool = False
 
-    def paired(self, student: Trace, teacher: Trace) -> tuple[Pair, ...]:
+    def pair(self, student: Trace, teacher: Trace) -> tuple[Pair, ...]:
         """Return the pairs of two models.
 
         Raises:
             ModelError: when a path matches nothing, or two tensors cannot be compared.
         """
-        taps = self.automatic(student, teacher) if self.pairs == "auto" else self.named(student, teacher)
+        taps = self.automatic(student, teacher) if self.pairs == "auto" else self.pair_named(student, teacher)
         found = tuple(Pair(ours, theirs, (student.shape(ours), teacher.shape(theirs))) for ours, theirs in taps)
         for pair in found:
             self.check(pair)
         return found
 
-    def named(self, student: Trace, teacher: Trace) -> list[tuple[Tap, Tap]]:
+    def pair_named(self, student: Trace, teacher: Trace) -> list[tuple[Tap, Tap]]:
         """Return the pairs that the globs of ``pairs`` name."""
         assert self.pairs != "auto"
         return [
@@ -176,7 +176,7 @@ class Hint(FeatureTerm):
 
     def value(self, compared: Sequence[Compared], *, mask: Tensor | None) -> Tensor:
         """Return the sum over pairs of the mean squared error, float32 [N]."""
-        errors = [unit_mean((ours - theirs).square(), mask) for ours, theirs in map(Compared.sized, compared)]
+        errors = [unit_mean((ours - theirs).square(), mask) for ours, theirs in map(Compared.resize, compared)]
         return torch.stack(errors).sum(dim=0)
 
 
@@ -199,7 +199,7 @@ class Hidden(FeatureTerm):
         """Return the mean over pairs of the relative error, float32 [N]."""
         ratios = [
             unit_mean((ours - theirs).square(), mask) / unit_mean(theirs.square(), mask).clamp(min=1e-12)
-            for ours, theirs in map(Compared.sized, compared)
+            for ours, theirs in map(Compared.resize, compared)
         ]
         return torch.stack(ratios).mean(dim=0)
 
@@ -222,7 +222,7 @@ class Cosine(FeatureTerm):
     def value(self, compared: Sequence[Compared], *, mask: Tensor | None) -> Tensor:
         """Return the mean over pairs, float32 [N]."""
         values = []
-        for ours, theirs in map(Compared.sized, compared):
+        for ours, theirs in map(Compared.resize, compared):
             dim = 1 if ours.dim() == 4 else -1
             cosines = F.cosine_similarity(ours, theirs, dim=dim, eps=1e-8)
             values.append(unit_mean(1 - cosines.unsqueeze(dim), mask))
@@ -271,7 +271,7 @@ class AttentionTransfer(FeatureTerm):
         """Return the sum over pairs, float32 [N]."""
         del mask  # images have none
         values = []
-        for ours, theirs in map(Compared.sized, compared):
+        for ours, theirs in map(Compared.resize, compared):
             maps = [F.normalize(side.square().mean(dim=1).flatten(1), dim=1) for side in (ours, theirs)]
             values.append((maps[0] - maps[1]).square().mean(dim=1))
         return torch.stack(values).sum(dim=0)
@@ -306,7 +306,7 @@ class Rkd(FeatureTerm):
         """Return the weighted sum, a float32 scalar."""
         total = torch.zeros(())
         for item in compared:
-            ours, theirs = (pooled(side, mask) for side in item.sized())
+            ours, theirs = (pool(side, mask) for side in item.resize())
             total = total + self.distance_weight * F.smooth_l1_loss(distances(ours), distances(theirs))
             total = total + self.angle_weight * F.smooth_l1_loss(angles(ours), angles(theirs))
         return total
@@ -339,7 +339,7 @@ class LastFeature(FeatureTerm):
         """Return the mean squared error, float32 [N]."""
         values = []
         for item in compared:
-            ours, theirs = (pooled(side, mask) for side in item.sized())
+            ours, theirs = (pool(side, mask) for side in item.resize())
             ours, theirs = (F.layer_norm(side, side.shape[-1:], eps=1e-12) for side in (ours, theirs))
             values.append((ours - theirs).square().mean(dim=-1))
         return torch.stack(values).sum(dim=0)
@@ -417,7 +417,7 @@ def unit_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     return values.mean(dim=2).masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
-def pooled(feature: Tensor, mask: Tensor | None) -> Tensor:
+def pool(feature: Tensor, mask: Tensor | None) -> Tensor:
     """Return one float32 vector per unit: the feature itself, or its mean over positions."""
     feature = feature.float()
     if feature.dim() == 4:

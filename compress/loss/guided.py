@@ -20,7 +20,7 @@ from pydantic_core import CoreSchema
 from torch import Tensor
 
 from compress.config import Values
-from compress.config.user_code import origin, written
+from compress.config.user_code import dump, origin
 from compress.errors import InputError
 from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
 from compress.loss.features import AttentionTransfer, Cosine, FeatureTerm, Hidden, Hint, LastFeature, Rkd
@@ -70,7 +70,7 @@ class LossTerms:
         # The step at which one term ends and the next begins to rise may have none.
         return torch.stack(shares).sum() if shares else torch.zeros((), requires_grad=True)
 
-    def named(self) -> dict[str, Tensor]:
+    def average(self) -> dict[str, Tensor]:
         """The mean of each unweighted term and of the total, detached scalars."""
         means = {name: value.detach().mean() for name, value in self.values.items()}
         return {"total": self.total.detach(), **means}
@@ -138,7 +138,7 @@ class GuidedLoss(Values):
 
     @model_validator(mode="before")
     @classmethod
-    def _expanded(cls, given: Any) -> Any:
+    def _expand(cls, given: Any) -> Any:
         """Replace a preset by its terms; keys beside it change them."""
         if isinstance(given, str):
             given = {"preset": given}
@@ -148,7 +148,7 @@ class GuidedLoss(Values):
         empty = [name for name, value in changes.items() if value is None and name not in PRESETS[given["preset"]]]
         if empty:
             raise ValueError(f"{empty[0]} is empty, and the preset has no such term; write {empty[0]}: {{}} to add it")
-        merged = _merged(PRESETS[given["preset"]], changes)
+        merged = _merge(PRESETS[given["preset"]], changes)
         whole = {name: value for name, value in given.items() if isinstance(value, Term)}
         return merged | {
             name: type(term).model_validate(merged[name]) if name in TERMS else term for name, term in whole.items()
@@ -160,7 +160,7 @@ class GuidedLoss(Values):
         fields = write(self)
         for name, term in self._read.items():
             if name in TERMS and type(term) is not TERMS[name]:
-                fields[name] = written(term, info)
+                fields[name] = dump(term, info)
         own = {name: fields.pop(name) for name in self.own}  # in an order that does not depend on the spelling
         return fields | own
 
@@ -264,7 +264,7 @@ class GuidedLoss(Values):
         for name, term in self.logit_terms.items():
             weight = term.weight * term.schedule.factor(progress)
             if weight > 0 and not (per_unit and term.kind == "coupled"):
-                values[name] = term.checked(term.value(student, targets), name=name, units=len(student))
+                values[name] = term.check_value(term.value(student, targets), name=name, units=len(student))
                 weights[name] = weight
         return LossTerms(values, weights)
 
@@ -300,8 +300,8 @@ def _fields(value: Any) -> Any:
     return value.model_dump(exclude_unset=True) if isinstance(value, Term) else value
 
 
-def _merged(base: Any, changes: Any) -> Any:
+def _merge(base: Any, changes: Any) -> Any:
     """Return mappings merged at every depth; anything else is replaced."""
     if not isinstance(base, dict) or not isinstance(changes, dict):
         return changes
-    return {**base, **{name: _merged(base.get(name), value) for name, value in changes.items()}}
+    return {**base, **{name: _merge(base.get(name), value) for name, value in changes.items()}}

@@ -24,8 +24,8 @@ from compress.loss.term import (
     Targets,
     Temperature,
     Term,
-    averaged_log,
-    standardised,
+    average_log,
+    zscore,
 )
 from compress.tasks.task import Problem
 
@@ -126,8 +126,8 @@ class Kl(LogitTerm):
     def value(self, student: Tensor, targets: Targets) -> Tensor:
         """Return the divergence times temperature squared, float32 [N]."""
         teacher = targets.teacher(temperature=self.temperature, standardise=self.standardise)
-        student = standardised(student) if self.standardise else student
-        return softened(student, teacher, temperature=self.temperature, top_k=self.top_k, divergence=self._divergence())
+        student = zscore(student) if self.standardise else student
+        return soften(student, teacher, temperature=self.temperature, top_k=self.top_k, divergence=self._divergence())
 
     def _divergence(self) -> Callable[[Tensor, Tensor], Tensor]:
         if self.divergence == "reverse":
@@ -188,8 +188,8 @@ class Dkd(LogitTerm):
         """Return the weighted sum times temperature squared, float32 [N]."""
         assert targets.labels is not None
         teacher = targets.teacher(temperature=self.temperature, standardise=self.standardise)
-        student = standardised(student) if self.standardise else student
-        target, non_target = decoupled_kl(student, teacher, targets.labels, temperature=self.temperature)
+        student = zscore(student) if self.standardise else student
+        target, non_target = split_kl(student, teacher, targets.labels, temperature=self.temperature)
         return self.target_weight * target + self.non_target_weight * non_target
 
 
@@ -220,7 +220,7 @@ class Dist(LogitTerm):
         """Return the weighted sum, a float32 scalar."""
         logits = targets.teacher(temperature=self.temperature, standardise=self.standardise)
         teacher = torch.softmax(logits / self.temperature, dim=-1)
-        student = standardised(student) if self.standardise else student.float()
+        student = zscore(student) if self.standardise else student.float()
         student = torch.softmax(student / self.temperature, dim=-1)
         inter = 1 - correlation(student, teacher, dim=1).mean()
         intra = 1 - correlation(student, teacher, dim=0).mean()
@@ -252,7 +252,7 @@ class Bernoulli(LogitTerm):
         divergence = torch.zeros(student.shape)
         for sign in (1, -1):  # yes, and no
             logs = [F.logsigmoid(sign * teacher) for teacher in teachers]
-            averaged = averaged_log(logs, targets.teacher_weights)
+            averaged = average_log(logs, targets.teacher_weights)
             divergence = divergence + kl(F.logsigmoid(sign * student).unsqueeze(-1), averaged.unsqueeze(-1))
         return divergence.sum(dim=-1) * self.temperature**2
 
@@ -299,7 +299,7 @@ def jensen_shannon(student_log: Tensor, teacher_log: Tensor, *, beta: float) -> 
         return kl(student_log, teacher_log)
     if beta == 1:
         return kl(teacher_log, student_log)
-    mixture = mixed(student_log, teacher_log, share=beta)
+    mixture = mix(student_log, teacher_log, share=beta)
     return beta * kl(mixture, teacher_log) + (1 - beta) * kl(mixture, student_log)
 
 
@@ -307,10 +307,10 @@ def skew_kl(student_log: Tensor, teacher_log: Tensor, *, skew: float) -> Tensor:
     """Return KL(teacher || skew teacher + (1 - skew) student); Ko et al. 2024 (arXiv 2402.03898), equation 4."""
     if skew == 0:
         return kl(student_log, teacher_log)
-    return kl(mixed(student_log, teacher_log, share=skew), teacher_log)
+    return kl(mix(student_log, teacher_log, share=skew), teacher_log)
 
 
-def mixed(student_log: Tensor, teacher_log: Tensor, *, share: float) -> Tensor:
+def mix(student_log: Tensor, teacher_log: Tensor, *, share: float) -> Tensor:
     """Return the log-probabilities of share teacher + (1 - share) student, for a share inside (0, 1)."""
     # Where both are minus infinity, logaddexp has no gradient but NaN.
     impossible = torch.isneginf(student_log) & torch.isneginf(teacher_log)
@@ -319,7 +319,7 @@ def mixed(student_log: Tensor, teacher_log: Tensor, *, share: float) -> Tensor:
     return mixture.masked_fill(impossible, -math.inf)
 
 
-def softened(
+def soften(
     student_NC: Tensor,
     teacher_NC: Tensor,
     *,
@@ -344,11 +344,11 @@ def softened(
     teacher = F.log_softmax(teacher_NC.detach().float() / temperature, dim=-1)
     if top_k is not None and top_k < teacher.shape[-1]:
         kept = teacher.topk(top_k, dim=-1).indices
-        student, teacher = _bucketed(student, kept), _bucketed(teacher, kept)
+        student, teacher = _bucket(student, kept), _bucket(teacher, kept)
     return divergence(student, teacher) * temperature**2
 
 
-def _bucketed(log_NC: Tensor, kept_NK: Tensor) -> Tensor:
+def _bucket(log_NC: Tensor, kept_NK: Tensor) -> Tensor:
     """Return log-probabilities [N, K + 1]: the kept classes, then the sum of all others."""
     others = log_sum(log_NC.scatter(-1, kept_NK, -math.inf)).unsqueeze(-1)
     return torch.cat([log_NC.gather(-1, kept_NK), others], dim=-1)
@@ -360,9 +360,7 @@ def log_sum(log_NC: Tensor) -> Tensor:
     return log_NC.masked_fill(impossible, 0.0).logsumexp(dim=-1).masked_fill(impossible.squeeze(-1), -math.inf)
 
 
-def decoupled_kl(
-    student_NC: Tensor, teacher_NC: Tensor, labels_N: Tensor, *, temperature: float
-) -> tuple[Tensor, Tensor]:
+def split_kl(student_NC: Tensor, teacher_NC: Tensor, labels_N: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
     """Return T^2 KL of (target, rest) and T^2 KL among the rest, each float32 [N] in nats.
 
     Zhao et al. 2022 (arXiv 2203.08679), equations 4 to 6. Deviation: the target is left out of the rest exactly, where

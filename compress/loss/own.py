@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 from torch import nn
 
 from compress.config import Values
-from compress.config.user_code import OwnClass, is_own, written
+from compress.config.user_code import OwnClass, dump, is_own
 from compress.loss.features import FeatureTerm
 from compress.loss.logits import LogitTerm
 from compress.loss.term import Term
@@ -35,7 +35,7 @@ def name_fault(name: str) -> str | None:
     return None
 
 
-def _checked(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+def _check(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     """Return an object of the user's class as it is; anything that names no class is an unknown key."""
     if isinstance(given, Term) and is_own(type(given)):
         return given
@@ -44,4 +44,4 @@ def _checked(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     raise PydanticCustomError("extra_forbidden", "Extra inputs are not permitted")
 
 
-AnyOwnTerm = Annotated[OwnTerm, WrapValidator(_checked), PlainSerializer(written)]
+AnyOwnTerm = Annotated[OwnTerm, WrapValidator(_check), PlainSerializer(dump)]

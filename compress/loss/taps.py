@@ -200,7 +200,7 @@ class Capture:
 
 
 @contextmanager
-def captured(module: nn.Module, taps: Sequence[Tap]) -> Iterator[Capture]:
+def capture_taps(module: nn.Module, taps: Sequence[Tap]) -> Iterator[Capture]:
     """Capture some taps of a module for the block."""
     capture = Capture(module, taps)
     try:

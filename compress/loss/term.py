@@ -107,7 +107,7 @@ class Term(Values):
         """The properties of the term with these fields; what is not among them is shown to fail."""
         return self.properties
 
-    def checked(self, value: Tensor, *, name: str, units: int) -> Tensor:
+    def check_value(self, value: Tensor, *, name: str, units: int) -> Tensor:
         """Return what the term gave for a batch, if it is what its ``kind`` says.
 
         Args:
@@ -158,21 +158,21 @@ class Targets:
         """
         logits = [teacher.detach().float() for teacher in self.teachers]
         if standardise:
-            logits = [standardised(teacher) for teacher in logits]
+            logits = [zscore(teacher) for teacher in logits]
         if len(logits) == 1:
             return logits[0]
         logs = [torch.log_softmax(teacher / temperature, dim=-1) for teacher in logits]
-        return temperature * averaged_log(logs, self.teacher_weights)
+        return temperature * average_log(logs, self.teacher_weights)
 
 
-def averaged_log(logs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def average_log(logs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return the log of the weighted mean of probabilities that are given as logs; one alone is returned as it is."""
     if len(logs) == 1:
         return logs[0]
     return torch.stack([log + math.log(weight) for log, weight in zip(logs, weights, strict=True)]).logsumexp(dim=0)
 
 
-def standardised(logits_NC: Tensor) -> Tensor:
+def zscore(logits_NC: Tensor) -> Tensor:
     """Return each row with mean 0 and deviation 1, float32 [N, C].
 
     Logit standardisation, Sun et al. 2024 (arXiv 2403.01427), algorithm 1; as in the authors' code the deviation has

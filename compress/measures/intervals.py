@@ -63,7 +63,7 @@ def percentile_bound(samples: Sequence[float] | NDArray[np.float64], *, quantile
     return float(np.sort(np.asarray(samples, dtype=np.float64))[-budget]) if budget else None
 
 
-def paired_ratio(log_ratios: Sequence[float] | NDArray[np.float64], *, seed: int, launches: int = 1) -> Estimate:
+def estimate_ratio(log_ratios: Sequence[float] | NDArray[np.float64], *, seed: int, launches: int = 1) -> Estimate:
     """The ratio of the median round, with a 99% interval; of several launches the geometric mean of theirs.
 
     Not the mean over rounds: on a shared machine a neighbour slows a block now and then, and a few such blocks
@@ -121,7 +121,7 @@ def wilson_interval(num_correct: int, num_samples: int) -> Estimate:
     return Estimate(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def paired_change(correct: NDArray[np.bool_], reference: NDArray[np.bool_], *, seed: int) -> Estimate:
+def estimate_change(correct: NDArray[np.bool_], reference: NDArray[np.bool_], *, seed: int) -> Estimate:
     """Accuracy minus the reference's accuracy on the same ordered samples, with a paired bootstrap interval.
 
     The change per sample is -1, 0 or 1, so the bootstrap draws the three counts from a multinomial: the
@@ -178,7 +178,7 @@ def discordant(correct: NDArray[np.bool_], reference: NDArray[np.bool_]) -> tupl
     return int((correct & ~reference).sum()), int((~correct & reference).sum())
 
 
-def measured(tallies: Mapping[str, Tally], *, seed: int) -> dict[str, Estimate]:
+def measure(tallies: Mapping[str, Tally], *, seed: int) -> dict[str, Estimate]:
     """Measures with their intervals: Wilson's for shares of right samples, else a percentile bootstrap over samples.
 
     Args:
@@ -186,7 +186,7 @@ def measured(tallies: Mapping[str, Tally], *, seed: int) -> dict[str, Estimate]:
         seed: of the resamples.
     """
     drawn = {name: tally for name, tally in tallies.items() if tally.binary is None}
-    resampled = dict(zip(drawn, _resampled([*drawn.values()], seed=seed), strict=True))
+    resampled = dict(zip(drawn, _resample([*drawn.values()], seed=seed), strict=True))
     return {
         name: _interval(tally.value, resampled[name])
         if tally.binary is None
@@ -195,7 +195,7 @@ def measured(tallies: Mapping[str, Tally], *, seed: int) -> dict[str, Estimate]:
     }
 
 
-def measured_changes(tallies: Mapping[str, Tally], reference: Mapping[str, Tally], *, seed: int) -> dict[str, Estimate]:
+def measure_changes(tallies: Mapping[str, Tally], reference: Mapping[str, Tally], *, seed: int) -> dict[str, Estimate]:
     """Measures minus the reference's on the same ordered samples, with paired bootstrap intervals over samples.
 
     Args:
@@ -213,13 +213,13 @@ def measured_changes(tallies: Mapping[str, Tally], reference: Mapping[str, Tally
     pairs = {name: (tally.binary, reference[name].binary) for name, tally in tallies.items()}
     shares = {name: (one, other) for name, (one, other) in pairs.items() if one is not None and other is not None}
     drawn = [name for name in tallies if name not in shares]
-    resampled = _resampled([side[name] for side in (tallies, reference) for name in drawn], seed=seed)
+    resampled = _resample([side[name] for side in (tallies, reference) for name in drawn], seed=seed)
     changes = {
         name: ours - theirs
         for name, ours, theirs in zip(drawn, resampled[: len(drawn)], resampled[len(drawn) :], strict=True)
     }
     return {
-        name: paired_change(*shares[name], seed=seed)
+        name: estimate_change(*shares[name], seed=seed)
         if name in shares
         else _interval(tally.value - reference[name].value, changes[name])
         for name, tally in tallies.items()
@@ -233,7 +233,7 @@ def sign_test(tally: Tally, reference: Tally) -> float | None:
     return mcnemar_p(tally.binary, reference.binary)
 
 
-def _resampled(tallies: Sequence[Tally], *, seed: int) -> list[NDArray[np.float64]]:
+def _resample(tallies: Sequence[Tally], *, seed: int) -> list[NDArray[np.float64]]:
     """The measures of the same resamples of the samples, float64 [TALLY_RESAMPLES] each."""
     if not tallies:
         return []

@@ -47,7 +47,7 @@ class Judge(Values):
         if isfunction(self.measure) and self.measure.__name__ in get_args(MeasureName):
             raise ValueError(f"{self.measure.__name__!r} is one of our measures; give the function another name")
 
-    def chosen(self, fitting: Mapping[str, Tally] | tuple[str, ...]) -> str:
+    def choose(self, fitting: Mapping[str, Tally] | tuple[str, ...]) -> str:
         """Return the measure's name, the first fitting one unless one is named; a function goes by its own.
 
         Raises:
@@ -82,7 +82,7 @@ class Judge(Values):
         """
         return {self.measure.__name__: take(self.measure, outputs, labels)} if isfunction(self.measure) else {}
 
-    def merged(self, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    def group_classes(self, classes: tuple[str, ...]) -> NDArray[np.int64]:
         """Return for each class the number of the group it counts as, int64 [C].
 
         Raises:
@@ -109,7 +109,7 @@ def single_label(
     decided: NDArray[np.integer], labels: NDArray[np.integer], classes: tuple[str, ...], judge: Judge
 ) -> dict[str, Tally]:
     """Return the measures of decisions for one class each, int [N]."""
-    group, count = judge.merged(classes), len(classes)
+    group, count = judge.group_classes(classes), len(classes)
     tallies = {"accuracy": shares(group[decided] == group[labels])}
     if judge.merge:
         tallies["accuracy of all classes"] = shares(decided == labels)

@@ -8,12 +8,12 @@ if TYPE_CHECKING:
 
 def format_bytes(size: int) -> str:
     """Decimal units, as file managers show: 2.81 MB, 99.4 kB."""
-    return _scaled(size, {" GB": 1e9, " MB": 1e6, " kB": 1e3, " B": 1.0})
+    return _scale(size, {" GB": 1e9, " MB": 1e6, " kB": 1e3, " B": 1.0})
 
 
 def format_count(count: int | None) -> str:
     """696k, 11.2M, or a dash."""
-    return "-" if count is None else _scaled(count, {"G": 1e9, "M": 1e6, "k": 1e3, "": 1.0})
+    return "-" if count is None else _scale(count, {"G": 1e9, "M": 1e6, "k": 1e3, "": 1.0})
 
 
 def format_ms(value: float | None) -> str:
@@ -49,7 +49,7 @@ def format_factor(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _scaled(value: float, units: dict[str, float]) -> str:
+def _scale(value: float, units: dict[str, float]) -> str:
     """Three significant digits in the largest unit that the rounded value reaches."""
     unit, scale = next(
         ((name, scale) for name, scale in units.items() if value >= 0.9995 * scale), (list(units)[-1], 1.0)

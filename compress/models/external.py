@@ -43,7 +43,7 @@ class UserFile(Model):
             InputError: when the file was not named or has no such function.
             ModelError: when no named file has the content of ``sha256``, or the factory returns no module.
         """
-        path = self.path if self.sha256 is None else self._unchanged(code)
+        path = self.path if self.sha256 is None else self._find_unchanged(code)
         factory = user_function(run_user_file(path, code=code), self.factory, path=path)
         if not callable(factory):
             raise ModelError(f"{self.factory} is not a function", got=type(factory).__name__, where=path)
@@ -57,7 +57,7 @@ class UserFile(Model):
             )
         return model
 
-    def _unchanged(self, code: Sequence[Path]) -> Path:
+    def _find_unchanged(self, code: Sequence[Path]) -> Path:
         found = next((path for path in code if path.is_file() and hash_file(path) == self.sha256), None)
         if found is None:
             raise ModelError(
@@ -73,7 +73,7 @@ class UserFile(Model):
         content = hash_file(self.path) if self.sha256 is None and self.path.is_file() else self.sha256
         return self.model_dump(mode="json", exclude={"path"}) | {"sha256": content}
 
-    def stored(self, module: nn.Module) -> Model:  # noqa: ARG002
+    def strip(self, module: nn.Module) -> Model:  # noqa: ARG002
         """Keep the file's name and content, not its directory."""
         if self.sha256 is not None:
             return self
@@ -113,6 +113,6 @@ class Timm(Model):
                 where=f"model {self.name}",
             ) from error
 
-    def stored(self, module: nn.Module) -> Model:  # noqa: ARG002
+    def strip(self, module: nn.Module) -> Model:  # noqa: ARG002
         """Leave the published weights out: the stored ones replace them."""
         return self.model_copy(update={"pretrained": False})

@@ -88,7 +88,7 @@ class HuggingFace(Model):
             config.label2id = {name: number for number, name in enumerate(names)}
             config._attn_implementation = "eager"  # one form in every version; training gains nothing from fused
             if not self.pretrained:
-                return wrapped(auto.from_config(config, trust_remote_code=False), text=text)
+                return wrap(auto.from_config(config, trust_remote_code=False), text=text)
             with _quiet():
                 model, loaded = auto.from_pretrained(
                     self.path,
@@ -106,10 +106,10 @@ class HuggingFace(Model):
         if self.fresh_head:
             drawn = auto.from_config(config, trust_remote_code=False)
             drawn.base_model.load_state_dict(model.base_model.state_dict())
-            return wrapped(drawn, text=text)
-        if all(name.startswith(model.base_model_prefix + ".") for name in _drawn(loaded)):
+            return wrap(drawn, text=text)
+        if all(name.startswith(model.base_model_prefix + ".") for name in _list_drawn(loaded)):
             self._order_head(model, trained_on, names)
-        return wrapped(model, text=text)
+        return wrap(model, text=text)
 
     def _configuration(self) -> "PreTrainedConfig":
         from transformers import AutoConfig
@@ -138,7 +138,7 @@ class HuggingFace(Model):
         """Refuse weights that do not fit the body: transformers would draw the rest at random and only warn."""
         body = model.base_model_prefix + "."
         # A pooler belongs to the head: checkpoints for masked words have none.
-        missing = [name for name in _drawn(loaded) if name.startswith(body) and ".pooler." not in name]
+        missing = [name for name in _list_drawn(loaded) if name.startswith(body) and ".pooler." not in name]
         if missing:
             raise ModelError(
                 "the weights do not fit the model",
@@ -240,7 +240,7 @@ class HuggingFace(Model):
         files += self._pickles() if self.pretrained else []
         return fields | {"path": hash_values({path.name: hash_file(path) for path in files})}
 
-    def stored(self, module: nn.Module) -> Model:
+    def strip(self, module: nn.Module) -> Model:
         """Keep the module's configuration, and of a folder the name; leave the weights out, the stored ones are read.
 
         Surgery keeps the configuration true where it can: numbers of layers and of tokens.
@@ -305,7 +305,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _drawn(loaded: Mapping[str, Any]) -> list[str]:
+def _list_drawn(loaded: Mapping[str, Any]) -> list[str]:
     """Return the weights that were drawn at random, because the file had none, or one of another shape."""
     odd = [entry[0] if isinstance(entry, tuple) else entry for entry in loaded["mismatched_keys"]]
     return sorted([*odd, *loaded["missing_keys"]])
@@ -375,6 +375,6 @@ class TextLogits(Logits):
         return self.model(input_ids=input_ids, attention_mask=attention_mask, **types, return_dict=True).logits
 
 
-def wrapped(model: "PreTrainedModel", *, text: bool) -> Logits:
+def wrap(model: "PreTrainedModel", *, text: bool) -> Logits:
     """Return a transformers model as a module from tensors to logits."""
     return TextLogits(model) if text else ImageLogits(model)

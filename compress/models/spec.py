@@ -52,7 +52,7 @@ class Model(Values):
         """Return what decides the built module, as JSON values: the fields, files by their content instead of path."""
         return self.model_dump(mode="json")
 
-    def stored(self, module: nn.Module) -> "Model":  # noqa: ARG002
+    def strip(self, module: nn.Module) -> "Model":  # noqa: ARG002
         """Return what builds the architecture of a module again without weights, network or the paths of today.
 
         Args:

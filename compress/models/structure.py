@@ -75,7 +75,7 @@ def save_model(module: nn.Module, directory: Path, *, model: Model, signature: S
     sizes = {path: found for path, layer in module.named_modules() if (found := _sizes(layer)) is not None}
     structure = {
         "format": FORMAT,
-        "model": model.stored(module).model_dump(mode="json"),
+        "model": model.strip(module).model_dump(mode="json"),
         "signature": signature.model_dump(mode="json"),
         "sizes": sizes,
         "lengths": {path: len(found) for path, found in module.named_modules() if isinstance(found, nn.ModuleList)},

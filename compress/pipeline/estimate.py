@@ -72,7 +72,7 @@ def estimate(
     preset = PRESETS[recipe.benchmark.preset]
     blocks = preset.rounds + preset.launches * WARM_UP_BLOCKS
     raced_s = (num_raced + 1) * (blocks * preset.block_ms / 1e3 + preset.launches * WORKER_START_S)
-    seconds["benchmark"] = len(recipe.benchmark.measured()) * raced_s
+    seconds["benchmark"] = len(recipe.benchmark.list_profiles()) * raced_s
     outputs = 4 * len(data.classes) * (views * samples + (len(rows) + 3) * len(data.select))
     return Prediction(
         seconds={name: round(value, 1) for name, value in seconds.items()},

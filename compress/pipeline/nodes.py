@@ -99,7 +99,7 @@ def _teacher(name: str, role: NodeRole, given: Teacher, *, weight: float = 1.0) 
 def _baselines(recipe: Recipe, teacher: Node) -> Iterator[Node]:
     """Yield the teacher with quantization only, static and dynamic, and the models trained alone."""
     for name, mode in RIVALS.items():
-        yield Node(name, "baseline", Quantize.unbounded(mode=mode), teacher)
+        yield Node(name, "baseline", Quantize.without_limits(mode=mode), teacher)
     for name, baseline in recipe.baselines.items():
         created = Node(name, "baseline", Create(model=baseline.model), is_row=False)
         yield created

@@ -10,7 +10,7 @@ from compress.pipeline.estimate import FORWARD_SHARE
 from compress.recipe import Recipe
 from compress.stage import Work
 from compress.surgery.cost import model_cost
-from compress.training.teacher import stored_taps
+from compress.training.teacher import choose_taps
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def pairings(recipe: Recipe, work: Work, *, student: nn.Module, teacher: nn.Modu
             continue
         bound = bind(loss, student, teacher, example, seed=0)
         views = len(work.task.views(mixup=bound.loss.mixup))
-        stored = stored_taps(
+        stored = choose_taps(
             bound.teacher_shapes,
             samples=views * len(work.data.train),
             limit_bytes=training.cache_limit_gb * 1e9 if work.task.fixed_size else 0.0,

@@ -96,8 +96,8 @@ def _look(recipe: Recipe, options: Options) -> Plan:
     steps = nodes(recipe, until=options.until_stage)
     first, fresh = begin(steps, "teacher"), begin(steps, "student")
     assert first is not None
-    large = _untrained(first, work, host)
-    small = copy.deepcopy(large) if fresh is None else _untrained(fresh, work, host)
+    large = _build(first, work, host)
+    small = copy.deepcopy(large) if fresh is None else _build(fresh, work, host)
     for stage in recipe.stages:
         stage.check(small, work)
     pairs = pairings(recipe, work, student=small, teacher=large)
@@ -174,7 +174,7 @@ def _short(value: Any) -> str:
     return text[:8] if len(text) == 64 else text
 
 
-def _untrained(node: Node, work: Work, host: Host) -> nn.Module:
+def _build(node: Node, work: Work, host: Host) -> nn.Module:
     """Build a model and write its ONNX form, to fail before a run would."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(work.seed)

@@ -40,7 +40,7 @@ from compress.stage import Host, Work
 from compress.store.artifact import hash_values, write_atomically
 from compress.store.document import to_json
 from compress.tasks import Signature, Task
-from compress.tracking import Run, tracked_headline
+from compress.tracking import Run, select_headline
 
 
 def publish(
@@ -68,7 +68,7 @@ def publish(
         "report.csv": csv_text(report),
         "report.html": page(report),
         "recipe.yaml": recipe.to_yaml(),
-        "plan.json": json.dumps([_planned(row) for row in rows], indent=1) + "\n",
+        "plan.json": json.dumps([_describe(row) for row in rows], indent=1) + "\n",
     }
     for name, text in texts.items():
         write_atomically(run_dir / name, text)
@@ -130,7 +130,7 @@ def _register(bundle: Path, verdict: Verdict, name: str, run: Run) -> None:
 def headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:
     """Return what MLflow charts of a scored file, with its change from the teacher where there is one."""
     facts = scores.facts
-    values = tracked_headline(
+    values = select_headline(
         role=facts.role,
         accuracy=facts.accuracy,
         size_bytes=facts.size_bytes,
@@ -163,7 +163,7 @@ def _other_profiles(found: Row, profiles: Sequence[str]) -> dict[str, float]:
     return values
 
 
-def _planned(row: Step) -> dict[str, str]:
+def _describe(row: Step) -> dict[str, str]:
     return {"name": row.title, "action": "reused" if row.reused else "run", "key": row.artifact.key}
 
 
@@ -226,7 +226,7 @@ def command(host: Host) -> str:
 
 def describe_data(data: Data, task: Task) -> DataSection:
     """Return the data's digest and how many samples each role has, train lost and a role's were cut."""
-    truncated = {role: task.truncated(samples) for role, samples in data.roles.items()}
+    truncated = {role: task.count_truncated(samples) for role, samples in data.roles.items()}
     return DataSection(
         digest=data.digest,
         samples={role: len(samples) for role, samples in data.roles.items()},

@@ -386,7 +386,7 @@ def prepare(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
     """Return what really runs: the recipe and its data, or for a smoke run little of both, in a store of its own."""
     recipe = recipe.resolve(code=options.code)
     faults = [f"{recipe.stages[index].title}: {message}" for index, message in recipe.misfits()]
-    faults += [f"{'.'.join(path)}: {message}" for path, message in (*recipe.unshipped(), *recipe.untimed())]
+    faults += [f"{'.'.join(path)}: {message}" for path, message in (*recipe.list_unshipped(), *recipe.list_untimed())]
     if faults:  # a recipe that was read from a file has been told so already, with its places
         raise RecipeError("\n".join([f"the recipe has {len(faults)} fault(s):", *faults]))
     with options.reporter.bar("reading the data"):

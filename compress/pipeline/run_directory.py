@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 from compress.benchmark.environment import describe
-from compress.benchmark.runtimes.machine import allowed_cores
+from compress.benchmark.runtimes.machine import count_allowed_cores
 from compress.errors import ArtifactError
 from compress.report.document import Report
 from compress.stage import Execution, Precision
@@ -34,11 +34,11 @@ def decide_execution(run_dir: Path, *, threads: int | None) -> Execution:
     Raises:
         ArtifactError: when the note of an earlier run is damaged.
     """
-    noted = _noted_execution(run_dir / "execution.json")
+    noted = _read_execution(run_dir / "execution.json")
     if noted is not None and threads is None:
         return noted
     fast = {"avx512_bf16", "amx_bf16", "bf16"} & set(describe(seed=0).cpu_flags)
-    return Execution(threads=threads or allowed_cores(), precision="bfloat16" if fast else "float32")
+    return Execution(threads=threads or count_allowed_cores(), precision="bfloat16" if fast else "float32")
 
 
 def settle_execution(run_dir: Path, *, threads: int | None) -> Execution:
@@ -50,7 +50,7 @@ def settle_execution(run_dir: Path, *, threads: int | None) -> Execution:
     """
     path = run_dir / "execution.json"
     execution = decide_execution(run_dir, threads=threads)
-    if _noted_execution(path) != execution:
+    if _read_execution(path) != execution:
         with writable(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(asdict(execution)))
@@ -106,7 +106,7 @@ def _copy(source: Path, target: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _noted_execution(path: Path) -> Execution | None:
+def _read_execution(path: Path) -> Execution | None:
     if not path.exists():
         return None
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import compress
 from compress.benchmark.environment import cpu
-from compress.benchmark.runtimes.machine import allowed_cores
+from compress.benchmark.runtimes.machine import count_allowed_cores
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 
@@ -43,7 +43,7 @@ def surroundings(recipe: Recipe, *, store: Path, code: Sequence[Path]) -> dict[s
         "store": [stamp for name in ("artifacts", "runs") for stamp in stamps(store / name)],
         "source": our_source(),
         "libraries": versions(),
-        "machine": [allowed_cores(), sorted(cpu()[1])],
+        "machine": [count_allowed_cores(), sorted(cpu()[1])],
     }
 
 

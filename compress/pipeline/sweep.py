@@ -257,10 +257,10 @@ def labels(overrides: Sequence[Sequence[str]]) -> list[str]:
     varied = [[value for value in values if value not in common] or list(values) for values in overrides]
     paths = {value.partition("=")[0] for values in varied for value in values}
     fields = [path.rpartition(".")[2] for path in paths]
-    return [", ".join(_shortened(value, fields) for value in values) for values in varied]
+    return [", ".join(_shorten(value, fields) for value in values) for values in varied]
 
 
-def _shortened(value: str, fields: Sequence[str]) -> str:
+def _shorten(value: str, fields: Sequence[str]) -> str:
     path, _, text = value.partition("=")
     field = path.rpartition(".")[2]
     return f"{text} {field if fields.count(field) == 1 else path.removeprefix('stages.')}"

@@ -75,7 +75,7 @@ def _is_embedding(view: View, node: onnx.NodeProto) -> bool:
     return table is not None and len(table.dims) == 2 and table.data_type == onnx.TensorProto.FLOAT
 
 
-def unsupported(view: View, node: onnx.NodeProto) -> str | None:
+def find_obstacle(view: View, node: onnx.NodeProto) -> str | None:
     """Why a layer cannot be quantized, or None."""
     if node.op_type == "Gather":
         small = 4 * math.prod(view.constants[node.input[0]].dims) < MIN_TABLE_BYTES
@@ -140,10 +140,10 @@ def place_static(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | None
     """
     view = View(graph)
     kept = {name: "squeeze-excite gate" for name in squeeze_excite(view)} | dict(keep_float or {})
-    kept |= {node.name: reason for node in layers(view) if (reason := unsupported(view, node))}
+    kept |= {node.name: reason for node in layers(view) if (reason := find_obstacle(view, node))}
     quantized = [node for node in layers(view) if node.name not in kept]
     values = {node.input[0] for node in quantized if node.op_type != "Gather"}
-    values |= {clipped(view, node.output[0]) for node in quantized if node.op_type == "Conv"}
+    values |= {follow_clip(view, node.output[0]) for node in quantized if node.op_type == "Conv"}
     same = _add_companions(view, values)
     order = [*(value.name for value in graph.input), *(name for node in graph.node for name in node.output)]
     return Placement(
@@ -167,7 +167,7 @@ def place_dynamic(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | Non
     view = View(graph)
     kept = dict(keep_float or {})
     for node in layers(view):
-        if reason := unsupported(view, node):
+        if reason := find_obstacle(view, node):
             kept[node.name] = reason
         elif node.op_type == "Conv":
             kept[node.name] = "ONNX Runtime's dynamic int8 convolution is slower than float"
@@ -186,7 +186,7 @@ def usual_mode(graph: onnx.GraphProto) -> Mode:
     return "dynamic" if attention else "static"
 
 
-def clipped(view: View, value: str) -> str:
+def follow_clip(view: View, value: str) -> str:
     """`value`, or what is left of it after the Relu or Clip that alone reads it."""
     readers = view.readers(value)
     if len(readers) == 1 and value not in view.outputs and readers[0].op_type in CLIPPING:
@@ -222,5 +222,5 @@ def _add_companions(view: View, values: set[str]) -> list[frozenset[str]]:
         elif node.op_type in POOLING:
             values.add(output)
         elif node.op_type in {"Add", "Mul"} and len(inputs) == 2:
-            values.add(clipped(view, output))
+            values.add(follow_clip(view, output))
     return list({id(names): frozenset(names) for names in group.values()}.values())

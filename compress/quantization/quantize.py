@@ -103,7 +103,9 @@ def quantize(
             calibration inputs.
     """
     mode = mode or usual_mode(model.graph)
-    quantizer = Quantizer(model, mode=mode, keep_float=_kept(model, keep_float, where=where), reduce_range=reduce_range)
+    quantizer = Quantizer(
+        model, mode=mode, keep_float=_find_kept(model, keep_float, where=where), reduce_range=reduce_range
+    )
     histograms = {} if mode == "dynamic" else observe(model, quantizer.values, batches)
     ranges = {name: find(histogram) for name, histogram in histograms.items()}
     choice = None
@@ -128,7 +130,7 @@ def quantize(
     return Quantized(plan, quantized, choice, report, fraction, agreement)
 
 
-def _kept(model: onnx.ModelProto, globs: Sequence[str], *, where: str) -> dict[str, str]:
+def _find_kept(model: onnx.ModelProto, globs: Sequence[str], *, where: str) -> dict[str, str]:
     """Return the layers that a glob keeps in float, with the reason."""
     names = [node.name for node in layers(View(model.graph))]
     for glob in globs:

@@ -148,13 +148,13 @@ def choose_layers(
         worst = tuple(ranking)
         scored: dict[int, Point] = {}
 
-        def kept(count: int) -> QuantPlan:
+        def keep(count: int) -> QuantPlan:
             return quantizer.plan(ranges, {name: "int8 costs too much accuracy" for name in worst[:count]})
 
         def meets(count: int) -> bool:
             if count == len(worst):
                 return True
-            scored[count] = Point(worst[:count], score(write_quantized(quantizer.model, kept(count))))
+            scored[count] = Point(worst[:count], score(write_quantized(quantizer.model, keep(count))))
             return scored[count].score.accuracy >= reference.accuracy - max_accuracy_drop
 
         low, high = 0, 0 if not worst or meets(0) else len(worst)
@@ -162,7 +162,7 @@ def choose_layers(
             middle = (low + high) // 2
             low, high = (low, middle) if meets(middle) else (middle, high)
     return Choice(
-        plan=kept(high),
+        plan=keep(high),
         float_score=reference,
         ranking=ranking,
         curve=tuple(scored[count] for count in sorted(scored)),

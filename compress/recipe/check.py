@@ -13,14 +13,14 @@ from compress.recipe.text import Document, Steps, stage_names
 from compress.stage import Stage
 
 
-def refused(document: Document, error: ValidationError, *, schema: Mapping[str, Any]) -> list[Fault]:
+def explain_all(document: Document, error: ValidationError, *, schema: Mapping[str, Any]) -> list[Fault]:
     """Return what validation refused; the chain, which has no location of its own, is left out."""
     faults: list[Fault] = []
     for details in error.errors(include_url=False):
         if details["loc"]:
             path = document.resolve(details["loc"])
             beside = path[:-1] if details["type"] == "extra_forbidden" else path
-            where, dotted = document.place(path), document.dotted(path)
+            where, dotted = document.place(path), document.spell(path)
             faults.append(explain(details, where=where, path=dotted, keys=keys_at(schema, beside)))
     return faults
 
@@ -33,7 +33,7 @@ def chain(document: Document, *, verbs: Mapping[str, type[Stage]]) -> list[Fault
     gates = values.get("gates")
     named = [values.get(section) for section in ("ensemble", "baselines")]
     return [
-        Fault(document.place(path), document.dotted(path), message, None)
+        Fault(document.place(path), document.spell(path), message, None)
         for path, message in chain_faults(
             [link for link in links if link.name],
             baselines={name for section in named if isinstance(section, dict) for name in section},
@@ -55,7 +55,7 @@ def _link(item: Any, verbs: Mapping[str, type[Stage]]) -> Link:
         return Link(name, kind.consumes, kind.produces)
 
 
-def coerced(given: Any, read_as: Any, path: Steps = ()) -> list[tuple[Steps, str, Any]]:
+def find_coerced(given: Any, read_as: Any, path: Steps = ()) -> list[tuple[Steps, str, Any]]:
     """Return the scalars that were read as another type than they were written: ``"4"`` for 4, ``yes`` for 1.
 
     Returns:
@@ -68,12 +68,12 @@ def coerced(given: Any, read_as: Any, path: Steps = ()) -> list[tuple[Steps, str
             tag = tag_of(type(read_as))
             if tag is not None and list(given) == [read_as.__dict__[tag]]:
                 key = next(iter(given))
-                return coerced(given[key], read_as, (*path, key))
+                return find_coerced(given[key], read_as, (*path, key))
             held = keys_of(read_as)
-        return [found for key, value in given.items() for found in coerced(value, held[key], (*path, key))]
+        return [found for key, value in given.items() for found in find_coerced(value, held[key], (*path, key))]
     if isinstance(given, list) and isinstance(read_as, tuple | list):
         pairs = enumerate(zip(given, read_as, strict=True))
-        return [found for index, pair in pairs for found in coerced(*pair, (*path, index))]
+        return [found for index, pair in pairs for found in find_coerced(*pair, (*path, index))]
     number = isinstance(read_as, int | float)
     exact = type(given) is type(read_as) or (type(given) is int and type(read_as) is float)
     if not number or exact or given == "all":

@@ -88,13 +88,13 @@ def explain(error: ErrorDetails, *, where: Place, path: str, keys: Collection[st
         choices = [word.strip("'") for word in str(context.get("expected_tags", context.get("expected"))).split(", ")]
         choices = [word for part in choices for word in part.split("' or '")]
         word = context.get("tag", given)
-        return Fault(where, path, "unknown choice", tuple(choices), got=_shown(word), guess=nearest(word, choices))
+        return Fault(where, path, "unknown choice", tuple(choices), got=_show(word), guess=nearest(word, choices))
     if kind == "value_error":
         return Fault(where, path, error["msg"].removeprefix("Value error, "), None)
     wanted = error["msg"].removeprefix("Input should be ").split(", unable to")[0]
-    return Fault(where, path, "wrong value", wanted, got=_shown(given))
+    return Fault(where, path, "wrong value", wanted, got=_show(given))
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

@@ -70,18 +70,18 @@ def leaves(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str
     return [leaf for step, item in items for leaf in leaves(item, (*path, step))]
 
 
-def anchored(value: Any, directory: Path) -> Any:
+def anchor(value: Any, directory: Path) -> Any:
     """Return the values with every relative path made absolute."""
     if isinstance(value, Values):
         held = {**value.__dict__, **(value.__pydantic_extra__ or {})}
-        fields = {name: anchored(item, directory) for name, item in held.items()}
+        fields = {name: anchor(item, directory) for name, item in held.items()}
         for name, field in type(value).model_fields.items():
             if HubOrFolder in field.metadata and isinstance(fields[name], str):
                 folder = directory / Path(fields[name]).expanduser()
                 fields[name] = str(folder) if folder.is_dir() else fields[name]
         return value.model_copy(update=fields)
     if isinstance(value, dict):
-        return {key: anchored(item, directory) for key, item in value.items()}
+        return {key: anchor(item, directory) for key, item in value.items()}
     if isinstance(value, tuple):
-        return tuple(anchored(item, directory) for item in value)
+        return tuple(anchor(item, directory) for item in value)
     return directory / value.expanduser() if isinstance(value, Path) else value

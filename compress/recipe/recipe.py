@@ -14,9 +14,9 @@ from compress.loss import GuidedLoss
 from compress.loss.guided import TERMS
 from compress.models import AnyModel, HuggingFace
 from compress.recipe.chain import NAME, Link, chain_faults
-from compress.recipe.check import chain, coerced, refused
+from compress.recipe.check import chain, explain_all, find_coerced
 from compress.recipe.faults import Fault
-from compress.recipe.plain import anchored, leaves, names_code, plain
+from compress.recipe.plain import anchor, leaves, names_code, plain
 from compress.recipe.resolve import resolve
 from compress.recipe.schema import OneKeySchema
 from compress.recipe.sections import Baseline, Benchmark, Colleague, DataConfig, Gates, Teacher, Tracking
@@ -126,22 +126,22 @@ class Recipe(Values):
         try:
             recipe = cls.model_validate(document.values)
             faults += [
-                Fault(document.place(path), document.dotted(path), "wrong value", wanted, got=repr(got))
-                for path, wanted, got in coerced(document.values, recipe)
+                Fault(document.place(path), document.spell(path), "wrong value", wanted, got=repr(got))
+                for path, wanted, got in find_coerced(document.values, recipe)
             ]
             faults += [
-                Fault(document.place(("stages", index)), document.dotted(("stages", index)), message, None)
+                Fault(document.place(("stages", index)), document.spell(("stages", index)), message, None)
                 for index, message in recipe.misfits()
             ]
-            for path, message in (*recipe.unshipped(), *recipe.untimed()):
-                faults.append(Fault(document.place(path), document.dotted(path), message, None))
+            for path, message in (*recipe.list_unshipped(), *recipe.list_untimed()):
+                faults.append(Fault(document.place(path), document.spell(path), message, None))
         except ValidationError as error:
             recipe = None
-            faults += refused(document, error, schema=cls.json_schema()) + chain(document, verbs=VERBS)
+            faults += explain_all(document, error, schema=cls.json_schema()) + chain(document, verbs=VERBS)
         if faults or recipe is None:
             told = sorted(set(faults), key=lambda fault: fault.where.order)
             raise RecipeError("\n".join([f"the recipe has {len(told)} fault(s):", *(f"  {fault}" for fault in told)]))
-        return anchored(recipe, directory)
+        return anchor(recipe, directory)
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class Recipe(Values):
         stages = [(index, stage) for index, stage in enumerate(self.stages) if not names_code(stage)]
         return [(index, message) for index, stage in stages for message in stage.misfits(self.loss)]
 
-    def unshipped(self) -> list[tuple[tuple[str, ...], str]]:
+    def list_unshipped(self) -> list[tuple[tuple[str, ...], str]]:
         """Return the variants whose gates judge no file, and why: only files besides the primary one have their own."""
         if any(isinstance(stage, OwnStage) for stage in self.stages):
             return []  # what those ship is not known yet
@@ -211,9 +211,9 @@ class Recipe(Values):
                 found.append((path, f"{name} is the primary variant, whose limits stand under gates themselves"))
         return found
 
-    def untimed(self) -> list[tuple[tuple[str, ...], str]]:
+    def list_untimed(self) -> list[tuple[tuple[str, ...], str]]:
         """Return the limits of latency whose profile times no file, and why."""
-        able = [profile.name for profile in self.benchmark.measured() if profile.takes_files]
+        able = [profile.name for profile in self.benchmark.list_profiles() if profile.takes_files]
         limits = {("gates",): self.gates.max_latency_ms} | {
             ("gates", "variants", name): found.max_latency_ms for name, found in self.gates.variants.items()
         }
@@ -230,7 +230,7 @@ class Recipe(Values):
     def parameters(self) -> dict[str, Any]:
         """Return every scalar by its dotted path, as ``--set`` spells it."""
         document = Document("", plain(self))
-        return {document.dotted(path): value for path, value in leaves(document.values)}
+        return {document.spell(path): value for path, value in leaves(document.values)}
 
     def stage_index(self, name: str, *, option: str) -> int:
         """Return the position of a stage.

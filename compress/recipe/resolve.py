@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from compress.config import Values
 from compress.config.user_code import Own, OwnClass
 from compress.errors import RecipeError
-from compress.recipe.check import coerced
+from compress.recipe.check import find_coerced
 from compress.recipe.faults import Fault, Place, explain
-from compress.recipe.plain import anchored, keys_of, plain
+from compress.recipe.plain import anchor, keys_of, plain
 from compress.recipe.schema import OneKeySchema, keys_at
 from compress.recipe.text import Document, Steps
 
@@ -49,9 +49,9 @@ class _Resolution:
     def value(self, given: Any, path: Steps) -> Any:
         """Return a value with everything in it resolved; the same object where there is nothing to do."""
         if isinstance(given, OwnClass):
-            return self.made(given, path)
+            return self.make(given, path)
         if isinstance(given, Own):
-            return given.find(code=self.code, where=self.document.dotted(path))
+            return given.find(code=self.code, where=self.document.spell(path))
         if isinstance(given, Values):
             return self.holder(given, path)
         if isinstance(given, dict):
@@ -74,29 +74,29 @@ class _Resolution:
             where = Place("with the user's own code")
             raise self.refusal([self.fault(details, type(given), where, path) for details in error.errors()]) from error
 
-    def made(self, given: OwnClass, path: Steps) -> Values:
+    def make(self, given: OwnClass, path: Steps) -> Values:
         """Return an object of the user's class; a relative path among its fields starts from the file's directory."""
-        kind = given.find(code=self.code, where=self.document.dotted(path))
+        kind = given.find(code=self.code, where=self.document.spell(path))
         where = Place(f"{given.file}, class {given.class_name}")
         if "file" in kind.model_fields:
-            raise self.refusal([Fault(where, self.document.dotted(path), "a field cannot be called 'file'", None)])
+            raise self.refusal([Fault(where, self.document.spell(path), "a field cannot be called 'file'", None)])
         try:
             made = kind.model_validate(given.fields)
         except ValidationError as error:
             faults = [self.fault(details, kind, where, path) for details in error.errors(include_url=False)]
             raise self.refusal(faults) from error
         wrong = [
-            Fault(where, self.document.dotted((*path, *steps)), "wrong value", wanted, got=repr(got))
-            for steps, wanted, got in coerced(given.fields, made)
+            Fault(where, self.document.spell((*path, *steps)), "wrong value", wanted, got=repr(got))
+            for steps, wanted, got in find_coerced(given.fields, made)
         ]
         if wrong:
             raise self.refusal(wrong)
-        made = anchored(made, given.file.absolute().parent)
+        made = anchor(made, given.file.absolute().parent)
         try:
             yaml.safe_dump(plain(made))
         except yaml.YAMLError as error:
             raise self.refusal(
-                [Fault(where, self.document.dotted(path), f"its fields cannot be written into a recipe: {error}", None)]
+                [Fault(where, self.document.spell(path), f"its fields cannot be written into a recipe: {error}", None)]
             ) from error
         return made
 
@@ -104,7 +104,7 @@ class _Resolution:
         """Return a fault of an object's fields."""
         beside = details["loc"][:-1] if details["type"] == "extra_forbidden" else details["loc"]
         keys = keys_at(kind.model_json_schema(schema_generator=OneKeySchema), beside)
-        return explain(details, where=where, path=self.document.dotted((*path, *details["loc"])), keys=keys)
+        return explain(details, where=where, path=self.document.spell((*path, *details["loc"])), keys=keys)
 
     def refusal(self, faults: Sequence[Fault]) -> RecipeError:
         """Return the error that tells all faults."""

@@ -17,7 +17,7 @@ class OneKeySchema(GenerateJsonSchema):
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         """Leave the tag out of the fields and take descriptions from the class's docstring."""
         written = super().model_schema(schema)
-        documented = _documented(schema["cls"].__doc__ or "")
+        documented = _read_attributes(schema["cls"].__doc__ or "")
         tag = tag_of(schema["cls"]) if issubclass(schema["cls"], Values) else None
         if tag is not None:
             del written["properties"][tag]
@@ -83,7 +83,7 @@ def _requires(choice: Any) -> bool:
     return any(field["schema"]["type"] != "default" for field in choice["fields"].values())
 
 
-def _documented(docstring: str) -> dict[str, str]:
+def _read_attributes(docstring: str) -> dict[str, str]:
     """Return the entries of a docstring's ``Attributes`` section."""
     _, _, section = docstring.partition("Attributes:\n")
     entries: dict[str, str] = {}

@@ -20,7 +20,7 @@ from compress.benchmark.measure import Profile, Scenario, default_profiles
 from compress.benchmark.own import OwnRuntime
 from compress.benchmark.process import Place
 from compress.benchmark.runtimes import RUNTIMES
-from compress.benchmark.runtimes.machine import allowed_cores
+from compress.benchmark.runtimes.machine import count_allowed_cores
 from compress.config import Values
 from compress.data import Data
 from compress.data.roles import Overlap, Split, assign
@@ -211,13 +211,13 @@ class Baseline(Values):
     train: Train = Train()
 
 
-def _known_runtime(name: str) -> str:
+def _check_runtime(name: str) -> str:
     if name not in RUNTIMES:
         raise ValueError(f"unknown runtime {name!r}; expected one of {', '.join(RUNTIMES)}")
     return name
 
 
-RuntimeName = Annotated[str, AfterValidator(_known_runtime), Field(json_schema_extra={"enum": [*sorted(RUNTIMES)]})]
+RuntimeName = Annotated[str, AfterValidator(_check_runtime), Field(json_schema_extra={"enum": [*sorted(RUNTIMES)]})]
 AnyRuntime = Annotated[
     Annotated[RuntimeName, Tag("name")] | Annotated[OwnRuntime, Tag("own")],
     Discriminator(lambda value: "own" if isinstance(value, dict | OwnRuntime) else "name"),
@@ -241,7 +241,7 @@ class ProfileChoice(Values):
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 1
     threads: Annotated[
         int,
-        BeforeValidator(lambda value: allowed_cores() if value == "all" else value),
+        BeforeValidator(lambda value: count_allowed_cores() if value == "all" else value),
         Field(ge=1, le=1024, json_schema_extra={"type": ["integer", "string"], "description": "a number, or `all`"}),
     ] = 1
     scenario: Scenario = "single_stream"
@@ -277,13 +277,13 @@ class Benchmark(Values):
 
     def model_post_init(self, _context: object) -> None:
         """Refuse a primary profile that is not measured, or that cannot run the shipped file."""
-        names = [choice.name for choice in self._measured()]
+        names = [choice.name for choice in self._choose_profiles()]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two profiles are called {', '.join(twice)}; give their environments other names")
         if self.primary and self.primary not in names:
             raise ValueError(f"primary names no profile; expected one of {', '.join(names)}, got {self.primary!r}")
-        first = self.measured()[0]
+        first = self.list_profiles()[0]
         if not first.takes_files:
             able = ", ".join(name for name, runtime in RUNTIMES.items() if runtime.takes_files)
             raise ValueError(
@@ -291,17 +291,17 @@ class Benchmark(Values):
                 "runs torch modules; put another profile first, or name it as primary"
             )
 
-    def measured(self) -> tuple[Profile, ...]:
+    def list_profiles(self) -> tuple[Profile, ...]:
         """The profiles to measure, each once, the primary one first."""
-        return tuple(sorted(self._measured(), key=lambda profile: profile.name != self.primary))
+        return tuple(sorted(self._choose_profiles(), key=lambda profile: profile.name != self.primary))
 
-    def _measured(self) -> list[Profile]:
+    def _choose_profiles(self) -> list[Profile]:
         # On one core `all` is 1, and two choices can be one profile.
         return list(dict.fromkeys(choice.profile for choice in self.profiles)) or default_profiles()
 
     def smoke(self) -> Self:
         """One quick timing."""
-        first = self.measured()[0]
+        first = self.list_profiles()[0]
         choices = [choice for choice in self.profiles if choice.profile == first]
         if not choices:  # one of those that are measured unless others are named
             choices = [ProfileChoice(runtime=first.runtime, batch_size=first.batch_size, threads=first.threads)]

@@ -15,7 +15,7 @@ from pydantic.json_schema import JsonSchemaValue, SkipJsonSchema
 from pydantic_core import CoreSchema
 
 from compress.config import Values, one_key
-from compress.config.user_code import OwnClass, is_own, written
+from compress.config.user_code import OwnClass, dump, is_own
 from compress.stage import Stage
 from compress.stages.distill import Distill
 from compress.stages.export import Export
@@ -80,7 +80,7 @@ def _form(value: Any) -> str:
     return "<own>" if isinstance(value, OwnStage) else "<ours>"
 
 
-def _titled(stage: Stage) -> Stage:
+def _title(stage: Stage) -> Stage:
     """Return a stage of the user's class with a verb, which its name is where the class has none."""
     return stage if stage.verb else stage.model_copy(update={"verb": stage.name})
 
@@ -91,9 +91,7 @@ else:
     AnyStage = Annotated[
         Annotated[OurStage, Tag("<ours>")]
         | Annotated[OwnStage, Tag("<own>")]
-        | Annotated[
-            SkipJsonSchema[InstanceOf[Stage]], PlainSerializer(written), BeforeValidator(_titled), Tag("<object>")
-        ],
+        | Annotated[SkipJsonSchema[InstanceOf[Stage]], PlainSerializer(dump), BeforeValidator(_title), Tag("<object>")],
         Discriminator(_form),
         BeforeValidator(one_key("verb")),
     ]

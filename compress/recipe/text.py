@@ -64,7 +64,7 @@ class Document:
             path = path[:-1]
         return self.places.get(path, Place(self.origin, 1, 1))
 
-    def dotted(self, path: Sequence[str | int]) -> str:
+    def spell(self, path: Sequence[str | int]) -> str:
         """Return a path as ``--set`` spells it: a stage goes by its name."""
         words: list[str] = []
         skip = False
@@ -125,7 +125,7 @@ class Document:
                 path, target = (*path, index, verb), target[index][verb]
                 continue
             if not isinstance(target, dict):
-                self.faults.append(Fault(place, self.dotted(path), f"has no {key!r}: it is no mapping", None))
+                self.faults.append(Fault(place, self.spell(path), f"has no {key!r}: it is no mapping", None))
                 return None
             path = (*path, key)
             if last:

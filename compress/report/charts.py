@@ -121,7 +121,7 @@ def scatter(points: Sequence[Point], *, width: int, height: int, title: str, des
         x, y = x_of(point.latency_ms), y_of(point.accuracy)
         radius = max(SMALLEST_BUBBLE_PX, LARGEST_BUBBLE_PX * math.sqrt(point.size_bytes / largest))
         faded = "" if on or point.kind == "teacher" else " faded"
-        parts.append(f'<g class="{point.kind}{faded}"><title>{escape(_told(point))}</title>')
+        parts.append(f'<g class="{point.kind}{faded}"><title>{escape(_describe(point))}</title>')
         if point.accuracy >= floor:
             y_top, y_bottom = y_of(point.high), y_of(point.low)
             parts.append(
@@ -289,7 +289,7 @@ def _free(x: float, y: float, radius: float, width: float, *, frame: Box, taken:
     return min(found)[2]
 
 
-def _told(point: Point) -> str:
+def _describe(point: Point) -> str:
     return (
         f"{point.name}: {point.accuracy:.2f}% [{point.low:.2f}, {point.high:.2f}], "
         f"{format_ms(point.latency_ms)} ms, {point.size_bytes / 1e3:,.1f} kB"

@@ -22,9 +22,9 @@ def csv_text(report: Report) -> str:
     tests = {} if report.verdict is None else {row.name: row.accuracy for row in report.verdict.test}
     rows = []
     for name in timed or report.scores:
-        found = _scored(name, report.scores[name], timed.get(name), tests.get(name))
+        found = _fill_scores(name, report.scores[name], timed.get(name), tests.get(name))
         for profile, comparison in compared.items():
-            found |= _timed(timed[name], profile, comparison)
+            found |= _fill_times(timed[name], profile, comparison)
         rows.append(found)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
@@ -33,7 +33,7 @@ def csv_text(report: Report) -> str:
     return text.getvalue()
 
 
-def _scored(name: str, scores: Facts, row: Row | None, tested: Estimate | None) -> Cells:
+def _fill_scores(name: str, scores: Facts, row: Row | None, tested: Estimate | None) -> Cells:
     cells: Cells = {
         "model": name,
         "size_bytes": scores.size_bytes,
@@ -48,7 +48,7 @@ def _scored(name: str, scores: Facts, row: Row | None, tested: Estimate | None) 
     return cells | {"teacher_agreement": scores.teacher_agreement, "teacher_kl_nats": scores.teacher_kl_nats}
 
 
-def _timed(row: Row, profile: str, comparison: Comparison) -> Cells:
+def _fill_times(row: Row, profile: str, comparison: Comparison) -> Cells:
     cells: Cells = {f"{profile}_ms": row.latency_ms.get(profile)}
     cells |= _bounds(f"{profile}_speedup", row.speedup.get(profile))
     cells[f"{profile}_verdict"] = row.verdict.get(profile)

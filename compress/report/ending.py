@@ -31,7 +31,7 @@ def summary(report: Report) -> list[str]:
         ["speed", *_speeds(report.benchmark, verdict)],
         [f"{measure} on {role}", *map(_points, changes)],
     ]
-    return _aligned(rows, right=False)
+    return _align(rows, right=False)
 
 
 def file_lines(report: Report, *, width: int) -> list[str]:
@@ -49,9 +49,9 @@ def file_lines(report: Report, *, width: int) -> list[str]:
     names = [row[0] for row in rows]
     numbers: list[str] = []
     for gap in (GAP, " "):
-        numbers = _aligned([row[1:] for row in rows], right=True, gap=gap)
+        numbers = _align([row[1:] for row in rows], right=True, gap=gap)
         if max(map(len, names)) + len(gap) + max(map(len, numbers)) <= width:
-            return _aligned(list(zip(names, numbers, strict=True)), right=False, gap=gap)
+            return _align(list(zip(names, numbers, strict=True)), right=False, gap=gap)
     pairs = [(name, f"{GAP}{cells}") for name, cells in zip(names, numbers, strict=True)]
     return [pairs[0][1], *(line for pair in pairs[1:] for line in pair)]
 
@@ -69,7 +69,7 @@ def notes(report: Report, *, width: int) -> list[str]:
     if held:
         found.append(f"gates that hold: {', '.join(held)}")
     found += gate_lines(gate for gate in gates if not gate.passed)
-    return [line for text in ["", *found] for line in _folded(text, width)] if found else []
+    return [line for text in ["", *found] for line in _fold(text, width)] if found else []
 
 
 def _size(other: Row, shipped: Row) -> str:
@@ -137,7 +137,7 @@ def _doubt_lines(benchmark: BenchmarkResult, *, width: int) -> list[str]:
     return found
 
 
-def _aligned(rows: Sequence[Sequence[str]], *, right: bool, gap: str = GAP) -> list[str]:
+def _align(rows: Sequence[Sequence[str]], *, right: bool, gap: str = GAP) -> list[str]:
     """Return rows of cells as lines whose columns are aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -148,7 +148,7 @@ def _aligned(rows: Sequence[Sequence[str]], *, right: bool, gap: str = GAP) -> l
     ]
 
 
-def _folded(text: str, width: int) -> list[str]:
+def _fold(text: str, width: int) -> list[str]:
     """Return a text in lines of at most a width, except for words that are longer."""
     indent = " " * (len(text) - len(text.lstrip()) + len(GAP))
     folded = textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

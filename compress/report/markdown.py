@@ -5,7 +5,7 @@ from pathlib import Path
 from compress.benchmark import tables
 from compress.errors import InputError
 from compress.report.document import Report
-from compress.report.words import TEST_HEAD, data_line, loss_line, other_measures, tested_cells, verdict_lines
+from compress.report.words import TEST_HEAD, data_line, fill_test_cells, loss_line, other_measures, verdict_lines
 from compress.store.artifact import write_atomically
 
 MARKERS = ("<!-- result: written by `compressor run`, do not edit -->", "<!-- end of result -->")
@@ -19,7 +19,7 @@ def markdown(report: Report) -> str:
     if report.verdict is not None:
         parts += ["**Verdict (test, read once)**", ""]
         parts += [f"| {' | '.join(TEST_HEAD)} |", "|---|---:|---:|---:|"]
-        parts += ["| " + " | ".join(cells) + " |" for cells in map(tested_cells, report.verdict.test)]
+        parts += ["| " + " | ".join(cells) + " |" for cells in map(fill_test_cells, report.verdict.test)]
         heads, rows = other_measures(report.verdict)
         if rows:
             parts += ["", f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]

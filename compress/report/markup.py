@@ -9,7 +9,7 @@ from compress.report.charts import Kind
 from compress.report.document import Report
 
 
-def scrolled(caption: str, head: Sequence[str], rows: str, *, text: Sequence[int] = ()) -> str:
+def scroll(caption: str, head: Sequence[str], rows: str, *, text: Sequence[int] = ()) -> str:
     """Return a table in a box of its own that scrolls sideways, by keyboard too; ``text`` columns align left."""
     cells = "".join(
         f'<th scope="col"{" class=text" if index in text else ""}>{escape(title)}</th>' if title else "<td></td>"

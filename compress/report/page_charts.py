@@ -8,7 +8,7 @@ from compress.benchmark import tables
 from compress.measures.units import format_bytes, format_ms
 from compress.report import charts
 from compress.report.document import Report
-from compress.report.markup import kind_of, scrolled, with_minus
+from compress.report.markup import kind_of, scroll, with_minus
 
 WIDE_PX, NARROW_PX = 1030, 360
 
@@ -156,7 +156,7 @@ def latency(report: Report) -> str:
             f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
             for name, *cells in tables.costs(comparison)
         )
-        body = f'<div class="wide">{drawn[0]}</div><div class="narrow">{drawn[1]}</div>' + scrolled(
+        body = f'<div class="wide">{drawn[0]}</div><div class="narrow">{drawn[1]}</div>' + scroll(
             f"Percentiles, load, memory and energy under {profile}", tables.COST_HEAD, taken
         )
         doubts = tables.doubts(comparison)

@@ -7,7 +7,7 @@ from compress.benchmark.document import BenchmarkResult, Row
 from compress.measures.intervals import Estimate
 from compress.measures.units import format_bytes, format_count, format_share
 from compress.report.document import Report
-from compress.report.markup import interval, kind_of, scrolled, shape_of, with_interval, with_minus
+from compress.report.markup import interval, kind_of, scroll, shape_of, with_interval, with_minus
 
 MOST_LAYERS = 40  # of a table that stands open
 
@@ -47,7 +47,7 @@ def classes(report: Report) -> str:
     return (
         '<p class="note">How much of each class is recognised (recall) on test, with 95% intervals.' + more + "</p>"
         '<ul class="key"><li class="of-teacher"><i></i>teacher</li><li class="of-student"><i></i>shipped</li></ul>'
-        + scrolled(
+        + scroll(
             "Recall of each class",
             ["class", "samples", "teacher %", "shipped %", "change", f"{100 * left:.0f} to 100%"],
             "".join(rows),
@@ -91,7 +91,7 @@ def mistakes(report: Report) -> str:
             for entry in found.confusions
         )
         parts.append("<h3>What the student gets wrong that the teacher got right</h3>")
-        parts.append(scrolled("The most frequent confusions", ["it is", "student says", "count", ""], rows, text=(1,)))
+        parts.append(scroll("The most frequent confusions", ["it is", "student says", "count", ""], rows, text=(1,)))
     pictures = [entry for entry in found.examples if entry.picture]
     if pictures:
         items = "".join(
@@ -135,7 +135,7 @@ def layers(report: Report) -> str:
         '<tr><th scope="row">graph and the rest</th><td></td><td></td><td></td>'
         f'<td>{format_bytes(rest)}</td><td class="track"></td></tr>'
     )
-    table = scrolled(
+    table = scroll(
         "Size layer by layer",
         ["layer", f"after {first.name}", "shipped", f"after {first.name}", "shipped", ""],
         "".join(rows),
@@ -160,21 +160,21 @@ def models(report: Report) -> str:
             for stage in report.stages
         )
         measure = f"{report.task.measure} on select, %"
-        return scrolled("Every model of this run", ["model", "size", "parameters", "MACs", measure], rows)
+        return scroll("Every model of this run", ["model", "size", "parameters", "MACs", measure], rows)
     heads = tables.profile_heads(report.benchmark)
     rows = "".join(_model_row(report, report.benchmark, row) for row in report.benchmark.rows)
     head = ["model", "size", "parameters", "MACs", f"{report.task.measure} on select, %", "change"]
     timed = "median ms (offline samples a second), and speed over the teacher, by profile"
-    shown = f'<p class="note">Behind accuracy: {timed}; ~ marks a speedup within the noise.</p>' + scrolled(
+    shown = f'<p class="note">Behind accuracy: {timed}; ~ marks a speedup within the noise.</p>' + scroll(
         f"Every model of this run; {timed}", [*head, *heads], rows
     )
-    for title, scored in tables.scored(report.benchmark):
+    for title, scored in tables.accuracy_rows(report.benchmark):
         cells = "".join(
             f'<tr><th scope="row">{escape(name)}</th><td>{escape(accuracy)}</td><td>{escape(with_minus(change))}</td>'
             f"{''.join(f'<td>{escape(cell)}</td>' for cell in rest)}</tr>"
             for name, accuracy, change, *rest in scored
         )
-        shown += f"<h3>{escape(title)}</h3>" + scrolled(title, tables.SCORED_HEAD, cells)
+        shown += f"<h3>{escape(title)}</h3>" + scroll(title, tables.SCORED_HEAD, cells)
     return shown
 
 

@@ -48,7 +48,7 @@ def gate_lines(gates: Iterable[GateResult]) -> list[str]:
     return lines
 
 
-def tested_cells(row: TestRow) -> Sequence[str]:
+def fill_test_cells(row: TestRow) -> Sequence[str]:
     """Return a row of the test role under `TEST_HEAD`."""
     agreement = "" if row.agreement is None else f"{100 * row.agreement.value:.2f}%"
     return row.name, _points(row.accuracy, sign=""), _points(row.change, sign="+"), agreement

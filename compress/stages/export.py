@@ -18,7 +18,7 @@ from compress.export.metadata import Ancestor, Lineage, Metadata
 from compress.export.onnx_file import size_bytes
 from compress.export.parity import difference
 from compress.export.session import Session
-from compress.export.write import checked_graph
+from compress.export.write import export_graph
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
@@ -73,7 +73,7 @@ class Export(Stage):
             return frozenset({"quantized"})
         return self.consumes if self.variants is None else frozenset({"model"})
 
-    def written(self, *, quantized: bool) -> tuple[Variant, ...]:
+    def list_variants(self, *, quantized: bool) -> tuple[Variant, ...]:
         """Return the variants that are shipped.
 
         Args:
@@ -83,7 +83,7 @@ class Export(Stage):
 
     def ships(self, *, quantized: bool) -> tuple[str, ...]:
         """Return the names of the variants, the primary one first."""
-        written = self.written(quantized=quantized)
+        written = self.list_variants(quantized=quantized)
         primary = self.primary_of(written)
         return (primary, *(name for name in written if name != primary))
 
@@ -107,7 +107,7 @@ class Export(Stage):
         if self.synthetic_reference:
             reference = work.task.noise(self.reference_rows, seed=work.seed)
         inputs = [rows, *parity_inputs(work.task, work.data.select)]
-        fp32, parity = checked_graph(module, structure.signature, example, inputs, opset=self.opset)
+        fp32, parity = export_graph(module, structure.signature, example, inputs, opset=self.opset)
         metadata = Metadata(
             variant=primary,
             lineage=lineage_of(source, work),
@@ -149,7 +149,7 @@ class Export(Stage):
         return host.store.commit(self.inputs(source, work, host), kind="bundle", write=write)
 
     def _variants(self, source: Artifact) -> tuple[Variant, ...]:
-        wanted = self.written(quantized=source.kind == "quantized")
+        wanted = self.list_variants(quantized=source.kind == "quantized")
         if "int8-x86" in (*wanted, self.primary) and source.kind != "quantized":
             raise StageError(
                 "an int8 variant needs a quant plan",

@@ -70,7 +70,7 @@ class Quantize(Stage):
     loss: GuidedLoss | None = None
 
     @classmethod
-    def unbounded(cls, *, mode: Mode) -> Self:
+    def without_limits(cls, *, mode: Mode) -> Self:
         """The baseline "quantization only": everything that has an int8 kernel, taken as it comes out."""
         return cls(
             mode=mode,

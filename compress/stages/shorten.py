@@ -45,7 +45,7 @@ class Shorten(Stage):
     verb: Literal["shorten"] = "shorten"
     layers: Literal["every-other"] | Ends | tuple[Annotated[int, Field(ge=0, le=1000)], ...]
 
-    def kept(self, count: int) -> list[int]:
+    def keep(self, count: int) -> list[int]:
         """Return the positions that are kept of this many layers, ascending.
 
         Raises:
@@ -75,7 +75,7 @@ class Shorten(Stage):
             ModelError: as ``check`` does.
         """
         structure, module = load_structure(source.path), load_model(source.path, code=host.code)
-        found, kept = self._chosen(module)
+        found, kept = self._choose(module)
         facts = {"layers_before": len(found.each_layer), "kept": kept}
         keep_layers(module, found.layer_list, kept)
         return self.commit(
@@ -99,9 +99,9 @@ class Shorten(Stage):
             ModelError: when the model is no transformer that is known.
         """
         del work
-        self._chosen(module)
+        self._choose(module)
 
-    def _chosen(self, module: nn.Module) -> tuple[encoders.Encoder, list[int]]:
+    def _choose(self, module: nn.Module) -> tuple[encoders.Encoder, list[int]]:
         """Return where the model has its layers, and the positions of those that are kept."""
         found = encoders.encoder(module, verb=self.verb)
         if found is None:
@@ -112,4 +112,4 @@ class Shorten(Stage):
                 where=self.title,
                 hint="leave the shorten stage out; distil into a smaller student instead",
             )
-        return found, self.kept(len(found.each_layer))
+        return found, self.keep(len(found.each_layer))

@@ -54,7 +54,7 @@ class PruneVocabulary(Stage):
             DataError: as ``check`` does.
         """
         structure, module = load_structure(source.path), load_model(source.path, code=host.code)
-        task, files, old = self._kept(module, work)
+        task, files, old = self._choose(module, work)
         assert isinstance(module, TextLogits)
         tokenizer = Tokenizer.from_files(files, max_length=task.tokenizer.max_length)
         unchanged = load_model(source.path, code=host.code)
@@ -63,7 +63,7 @@ class PruneVocabulary(Stage):
         with tempfile.TemporaryDirectory() as directory:
             save_model(module, Path(directory), model=structure.model, signature=structure.signature)
             module = load_model(Path(directory), code=host.code)
-        split = {role: kept_splits(task, tokenizer, work.data.roles[role], old) for role in ("train", "select")}
+        split = {role: compare_splits(task, tokenizer, work.data.roles[role], old) for role in ("train", "select")}
         self._check(unchanged, module, work, same=split["train"], tokenizer=tokenizer)
         return self.commit(
             module,
@@ -98,9 +98,9 @@ class PruneVocabulary(Stage):
                 a token whose number it cannot change.
             DataError: when the file of further texts cannot be read.
         """
-        self._kept(module, work)
+        self._choose(module, work)
 
-    def _kept(self, module: nn.Module, work: Work) -> tuple[TextTask, dict[str, str], NDArray[np.int64]]:
+    def _choose(self, module: nn.Module, work: Work) -> tuple[TextTask, dict[str, str], NDArray[np.int64]]:
         """Return the task, the smaller tokenizer's files, and the id before of every id after, int64 [tokens]."""
         task = work.task
         if not (isinstance(task, TextTask) and isinstance(module, TextLogits)):
@@ -110,7 +110,7 @@ class PruneVocabulary(Stage):
                 got=type(module).__name__,
                 where=self.title,
             )
-        files, old = keep_tokens(task.tokenizer.files(), self._wanted(task, work))
+        files, old = keep_tokens(task.tokenizer.files(), self._find_wanted(task, work))
         if len(old) == task.tokenizer.size:
             raise StageError(
                 "all tokens are needed", got=f"{len(old)} tokens", where=self.title, hint="raise min_count"
@@ -142,9 +142,9 @@ class PruneVocabulary(Stage):
                 hint="leave prune-vocabulary out",
             )
 
-    def _wanted(self, task: TextTask, work: Work) -> set[int]:
+    def _find_wanted(self, task: TextTask, work: Work) -> set[int]:
         """Return the ids of tokens that occur often enough, and of those in the further texts."""
-        counts = Counter(task.encoded(work.data.train).ids.tolist())
+        counts = Counter(task.encode(work.data.train).ids.tolist())
         wanted = {number for number, count in counts.items() if count >= self.min_count}
         if self.texts is not None:
             lines = [line for line in self._lines(self.texts) if line.strip()]
@@ -216,7 +216,7 @@ class PruneVocabulary(Stage):
         return self
 
 
-def kept_splits(task: TextTask, tokenizer: Tokenizer, samples: Samples, old: NDArray[np.int64]) -> NDArray[np.bool_]:
+def compare_splits(task: TextTask, tokenizer: Tokenizer, samples: Samples, old: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which samples another tokenizer splits into the same tokens, bool [N].
 
     Args:
@@ -225,7 +225,7 @@ def kept_splits(task: TextTask, tokenizer: Tokenizer, samples: Samples, old: NDA
         samples: a role.
         old: the id before of every id after.
     """
-    sides = (task.encoded(samples).split(), tokenizer.encode(samples, words=task.words).split())
+    sides = (task.encode(samples).split(), tokenizer.encode(samples, words=task.words).split())
     return np.array([np.array_equal(ours, old[theirs]) for ours, theirs in zip(*sides, strict=True)])
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from compress.models.structure import keep_layers
 from compress.surgery import layers
-from compress.surgery.groups import Group, Kept, check_kept, removed
+from compress.surgery.groups import Group, Kept, check_kept, find_removed
 
 
 def apply(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:
@@ -29,7 +29,7 @@ def apply(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:
     check_kept(groups, kept)
     gone: dict[tuple[str, layers.Side], list[Tensor]] = defaultdict(list)
     for group in groups:
-        channels = removed(group, kept)
+        channels = find_removed(group, kept)
         if len(channels):
             for member in group.members:
                 gone[member.path, member.side].append(member.of(channels, group.width))

@@ -227,7 +227,7 @@ def groups(found: Encoder, units: Sequence[Unit], *, protected: frozenset[str]) 
             made.append(_channels(found.model, up, [(up, "out"), (down, "in")], kind="feed_forward"))
     if "hidden" in units:
         made.append(_hidden(found))
-    free = [group for group in made if not any(inside(path, protected) for path in _produced(group))]
+    free = [group for group in made if not any(inside(path, protected) for path in _find_producers(group))]
     if "layers" in units:
         indices = [index for index, path in enumerate(found.each_layer) if not inside(path, protected)]
         member = Member(found.layer_list, "out", "ModuleList", torch.arange(len(indices)), torch.tensor(indices))
@@ -334,5 +334,5 @@ def _group(name: str, width: int, members: list[Member], *, kind: Kind, run: int
     )
 
 
-def _produced(group: Group) -> Iterator[str]:
+def _find_producers(group: Group) -> Iterator[str]:
     return (member.path for member in group.members if member.side == "out")

@@ -60,7 +60,7 @@ def find_groups(
     from compress.surgery.trace import couplings  # brings torch-pruning
 
     inputs = _trial_inputs(example_inputs)
-    shared = _shared_parameters(trial)
+    shared = _find_shared_parameters(trial)
     groups: list[Group] = []
     operations: dict[str, tuple[str, ...]] = {}
     for coupling in couplings(trial, inputs):
@@ -93,7 +93,7 @@ def _trial_inputs(example_inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(result)
 
 
-def _shared_parameters(model: nn.Module) -> dict[str, tuple[str, ...]]:
+def _find_shared_parameters(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Module path -> names of parameters that it shares with another module."""
     names_of: dict[int, list[str]] = {}
     for path, module in model.named_modules():

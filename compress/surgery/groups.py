@@ -119,7 +119,7 @@ def keep_all(groups: Sequence[Group]) -> dict[str, Tensor]:
     return {group.name: torch.arange(group.width) for group in groups}
 
 
-def removed(group: Group, kept: Kept) -> Tensor:
+def find_removed(group: Group, kept: Kept) -> Tensor:
     """Channels of the group that `kept` removes: int64, ascending."""
     gone = torch.ones(group.width, dtype=torch.bool)
     gone[kept[group.name]] = False

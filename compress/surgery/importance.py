@@ -116,7 +116,7 @@ def taylor(
                 per_sample = loss(model, batch)
                 _accumulate(first, gates.derivatives(per_sample.sum()), groups)
             with _Gates(model, groups) as gates:
-                drawn = _sampled_label_loss(logits(model, batch), generator, problem=problem)
+                drawn = _sample_label_loss(logits(model, batch), generator, problem=problem)
                 _accumulate(fisher, gates.derivatives(drawn), groups)
             samples += len(per_sample)
     if not samples:
@@ -141,7 +141,7 @@ def _accumulate(totals: dict[str, Tensor], derivatives: dict[str, Tensor], group
             totals[group.name] += atoms.index_add_(1, group.atoms, per_channel).square().sum(0)[group.atoms]
 
 
-def _sampled_label_loss(outputs: Tensor, generator: torch.Generator, *, problem: Problem) -> Tensor:
+def _sample_label_loss(outputs: Tensor, generator: torch.Generator, *, problem: Problem) -> Tensor:
     """Sum of the negative log-likelihoods of labels drawn from what the outputs themselves say."""
     flat = outputs.float().flatten(0, -2)
     said = flat.detach().cpu()

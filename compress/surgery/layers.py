@@ -75,7 +75,7 @@ def layout(module: nn.Module, side: Side) -> Layout | None:
         )
     elif side == "in":
         return None
-    elif (mapped := _mapped(module)) is not None:
+    elif (mapped := _map(module)) is not None:
         return mapped
     elif isinstance(module, RUNNING_NORMS):
         dims = (("weight", 0), ("bias", 0), ("running_mean", 0), ("running_var", 0))
@@ -91,7 +91,7 @@ def layout(module: nn.Module, side: Side) -> Layout | None:
     return replace(found, dims=tuple((name, dim) for name, dim in found.dims if name in own))
 
 
-def _mapped(module: nn.Module) -> Layout | None:
+def _map(module: nn.Module) -> Layout | None:
     """Describe what only the map of a family cuts."""
     if isinstance(module, nn.ModuleList):
         return Layout("ModuleList", len(module), (), ())
@@ -206,7 +206,7 @@ def select(module: nn.Module, side: Side, found: Layout, keep: Tensor) -> None:
         module.normalized_shape = (len(keep),)
 
 
-def expected_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+def expect_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shapes that the layer's own attributes imply for its tensors; empty for a layer that is not in the table."""
     shapes: dict[str, tuple[int, ...]] = {}
     if isinstance(module, CONVOLUTIONS):

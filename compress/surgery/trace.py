@@ -186,14 +186,14 @@ def _reach(graph: Any, root: nn.Module, width: int) -> dict[tuple[Any, Any], set
             known = reached.setdefault(step, set())
             fresh = [pair for pair in dict.fromkeys(mapped) if pair not in known]
             known.update(fresh)
-            bound = _bound(graph, *step)
+            bound = _find_bound(graph, *step)
             # A wrong index is reported with its layer, but not followed: it could grow without end.
             if inside := [pair for pair in fresh if pair.idx < bound]:
                 waiting.append((*step, inside))
     return {step: pairs for step, pairs in reached.items() if pairs}
 
 
-def _bound(graph: Any, node: Any, handler: Any) -> int:
+def _find_bound(graph: Any, node: Any, handler: Any) -> int:
     """A number that no right index of a node reaches: a layer's channels, or all elements that an operation returns."""
     size = (graph.get_out_channels if graph.is_out_channel_pruning_fn(handler) else graph.get_in_channels)(node)
     return size or sum(prod(output.shape) for output in node.grad_fn._input_metadata)

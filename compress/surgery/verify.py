@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from compress.errors import StageError
 from compress.models.structure import HEAD_COUNTS, HEAD_WIDTHS
 from compress.surgery import layers
-from compress.surgery.groups import Group, Kept, removed
+from compress.surgery.groups import Group, Kept, find_removed
 
 HEAD_SIZES = ("attention_head_size", "head_dim")
 
@@ -30,7 +30,7 @@ def attributes_agree(model: nn.Module) -> None:
     """
     for path, module in model.named_modules():
         tensors = dict((*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)))
-        for name, shape in layers.expected_shapes(module).items():
+        for name, shape in layers.expect_shapes(module).items():
             if tuple(tensors[name].shape) != shape:
                 got = tuple(tensors[name].shape)
                 raise StageError(
@@ -124,7 +124,7 @@ def _masks(model: nn.Module, groups: Sequence[Group], kept: Kept) -> list[tuple[
     gone: dict[tuple[str, layers.Side], list[Tensor]] = defaultdict(list)
     for group in groups:
         for member in group.members:
-            gone[member.path, member.side].append(member.of(removed(group, kept), group.width))
+            gone[member.path, member.side].append(member.of(find_removed(group, kept), group.width))
     hooks: list[tuple[str, layers.Side, Callable[..., Any]]] = []
     for (path, side), indices in gone.items():
         module = model.get_submodule(path)

@@ -107,10 +107,10 @@ def choose(
 
     def fraction(widths: Mapping[str, int]) -> float:
         # Which channels stay does not change a cost as long as channels are used alike; picking is exact all the same.
-        cost = costs.cost(kept(widths))
+        cost = costs.cost(keep(widths))
         return (cost.macs if measure == "macs" else cost.parameters) / total
 
-    def kept(widths: Mapping[str, int]) -> dict[str, Tensor]:
+    def keep(widths: Mapping[str, int]) -> dict[str, Tensor]:
         return {name: pick(name, width) for name, width in widths.items()}
 
     legal = {group.name: legal_widths(group, round_to) for group in groups}
@@ -132,7 +132,7 @@ def choose(
             got=f"{reached:.4f} is the nearest below, {smallest:.4f} the smallest",
             hint="ask for the nearest, raise tolerance, or lower round_to",
         )
-    chosen = kept(widths)
+    chosen = keep(widths)
     return Choice(chosen, before, costs.cost(chosen), measure, target, reached, smallest)
 
 
@@ -150,14 +150,14 @@ def _even_shares(
     low, high = 0, len(order)  # removing `high` steps meets the target
     while low < high:
         middle = (low + high) // 2
-        if fraction(_rounded(groups, legal, order[:middle])) <= target:
+        if fraction(_round(groups, legal, order[:middle])) <= target:
             high = middle
         else:
             low = middle + 1
-    return _given_back(_rounded(groups, legal, order[:high]), order, legal, fraction, target)
+    return _give_back(_round(groups, legal, order[:high]), order, legal, fraction, target)
 
 
-def _given_back(widths: Widths, order: Sequence[str], legal: Legal, fraction: Fraction, target: float) -> Widths:
+def _give_back(widths: Widths, order: Sequence[str], legal: Legal, fraction: Fraction, target: float) -> Widths:
     """Widths after giving back all that fits below the target, what was removed last first."""
     restored = True
     while restored:
@@ -210,7 +210,7 @@ def _cheapest_first(
             continue
         _, _, name, width, after = current
         if after <= target:
-            ends.append(_given_back({**widths, name: width}, [*order, name], legal, fraction, target))
+            ends.append(_give_back({**widths, name: width}, [*order, name], legal, fraction, target))
             continue
         widths, now = {**widths, name: width}, after
         order.append(name)
@@ -233,7 +233,7 @@ def _removal_order(groups: Sequence[Group], scores: Mapping[str, Tensor], rankin
     return [name for _, _, name in sorted(ranked)]
 
 
-def _rounded(groups: Sequence[Group], legal: Mapping[str, list[int]], removed: Sequence[str]) -> dict[str, int]:
+def _round(groups: Sequence[Group], legal: Mapping[str, list[int]], removed: Sequence[str]) -> dict[str, int]:
     """Nearest legal widths after removing one step per name; a tie goes to the wider."""
     lost = {group.name: 0 for group in groups}
     for name in removed:

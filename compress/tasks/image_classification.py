@@ -108,8 +108,8 @@ class ImageClassification(Task):
                 got=f"{inputs.dtype} {list(inputs.shape)}",
             )
         judge = judge or Judge()
-        judge.merged(data.classes)
-        judge.chosen(MEASURES)
+        judge.group_classes(data.classes)
+        judge.choose(MEASURES)
         scale = 1 / 255 if inputs.dtype == np.uint8 else 1.0
         if normalize is None:
             normalize = _normalize(inputs, scale=scale)
@@ -138,7 +138,7 @@ class ImageClassification(Task):
     @property
     def measure(self) -> str:
         """The measure that gates and choices are about."""
-        return self.judge.chosen(MEASURES)
+        return self.judge.choose(MEASURES)
 
     @property
     def augmented(self) -> bool:

@@ -77,7 +77,7 @@ def _faults(task: Any, data: Data) -> list[tuple[str, object]]:
         faults.append((f"a problem: one of {', '.join(get_args(Problem))}", task.problem))
     if len(given.inputs) != len(batch.inputs) or not all(map(_fits, given.inputs, batch.inputs)):
         told = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in given.inputs)
-        faults.append((f"batches as the signature says: {told}", [_told(tensor) for tensor in batch.inputs]))
+        faults.append((f"batches as the signature says: {told}", [_describe(tensor) for tensor in batch.inputs]))
     if batch.labels is not None and len(batch.labels) != units:
         faults.append((f"a label for each of {units} units", len(batch.labels)))
     tallies = task.tallies(outputs, first)
@@ -98,5 +98,5 @@ def _fits(declared: Tensor, given: torch.Tensor) -> bool:
     return len(declared.shape) == given.dim() and alike and str(given.dtype).removeprefix("torch.") == declared.dtype
 
 
-def _told(tensor: torch.Tensor) -> str:
+def _describe(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -125,7 +125,7 @@ class Task(ABC):
         """Return how many units each sample has, int64 [N]."""
         return np.ones(len(samples), np.int64)
 
-    def truncated(self, samples: Samples) -> int:  # noqa: ARG002
+    def count_truncated(self, samples: Samples) -> int:  # noqa: ARG002
         """Return how many samples of a role are cut, because they are longer than a model is to read."""
         return 0
 
@@ -171,7 +171,7 @@ class Task(ABC):
             DataError: when the role has none.
         """
         if samples.labels is None:
-            raise unlabelled()
+            raise refuse_unlabelled()
         return samples.labels
 
     @abstractmethod
@@ -245,6 +245,6 @@ def hard_loss(outputs: Tensor, labels: Tensor, *, problem: Problem) -> Tensor:
     return (outputs - labels).square().sum(dim=1)
 
 
-def unlabelled() -> DataError:
+def refuse_unlabelled() -> DataError:
     """Return the refusal of a role without labels where decisions are judged."""
     return DataError("accuracy needs labels", got="an unlabelled role", hint="label the select and test roles")

@@ -19,7 +19,7 @@ from compress.measures.tally import Tally, entities, shares
 from compress.tasks.batch import Batch
 from compress.tasks.signature import Signature
 from compress.tasks.signature import Tensor as Declared
-from compress.tasks.task import Problem, Task, unlabelled
+from compress.tasks.task import Problem, Task, refuse_unlabelled
 from compress.tasks.tokenizer import FILES, Encoded, Tokenizer
 
 BUCKET = 64  # updates whose samples are sorted by length together
@@ -66,8 +66,8 @@ class TextTask(Task):
             pairs=labels.dtype != object and not isinstance(inputs[0], str),
             words=labels.dtype == object,
         )
-        judge.merged(data.classes)
-        chosen = judge.chosen(task._fitting)
+        judge.group_classes(data.classes)
+        chosen = judge.choose(task._fitting)
         if task.words and chosen not in task._fitting:
             raise DataError(
                 "a measure of your own judges samples, and here every word has a label",
@@ -100,7 +100,7 @@ class TextTask(Task):
     @property
     def measure(self) -> str:
         """The measure that gates and choices are about."""
-        return self.judge.chosen(self._fitting)
+        return self.judge.choose(self._fitting)
 
     @property
     def fixed_size(self) -> bool:
@@ -145,7 +145,7 @@ class TextTask(Task):
         )
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
-    def encoded(self, samples: Samples) -> Encoded:
+    def encode(self, samples: Samples) -> Encoded:
         """Return the tokens of a role."""
         return self.tokenizer.encode(samples, words=self.words)
 
@@ -153,15 +153,15 @@ class TextTask(Task):
         """Return the tokens of the samples at these positions, padded to the longest of them."""
         assert view is None
         assert mixup == 0
-        rows, tokens = index.numpy(), self.encoded(samples)
-        ids, valid = tokens.padded(tokens.ids, rows, fill=self.tokenizer.pad_id)
+        rows, tokens = index.numpy(), self.encode(samples)
+        ids, valid = tokens.pad(tokens.ids, rows, fill=self.tokenizer.pad_id)
         mask = torch.from_numpy(valid)
         inputs = [torch.from_numpy(ids), mask.long()]
         if self.pairs and self.tokenizer.takes_types:
-            inputs.append(torch.from_numpy(tokens.padded(tokens.types, rows, fill=0)[0]))
+            inputs.append(torch.from_numpy(tokens.pad(tokens.types, rows, fill=0)[0]))
         units = None
         if self.words:
-            units = torch.from_numpy(tokens.padded(tokens.words, rows, fill=-1)[0] >= 0)
+            units = torch.from_numpy(tokens.pad(tokens.words, rows, fill=-1)[0] >= 0)
         return Batch(
             inputs=tuple(inputs), labels=self._labels(samples, rows), index=index, view=view, mask=mask, units=units
         )
@@ -180,7 +180,7 @@ class TextTask(Task):
 
     def _seen(self, samples: Samples, row: int) -> NDArray[np.int32]:
         """Return which words of a sample have a token, int32 [units]; the others were cut, or are not even unknown."""
-        tokens = self.encoded(samples)
+        tokens = self.encode(samples)
         words = tokens.words[tokens.starts[row] : tokens.starts[row + 1]]
         return words[words >= 0]
 
@@ -193,12 +193,12 @@ class TextTask(Task):
         """Return how many units each sample has, int64 [N]."""
         if not self.words:
             return super().units(samples)
-        tokens = self.encoded(samples)
+        tokens = self.encode(samples)
         return np.diff(np.concatenate([[0], np.cumsum(tokens.words >= 0)])[tokens.starts])
 
-    def truncated(self, samples: Samples) -> int:
+    def count_truncated(self, samples: Samples) -> int:
         """Return how many samples of a role are cut at the length limit."""
-        return self.encoded(samples).truncated
+        return self.encode(samples).truncated
 
     def order(self, samples: Samples, generator: torch.Generator, *, size: int) -> Tensor:
         """Return a random order in which the samples of an update are about equally long, so that little is padded.
@@ -207,7 +207,7 @@ class TextTask(Task):
         shuffled. The samples that fill no update come last.
         """
         shuffled = torch.randperm(len(samples), generator=generator)
-        lengths = torch.from_numpy(self.encoded(samples).lengths)
+        lengths = torch.from_numpy(self.encode(samples).lengths)
         whole = len(shuffled) // size * size
         pieces = shuffled[:whole].split(size * BUCKET)
         updates = [update for piece in pieces for update in piece[lengths[piece].argsort(stable=True)].split(size)]
@@ -216,7 +216,7 @@ class TextTask(Task):
 
     def parts(self, samples: Samples, index: Tensor, *, size: int) -> Iterator[Tensor]:
         """Yield positions into ``index`` by length, as many at once as ``size`` samples of 32 tokens have tokens."""
-        lengths = torch.from_numpy(self.encoded(samples).lengths)[index]
+        lengths = torch.from_numpy(self.encode(samples).lengths)[index]
         order = lengths.argsort(stable=True)
         start = 0
         while start < len(order):
@@ -235,7 +235,7 @@ class TextTask(Task):
     def tallies(self, outputs: NDArray[np.floating], samples: Samples) -> Mapping[str, Tally]:
         """Return every measure that fits; a word without a token is decided as ``O``, or wrongly if there is no O."""
         if samples.labels is None:
-            raise unlabelled()
+            raise refuse_unlabelled()
         own = {} if self.words else self.judge.own(outputs, samples.labels)
         if self.problem == "regression":
             return regression(outputs, samples.labels) | own
@@ -271,7 +271,7 @@ class TextTask(Task):
     def splits_like(self, other: Task, samples: Samples) -> bool:
         """Whether another reading gives every sample of a role as many tokens, and words the same first ones."""
         assert isinstance(other, TextTask)
-        ours, theirs = self.encoded(samples), other.encoded(samples)
+        ours, theirs = self.encode(samples), other.encode(samples)
         return np.array_equal(ours.starts, theirs.starts) and np.array_equal(ours.words, theirs.words)
 
     def travelling(self, directory: Path) -> tuple[Path, ...]:

@@ -62,7 +62,7 @@ class Encoded:
         """Return the ids of each sample."""
         return np.split(self.ids, self.starts[1:-1])
 
-    def padded(
+    def pad(
         self, values: NDArray[Any], index: NDArray[np.integer], *, fill: int
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return a token-wise array of some samples, [B, longest], and which entries are theirs."""

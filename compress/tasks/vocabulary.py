@@ -73,7 +73,7 @@ class Splitter(BaseModel):
             unknown = self.id_of.get(self.unk_token)
         return kept if unknown is None else {*kept, unknown}
 
-    def merged(self, merge: Merge) -> str:
+    def join(self, merge: Merge) -> str:
         """Return what a merge makes of its two parts; the second loses the prefix of pieces within a word."""
         first, second = _pair(merge)
         return first + second.removeprefix(self.continuing_subword_prefix or "")
@@ -82,7 +82,7 @@ class Splitter(BaseModel):
         """Return the ids of all tokens that merges go through on the way to the kept ones."""
         made_of: dict[str, list[tuple[str, str]]] = {}
         for merge in self.merges:
-            made_of.setdefault(self.merged(merge), []).append(_pair(merge))
+            made_of.setdefault(self.join(merge), []).append(_pair(merge))
         piece_of = {number: piece for piece, number in self.id_of.items()}
         waiting = [piece_of[number] for number in kept if number in piece_of]
         found: set[int] = set()
@@ -93,7 +93,7 @@ class Splitter(BaseModel):
                 waiting += [part for parts in made_of.get(piece, []) for part in parts if part in self.id_of]
         return found
 
-    def renumbered(self, new_of: Mapping[int, int]) -> dict[str, Any]:
+    def renumber(self, new_of: Mapping[int, int]) -> dict[str, Any]:
         """Return the entries of ``model`` that change when only these ids stay."""
         if not isinstance(self.vocab, dict):
             vocab = [entry for number, entry in enumerate(self.vocab) if number in new_of]
@@ -101,7 +101,7 @@ class Splitter(BaseModel):
         left = {piece: new_of[number] for piece, number in self.vocab.items() if number in new_of}
         if self.type != "BPE":
             return {"vocab": left}
-        return {"vocab": left, "merges": [merge for merge in self.merges if self.merged(merge) in left]}
+        return {"vocab": left, "merges": [merge for merge in self.merges if self.join(merge) in left]}
 
 
 class Added(BaseModel):
@@ -139,17 +139,17 @@ def keep_tokens(files: Mapping[str, str], wanted: Collection[int]) -> tuple[dict
     old = np.array(sorted(kept), np.int64)
     new_of = {int(number): position for position, number in enumerate(old)}
     changed: dict[str, Any] = {
-        "model": written.get("model") | content.model.renumbered(new_of),
+        "model": written.get("model") | content.model.renumber(new_of),
         "added_tokens": [
             token | {"id": new_of[added.id]}
             for token, added in zip(written.get("added_tokens"), content.added_tokens, strict=True)
         ],
     }
     if content.post_processor:
-        changed["post_processor"] = _renumbered(content.post_processor, new_of)
+        changed["post_processor"] = _renumber(content.post_processor, new_of)
     found = {**files, CONTENT: json.dumps(written | changed, ensure_ascii=False)}
     if CONFIG in found:
-        found[CONFIG] = _configured(found[CONFIG], new_of)
+        found[CONFIG] = _configure(found[CONFIG], new_of)
     return found, old
 
 
@@ -159,7 +159,7 @@ def _pair(merge: Merge) -> tuple[str, str]:
     return first, second
 
 
-def _configured(text: str, new_of: Mapping[int, int]) -> str:
+def _configure(text: str, new_of: Mapping[int, int]) -> str:
     """Return ``tokenizer_config.json`` with the new ids of added tokens."""
     config = json.loads(text)
     decoder = config.get("added_tokens_decoder", {})
@@ -168,7 +168,7 @@ def _configured(text: str, new_of: Mapping[int, int]) -> str:
     return json.dumps(config, ensure_ascii=False)
 
 
-def _renumbered(processor: Mapping[str, Any], new_of: Mapping[int, int]) -> dict[str, Any]:
+def _renumber(processor: Mapping[str, Any], new_of: Mapping[int, int]) -> dict[str, Any]:
     """Return a post-processor whose special tokens have their new ids."""
     changed: dict[str, Any] = {}
     for name in ("sep", "cls"):
@@ -181,5 +181,5 @@ def _renumbered(processor: Mapping[str, Any], new_of: Mapping[int, int]) -> dict
             name: token | {"ids": [new_of[number] for number in token["ids"]]} for name, token in special.items()
         }
     if "processors" in processor:
-        changed["processors"] = [_renumbered(inner, new_of) for inner in processor.get("processors", [])]
+        changed["processors"] = [_renumber(inner, new_of) for inner in processor.get("processors", [])]
     return {**processor, **changed}

@@ -10,7 +10,7 @@ def is_headline(key: str) -> bool:
     return "/" not in key
 
 
-def tracked_headline(
+def select_headline(
     *,
     role: str,
     accuracy: float,

@@ -46,7 +46,7 @@ def make_database(path: Path) -> None:
         return
     draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
     draft.unlink(missing_ok=True)
-    with _translated():
+    with _translate():
         uri = f"sqlite:///{draft}"
         MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
     with contextlib.suppress(FileExistsError):  # another process was faster
@@ -69,7 +69,7 @@ class MlflowSink:
     def __init__(self, uri: str, *, artifact_root: Path | None) -> None:
         self._artifact_root = artifact_root
         self._experiments: dict[str, str] = {}
-        with _translated():
+        with _translate():
             try:
                 self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
                 self._client.search_experiments(max_results=1)
@@ -86,7 +86,7 @@ class MlflowSink:
 
     def start(self, event: Start, *, parent_id: str | None) -> str:
         """Find the run that an earlier attempt created, or create it. See `Sink`."""
-        with _translated(refuses=False):
+        with _translate(refuses=False):
             experiment_id = self._experiment_id(event.experiment)
             found = self._client.search_runs([experiment_id], f"tags.`{UID_TAG}` = '{event.uid}'", max_results=1)
             if found:
@@ -98,7 +98,7 @@ class MlflowSink:
 
     def reopen(self, run_id: str) -> None:
         """See `Sink`."""
-        with _translated():
+        with _translate():
             self._client.update_run(run_id, status="RUNNING")
 
     def log(self, run_id: str, points: Points) -> None:
@@ -107,7 +107,7 @@ class MlflowSink:
         params = [Param(key, value) for key, value in points.params.items()]
         tags = [RunTag(key, value) for key, value in points.tags.items()]
         while metrics or params or tags:
-            with _translated():
+            with _translate():
                 self._client.log_batch(
                     run_id,
                     metrics[:_METRICS_PER_REQUEST],
@@ -118,20 +118,20 @@ class MlflowSink:
 
     def artifact(self, run_id: str, path: Path, *, folder: str) -> None:
         """See `Sink`."""
-        with _translated():
+        with _translate():
             self._client.log_artifact(run_id, str(path), folder or None)
 
     def register(self, run_id: str, path: Path, example: Path, *data: Path, event: Register) -> None:
         """See `Sink`."""
         from compress.tracking.onnx_model import register  # onnx is needed here alone
 
-        with _translated():
+        with _translate():
             is_local = self._artifact_root is not None
             register(self._client, run_id, path, example, *data, event=event, is_local=is_local)
 
     def end(self, run_id: str, *, status: str, end_ms: int) -> None:
         """See `Sink`."""
-        with _translated():
+        with _translate():
             self._client.set_terminated(run_id, status, end_time=end_ms)
             self._offer_views(self._client.get_run(run_id), now_ms=end_ms)  # what is compared is known now
 
@@ -170,7 +170,7 @@ class MlflowSink:
 
 
 @contextlib.contextmanager
-def _translated(*, refuses: bool = True) -> Iterator[None]:
+def _translate(*, refuses: bool = True) -> Iterator[None]:
     """MLflow's errors as Refused or Down; with refuses off all are Down, because the event must not be lost."""
     try:
         yield

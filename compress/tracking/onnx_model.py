@@ -50,7 +50,7 @@ def register(
         if version.tags.get(SHA256_TAG) == event.sha256
     ]
     if not versions:
-        model = _logged_model(client, run_id, path, example, *data, event=event)
+        model = _log_model(client, run_id, path, example, *data, event=event)
         try:
             client.create_registered_model(name)
         except MlflowException as error:
@@ -70,7 +70,7 @@ def register(
     client.set_tag(run_id, SHA256_TAG, event.sha256)
 
 
-def _logged_model(
+def _log_model(
     client: MlflowClient, run_id: str, path: Path, example: Path, *data: Path, event: Register
 ) -> LoggedModel:
     experiment_id = client.get_run(run_id).info.experiment_id

@@ -100,7 +100,7 @@ class Run:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log a configuration, nested or flat, under dotted keys. A param cannot be changed later."""
-        self.tree.append(Log(params=dict(flattened(values)), run=self.record.id, ms=now_ms()))
+        self.tree.append(Log(params=dict(flatten(values)), run=self.record.id, ms=now_ms()))
 
     def tags(self, values: Mapping[str, object]) -> None:
         """Set tags; a later value replaces an earlier one."""
@@ -203,13 +203,13 @@ class Run:
             self.tags({"compress.nonfinite": ", ".join(sorted(self.record.nonfinite))})
 
 
-def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted keys; lists that hold no mappings stay one value, as JSON."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Sequence) and not isinstance(value, str) and any(isinstance(v, Mapping) for v in value):
             value = dict(enumerate(value))
         if isinstance(value, Mapping):
-            yield from flattened(value, f"{name}.")
+            yield from flatten(value, f"{name}.")
         else:
             yield name, value if isinstance(value, str) else json.dumps(value, default=str)

@@ -14,7 +14,7 @@ from compress.stage import Precision
 from compress.tasks import Batch
 from compress.tasks.task import Problem
 from compress.training.guided import refuse_equal
-from compress.training.teaching import Objective, unlabelled
+from compress.training.teaching import Objective, refuse_unlabelled
 
 AnyLoss = GuidedLoss | str | Mapping[str, Any]
 Example = Tensor | tuple[Tensor, ...]
@@ -90,21 +90,21 @@ def refuse_pair(
         refuse_equal(student, teacher, loss=loss, name="distill")
     if loss.needs_labels:
         if batch.labels is None:
-            raise unlabelled(loss)
+            raise refuse_unlabelled(loss)
         task.hard_loss(outputs, batch)
 
 
 def outputs_of(module: nn.Module, task: Objective, batch: Batch, *, role: str) -> Tensor:
     """Return a module's outputs on a batch in evaluation mode."""
-    return _guarded(lambda: task.forward(module, batch), module, batch.inputs, role=role)
+    return _call(lambda: task.forward(module, batch), module, batch.inputs, role=role)
 
 
 def call(module: nn.Module, inputs: tuple[Tensor, ...], *, role: str) -> None:
     """Call a module on an example, to see that it runs."""
-    _guarded(lambda: module(*inputs), module, inputs, role=role)
+    _call(lambda: module(*inputs), module, inputs, role=role)
 
 
-def _guarded(run: Callable[[], Any], module: nn.Module, inputs: tuple[Tensor, ...], *, role: str) -> Any:
+def _call(run: Callable[[], Any], module: nn.Module, inputs: tuple[Tensor, ...], *, role: str) -> Any:
     """Return what a call of a module gives, in evaluation mode without gradients.
 
     Raises:

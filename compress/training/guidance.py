@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from compress.errors import ModelError, StageError
 from compress.loss import BoundLoss, LossTerms, Targets
-from compress.loss.taps import Capture, captured
+from compress.loss.taps import Capture, capture_taps
 from compress.tasks.task import Problem, hard_loss
 from compress.training.given import fitting_labels, problem_of
-from compress.training.teaching import unlabelled
+from compress.training.teaching import refuse_unlabelled
 
 
 class Guidance:
@@ -47,9 +47,9 @@ class Guidance:
         return list(self.bound.parameters())
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(self.bound.attached(self._student))
+        self._stack.enter_context(self.bound.attach(self._student))
         if self._teacher is not None:
-            self._capture = self._stack.enter_context(captured(self._teacher, list(self.bound.teacher_shapes)))
+            self._capture = self._stack.enter_context(capture_taps(self._teacher, list(self.bound.teacher_shapes)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,7 +88,7 @@ class Guidance:
                 where="guided loss",
             )
         if loss.needs_labels and labels is None:
-            raise unlabelled(loss)
+            raise refuse_unlabelled(loss)
         hard = None
         if labels is not None:
             problem = problem_of(labels, self.problem)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from compress.data import Samples
 from compress.loss import Tap
-from compress.loss.taps import captured, evaluating
+from compress.loss.taps import capture_taps, evaluating
 from compress.stage import Compute
 from compress.tasks import Task
 from compress.tasks.batch import unit_rows
@@ -59,7 +59,7 @@ def forward_all(
         numerics(host, seed=0),
         evaluating(module),
         torch.no_grad(),
-        captured(module, taps) as capture,
+        capture_taps(module, taps) as capture,
         host.reporter.bar(name, len(index)) if name else _silent() as bar,
     ):
         for positions in task.parts(samples, index, size=BATCH):

@@ -77,7 +77,7 @@ def fit(
     for fault in coupling_faults(loss.loss, optimization):
         raise StageError(fault, where=name)
     total_steps = loader.steps_per_epoch * optimization.epochs
-    with numerics(host, seed=seed), loss.attached(module):
+    with numerics(host, seed=seed), loss.attach(module):
         module.train()
         lay_out(module, torch.channels_last)  # convolutions like it
         trained = nn.ModuleDict({"model": module, "loss": loss})
@@ -100,7 +100,7 @@ def fit(
                 for batch in batches:
                     terms = _forward(module, task, host, batch, loss=loss, teacher=teacher, progress=progress)
                     terms.objective(units=units, samples=samples).backward()
-                    window.add(terms.named())
+                    window.add(terms.average())
                 for parameters in clipped:
                     nn.utils.clip_grad_norm_(parameters, optimization.clip_norm)
                 updates.step()

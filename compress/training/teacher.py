@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compress.data import Samples
 from compress.errors import ModelError, StageError
 from compress.loss import Tap
-from compress.loss.taps import captured
+from compress.loss.taps import capture_taps
 from compress.models import load_model
 from compress.stage import Host, Member, Work
 from compress.store.artifact import Artifact, hash_values
@@ -62,11 +62,11 @@ class Cached:
 
 def _rows(parts: Sequence[NDArray[Any]], index: Tensor) -> Tensor:
     """Return some rows of arrays that follow each other, float32 or bfloat16 [B, ...]."""
-    found = torch.from_numpy(parts[0][index.numpy()] if len(parts) == 1 else _gathered(parts, index.numpy()))
+    found = torch.from_numpy(parts[0][index.numpy()] if len(parts) == 1 else _gather(parts, index.numpy()))
     return found.view(torch.bfloat16) if found.dtype == torch.int16 else found
 
 
-def _gathered(parts: Sequence[NDArray[Any]], rows: NDArray[np.int64]) -> NDArray[Any]:
+def _gather(parts: Sequence[NDArray[Any]], rows: NDArray[np.int64]) -> NDArray[Any]:
     ends = np.cumsum([len(part) for part in parts])
     number_of = np.searchsorted(ends, rows, side="right")
     gathered = np.empty((len(rows), *parts[0].shape[1:]), parts[0].dtype)
@@ -202,10 +202,10 @@ def teacher_outputs(
     """
     first, taps = work.teacher, taps or {}
     limit_bytes = limit_bytes if first.task.fixed_size else 0.0
-    stored = stored_taps(taps, samples=len(samples) * len(views), limit_bytes=limit_bytes)
+    stored = choose_taps(taps, samples=len(samples) * len(views), limit_bytes=limit_bytes)
     cached = {
         view: tuple(
-            _cached(member, host, samples, view=view, mixup=mixup, taps=stored if member is first else ())
+            _cache_outputs(member, host, samples, view=view, mixup=mixup, taps=stored if member is first else ())
             for member in work.teachers
         )
         for view in views
@@ -225,7 +225,7 @@ def teacher_outputs(
     )
 
 
-def stored_taps(taps: Mapping[Tap, Shape], *, samples: int, limit_bytes: float) -> tuple[Tap, ...]:
+def choose_taps(taps: Mapping[Tap, Shape], *, samples: int, limit_bytes: float) -> tuple[Tap, ...]:
     """Return the taps that are worth storing: short vectors always, others while all of them stay below the limit.
 
     Args:
@@ -246,12 +246,12 @@ def stored_taps(taps: Mapping[Tap, Shape], *, samples: int, limit_bytes: float) 
 
 def live_features(module: nn.Module, task: Task, host: Host, batch: Batch, taps: Sequence[Tap]) -> dict[Tap, Tensor]:
     """Return tapped tensors of a teacher on a batch, in evaluation mode without gradients."""
-    with captured(module, taps) as capture, torch.no_grad(), host.autocast():
+    with capture_taps(module, taps) as capture, torch.no_grad(), host.autocast():
         task.forward(module, batch)
         return capture.take()
 
 
-def _cached(
+def _cache_outputs(
     teacher: Member, host: Host, samples: Samples, *, view: int | None, mixup: float, taps: Sequence[Tap]
 ) -> Cached:
     """Return one teacher's outputs on one view; each shard is found or computed by itself."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compress.errors import DataError
 from compress.loss import GuidedLoss, Tap, Targets
-from compress.loss.taps import captured
+from compress.loss.taps import capture_taps
 from compress.stage import Compute
 from compress.tasks import Batch
 
@@ -48,7 +48,7 @@ def live_teacher(module: nn.Module, task: Objective, host: Compute, taps: Sequen
     """Return a teacher that is run anew for each batch, without gradients; it has to be in evaluation mode."""
 
     def teach(batch: Batch) -> Taught:
-        with captured(module, taps) as capture, torch.no_grad(), host.autocast():
+        with capture_taps(module, taps) as capture, torch.no_grad(), host.autocast():
             logits = task.forward(module, batch)
             return Taught((logits.float(),), features=capture.take())
 
@@ -62,7 +62,7 @@ def targets_of(task: Objective, batch: Batch, logits: Tensor, *, loss: GuidedLos
         DataError: when the loss reads labels and the batch has none.
     """
     if loss.needs_labels and batch.labels is None:
-        raise unlabelled(loss)
+        raise refuse_unlabelled(loss)
     return Targets(
         teachers=() if taught is None else taught.logits,
         teacher_weights=(1.0,) if taught is None else taught.weights,
@@ -71,7 +71,7 @@ def targets_of(task: Objective, batch: Batch, logits: Tensor, *, loss: GuidedLos
     )
 
 
-def unlabelled(loss: GuidedLoss) -> DataError:
+def refuse_unlabelled(loss: GuidedLoss) -> DataError:
     """Return the refusal of samples without labels by a loss that reads some."""
     return DataError(
         "the loss reads labels, and these samples have none",

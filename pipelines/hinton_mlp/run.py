@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress.benchmark.environment import allowed_cores, describe
+from compress.benchmark.environment import count_allowed_cores, describe
 from compress.data import Data
 from compress.loss import GuidedLoss
 from compress.models import load_model
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a directory of IDX files; default: the recipe's")
     parser.add_argument("--omit", type=int, default=3, help="the class to leave out")
     parser.add_argument("--store", type=Path, default=Path("compress-store"))
-    parser.add_argument("--threads", type=int, default=allowed_cores())
+    parser.add_argument("--threads", type=int, default=count_allowed_cores())
     arguments = parser.parse_args()
     overrides = [] if arguments.data is None else [f"data.source.idx.directory={arguments.data.absolute()}"]
     recipe = Recipe.load(HERE / "recipe.yaml", overrides=overrides)

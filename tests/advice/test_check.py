@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from compress.advice.advise import reference_sample
 from compress.advice.measures import Measure
-from compress.advice.rules import RULES, WIDTH, Advice, calibrated, judged, rule_of
+from compress.advice.rules import RULES, WIDTH, Advice, judge, read_thresholds, rule_of
 from compress.cli.main import app
 from compress.errors import AdviceError, DataError
 from compress.measures.intervals import Estimate
@@ -177,7 +177,7 @@ def test_a_pilot_of_another_measure_is_refused_before_it_trains(store, tmp_path)
 
 def test_an_interval_across_the_threshold_is_no_warning():
     def advice(low, high):
-        return judged([Measure("gradient-ratio", Estimate((low * high) ** 0.5, low, high), "kl")])
+        return judge([Measure("gradient-ratio", Estimate((low * high) ** 0.5, low, high), "kl")])
 
     assert not advice(50, 150).warnings
     assert advice(150, 200).warnings
@@ -193,7 +193,7 @@ def test_every_rule_says_what_to_do_and_only_tested_thresholds_are_called_calibr
         rule = rule_of(name)
         assert rule.advice
         assert rule.means
-        assert (rule.evidence == "calibrated") == (name in calibrated()["thresholds"])
+        assert (rule.evidence == "calibrated") == (name in read_thresholds()["thresholds"])
 
 
 def test_notes_are_shown_without_findings():
@@ -203,7 +203,7 @@ def test_notes_are_shown_without_findings():
 
 
 def test_a_ratio_over_nothing_is_null_in_json():
-    advice = judged([Measure("gradient-ratio", Estimate(np.inf, 1e9, np.inf), "kl")])
+    advice = judge([Measure("gradient-ratio", Estimate(np.inf, 1e9, np.inf), "kl")])
     (finding,) = json.loads(json.dumps(advice.document(), allow_nan=False))["findings"]
     assert (finding["value"], finding["low"], finding["high"]) == (None, 1e9, None)
     assert finding["flagged"]

@@ -8,7 +8,7 @@ import text_zoo
 import torch
 
 from compress.advice import measures
-from compress.advice.rules import judged
+from compress.advice.rules import judge
 from compress.data import Samples
 from compress.loss import GuidedLoss, Tap
 from compress.loss.attention import DynamicLayers
@@ -46,7 +46,7 @@ class NoSquare(Kl):
 @pytest.fixture
 def context(make_context, trained_digits):
     made = make_context(teacher=trained_digits)
-    return replace(made, data=measures.probed(made.data))
+    return replace(made, data=measures.draw_probe(made.data))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def student(context, model=STUDENT):
 
 
 def warned(found):
-    return {(finding.probe, finding.subject) for finding in judged(found).warnings}
+    return {(finding.probe, finding.subject) for finding in judge(found).warnings}
 
 
 def with_train(context, inputs=None, labels=None, rows=None):
@@ -70,7 +70,7 @@ def with_train(context, inputs=None, labels=None, rows=None):
 
 
 def test_the_probe_set_holds_no_test_samples(make_context):
-    data = measures.probed(make_context().data)
+    data = measures.draw_probe(make_context().data)
     assert len(data.test) == len(data.calibration) == 0
     assert 0 < len(data.train) <= measures.PROBED
 

@@ -8,7 +8,7 @@ import torch
 
 from compress.advice import pilot
 from compress.advice.lesson import Lesson
-from compress.advice.rules import judged
+from compress.advice.rules import judge
 from compress.loss import GuidedLoss
 from compress.models import Cnn
 from compress.stages.create import Create
@@ -37,7 +37,7 @@ def maker(context, model):
 
 
 def warned(found):
-    return {finding.probe for finding in judged(found).warnings}
+    return {finding.probe for finding in judge(found).warnings}
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def context(make_context, trained_digits):
 
 
 def test_a_student_that_can_is_told_from_one_that_cannot(context):
-    assert not warned([pilot.memorised(LESSON, *context, maker(context, ENOUGH))])
-    assert warned([pilot.memorised(LESSON, *context, maker(context, TINY))]) == {"memorised-agreement"}
+    assert not warned([pilot.memorise(LESSON, *context, maker(context, ENOUGH))])
+    assert warned([pilot.memorise(LESSON, *context, maker(context, TINY))]) == {"memorised-agreement"}
 
 
 def test_a_thin_margin_is_caught_and_training_confirms_it(context):
@@ -58,7 +58,7 @@ def test_a_thin_margin_is_caught_and_training_confirms_it(context):
     assert {"margin", "margin-at-end"} <= warned(found.values())
     accuracies = [
         pilot.right(
-            pilot.trained(LESSON, *here, maker(here, ENOUGH), loss=loss, schedule=pilot.short(LESSON, 1000), seed=1),
+            pilot.train(LESSON, *here, maker(here, ENOUGH), loss=loss, schedule=pilot.short(LESSON, 1000), seed=1),
             *here,
         ).mean()
         for loss in (STAGE.loss, pilot.LABELS_ALONE)
@@ -69,7 +69,7 @@ def test_a_thin_margin_is_caught_and_training_confirms_it(context):
 def test_seeds_are_paired_and_the_same_call_gives_the_same_numbers(context):
     stage = STAGE.model_copy(update={"epochs": 2})
     runs = [
-        pilot.trained(lesson(stage), *context, maker(context, TINY), loss=stage.loss, schedule=stage, seed=3)
+        pilot.train(lesson(stage), *context, maker(context, TINY), loss=stage.loss, schedule=stage, seed=3)
         for _ in range(2)
     ]
     assert all(torch.equal(*pair) for pair in zip(*(run.state_dict().values() for run in runs), strict=True))

@@ -36,7 +36,7 @@ def test_a_calibrated_model_is_not_blamed_for_the_number_of_samples():
     for seed in range(40):
         logits, labels = labelled(np.random.default_rng(seed), count=300)
         sides = probes.confidence(logits), logits.argmax(axis=1) == labels
-        found = probes.debiased(probes.expected_calibration_error, sides, seed=0)
+        found = probes.debias(probes.expected_calibration_error, sides, seed=0)
         assert 0 <= found.low <= found.value <= found.high
         blamed += found.low > 0.05
         values.append((found.value, probes.expected_calibration_error(*sides)))
@@ -47,7 +47,7 @@ def test_a_calibrated_model_is_not_blamed_for_the_number_of_samples():
 def test_a_miscalibrated_model_is_seen_to_be(random):
     logits, labels = labelled(random, count=2000)
     sides = probes.confidence(4 * logits), logits.argmax(axis=1) == labels
-    found = probes.debiased(probes.expected_calibration_error, sides, seed=0)
+    found = probes.debias(probes.expected_calibration_error, sides, seed=0)
     plain = probes.bootstrap(probes.expected_calibration_error, sides, seed=0)
     assert found.low > 0.1
     assert found.value == pytest.approx(plain.value, abs=0.01)
@@ -61,7 +61,7 @@ def test_likelihood_is_scikit_learns(random):
 
 def test_the_fitted_temperature_undoes_a_scaling_and_is_the_best_of_a_grid(random):
     logits, labels = labelled(random, count=4000)
-    fitted = probes.fitted_temperature(3 * logits, labels)
+    fitted = probes.fit_temperature(3 * logits, labels)
     assert fitted.low < 3 < fitted.high
     assert fitted.high - fitted.low < 0.5
     grid = np.linspace(2, 4, 401)
@@ -73,13 +73,13 @@ def test_the_fitted_temperatures_interval_covers_as_often_as_it_says():
     covered = 0
     for seed in range(100):
         logits, labels = labelled(np.random.default_rng(seed), count=300)
-        fitted = probes.fitted_temperature(2 * logits, labels)
+        fitted = probes.fit_temperature(2 * logits, labels)
         covered += fitted.low < 2 < fitted.high
     assert 88 <= covered <= 100
 
 
 def test_a_teacher_of_one_hot_rows_has_a_temperature_without_bounds():
-    fitted = probes.fitted_temperature(np.array([[1e6, 0.0], [0.0, 1e6]]), np.array([0, 1]))
+    fitted = probes.fit_temperature(np.array([[1e6, 0.0], [0.0, 1e6]]), np.array([0, 1]))
     assert math.isfinite(fitted.value)
     assert (fitted.low, fitted.high) == (0.02, 50)
 
@@ -95,9 +95,9 @@ def test_the_suggested_temperature_is_the_lowest_that_says_enough():
     def two(gap):
         return np.array([[gap, 0.0]])
 
-    assert probes.suggested_temperature(two(2.0)) == 1.0  # mass 0.119
-    assert probes.suggested_temperature(two(6.0)) == 3.0  # 0.047 at 2, 0.119 at 3
-    assert probes.suggested_temperature(two(100.0)) == probes.TEMPERATURES[-1]
+    assert probes.suggest_temperature(two(2.0)) == 1.0  # mass 0.119
+    assert probes.suggest_temperature(two(6.0)) == 3.0  # 0.047 at 2, 0.119 at 3
+    assert probes.suggest_temperature(two(100.0)) == probes.TEMPERATURES[-1]
 
 
 def test_domains_are_told_apart_when_they_differ_and_not_otherwise(random):

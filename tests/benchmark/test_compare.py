@@ -135,9 +135,9 @@ def test_every_launch_starts_anew_and_its_rounds_are_kept(large: Path, small: Pa
 
 def test_a_model_slower_than_a_block_leaves_rounds_in_the_same_time(small: Path, samples: Path):
     preset = Preset(name="p", rounds=160, block_ms=40.0, warm_up_limit_ms=1.0, launches=8, least_rounds=40)
-    rounds = {block_ms: preset.fitted(block_ms).rounds for block_ms in (1.0, 41.5, 80.0, 159.0, 5_000.0)}
+    rounds = {block_ms: preset.fit(block_ms).rounds for block_ms in (1.0, 41.5, 80.0, 159.0, 5_000.0)}
     assert rounds == {1.0: 160, 41.5: 160, 80.0: 96, 159.0: 48, 5_000.0: 40}
-    assert QUICK.fitted(5_000.0) == QUICK
+    assert QUICK.fit(5_000.0) == QUICK
     waiting = Preset(name="waiting", rounds=60, block_ms=5.0, warm_up_limit_ms=1.0, launches=2, least_rounds=4)
     rare = Profile(scenario="server", arrivals_per_s=20.0)  # a block waits for a query, 50 ms in the mean
     found = compare({"m": small}, reference="m", inputs=samples, profile=rare, preset=waiting)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from compress.benchmark import report, tables
-from compress.benchmark.compare import Comparison, Difference, Preset, compare, unmeasured
+from compress.benchmark.compare import Comparison, Difference, Preset, compare, make_unmeasured
 from compress.benchmark.document import BenchmarkResult, RuntimeAccuracy
 from compress.benchmark.measure import Measurement, Profile, WarmUp
 from compress.benchmark.report import Entry
@@ -119,7 +119,7 @@ def test_the_tables_show_the_highest_percentile_and_the_peak_memory(document: Be
 
 def test_a_runtime_that_does_not_work_is_a_column_that_says_why_once(small: Path):
     why = "No module named 'openvino'; next: pip install it"
-    comparison = unmeasured(
+    comparison = make_unmeasured(
         ["teacher", "student"], reference="teacher", profile=Profile("openvino"), preset=TINY, seed=0, why=why
     )
     entries = [Entry("teacher", small), Entry("student", small)]
@@ -144,12 +144,12 @@ def test_accuracy_in_the_runtime_that_was_timed_is_a_table_of_its_own(small: Pat
         Entry("unscored", small),
     ]
     comparison = replace(
-        unmeasured([], reference="teacher", profile=Profile("openvino"), preset=TINY, seed=0, why=""),
+        make_unmeasured([], reference="teacher", profile=Profile("openvino"), preset=TINY, seed=0, why=""),
         against_cpu={"teacher": Difference(1.2e-6, 1.0, 1e-6), "unscored": Difference(0.5, 0.875, 0.4)},
         unchecked={"student": "no such operator"},
     )
     document = report.build(entries, [comparison], reference="teacher", seed=0, title="a test")
-    ((title, rows),) = tables.scored(document)
+    ((title, rows),) = tables.accuracy_rows(document)
     assert title == "accuracy in openvino-b1-t1, on select; 100 samples are few"
     assert rows == [
         ["teacher", "90.00 [88.0, 92.0]", "-", "-", "-", "-", "1.2e-06 100%"],
@@ -160,7 +160,7 @@ def test_accuracy_in_the_runtime_that_was_timed_is_a_table_of_its_own(small: Pat
     line = "| student | 90.00 [88.0, 92.0] | -1.00 [-2.0, +0.0] | 0.031 | 97.50 | 0.0123 | not compared |"
     assert line in tables.markdown(document)
     stream = io.StringIO()
-    for table in tables.scored_tables(document):
+    for table in tables.accuracy_tables(document):
         Console(file=stream, width=100).print(table)
     for cell in ("-1.00 [-2.0, +0.0]", "1.2e-06 100%", "not compared", "odd", "unscored"):
         assert cell in stream.getvalue()
@@ -218,14 +218,14 @@ def test_the_widest_accuracies_fit_100_columns_and_nothing_is_cut(small: Path):
     )  # fmt: skip
     profile = Profile("openvino")
     comparison = replace(
-        unmeasured([], reference=STUDENT, profile=profile, preset=TINY, seed=0, why=""),
+        make_unmeasured([], reference=STUDENT, profile=profile, preset=TINY, seed=0, why=""),
         against_cpu={STUDENT: Difference(1.2e-6, 1.0, 1e-6)},
     )
     entries = [Entry(STUDENT, small, runtime_accuracy={profile.name: judged})]
     for comparisons in ([comparison], [replace(comparison, against_cpu={})]):
         document = report.build(entries, comparisons, reference=STUDENT, seed=0, title="a test")
         stream = io.StringIO()
-        Console(file=stream, width=100).print(*tables.scored_tables(document))
+        Console(file=stream, width=100).print(*tables.accuracy_tables(document))
         compared = ["1.2e-06 100%", "off CPU"] if comparisons[0].against_cpu else []
         for cell in ("25.00 [19.2, 31.8]", "-68.89 [-75.6, -60.2]", "9.4e-38", "100.00", "1e-05", *compared):
             assert cell in stream.getvalue()
@@ -237,10 +237,10 @@ def test_profiles_with_the_same_accuracies_share_a_table(small: Path):
     judged = RuntimeAccuracy(samples=900, accuracy=Estimate(0.9, 0.88, 0.92))
     profiles = [Profile(), Profile(batch_size=8), Profile(threads=2)]
     found = {profile.name: judged for profile in profiles} | {"ort-cpu-b1-t2": replace(judged, doubt="few")}
-    comparisons = [unmeasured([], reference="a", profile=entry, preset=TINY, seed=0, why="") for entry in profiles]
+    comparisons = [make_unmeasured([], reference="a", profile=entry, preset=TINY, seed=0, why="") for entry in profiles]
     entries = [Entry("a", small, runtime_accuracy=found)]
     document = report.build(entries, comparisons, reference="a", seed=0, title="a test")
-    assert [title for title, _ in tables.scored(document)] == [
+    assert [title for title, _ in tables.accuracy_rows(document)] == [
         "accuracy in ort-cpu-b1-t1, ort-cpu-b8-t1, on select",
         "accuracy in ort-cpu-b1-t2, on select; few",
     ]

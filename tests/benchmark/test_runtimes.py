@@ -69,7 +69,7 @@ def test_inputs_and_outputs_are_bound_on_a_device_and_the_nodes_are_counted(smal
     placed = [session.place(BATCH), session.place({"x": BATCH["x"][:1]})]
     assert len(session.time_compute(placed, start=0, block_ms=0)) == 1
     assert len(session.time_compute(placed, start=0, block_ms=0, multiple=6)) == 6
-    np.testing.assert_allclose(session.bound_outputs(placed[0])[0], expected(small), atol=1e-5)
+    np.testing.assert_allclose(session.copy_outputs(placed[0])[0], expected(small), atol=1e-5)
     np.testing.assert_allclose(session.run(session.feed(BATCH))[0], expected(small), atol=1e-5)
     assert session.settings["nodes"] == {CPU: 2}
     # The outputs were preallocated: a further run writes to the same memory.

@@ -119,7 +119,7 @@ batch = session.feed({"x": np.ones((2, 16), np.float32)})
 host = session.outputs(session.run(batch))[0]
 placed = session.place(batch)
 assert len(session.time_compute([placed], start=0, block_ms=0)) == 1
-assert np.allclose(host, session.bound_outputs(placed)[0], atol=1e-6)
+assert np.allclose(host, session.copy_outputs(placed)[0], atol=1e-6)
 measured.stop()
 source = Path(sys.modules["compress.benchmark.runtimes.onnxruntime_sessions"].__file__)
 _, statements, _, missing, _ = measured.analysis2(str(source))

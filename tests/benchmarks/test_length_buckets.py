@@ -32,6 +32,6 @@ def test_the_plain_task_reads_every_sample_once_in_parts_that_are_never_larger(t
 def test_buckets_raise_the_share_of_real_tokens(task_and_samples):
     task, samples = task_and_samples
     plain, bucketed = (buckets.real_share(found, samples) for found in (buckets.Plain.like(task), task))
-    lengths = task.encoded(samples).lengths
+    lengths = task.encode(samples).lengths
     # Padding every update to the longest sample of all is the worst there is.
     assert lengths.mean() / lengths.max() < plain["train"] < bucketed["train"] <= 1

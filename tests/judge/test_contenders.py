@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from compress.judge.contenders import Contender, needed_rows
+from compress.judge.contenders import Contender, find_needed_rows
 from compress.recipe.sections import Benchmark, Gates, Limits, ProfileChoice
 
 
@@ -18,7 +18,7 @@ def test_a_profile_with_a_limit_must_measure_the_file_and_only_that(recipe, teac
     )
     float_file = Contender("export:fp32", teacher.artifact, teacher.scores, "fp32")
     contenders = [teacher, float_file, replace(teacher, name="export")]
-    assert needed_rows(recipe, contenders, rivals=("rival",)) == {
+    assert find_needed_rows(recipe, contenders, rivals=("rival",)) == {
         "ort-cpu-b1-t1": ["teacher", "rival", "export:fp32", "export"],
         "ort-cpu-b8-t1": ["export:fp32"],
         "openvino-b1-t1": ["export"],

@@ -113,7 +113,7 @@ def test_texts_are_raced_at_their_own_lengths(recipe, make_context, tmp_path):
             "shapes_vary"
         ]
     raced = batches(tmp_path / "inputs.npz", batch_size=1)
-    lengths = context.task.encoded(data.select).lengths[:RACED_SAMPLES]
+    lengths = context.task.encode(data.select).lengths[:RACED_SAMPLES]
     expected = np.quantile(lengths, (np.arange(len(raced)) + 0.5) / len(raced), method="inverted_cdf")
     np.testing.assert_allclose(sorted(batch["input_ids"].shape[1] for batch in raced), expected, atol=1)
     assert len(set(lengths.tolist())) > 2

@@ -45,7 +45,7 @@ def test_a_quantized_file_is_compared_with_itself_under_its_stages_bound(context
 
 def test_what_is_taken_as_it_comes_out_is_not_judged(context, trained_digits):
     scores = score(
-        Quantize.unbounded(mode="dynamic").run(trained_digits, *context), *context, role="select", teacher=None
+        Quantize.without_limits(mode="dynamic").run(trained_digits, *context), *context, role="select", teacher=None
     )
     assert scores.artifact.inputs["min_agreement"] == 0
     assert scores.facts.parity.argmax_agreement > 0.9

@@ -8,14 +8,14 @@ from compress.judge.contenders import Contender
 from compress.judge.race import run_race
 from compress.judge.scores import score
 from compress.judge.verdict import read_rows, read_test
-from compress.measures.intervals import paired_change
+from compress.measures.intervals import estimate_change
 from compress.recipe.sections import Gates
 from compress.stages.quantize import Quantize
 
 
 @pytest.fixture
 def quantized(context, teacher) -> Contender:
-    artifact = Quantize.unbounded(mode="dynamic").run(teacher.artifact, *context)
+    artifact = Quantize.without_limits(mode="dynamic").run(teacher.artifact, *context)
     return Contender("quantize", artifact, score(artifact, *context, role="select", teacher=teacher.scores))
 
 
@@ -27,7 +27,7 @@ def test_rows_are_compared_with_the_first_on_the_same_samples(context, teacher, 
     assert first.samples == second.samples == len(context.data.test)
     theirs, ours = (found.correct for found in scores)
     assert second.accuracy.value == ours.mean()
-    assert second.change == paired_change(ours, theirs, seed=0)
+    assert second.change == estimate_change(ours, theirs, seed=0)
     assert second.changes.keys() == second.measures.keys() == first.measures.keys()
     assert next(iter(second.measures)) == context.task.measure
     assert second.agreement.low <= second.agreement.value <= 1

@@ -9,7 +9,7 @@ from torch import nn
 
 from compress.errors import ModelError
 from compress.loss import GuidedLoss, Tap, Targets, bind
-from compress.loss.attention import DynamicLayers, Layers, Relations, Scores, attentions, ordered_map
+from compress.loss.attention import DynamicLayers, Layers, Relations, Scores, attentions, find_ordered_map
 from compress.loss.features import Compared, Pair
 from compress.loss.taps import dry_run
 
@@ -95,21 +95,21 @@ def test_the_ordered_map_is_the_best_of_all_ordered_maps():
         errors = torch.rand(3, 5, generator=generator)
         maps = [chosen for chosen in itertools.product(range(5), repeat=3) if list(chosen) == sorted(chosen)]
         best = min(maps, key=lambda chosen: float(sum(errors[row, column] for row, column in enumerate(chosen))))
-        assert ordered_map(errors) == list(best)
+        assert find_ordered_map(errors) == list(best)
 
 
 def terms_of(loss, student, teacher):
     bound = bind(loss, student, teacher, (IMAGES[:2],), seed=0)
-    with bound.attached(student), torch.no_grad():
+    with bound.attach(student), torch.no_grad():
         logits = student(IMAGES)
         with_taps = dict(zip(list(bound.teacher_shapes), _taps(teacher, list(bound.teacher_shapes)), strict=True))
         return bound(logits, Targets(teachers=(teacher(IMAGES),)), teacher_features=with_taps)
 
 
 def _taps(model, taps):
-    from compress.loss.taps import captured
+    from compress.loss.taps import capture_taps
 
-    with captured(model, taps) as capture, torch.no_grad():
+    with capture_taps(model, taps) as capture, torch.no_grad():
         model(IMAGES)
         kept = capture.take()
     return [kept[tap] for tap in taps]
@@ -130,7 +130,7 @@ def test_a_copy_of_the_teacher_costs_nothing_and_a_shallower_student_is_paired(n
 
 def test_tinybert_pairs_embeddings_and_every_other_layer():
     student, teacher = (dry_run(vit(layers=count), (IMAGES,), role="student") for count in (2, 4))
-    pairs = [(str(pair.student), str(pair.teacher)) for pair in Layers().paired(student, teacher)]
+    pairs = [(str(pair.student), str(pair.teacher)) for pair in Layers().pair(student, teacher)]
     embeddings, (layers, _) = "model.vit.embeddings", layer_list(vit())
     assert pairs == [(embeddings, embeddings), (f"{layers}.0", f"{layers}.1"), (f"{layers}.1", f"{layers}.3")]
 
@@ -146,7 +146,7 @@ def test_other_heads_are_refused_by_scores_and_taken_by_relations():
 def test_a_pruned_students_layers_are_matched_with_the_closest_that_are_left():
     teacher, student = vit(), vit()
     del layer_list(student)[1][1]
-    pairs = DynamicLayers(teacher_layers=4).paired(
+    pairs = DynamicLayers(teacher_layers=4).pair(
         dry_run(student, (IMAGES,), role="student"), dry_run(teacher, (IMAGES,), role="teacher")
     )
     assert len(pairs) == 3 * 4

@@ -22,7 +22,7 @@ from compress.loss.features import (
     spread,
     stage_pairs,
 )
-from compress.loss.taps import captured, dry_run
+from compress.loss.taps import capture_taps, dry_run
 from compress.models import Cnn, Mlp, ResNet
 from compress.tasks import Signature
 from compress.tasks.signature import Tensor
@@ -198,10 +198,10 @@ def test_last_features_are_what_the_last_linear_layer_reads():
 
 def test_globs_name_pairs_and_a_tap_that_matches_nothing_tells_what_there_is():
     student, teacher = trace(ResNet(width=4, blocks=(1, 1))), trace(ResNet(width=8, blocks=(2, 2)), "teacher")
-    (first, second) = Hidden(pairs={"layers.?": "layers.?"}).paired(student, teacher)
+    (first, second) = Hidden(pairs={"layers.?": "layers.?"}).pair(student, teacher)
     assert (str(first.teacher), str(second.teacher)) == ("layers.1", "layers.3")
     with pytest.raises(ModelError, match="no module of the teacher") as caught:
-        Hidden(pairs={"layers.0": "blocks.*"}).paired(student, teacher)
+        Hidden(pairs={"layers.0": "blocks.*"}).pair(student, teacher)
     assert "layers.1.conv1" in str(caught.value)
 
 
@@ -230,7 +230,7 @@ def test_a_tensor_that_is_changed_in_place_is_no_tap():
             return self.relu(self.inner(x))
 
     model = InPlace()
-    with captured(model, [Tap("inner")]) as capture, torch.no_grad():
+    with capture_taps(model, [Tap("inner")]) as capture, torch.no_grad():
         model(torch.randn(2, 4))
         with pytest.raises(ModelError, match="changed in place"):
             capture.take()
@@ -239,9 +239,9 @@ def test_a_tensor_that_is_changed_in_place_is_no_tap():
 def test_features_of_other_ranks_are_refused_before_training():
     student, teacher = trace(Mlp(widths=(8,))), trace(ResNet(width=8), "teacher")
     with pytest.raises(ModelError, match="cannot be compared"):
-        Hint(pairs={"layers.1": "layers.1"}).paired(student, teacher)
+        Hint(pairs={"layers.1": "layers.1"}).pair(student, teacher)
     with pytest.raises(ModelError, match="compares maps"):
-        AttentionTransfer(pairs={"layers.1": "layers.1"}).paired(student, teacher)
+        AttentionTransfer(pairs={"layers.1": "layers.1"}).pair(student, teacher)
 
 
 def test_a_module_that_runs_twice_is_no_tap():

@@ -45,7 +45,7 @@ def test_the_total_is_the_weighted_mean_of_the_terms():
     expected = 0.3 * hard.double().mean() + 2 * soft.double().mean() + 0.5 * dist.double()
     np.testing.assert_allclose(float(terms.total), float(expected), rtol=1e-6)
     np.testing.assert_allclose(float(terms.objective(units=9, samples=9)), float(expected), rtol=1e-6)
-    assert set(terms.named()) == {"total", "hard", "kl", "dist"}
+    assert set(terms.average()) == {"total", "hard", "kl", "dist"}
 
 
 def test_coupled_terms_give_no_value_per_sample():
@@ -140,7 +140,7 @@ def test_a_step_between_two_terms_trains_nothing_and_is_no_error():
     terms = loss.on_logits(student, Targets(teachers=(-student.detach(),)), progress=0.5)
     terms.objective(units=5, samples=5).backward()
     assert student.grad is None
-    assert terms.named() == {"total": 0}
+    assert terms.average() == {"total": 0}
 
 
 def test_schedules_rise_hold_and_fall():
@@ -177,9 +177,9 @@ def test_projectors_are_built_at_once_trained_and_no_part_of_the_student():
     assert len(shapes) == 2
     again = bind(bound.loss, student, teacher, (IMAGES[:2],), seed=0)
     assert all(torch.equal(value, bound.state_dict()[name]) for name, value in again.state_dict().items())
-    from compress.loss.taps import captured
+    from compress.loss.taps import capture_taps
 
-    with bound.attached(student), captured(teacher, list(bound.teacher_shapes)) as capture:
+    with bound.attach(student), capture_taps(teacher, list(bound.teacher_shapes)) as capture:
         logits, targets = student(IMAGES), Targets(teachers=(teacher(IMAGES).detach(),))
         bound(logits, targets, teacher_features=capture.take()).total.backward()
     assert all(value.grad is not None for value in bound.parameters())

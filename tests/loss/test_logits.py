@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from pydantic import ValidationError
 
 from compress.loss import Targets
-from compress.loss.logits import Bernoulli, Dist, Dkd, HardToken, Kl, Mse, kl, softened
+from compress.loss.logits import Bernoulli, Dist, Dkd, HardToken, Kl, Mse, kl, soften
 
 finite = st.floats(-20, 20, width=32)
 pairs = st.tuples(st.integers(1, 6), st.integers(2, 12)).flatmap(
@@ -174,13 +174,13 @@ def test_decoupled_distillation_equals_equation_7(logits):
 
 def test_decoupled_parts_weighted_by_the_non_target_mass_are_the_kl(logits):
     """Zhao et al., equation 6: KD = TCKD + (1 - p_target) NCKD."""
-    from compress.loss.logits import decoupled_kl
+    from compress.loss.logits import split_kl
 
     student, teacher = logits
     labels = torch.arange(9) % 6
-    target, rest = decoupled_kl(student, teacher, labels, temperature=4)
+    target, rest = split_kl(student, teacher, labels, temperature=4)
     mass = 1 - (teacher / 4).softmax(1)[torch.arange(9), labels]
-    torch.testing.assert_close(target + mass * rest, softened(student, teacher, temperature=4))
+    torch.testing.assert_close(target + mass * rest, soften(student, teacher, temperature=4))
 
 
 def test_dist_is_one_minus_pearson_over_classes_and_over_the_batch(logits):

@@ -9,7 +9,7 @@ from torch import nn
 
 from compress import CompressError, FeatureTerm, GuidedLoss, Kl, LogitTerm, OwnTerm, Schedule, Targets, stage_pairs
 from compress.loss import bind
-from compress.loss.taps import captured
+from compress.loss.taps import capture_taps
 from compress.testing import term_properties
 
 
@@ -37,7 +37,7 @@ class Gap(FeatureTerm):
 
     def value(self, compared, *, mask):
         del mask
-        ours, theirs = compared[0].sized()
+        ours, theirs = compared[0].resize()
         return (ours - theirs).abs().flatten(1).mean(dim=1)
 
 
@@ -69,7 +69,7 @@ def test_a_term_under_a_name_of_its_own_counts_like_any_other():
     top = teacher.topk(2, dim=1).indices
     gaps = [float(row[first] - row[second]) for row, (first, second) in zip(student, top.tolist(), strict=True)]
     expected = sum(max(0.0, 3 - gap) for gap in gaps) / len(gaps)
-    assert float(terms.named()["mine"]) == pytest.approx(expected, rel=1e-6)
+    assert float(terms.average()["mine"]) == pytest.approx(expected, rel=1e-6)
     assert float(terms.total) == pytest.approx(float(Kl().value(student, given).mean()) + 0.5 * expected, rel=1e-5)
     assert set(loss.terms) == {"kl", "mine"}
     assert loss.final_logit_terms(per_unit=True) == ("kl", "mine")
@@ -93,7 +93,7 @@ def test_a_term_on_features_has_taps_and_a_projector_that_is_trained():
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     loss = bind(GuidedLoss(kl=Kl(), gap=Gap()), student, teacher, (images[:2],), seed=0)
     assert set(loss.pairs) == {"gap"}
-    with loss.attached(student), captured(teacher, list(loss.teacher_shapes)) as capture:
+    with loss.attach(student), capture_taps(teacher, list(loss.teacher_shapes)) as capture:
         logits, targets = student(images), Targets(teachers=(teacher(images).detach(),))
         terms = loss(logits, targets, teacher_features=capture.take())
     terms.total.backward()

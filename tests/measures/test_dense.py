@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import rankdata
 
 from compress.measures import intervals
-from compress.measures.intervals import TALLY_BLOCK, TALLY_RESAMPLES, measured, measured_changes
+from compress.measures.intervals import TALLY_BLOCK, TALLY_RESAMPLES, measure, measure_changes
 from compress.measures.judge import Judge, multi_label, regression, single_label
 from compress.measures.tally import Tally, entities, spans
 
@@ -135,8 +135,8 @@ def tagged() -> Case:
 @pytest.mark.parametrize("kind", [single, rare, several, numbers, ranks, tagged])
 def test_values_and_intervals_are_those_of_the_formulas_on_each_resample(kind):
     (tallies, other), right, (ours, theirs), formulas = kind()
-    alone = measured(tallies, seed=7)
-    change = measured_changes(tallies, other, seed=8)
+    alone = measure(tallies, seed=7)
+    change = measure_changes(tallies, other, seed=8)
     for name, formula in formulas.items():
         expected = [formula(ours, right), *bootstrapped(formula, right, ours, seed=7)]
         assert [alone[name].value, alone[name].low, alone[name].high] == pytest.approx(expected, abs=1e-12), name
@@ -148,18 +148,18 @@ def test_values_and_intervals_are_those_of_the_formulas_on_each_resample(kind):
 
 
 def test_merged_classes_change_no_other_measure():
-    plain, merged = measured(single()[0][0], seed=0), measured(single(merge={"ham": ("a", "c")})[0][0], seed=0)
+    plain, merged = measure(single()[0][0], seed=0), measure(single(merge={"ham": ("a", "c")})[0][0], seed=0)
     assert all(merged[name] == plain[name] for name in plain if name != "accuracy")
     assert merged["accuracy of all classes"] == plain["accuracy"]
 
 
 def test_many_samples_are_drawn_in_smaller_blocks_and_the_same(monkeypatch):
     tallies, other = single()[0]
-    whole = measured(tallies, seed=0), measured_changes(tallies, other, seed=0)
+    whole = measure(tallies, seed=0), measure_changes(tallies, other, seed=0)
     monkeypatch.setattr(intervals, "MAX_DRAWN", 7 * SAMPLES)
-    assert (measured(tallies, seed=0), measured_changes(tallies, other, seed=0)) == whole
+    assert (measure(tallies, seed=0), measure_changes(tallies, other, seed=0)) == whole
     monkeypatch.setattr(intervals, "MAX_DRAWN", SAMPLES - 1)
-    assert measured(tallies, seed=0) == whole[0]
+    assert measure(tallies, seed=0) == whole[0]
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
@@ -184,7 +184,7 @@ def test_a_thousand_classes_take_memory_for_samples_and_not_for_classes():
 
     tallies()  # imports
     assert peak_bytes(tallies) < 3e6
-    assert peak_bytes(lambda: measured_changes(*tallies(), seed=0)) < 40e6
+    assert peak_bytes(lambda: measure_changes(*tallies(), seed=0)) < 40e6
 
 
 def test_several_of_a_thousand_labels_take_memory_for_those_that_are_there():

@@ -33,7 +33,7 @@ def test_the_percentile_bound_covers_the_true_quantile_as_often_as_it_promises()
 @pytest.mark.parametrize("rounds", [8, 15, 40, 41])
 def test_the_interval_of_one_launch_is_scipys_of_a_median(rounds: int):
     logs = np.random.default_rng(1).normal(math.log(3), 0.05, size=rounds)
-    ours = intervals.paired_ratio(logs, seed=0)
+    ours = intervals.estimate_ratio(logs, seed=0)
     theirs = stats.quantile_test(logs, p=0.5).confidence_interval(0.99)
     assert ours.value == pytest.approx(float(np.exp(np.median(logs))))
     assert (ours.low, ours.high) == pytest.approx((math.exp(theirs.low), math.exp(theirs.high)))
@@ -41,18 +41,18 @@ def test_the_interval_of_one_launch_is_scipys_of_a_median(rounds: int):
 
 def test_the_interval_of_one_launch_covers_as_often_as_it_promises():
     draws = np.random.default_rng(0).exponential(size=(4000, 15)) - math.log(2)  # skewed; the median is 0
-    found = [intervals.paired_ratio(row, seed=0) for row in draws]
+    found = [intervals.estimate_ratio(row, seed=0) for row in draws]
     assert np.mean([estimate.low <= 1 <= estimate.high for estimate in found]) >= 0.988
 
 
 def test_fewer_rounds_than_an_interval_needs_give_their_range():
-    assert intervals.paired_ratio(np.log([2.0, 1.0, 4.0]), seed=0) == pytest.approx(intervals.Estimate(2.0, 1.0, 4.0))
+    assert intervals.estimate_ratio(np.log([2.0, 1.0, 4.0]), seed=0) == pytest.approx(intervals.Estimate(2.0, 1.0, 4.0))
 
 
 def test_the_interval_over_launches_is_near_students_of_their_medians():
     logs = np.random.default_rng(2).normal(math.log(3), 0.05, size=(8, 5))
     medians = np.median(logs, axis=1)
-    ours = intervals.paired_ratio(logs.ravel(), seed=0, launches=8)
+    ours = intervals.estimate_ratio(logs.ravel(), seed=0, launches=8)
     low, high = stats.t.interval(0.99, 7, medians.mean(), stats.sem(medians))
     assert ours.value == pytest.approx(math.exp(medians.mean()))
     assert (math.log(ours.low), math.log(ours.high)) == pytest.approx((low, high), rel=0.02)
@@ -65,7 +65,7 @@ def test_the_interval_over_launches_covers_what_rounds_alone_miss(launches: int)
     for _ in range(300):  # equal models: a launch shifts its rounds by 1%, a round by 0.2%
         logs = (rng.normal(0, 0.01, (launches, 1)) + rng.normal(0, 0.002, (launches, 20))).ravel()
         for split in covered:
-            found = intervals.paired_ratio(logs, seed=0, launches=split)
+            found = intervals.estimate_ratio(logs, seed=0, launches=split)
             covered[split] += found.low <= 1 <= found.high
     assert covered[launches] >= 290  # 99% of 300, less three standard deviations
     assert covered[1] < 250
@@ -77,7 +77,7 @@ def test_bursts_that_slow_a_few_blocks_do_not_hide_a_difference_of_percents():
     for seed in range(50):  # a slowdown of 3%; every fifth block of either model takes half as long again
         bursts = math.log(1.5) * (rng.random((2, 160)) < 0.2)
         logs = rng.normal(-math.log(1.03), 0.01, 160) + bursts[0] - bursts[1]
-        found.append(intervals.paired_ratio(logs, seed=seed, launches=8))
+        found.append(intervals.estimate_ratio(logs, seed=seed, launches=8))
     assert sum(estimate.high < 1 for estimate in found) >= 49
     assert sum(estimate.low <= 1 / 1.03 <= estimate.high for estimate in found) >= 47
 
@@ -88,9 +88,9 @@ def test_half_the_width_of_an_interval_is_in_logarithms():
 
 def test_the_ratio_interval_repeats_with_its_seed_and_needs_two_rounds():
     logs = [0.1, 0.2, 0.3]
-    assert intervals.paired_ratio(logs, seed=5) == intervals.paired_ratio(logs, seed=5)
+    assert intervals.estimate_ratio(logs, seed=5) == intervals.estimate_ratio(logs, seed=5)
     with pytest.raises(ValueError, match="2 rounds"):
-        intervals.paired_ratio([0.1], seed=0)
+        intervals.estimate_ratio([0.1], seed=0)
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 10), (10, 10), (93, 100), (9350, 10_000), (1, 1)])
@@ -104,7 +104,7 @@ def test_the_paired_change_agrees_with_resampling_one_by_one():
     rng = np.random.default_rng(2)
     reference = rng.random(1500) < 0.95
     correct = np.where(rng.random(1500) < 0.03, ~reference, reference)
-    ours = intervals.paired_change(correct, reference, seed=0)
+    ours = intervals.estimate_change(correct, reference, seed=0)
     difference = correct.astype(float) - reference.astype(float)
     theirs = stats.bootstrap((difference,), np.mean, method="percentile", n_resamples=10_000, rng=1)
     assert ours.value == pytest.approx(difference.mean())
@@ -117,7 +117,7 @@ def test_a_change_that_no_sample_showed_is_not_ruled_out(gained: int, lost: int)
     total = 400
     correct = np.array([True] * gained + [False] * lost + [True] * (total - gained - lost))
     reference = np.array([False] * gained + [True] * lost + [True] * (total - gained - lost))
-    ours = intervals.paired_change(correct, reference, seed=0)
+    ours = intervals.estimate_change(correct, reference, seed=0)
     difference = correct.astype(float) - reference.astype(float)
     theirs = np.quantile(np.random.default_rng(1).choice(difference, (10_000, total)).mean(axis=1), [0.025, 0.975])
     never = stats.binomtest(0, total).proportion_ci(0.95, method="exact").high

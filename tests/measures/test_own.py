@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from compress import DataConfig, Digits, Judge, OwnMeasure, Tally, shares
 from compress.errors import CompressError, DataError
-from compress.measures.intervals import measured, measured_changes
+from compress.measures.intervals import measure, measure_changes
 from compress.measures.own import take
 from compress.tasks import ImageClassification
 
@@ -40,9 +40,9 @@ def test_its_value_and_its_intervals_are_those_of_its_sums():
     assert tally.value == pytest.approx(np.mean(ranks < 2))
     assert tally.binary is not None
     other = take(top2, outputs[::-1].copy(), labels)
-    change = measured_changes({"top2": other}, {"top2": tally}, seed=0)["top2"]
+    change = measure_changes({"top2": other}, {"top2": tally}, seed=0)["top2"]
     assert change.low <= other.value - tally.value <= change.high
-    found = measured({"cost": take(cost, outputs, labels)}, seed=0)["cost"]
+    found = measure({"cost": take(cost, outputs, labels)}, seed=0)["cost"]
     assert found.value == pytest.approx(-np.abs(outputs.argmax(axis=1) - labels).mean())
     assert found.low < found.value < found.high < 0
 

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn import metrics
 
 from compress.errors import DataError
-from compress.measures.intervals import Estimate, measured, measured_changes, sign_test, wilson_interval
+from compress.measures.intervals import Estimate, measure, measure_changes, sign_test, wilson_interval
 from compress.measures.judge import Judge, multi_label, regression, single_label
 from compress.measures.tally import entities, pearson, spans, spearman
 
@@ -46,7 +46,7 @@ def test_a_constant_decision_has_no_correlation_and_classes_without_samples_no_r
     assert found["matthews"].value == metrics.matthews_corrcoef(labels, decided) == 0
     assert found["macro-f1"].value == pytest.approx(metrics.f1_score(labels, decided, average="macro", zero_division=0))
     assert {name for name in found if name.startswith("recall")} == {"recall of a", "recall of b", "recall of d"}
-    assert all(np.isfinite([value.value, value.low, value.high]).all() for value in measured(found, seed=0).values())
+    assert all(np.isfinite([value.value, value.low, value.high]).all() for value in measure(found, seed=0).values())
 
 
 EDGES = {
@@ -74,7 +74,7 @@ def test_measures_of_single_classes_are_scikit_learns_at_the_edges(labels, decid
     recalls = metrics.recall_score(labels, decided, average=None, labels=there)
     expected |= {f"recall of {CLASSES[number]}": value for number, value in zip(there, recalls, strict=True)}
     assert {name: tally.value for name, tally in found.items()} == pytest.approx(expected, abs=1e-12)
-    for estimate in [*measured(found, seed=0).values(), *measured_changes(found, found, seed=0).values()]:
+    for estimate in [*measure(found, seed=0).values(), *measure_changes(found, found, seed=0).values()]:
         assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
         assert estimate.low - 1e-12 <= estimate.value <= estimate.high + 1e-12
 
@@ -97,13 +97,13 @@ def test_measures_of_several_labels_are_scikit_learns_at_the_edges(labels, decid
         "macro-f1": metrics.f1_score(labels, decided, average="macro", zero_division=np.nan),
     }
     assert {name: tally.value for name, tally in found.items()} == pytest.approx(expected, abs=1e-12)
-    for estimate in measured(found, seed=0).values():
+    for estimate in measure(found, seed=0).values():
         assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
 
 
 def test_without_any_positive_label_f1_is_nothing():
     nothing = np.zeros((5, 2), bool)
-    found = measured(multi_label(nothing, nothing.astype(np.uint8)), seed=0)
+    found = measure(multi_label(nothing, nothing.astype(np.uint8)), seed=0)
     assert [found[name] for name in ("micro-f1", "macro-f1")] == [Estimate(0, 0, 0)] * 2
     assert found["accuracy"].value == 1
 
@@ -118,9 +118,9 @@ def test_merged_classes_count_as_one_for_accuracy_alone():
     assert merged["accuracy of all classes"].value == plain["accuracy"].value
     assert merged["macro-f1"].value == plain["macro-f1"].value
     with pytest.raises(DataError, match=r"(?s)merge does not fit.*a, b, c, d.*z, not among them"):
-        Judge(merge={"ham": ("a", "z")}).merged(CLASSES)
+        Judge(merge={"ham": ("a", "z")}).group_classes(CLASSES)
     with pytest.raises(DataError, match=r"(?s)at most once.*b, in two groups"):
-        Judge(merge={"ham": ("a", "b"), "eggs": ("b",)}).merged(CLASSES)
+        Judge(merge={"ham": ("a", "b"), "eggs": ("b",)}).group_classes(CLASSES)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -181,7 +181,7 @@ def test_a_resample_in_which_a_target_does_not_vary_is_judged_by_the_others():
     targets = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
     targets[:, 0] = 0
     targets[0, 0] = 1  # a third of the resamples lack it
-    found = measured(regression(targets, targets), seed=0)
+    found = measure(regression(targets, targets), seed=0)
     for name in ("pearson", "spearman"):
         assert (found[name].low, found[name].high) == pytest.approx((1, 1))
 
@@ -236,12 +236,12 @@ def test_without_any_entity_or_any_right_one_f1_is_nothing():
 
 def test_an_unfitting_measure_is_refused():
     with pytest.raises(DataError, match=r"(?s)does not fit.*accuracy, macro-f1.*pearson"):
-        Judge(measure="pearson").chosen(("accuracy", "macro-f1"))
+        Judge(measure="pearson").choose(("accuracy", "macro-f1"))
 
 
 def test_shares_have_wilsons_interval_and_recalls_that_of_their_class():
     decided, labels = drawn(0)
-    found = measured(single_label(decided, labels, CLASSES, Judge()), seed=0)
+    found = measure(single_label(decided, labels, CLASSES, Judge()), seed=0)
     assert found["accuracy"] == wilson_interval(int((decided == labels).sum()), len(labels))
     here = labels == 2
     assert found["recall of c"] == wilson_interval(int((decided[here] == 2).sum()), int(here.sum()))
@@ -249,33 +249,33 @@ def test_shares_have_wilsons_interval_and_recalls_that_of_their_class():
 
 def test_a_perfect_recall_of_a_few_samples_is_not_certain():
     labels = np.array([0] * 50 + [1] * 5)
-    assert measured(single_label(labels, labels, ("a", "b"), Judge()), seed=0)["recall of b"].low < 0.6
+    assert measure(single_label(labels, labels, ("a", "b"), Judge()), seed=0)["recall of b"].low < 0.6
 
 
 def test_equal_models_differ_by_nothing_and_a_pairing_narrows():
     decided, labels = drawn(2)
     tallies = single_label(decided, labels, CLASSES, Judge())
-    for name, change in measured_changes(tallies, tallies, seed=0).items():
+    for name, change in measure_changes(tallies, tallies, seed=0).items():
         right = tallies[name].binary
         never = 0 if right is None else 1 - 0.025 ** (1 / len(right))  # that so many samples would not have shown
         assert (change.value, change.low, change.high) == pytest.approx((0, -never, never))
     assert sign_test(tallies["accuracy"], tallies["accuracy"]) == 1
     assert sign_test(tallies["macro-f1"], tallies["macro-f1"]) is None
     with pytest.raises(ValueError, match="do not pair"):
-        measured_changes(tallies, single_label(decided[:9], labels[:9], CLASSES, Judge()), seed=0)
+        measure_changes(tallies, single_label(decided[:9], labels[:9], CLASSES, Judge()), seed=0)
 
 
 def test_a_class_that_hardly_any_resample_draws_gives_an_interval_without_a_warning():
     labels = np.array([0] * 60 + [1])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = measured(single_label(labels, labels, ("a", "b"), Judge()), seed=0)
+        found = measure(single_label(labels, labels, ("a", "b"), Judge()), seed=0)
     assert all(np.isfinite([value.low, value.high]).all() for value in found.values())
 
 
 def test_a_refusal_names_a_few_of_many_classes():
     names = tuple(f"class {number}" for number in range(1000))
     with pytest.raises(DataError) as caught:
-        Judge(merge={"all": ("class 3", "other")}).merged(names)
+        Judge(merge={"all": ("class 3", "other")}).group_classes(names)
     assert "class 19 and 980 others at most once" in str(caught.value)
     assert "class 20" not in str(caught.value)

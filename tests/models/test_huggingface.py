@@ -234,7 +234,7 @@ def test_code_that_comes_with_a_checkpoint_is_never_run(family, tmp_path, monkey
         if family == "bert":  # transformers knows it without the code
             module = model.build(signature(words=words), code=())
             assert type(module.model).__module__.startswith("transformers.")
-            assert "auto_map" not in model.stored(module).config
+            assert "auto_map" not in model.strip(module).config
         else:
             with pytest.raises(ModelError, match="transformers cannot build the model"):
                 model.build(signature(words=words), code=())
@@ -286,7 +286,7 @@ def test_the_configuration_that_ships_loads_in_transformers(problem, told, tmp_p
     checkpoint(tmp_path / "published")
     model = HuggingFace(path=str(tmp_path / "published"))
     expected = signature(classes=NAMES)
-    stored = model.stored(model.build(expected, code=()))
+    stored = model.strip(model.build(expected, code=()))
     assert model.files(expected, problem=problem, preprocessing={}) == {}
     files = stored.files(expected, problem=problem, preprocessing={})
     assert list(files) == ["config.json"]
@@ -306,7 +306,7 @@ def image_files(task, tmp_path):
     )  # fmt: skip
     config.save_pretrained(tmp_path / "vit")
     model = HuggingFace(path=str(tmp_path / "vit"), pretrained=False)
-    stored = model.stored(model.build(task.signature, code=()))
+    stored = model.strip(model.build(task.signature, code=()))
     return stored.files(task.signature, problem=task.problem, preprocessing=task.preprocessing)
 
 

@@ -49,7 +49,7 @@ def texts(make_context, tmp_path):
     context = replace(make_context(), task=text_zoo.text_task(folder, data), data=data)
     context = replace(context, loss=GuidedLoss.model_validate({"hard": {}, "kl": {}}))
     created = Create(model=HuggingFace(path=str(folder))).run(None, *context)
-    return replace(context, teacher=created), created, Quantize.unbounded(mode="dynamic")
+    return replace(context, teacher=created), created, Quantize.without_limits(mode="dynamic")
 
 
 def ship(context, source, quantize, root: Path):

@@ -262,13 +262,13 @@ def test_a_smoke_copy_trains_little_and_judges_nothing():
     assert smoke.teacher.train is not None
     assert smoke.teacher.train.epochs == 1
     assert smoke.benchmark.preset == "quick"
-    assert len(smoke.benchmark.measured()) == 1
+    assert len(smoke.benchmark.list_profiles()) == 1
     assert not smoke.gates.judged
 
 
 def test_the_primary_profile_is_measured_first():
     recipe = parse(TEXT + "benchmark: {primary: ort-cpu-b8-t1, profiles: [{}, {batch_size: 8}]}\n")
-    assert [profile.name for profile in recipe.benchmark.measured()] == ["ort-cpu-b8-t1", "ort-cpu-b1-t1"]
+    assert [profile.name for profile in recipe.benchmark.list_profiles()] == ["ort-cpu-b8-t1", "ort-cpu-b1-t1"]
     assert "primary names no profile" in faults(TEXT + "benchmark: {primary: gpu, profiles: [{}]}\n")
     assert "unknown runtime" in faults(TEXT + "benchmark: {profiles: [{runtime: gpu}]}\n")
 
@@ -278,7 +278,7 @@ def test_the_primary_profile_runs_the_exported_files():
     told = faults(torch_only)
     assert "expected one on ort-cpu, ort-cuda, ort-tensorrt, ort-webgpu, openvino, got 'torch-cpu-b1-t1'" in told
     assert "r.yaml:16:1: benchmark" in told
-    assert parse(torch_only, "benchmark.primary=ort-cpu-b1-t1").benchmark.measured()[0].name == "ort-cpu-b1-t1"
+    assert parse(torch_only, "benchmark.primary=ort-cpu-b1-t1").benchmark.list_profiles()[0].name == "ort-cpu-b1-t1"
 
 
 def test_profiles_span_runtimes_scenarios_and_machines():
@@ -290,7 +290,7 @@ def test_profiles_span_runtimes_scenarios_and_machines():
   - {launcher: [ssh, edge-box]}
 """
     recipe = parse(TEXT + "benchmark:\n  profiles:" + profiles.replace("\n", "\n  "))
-    assert [profile.name for profile in recipe.benchmark.measured()] == [
+    assert [profile.name for profile in recipe.benchmark.list_profiles()] == [
         "ort-cpu-b1-t1",
         "openvino-b32-t1-offline",
         "ort-cpu-b1-t1-server50",
@@ -304,7 +304,7 @@ def test_profiles_span_runtimes_scenarios_and_machines():
 
 def test_a_profile_that_is_asked_for_twice_is_measured_once():
     recipe = parse(TEXT + "benchmark: {profiles: [{}, {threads: 1}, {batch_size: 8}]}\n")
-    assert [profile.name for profile in recipe.benchmark.measured()] == ["ort-cpu-b1-t1", "ort-cpu-b8-t1"]
+    assert [profile.name for profile in recipe.benchmark.list_profiles()] == ["ort-cpu-b1-t1", "ort-cpu-b8-t1"]
 
 
 def test_an_unknown_stage_name_is_a_usage_error():

@@ -30,7 +30,7 @@ class Gap(FeatureTerm):
         return stage_pairs(student, teacher)[-1:]
 
     def value(self, compared, *, mask):
-        ours, theirs = compared[0].sized()
+        ours, theirs = compared[0].resize()
         return (ours - theirs).abs().flatten(1).mean(dim=1)
 
 

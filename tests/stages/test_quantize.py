@@ -71,7 +71,7 @@ def test_dynamic_mode_on_a_convolutional_network_misses_the_bound_by_name(contex
 
 @pytest.mark.parametrize("mode", ["static", "dynamic"])
 def test_quantization_only_is_taken_as_it_comes_out(context, trained_digits, mode):
-    artifact = Quantize.unbounded(mode=mode).run(trained_digits, *context)
+    artifact = Quantize.without_limits(mode=mode).run(trained_digits, *context)
     assert artifact.read_json("quant_plan.json")["mode"] == mode
 
 
@@ -89,4 +89,4 @@ def test_a_bound_on_decisions_is_kept_and_names_the_layers(context, trained_digi
 def test_smoke_searches_but_does_not_judge_accuracy():
     assert Quantize().smoke().max_accuracy_drop == 1.0
     assert Quantize().smoke().min_agreement == 0.0
-    assert Quantize.unbounded(mode="static").smoke().max_accuracy_drop is None
+    assert Quantize.without_limits(mode="static").smoke().max_accuracy_drop is None

@@ -152,7 +152,7 @@ def test_the_tokenizer_travels_and_the_teacher_reads_as_before(made):
         assert read.digest == here.task.tokenizer.digest
     shipped = Tokenizer.load(str(bundle.path), max_length=48)
     samples = context.data.select
-    assert shipped.encode(samples, words=False).ids.tolist() == here.task.encoded(samples).ids.tolist()
+    assert shipped.encode(samples, words=False).ids.tolist() == here.task.encode(samples).ids.tolist()
     reference = score(teacher, *context, role="select", teacher=None)
     scores = score(bundle, *context, role="select", teacher=reference, variant="fp32")
     expected = load_model(distilled.path)

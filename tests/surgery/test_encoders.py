@@ -24,7 +24,7 @@ from compress.export.graph import to_onnx
 from compress.loss import GuidedLoss, Targets, bind
 from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
 from compress.loss.logits import Hard
-from compress.loss.taps import captured
+from compress.loss.taps import capture_taps
 from compress.models import HuggingFace, UserFile, load_model, save_model
 from compress.models.structure import load_structure
 from compress.surgery import cut, encoders, verify
@@ -497,10 +497,10 @@ def test_losses_on_layers_and_attention_bind_to_a_student_with_other_heads_in_ea
     assert len({pair.student for pair in bound.pairs["dynamic_layers"]}) == 2
     with pytest.raises(ModelError, match="equal heads"):
         bind(GuidedLoss(scores=Scores()), student, teacher, inputs(name), seed=0)
-    with captured(teacher, list(bound.teacher_shapes)) as theirs, torch.no_grad():
+    with capture_taps(teacher, list(bound.teacher_shapes)) as theirs, torch.no_grad():
         targets = Targets(teachers=(teacher(*inputs(name)),), hard=torch.zeros(4))
         features = theirs.take()
-    with bound.attached(student):
+    with bound.attach(student):
         terms = bound(student(*inputs(name)), targets, teacher_features=features)
     assert all(float(value.detach().mean()) > 0 for key, value in terms.values.items() if key != "hard")
     terms.total.backward()

@@ -57,7 +57,7 @@ def make_context(make_context):
 
 
 def row_of(task: TextTask, samples: Samples, row: int) -> list[int]:
-    return task.encoded(samples).split()[row].tolist()
+    return task.encode(samples).split()[row].tolist()
 
 
 def test_a_batch_is_padded_to_its_longest_sample(made):
@@ -110,7 +110,7 @@ def test_words_that_are_cut_or_have_no_token_have_no_output_and_count_as_o(made)
     # A control character is removed by the normalizer: a word without a token.
     samples = words_of("a \u0007 the good film it was", "a", tags=[np.array([0, 1, 0, 1, 0, 0, 1]), np.array([0])])
     task = context.task
-    assert task.encoded(samples).truncated == 1
+    assert task.encode(samples).truncated == 1
     assert task.units(samples).tolist() == [4, 1]
     assert task.batch(samples, torch.tensor([0])).labels.tolist() == [0, 0, 1, 0]
     assert task.labels(samples).tolist() == [0, 0, 1, 0, 0]
@@ -123,8 +123,8 @@ def test_words_that_are_cut_or_have_no_token_have_no_output_and_count_as_o(made)
 def test_samples_that_are_cut_are_counted(made):
     context, _ = made("label", max_length=8)
     lengths = [len(text.split()) + 2 for text in context.data.train.inputs]
-    assert context.task.encoded(context.data.train).truncated == sum(length > 8 for length in lengths) > 0
-    assert context.task.encoded(context.data.train).lengths.tolist() == [min(length, 8) for length in lengths]
+    assert context.task.encode(context.data.train).truncated == sum(length > 8 for length in lengths) > 0
+    assert context.task.encode(context.data.train).lengths.tolist() == [min(length, 8) for length in lengths]
 
 
 @pytest.mark.parametrize("size", [7, 100, 1])
@@ -139,7 +139,7 @@ def test_an_epoch_takes_every_sample_once_and_updates_of_one_length(made, size):
     assert torch.equal(order(0), order(0))
     assert not torch.equal(order(0), order(1))
     if size == 7:
-        lengths = torch.from_numpy(task.encoded(samples).lengths)
+        lengths = torch.from_numpy(task.encode(samples).lengths)
         whole = lengths[order(0)][:98].view(-1, 7)
         spread = (whole.max(1).values - whole.min(1).values).float().mean()
         plain = lengths[torch.randperm(100)][:98].view(-1, 7)
@@ -153,7 +153,7 @@ def test_the_parts_of_a_role_have_each_position_once_and_bounded_cells(made, siz
     index = torch.tensor([5, 90, 7, 7, 30, 2])
     parts = list(context.task.parts(context.data.train, index, size=size))
     assert sorted(torch.cat(parts).tolist()) == list(range(len(index)))
-    lengths = torch.from_numpy(context.task.encoded(context.data.train).lengths)[index]
+    lengths = torch.from_numpy(context.task.encode(context.data.train).lengths)[index]
     for part in parts:
         assert len(part) == 1 or len(part) * max(32, int(lengths[part].max())) <= 32 * size
 

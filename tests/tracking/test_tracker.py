@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.errors import EnvironmentFault
-from compress.tracking import Run, Tracker, database_uri, tracked_headline, ui
+from compress.tracking import Run, Tracker, database_uri, select_headline, ui
 
 
 def log_pipeline(tracker: Tracker, folder: Path, *, steps: int = 5) -> None:
@@ -331,5 +331,5 @@ def test_the_user_interface_is_served_on_loopback_only(store: Path):
 
 
 def test_headline_keys_carry_their_unit_and_the_role():
-    found = tracked_headline(role="select", accuracy=0.9, size_bytes=2_000_000, macs=None)
+    found = select_headline(role="select", accuracy=0.9, size_bytes=2_000_000, macs=None)
     assert found == {"size_mb": 2.0, "select_accuracy": 0.9}

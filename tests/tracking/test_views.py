@@ -3,7 +3,7 @@
 import json
 
 from compress.tracking import Tracker, database_uri, ui
-from compress.tracking.headline import is_headline, tracked_headline
+from compress.tracking.headline import is_headline, select_headline
 from compress.tracking.views import COLUMNS, TAG, varying, views
 
 
@@ -81,7 +81,7 @@ def test_a_server_that_refuses_the_views_still_takes_the_run(store, client, monk
 
 def test_headline_keys_stay_apart_where_the_page_cuts_them():
     facts = dict.fromkeys(("size_bytes", "parameters", "macs", "teacher_agreement", "teacher_kl_nats", "accuracy"), 1.0)
-    keys = {*tracked_headline(role="select", **facts), *tracked_headline(role="test", **facts), *COLUMNS}
+    keys = {*select_headline(role="select", **facts), *select_headline(role="test", **facts), *COLUMNS}
     keys |= {"delta_accuracy"}
     assert all(map(is_headline, keys))
     assert len({key[:6] for key in keys}) == len(keys)

@@ -27,7 +27,7 @@ def cores() -> list[list[int]]:
     return list(found.values())
 
 
-def allowed_cores() -> int:
+def count_allowed_cores() -> int:
     """Physical cores this process may use: its affinity and the container's quota respected, at least 1."""
     count = len(cores())
     quota, period = ((read("/sys/fs/cgroup/cpu.max") or "max 1").split() + ["1"])[:2]

@@ -104,7 +104,7 @@ class DeviceSession(CpuSession):
         options = _options(load)
         if load.strict and device.provider != CPU:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        plugged = _plugged(device)
+        plugged = _find_plugin(device)
         self._session = _session(load.model, options, device, plugged)
         self._device = device
         self._names = [node.name for node in self._session.get_outputs()]
@@ -136,7 +136,7 @@ class DeviceSession(CpuSession):
         """Time bound runs, each until the device is done; where nothing else waits for it, outputs are read too."""
         return time_calls(self._compute, feeds, start=start, block_ms=block_ms, multiple=multiple)
 
-    def bound_outputs(self, binding: "onnxruntime.IOBinding") -> "list[NDArray[Any]]":
+    def copy_outputs(self, binding: "onnxruntime.IOBinding") -> "list[NDArray[Any]]":
         """What the last bound run left on the device."""
         return binding.copy_outputs_to_cpu()
 
@@ -224,7 +224,7 @@ def _settings(session: "onnxruntime.InferenceSession") -> dict[str, Any]:
     }
 
 
-def _plugged(device: Device) -> "list[onnxruntime.OrtEpDevice]":
+def _find_plugin(device: Device) -> "list[onnxruntime.OrtEpDevice]":
     """The devices of a provider that is a plugin, which is registered at its first use; none for a built-in one."""
     import onnxruntime
 

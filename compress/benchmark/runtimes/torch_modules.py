@@ -63,7 +63,7 @@ class CudaModule:
 
     def run(self, feed: Feed) -> Any:
         """Copy in, run, copy out."""
-        placed, named = self._placed(feed)
+        placed, named = self._place(feed)
         return [tensor.cpu() for tensor in _tensors(self._module(*placed, **named))]
 
     def outputs(self, result: Any) -> "list[NDArray[Any]]":
@@ -72,7 +72,7 @@ class CudaModule:
 
     def place(self, batch: Batch) -> Feed:
         """The batch on the GPU."""
-        return self._placed(_arguments(batch))
+        return self._place(_arguments(batch))
 
     def time_compute(self, feeds: Sequence[Feed], *, start: int, block_ms: float, multiple: int = 1) -> list[int]:
         """Time calls by CUDA events, with one synchronise at the end, so that launches overlap as they do in use."""
@@ -92,7 +92,7 @@ class CudaModule:
         return [round(first.elapsed_time(second) * 1e6) for first, second in zip(events, events[1:], strict=False)]
 
     @staticmethod
-    def _placed(feed: Feed) -> Feed:
+    def _place(feed: Feed) -> Feed:
         def move(tensor: "torch.Tensor") -> "torch.Tensor":
             return (tensor.half() if tensor.is_floating_point() else tensor).cuda()
 
