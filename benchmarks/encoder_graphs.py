@@ -47,7 +47,7 @@ from compress.quantization.dynamic import write_dynamic
 from compress.quantization.formulas import quantize_weight, weight_scale
 from compress.quantization.placement import layers, place_dynamic
 from compress.quantization.plan import dynamic_plan
-from compress.quantization.view import View
+from compress.quantization.view import GraphView
 from compress.quantization.writer import plan_without_training, write_quantized
 from compress.tasks.signature import Signature, Tensor
 
@@ -165,7 +165,7 @@ def candidates(
     float_graph = to_onnx(module, signature, example)
     with mock.patch.object(graph, "TRANSLATIONS", {}):
         plain = to_onnx(module, signature, example)
-    embeddings = tuple(node.name for node in layers(View(float_graph.graph)) if node.op_type == "Gather")
+    embeddings = tuple(node.name for node in layers(GraphView(float_graph.graph)) if node.op_type == "Gather")
     found = {
         SHIPPED: dynamic(float_graph),
         "int8 by onnxruntime.quantization": by_ort(float_graph),
@@ -204,7 +204,7 @@ def facts(models: dict[str, onnx.ModelProto], inputs: list[Arrays]) -> dict[str,
 
 def table_errors(model: onnx.ModelProto) -> dict[str, dict[str, float]]:
     """Root mean square error of each table in int8 over the table's own root mean square, by kind of scale."""
-    view = View(model.graph)
+    view = GraphView(model.graph)
     errors = {}
     for node in layers(view):
         if node.op_type == "Gather":

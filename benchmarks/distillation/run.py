@@ -120,7 +120,6 @@ def train(
         OPTIMIZATION,
         seed=seed,
         views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
-        mixup=loss.mixup,
     )
     with tempfile.TemporaryDirectory() as checkpoints:
         fit(
@@ -179,7 +178,7 @@ def run_arm(arm: str, work: Work, host: Host, *, seed: int) -> nn.Module:
     example = work.task.batch(work.data.select, torch.arange(2)).inputs
     taps = bind(loss, STUDENT.build(work.task.signature, code=()), teacher, example, seed=0).teacher_shapes
     views = work.task.views(mixup=loss.mixup)
-    outputs = teacher_outputs(work, host, work.data.train, views=views, taps=taps, mixup=loss.mixup, limit_bytes=4e9)
+    outputs = teacher_outputs(work, host, work.data.train, views=views, taps=taps, limit_bytes=4e9)
     taught: Callable[[Batch], Taught] = outputs
     if arm == "permuted":
         taught = permute(outputs.logits(None), seed=seed)

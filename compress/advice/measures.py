@@ -22,6 +22,7 @@ from compress.loss.term import ALWAYS
 from compress.measures.intervals import Estimate, wilson_interval
 from compress.stage import Host, Work
 from compress.surgery.cost import model_cost
+from compress.tasks import View
 from compress.training.teacher import TeacherOutputs, teacher_outputs
 from compress.training.teaching import targets_of
 
@@ -213,7 +214,7 @@ def audit(loss: GuidedLoss, work: Work, host: Host, *, student: nn.Module, teach
     with bound.attach(student), torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)  # of dropout
         for index in torch.arange(len(samples)).split(BATCH)[:BATCHES]:
-            batch = work.task.batch(samples, index, view=view, mixup=loss.mixup)
+            batch = work.task.batch(samples, index, view=view)
             says = None if taught is None else taught(batch)
             logits = work.task.forward(student, batch)
             targets = targets_of(work.task, batch, logits, loss=everything, taught=says)
@@ -232,14 +233,13 @@ def audit(loss: GuidedLoss, work: Work, host: Host, *, student: nn.Module, teach
     return found
 
 
-def _taught(work: Work, host: Host, bound: BoundLoss, *, view: int | None) -> TeacherOutputs:
+def _taught(work: Work, host: Host, bound: BoundLoss, *, view: View | None) -> TeacherOutputs:
     return teacher_outputs(
         work,
         host,
         work.data.train,
         views=(view,),
         taps=bound.teacher_shapes,
-        mixup=0.0 if view is None else bound.loss.mixup,
         limit_bytes=TAPS_LIMIT_BYTES,
     )
 

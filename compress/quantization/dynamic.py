@@ -13,7 +13,7 @@ from compress.quantization.edit import Editor
 from compress.quantization.embedding import write_embedding
 from compress.quantization.formulas import quantize_weight, weight_scale
 from compress.quantization.plan import QuantPlan, resolve
-from compress.quantization.view import View, attribute
+from compress.quantization.view import GraphView, attribute
 
 
 def write_dynamic(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
@@ -26,7 +26,7 @@ def write_dynamic(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
         raise StageError("the plan is not dynamic", expected="dynamic", got=plan.mode)
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
-    view = View(quantized.graph)
+    view = GraphView(quantized.graph)
     nodes, _ = resolve(plan, view)
     editor = Editor(quantized.graph)
     for node in nodes:
@@ -41,7 +41,7 @@ def write_dynamic(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
     return quantized
 
 
-def _write_layer(editor: Editor, view: View, node: onnx.NodeProto, *, reduce_range: bool) -> None:
+def _write_layer(editor: Editor, view: GraphView, node: onnx.NodeProto, *, reduce_range: bool) -> None:
     weight_name, value, name = node.input[1], node.input[0], node.name
     weight = view.array(weight_name)
     if node.op_type == "Gemm" and attribute(node, "transB", 0):

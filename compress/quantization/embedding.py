@@ -11,10 +11,10 @@ import onnx
 
 from compress.quantization.edit import Editor
 from compress.quantization.formulas import quantize_weight, weight_scale
-from compress.quantization.view import View
+from compress.quantization.view import GraphView
 
 
-def write_embedding(editor: Editor, view: View, node: onnx.NodeProto) -> None:
+def write_embedding(editor: Editor, view: GraphView, node: onnx.NodeProto) -> None:
     """Replaces a Gather from a float table; `reduce_range` has no say, because nothing is multiplied in int8."""
     table_name, ids, output = node.input[0], node.input[1], node.output[0]
     table = view.array(table_name)

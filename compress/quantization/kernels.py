@@ -18,7 +18,7 @@ from compress.errors import StageError
 from compress.export.onnx_file import read_graph
 from compress.export.session import Session
 from compress.quantization.plan import QuantPlan
-from compress.quantization.view import View, weight_of
+from compress.quantization.view import GraphView, weight_of
 
 INT8_PRODUCTS = frozenset(
     {
@@ -72,7 +72,7 @@ def inspect_kernels(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: Qu
         optimized = read_graph(path).graph
     types = Counter(node.op_type for node in optimized.node)
     in_int8 = {name for node in optimized.node if node.op_type in INT8_PRODUCTS for name in node.input}
-    view = View(model.graph)
+    view = GraphView(model.graph)
     counts = macs(model)
     total, weighted, in_float = sum(counts.values()), 0, 0
     reasons: dict[str, str] = {}

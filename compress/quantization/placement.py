@@ -25,7 +25,7 @@ from typing import Literal
 
 import onnx
 
-from compress.quantization.view import View, attribute
+from compress.quantization.view import GraphView, attribute
 
 Mode = Literal["static", "dynamic"]
 
@@ -59,7 +59,7 @@ class Placement:
     kept_float: dict[str, str]
 
 
-def layers(view: View) -> list[onnx.NodeProto]:
+def layers(view: GraphView) -> list[onnx.NodeProto]:
     """Every node with a weight of its own, in graph order, whether or not it can be quantized."""
     found = []
     for node in view.graph.node:
@@ -69,13 +69,13 @@ def layers(view: View) -> list[onnx.NodeProto]:
     return found
 
 
-def _is_embedding(view: View, node: onnx.NodeProto) -> bool:
+def _is_embedding(view: GraphView, node: onnx.NodeProto) -> bool:
     """Whether a node looks rows up in a table of weights."""
     table = view.constants.get(node.input[0]) if node.op_type == "Gather" and attribute(node, "axis", 0) == 0 else None
     return table is not None and len(table.dims) == 2 and table.data_type == onnx.TensorProto.FLOAT
 
 
-def find_obstacle(view: View, node: onnx.NodeProto) -> str | None:
+def find_obstacle(view: GraphView, node: onnx.NodeProto) -> str | None:
     """Why a layer cannot be quantized, or None."""
     if node.op_type == "Gather":
         small = 4 * math.prod(view.constants[node.input[0]].dims) < MIN_TABLE_BYTES
@@ -93,7 +93,7 @@ def find_obstacle(view: View, node: onnx.NodeProto) -> str | None:
     return None
 
 
-def squeeze_excite(view: View) -> set[str]:
+def squeeze_excite(view: GraphView) -> set[str]:
     """Names of the layers between the global average of a feature map and the gate that multiplies the same map."""
     found: set[str] = set()
     for node in view.graph.node:
@@ -107,13 +107,13 @@ def squeeze_excite(view: View) -> set[str]:
     return found
 
 
-def _is_gate_of(view: View, value: str, inputs: Collection[str]) -> bool:
+def _is_gate_of(view: GraphView, value: str, inputs: Collection[str]) -> bool:
     """Whether `value` comes from a gate that is not computed from what it is multiplied with, as in a SiLU."""
     gate = view.producer.get(value)
     return gate is not None and gate.op_type in GATES and gate.input[0] not in inputs
 
 
-def _back_to_pool(view: View, gate: onnx.NodeProto, *, pooled: str) -> list[onnx.NodeProto]:
+def _back_to_pool(view: GraphView, gate: onnx.NodeProto, *, pooled: str) -> list[onnx.NodeProto]:
     """The nodes from `gate` back to the global average of value `pooled`; empty when they lead elsewhere."""
     chain: list[onnx.NodeProto] = []
     frontier = [gate.output[0]]
@@ -138,7 +138,7 @@ def place_static(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | None
         graph: float, with named nodes.
         keep_float: layers that must stay in float, by name, with the reason.
     """
-    view = View(graph)
+    view = GraphView(graph)
     kept = {name: "squeeze-excite gate" for name in squeeze_excite(view)} | dict(keep_float or {})
     kept |= {node.name: reason for node in layers(view) if (reason := find_obstacle(view, node))}
     quantized = [node for node in layers(view) if node.name not in kept]
@@ -164,7 +164,7 @@ def place_dynamic(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | Non
         graph: float, with named nodes.
         keep_float: layers that must stay in float, by name, with the reason.
     """
-    view = View(graph)
+    view = GraphView(graph)
     kept = dict(keep_float or {})
     for node in layers(view):
         if reason := find_obstacle(view, node):
@@ -181,12 +181,12 @@ def usual_mode(graph: onnx.GraphProto) -> Mode:
     Such a product is attention. On encoders static int8 was no faster than dynamic (docs/encoders.md), and it needs
     calibration and clips outliers; on convolutions dynamic int8 is slower than float.
     """
-    view = View(graph)
+    view = GraphView(graph)
     attention = any(node.op_type == "MatMul" and len(view.activations(node)) == 2 for node in graph.node)
     return "dynamic" if attention else "static"
 
 
-def follow_clip(view: View, value: str) -> str:
+def follow_clip(view: GraphView, value: str) -> str:
     """`value`, or what is left of it after the Relu or Clip that alone reads it."""
     readers = view.readers(value)
     if len(readers) == 1 and value not in view.outputs and readers[0].op_type in CLIPPING:
@@ -194,7 +194,7 @@ def follow_clip(view: View, value: str) -> str:
     return value
 
 
-def _add_companions(view: View, values: set[str]) -> list[frozenset[str]]:
+def _add_companions(view: GraphView, values: set[str]) -> list[frozenset[str]]:
     """Extends `values` in place over the companions; returns the groups that share a range.
 
     A Gemm or MatMul whose output only a companion reads stays out: float to float is cheaper than two pairs.

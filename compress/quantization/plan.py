@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from compress.errors import StageError
 from compress.quantization.placement import Mode, Placement
-from compress.quantization.view import View
+from compress.quantization.view import GraphView
 
 PortKind = Literal["input", "output", "weight"]
 
@@ -137,7 +137,7 @@ def dynamic_plan(placement: Placement, *, reduce_range: bool = False) -> QuantPl
     )
 
 
-def resolve(plan: QuantPlan, view: View) -> tuple[list[onnx.NodeProto], dict[str, Activation]]:
+def resolve(plan: QuantPlan, view: GraphView) -> tuple[list[onnx.NodeProto], dict[str, Activation]]:
     """Finds a plan's places in a graph.
 
     Returns:

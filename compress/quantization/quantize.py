@@ -15,7 +15,7 @@ from compress.quantization.calibration import Batches, Finder, observe
 from compress.quantization.placement import Mode, layers, usual_mode
 from compress.quantization.plan import QuantPlan
 from compress.quantization.sensitivity import Choice, Quantizer, Scorer, choose_layers, most_files
-from compress.quantization.view import View
+from compress.quantization.view import GraphView
 from compress.quantization.writer import write_quantized
 
 Decide = Callable[[onnx.ModelProto], NDArray[Any] | None]
@@ -132,7 +132,7 @@ def quantize(
 
 def _find_kept(model: onnx.ModelProto, globs: Sequence[str], *, where: str) -> dict[str, str]:
     """Return the layers that a glob keeps in float, with the reason."""
-    names = [node.name for node in layers(View(model.graph))]
+    names = [node.name for node in layers(GraphView(model.graph))]
     for glob in globs:
         if not any(fnmatchcase(name, glob) for name in names):
             raise StageError("keep_float matches no layer", expected=f"one of {names}", got=glob, where=where)

@@ -9,12 +9,12 @@ computes, in the same time, and is in no fusion.
 
 import onnx
 
-from compress.quantization.view import View
+from compress.quantization.view import GraphView
 
 
 def keep_residuals_apart(graph: onnx.GraphProto) -> None:
     """Turns every Add that a LayerNormalization reads into a Sum, in place."""
-    view = View(graph)
+    view = GraphView(graph)
     for node in graph.node:
         added = view.producer.get(node.input[0]) if node.op_type == "LayerNormalization" else None
         if added is not None and added.op_type == "Add":

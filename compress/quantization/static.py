@@ -13,7 +13,7 @@ from compress.quantization.edit import Editor
 from compress.quantization.embedding import write_embedding
 from compress.quantization.formulas import activation_scale, output_axis, quantize_weight, weight_scale
 from compress.quantization.plan import Activation, QuantPlan, resolve
-from compress.quantization.view import View
+from compress.quantization.view import GraphView
 
 
 def write_static(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
@@ -26,7 +26,7 @@ def write_static(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
         raise StageError("the plan is not static", expected="static", got=plan.mode)
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
-    view = View(quantized.graph)
+    view = GraphView(quantized.graph)
     nodes, activations = resolve(plan, view)
     scales = {name: activation_scale(entry.low, entry.high) for name, entry in activations.items()}
     editor = Editor(quantized.graph)
@@ -41,7 +41,9 @@ def write_static(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
     return quantized
 
 
-def _write_layer(editor: Editor, view: View, node: onnx.NodeProto, *, input_scale: float, reduce_range: bool) -> None:
+def _write_layer(
+    editor: Editor, view: GraphView, node: onnx.NodeProto, *, input_scale: float, reduce_range: bool
+) -> None:
     weight_name, axis = node.input[1], output_axis(node)
     bias = view.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     weight = view.array(weight_name)
@@ -61,7 +63,7 @@ def _write_layer(editor: Editor, view: View, node: onnx.NodeProto, *, input_scal
 
 
 def _write_activations(
-    editor: Editor, view: View, activations: dict[str, Activation], scales: dict[str, tuple[np.float32, np.uint8]]
+    editor: Editor, view: GraphView, activations: dict[str, Activation], scales: dict[str, tuple[np.float32, np.uint8]]
 ) -> None:
     for name in activations:
         scale, zero = scales[name]

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 
 @dataclass(frozen=True)
-class View:
+class GraphView:
     """An index of `graph` at the time of construction; it does not follow later edits.
 
     Attributes:

@@ -200,14 +200,14 @@ class Prune(Stage):
         # In a view that training draws from: what the teachers say of it is stored, or recovery will read it.
         views = work.task.views(mixup=loss.mixup)
         view = views[step % len(views)]
-        teacher = teacher_outputs(work, host, train, views=(view,), mixup=loss.mixup) if loss.needs_teacher else None
+        teacher = teacher_outputs(work, host, train, views=(view,)) if loss.needs_teacher else None
         count = min(self.importance_batches * self.importance_batch_size, len(train))
         generator = torch.Generator().manual_seed(work.seed * 1000 + step)
         drawn = torch.randperm(len(train), generator=generator)[:count].sort().values
 
         def batches(bar: Bar) -> Iterator[Batch]:
             for index in drawn.split(self.importance_batch_size):
-                yield work.task.batch(train, index, view=view, mixup=loss.mixup)
+                yield work.task.batch(train, index, view=view)
                 bar.advance(len(index))
 
         with host.reporter.bar(f"{self.title}, importance", count) as bar:

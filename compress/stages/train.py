@@ -7,6 +7,7 @@ from compress.loss.logits import Hard
 from compress.models import load_model, load_structure
 from compress.stage import Host, Need, Optimization, Stage, Training, Work
 from compress.store.artifact import Artifact
+from compress.tasks import View
 from compress.training.loader import RoleLoader
 from compress.training.loop import fit
 
@@ -36,7 +37,7 @@ class Train(Optimization, Stage):
             module,
             work.task,
             RoleLoader(
-                work.task, work.data.train, self, seed=seed, views=lambda epoch, _: epoch if augmented else None
+                work.task, work.data.train, self, seed=seed, views=lambda epoch, _: View(epoch) if augmented else None
             ),
             host,
             loss=bind(LABELS_ALONE, module, None, (), seed=0),

@@ -2,7 +2,7 @@
 
 from compress.measures.judge import Judge
 from compress.measures.tally import Tally
-from compress.tasks.batch import Batch
+from compress.tasks.batch import Batch, View
 from compress.tasks.image_classification import Augment, ImageClassification, Normalize
 from compress.tasks.own import OwnTask
 from compress.tasks.signature import Signature, Tensor
@@ -24,4 +24,5 @@ __all__ = [
     "TextTask",
     "Tokenize",
     "Tokenizer",
+    "View",
 ]

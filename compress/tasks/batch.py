@@ -6,6 +6,23 @@ import torch
 
 
 @dataclass(frozen=True)
+class View:
+    """One of the ways in which training sees every sample of a role; the same for student and teacher.
+
+    Attributes:
+        number: draws the augmentation and the mixture, so that a view is the same whenever it is taken.
+        mixup: share of the samples that are mixed with another sample of the role, 0 to 1.
+    """
+
+    number: int
+    mixup: float = 0.0
+
+    def __str__(self) -> str:
+        """Its number."""
+        return str(self.number)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Preprocessed samples; teacher and student are given the identical tensors.
 
@@ -13,7 +30,7 @@ class Batch:
         inputs: the model's arguments in call order, each [B, ...].
         labels: of the units: int64 [units], or [units, outputs]; None when the role is unlabelled or samples are mixed.
         index: int64 [B], positions in the role; they find cached teacher outputs.
-        view: which fixed augmented view the inputs are, or None for the plain one.
+        view: which view the inputs are, or None for the plain samples.
         mask: bool [B, length], true for tokens that are no padding; None where nothing is padded.
         units: bool [B, length], the tokens that have an output of their own; None when each sample has one.
     """
@@ -21,7 +38,7 @@ class Batch:
     inputs: tuple[torch.Tensor, ...]
     labels: torch.Tensor | None
     index: torch.Tensor
-    view: int | None
+    view: View | None
     mask: torch.Tensor | None = None
     units: torch.Tensor | None = None
 

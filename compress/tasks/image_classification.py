@@ -18,7 +18,7 @@ from compress.data.samples import Data, Samples
 from compress.errors import DataError
 from compress.measures.judge import Judge, single_label
 from compress.measures.tally import Tally
-from compress.tasks.batch import Batch
+from compress.tasks.batch import Batch, View
 from compress.tasks.signature import Signature, Tensor
 from compress.tasks.task import Problem, Task
 
@@ -163,11 +163,12 @@ class ImageClassification(Task):
         """What a deployment must do to raw images: ``(raw * scale - mean) / std`` per channel, channels first."""
         return {"layout": "NCHW", "scale": self.scale, "mean": list(self.mean), "std": list(self.std)}
 
-    def views(self, *, mixup: float = 0.0) -> tuple[int | None, ...]:
+    def views(self, *, mixup: float = 0.0) -> tuple[View | None, ...]:
         """The views that training draws from; ``(None,)`` without augmentation and mixture."""
-        if self.augment is None:
-            return tuple(range(MIXED_VIEWS)) if mixup else (None,)
-        return tuple(range(self.augment.views))
+        if self.augment is None and not mixup:
+            return (None,)
+        count = MIXED_VIEWS if self.augment is None else self.augment.views
+        return tuple(View(number, mixup) for number in range(count))
 
     @cached_property
     def state(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] # a property, computed once
@@ -178,20 +179,19 @@ class ImageClassification(Task):
             state = (*state, self.judge.model_dump_json())
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
-    def batch(self, samples: Samples, index: torch.Tensor, *, view: int | None = None, mixup: float = 0.0) -> Batch:
+    def batch(self, samples: Samples, index: torch.Tensor, *, view: View | None = None) -> Batch:
         """Return the preprocessed samples at these positions.
 
         Args:
             samples: a role.
             index: int64 [B].
-            view: which augmented view; None for the plain images.
-            mixup: share of the samples that are mixed with another sample of the role, the same one with the same
-                coefficient whenever this view is taken; 0 mixes none. Mixed samples have no labels.
+            view: which view of them; None for the plain images. A mixture takes the same partner with the same
+                coefficient whenever its view is taken, and mixed samples have no labels.
         """
-        if mixup:
-            assert view is not None
-            partners, own = _mixtures(view=view, share=mixup, count=len(samples))
-            left, right = (self.batch(samples, rows, view=view).inputs[0] for rows in (index, partners[index]))
+        if view is not None and view.mixup:
+            partners, own = _mixtures(view, count=len(samples))
+            alone = View(view.number)
+            left, right = (self.batch(samples, rows, view=alone).inputs[0] for rows in (index, partners[index]))
             return Batch(
                 inputs=(torch.lerp(right, left, own[index].view(-1, 1, 1, 1)),), labels=None, index=index, view=view
             )
@@ -205,10 +205,10 @@ class ImageClassification(Task):
         labels = None if samples.labels is None else torch.from_numpy(samples.labels[positions])
         return Batch(inputs=(inputs,), labels=labels, index=index, view=view)
 
-    def _augmented(self, images: torch.Tensor, index: torch.Tensor, *, view: int, count: int) -> torch.Tensor:
+    def _augmented(self, images: torch.Tensor, index: torch.Tensor, *, view: View, count: int) -> torch.Tensor:
         assert self.augment is not None
         pad, flip, seed = self.augment.crop_padding, self.augment.flip, self.augment.seed
-        tops, lefts, flips = _draws(seed=seed, padding=pad, flip=flip, view=view, count=count)
+        tops, lefts, flips = _draws(seed=seed, padding=pad, flip=flip, view=view.number, count=count)
         _, height, width = self.shape
         if pad:
             padded = F.pad(images, (pad, pad, pad, pad))
@@ -240,12 +240,12 @@ def _normalize(inputs: NDArray[np.generic], *, scale: float) -> Normalize:
 
 
 @lru_cache(maxsize=64)
-def _mixtures(*, view: int, share: float, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _mixtures(view: View, *, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a partner for each sample (int64 [N]) and the sample's own share of the mixture (float32 [N], 0 to 1)."""
-    generator = torch.Generator().manual_seed(5_000_011 + view)
+    generator = torch.Generator().manual_seed(5_000_011 + view.number)
     partners = torch.randint(count, (count,), generator=generator)
     own = torch.rand(count, generator=generator)
-    mixed = torch.rand(count, generator=generator) < share
+    mixed = torch.rand(count, generator=generator) < view.mixup
     return partners, torch.where(mixed, own, 1.0)
 
 

@@ -19,7 +19,7 @@ from compress.config.user_code import is_own, origin
 from compress.data.samples import Samples
 from compress.errors import DataError
 from compress.measures.tally import Tally
-from compress.tasks.batch import Batch
+from compress.tasks.batch import Batch, View
 from compress.tasks.signature import Signature
 
 Problem = Literal["single-label", "multi-label", "regression"]
@@ -92,8 +92,11 @@ class Task(ABC):
         """Whether all samples have one size, so that tensors of many samples can be stacked."""
         return True
 
-    def views(self, *, mixup: float = 0.0) -> tuple[int | None, ...]:
-        """The views that training draws from; ``(None,)`` where there is only the plain one.
+    def views(self, *, mixup: float = 0.0) -> tuple[View | None, ...]:
+        """The views that training draws from; ``(None,)`` where there are only the plain samples.
+
+        Args:
+            mixup: share of the samples that every view mixes with another.
 
         Raises:
             DataError: when samples of this task cannot be mixed.
@@ -103,14 +106,13 @@ class Task(ABC):
         return (None,)
 
     @abstractmethod
-    def batch(self, samples: Samples, index: Tensor, *, view: int | None = None, mixup: float = 0.0) -> Batch:
+    def batch(self, samples: Samples, index: Tensor, *, view: View | None = None) -> Batch:
         """Return the preprocessed samples at these positions.
 
         Args:
             samples: a role.
             index: int64 [B].
-            view: which augmented view; None for the plain samples.
-            mixup: share of the samples that are mixed with another sample of the role.
+            view: which view of them; None for the plain samples.
         """
 
     @abstractmethod

@@ -16,7 +16,7 @@ from compress.data.samples import Data, Samples
 from compress.errors import DataError
 from compress.measures.judge import Judge, multi_label, regression, single_label
 from compress.measures.tally import Tally, entities, shares
-from compress.tasks.batch import Batch
+from compress.tasks.batch import Batch, View
 from compress.tasks.signature import Signature
 from compress.tasks.signature import Tensor as Declared
 from compress.tasks.task import Problem, Task, refuse_unlabelled
@@ -149,10 +149,9 @@ class TextTask(Task):
         """Return the tokens of a role."""
         return self.tokenizer.encode(samples, words=self.words)
 
-    def batch(self, samples: Samples, index: Tensor, *, view: int | None = None, mixup: float = 0.0) -> Batch:
+    def batch(self, samples: Samples, index: Tensor, *, view: View | None = None) -> Batch:
         """Return the tokens of the samples at these positions, padded to the longest of them."""
         assert view is None
-        assert mixup == 0
         rows, tokens = index.numpy(), self.encode(samples)
         ids, valid = tokens.pad(tokens.ids, rows, fill=self.tokenizer.pad_id)
         mask = torch.from_numpy(valid)

@@ -43,7 +43,6 @@ def fit_guided(
         optimization,
         seed=seed,
         views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
-        mixup=loss.mixup,
     )
     teacher = None
     if loss.needs_teacher:
@@ -62,7 +61,6 @@ def fit_guided(
             work.data.train,
             views=views,
             taps=bound.teacher_shapes,
-            mixup=loss.mixup,
             limit_bytes=cache_limit_gb * 1e9,
         )
     return fit(

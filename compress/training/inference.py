@@ -10,7 +10,7 @@ from compress.data import Samples
 from compress.loss import Tap
 from compress.loss.taps import capture_taps, evaluating
 from compress.stage import Compute
-from compress.tasks import Task
+from compress.tasks import Task, View
 from compress.tasks.batch import unit_rows
 from compress.training.numerics import channels_last, numerics
 
@@ -29,8 +29,7 @@ def forward_all(
     samples: Samples,
     *,
     index: Tensor,
-    view: int | None = None,
-    mixup: float = 0.0,
+    view: View | None = None,
     taps: Sequence[Tap] = (),
     name: str = "",
 ) -> tuple[Tensor, dict[Tap, Tensor]]:
@@ -45,7 +44,6 @@ def forward_all(
         samples: a role.
         index: int64 [N], which of its samples.
         view: which view of them.
-        mixup: share of them that are mixed with another.
         taps: what to read besides the logits.
         name: shown in progress; empty shows none.
 
@@ -65,7 +63,7 @@ def forward_all(
         for positions in task.parts(samples, index, size=BATCH):
             if host.interrupted():
                 raise KeyboardInterrupt
-            batch = task.batch(samples, index[positions], view=view, mixup=mixup)
+            batch = task.batch(samples, index[positions], view=view)
             with host.autocast():
                 logits.append(task.forward(module, channels_last(batch)).float())
             for tap, value in capture.take().items():

@@ -9,9 +9,9 @@ import torch
 from compress.data import Samples
 from compress.errors import StageError
 from compress.stage import Optimization
-from compress.tasks import Batch, Task
+from compress.tasks import Batch, Task, View
 
-Views = Callable[[int, torch.Generator], int | None]
+Views = Callable[[int, torch.Generator], View | None]
 
 
 class Loader(Protocol):
@@ -42,7 +42,6 @@ class RoleLoader:
         optimization: says how many samples are in a batch, and how many batches in an update.
         seed: decides order and views.
         views: gives the view of a batch from the epoch and a generator.
-        mixup: share of the samples of a batch that are mixed with another.
     """
 
     task: Task
@@ -50,7 +49,6 @@ class RoleLoader:
     optimization: Optimization
     seed: int
     views: Views
-    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a role that is smaller than one update."""
@@ -82,7 +80,4 @@ class RoleLoader:
                 continue
             start = step * self._per_update
             rows = order[start : start + self._per_update].split(size)
-            yield [
-                self.task.batch(self.samples, index, view=view, mixup=self.mixup)
-                for index, view in zip(rows, drawn, strict=True)
-            ]
+            yield [self.task.batch(self.samples, index, view=view) for index, view in zip(rows, drawn, strict=True)]

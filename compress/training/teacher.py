@@ -20,7 +20,7 @@ from compress.loss.taps import capture_taps
 from compress.models import load_model
 from compress.stage import Host, Member, Work
 from compress.store.artifact import Artifact, hash_values
-from compress.tasks import Batch, Task
+from compress.tasks import Batch, Task, View
 from compress.tasks.batch import unit_rows
 from compress.training.inference import BATCH, forward_all
 from compress.training.teaching import Taught
@@ -85,7 +85,6 @@ class TeacherOutputs:
         host: execution.
         seed: of the pipeline; draws what is checked.
         samples: the role.
-        mixup: share of mixed samples in a view.
         cached: view to one entry per teacher.
         weights: of the teachers, summing to 1.
         taps: what is read of the first teacher.
@@ -97,14 +96,13 @@ class TeacherOutputs:
     host: Host
     seed: int
     samples: Samples
-    mixup: float
-    cached: Mapping[int | None, tuple[Cached, ...]]
+    cached: Mapping[View | None, tuple[Cached, ...]]
     weights: tuple[float, ...]
     taps: tuple[Tap, ...] = ()
     live: nn.Module | None = field(default=None, repr=False)
     rereads: bool = False
 
-    def logits(self, view: int | None) -> Tensor:
+    def logits(self, view: View | None) -> Tensor:
         """Return the first teacher's logits on a view, float32 [units, C], in memory."""
         return torch.from_numpy(np.concatenate(self.cached[view][0].logits))
 
@@ -121,7 +119,7 @@ class TeacherOutputs:
             missing = [tap for tap in self.taps if tap not in features]
             task = self.teachers[0].task
             if self.rereads:
-                batch = task.batch(self.samples, batch.index, view=batch.view, mixup=self.mixup)
+                batch = task.batch(self.samples, batch.index, view=batch.view)
             features |= live_features(self.live, task, self.host, batch, missing)
         return Taught((logits, *(other.logits_of(batch.index) for other in others)), self.weights, features)
 
@@ -145,7 +143,6 @@ class TeacherOutputs:
                 self.samples,
                 index=index,
                 view=view,
-                mixup=self.mixup,
                 taps=list(features),
             )
             self._compare("logits", now, logits, where=f"epoch {epoch}, view {view}")
@@ -176,9 +173,8 @@ def teacher_outputs(
     host: Host,
     samples: Samples,
     *,
-    views: Sequence[int | None],
+    views: Sequence[View | None],
     taps: Mapping[Tap, Shape] | None = None,
-    mixup: float = 0.0,
     limit_bytes: float = 0.0,
 ) -> TeacherOutputs:
     """Return the teachers' outputs on a role, from the store where they are there already.
@@ -193,7 +189,6 @@ def teacher_outputs(
         samples: the role.
         views: which views of it.
         taps: what is read of the first teacher besides its logits, and the shapes of one sample.
-        mixup: share of mixed samples in each view.
         limit_bytes: of the cached taps that are no vectors, all views together.
 
     Raises:
@@ -205,7 +200,7 @@ def teacher_outputs(
     stored = choose_taps(taps, samples=len(samples) * len(views), limit_bytes=limit_bytes)
     cached = {
         view: tuple(
-            _cache_outputs(member, host, samples, view=view, mixup=mixup, taps=stored if member is first else ())
+            _cache_outputs(member, host, samples, view=view, taps=stored if member is first else ())
             for member in work.teachers
         )
         for view in views
@@ -216,7 +211,6 @@ def teacher_outputs(
         host=host,
         seed=work.seed,
         samples=samples,
-        mixup=mixup,
         cached=cached,
         weights=tuple(member.weight / total for member in work.teachers),
         taps=tuple(taps),
@@ -251,9 +245,7 @@ def live_features(module: nn.Module, task: Task, host: Host, batch: Batch, taps:
         return capture.take()
 
 
-def _cache_outputs(
-    teacher: Member, host: Host, samples: Samples, *, view: int | None, mixup: float, taps: Sequence[Tap]
-) -> Cached:
+def _cache_outputs(teacher: Member, host: Host, samples: Samples, *, view: View | None, taps: Sequence[Tap]) -> Cached:
     """Return one teacher's outputs on one view; each shard is found or computed by itself."""
     module: nn.Module | None = None
     logits: list[NDArray[np.float32]] = []
@@ -267,8 +259,8 @@ def _cache_outputs(
             "teacher": teacher.artifact.digest,
             "samples": samples.digest,
             "task": teacher.task.digest,
-            "view": view,
-            "mixup": mixup,
+            "view": None if view is None else view.number,
+            "mixup": 0.0 if view is None else view.mixup,
             "shard": [number, SHARD, BATCH],
             "threads": host.execution.threads,
             "precision": host.execution.precision,
@@ -279,9 +271,7 @@ def _cache_outputs(
             module = module or load_model(teacher.artifact.path, code=host.code)
             name = "teacher outputs" if view is None else f"teacher outputs, view {view}"
             title = name if len(starts) == 1 else f"{name}, part {number + 1} of {len(starts)}"
-            computed = forward_all(
-                module, teacher.task, host, samples, index=index, view=view, mixup=mixup, taps=taps, name=title
-            )
+            computed = forward_all(module, teacher.task, host, samples, index=index, view=view, taps=taps, name=title)
             _check(computed[0], classes=len(teacher.task.classes))
             found = _commit(host, inputs, *computed)
         logits.append(np.load(found.path / "logits.npy", mmap_mode="r"))

@@ -17,7 +17,7 @@ from compress.quantization.kernels import check_kernels, float_copies, inspect_k
 from compress.quantization.placement import layers, place_dynamic, usual_mode
 from compress.quantization.plan import dynamic_plan
 from compress.quantization.sensitivity import Quantizer, Score, choose_layers
-from compress.quantization.view import View
+from compress.quantization.view import GraphView
 from compress.quantization.writer import plan_without_training, write_quantized
 from compress.surgery.cost import model_cost
 
@@ -185,7 +185,7 @@ def test_reduce_range_leaves_embeddings_at_8_bits(encoder, plan_of):
 
 
 def test_a_glob_reaches_an_embedding(encoder):
-    kept = {node.name: "asked" for node in layers(View(encoder.graph)) if fnmatchcase(node.name, "*.embeddings.*")}
+    kept = {node.name: "asked" for node in layers(GraphView(encoder.graph)) if fnmatchcase(node.name, "*.embeddings.*")}
     assert set(kept) == {WORDS, POSITIONS, SEGMENTS}
     plan = dynamic_plan(place_dynamic(encoder.graph, keep_float=kept))
     assert f"{WORDS}.weight" in arrays(write_quantized(encoder, plan))

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from compress.data import Data, Samples
 from compress.errors import DataError
-from compress.tasks import Augment, ImageClassification, Normalize
+from compress.tasks import Augment, ImageClassification, Normalize, View
 
 
 @pytest.fixture
@@ -56,17 +56,17 @@ def test_batch_equals_the_documented_preprocessing(images, normalize):
 
 def test_a_view_is_the_same_whatever_batch_it_is_in(images):
     task = ImageClassification.of(images, augment=Augment(crop_padding=2, flip=True, views=2))
-    (all_at_once,) = task.batch(images.train, torch.arange(40), view=1).inputs
-    (some,) = task.batch(images.train, torch.tensor([30, 2]), view=1).inputs
+    (all_at_once,) = task.batch(images.train, torch.arange(40), view=View(1)).inputs
+    (some,) = task.batch(images.train, torch.tensor([30, 2]), view=View(1)).inputs
     assert torch.equal(some, all_at_once[[30, 2]])
-    (other,) = task.batch(images.train, torch.arange(40), view=0).inputs
+    (other,) = task.batch(images.train, torch.arange(40), view=View(0)).inputs
     assert not torch.equal(other, all_at_once)
 
 
 def test_every_augmented_image_is_a_crop_or_mirrored_crop(images):
     """Against a slow crop written out by hand."""
     task = ImageClassification.of(images, augment=Augment(crop_padding=1, flip=True, views=1))
-    (x,) = task.batch(images.train, torch.arange(40), view=0).inputs
+    (x,) = task.batch(images.train, torch.arange(40), view=View(0)).inputs
     how = task.preprocessing
     mean, std = (np.array(how[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
     raw = np.rint((x.numpy() * std + mean) / how["scale"]).astype(int)

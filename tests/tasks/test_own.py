@@ -42,7 +42,7 @@ class Rows(Task):
     def preprocessing(self):
         return {"scale": self.scale}
 
-    def batch(self, samples, index, *, view=None, mixup=0.0):
+    def batch(self, samples, index, *, view=None):
         rows = torch.from_numpy(samples.inputs[index.numpy()]) * self.scale
         return Batch(inputs=(rows,), labels=torch.from_numpy(samples.labels[index.numpy()]), index=index, view=view)
 

@@ -15,6 +15,7 @@ from compress.stage import Optimization
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.prune import Prune
+from compress.tasks import View
 from compress.training.inference import predict
 from compress.training.teacher import teacher_outputs
 
@@ -126,11 +127,11 @@ def test_a_second_teacher_changes_the_key_and_is_averaged(context, trained_digit
 def test_mixed_samples_are_the_same_for_both_and_unlabelled(context):
     task, train = context.task, context.data.train
     index = torch.arange(40)
-    mixed = task.batch(train, index, view=1, mixup=1.0)
+    mixed = task.batch(train, index, view=View(1, mixup=1.0))
     assert mixed.labels is None
-    assert torch.equal(mixed.inputs[0], task.batch(train, index, view=1, mixup=1.0).inputs[0])
-    assert not torch.equal(mixed.inputs[0], task.batch(train, index, view=2, mixup=1.0).inputs[0])
-    half = task.batch(train, index, view=1, mixup=0.5).inputs[0]
+    assert torch.equal(mixed.inputs[0], task.batch(train, index, view=View(1, mixup=1.0)).inputs[0])
+    assert not torch.equal(mixed.inputs[0], task.batch(train, index, view=View(2, mixup=1.0)).inputs[0])
+    half = task.batch(train, index, view=View(1, mixup=0.5)).inputs[0]
     plain = task.batch(train, index).inputs[0]
     untouched = (half == plain).flatten(1).all(1)
     assert 5 < int(untouched.sum()) < 35
