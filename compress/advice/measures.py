@@ -15,8 +15,9 @@ from compress.data import Data, Samples
 from compress.errors import ModelError
 from compress.loss import BoundLoss, GuidedLoss, bind
 from compress.loss.attention import DynamicLayers
-from compress.loss.features import pool, stages
+from compress.loss.features import pool
 from compress.loss.logits import Hard
+from compress.loss.pairing import stages
 from compress.loss.taps import Tap, Trace, capture_taps, dry_run, evaluating
 from compress.loss.term import ALWAYS
 from compress.measures.intervals import Estimate, wilson_interval

@@ -19,8 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.errors import ModelError
-from compress.loss.features import INDEPENDENT, Compared, FeatureTerm, Pair, spread, token_layers, unit_mean
+from compress.loss.features import INDEPENDENT, Compared, FeatureTerm, Pair, unit_mean
 from compress.loss.logits import kl
+from compress.loss.pairing import spread, token_layers
 from compress.loss.taps import Tap, Trace
 from compress.loss.term import Kind, Property
 

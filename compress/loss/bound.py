@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import ModelError
-from compress.loss.features import Compared, FeatureTerm, Pair, Shape
+from compress.loss.features import Compared, FeatureTerm, Pair
 from compress.loss.guided import GuidedLoss, LossTerms
+from compress.loss.projectors import Shape
 from compress.loss.taps import Capture, Tap, capture_taps, dry_run
 from compress.loss.term import Targets
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.errors import ModelError
+from compress.loss.pairing import last_features, spread, stage_pairs
+from compress.loss.projectors import Channelwise, Orthogonal, Shape, channels, linear_map
 from compress.loss.taps import Tap, Trace
 from compress.loss.term import Kind, Property, Term
 
 Pairs = Literal["auto"] | Annotated[dict[str, str], Field(min_length=1)]
-Shape = tuple[int, ...]
 Form = Literal["tokens", "maps"]
 INDEPENDENT: frozenset[Property] = frozenset(
     {"zero-at-equality", "duplication", "micro-batching", "bfloat16", "padding"}
@@ -143,14 +144,14 @@ class FeatureTerm(Term):
     def projector(self, pair: Pair) -> nn.Module | None:
         """Return a trained map from the student's width to the teacher's; None where they are equal."""
         width_s, width_t = (channels(shape) for shape in pair.shapes)
-        return None if width_s == width_t else linear_map(pair)
+        return None if width_s == width_t else linear_map(*pair.shapes)
 
     @abstractmethod
     def value(self, compared: Sequence[Compared], *, mask: Tensor | None) -> Tensor:
         """Return float32 [N], or a float32 scalar for a coupled term.
 
         Args:
-            compared: the pairs that count now, in the order of `paired`.
+            compared: the pairs that count now, in the order of `pair`.
             mask: bool [N, L], true for valid tokens; None when all are.
         """
 
@@ -345,68 +346,6 @@ class LastFeature(FeatureTerm):
         return torch.stack(values).sum(dim=0)
 
 
-class Channelwise(nn.Module):
-    """Applies a linear layer to the channels of a feature of any of the three shapes."""
-
-    def __init__(self, linear: nn.Module) -> None:
-        super().__init__()
-        self.linear = linear
-
-    def forward(self, feature: Tensor) -> Tensor:
-        """Return the feature with its channels mapped."""
-        if feature.dim() == 4:
-            return self.linear(feature.movedim(1, -1)).movedim(-1, 1)
-        return self.linear(feature)
-
-
-class Orthogonal(nn.Module):
-    """A linear map with orthonormal columns, or rows where it is narrower than what it maps.
-
-    A basis of the larger side, turned by Cayley's transform (I - A/2)^-1 (I + A/2) of a trained skew-symmetric A, 0 at
-    first, and cut to the smaller side. `torch.nn.utils.parametrizations.orthogonal` trains the same maps and solves for
-    the larger side in every step. A = [[S, -R'], [R, 0]] needs the smaller one only: by the Schur complement the kept
-    columns are [2X - I, RX] with X = (I - S/2 + R'R/4)^-1, which exists: the symmetric part is at least I.
-
-    Args:
-        width: of what it maps.
-        mapped_width: of what comes out; where they are equal it starts as the identity, else as a random basis.
-    """
-
-    base: Tensor
-    """Float32 [larger, larger]."""
-
-    def __init__(self, width: int, mapped_width: int) -> None:
-        super().__init__()
-        self.narrows = mapped_width < width
-        larger, smaller = max(width, mapped_width), min(width, mapped_width)
-        same = width == mapped_width
-        self.register_buffer("base", torch.eye(larger) if same else nn.init.orthogonal_(torch.empty(larger, larger)))
-        self.turn = nn.Parameter(torch.zeros(larger, smaller))
-
-    def forward(self, feature: Tensor) -> Tensor:
-        """Return the feature with its last dimension mapped, [..., mapped_width]."""
-        lower = self.turn.tril(-1)
-        square, rest = lower[: lower.shape[1]], lower[lower.shape[1] :]
-        identity = torch.eye(lower.shape[1], dtype=lower.dtype, device=lower.device)
-        inverse = torch.linalg.inv(identity - (square - square.T) / 2 + rest.T @ rest / 4)
-        turned = torch.cat([2 * inverse - identity, rest @ inverse])
-        weight = self.base @ turned
-        return feature @ weight if self.narrows else feature @ weight.T
-
-
-def linear_map(pair: Pair) -> nn.Module:
-    """Return a fresh 1x1 convolution for maps, or a linear layer, from the student's width to the teacher's."""
-    width_s, width_t = (channels(shape) for shape in pair.shapes)
-    if len(pair.shapes[0]) == 4:
-        return nn.Conv2d(width_s, width_t, 1, bias=False)
-    return nn.Linear(width_s, width_t, bias=False)
-
-
-def channels(shape: Shape) -> int:
-    """Return the number of channels of a feature shape, batch first."""
-    return shape[1] if len(shape) == 4 else shape[-1]
-
-
 def unit_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Return the mean of each unit over all else, float32 [N]; of tokens [N, L, D] those count that the mask allows.
 
@@ -450,94 +389,3 @@ def angles(features_ND: Tensor) -> Tensor:
     apart = squares > 0
     edges = torch.where(apart, gaps, 0.0) / torch.where(apart, squares, 1.0).sqrt()
     return torch.einsum("jid,jkd->ijk", edges, edges)
-
-
-def spread(ours: Sequence[Tap], theirs: Sequence[Tap]) -> list[tuple[Tap, Tap]]:
-    """Return pairs in order, the shorter list spread evenly over the longer, last with last.
-
-    TinyBERT's uniform map (Jiao et al. 2020, arXiv 1909.10351, section 4.2: g(m) = 3m) for any two depths.
-    """
-    count = min(len(ours), len(theirs))
-    picked = [[side[-(-(index + 1) * len(side) // count) - 1] for index in range(count)] for side in (ours, theirs)]
-    return list(zip(*picked, strict=True))
-
-
-def stage_pairs(student: Trace, teacher: Trace) -> list[tuple[Tap, Tap]]:
-    """Return the stages of two models, paired by map size where sizes occur in both, else by relative depth.
-
-    Raises:
-        ModelError: when either model has no stages that can be told apart, or they are of different kinds.
-    """
-    ours, theirs = stages(student), stages(teacher)
-    sizes = [{student.shape(tap)[2:]: tap for tap in ours}, {teacher.shape(tap)[2:]: tap for tap in theirs}]
-    if len(student.shape(ours[0])) == 4 and len(teacher.shape(theirs[0])) == 4:
-        shared = [size for size in sizes[0] if size in sizes[1]]
-        if shared:
-            return [(sizes[0][size], sizes[1][size]) for size in shared]
-    return spread(ours, theirs)
-
-
-def stages(trace: Trace) -> list[Tap]:
-    """Return the ends of a model's stages, in order.
-
-    Maps: the last module of each height and width above 1 x 1. Tokens: the layers of the longest list of modules.
-    Vectors: what each activation, or else each linear layer, gives, but for the last.
-
-    Raises:
-        ModelError: when there is none.
-    """
-    maps: dict[Shape, Tap] = {}
-    for path, seen in trace.seen.items():
-        if isinstance(seen.module, nn.Sequential):
-            continue  # gives what its last member gives
-        if seen.output is not None and len(seen.output) == 4 and max(seen.output[2:]) > 1 and seen.calls == 1:
-            size = seen.output[2:]
-            maps.pop(size, None)  # keeps the order of the last
-            maps[size] = Tap(path)
-    layers = token_layers(trace)
-    if len(layers) > 1:
-        return layers
-    if maps:
-        return list(maps.values())
-    vectors = [
-        Tap(path)
-        for path, seen in trace.seen.items()
-        if seen.output is not None
-        and len(seen.output) == 2
-        and not isinstance(seen.module, nn.Dropout)
-        and not any(True for _ in seen.module.parameters())
-        and not any(True for _ in seen.module.children())
-    ]
-    if not vectors:
-        vectors = [Tap(path) for path, seen in trace.seen.items() if isinstance(seen.module, nn.Linear)][:-1]
-    if not vectors:
-        raise ModelError(
-            f"the {trace.role} has no stages that can be paired by themselves",
-            where=trace.role,
-            hint="name modules under pairs, as in `pairs: {layers.1: layers.3}`",
-        )
-    return vectors
-
-
-def token_layers(trace: Trace) -> list[Tap]:
-    """Return the outputs of the longest run of sibling modules that map tokens to tokens [N, L, D]."""
-    families: dict[str, list[Tap]] = {}
-    for path, seen in trace.seen.items():
-        parent, _, index = path.rpartition(".")
-        if index.isdigit() and seen.output is not None and len(seen.output) == 3:
-            families.setdefault(parent, []).append(Tap(path))
-    return max(families.values(), key=len, default=[])
-
-
-def last_features(trace: Trace) -> Tap:
-    """Return the input of the last linear layer.
-
-    Raises:
-        ModelError: when the model has none.
-    """
-    linear = [
-        path for path, seen in trace.seen.items() if isinstance(seen.module, nn.Linear) and seen.input is not None
-    ]
-    if not linear:
-        raise ModelError(f"the {trace.role} has no linear layer", where=trace.role, hint="name modules under pairs")
-    return Tap(linear[-1], "input")

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import orthogonal
 
 from compress.errors import ModelError
 from compress.loss import Tap
@@ -15,15 +14,11 @@ from compress.loss.features import (
     Hidden,
     Hint,
     LastFeature,
-    Orthogonal,
     Pair,
     Rkd,
-    last_features,
-    spread,
-    stage_pairs,
 )
 from compress.loss.taps import capture_taps, dry_run
-from compress.models import Cnn, Mlp, ResNet
+from compress.models import Mlp, ResNet
 from compress.tasks import Signature
 from compress.tasks.signature import Tensor
 
@@ -141,59 +136,6 @@ def test_last_features_are_compared_after_standardising():
     expected = ((sides[0] - sides[1]) ** 2).mean(1)
     got = LastFeature().value([compared(torch.tensor(student), torch.tensor(teacher))], mask=None)
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("student", "teacher"), [(4, 9), (9, 4), (6, 6)])
-def test_the_projector_of_last_features_stays_orthogonal(student, teacher):
-    projector = LastFeature().projector(compared(maps(0, 2, student), maps(1, 2, teacher)).pair)
-    if student == teacher:
-        torch.testing.assert_close(projector(torch.eye(student)), torch.eye(student))
-    optimizer = torch.optim.SGD(projector.parameters(), lr=0.5)
-    for seed in range(3):
-        projector(maps(seed, 6, student)).square().sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    weight = projector(torch.eye(student)).detach()
-    gram = weight @ weight.T if student < teacher else weight.T @ weight
-    torch.testing.assert_close(gram, torch.eye(min(student, teacher)), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("width", "mapped"), [(5, 8), (8, 5), (6, 6)])
-def test_the_orthogonal_projector_is_torchs_cayley_map(width, mapped):
-    projector = Orthogonal(width, mapped).double()
-    turn = torch.randn(projector.turn.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    larger, smaller = turn.shape
-    theirs = orthogonal(torch.nn.Linear(smaller, larger, bias=False).double(), orthogonal_map="cayley")
-    with torch.no_grad():
-        projector.turn.copy_(turn)
-        theirs.parametrizations.weight.original.copy_(turn)
-        theirs.parametrizations.weight[0].base = projector.base
-        weight = theirs.weight if width <= mapped else theirs.weight.T
-        torch.testing.assert_close(projector(torch.eye(width).double()), weight.T, rtol=0, atol=1e-12)
-
-
-def test_the_shorter_list_is_spread_evenly_over_the_longer():
-    """TinyBERT: four layers on twelve take the third, sixth, ninth and twelfth."""
-    ours, theirs = [Tap(f"s{index}") for index in range(4)], [Tap(f"t{index}") for index in range(12)]
-    assert [pair[1].path for pair in spread(ours, theirs)] == ["t2", "t5", "t8", "t11"]
-    assert [pair[0].path for pair in spread(theirs, ours)] == ["t2", "t5", "t8", "t11"]
-    assert [pair[1].path for pair in spread(ours[:3], theirs[:5])] == ["t1", "t3", "t4"]
-
-
-def test_stages_of_equal_map_size_are_paired():
-    student, teacher = trace(Cnn(widths=(4, 8), strides=(2, 2))), trace(ResNet(width=4, blocks=(1, 1, 1)), "teacher")
-    pairs = stage_pairs(student, teacher)
-    assert [student.shape(ours)[2:] for ours, _ in pairs] == [teacher.shape(theirs)[2:] for _, theirs in pairs]
-    assert [str(theirs) for _, theirs in pairs] == ["layers.1", "layers.2"]
-
-
-def test_perceptrons_are_paired_by_their_activations():
-    pairs = stage_pairs(trace(Mlp(widths=(8, 8))), trace(Mlp(widths=(9, 9, 9, 9)), "teacher"))
-    assert [(str(ours), str(theirs)) for ours, theirs in pairs] == [("layers.1", "layers.4"), ("layers.4", "layers.10")]
-
-
-def test_last_features_are_what_the_last_linear_layer_reads():
-    assert last_features(trace(ResNet(width=4))) == Tap("head", "input")
 
 
 def test_globs_name_pairs_and_a_tap_that_matches_nothing_tells_what_there_is():
