@@ -134,7 +134,8 @@ class Teacher(Values):
     Attributes:
         model: its architecture.
         train: how it is trained on the labels; None when it is trained already.
-        weights: safetensors or a state dict; training starts from them when both are given.
+        weights: safetensors or a checkpoint, as `compress.models.load_weights` reads it; training starts from them when
+            both are given.
         artifact: the directory of a stored model, instead of the three above.
         expected_accuracy: what it is known to reach, 0 to 1; checked on select before anything trains.
         accuracy_tolerance: how far below that it may be, 0 to 1; select is a sample.

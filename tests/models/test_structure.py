@@ -1,14 +1,13 @@
 """Models on disk: reshaped modules come back as they were, without pickle."""
 
 import json
-import pickle
 
 import pytest
 import torch
 from torch import nn
 
 from compress.errors import ArtifactError, InputError, ModelError
-from compress.models import Cnn, Mlp, MobileNet, ResNet, UserFile, load_model, load_weights, save_model
+from compress.models import Cnn, Mlp, MobileNet, ResNet, UserFile, load_model, save_model
 from compress.models.structure import keep_layers
 from compress.tasks import Signature, Tensor
 
@@ -178,29 +177,3 @@ def test_a_stored_model_is_built_by_the_file_of_that_content_wherever_it_lies(tm
     moved.write_text(USERS_FILE.replace("* 1", "* 2"))
     with pytest.raises(ModelError, match="unchanged since the model was made"):
         load_model(stored, code=(moved,))
-
-
-class Exploit:
-    def __reduce__(self):
-        return (print, ("code ran",))
-
-
-def test_pickled_weights_are_refused_and_not_run(tmp_path, capsys):
-    path = tmp_path / "weights.pt"
-    torch.save({"model": Exploit()}, path)
-    with pytest.raises(ModelError, match="cannot be read safely"):
-        load_weights(nn.Linear(1, 1), path)
-    path.write_bytes(pickle.dumps(Exploit(), protocol=2))
-    with pytest.raises(ModelError, match="cannot be read safely"):
-        load_weights(nn.Linear(1, 1), path)
-    assert "code ran" not in capsys.readouterr().out
-
-
-def test_state_dict_is_loaded_and_misfits_are_listed(tmp_path):
-    source, path = nn.Linear(3, 2), tmp_path / "weights.pth"
-    torch.save(source.state_dict(), path)
-    target = nn.Linear(3, 2)
-    load_weights(target, path)
-    assert torch.equal(target.weight, source.weight)
-    with pytest.raises(ModelError, match=r"weight: expected \(2, 4\), got \(2, 3\)"):
-        load_weights(nn.Linear(4, 2), path)
