@@ -29,6 +29,9 @@ from compress.progress import Reporter
 SILENT = Reporter(quiet=True)
 _TWIN = "\0twin"  # no model can be called that
 NOISY_FLOOR = 1.10
+# One process of the same file may be so much faster than another, for as long as both live: where its memory lies, and
+# what its core does besides. A single launch cannot see that.
+ONE_LAUNCH_FLOOR = 1.10
 OVERRUN = 1.25  # a block ends with a call, or with a server's next query
 CHECKED_SAMPLES = 32  # of every file on another runtime than ONNX Runtime's CPU provider
 MAX_RELATIVE = 0.05  # half precision stays below 1% of the largest output, other int8 kernels below a few steps of it
@@ -49,7 +52,7 @@ class Preset:
     """Shortest block; a model slower than that runs once a block."""
     warm_up_limit_ms: float
     launches: int = 1
-    """Fresh processes per model, one after another. With one, differences of a few percent are not proven."""
+    """Fresh processes per model, one after another. With one, differences below `ONE_LAUNCH_FLOOR` count as none."""
     least_rounds: int | None = None
     """What blocks leave of them that take longer than block_ms, so that the whole takes as long; None: all."""
     strict: bool = False
@@ -136,10 +139,14 @@ class Comparison:
     def floor(self) -> float | None:
         """The smallest speedup that counts, as a natural logarithm (0.01 is one percent).
 
-        Half the width of the A/A interval, or how far the twins are apart where that interval leaves out 1.
+        Half the width of the A/A interval, or how far the twins are apart where that interval leaves out 1; of a single
+        launch at least `ONE_LAUNCH_FLOOR`.
         """
         found = self.noise_floor
-        return None if found is None else max(half_width(found), abs(math.log(found.value)))
+        if found is None:
+            return None
+        least = math.log(ONE_LAUNCH_FLOOR) if self.preset.launches == 1 else 0.0
+        return max(half_width(found), abs(math.log(found.value)), least)
 
     def speedup(self, model: str, *, over: str) -> Estimate:
         """How many times faster `model` is than `over` by `ranked_by`, with its interval; see `estimate_ratio`.

@@ -149,7 +149,8 @@ def compare_files(
 def text(pair: Pair) -> str:
     """The result in lines of at most 100 columns: verdict, the numbers behind it, then the reasons for doubt."""
     comparison = pair.comparison
-    floor = "not measured" if pair.floor is None else f"{100 * pair.floor:.2f}% (A against A)"
+    why = "A against A" if comparison.preset.launches > 1 else "A against A, and what one launch may hide"
+    floor = "not measured" if pair.floor is None else f"{100 * pair.floor:.2f}% ({why})"
     lines = [_verdict(pair), *_ratio(pair), f"noise floor        {floor}"]
     scenario = comparison.profile.scenario
     for name, found in comparison.measurements.items():

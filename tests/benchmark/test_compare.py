@@ -1,6 +1,7 @@
 import math
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from compress.errors import InputError, ModelError
 from compress.measures.intervals import Estimate
 
 TINY = Preset(name="tiny", rounds=6, block_ms=5.0, warm_up_limit_ms=50.0)
+TWICE = replace(TINY, launches=2)
 
 
 def test_models_are_measured_in_the_same_rounds_against_one_reference(large: Path, small: Path, samples: Path):
@@ -144,7 +146,7 @@ def test_a_model_slower_than_a_block_leaves_rounds_in_the_same_time(small: Path,
     assert 4 <= found.preset.rounds == len(found.measurements["m"].block_median_ms) < 40
 
 
-def judged(ratio: Estimate, floor: Estimate | None, *, adapter: str = "hardware") -> Comparison:
+def judged(ratio: Estimate, floor: Estimate | None, *, adapter: str = "hardware", preset: Preset = TWICE) -> Comparison:
     """A comparison of two models whose rounds give this ratio, whatever the machine does."""
     rounds = {"a": [1.0] * 4, "b": [1 / ratio.value] * 4}
     found = {
@@ -155,7 +157,7 @@ def judged(ratio: Estimate, floor: Estimate | None, *, adapter: str = "hardware"
         )
         for name, times in rounds.items()
     }  # fmt: skip
-    return Comparison(Profile(), TINY, "a", 0, found, {}, floor, None, [])
+    return Comparison(Profile(), preset, "a", 0, found, {}, floor, None, [])
 
 
 @pytest.mark.parametrize(
@@ -172,6 +174,12 @@ def judged(ratio: Estimate, floor: Estimate | None, *, adapter: str = "hardware"
 )
 def test_a_difference_counts_when_it_exceeds_the_noise_floor(ratio: float, floor: Estimate | None, verdict: str):
     assert judged(Estimate(ratio, ratio, ratio), floor).verdict("b", over="a") == verdict
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(1.09, "no measurable difference"), (1.11, "faster"), (0.9, "slower")])
+def test_one_launch_says_nothing_of_less_than_a_tenth(ratio: float, verdict: str):
+    found = judged(Estimate(ratio, ratio, ratio), Estimate(1.0, 0.999, 1.001), preset=QUICK)
+    assert found.verdict("b", over="a") == verdict
 
 
 def test_an_interval_that_covers_1_is_no_difference_whatever_its_middle():
