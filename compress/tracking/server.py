@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import socket
 import sqlite3
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.errors import InputError
+from compress.errors import EnvironmentFault, InputError
 from compress.tracking.tracker import DATABASE, database_uri
 from compress.tracking.views import TAG, address
 
@@ -28,12 +29,14 @@ def ui(store: Path, *, port: int = 5000) -> ServerCommand:
 
     Raises:
         InputError: when the store has no MLflow database.
+        EnvironmentFault: when something listens on the port already.
     """
     store = store.absolute()
     if not (store / DATABASE).exists():
         raise InputError(
             "no runs to show", expected=f"{DATABASE} in the store", where=store, hint="run a pipeline first"
         )
+    _check_free(port)
     arguments = [
         sys.executable, "-m", "mlflow", "server",
         "--backend-store-uri", database_uri(store),
@@ -46,6 +49,22 @@ def ui(store: Path, *, port: int = 5000) -> ServerCommand:
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = f"http://127.0.0.1:{port}"
     return ServerCommand(arguments, dict(environment), server, _views(store / DATABASE, server))
+
+
+def _check_free(port: int) -> None:
+    """Refuse a port that is in use before its address is told; the server would say so in a traceback of its own."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does, after one that has just ended
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise EnvironmentFault(
+                "the port cannot be used",
+                expected="a free port of 127.0.0.1",
+                got=error.strerror,
+                where=f"127.0.0.1:{port}",
+                hint="name another with --port, or end what listens there",
+            ) from error
 
 
 def _views(database: Path, server: str) -> list[str]:

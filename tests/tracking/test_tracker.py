@@ -2,6 +2,7 @@ import hashlib
 import logging
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -324,7 +325,13 @@ def save_linear(path: Path) -> Path:
 
 
 def test_the_user_interface_is_served_on_loopback_only(store: Path):
-    command = ui(store, port=5123)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(EnvironmentFault, match=rf"(?s)the port cannot be used.*127\.0\.0\.1:{port}.*--port"):
+            ui(store, port=port)
+    command = ui(store, port=port)
     assert command.arguments[command.arguments.index("--host") + 1] == "127.0.0.1"
     assert command.environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert os.environ.get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION") is None
