@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Encoders whose layers, heads and masks we know: they can be exported, tapped, pruned and quantized.
 TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "deberta-v2", "mpnet")
 COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+HALVES = (torch.float16, torch.bfloat16)
 BILINEAR = 2  # Pillow's number for it
 UNNAMED = re.compile(r"LABEL_\d+|\d+")  # what classes are called that nobody named
 
@@ -93,6 +94,7 @@ class HuggingFace(Model):
                 model, loaded = auto.from_pretrained(
                     self.path,
                     config=config,
+                    dtype=torch.float32,
                     trust_remote_code=False,
                     use_safetensors=not self._may_unpickle(code),
                     ignore_mismatched_sizes=True,
@@ -118,6 +120,8 @@ class HuggingFace(Model):
         if self.config is not None:
             return CONFIG_MAPPING[self.config["model_type"]].from_dict(dict(self.config))
         config = AutoConfig.from_pretrained(self.path, trust_remote_code=False)
+        if config.dtype in HALVES:  # of a published checkpoint: training, surgery and export are in float32
+            config.dtype = torch.float32
         for name, value in self.change.items():
             if not hasattr(config, name):
                 known = sorted(key for key in config.to_dict() if not key.startswith("_"))

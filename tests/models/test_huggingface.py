@@ -297,6 +297,18 @@ def test_the_configuration_that_ships_loads_in_transformers(problem, told, tmp_p
     assert (config.problem_type, config.num_labels, config.hidden_size) == (told, 3, 16)
 
 
+@pytest.mark.parametrize("pretrained", [True, False])
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_checkpoints_in_half_precision_are_read_in_float32(tmp_path, half, pretrained):
+    config = CONFIGS["bert"]
+    transformers.AutoModel.from_config(config).to(half).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(half).removeprefix("torch.")
+    model = HuggingFace(path=str(tmp_path), pretrained=pretrained)
+    module = model.build(signature(), code=())
+    assert {value.dtype for value in module.parameters()} == {torch.float32}
+    assert model.strip(module).config["dtype"] == "float32"
+
+
 def image_files(task, tmp_path):
     """What ships beside a vision transformer for a task."""
     _, channels, height, _ = task.signature.inputs[0].shape
