@@ -219,6 +219,11 @@ class GivenLoader:
             )
         self.first = read_batch(self._looked_at)
 
+    @property
+    def example(self) -> Batch:
+        """The first batch."""
+        return self.first.batch
+
     def epoch(self, number: int, *, skip: int = 0) -> Iterator[Sequence[Batch]]:
         """Yield the batches of each update of an epoch; see `Loader`.
 

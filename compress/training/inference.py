@@ -12,7 +12,7 @@ from compress.loss.taps import capture_taps, evaluating
 from compress.stage import Compute
 from compress.tasks import Task, View
 from compress.tasks.batch import unit_rows
-from compress.training.numerics import channels_last, numerics
+from compress.training.numerics import choose_layout, lay_out_images, numerics
 
 BATCH = 512
 
@@ -50,6 +50,7 @@ def forward_all(
     Raises:
         KeyboardInterrupt: when ``host.interrupted`` says so.
     """
+    layout = choose_layout(module, task, task.batch(samples, index[:2], view=view))
     logits: list[Tensor] = []
     features: dict[Tap, list[Tensor]] = {tap: [] for tap in taps}
     order: list[Tensor] = []
@@ -65,7 +66,7 @@ def forward_all(
                 raise KeyboardInterrupt
             batch = task.batch(samples, index[positions], view=view)
             with host.autocast():
-                logits.append(task.forward(module, channels_last(batch)).float())
+                logits.append(task.forward(module, lay_out_images(batch, layout)).float())
             for tap, value in capture.take().items():
                 features[tap].append(value)
             order.append(positions)

@@ -22,6 +22,11 @@ class Loader(Protocol):
         """Updates of the weights in an epoch, at least 1."""
         ...
 
+    @property
+    def example(self) -> Batch:
+        """A batch on which a module is tried before it is trained."""
+        ...
+
     def epoch(self, number: int, *, skip: int = 0) -> Iterator[Sequence[Batch]]:
         """Yield the batches of each update of an epoch.
 
@@ -68,6 +73,11 @@ class RoleLoader:
     def steps_per_epoch(self) -> int:
         """Whole updates; the samples that are left over are others in each epoch."""
         return len(self.samples) // self._per_update
+
+    @property
+    def example(self) -> Batch:
+        """The first two samples."""
+        return self.task.batch(self.samples, torch.arange(min(2, len(self.samples))))
 
     def epoch(self, number: int, *, skip: int = 0) -> Iterator[Sequence[Batch]]:
         """Yield the batches of each update of an epoch; see `Loader`."""

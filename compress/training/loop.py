@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from compress.stage import Compute, Optimization, coupling_faults
 from compress.tasks import Batch
 from compress.training.checkpoint import restore_checkpoint, save_checkpoint
 from compress.training.loader import Loader
-from compress.training.numerics import channels_last, lay_out, numerics
+from compress.training.numerics import choose_layout, lay_out, lay_out_images, numerics
 from compress.training.optimisation import learning_rate, make_optimizer
 from compress.training.teaching import Objective, Teaching, targets_of
 
@@ -77,9 +78,11 @@ def fit(
     for fault in coupling_faults(loss.loss, optimization):
         raise StageError(fault, where=name)
     total_steps = loader.steps_per_epoch * optimization.epochs
+    layout = choose_layout(module, task, loader.example)
     with numerics(host, seed=seed), loss.attach(module):
         module.train()
-        lay_out(module, torch.channels_last)  # convolutions like it
+        lay_out(module, layout)
+        forward = partial(_forward, module, task, host, loss=loss, teacher=teacher, layout=layout)
         trained = nn.ModuleDict({"model": module, "loss": loss})
         updates = make_optimizer(module, loss, optimization)
         first = 0 if checkpoints is None else restore_checkpoint(trained, updates, checkpoints)
@@ -98,7 +101,7 @@ def fit(
                 units, samples = (sum(counts) for counts in zip(*map(_counts, batches), strict=True))
                 progress = (step + 0.5) / total_steps
                 for batch in batches:
-                    terms = _forward(module, task, host, batch, loss=loss, teacher=teacher, progress=progress)
+                    terms = forward(batch, progress=progress)
                     terms.objective(units=units, samples=samples).backward()
                     window.add(terms.average())
                 for parameters in clipped:
@@ -153,10 +156,11 @@ def _forward(
     *,
     loss: BoundLoss,
     teacher: Teaching | None,
+    layout: torch.memory_format,
     progress: float,
 ) -> LossTerms:
     with host.autocast():
-        logits = task.forward(module, channels_last(batch))
+        logits = task.forward(module, lay_out_images(batch, layout))
     taught = None if teacher is None else teacher(batch)
     targets = targets_of(task, batch, logits, loss=loss.loss, taught=taught)
     features = None if taught is None else taught.features
