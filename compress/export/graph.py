@@ -14,6 +14,7 @@ from torch import nn
 from compress.errors import StageError
 from compress.export.names import name_by_module
 from compress.export.onnx_file import check_model
+from compress.export.trace import Trace
 from compress.tasks.signature import Signature
 
 OPSET = 20
@@ -40,6 +41,15 @@ def to_onnx(
     Raises:
         StageError: the module cannot be exported with these shapes, or not in this opset.
     """
+    return fill(trace(model, signature, example, opset=opset), model, signature, opset=opset)
+
+
+def trace(model: nn.Module, signature: Signature, example: tuple[torch.Tensor, ...], *, opset: int = OPSET) -> Trace:
+    """Returns what `to_onnx` needs to know of an architecture; shapes and types of the example count, not its values.
+
+    Raises:
+        StageError: the module cannot be exported with these shapes.
+    """
     from compress.export.attention import TRANSLATIONS  # brings onnxscript, which nothing else needs
 
     dynamic_shapes = _dynamic_shapes(signature, example)
@@ -60,6 +70,7 @@ def to_onnx(
                 dynamic_shapes=dynamic_shapes,
                 custom_translation_table=TRANSLATIONS,
                 verbose=False,
+                optimize=False,
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise StageError(
@@ -70,7 +81,17 @@ def to_onnx(
             ) from error
     if program is None:
         raise StageError("the exporter returned nothing", where=type(model).__name__)
-    proto = program.model_proto
+    return Trace.of(program, exported)
+
+
+def fill(traced: Trace, model: nn.Module, signature: Signature, *, opset: int = OPSET) -> onnx.ModelProto:
+    """Returns the checked graph of a model whose architecture was traced, as `to_onnx` does.
+
+    Raises:
+        StageError: the graph does not fit the signature, or is not in this opset.
+    """
+    with _quiet():
+        proto = traced.fill(model)
     _check_opset(proto, opset)
     _check_outputs(proto, signature)
     name_by_module(proto)

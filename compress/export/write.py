@@ -70,7 +70,8 @@ def export(
         StageError: when it cannot be exported, or the file computes something else.
         EnvironmentFault: when the file cannot be written.
     """
-    graph, parity = export_graph(module, signature, example, [parity_rows(example)], opset=opset)
+    graph = to_onnx(module, signature, example, opset=opset)
+    parity = check_graph(graph, module, [parity_rows(example)])
     metadata = Metadata(
         variant="fp32",
         lineage=Lineage(teacher=None, stages=()),
@@ -86,32 +87,24 @@ def export(
     return Exported(path, signature, size_bytes(path), hash_file(path), parity["max_abs"])
 
 
-def export_graph(
-    module: nn.Module,
-    signature: Signature,
-    example: tuple[torch.Tensor, ...],
-    inputs: Sequence[tuple[NDArray[Any], ...]],
-    *,
-    opset: int = OPSET,
-) -> tuple[onnx.ModelProto, dict[str, float]]:
-    """Return a module's float graph and how far at most it is from the module; see `to_onnx` and `check_parity`.
+def check_graph(
+    graph: onnx.ModelProto, module: nn.Module, inputs: Sequence[tuple[NDArray[Any], ...]]
+) -> dict[str, float]:
+    """Return how far at most a float graph is from its module; see `check_parity`.
 
     Args:
+        graph: not changed.
         module: not changed.
-        signature: what it takes and gives.
-        example: the module is traced with it.
         inputs: samples that both are compared on, at least 3 each time.
-        opset: the ONNX opset.
 
     Raises:
-        StageError: when it cannot be exported, or the graph computes something else.
+        StageError: when the graph computes something else.
     """
-    graph = to_onnx(module, signature, example, opset=opset)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "fp32.onnx"
         write_model(graph, path)
         checked = [check_parity(module, path, rows) for rows in inputs]
-    return graph, max(checked, key=lambda found: found["max_abs"])
+    return max(checked, key=lambda found: found["max_abs"])
 
 
 def parity_rows(example: tuple[torch.Tensor, ...]) -> tuple[NDArray[Any], ...]:

@@ -19,9 +19,9 @@ from compress.benchmark.model_file import total_macs
 from compress.data import Role
 from compress.errors import StageError
 from compress.export.feed import Feed, first_inputs, parity_inputs
-from compress.export.graph import to_onnx
 from compress.export.onnx_file import copy_model, size_bytes, write_model
 from compress.export.parity import check_decisions, check_parity
+from compress.export.stored import graph_of
 from compress.measures.divergence import kl_nats
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
@@ -160,9 +160,9 @@ def write_probe(artifact: Artifact, work: Work, host: Host, path: Path, *, varia
         parity = artifact.facts["parity"] if name == "fp32" else _decisions(artifact, work, path)
         return {"parameters": artifact.facts["parameters"], "macs": artifact.facts["macs"], "parity": parity}
     module = load_model(artifact.path, code=host.code)
-    signature = load_structure(artifact.path).signature
+    structure = load_structure(artifact.path)
     example = work.task.batch(work.data.select, torch.arange(2)).inputs
-    proto = to_onnx(module, signature, example)
+    proto = graph_of(module, structure.model, structure.signature, example, host)
     facts: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "macs": total_macs(proto),

@@ -12,7 +12,7 @@ from compress.models.mlp import Mlp
 from compress.models.mobilenet import MobileNet
 from compress.models.resnet import ResNet
 from compress.models.spec import Model
-from compress.models.structure import load_model, load_structure, save_model
+from compress.models.structure import describe, load_model, load_structure, save_model
 from compress.models.weights import load_weights
 
 AnyModel = Annotated[
@@ -30,6 +30,7 @@ __all__ = [
     "ResNet",
     "Timm",
     "UserFile",
+    "describe",
     "load_model",
     "load_structure",
     "load_weights",

@@ -72,19 +72,29 @@ def save_model(module: nn.Module, directory: Path, *, model: Model, signature: S
         model: the family that the module was built from.
         signature: what it was built for.
     """
-    sizes = {path: found for path, layer in module.named_modules() if (found := _sizes(layer)) is not None}
-    structure = {
-        "format": FORMAT,
-        "model": model.strip(module).model_dump(mode="json"),
-        "signature": signature.model_dump(mode="json"),
-        "sizes": sizes,
-        "lengths": {path: len(found) for path, found in module.named_modules() if isinstance(found, nn.ModuleList)},
-        "tensors": {name: list(value.shape) for name, value in module.state_dict().items()},
-    }
+    structure = describe(module, model=model, signature=signature)
     (directory / "structure.json").write_text(json.dumps(structure, indent=1))
     # Tied tensors are stored once per name: safetensors refuses shared memory, and loading ties them again by building.
     tensors = {name: value.detach().clone().contiguous() for name, value in module.state_dict().items()}
     save_file(tensors, directory / "model.safetensors")
+
+
+def describe(module: nn.Module, *, model: Model, signature: Signature) -> dict[str, Any]:
+    """Return everything that decides a module but its weights, as JSON values: the content of ``structure.json``.
+
+    Args:
+        module: perhaps reshaped since ``model.build``; not changed.
+        model: the family that it was built from.
+        signature: what it was built for.
+    """
+    return {
+        "format": FORMAT,
+        "model": model.strip(module).model_dump(mode="json"),
+        "signature": signature.model_dump(mode="json"),
+        "sizes": {path: found for path, layer in module.named_modules() if (found := _sizes(layer)) is not None},
+        "lengths": {path: len(found) for path, found in module.named_modules() if isinstance(found, nn.ModuleList)},
+        "tensors": {name: list(value.shape) for name, value in module.state_dict().items()},
+    }
 
 
 def load_structure(directory: Path) -> Structure:

@@ -13,7 +13,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from compress.export.graph import to_onnx
+from compress.export.stored import graph_of
 from compress.pipeline.nodes import Node, begin, nodes
 from compress.pipeline.pairing import Pairing, pairings
 from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
@@ -179,5 +179,6 @@ def _build(node: Node, work: Work, host: Host) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(work.seed)
         module = node.stage.build(work, host)
-    to_onnx(module, work.task.signature, work.task.batch(work.data.select, torch.arange(2)).inputs)
+    example = work.task.batch(work.data.select, torch.arange(2)).inputs
+    graph_of(module, node.stage.family(), work.task.signature, example, host)
     return module

@@ -1,29 +1,20 @@
 """What a plan depends on besides the recipe, seen at a glance: nothing is read that can be told from outside."""
 
-import hashlib
-import importlib.metadata
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import compress
 from compress.benchmark.environment import cpu
 from compress.benchmark.runtimes.machine import count_allowed_cores
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 
-# What builds, exports, reads data and cuts text: another version may do it otherwise.
-LIBRARIES = (
-    "torch", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "transformers", "tokenizers", "timm", "numpy",
-    "pandas", "pyarrow", "pillow", "scikit-learn", "safetensors",
-)  # fmt: skip
-
 Stamp = tuple[str, int, int]
 
 
 def surroundings(recipe: Recipe, *, store: Path, code: Sequence[Path]) -> dict[str, Any] | None:
-    """Return all that decides a plan besides the recipe and the options, as JSON values.
+    """Return all that decides a plan besides the recipe, the options and the code, as JSON values.
 
     Files are told by size and time of change, as ``make`` and ``rsync`` do.
 
@@ -41,8 +32,6 @@ def surroundings(recipe: Recipe, *, store: Path, code: Sequence[Path]) -> dict[s
     return {
         "files": [stamp for path in sorted({*named, *code}) for stamp in stamps(path)],
         "store": [stamp for name in ("artifacts", "runs") for stamp in stamps(store / name)],
-        "source": our_source(),
-        "libraries": versions(),
         "machine": [count_allowed_cores(), sorted(cpu()[1])],
     }
 
@@ -65,22 +54,3 @@ def stamps(path: Path) -> Iterator[Stamp]:
                 elif entry.is_file():
                     found = entry.stat()
                     yield entry.path, found.st_size, found.st_mtime_ns
-
-
-def our_source() -> str:
-    """Return the SHA-256 of this package's Python files: what another version of ours found proves nothing."""
-    state = hashlib.sha256()
-    for path in sorted(Path(compress.__file__).parent.rglob("*.py")):
-        state.update(path.read_bytes())
-    return state.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that are installed."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

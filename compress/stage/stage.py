@@ -90,6 +90,14 @@ class Stage(Values):
         del work, host
         raise StageError("the stage builds no model", expected="one that starts from nothing", where=self.title)
 
+    def family(self) -> Model:
+        """Return the family of the model that ``build`` returns.
+
+        Raises:
+            StageError: for a stage that starts from an artifact.
+        """
+        raise StageError("the stage builds no model", expected="one that starts from nothing", where=self.title)
+
     def smoke(self) -> Self:
         """Return the same stage with as few steps as exercise all its code."""
         return self

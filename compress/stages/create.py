@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from compress.errors import ModelError
-from compress.models import AnyModel, load_model, load_structure, load_weights
+from compress.models import AnyModel, Model, load_model, load_structure, load_weights
 from compress.stage import Host, Need, Stage, Work
 from compress.store.artifact import Artifact, Kind, hash_file, read_artifact
 
@@ -60,6 +60,10 @@ class Create(Stage):
         self.model.check(module, work.task, where=f"model {self.model}")
         self._check_outputs(module, work)
         return module
+
+    def family(self) -> Model:
+        """The one that the recipe names."""
+        return self.model
 
     def _check_outputs(self, module: nn.Module, work: Work) -> None:
         """Run the plain module on two samples: what does not fit is refused before anything is exported or trained."""
@@ -153,8 +157,12 @@ class Adopt(Stage):
                 hint=f"set data.tokenize.tokenizer: {self.artifact}",
             )
         module = load_model(self.artifact, code=host.code)
-        load_structure(self.artifact).model.check(module, work.task, where=self.artifact)
+        self.family().check(module, work.task, where=self.artifact)
         return module
+
+    def family(self) -> Model:
+        """The one that the stored model was built from."""
+        return load_structure(self.artifact).model
 
     def inputs(self, source: Artifact | None, work: Work, host: Host) -> dict[str, Any]:
         """Replace the path by the digest of what it holds."""

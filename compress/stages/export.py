@@ -18,7 +18,8 @@ from compress.export.metadata import Ancestor, Lineage, Metadata
 from compress.export.onnx_file import size_bytes
 from compress.export.parity import difference
 from compress.export.session import Session
-from compress.export.write import export_graph
+from compress.export.stored import graph_of
+from compress.export.write import check_graph
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
@@ -107,7 +108,8 @@ class Export(Stage):
         if self.synthetic_reference:
             reference = work.task.noise(self.reference_rows, seed=work.seed)
         inputs = [rows, *parity_inputs(work.task, work.data.select)]
-        fp32, parity = export_graph(module, structure.signature, example, inputs, opset=self.opset)
+        fp32 = graph_of(module, structure.model, structure.signature, example, host, opset=self.opset)
+        parity = check_graph(fp32, module, inputs)
         metadata = Metadata(
             variant=primary,
             lineage=lineage_of(source, work),

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from compress.errors import StageError
 from compress.export.feed import Feed
-from compress.export.graph import to_onnx
+from compress.export.stored import graph_of
 from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure
 from compress.quantization import kernels
@@ -92,7 +92,7 @@ class Quantize(Stage):
         structure = load_structure(source.path)
         module = load_model(source.path, code=host.code)
         example = work.task.batch(work.data.select, torch.arange(2)).inputs
-        model = to_onnx(module, structure.signature, example)
+        model = graph_of(module, structure.model, structure.signature, example, host)
         feed = Feed(work.task, work.data.select, threads=host.execution.threads)
         made = quantize(
             model,

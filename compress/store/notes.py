@@ -1,7 +1,8 @@
 """Notes: small JSON values that save the next command work it has done before.
 
 A note is found by its name and counts only while what it was made from is the same, so it never has to be right for
-ever: whatever decides the value stands beside it. Notes lie outside the artifacts; all of them may be deleted.
+ever: whatever decides the value stands beside it, our own source and the versions of libraries always. Notes lie
+outside the artifacts; all of them may be deleted.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 from compress.errors import EnvironmentFault
 from compress.store.artifact import hash_values, write_atomically
+from compress.store.made_by import made_by
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,14 @@ class Notes:
 
         Args:
             name: what is asked, JSON values.
-            of: everything else that decides the value, JSON values.
+            of: everything else that decides the value besides the code, JSON values.
         """
         try:
             kept = json.loads(self._path(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            sound = kept["of"] == _state(of) and kept["digest"] == hash_values(kept["value"])
+        except (OSError, ValueError, KeyError, TypeError):  # there is none, or it was damaged
             return None
-        return kept["value"] if isinstance(kept, dict) and kept.get("of") == hash_values(of) else None
+        return kept["value"] if sound else None
 
     def keep(self, name: Any, value: Any, *, of: Any) -> None:
         """Keep a value, in the place of an earlier one of that name.
@@ -49,9 +52,14 @@ class Notes:
         path = self._path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps({"name": name, "of": hash_values(of), "value": value}))
+            note = {"name": name, "of": _state(of), "digest": hash_values(value), "value": value}
+            write_atomically(path, json.dumps(note))
         except (OSError, EnvironmentFault):
             return
 
     def _path(self, name: Any) -> Path:
         return self.root / "notes" / f"{hash_values(name)[:32]}.json"
+
+
+def _state(of: Any) -> str:
+    return hash_values([of, made_by()])

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from compress.store.made_by import made_by
 from compress.store.notes import Notes
 
 
@@ -30,6 +31,25 @@ def test_a_damaged_note_is_none(tmp_path, damaged):
     (path,) = (tmp_path / "notes").iterdir()
     path.write_text(damaged)
     assert notes.find("plan", of=0) is None
+
+
+def test_a_note_with_a_flipped_bit_is_none(tmp_path):
+    notes = Notes(tmp_path)
+    notes.keep("plan", "abcd", of=0)
+    (path,) = (tmp_path / "notes").iterdir()
+    path.write_text(path.read_text().replace("abcd", "abcf"))
+    assert notes.find("plan", of=0) is None
+
+
+@pytest.mark.parametrize("change", [{"source": "other"}, {"libraries": {"onnxscript": "0"}}, {"python": "2.7"}])
+def test_what_another_source_or_library_found_counts_no_more(tmp_path, monkeypatch, change):
+    notes = Notes(tmp_path)
+    notes.keep("plan", 1, of=0)
+    assert notes.find("plan", of=0) == 1
+    monkeypatch.setattr("compress.store.notes.made_by", lambda: made_by() | change)
+    assert notes.find("plan", of=0) is None
+    notes.keep("plan", 2, of=0)
+    assert notes.find("plan", of=0) == 2
 
 
 def test_where_nothing_can_be_written_nothing_is_kept(tmp_path):

@@ -1,0 +1,80 @@
+"""A model of a store as an ONNX graph: its architecture is traced once for all stages, runs and commands.
+
+The trace is kept among the store's notes, by everything that decides it. A module whose family and sizes are not
+known, such as a plain one of `compress.functional`, is traced each time, and so is one that a user's file builds: what
+its code reads besides that file cannot be seen.
+"""
+
+import base64
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from compress.export.graph import OPSET, fill, trace
+from compress.export.trace import Trace, tensors
+from compress.models import Model, describe
+from compress.stage import Host
+from compress.store.notes import Notes
+from compress.tasks.signature import Signature
+
+MAX_KEPT_BYTES = 2**22  # compressed; a graph has some thousand, constants besides weights may have more
+
+
+def graph_of(
+    module: nn.Module,
+    model: Model,
+    signature: Signature,
+    example: tuple[torch.Tensor, ...],
+    host: Host,
+    *,
+    opset: int = OPSET,
+) -> onnx.ModelProto:
+    """Return a module's float graph, as `to_onnx` does.
+
+    Args:
+        module: as the family builds it or `load_model` loads it; not changed.
+        model: the family.
+        signature: what it takes and gives.
+        example: one tensor per input, at least 2 along every dynamic axis.
+        host: in whose store traces are kept.
+        opset: the ONNX opset.
+
+    Raises:
+        StageError: see `to_onnx`.
+    """
+    traced = trace_of(module, model, signature, example, host, opset=opset)
+    return fill(traced, module, signature, opset=opset)
+
+
+def trace_of(
+    module: nn.Module,
+    model: Model,
+    signature: Signature,
+    example: tuple[torch.Tensor, ...],
+    host: Host,
+    *,
+    opset: int = OPSET,
+) -> Trace:
+    """Return the trace of a module's architecture, from the store where it is there; see `graph_of`.
+
+    Raises:
+        StageError: see `compress.export.graph.trace`.
+    """
+    if model.from_user:
+        return trace(module, signature, example, opset=opset)
+    notes = Notes(host.store.root)
+    name = {
+        "trace": describe(module, model=model, signature=signature),
+        "types": {path: str(value.dtype) for path, value in tensors(module).items()},
+        "example": [[list(tensor.shape), str(tensor.dtype)] for tensor in example],
+        "opset": opset,
+    }
+    kept: Any = notes.find(name, of=None)
+    if kept is not None:
+        return Trace(base64.b64decode(kept))
+    traced = trace(module, signature, example, opset=opset)
+    if len(traced.packed) <= MAX_KEPT_BYTES:
+        notes.keep(name, base64.b64encode(traced.packed).decode(), of=None)
+    return traced
