@@ -74,12 +74,13 @@ class Preset:
         return replace(self, rounds=max(self.least_rounds, fitting))
 
 
+SMOKE = Preset(name="smoke", rounds=3, block_ms=4.0, warm_up_limit_ms=40.0)  # shows that it runs; proves nothing
 QUICK = Preset(name="quick", rounds=15, block_ms=40.0, warm_up_limit_ms=400.0)
 STANDARD = Preset(name="standard", rounds=160, block_ms=40.0, warm_up_limit_ms=3_000.0, launches=8, least_rounds=40)
 STRICT = Preset(
     name="strict", rounds=480, block_ms=200.0, warm_up_limit_ms=15_000.0, launches=8, least_rounds=80, strict=True
 )
-PRESETS = {preset.name: preset for preset in (QUICK, STANDARD, STRICT)}
+PRESETS = {preset.name: preset for preset in (SMOKE, QUICK, STANDARD, STRICT)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -423,7 +423,7 @@ def compare(
     threads: Annotated[int, typer.Option(min=1, help="Of the runtime.")] = 1,
     scenario: Annotated[str, typer.Option(help="single_stream, multistream, server or offline.")] = "single_stream",
     arrivals_per_s: Annotated[float | None, typer.Option(help="Queries a second of the server scenario.")] = None,
-    preset: Annotated[str, typer.Option(help="quick, standard or strict.")] = "standard",
+    preset: Annotated[str, typer.Option(help="smoke, quick, standard or strict.")] = "standard",
     python: Python = "",
     launcher: Launcher = "",
     code: Code = [],

@@ -44,37 +44,44 @@ def graph_of(
     Raises:
         StageError: see `to_onnx`.
     """
-    traced = trace_of(module, model, signature, example, host, opset=opset)
-    return fill(traced, module, signature, opset=opset)
+    notes, name = Notes(host.store.root), _name(module, model, signature, example, opset=opset)
+    kept = None if model.from_user else notes.find(name, of=None)
+    if kept is not None:
+        return fill(Trace(base64.b64decode(kept)), module, signature, opset=opset)
+    traced = trace(module, signature, example, opset=opset)
+    graph = fill(traced, module, signature, opset=opset)
+    if not model.from_user and len(traced.packed) <= MAX_KEPT_BYTES:
+        notes.keep(name, base64.b64encode(traced.packed).decode(), of=None)
+    return graph
 
 
-def trace_of(
-    module: nn.Module,
-    model: Model,
-    signature: Signature,
-    example: tuple[torch.Tensor, ...],
-    host: Host,
-    *,
-    opset: int = OPSET,
-) -> Trace:
-    """Return the trace of a module's architecture, from the store where it is there; see `graph_of`.
+def prove_export(
+    module: nn.Module, model: Model, signature: Signature, example: tuple[torch.Tensor, ...], host: Host
+) -> None:
+    """Refuse a module that cannot be exported; one whose architecture once was can be.
+
+    Args:
+        module: see `graph_of`, as for the other arguments.
+        model: the family.
+        signature: what it takes and gives.
+        example: one tensor per input.
+        host: in whose store traces are kept.
 
     Raises:
-        StageError: see `compress.export.graph.trace`.
+        StageError: see `to_onnx`.
     """
-    if model.from_user:
-        return trace(module, signature, example, opset=opset)
-    notes = Notes(host.store.root)
-    name = {
+    name = _name(module, model, signature, example, opset=OPSET)
+    if model.from_user or Notes(host.store.root).find(name, of=None) is None:
+        graph_of(module, model, signature, example, host)
+
+
+def _name(
+    module: nn.Module, model: Model, signature: Signature, example: tuple[torch.Tensor, ...], *, opset: int
+) -> dict[str, Any]:
+    """Everything that decides a trace but for our source and the libraries, as JSON values."""
+    return {
         "trace": describe(module, model=model, signature=signature),
         "types": {path: str(value.dtype) for path, value in tensors(module).items()},
         "example": [[list(tensor.shape), str(tensor.dtype)] for tensor in example],
         "opset": opset,
     }
-    kept: Any = notes.find(name, of=None)
-    if kept is not None:
-        return Trace(base64.b64decode(kept))
-    traced = trace(module, signature, example, opset=opset)
-    if len(traced.packed) <= MAX_KEPT_BYTES:
-        notes.keep(name, base64.b64encode(traced.packed).decode(), of=None)
-    return traced

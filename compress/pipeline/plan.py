@@ -1,7 +1,8 @@
 """The plan: what a run would do, what it would reuse, and why not more.
 
-Nothing is written but a note of the plan itself: asked again while nothing that decides it has changed, it is read back
-instead of building and exporting models, which takes seconds.
+Nothing is written but notes. One of the plan itself: asked again while nothing that decides it has changed, it is read
+back. And one of each proof that takes long, by the content of all that it depends on: that an architecture is exported,
+that a stage accepts model and data. Another setting costs only the proofs that it is part of.
 """
 
 import copy
@@ -13,7 +14,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from compress.export.stored import graph_of
+from compress.config.user_code import is_own
+from compress.export.stored import prove_export
+from compress.models import Model, describe
 from compress.pipeline.nodes import Node, begin, nodes
 from compress.pipeline.pairing import Pairing, pairings
 from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
@@ -21,7 +24,7 @@ from compress.pipeline.run_directory import decide_execution
 from compress.pipeline.surroundings import surroundings
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
-from compress.stage import Host, Member, Work
+from compress.stage import Host, Member, Stage, Work
 from compress.store.artifact import Artifact, Store, hash_values
 from compress.store.manifest import NAME, Manifest
 from compress.store.notes import Notes
@@ -98,8 +101,9 @@ def _look(recipe: Recipe, options: Options) -> Plan:
     assert first is not None
     large = _build(first, work, host)
     small = copy.deepcopy(large) if fresh is None else _build(fresh, work, host)
+    family = (fresh or first).stage.family()
     for stage in recipe.stages:
-        stage.check(small, work)
+        _check(stage, small, family, work, host)
     pairs = pairings(recipe, work, student=small, teacher=large)
     walk = _Walk(options, host)
     for node in (node for node in steps if not node.is_taught):
@@ -180,5 +184,21 @@ def _build(node: Node, work: Work, host: Host) -> nn.Module:
         torch.manual_seed(work.seed)
         module = node.stage.build(work, host)
     example = work.task.batch(work.data.select, torch.arange(2)).inputs
-    graph_of(module, node.stage.family(), work.task.signature, example, host)
+    prove_export(module, node.stage.family(), work.task.signature, example, host)
     return module
+
+
+def _check(stage: Stage, module: nn.Module, family: Model, work: Work, host: Host) -> None:
+    """Let a stage refuse the model and the data, unless it is known to accept them; some cut all texts into tokens.
+
+    Checks of ours ask nothing of weights. Where the user's own code takes part each is asked every time: what that code
+    imports and reads cannot be seen.
+    """
+    if is_own(type(stage)) or is_own(type(work.task)) or family.from_user:
+        stage.check(module, work)
+        return
+    architecture = describe(module, model=family, signature=work.task.signature)
+    notes, name = Notes(host.store.root), {"check": stage.inputs(None, work, host), "model": architecture}
+    if notes.find(name, of=None) is None:
+        stage.check(module, work)
+        notes.keep(name, True, of=None)

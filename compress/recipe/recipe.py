@@ -250,7 +250,7 @@ class Recipe(Values):
         return titles.index(name)
 
     def smoke(self) -> Self:
-        """Return the recipe with a few steps per stage, one quick timing and nothing judged."""
+        """Return the recipe with a few steps per stage, one brief timing and nothing judged."""
         return self.model_copy(
             update={
                 "teacher": self.teacher.smoke(),

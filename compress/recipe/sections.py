@@ -266,13 +266,14 @@ class Benchmark(Values):
     """How speed is measured.
 
     Attributes:
-        preset: how long; ``quick`` takes seconds per model, ``strict`` minutes.
+        preset: how long; ``quick`` takes seconds per model, ``strict`` minutes; ``smoke`` shows that it runs, and no
+            more.
         profiles: what is measured; empty means ONNX Runtime at batch 1 and 32, each on one thread and on all cores,
             and torch at batch 1 on one thread.
         primary: name of the headline's profile, such as ``ort-cpu-b1-t1``; empty means the first.
     """
 
-    preset: Literal["quick", "standard", "strict"] = "standard"
+    preset: Literal["smoke", "quick", "standard", "strict"] = "standard"
     profiles: tuple[ProfileChoice, ...] = ()
     primary: str = ""
 
@@ -301,12 +302,12 @@ class Benchmark(Values):
         return list(dict.fromkeys(choice.profile for choice in self.profiles)) or default_profiles()
 
     def smoke(self) -> Self:
-        """One quick timing."""
+        """One timing that shows that it runs."""
         first = self.list_profiles()[0]
         choices = [choice for choice in self.profiles if choice.profile == first]
         if not choices:  # one of those that are measured unless others are named
             choices = [ProfileChoice(runtime=first.runtime, batch_size=first.batch_size, threads=first.threads)]
-        return self.model_copy(update={"preset": "quick", "profiles": (choices[0],)})
+        return self.model_copy(update={"preset": "smoke", "profiles": (choices[0],)})
 
 
 class Limits(Values):

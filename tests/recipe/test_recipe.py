@@ -97,7 +97,7 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_file():
         ("r.yaml:8:11: teacher.train.epochs: ", "expected a valid integer; got 'three'"),
         ("r.yaml:15:5: stages.distill: ", "named 'distill' already"),
         ("r.yaml:16:1: gates: ", "end with `- export`"),
-        ("r.yaml:17:13: benchmark.preset: ", "expected one of quick, standard, strict; got 'fast'"),
+        ("r.yaml:17:13: benchmark.preset: ", "expected one of smoke, quick, standard, strict; got 'fast'"),
     ]
     assert len(lines) == len(expected)
     for line, (place, words) in zip(lines, expected, strict=True):
@@ -261,7 +261,7 @@ def test_a_smoke_copy_trains_little_and_judges_nothing():
     assert [stage.model_dump()["epochs"] for stage in smoke.stages] == [1, 1]
     assert smoke.teacher.train is not None
     assert smoke.teacher.train.epochs == 1
-    assert smoke.benchmark.preset == "quick"
+    assert smoke.benchmark.preset == "smoke"
     assert len(smoke.benchmark.list_profiles()) == 1
     assert not smoke.gates.judged
 
