@@ -43,7 +43,7 @@ class Trace:
             weight = value.const_value
             if name in own and weight is not None:
                 value.const_value = onnx_ir.ExternalTensor(
-                    WEIGHTS, 0, weight.nbytes, weight.dtype, shape=weight.shape, name=name
+                    WEIGHTS, 0, weight.nbytes, weight.dtype, shape=onnx_ir.Shape(weight.shape.numpy()), name=name
                 )
         for node in graph.all_nodes():
             for key in node.metadata_props.keys() - {SCOPES_KEY}:  # stack traces, with paths of this machine

@@ -1,14 +1,18 @@
-"""A plan is read back while nothing that decides it has changed, and made anew when something has."""
+"""A plan is read back while nothing that decides it has changed; else what the change is part of is proved anew."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import text_zoo
 
+from compress.errors import DataError
+from compress.export import stored
 from compress.pipeline import plan as planning
 from compress.pipeline.run import Options
 from compress.progress import Reporter
 from compress.recipe import Recipe
+from compress.stages.vocabulary import PruneVocabulary
 
 RECIPE = """
 schema: 1
@@ -78,3 +82,66 @@ def test_a_store_that_cannot_be_written_is_planned_for_each_time(asked, tmp_path
     assert looked
     assert looked_again
     assert first == again
+
+
+TEXT = """
+schema: 1
+name: texts
+data:
+  source: {table: {path: reviews.csv, text: text, label: label}}
+  split: {test: 100, select: 100, calibration: 32}
+  tokenize: {max_length: 24}
+teacher: {model: {huggingface: {path: bert}}, train: {epochs: 1, batch_size: 8}}
+student: teacher
+stages:
+  - prune-vocabulary
+  - distill: {epochs: 1, batch_size: 8}
+"""
+
+
+def count_calls(monkeypatch, owner, name):
+    """What a function was called with so far; it works as before."""
+    calls, function = [], getattr(owner, name)
+
+    def count(*arguments, **fields):
+        calls.append(arguments)
+        return function(*arguments, **fields)
+
+    monkeypatch.setattr(owner, name, count)
+    return calls
+
+
+def test_another_setting_exports_nothing_that_was_exported_before(asked, monkeypatch):
+    traced = count_calls(monkeypatch, stored, "trace")
+    asked()
+    assert len(traced) == 2
+    for override in ("stages.distill.epochs=2", "teacher.train.learning_rate=0.5", "loss=hinton"):
+        _, looked = asked(override)
+        assert looked
+    assert len(traced) == 2
+    asked("student.cnn.widths=[4,6]")
+    assert len(traced) == 3
+
+
+def test_texts_are_cut_into_tokens_again_only_for_what_reads_them(tmp_path, monkeypatch):
+    text_zoo.make_bert(tmp_path / "bert", num_hidden_layers=1)
+    text_zoo.write_reviews(tmp_path / "reviews.csv")
+    (tmp_path / "recipe.yaml").write_text(TEXT)
+    options = Options(tmp_path / "store", until_stage="distill", threads=1, reporter=Reporter(quiet=True))
+    checked = count_calls(monkeypatch, PruneVocabulary, "check")
+    counts = []
+
+    def ask(*overrides):
+        planning.plan(Recipe.load(tmp_path / "recipe.yaml", overrides=overrides), options)
+        counts.append(len(checked))
+
+    for overrides in ((), ("stages.distill.epochs=2",), ("stages.prune-vocabulary.min_count=2",), ()):
+        ask(*overrides)
+    text_zoo.write_reviews(tmp_path / "reviews.csv", count=420)
+    ask()
+    ask("data.tokenize.max_length=20")
+    assert counts == [1, 1, 2, 2, 3, 4]
+    for _ in range(2):  # a refusal is no proof
+        with pytest.raises(DataError, match="cannot be read"):
+            ask("stages.prune-vocabulary.texts=nothing.txt")
+    assert len(checked) == 6
