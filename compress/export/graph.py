@@ -45,7 +45,7 @@ def to_onnx(
 
 
 def trace(model: nn.Module, signature: Signature, example: tuple[torch.Tensor, ...], *, opset: int = OPSET) -> Trace:
-    """Returns what `to_onnx` needs to know of an architecture; shapes and types of the example count, not its values.
+    """Return what `to_onnx` needs to know of an architecture; shapes and types of the example count, not its values.
 
     Raises:
         StageError: the module cannot be exported with these shapes.
@@ -85,7 +85,7 @@ def trace(model: nn.Module, signature: Signature, example: tuple[torch.Tensor, .
 
 
 def fill(traced: Trace, model: nn.Module, signature: Signature, *, opset: int = OPSET) -> onnx.ModelProto:
-    """Returns the checked graph of a model whose architecture was traced, as `to_onnx` does.
+    """Return the checked graph of a model whose architecture was traced, as `to_onnx` does.
 
     Raises:
         StageError: the graph does not fit the signature, or is not in this opset.
