@@ -282,7 +282,7 @@ def quantize(
         calibration: inputs of a few hundred samples that look like those of production: a tensor, a tuple with one for
             each input, or an iterable of batches, whose labels are not read.
         mode: ``static`` (ranges from the calibration samples) or ``dynamic`` (ranges of each batch); None takes dynamic
-            for a module with attention, else static.
+            for a module with attention that is not mostly convolutions, else static.
         method: how a range is picked from what was seen.
         percentile: for ``percentile``, per cent of all elements on the near side of each bound.
         keep_float: globs of module paths that stay in float.

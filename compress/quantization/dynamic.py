@@ -1,7 +1,8 @@
 """Writes a dynamic quant plan: int8 weights, and activations quantized batch by batch with ranges of their own.
 
 Each layer becomes DynamicQuantizeLinear, MatMulInteger, and a multiplication with both scales; ONNX Runtime fuses
-them, bias included, into DynamicQuantizeMatMul. A Gemm's weight is transposed once, here.
+them, bias included, into DynamicQuantizeMatMul. A Gemm's weight is transposed once, here; a weight that is a table of
+rows for another reader stays as it is, and ONNX Runtime transposes it when it loads the file.
 """
 
 import numpy as np
@@ -11,9 +12,9 @@ from compress.errors import StageError
 from compress.export.onnx_file import check_model
 from compress.quantization.edit import Editor
 from compress.quantization.embedding import write_embedding
-from compress.quantization.formulas import quantize_weight, weight_scale
+from compress.quantization.formulas import output_axis, quantize_weight, weight_scale
 from compress.quantization.plan import QuantPlan, resolve
-from compress.quantization.view import GraphView, attribute
+from compress.quantization.view import GraphView
 
 
 def write_dynamic(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
@@ -31,7 +32,7 @@ def write_dynamic(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
     editor = Editor(quantized.graph)
     for node in nodes:
         if node.op_type == "Gather":
-            write_embedding(editor, view, node)
+            write_embedding(editor, view, node, reduce_range=plan.reduce_range)
         elif node.op_type in {"Gemm", "MatMul"}:
             _write_layer(editor, view, node, reduce_range=plan.reduce_range)
         else:
@@ -43,13 +44,18 @@ def write_dynamic(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
 
 def _write_layer(editor: Editor, view: GraphView, node: onnx.NodeProto, *, reduce_range: bool) -> None:
     weight_name, value, name = node.input[1], node.input[0], node.name
-    weight = view.array(weight_name)
-    if node.op_type == "Gemm" and attribute(node, "transB", 0):
-        weight = weight.T
-    scale = weight_scale(weight, axis=1, reduce_range=reduce_range)
-    int8 = editor.constant(f"{weight_name}_int8", np.ascontiguousarray(quantize_weight(weight, scale, axis=1)))
+    weight, axis = view.array(weight_name), output_axis(node)
+    scale = weight_scale(weight, axis=axis, reduce_range=reduce_range)
+    array = quantize_weight(weight, scale, axis=axis)
+    is_table = any(reader.op_type == "Gather" for reader in view.readers(weight_name))
+    if axis == 0 and not is_table:
+        array = np.ascontiguousarray(array.T)
+    int8 = editor.constant(f"{weight_name}_int8", array)
+    if axis == 0 and is_table:
+        int8 = editor.add("Transpose", [int8], [f"{int8}/transposed"])
     scale_name = editor.constant(f"{weight_name}_scale", scale)
-    zero = editor.constant(f"zero_int8_{len(scale)}", np.zeros(len(scale), np.int8))
+    # Of its own: on CPUs without VNNI ONNX Runtime replaces every layer's, and cannot where two share one.
+    zero = editor.constant(f"{weight_name}_zero", np.zeros(len(scale), np.int8))
     parts = [f"{value}_uint8", f"{value}_scale", f"{value}_zero"]
     editor.add("DynamicQuantizeLinear", [value], parts)
     product = editor.add("MatMulInteger", [parts[0], int8, parts[2], zero], [f"{name}/int32"])

@@ -23,10 +23,16 @@ class Editor:
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
 
     def constant(self, name: str, array: np.ndarray) -> str:
-        """Adds a constant unless one of that name is there; returns the name."""
-        if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(array, name)
-        return name
+        """Adds a constant unless one of that name and content is there; returns its name.
+
+        Where the name stands for another content, as where two uses of one weight differ, it gets ``#1``, ``#2`` ...
+        """
+        tensor, number = numpy_helper.from_array(array, name), 0
+        while tensor.name in self._constants and not _is_same(self._constants[tensor.name], tensor):
+            number += 1
+            tensor.name = f"{name}#{number}"
+        self._constants.setdefault(tensor.name, tensor)
+        return tensor.name
 
     def add(
         self, op_type: str, inputs: list[str], outputs: list[str], *, attributes: Mapping[str, int] | None = None
@@ -54,3 +60,7 @@ class Editor:
         self.graph.node.extend(nodes)
         del self.graph.initializer[:]
         self.graph.initializer.extend(constants)
+
+
+def _is_same(left: onnx.TensorProto, right: onnx.TensorProto) -> bool:
+    return (left.data_type, left.dims, left.raw_data) == (right.data_type, right.dims, right.raw_data)

@@ -57,7 +57,7 @@ def quantize_weight(weight: np.ndarray, scale: np.ndarray, *, axis: int) -> np.n
 
 
 def output_axis(node: onnx.NodeProto) -> int:
-    """The axis of a layer's weight that holds its output channels."""
-    if node.op_type == "Conv":
+    """The axis of a layer's weight that holds its output channels; of an embedding's table, its rows."""
+    if node.op_type in {"Conv", "Gather"}:
         return 0
     return 0 if node.op_type == "Gemm" and attribute(node, "transB", 0) else 1

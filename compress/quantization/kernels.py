@@ -4,6 +4,7 @@ A pair that does not fuse still gives the right numbers, in float, so nothing bu
 """
 
 import math
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,10 @@ import numpy as np
 import onnx
 
 from compress.benchmark.model_file import macs
-from compress.errors import StageError
+from compress.errors import ModelError, StageError
 from compress.export.onnx_file import read_graph
 from compress.export.session import Session
+from compress.quantization.placement import SLOW_CONVOLUTION, Mode, place_dynamic, place_static
 from compress.quantization.plan import QuantPlan
 from compress.quantization.view import GraphView, weight_of
 
@@ -37,6 +39,9 @@ INT8_COMPANIONS = frozenset(
 MIN_INT8_MACS_FRACTION = 0.90
 MAX_WEIGHT_BYTES_FRACTION = 0.30
 MIN_AGREEMENT = 0.98
+INTEGERS = re.compile(r"_int8(#\d+)?(/transposed)?$")  # what the writer appends to the name of a weight
+RENAMED = re.compile(r"(/int32)?(_token_\d+)?$")  # what the writer and ONNX Runtime append to the name of a layer
+STATIC = "set mode: static, which has int8 kernels for convolutions"
 SHOWN = 10  # layers named in a message
 
 
@@ -68,30 +73,68 @@ def inspect_kernels(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: Qu
     """
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "optimized.onnx"
-        Session(quantized, save_optimized=path)
+        Session(quantized, exact_int8=False, save_optimized=path)  # exact ones are renamed
         optimized = read_graph(path).graph
     types = Counter(node.op_type for node in optimized.node)
-    in_int8 = {name for node in optimized.node if node.op_type in INT8_PRODUCTS for name in node.input}
+    products = [node for node in optimized.node if node.op_type in INT8_PRODUCTS]
     view = GraphView(model.graph)
-    counts = macs(model)
+    counts, computed = macs(model), _find_computed(model.graph)
     total, weighted, in_float = sum(counts.values()), 0, 0
     reasons: dict[str, str] = {}
     for node in model.graph.node:
-        if node.name not in counts:
+        if node.name not in counts or node.name not in computed:
             continue
         if node.input[1] not in view.constants:
             reasons[node.name] = "both inputs depend on data"
             continue
         weighted += counts[node.name]
-        if f"{node.input[1]}_int8" not in in_int8:
+        sharing = [reader for reader in view.readers(node.input[1]) if reader.name in computed & counts.keys()]
+        if not _runs_in_int8(node, products, num_sharing=len(sharing)):
             in_float += counts[node.name]
             reasons[node.name] = plan.kept_float.get(node.name, "ONNX Runtime left it in float")
     return KernelReport(
         kernels={name: types[name] for name in sorted(INT8_PRODUCTS | INT8_COMPANIONS) if types[name]},
-        int8_macs_fraction=1 - in_float / weighted,
+        int8_macs_fraction=1 - in_float / max(weighted, 1),
         float_layers=reasons,
         float_macs_fraction={name: counts[name] / total for name in reasons},
     )
+
+
+def find_hindrance(model: onnx.ModelProto, *, mode: Mode) -> str | None:
+    """Why nothing of a float graph would run in int8 in a mode, or None: known before anything is trained."""
+    try:
+        macs(model)
+    except ModelError as error:
+        return f"{error.message}: {error.got}"
+    placed = (place_static if mode == "static" else place_dynamic)(model.graph).layers
+    if any(node.name in placed and node.op_type != "Gather" for node in model.graph.node):
+        return None
+    return f"nothing to quantize: no layer has a {mode} int8 kernel"
+
+
+def _find_computed(graph: onnx.GraphProto) -> frozenset[str]:
+    """The nodes that depend on an input, by name; ONNX Runtime computes the others once, when it loads the file."""
+    values, found = {value.name for value in graph.input}, set[str]()
+    for node in graph.node:
+        if values.intersection(node.input):
+            values.update(node.output)
+            found.add(node.name)
+    return frozenset(found)
+
+
+def _runs_in_int8(node: onnx.NodeProto, products: Sequence[onnx.NodeProto], *, num_sharing: int) -> bool:
+    """Whether one of the int8 products is what became of a float layer.
+
+    A kernel is known by its weight; where several layers share one and not all of them have a kernel, by its name too,
+    which ONNX Runtime keeps but for a suffix.
+    """
+    mine = [product for product in products if any(_is_form_of(name, node.input[1]) for name in product.input)]
+    return len(mine) >= num_sharing or node.name in {RENAMED.sub("", product.name) for product in mine}
+
+
+def _is_form_of(name: str, weight: str) -> bool:
+    """Whether a constant holds the integers of a weight, as they are or transposed."""
+    return name.startswith(f"{weight}_int8") and INTEGERS.fullmatch(name.removeprefix(weight)) is not None
 
 
 def check_kernels(report: KernelReport, *, min_int8_macs_fraction: float = MIN_INT8_MACS_FRACTION) -> None:
@@ -103,15 +146,29 @@ def check_kernels(report: KernelReport, *, min_int8_macs_fraction: float = MIN_I
     """
     worst = sorted(report.float_layers, key=report.float_macs_fraction.__getitem__, reverse=True)
     named = [f"{name} ({report.float_macs_fraction[name]:.1%} of MACs: {report.float_layers[name]})" for name in worst]
+    is_slow = SLOW_CONVOLUTION in report.float_layers.values()
     if not INT8_PRODUCTS & report.kernels.keys():
-        raise StageError("no layer runs in int8", expected="at least one int8 kernel", got="; ".join(named))
+        raise StageError(
+            "no layer runs in int8",
+            expected="at least one int8 kernel",
+            got="; ".join(named[:SHOWN]) or "no layer with a weight",
+            hint=STATIC if is_slow else "leave quantize out of the recipe",
+        )
     if report.int8_macs_fraction < min_int8_macs_fraction:
         raise StageError(
             "too little of the model runs in int8",
             expected=f"at least {min_int8_macs_fraction:.1%} of the multiply-accumulates with a weight",
             got=f"{report.int8_macs_fraction:.1%}; in float: " + "; ".join(named[:SHOWN]),
-            hint="allow a larger accuracy drop, keep fewer layers in float, or lower min_int8_macs_fraction",
+            hint=STATIC
+            if is_slow
+            else "allow a larger accuracy drop, keep fewer layers in float, or set min_int8_macs_fraction to "
+            f"{_round_down(report.int8_macs_fraction)}, which this file keeps to",
         )
+
+
+def _round_down(share: float) -> float:
+    """The share in hundredths, not above what it is."""
+    return math.floor(100 * share) / 100
 
 
 def weight_bytes_fraction(model: onnx.ModelProto, quantized: onnx.ModelProto, plan: QuantPlan) -> float:
@@ -120,9 +177,8 @@ def weight_bytes_fraction(model: onnx.ModelProto, quantized: onnx.ModelProto, pl
     Scales are not counted: a layer with 16 inputs spends 4 bytes a channel on one, whatever the writer does.
     """
     names = set(_weights(model, plan).values())
-    sizes = {tensor.name: _size(tensor) for tensor in quantized.graph.initializer}
     original = {tensor.name: _size(tensor) for tensor in model.graph.initializer}
-    after = sum(sizes.get(name + suffix, 0) for name in names for suffix in ("", "_int8"))
+    after = sum(_size(tensor) for tensor in quantized.graph.initializer if INTEGERS.sub("", tensor.name) in names)
     return after / sum(original[name] for name in names)
 
 
@@ -189,6 +245,6 @@ def check_agreement(
             expected=f"at least {min_agreement:.1%} of decisions equal",
             got=f"{agreement:.1%}; in int8: {'; '.join(layers[:SHOWN])}",
             hint="keep the first of them in float (keep_float), or try another calibration method, more calibration "
-            "data, or a smaller max_accuracy_drop",
+            f"data, or a smaller max_accuracy_drop; min_agreement: {_round_down(agreement)} would take it as it is",
         )
     return agreement

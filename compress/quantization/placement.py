@@ -8,11 +8,14 @@ The rules, each because it is what ONNX Runtime fuses:
 
 * A layer reads an int8 value. A convolution must also write one (there is no kernel from int8 to float); a Gemm or
   MatMul writes float unless something in int8 reads it, so heads and layers before a float activation keep full
-  precision and save a pair.
-* Relu and Clip between a layer (or Add) and its Q are absorbed: the pair goes after them, and the zero point does the
-  clipping.
+  precision and save a pair. A Gemm before a Relu or Clip writes one, because ONNX Runtime would join the two in float.
+* Relu and Clip from 0 between a layer (or Add) and its Q are absorbed: the pair goes after them, and the zero point
+  does the clipping. A Clip from another bound is not: it runs in float between two pairs.
 * A companion joins when everything it reads is in int8 anyway. Operations that only move or select values keep the
-  range of their input, and the inputs of a Concat share one range, so that no kernel has to rescale.
+  range of their input, and the inputs of a Concat share one range, so that no kernel has to rescale. What comes out of
+  a Relu keeps its own range beside signed inputs, because a zero point that makes room for them clips nothing.
+* A weight is in int8 for all its readers or for none: a float copy beside the integers would make the file larger. Two
+  layers that scale one weight along different axes stay in float.
 * The two layers of a squeeze-excite gate see one pixel: int8 saves no time there and risks accuracy, so they stay in
   float, as in NNCF. The gate's output is quantized, so that the feature map is multiplied in int8: on a small MobileNet
   that took 11% off the latency.
@@ -25,7 +28,9 @@ from typing import Literal
 
 import onnx
 
-from compress.quantization.view import GraphView, attribute
+from compress.benchmark.model_file import macs
+from compress.quantization.formulas import output_axis
+from compress.quantization.view import GraphView, attribute, weight_of
 
 Mode = Literal["static", "dynamic"]
 
@@ -33,6 +38,7 @@ CLIPPING = frozenset({"Relu", "Clip"})
 SAME_RANGE = frozenset({"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"})
 POOLING = frozenset({"GlobalAveragePool", "AveragePool"})
 GATES = frozenset({"Sigmoid", "HardSigmoid"})
+SLOW_CONVOLUTION = "ONNX Runtime's dynamic int8 convolution is slower than float"
 MIN_TABLE_BYTES = 8192  # below that, int8 saves less than 6 kB, and the three nodes more take a few microseconds
 GATE_OPERATIONS = (
     GATES
@@ -79,7 +85,8 @@ def find_obstacle(view: GraphView, node: onnx.NodeProto) -> str | None:
     """Why a layer cannot be quantized, or None."""
     if node.op_type == "Gather":
         small = 4 * math.prod(view.constants[node.input[0]].dims) < MIN_TABLE_BYTES
-        return "the table is too small to save bytes" if small else None
+        alone = all(reader.op_type == "Gather" for reader in view.readers(node.input[0]))
+        return "the table is too small to save bytes" if small and alone else None
     if node.op_type == "ConvTranspose":
         return "ONNX Runtime has no int8 kernel for ConvTranspose"
     if node.op_type == "MatMul" and len(view.constants[node.input[1]].dims) != 2:
@@ -91,6 +98,30 @@ def find_obstacle(view: GraphView, node: onnx.NodeProto) -> str | None:
     if len(node.input) > 2 and node.input[2] and node.input[2] not in view.constants:
         return "the bias is not constant"
     return None
+
+
+def _keep_sharers(view: GraphView, kept: Mapping[str, str]) -> dict[str, str]:
+    """The layers that stay in float because of what else reads their weight, with the reason.
+
+    Args:
+        view: of the float graph.
+        kept: layers that stay in float for a reason of their own.
+    """
+    found: dict[str, str] = {}
+    names = {node.name for node in layers(view)}
+    for weight in {weight_of(node) for node in layers(view)}:
+        readers = view.readers(weight)
+        if len(readers) == 1:
+            continue
+        held = next((node.name for node in readers if node.name in kept or node.name not in names), None)
+        if held is not None:
+            reason = f"shares its weight with {held}, which is in float"
+        elif len({output_axis(node) for node in readers}) > 1:
+            reason = f"{' and '.join(node.name for node in readers)} use one weight along different axes"
+        else:
+            continue
+        found |= {node.name: reason for node in readers if node.name in names and node.name not in kept}
+    return found
 
 
 def squeeze_excite(view: GraphView) -> set[str]:
@@ -141,9 +172,10 @@ def place_static(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | None
     view = GraphView(graph)
     kept = {name: "squeeze-excite gate" for name in squeeze_excite(view)} | dict(keep_float or {})
     kept |= {node.name: reason for node in layers(view) if (reason := find_obstacle(view, node))}
+    kept |= _keep_sharers(view, kept)
     quantized = [node for node in layers(view) if node.name not in kept]
     values = {node.input[0] for node in quantized if node.op_type != "Gather"}
-    values |= {follow_clip(view, node.output[0]) for node in quantized if node.op_type == "Conv"}
+    values |= {follow_clip(view, node.output[0]) for node in quantized if _must_write_int8(view, node)}
     same = _add_companions(view, values)
     order = [*(value.name for value in graph.input), *(name for node in graph.node for name in node.output)]
     return Placement(
@@ -170,28 +202,66 @@ def place_dynamic(graph: onnx.GraphProto, *, keep_float: Mapping[str, str] | Non
         if reason := find_obstacle(view, node):
             kept[node.name] = reason
         elif node.op_type == "Conv":
-            kept[node.name] = "ONNX Runtime's dynamic int8 convolution is slower than float"
+            kept[node.name] = SLOW_CONVOLUTION
+    kept |= _keep_sharers(view, kept)
     quantized = tuple(node.name for node in layers(view) if node.name not in kept)
     return Placement(layers=quantized, values=(), same=(), kept_float=kept)
 
 
-def usual_mode(graph: onnx.GraphProto) -> Mode:
-    """How a float graph is quantized when nobody says: dynamic where two activations meet in a product, else static.
+def usual_mode(model: onnx.ModelProto, *, min_int8_macs_fraction: float = 0.0) -> Mode:
+    """How a float graph is quantized when nobody says: dynamic for attention, static for convolutions.
 
-    Such a product is attention. On encoders static int8 was no faster than dynamic (docs/encoders.md), and it needs
-    calibration and clips outliers; on convolutions dynamic int8 is slower than float.
+    Attention is a product of two activations. On encoders static int8 was no faster than dynamic (docs/encoders.md),
+    and it needs calibration and clips outliers; on convolutions dynamic int8 is slower than float, so they would stay
+    in float. A graph with both goes by where its multiply-accumulates with a weight are.
+
+    Args:
+        model: float.
+        min_int8_macs_fraction: the share that has to be in int8, 0 to 1; below a half, a half.
     """
-    view = GraphView(graph)
-    attention = any(node.op_type == "MatMul" and len(view.activations(node)) == 2 for node in graph.node)
-    return "dynamic" if attention else "static"
+    view = GraphView(model.graph)
+    if not any(node.op_type == "MatMul" and len(view.activations(node)) == 2 for node in model.graph.node):
+        return "static"
+    if not any(node.op_type == "Conv" for node in layers(view)):
+        return "dynamic"
+    counts = macs(model)
+    weighted = {node.name: counts.get(node.name, 0) for node in layers(view)}
+    convolutions = sum(weighted[node.name] for node in layers(view) if node.op_type == "Conv")
+    is_enough = convolutions <= (1 - max(0.5, min_int8_macs_fraction)) * sum(weighted.values())
+    return "dynamic" if is_enough else "static"
 
 
 def follow_clip(view: GraphView, value: str) -> str:
-    """`value`, or what is left of it after the Relu or Clip that alone reads it."""
+    """`value`, or what is left of it after the Relu, or the Clip from 0, that alone reads it."""
     readers = view.readers(value)
-    if len(readers) == 1 and value not in view.outputs and readers[0].op_type in CLIPPING:
+    if len(readers) == 1 and value not in view.outputs and _clips_at_zero(view, readers[0]):
         return readers[0].output[0]
     return value
+
+
+def _must_write_int8(view: GraphView, node: onnx.NodeProto) -> bool:
+    """Whether a layer has an int8 kernel only if its output is int8 too."""
+    readers = view.readers(node.output[0])
+    is_joined = node.op_type == "Gemm" and len(readers) == 1 and readers[0].op_type in CLIPPING
+    return node.op_type == "Conv" or is_joined
+
+
+def _clips_at_zero(view: GraphView, node: onnx.NodeProto) -> bool:
+    """Whether the zero point of a uint8 value can do what a node does at its lower end."""
+    if node.op_type == "Relu":
+        return True
+    lower = node.input[1] if node.op_type == "Clip" and len(node.input) > 1 else ""
+    return lower in view.constants and not view.array(lower).any()
+
+
+def _starts_at_zero(view: GraphView, value: str) -> bool:
+    """Whether a value comes from a Relu, or a Clip from 0, through operations that keep its range."""
+    node = view.producer.get(value)
+    if node is None:
+        return False
+    if node.op_type in SAME_RANGE or node.op_type == "Concat":
+        return all(_starts_at_zero(view, name) for name in view.activations(node))
+    return _clips_at_zero(view, node)
 
 
 def _add_companions(view: GraphView, values: set[str]) -> list[frozenset[str]]:
@@ -218,7 +288,8 @@ def _add_companions(view: GraphView, values: set[str]) -> list[frozenset[str]]:
             share((inputs[0], output))
         elif node.op_type == "Concat":
             values.add(output)
-            share((*inputs, output))
+            signed = [name for name in inputs if not _starts_at_zero(view, name)]
+            share((*(signed or inputs), output))
         elif node.op_type in POOLING:
             values.add(output)
         elif node.op_type in {"Add", "Mul"} and len(inputs) == 2:

@@ -89,7 +89,8 @@ def quantize(
         batches: calibration inputs; not read in dynamic mode.
         find: picks a range from a histogram.
         decide: what a graph decides on samples; None where nothing is decided.
-        mode: ``static`` or ``dynamic``; None takes dynamic for a graph with attention, else static.
+        mode: ``static`` or ``dynamic``; None takes dynamic for a graph with attention whose
+            multiply-accumulates are not in convolutions, else static.
         keep_float: globs of module paths that stay in float.
         reduce_range: 7-bit weights, for CPUs without VNNI.
         scorer: judges a file, to find the layers to leave in float; None leaves none.
@@ -102,7 +103,7 @@ def quantize(
         StageError: when a bound is missed, with the layers that did it, a glob matches nothing, or there are no
             calibration inputs.
     """
-    mode = mode or usual_mode(model.graph)
+    mode = mode or usual_mode(model, min_int8_macs_fraction=bounds.min_int8_macs_fraction)
     quantizer = Quantizer(
         model, mode=mode, keep_float=_find_kept(model, keep_float, where=where), reduce_range=reduce_range
     )

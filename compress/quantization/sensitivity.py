@@ -9,8 +9,9 @@ import onnx
 
 from compress.export.onnx_file import write_model
 from compress.quantization.calibration import Range
-from compress.quantization.placement import Mode, Placement, place_dynamic, place_static
+from compress.quantization.placement import Mode, Placement, layers, place_dynamic, place_static
 from compress.quantization.plan import QuantPlan, dynamic_plan, static_plan
+from compress.quantization.view import GraphView, weight_of
 from compress.quantization.writer import write_quantized
 
 
@@ -70,7 +71,8 @@ class Quantizer:
         reduce_range: 7-bit weights.
 
     Attributes:
-        layers: layers that can be quantized, in graph order.
+        layers: layers that can be quantized, in graph order; of those that share a weight, which are in int8 together,
+            the first.
         values: every value that some choice of layers needs a range for, in graph order.
     """
 
@@ -82,7 +84,8 @@ class Quantizer:
         self._keep_float = dict(keep_float)
         self._reduce_range = reduce_range
         full = self._place({})
-        self.layers = full.layers
+        weights = {node.name: weight_of(node) for node in layers(GraphView(model.graph))}
+        self.layers = tuple({weights[name]: name for name in reversed(full.layers)}.values())[::-1]
         alone = [self._place(self._others(name)) for name in self.layers]
         self.values = tuple(dict.fromkeys(value for placement in (full, *alone) for value in placement.values))
 

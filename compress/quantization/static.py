@@ -32,7 +32,7 @@ def write_static(model: onnx.ModelProto, plan: QuantPlan) -> onnx.ModelProto:
     editor = Editor(quantized.graph)
     for node in nodes:
         if node.op_type == "Gather":
-            write_embedding(editor, view, node)
+            write_embedding(editor, view, node, reduce_range=plan.reduce_range)
             continue
         _write_layer(editor, view, node, input_scale=float(scales[node.input[0]][0]), reduce_range=plan.reduce_range)
     _write_activations(editor, view, activations, scales)
@@ -49,10 +49,11 @@ def _write_layer(
     weight = view.array(weight_name)
     scale = weight_scale(weight, axis=axis, reduce_range=reduce_range, bias=bias, input_scale=input_scale)
     int8 = editor.constant(f"{weight_name}_int8", quantize_weight(weight, scale, axis=axis))
-    inputs = [int8, editor.constant(f"{weight_name}_scale", scale)]
+    scale_name = editor.constant(f"{weight_name}_scale", scale)
+    inputs = [int8, scale_name]
     if node.op_type == "Gemm":  # QGemm is only made from pairs that spell out the zero point
-        inputs.append(editor.constant(f"zero_int8_{len(scale)}", np.zeros(len(scale), np.int8)))
-    restored = f"{weight_name}_dequantized"
+        inputs.append(editor.constant(f"{weight_name}_zero", np.zeros(len(scale), np.int8)))
+    restored = f"{weight_name}_dequantized{scale_name.removeprefix(f'{weight_name}_scale')}"
     node.input[1] = editor.add("DequantizeLinear", inputs, [restored], attributes={"axis": axis})
     if bias is not None:
         bias_scale = (np.float32(input_scale) * scale).astype(np.float32)

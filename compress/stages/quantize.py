@@ -38,8 +38,8 @@ class Quantize(Stage):
 
     Attributes:
         mode: ``static`` (ranges from the calibration role; for convolutions) or ``dynamic`` (ranges of each batch; for
-            matrix products; convolutions stay in float). By default dynamic for a graph with attention, else static.
-            Embeddings are int8 in both.
+            matrix products; convolutions stay in float). By default dynamic for a graph with attention whose
+            multiply-accumulates are not in convolutions, else static. Embeddings are int8 in both.
         calibration: how a range is picked from what was seen.
         percentile: for ``calibration: percentile``, per cent of all elements on the near side of each bound.
         max_accuracy_drop: on select, as a share; None quantizes everything and ranks nothing.

@@ -10,12 +10,14 @@ from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from compress.benchmark.model_file import macs
+from compress.errors import StageError
 from compress.export.graph import to_onnx
 from compress.export.session import Session
 from compress.quantization.calibration import minmax
 from compress.quantization.kernels import check_kernels, float_copies, inspect_kernels, weight_bytes_fraction
 from compress.quantization.placement import layers, place_dynamic, usual_mode
 from compress.quantization.plan import dynamic_plan
+from compress.quantization.quantize import Bounds, quantize
 from compress.quantization.sensitivity import Quantizer, Score, choose_layers
 from compress.quantization.view import GraphView
 from compress.quantization.writer import plan_without_training, write_quantized
@@ -222,5 +224,40 @@ def test_a_file_and_torch_count_the_same_products_of_an_encoder(encoder, make_en
 
 
 def test_attention_makes_a_graph_dynamic(encoder, zoo):
-    assert usual_mode(encoder.graph) == "dynamic"
-    assert usual_mode(zoo["resnet"].graph) == usual_mode(zoo["mlp"].graph) == "static"
+    assert usual_mode(encoder) == "dynamic"
+    assert usual_mode(zoo["resnet"]) == usual_mode(zoo["mlp"]) == "static"
+
+
+class OneAttention(torch.nn.Module):
+    """A convolutional network with one product of two activations; `width` is that of its convolutions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem, self.conv = torch.nn.Conv2d(1, width, 3, padding=1), torch.nn.Conv2d(width, 64, 3, padding=1)
+        self.query, self.head = torch.nn.Linear(64, 64), torch.nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = torch.relu(self.conv(torch.relu(self.stem(x)))).flatten(2).transpose(1, 2)
+        weights = (self.query(rows) @ rows.transpose(1, 2) / 8).softmax(-1)
+        return self.head((weights @ rows).mean(1))
+
+
+def test_the_mode_goes_by_where_the_products_are(export):
+    convolutional, mixed = export(OneAttention(32)), export(OneAttention(2))
+    assert usual_mode(convolutional) == "static"
+    assert usual_mode(mixed) == "dynamic"  # 29% in convolutions
+    assert usual_mode(mixed, min_int8_macs_fraction=0.9) == "static"
+
+
+def test_a_convolutional_network_with_one_attention_is_int8_by_default(export, images):
+    torch.manual_seed(0)
+    made = quantize(
+        export(OneAttention(32)), lambda: [(images[:128],)], find=minmax, decide=lambda graph: None, bounds=Bounds()
+    )
+    assert made.plan.mode == "static"
+    assert made.report.int8_macs_fraction == 1.0
+
+
+def test_a_bound_that_dynamic_int8_misses_names_the_mode_that_keeps_it(export, images):
+    with pytest.raises(StageError, match="set mode: static"):
+        quantize(export(OneAttention(32)), list, find=minmax, decide=lambda graph: None, mode="dynamic")
