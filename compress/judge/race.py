@@ -34,12 +34,12 @@ class Race:
 
     Attributes:
         result: of the benchmark.
-        rival: name of the teacher-with-quantization row that is faster.
+        rival: name of the teacher-with-quantization row that is faster; None where the teacher has no int8 form.
         digests: of what was raced, in order.
     """
 
     result: BenchmarkResult
-    rival: str
+    rival: str | None
     digests: tuple[str, ...]
 
     @property
@@ -97,7 +97,7 @@ def run_race(
         title=f"{recipe.name}: what each stage bought and cost ({work.task.measure} on select)",
     )
     primary = comparisons[0]
-    rival = max(rivals, key=lambda name: primary.speedup(name, over=teacher.name).value)
+    rival = max(rivals, key=lambda name: primary.speedup(name, over=teacher.name).value, default=None)
     return Race(result, rival, tuple(entry.artifact.digest for entry in contenders))
 
 

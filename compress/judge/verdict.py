@@ -21,19 +21,21 @@ def read_test(recipe: Recipe, work: Work, host: Host, contenders: Sequence[Conte
         StageError: when a file's outputs are not finite.
     """
     shipped = contenders[-1]
-    rival = next(entry for entry in contenders if entry.name == race.rival)
-    entries = [contenders[0], rival, *find_gated(recipe, contenders), shipped]
+    rivals = [entry for entry in contenders if entry.name == race.rival]
+    entries = [contenders[0], *rivals, *find_gated(recipe, contenders), shipped]
     scores = _score_test(entries, work, host)
     test = read_rows(entries, scores, work.task, seed=recipe.seed)
-    changes = {row.name: row.change for row in test[2:] if row.change is not None}
-    over_rival = race.primary.speedup(shipped.name, over=race.rival)
+    changes = {row.name: row.change for row in test[1 + len(rivals) :] if row.change is not None}
+    over_rival = None if race.rival is None else race.primary.speedup(shipped.name, over=race.rival)
     gates = judge_gates(recipe, contenders, race, changes=changes)
     return Verdict(
         test=tuple(test),
         rival=race.rival,
         speedup_over_rival=over_rival,
-        over_rival_measurable=race.primary.is_measurable(over_rival),
-        change_from_rival=measure_changes({"": scores[-1].tally}, {"": scores[1].tally}, seed=recipe.seed)[""],
+        over_rival_measurable=over_rival is not None and race.primary.is_measurable(over_rival),
+        change_from_rival=measure_changes({"": scores[-1].tally}, {"": scores[1].tally}, seed=recipe.seed)[""]
+        if rivals
+        else None,
         gates=gates,
         passed=all(gate.passed for gate in gates) if gates else None,
         mistakes=mistakes(scores[0], scores[-1], work.task, work.data.test),

@@ -42,13 +42,13 @@ def estimate(
         recipe: the real one.
         data: the real samples.
         smoke_select: select samples of the smoke run.
-        rows: what was measured, by row name; every row of the recipe is there.
+        rows: what was measured, by row name; a comparison that could not be made is not there.
         num_raced: files in the benchmark.
     """
     trainings = {
         node.name: (node.stage.training, node.role)
         for node in nodes(recipe)
-        if node.is_row and node.stage.training is not None
+        if node.name in rows and node.is_row and node.stage.training is not None
     }
     samples, scale = len(data.train), len(data.select) / smoke_select
     own_rate = {name for name, (training, _) in trainings.items() if not training.within}

@@ -39,6 +39,11 @@ class Node:
     weight: float = 1.0
 
     @property
+    def is_comparison(self) -> bool:
+        """Whether nothing else needs it: a run goes on without it."""
+        return self.role == "baseline"
+
+    @property
     def is_taught(self) -> bool:
         """Whether it comes after the teachers, and may learn from them."""
         return self.role in ("baseline", "stage")

@@ -15,13 +15,14 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from compress.config.user_code import is_own
-from compress.export.stored import prove_export
+from compress.export.stored import graph_of, prove_export
 from compress.models import Model, describe
-from compress.pipeline.nodes import Node, begin, nodes
+from compress.pipeline.nodes import RIVALS, Node, begin, nodes
 from compress.pipeline.pairing import Pairing, pairings
 from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
 from compress.pipeline.run_directory import decide_execution
 from compress.pipeline.surroundings import surroundings
+from compress.quantization.kernels import find_hindrance
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 from compress.stage import Host, Member, Stage, Work
@@ -38,13 +39,13 @@ class Row:
 
     Attributes:
         name: of the stage or row.
-        action: whether its output is in the store.
-        why: what is different from the most similar stored output, or why that cannot be known yet.
+        action: whether its output is in the store; none for a comparison that cannot be made.
+        why: what is different from the most similar stored output, why that cannot be known yet, or why there is none.
         key: finds its output; None while what it starts from does not exist.
     """
 
     name: str
-    action: Literal["reuse", "run"]
+    action: Literal["reuse", "run", "none"]
     why: str
     key: str | None
 
@@ -105,7 +106,7 @@ def _look(recipe: Recipe, options: Options) -> Plan:
     for stage in recipe.stages:
         _check(stage, small, family, work, host)
     pairs = pairings(recipe, work, student=small, teacher=large)
-    walk = _Walk(options, host)
+    walk = _Walk(options, host, _find_absent(first, large, work, host) if options.until_stage is None else {})
     for node in (node for node in steps if not node.is_taught):
         walk.visit(node, work)
     teachers = [(node, walk.found[node]) for node in steps if node.given is not None]
@@ -123,17 +124,22 @@ class _Walk:
     Attributes:
         options: of the run.
         host: of the run.
+        absent: comparisons that cannot be made, with the reason.
         rows: of the plan so far.
         found: what is stored of every node so far.
     """
 
     options: Options
     host: Host
+    absent: dict[str, str]
     rows: list[Row] = field(default_factory=list)
     found: dict[Node, Artifact | None] = field(default_factory=dict)
 
     def visit(self, node: Node, work: Work) -> None:
         """Look for a node's output, and note for a row why it is or is not reused."""
+        if node.name in self.absent:
+            self.rows.append(Row(node.name, "none", self.absent[node.name], None))
+            return
         stage, key, found = node.stage, None, None
         source = None if node.source is None else self.found[node.source]
         if node.source is not None and source is None:
@@ -179,13 +185,28 @@ def _short(value: Any) -> str:
 
 
 def _build(node: Node, work: Work, host: Host) -> nn.Module:
-    """Build a model and write its ONNX form, to fail before a run would."""
+    """Build a model and prove that it has an ONNX form, to fail before a run would."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(work.seed)
         module = node.stage.build(work, host)
     example = work.task.batch(work.data.select, torch.arange(2)).inputs
     prove_export(module, node.stage.family(), work.task.signature, example, host)
     return module
+
+
+def _find_absent(teacher: Node, module: nn.Module, work: Work, host: Host) -> dict[str, str]:
+    """Return the rows that quantization only cannot make of the teacher, with the reason: its architecture decides."""
+    family, signature = teacher.stage.family(), work.task.signature
+    notes, name = Notes(host.store.root), {"absent": describe(module, model=family, signature=signature)}
+    found = None if family.from_user else notes.find(name, of=None)
+    if found is None:
+        example = work.task.batch(work.data.select, torch.arange(2)).inputs
+        graph = graph_of(module, family, signature, example, host)
+        whys = {rival: find_hindrance(graph, mode=mode) for rival, mode in RIVALS.items()}
+        found = {rival: why for rival, why in whys.items() if why is not None}
+        if not family.from_user:
+            notes.keep(name, found, of=None)
+    return found
 
 
 def _check(stage: Stage, module: nn.Module, family: Model, work: Work, host: Host) -> None:

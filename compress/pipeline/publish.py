@@ -174,6 +174,7 @@ def build_report(
     rows: Sequence[Step],
     variants: Sequence[Contender],
     *,
+    absent: Mapping[str, str],
     race: Race | None,
     gates_on_select: Sequence[GateResult],
     verdict: Verdict | None,
@@ -189,6 +190,7 @@ def build_report(
         host: code and threads.
         rows: of the pipeline, the shipped one last.
         variants: the shipped bundle's other files.
+        absent: rows that could not be made, with the reason.
         race: what was measured; None when the run stopped before.
         gates_on_select: the gates as a choice may look at them.
         verdict: None where test was not read.
@@ -207,6 +209,7 @@ def build_report(
         data=describe_data(work.data, work.task),
         stages=tuple(_stage_row(row, made_s=made_s.get(row.artifact.digest)) for row in rows),
         variants={entry.name: entry.scores.facts for entry in variants},
+        absent=dict(absent),
         estimate=prediction,
         benchmark=None if race is None else race.result,
         gates_on_select=tuple(gates_on_select),

@@ -1,5 +1,6 @@
 """Running a pipeline: its nodes made or found and scored, the race and the verdict, the report."""
 
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from compress.advice.advise import advise
 from compress.benchmark.environment import describe
 from compress.data import Data
 from compress.data.roles import subset
-from compress.errors import RecipeError, StageError
+from compress.errors import CompressError, InputError, RecipeError, StageError
 from compress.judge.contenders import Contender
 from compress.judge.gates import judge_on_select
 from compress.judge.race import Race, check_runtimes, run_race
@@ -31,6 +32,7 @@ from compress.store.artifact import Artifact, Store, hash_values, writable
 from compress.tracking import Run, Tracker
 
 SMOKE_SAMPLES = 512
+MOST_TOLD = 160  # characters of why a comparison is left out
 UNRECORDED = Unrecorded()
 PLANS = ("plan.json", "quant_plan.json", "quant_curve.json")  # what a stage decided, recorded also when it is reused
 
@@ -139,7 +141,8 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
             contenders[-1:-1] = variants
             race = raced
             if race is None or not race.is_of(contenders):
-                race = run_race(recipe, work, host, contenders, rivals=tuple(RIVALS), directory=run_dir)
+                rivals = [row.title for row in rows if row.title in RIVALS]
+                race = run_race(recipe, work, host, contenders, rivals=rivals, directory=run_dir)
             gates = judge_on_select(recipe, contenders, race)
             verdict = read_test(recipe, work, host, contenders, race) if options.judged else None
         earlier_s = seconds_by_digest(run_dir.parent, say=options.reporter.say)
@@ -162,6 +165,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
             host,
             rows,
             variants,
+            absent={node.name: why for node, why in loop.absent.items() if node.is_row},
             race=race,
             gates_on_select=gates,
             verdict=verdict,
@@ -188,6 +192,7 @@ class Loop:
         host: where it happens.
         steps: the rows so far.
         made: the output of every node so far, and whether the store had it.
+        absent: nodes that stand for a comparison alone and could not be made, with the reason.
     """
 
     recipe: Recipe
@@ -198,6 +203,7 @@ class Loop:
     host: Host
     steps: dict[Node, Step] = field(default_factory=dict)
     made: dict[Node, tuple[Artifact, bool]] = field(default_factory=dict)
+    absent: dict[Node, str] = field(default_factory=dict)
 
     def walk(self, work: Work) -> Work:
         """Go through all nodes; return the work with its teachers.
@@ -234,11 +240,30 @@ class Loop:
     def visit(self, node: Node, work: Work) -> None:
         """Make or find a node, and score it on select; a row is recorded too.
 
-        A fresh model is scored as well: what cannot be exported fails before it is trained.
+        A fresh model is scored as well: what cannot be exported fails before it is trained. What is there only to be
+        compared with does not end a run when it cannot be made: it is left out, with the reason.
 
         Raises:
+            CompressError: when its stage refuses it, and it is more than a comparison.
             ModelError: when it is a teacher whose accuracy is not the expected one.
         """
+        if node.source in self.absent:
+            self.leave_out(node, self.absent[node.source])
+            return
+        try:
+            self._visit(node, work)
+        except (StageError, InputError) as error:
+            if not node.is_comparison or self._must_exist(node):
+                raise
+            self.leave_out(node, explain(error))
+
+    def leave_out(self, node: Node, why: str) -> None:
+        """Go on without a node, and say so where it would have been a row."""
+        self.absent[node] = why
+        if node.is_row:
+            self.options.reporter.say(f"{node.name:<22}{'none':>9}   {why}")
+
+    def _visit(self, node: Node, work: Work) -> None:
         if not node.is_row:
             score(self.find_or_make(node, work), work, self.host, role="select", teacher=None)
             return
@@ -294,7 +319,7 @@ class Loop:
                 return found, True
             if host.interrupted():
                 raise KeyboardInterrupt
-            if self._must_exist(node.name):
+            if self._must_exist(node):
                 raise StageError(
                     f"{node.name} comes before {self.options.from_stage} and is not in the store",
                     where=host.store.root,
@@ -305,11 +330,12 @@ class Loop:
             raise StageError("the stage changed nothing", where=node.name, hint="remove it, or ask more of it")
         return artifact, False
 
-    def _must_exist(self, title: str) -> bool:
-        if self.options.from_stage is None:
+    def _must_exist(self, node: Node) -> bool:
+        """Whether ``from_stage`` asks for a stored output; of a teacher with quantization only there may be none."""
+        if self.options.from_stage is None or node.name in RIVALS:
             return False
         titles = [stage.title for stage in self.recipe.stages]
-        return title not in titles[titles.index(self.options.from_stage) :]
+        return node.name not in titles[titles.index(self.options.from_stage) :]
 
     def warn(self, work: Work) -> None:
         """Say what the cheap probes warn of, before anything is distilled.
@@ -339,6 +365,12 @@ class Loop:
             for name in artifact.facts["variants"]
             if name != artifact.facts["primary"]
         ]
+
+
+def explain(error: CompressError) -> str:
+    """Return an error in one line of at most `MOST_TOLD` characters."""
+    told = error.message if error.got is None else f"{error.message}: {error.got}"
+    return textwrap.shorten(told, MOST_TOLD, placeholder=" ...")
 
 
 def run_name(recipe: Recipe, data: Data) -> str:

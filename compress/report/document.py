@@ -4,7 +4,7 @@ Shares are from 0 to 1. What a run did not come to is None or empty: one that st
 of a sweep no verdict.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
@@ -276,7 +276,8 @@ class Verdict:
 
     Attributes:
         test: the teacher, the teacher with quantization only, other files with gates of their own, the shipped file.
-        rival: name of the teacher-with-quantization row that is faster.
+        rival: name of the teacher-with-quantization row that is faster; None, as what is against it, where the teacher
+            has no int8 form.
         speedup_over_rival: of the shipped file.
         over_rival_measurable: whether that stands out of the noise.
         change_from_rival: of accuracy, on the same samples.
@@ -286,10 +287,10 @@ class Verdict:
     """
 
     test: tuple[TestRow, ...]
-    rival: str
-    speedup_over_rival: Estimate
+    rival: str | None
+    speedup_over_rival: Estimate | None
     over_rival_measurable: bool
-    change_from_rival: Estimate
+    change_from_rival: Estimate | None
     gates: tuple[GateResult, ...]
     passed: bool | None
     mistakes: Mistakes | None
@@ -321,6 +322,7 @@ class Report:
         data: what was read.
         stages: every model, the teacher first, the shipped one last.
         variants: the shipped bundle's other files, by row name.
+        absent: rows for comparison that could not be made, with the reason, by name.
         estimate: of the real run, by a smoke run.
         benchmark: of all files; None when the run stopped before.
         gates_on_select: the gates by the change of accuracy on select.
@@ -347,6 +349,7 @@ class Report:
     verdict: Verdict | None
     environment: Environment
     seconds: float
+    absent: dict[str, str] = field(default_factory=dict)
 
     @property
     def chain(self) -> tuple[StageRow, ...]:

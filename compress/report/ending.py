@@ -8,7 +8,7 @@ from compress.benchmark.document import BenchmarkResult, Row
 from compress.measures.intervals import Estimate
 from compress.measures.units import format_bytes, format_factor
 from compress.report.document import Report, Verdict
-from compress.report.words import gate_lines
+from compress.report.words import absent_lines, gate_lines
 
 GAP = "  "
 
@@ -20,11 +20,13 @@ def summary(report: Report) -> list[str]:
     """
     if report.benchmark is None:
         return []
-    rivals = [report.benchmark.reference] + ([] if report.verdict is None else [report.verdict.rival])
+    rivals = [report.benchmark.reference]
+    rivals += [] if report.verdict is None or report.verdict.rival is None else [report.verdict.rival]
     shipped, measure = report.benchmark.shipped, report.task.measure
     size = [_size(report.benchmark.row(name), shipped) for name in rivals]
     verdict, role = report.verdict, "select" if report.verdict is None else "test"
     changes = [shipped.accuracy_change] if verdict is None else [verdict.shipped.change, verdict.change_from_rival]
+    changes = changes[: len(rivals)]
     rows = [
         ["what ships, against", *rivals],
         ["size", *size],
@@ -57,13 +59,14 @@ def file_lines(report: Report, *, width: int) -> list[str]:
 
 
 def notes(report: Report, *, width: int) -> list[str]:
-    """Return where and how it was timed, the gates, and a line on each of what disturbed it and what could not run."""
+    """Return where and how it was timed, what is missing, the gates, and a line on each of what disturbed it."""
     environment = report.environment
     where = f"{environment.cpu_model}, {environment.day}"
     found = []
     if report.benchmark is not None:
         found.append(f"{report.benchmark.primary} on {where}; accuracy in %; ~ within the noise")
         found += _doubt_lines(report.benchmark, width=width)
+    found += absent_lines(report)
     gates = report.gates_on_select if report.verdict is None else report.verdict.gates
     held = [gate.name for gate in gates if gate.passed]
     if held:
@@ -78,10 +81,10 @@ def _size(other: Row, shipped: Row) -> str:
 
 
 def _speeds(benchmark: BenchmarkResult, verdict: Verdict | None) -> list[str]:
-    """Return the speed of the shipped file over the teacher, and over the rival where there is a verdict."""
+    """Return the speed of the shipped file over the teacher, and over the rival where the verdict has one."""
     shipped, primary = benchmark.shipped, benchmark.primary
     found = [_speed(shipped.speedup.get(primary), measurable=shipped.measurable.get(primary, False))]
-    if verdict is not None:
+    if verdict is not None and verdict.rival is not None:
         found.append(_speed(verdict.speedup_over_rival, measurable=verdict.over_rival_measurable))
     return found
 

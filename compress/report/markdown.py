@@ -5,7 +5,15 @@ from pathlib import Path
 from compress.benchmark import tables
 from compress.errors import InputError
 from compress.report.document import Report
-from compress.report.words import TEST_HEAD, data_line, fill_test_cells, loss_line, other_measures, verdict_lines
+from compress.report.words import (
+    TEST_HEAD,
+    absent_lines,
+    data_line,
+    fill_test_cells,
+    loss_line,
+    other_measures,
+    verdict_lines,
+)
 from compress.store.artifact import write_atomically
 
 MARKERS = ("<!-- result: written by `compressor run`, do not edit -->", "<!-- end of result -->")
@@ -16,6 +24,8 @@ def markdown(report: Report) -> str:
     parts = []
     if report.benchmark is not None:
         parts += [f"**{report.benchmark.title}**", "", tables.markdown(report.benchmark)]
+    if report.absent:
+        parts += [*(f"- {line}" for line in absent_lines(report)), ""]
     if report.verdict is not None:
         parts += ["**Verdict (test, read once)**", ""]
         parts += [f"| {' | '.join(TEST_HEAD)} |", "|---|---:|---:|---:|"]

@@ -94,12 +94,15 @@ def _headline(report: Report) -> str:
             f"{format_ms(shipped.latency_ms[primary])} <small>ms</small>",
             f"{format_speedup(faster, measurable=shipped.measurable[primary])} over the teacher",
         ),
-        (
-            f"speed over {verdict.rival}",
-            f"{sure}{format_factor(over.value)}<small>x</small>",
-            f"[{over.low:.2f}, {over.high:.2f}]; that is the teacher quantized without retraining",
-        ),
     ]
+    if over is not None:
+        cards.append(
+            (
+                f"speed over {verdict.rival}",
+                f"{sure}{format_factor(over.value)}<small>x</small>",
+                f"[{over.low:.2f}, {over.high:.2f}]; that is the teacher quantized without retraining",
+            )
+        )
     return (
         '<dl class="headline">'
         + "".join(

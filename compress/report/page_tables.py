@@ -159,10 +159,12 @@ def models(report: Report) -> str:
             f"<td>{100 * stage.scores.accuracy:.2f}</td></tr>"
             for stage in report.stages
         )
+        rows += _absent_rows(report, columns=4)
         measure = f"{report.task.measure} on select, %"
         return scroll("Every model of this run", ["model", "size", "parameters", "MACs", measure], rows)
     heads = tables.profile_heads(report.benchmark)
     rows = "".join(_model_row(report, report.benchmark, row) for row in report.benchmark.rows)
+    rows += _absent_rows(report, columns=5 + len(heads))
     head = ["model", "size", "parameters", "MACs", f"{report.task.measure} on select, %", "change"]
     timed = "median ms (offline samples a second), and speed over the teacher, by profile"
     shown = f'<p class="note">Behind accuracy: {timed}; ~ marks a speedup within the noise.</p>' + scroll(
@@ -176,6 +178,14 @@ def models(report: Report) -> str:
         )
         shown += f"<h3>{escape(title)}</h3>" + scroll(title, tables.SCORED_HEAD, cells)
     return shown
+
+
+def _absent_rows(report: Report, *, columns: int) -> str:
+    """Return a row for each model that could not be made, with the reason in place of its numbers."""
+    return "".join(
+        f'<tr class="baseline"><th scope="row">{escape(name)}</th><td colspan="{columns}">none: {escape(why)}</td></tr>'
+        for name, why in report.absent.items()
+    )
 
 
 def _model_row(report: Report, benchmark: BenchmarkResult, row: Row) -> str:

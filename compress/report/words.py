@@ -33,10 +33,17 @@ def loss_line(report: Report) -> str:
 
 def verdict_lines(verdict: Verdict) -> list[str]:
     """Return the comparison with the rival and each gate, in words."""
+    if verdict.speedup_over_rival is None:
+        return gate_lines(verdict.gates)
     value, low, high = verdict.speedup_over_rival
     sure = "" if verdict.over_rival_measurable else "~"
     over = f"{sure}{value:.2f}x [{low:.2f}, {high:.2f}] as fast as {verdict.rival}"
     return [over, *gate_lines(verdict.gates)]
+
+
+def absent_lines(report: Report) -> list[str]:
+    """Return each row that could not be made, with the reason."""
+    return [f"no {name}: {why}" for name, why in report.absent.items()]
 
 
 def gate_lines(gates: Iterable[GateResult]) -> list[str]:
