@@ -25,7 +25,7 @@ from compress.errors import StageError
 from compress.export.manifest import FORMAT_VERSION, NAME, Bounds, Content, Manifest
 from compress.export.metadata import Metadata, write_metadata
 from compress.export.onnx_file import external_files, write_model
-from compress.export.session import Session
+from compress.export.session import Session, can_be_exact
 
 MIN_REFERENCE_ROWS = 32
 
@@ -36,6 +36,13 @@ MIN_AGREEMENT = 0.98
 
 # How predict.py opens the primary file; where its weights are in a file of their own, they are found by its path.
 FROM_MEMORY = "session = ort.InferenceSession(model, "
+# Where the primary file cannot be loaded without saturation (see `Session`), predict.py must not ask for that.
+EXACT = """cpu, options = Path("/proc/cpuinfo"), ort.SessionOptions()
+flags = cpu.read_text(encoding="utf-8") if cpu.exists() else ""
+if "ssse3" in flags and "vnni" not in flags:  # int8 products would saturate here
+    options.add_session_config_entry("session.x64quantprecision", "1")
+"""
+INEXACT = "options = ort.SessionOptions()\n"
 FROM_FILES = """data, digest = here / (bundle["primary"] + ".data"), hashlib.sha256()
 with data.open("rb") as weights:
     while part := weights.read(1 << 24):
@@ -100,6 +107,8 @@ def write_bundle(
     script = Path(__file__).with_name(name).read_text()
     if external_files(directory / f"{primary}.onnx"):
         script = script.replace(FROM_MEMORY, FROM_FILES)
+    if primary.startswith("int8") and not can_be_exact(directory / f"{primary}.onnx"):
+        script = script.replace(EXACT, INEXACT)
     (directory / "predict.py").write_text(script)
     manifest = Manifest(
         format_version=FORMAT_VERSION,

@@ -13,9 +13,12 @@ import onnxruntime as ort  # noqa: E402
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors  # noqa: E402 # pyright: ignore[reportAttributeAccessIssue]
 
 from compress.errors import ArtifactError  # noqa: E402
+from compress.export.processor import saturates  # noqa: E402
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+EXACT_INT8 = "session.x64quantprecision"
 
 _LOAD_ERRORS = (
     ort_errors.Fail,
@@ -35,7 +38,8 @@ class Session:
         model: path of the file, its bytes, or a graph in memory of any size.
         threads: threads inside one operation.
         optimize: ONNX Runtime's own graph optimisations, all or none.
-        exact_int8: on a CPU without VNNI, run int8 products without saturation (slower); no effect elsewhere.
+        exact_int8: multiply int8 without saturation, which is slower; None does so where the CPU would saturate, if the
+            file can be loaded so: ONNX Runtime 1.32 cannot where two layers share one int8 weight.
         save_optimized: writes the optimised graph to this path.
 
     Attributes:
@@ -54,7 +58,7 @@ class Session:
         *,
         threads: int = 1,
         optimize: bool = True,
-        exact_int8: bool = False,
+        exact_int8: bool | None = None,
         save_optimized: Path | None = None,
     ) -> None:
         options = ort.SessionOptions()
@@ -64,8 +68,8 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-        if exact_int8:
-            options.add_session_config_entry("session.x64quantprecision", "1")
+        if exact_int8 or (exact_int8 is None and saturates() and can_be_exact(model)):
+            options.add_session_config_entry(EXACT_INT8, "1")
         if save_optimized is not None:
             options.optimized_model_filepath = str(save_optimized)
             # Needed above 2 GB, where it must have a name; nobody reads weights that ONNX Runtime has packed.
@@ -92,6 +96,15 @@ class Session:
         """Runs one batch: one array per input, one array per output."""
         feeds: dict[str, Any] = dict(zip(self.inputs, arrays, strict=True))
         return tuple(np.asarray(output) for output in self._session.run(None, feeds))
+
+
+def can_be_exact(model: "Path | bytes | ModelProto") -> bool:
+    """Whether ONNX Runtime can load a file so that int8 products do not saturate on a CPU without VNNI."""
+    try:
+        Session(model, exact_int8=True)
+    except ArtifactError:
+        return False
+    return True
 
 
 def _source(model: "Path | bytes | ModelProto") -> AbstractContextManager[str | bytes]:

@@ -1,7 +1,7 @@
 """Checks a bundle on the machine it was taken to, with onnxruntime and numpy alone: no torch, no onnx.
 
-int8 is not the same model on every CPU: without VNNI (or an equivalent) the products saturate. So outputs are
-compared, not only hashes.
+int8 is not the same model on every CPU: without VNNI (or an equivalent) the products saturate, unless ONNX Runtime is
+asked for exact ones, as here and in the bundle's predict.py. So outputs are compared, not only hashes.
 """
 
 import hashlib
@@ -15,10 +15,8 @@ import numpy as np
 
 from compress.errors import ArtifactError
 from compress.export.manifest import Bounds, Manifest
-from compress.export.session import Session
-
-VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})  # x86, then ARM
-NOTABLE = VNNI | {"avx2", "avx512f", "avx512bw", "amx_bf16", "avx512_bf16", "asimd", "sve"}
+from compress.export.processor import NOTABLE, cpu_flags, saturates
+from compress.export.session import EXACT_INT8, Session, can_be_exact
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Verified:
         primary: the file that the headline is about.
         sha256: of that file.
         cpu: where it was checked.
-        warnings: what may spoil int8 here.
+        warnings: what may spoil int8 here, and what sessions of one's own have to set.
         variants: by name.
     """
 
@@ -99,19 +97,26 @@ def verify_bundle(path: Path) -> Verified:
         primary=manifest.primary,
         sha256=digest,
         cpu=Machine(platform.machine(), tuple(sorted(flags & NOTABLE))),
-        warnings=_warnings(flags, has_int8=any(name.startswith("int8") for name in variants)),
+        warnings=_warnings(path, manifest, known=bool(flags)),
         variants=variants,
     )
 
 
-def _warnings(flags: frozenset[str], *, has_int8: bool) -> list[str]:
-    if not flags:
+def _warnings(path: Path, manifest: Manifest, *, known: bool) -> list[str]:
+    """Return what a user of a bundle has to know of int8 on this CPU."""
+    if not known:
         return ["the CPU's features are unknown here; judge by the agreement"]
-    if not has_int8 or VNNI & flags:
+    if not saturates():
         return []
+    int8 = {name: can_be_exact(path / bounds.file) for name, bounds in manifest.variants.items() if "int8" in name}
+    cpu = "this CPU has no VNNI, and int8 products would saturate"
     return [
-        "this CPU has no VNNI: int8 products may saturate; set session.x64quantprecision=1 in ONNX Runtime, or "
-        "quantize with reduce_range"
+        f"{cpu}: {name} was checked with {EXACT_INT8}=1, as predict.py runs; set it in sessions of your own by "
+        "SessionOptions.add_session_config_entry"
+        if exact
+        else f"{cpu}: ONNX Runtime cannot load {name} with {EXACT_INT8}=1, so judge by the agreement, or quantize with "
+        "reduce_range"
+        for name, exact in int8.items()
     ]
 
 
@@ -156,16 +161,3 @@ def _compare(
         agreement=agreement,
         min_agreement=bounds.min_agreement,
     )
-
-
-def cpu_flags() -> frozenset[str]:
-    """The CPU's feature flags as Linux names them; empty where they cannot be read."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() in {"flags", "Features"}:
-            return frozenset(value.split())
-    return frozenset()

@@ -151,9 +151,70 @@ def test_a_machine_that_computes_something_else_does_not_pass(bundle):
     assert {name for name, entry in report.variants.items() if not entry.passed} == {"fp32", "int8-x86"}
 
 
-def test_missing_vnni_is_a_warning(bundle, monkeypatch):
-    monkeypatch.setattr("compress.export.verify.cpu_flags", lambda: frozenset({"avx2"}))
-    assert any("no VNNI" in warning for warning in verify_bundle(bundle).warnings)
+def exactness(session: Session) -> str:
+    return session._session.get_session_options().get_session_config_entry("session.x64quantprecision")
+
+
+@pytest.fixture
+def without_vnni(monkeypatch):
+    """A CPU of before VNNI, as far as we can tell."""
+    for module in ("verify", "processor"):
+        monkeypatch.setattr(f"compress.export.{module}.cpu_flags", lambda: frozenset({"ssse3", "avx2"}))
+
+
+def test_without_vnni_a_bundle_is_checked_with_exact_products_and_says_how_to_get_them(bundle, without_vnni):
+    found = verify_bundle(bundle)
+    assert found.passed
+    assert any("no VNNI" in warning and "x64quantprecision" in warning for warning in found.warnings)
+    assert exactness(Session(bundle / "int8-x86.onnx")) == "1"
+
+
+def test_with_vnni_nothing_is_set(bundle, monkeypatch):
+    monkeypatch.setattr("compress.export.processor.cpu_flags", lambda: frozenset({"ssse3", "avx2", "avx512_vnni"}))
+    with pytest.raises(RuntimeError, match="x64quantprecision"):
+        exactness(Session(bundle / "int8-x86.onnx"))
+
+
+def test_predict_asks_for_exact_products_without_vnni_alone(bundle):
+    script = (bundle / "predict.py").read_text()
+    for flags, expected in (("ssse3 avx2", 1), ("ssse3 avx2 avx512_vnni", 0), ("asimd", 0)):
+        (bundle / "cpuinfo").write_text(f"flags : {flags}\n")
+        told = script.replace('Path("/proc/cpuinfo")', 'here / "cpuinfo"').replace(
+            "    options.add", "    sys.stdout.write('exact\\n')\n    options.add"
+        )
+        (bundle / "patched.py").write_text(told)
+        done = subprocess.run([sys.executable, str(bundle / "patched.py")], capture_output=True, text=True, check=True)
+        assert done.stdout.count("exact\n") == expected
+
+
+def test_a_file_that_cannot_be_exact_is_loaded_as_it_is_and_its_predict_does_not_ask(
+    tmp_path, metadata, rows, signature, without_vnni
+):
+    class Shared(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.twice, self.head = (torch.nn.Linear(*size) for size in ((64, 32), (32, 32), (32, 5)))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.twice(torch.relu(self.stem(x.flatten(1)))))
+            return self.head(torch.relu(self.twice(x)))
+
+    torch.manual_seed(0)
+    fp32 = to_onnx(Shared(), signature, (torch.zeros(2, 1, 8, 8),))
+    int8 = write_quantized(fp32, plan_without_training(fp32, lambda: [(rows,)], mode="static", find=minmax))
+    with pytest.raises(ArtifactError, match="cannot load"):
+        Session(int8, exact_int8=True)  # what the fallback is for; drop it when ONNX Runtime can
+    write_bundle(
+        tmp_path,
+        fp32=fp32,
+        variants={"int8-x86": int8},
+        primary="int8-x86",
+        metadata=metadata,
+        inputs=(rows,),
+        files={},
+    )
+    assert "x64quantprecision" not in (tmp_path / "predict.py").read_text()
+    assert verify_bundle(tmp_path).passed
 
 
 def test_the_files_carry_our_metadata(bundle, metadata):

@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from .interface import Batch, Load, Unusable, time_calls
+from .machine import cpu
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -64,11 +65,8 @@ class CpuSession:
     """
 
     def __init__(self, load: Load) -> None:
-        import onnxruntime
-
         check_one_wheel()
-        options = _options(load)
-        self._session = onnxruntime.InferenceSession(load.model, options, providers=[CPU])
+        self._session = _cpu_session(load)
         self._names = [node.name for node in self._session.get_outputs()]
         self._inputs = [node.name for node in self._session.get_inputs()]
         self.settings = _settings(self._session)
@@ -186,6 +184,22 @@ def _options(load: Load) -> "onnxruntime.SessionOptions":
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.log_severity_level = 3  # errors
     return options
+
+
+def _cpu_session(load: Load) -> "onnxruntime.InferenceSession":
+    """A session as a bundle's predict.py opens it: with exact int8 products where the CPU's would saturate."""
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail  # pyright: ignore[reportAttributeAccessIssue]
+
+    _, flags = cpu()
+    if "ssse3" in flags and not any("vnni" in flag for flag in flags):
+        options = _options(load)
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            return onnxruntime.InferenceSession(load.model, options, providers=[CPU])
+        except Fail:  # ONNX Runtime 1.32 cannot where two layers share one int8 weight
+            pass
+    return onnxruntime.InferenceSession(load.model, _options(load), providers=[CPU])
 
 
 def _session(
