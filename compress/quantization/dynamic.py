@@ -55,7 +55,7 @@ def _write_layer(editor: Editor, view: GraphView, node: onnx.NodeProto, *, reduc
         int8 = editor.add("Transpose", [int8], [f"{int8}/transposed"])
     scale_name = editor.constant(f"{weight_name}_scale", scale)
     # Of its own: on CPUs without VNNI ONNX Runtime replaces every layer's, and cannot where two share one.
-    zero = editor.constant(f"{weight_name}_zero", np.zeros(len(scale), np.int8))
+    zero = editor.own_constant(f"zero_int8_{len(scale)}", np.zeros(len(scale), np.int8))
     parts = [f"{value}_uint8", f"{value}_scale", f"{value}_zero"]
     editor.add("DynamicQuantizeLinear", [value], parts)
     product = editor.add("MatMulInteger", [parts[0], int8, parts[2], zero], [f"{name}/int32"])

@@ -34,6 +34,14 @@ class Editor:
         self._constants.setdefault(tensor.name, tensor)
         return tensor.name
 
+    def own_constant(self, name: str, array: np.ndarray) -> str:
+        """Adds a constant for one reader, numbered where the name is taken; returns its name."""
+        number, unique = 0, name
+        while unique in self._constants:
+            number += 1
+            unique = f"{name}#{number}"
+        return self.constant(unique, array)
+
     def add(
         self, op_type: str, inputs: list[str], outputs: list[str], *, attributes: Mapping[str, int] | None = None
     ) -> str:

@@ -52,7 +52,7 @@ def _write_layer(
     scale_name = editor.constant(f"{weight_name}_scale", scale)
     inputs = [int8, scale_name]
     if node.op_type == "Gemm":  # QGemm is only made from pairs that spell out the zero point
-        inputs.append(editor.constant(f"{weight_name}_zero", np.zeros(len(scale), np.int8)))
+        inputs.append(editor.own_constant(f"zero_int8_{len(scale)}", np.zeros(len(scale), np.int8)))
     restored = f"{weight_name}_dequantized{scale_name.removeprefix(f'{weight_name}_scale')}"
     node.input[1] = editor.add("DequantizeLinear", inputs, [restored], attributes={"axis": axis})
     if bias is not None:

@@ -192,6 +192,16 @@ def test_any_float_graph_can_be_quantized_without_training(zoo, images, method):
     assert (reference.argmax(1) == quantized.argmax(1)).mean() > 0.95
 
 
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+@pytest.mark.parametrize("name", ["mlp", "resnet"])
+def test_files_can_be_loaded_with_exact_products_and_give_the_same(zoo, images, name, mode):
+    """ONNX Runtime replaces each weight and zero point then, and refuses a file where two layers share one."""
+    plan = plan_without_training(zoo[name], lambda: [(images[:256],)], mode=mode, find=minmax)
+    quantized = write_quantized(zoo[name], plan)
+    exact, plain = (Session(quantized, exact_int8=each)(images[300:400])[0] for each in (True, False))
+    np.testing.assert_allclose(exact, plain, atol=1e-3 * np.abs(plain).max())
+
+
 def test_dynamic_layers_fuse_with_their_bias(zoo, images):
     model = zoo["mlp"]
     plan = plan_without_training(model, list, mode="dynamic", find=minmax)
