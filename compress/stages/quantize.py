@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from compress.errors import StageError
 from compress.export.feed import Feed
@@ -130,6 +131,23 @@ class Quantize(Stage):
             facts=facts,
             files=files,
         )
+
+    def check(self, module: nn.Module, work: Work) -> None:
+        """Refuse recurrent layers: their products cannot be counted, so nothing could tell how much runs in int8.
+
+        Raises:
+            StageError: names the layer.
+        """
+        del work
+        for name, part in module.named_modules():
+            if isinstance(part, nn.RNNBase):
+                raise StageError(
+                    "quantize cannot tell how much of a recurrent network runs in int8",
+                    expected="a network without GRU, LSTM and RNN",
+                    got=f"{type(part).__name__} {name!r}",
+                    where=self.title,
+                    hint="leave quantize out, and export fp32",
+                )
 
     def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:
         """The stage's own loss if it has one, else the pipeline's."""

@@ -90,3 +90,9 @@ def test_smoke_searches_but_does_not_judge_accuracy():
     assert Quantize().smoke().max_accuracy_drop == 1.0
     assert Quantize().smoke().min_agreement == 0.0
     assert Quantize.without_limits(mode="static").smoke().max_accuracy_drop is None
+
+
+def test_a_recurrent_network_is_refused_before_anything_trains(context):
+    module = torch.nn.Sequential(torch.nn.GRU(8, 16), torch.nn.Linear(16, 10))
+    with pytest.raises(StageError, match=r"(?s)recurrent.*GRU '0'.*export fp32"):
+        Quantize().check(module, context.work)
