@@ -421,6 +421,20 @@ def test_pinning_takes_as_many_cores_as_threads_and_never_too_few():
         os.sched_setaffinity(0, before)
 
 
+@pytest.mark.parametrize(("flags", "exact"), [("ssse3 avx2", True), ("ssse3 avx512_vnni", False), ("asimd", False)])
+def test_int8_is_timed_with_the_products_that_a_bundle_asks_for(
+    small: Path, samples: Path, monkeypatch: pytest.MonkeyPatch, flags: str, exact: bool
+):
+    module = "compress.benchmark.runtimes.onnxruntime_sessions"
+    monkeypatch.setattr(f"{module}.cpu", lambda: ("a CPU", flags.split()))
+    options = CpuSession(request(small, samples))._session.get_session_options()
+    if exact:
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    else:
+        with pytest.raises(RuntimeError, match="x64quantprecision"):
+            options.get_session_config_entry("session.x64quantprecision")
+
+
 def test_the_cpu_session_reports_its_nodes_and_its_settings_are_json(small: Path, samples: Path):
     session = CpuSession(request(small, samples))
     assert session.settings["nodes"] == {CPU: 2}
