@@ -185,6 +185,8 @@ def plan(
     if as_json:
         typer.echo(json.dumps(asdict(found)))
         return
+    if found.input_formula:
+        typer.echo(f"input: {found.input_formula}")
     for row in found.steps:
         typer.echo(f"{row.name:<22}{row.action:<8}{row.why}".rstrip())
     for pair in found.pairs:

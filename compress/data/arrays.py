@@ -40,6 +40,7 @@ class Numpy(Source):
     """
 
     of_files: ClassVar[bool] = True
+    of_images: ClassVar[bool] = True
 
     source: Literal["numpy"] = "numpy"
     archive: Path | None = None

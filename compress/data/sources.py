@@ -27,6 +27,7 @@ class Digits(Source):
     """scikit-learn's 1,797 handwritten digits, 8 x 8; grey levels 0 to 16 are scaled to 0 to 255."""
 
     of_files: ClassVar[bool] = True
+    of_images: ClassVar[bool] = True
 
     source: Literal["digits"] = "digits"
 
@@ -58,6 +59,7 @@ class Idx(Source):
     """
 
     of_files: ClassVar[bool] = True
+    of_images: ClassVar[bool] = True
 
     source: Literal["idx"] = "idx"
     directory: Path
@@ -105,6 +107,7 @@ class ImageFolder(Source):
     """
 
     of_files: ClassVar[bool] = True
+    of_images: ClassVar[bool] = True
 
     source: Literal["image-folder"] = "image-folder"
     root: Path

@@ -11,6 +11,7 @@ from compress.config.user_code import run_user_file, user_function
 from compress.errors import EnvironmentFault, ModelError
 from compress.models.spec import Model, image_sizes
 from compress.store.artifact import hash_file
+from compress.tasks.image_classification import Normalize
 from compress.tasks.signature import Signature
 
 # What the libraries raise for unknown names, unfit weights and configurations, and hubs that do not answer.
@@ -96,12 +97,7 @@ class Timm(Model):
             EnvironmentFault: when timm is not installed or does not import.
             ModelError: when timm has no such model or cannot get its weights.
         """
-        try:
-            import timm  # pyright: ignore[reportMissingImports] # an extra
-        except (ImportError, RuntimeError) as error:
-            raise EnvironmentFault(
-                "timm does not import", got=error, where=f"model {self.name}", hint="pip install 'compress-onnx[timm]'"
-            ) from error
+        timm = _timm()
         channels, _, _, classes = image_sizes(signature, family=self.family)
         try:
             return timm.create_model(self.name, pretrained=self.pretrained, in_chans=channels, num_classes=classes)
@@ -113,6 +109,35 @@ class Timm(Model):
                 where=f"model {self.name}",
             ) from error
 
+    @property
+    def published(self) -> bool:
+        """Whether it starts from timm's weights."""
+        return self.pretrained
+
+    def normalization(self) -> Normalize | None:
+        """Return the mean and deviation of timm's own configuration.
+
+        Raises:
+            EnvironmentFault: when timm is not installed or does not import.
+        """
+        found = _timm().get_pretrained_cfg(self.name)
+        return None if found is None else Normalize(mean=tuple(found.mean), std=tuple(found.std))
+
     def strip(self, module: nn.Module) -> Model:  # noqa: ARG002
         """Leave the published weights out: the stored ones replace them."""
         return self.model_copy(update={"pretrained": False})
+
+
+def _timm() -> Any:
+    """Return timm, which is an extra.
+
+    Raises:
+        EnvironmentFault: when it is not installed or does not import.
+    """
+    try:
+        import timm  # pyright: ignore[reportMissingImports]
+    except (ImportError, RuntimeError) as error:
+        raise EnvironmentFault(
+            "timm does not import", got=error, where="a model of timm", hint="pip install 'compress-onnx[timm]'"
+        ) from error
+    return timm

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from compress.errors import EnvironmentFault, ModelError
 from compress.models.external import LIBRARY_ERRORS
 from compress.models.spec import Model, image_sizes
 from compress.store.artifact import hash_file, hash_values
+from compress.tasks.image_classification import Normalize
 from compress.tasks.signature import Signature
 from compress.tasks.task import Problem, Task
 
@@ -233,6 +235,49 @@ class HuggingFace(Model):
                 where=where,
                 hint=f"set data.tokenize.max_length: {module.max_positions}",
             )
+
+    @property
+    def published(self) -> bool:
+        """Whether it starts from the weights of the hub or folder."""
+        return self.pretrained
+
+    def normalization(self) -> Normalize | None:
+        """Return what ``preprocessor_config.json`` beside the weights says, in units of images scaled to 0 to 1.
+
+        Raises:
+            EnvironmentFault: when the hub is needed and does not answer.
+        """
+        text = self._processor_text()
+        found = {} if text is None else json.loads(text)
+        rescaled = 255 * found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 255.0
+        if not found or found.get("rescale_offset"):
+            return None
+        if not found.get("do_normalize", True):
+            mean, std = [0.0], [1.0]
+        elif "image_mean" in found and "image_std" in found:
+            mean, std = (np.atleast_1d(found[name]) for name in ("image_mean", "image_std"))
+        else:
+            return None
+        scaled = (tuple(round(float(value) / rescaled, 9) for value in side) for side in (mean, std))
+        return Normalize(mean=next(scaled), std=next(scaled))
+
+    def _processor_text(self) -> str | None:
+        """Return the file that says how images enter, from the folder or the hub; None when there is none."""
+        name = "preprocessor_config.json"
+        if Path(self.path).is_dir():
+            path = Path(self.path) / name
+            return path.read_text(encoding="utf-8") if path.is_file() else None
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+        try:
+            return Path(hf_hub_download(self.path, name)).read_text(encoding="utf-8")
+        except (EntryNotFoundError, RepositoryNotFoundError) as error:
+            if _hub_is_silent(error):
+                raise self._fault(error) from error
+            return None
+        except LIBRARY_ERRORS as error:
+            raise self._fault(error) from error
 
     def identity(self) -> dict[str, Any]:
         """Replace the path of a folder by the content that is read from it."""

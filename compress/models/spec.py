@@ -10,6 +10,7 @@ from torch import nn
 
 from compress.config import Values
 from compress.errors import EnvironmentFault, ModelError
+from compress.tasks.image_classification import Normalize
 from compress.tasks.signature import Signature
 from compress.tasks.task import Problem, Task
 
@@ -47,6 +48,19 @@ class Model(Values):
         Raises:
             ModelError: when the model has too few tokens or positions.
         """
+
+    @property
+    def published(self) -> bool:
+        """Whether it comes with weights that others trained."""
+        return False
+
+    def normalization(self) -> Normalize | None:
+        """Return what its published weights' own configuration says of their images; None where it says nothing.
+
+        Raises:
+            EnvironmentFault: when a library or a hub is missing.
+        """
+        return None
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the built module, as JSON values: the fields, files by their content instead of path."""

@@ -57,10 +57,12 @@ class Plan:
     Attributes:
         steps: in order.
         pairs: which layers its distillations would compare; empty when their losses read logits alone.
+        input_formula: what a model gets of a raw sample x; empty where there is no formula.
     """
 
     steps: list[Row]
     pairs: list[Pairing]
+    input_formula: str
 
 
 def plan(recipe: Recipe, options: Options) -> Plan:
@@ -114,7 +116,7 @@ def _look(recipe: Recipe, options: Options) -> Plan:
     work = replace(work, teachers=tuple(members) if len(members) == len(teachers) else ())
     for node in (node for node in steps if node.is_taught):
         walk.visit(node, work)
-    return Plan(walk.rows, pairs)
+    return Plan(walk.rows, pairs, work.task.input_formula)
 
 
 @dataclass

@@ -130,6 +130,8 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
         execution = settle_execution(run_dir, threads=options.threads)
         work, host = work_of(recipe, data), host_of(options, store=store, execution=execution, recorder=parent)
         options.reporter.say(data_line(describe_data(data, work.task)))
+        if work.task.input_formula:
+            options.reporter.say(f"input: {work.task.input_formula}")
         loop = Loop(recipe, options, tracker, parent, shared, host)
         work = loop.walk(work)
         rows = list(loop.steps.values())
@@ -418,7 +420,7 @@ def prepare(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
     """Return what really runs: the recipe and its data, or for a smoke run little of both, in a store of its own."""
     recipe = recipe.resolve(code=options.code)
     faults = [f"{recipe.stages[index].title}: {message}" for index, message in recipe.misfits()]
-    faults += [f"{'.'.join(path)}: {message}" for path, message in (*recipe.list_unshipped(), *recipe.list_untimed())]
+    faults += [f"{'.'.join(path)}: {message}" for path, message in recipe.list_faults()]
     if faults:  # a recipe that was read from a file has been told so already, with its places
         raise RecipeError("\n".join([f"the recipe has {len(faults)} fault(s):", *faults]))
     with options.reporter.bar("reading the data"):

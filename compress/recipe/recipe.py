@@ -19,7 +19,17 @@ from compress.recipe.faults import Fault
 from compress.recipe.plain import anchor, leaves, names_code, plain
 from compress.recipe.resolve import resolve
 from compress.recipe.schema import OneKeySchema
-from compress.recipe.sections import Baseline, Benchmark, Colleague, DataConfig, Gates, Teacher, Tracking
+from compress.recipe.sections import (
+    STATED,
+    UNSTATED,
+    Baseline,
+    Benchmark,
+    Colleague,
+    DataConfig,
+    Gates,
+    Teacher,
+    Tracking,
+)  # fmt: skip
 from compress.recipe.stages import VERBS, AnyStage, OwnStage
 from compress.recipe.text import Document, read
 from compress.tasks import Task
@@ -133,7 +143,7 @@ class Recipe(Values):
                 Fault(document.place(("stages", index)), document.spell(("stages", index)), message, None)
                 for index, message in recipe.misfits()
             ]
-            for path, message in (*recipe.list_unshipped(), *recipe.list_untimed()):
+            for path, message in recipe.list_faults():
                 faults.append(Fault(document.place(path), document.spell(path), message, None))
         except ValidationError as error:
             recipe = None
@@ -169,7 +179,8 @@ class Recipe(Values):
             RecipeError: when a loss has terms that mean nothing for the task's outputs.
         """
         model = self.teacher.model
-        task = self.data.task_of(data, tokenizer=model.path if isinstance(model, HuggingFace) else None)
+        tokenizer = model.path if isinstance(model, HuggingFace) else None
+        task = self.data.task_of(data, tokenizer=tokenizer, teachers=self.teachers)
         losses = {"the pipeline": self.loss} | {
             stage.title: own for stage in self.stages if (own := stage.guided_loss(self.loss)) is not self.loss
         }
@@ -187,6 +198,15 @@ class Recipe(Values):
             if loss.mixup and not task.fixed_size:
                 raise RecipeError("only images can be mixed", got=f"mixup {loss.mixup:g}", where=f"the loss of {where}")
         return task
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """The teacher and the others of the ensemble."""
+        return (self.teacher, *(colleague.teacher for colleague in self.ensemble.values()))
+
+    def list_faults(self) -> list[tuple[tuple[str, ...], str]]:
+        """Return what is wrong with the recipe as a whole, by path, and why, before any sample is read."""
+        return [*self.list_unshipped(), *self.list_untimed(), *self.list_unstated()]
 
     def misfits(self) -> list[tuple[int, str]]:
         """Return the stages that cannot work with the loss, by position, and why; of unread code nothing is told."""
@@ -226,6 +246,14 @@ class Recipe(Values):
             for profile in found
             if profile not in able
         ]
+
+    def list_unstated(self) -> list[tuple[tuple[str, ...], str]]:
+        """Return the section that does not state the input formula of given weights, if no configuration can."""
+        given = [teacher for teacher in self.teachers if teacher.is_given]
+        alone = any(teacher.weights or not (teacher.model and teacher.model.published) for teacher in given)
+        if not alone or self.data.normalize is not None or self.data.task is not None or not self.data.source.of_images:
+            return []
+        return [(("data",), f"{UNSTATED}; expected {STATED}")]
 
     def parameters(self) -> dict[str, Any]:
         """Return every scalar by its dotted path, as ``--set`` spells it."""

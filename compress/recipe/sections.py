@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -33,6 +34,15 @@ from compress.tasks import Augment, ImageClassification, Judge, Normalize, Task,
 from compress.tasks.own import AnyTask, OwnTask, TaskMaker, make_task
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+AnyNormalize = Annotated[
+    Annotated[Literal["identity"], Tag("identity")] | Annotated[Normalize, Tag("numbers")],
+    Discriminator(lambda value: "identity" if isinstance(value, str) else "numbers"),
+]
+UNSTATED = "the input formula of the given weights is not stated, and other images than theirs make them worse silently"
+STATED = (
+    "data.normalize: {mean: [...], std: [...]} as they were trained, of images scaled to 0 to 1, or data.normalize: "
+    "identity where they were trained on the scaled images themselves"
+)
 
 
 class DataConfig(Values):
@@ -44,7 +54,9 @@ class DataConfig(Values):
         overlap: what to do with train samples that are also in a role the source fixed: ``refuse`` the data, or
             ``drop-from-train`` and count them. The other roles are never touched.
         augment: views of the train samples; None trains on the plain ones.
-        normalize: mean and deviation that given weights were trained with; None takes those of the train role.
+        normalize: mean and deviation that given weights were trained with, or ``identity`` for images that are only
+            scaled to 0 to 1; None takes what the weights' own configuration says, or of a teacher that is trained here
+            those of the train role.
         tokenize: how text becomes tokens.
         judge: what counts as right.
         task: what samples are, where they are neither images of one class nor text: the user's own; see `OwnTask`.
@@ -54,7 +66,7 @@ class DataConfig(Values):
     split: Split = Split()
     overlap: Overlap = "refuse"
     augment: Augment | None = None
-    normalize: Normalize | None = None
+    normalize: AnyNormalize | None = None
     tokenize: Tokenize = Tokenize()
     judge: Judge = Judge()
     task: AnyTask | None = None
@@ -64,20 +76,21 @@ class DataConfig(Values):
         """Without the key of a task of the user's own where there is none, so that stored runs are found as ever."""
         return {name: value for name, value in write(self).items() if name != "task" or value is not None}
 
-    def task_of(self, data: Data, *, tokenizer: str | None) -> Task:
+    def task_of(self, data: Data, *, tokenizer: str | None, teachers: Sequence["Teacher"] = ()) -> Task:
         """Return the task for these data: images, texts, or words, or the user's own.
 
         Args:
             data: as ``load`` returned them.
             tokenizer: the teacher's, used when ``tokenize`` names none.
+            teachers: of the recipe; what given weights were trained on decides how images enter.
 
         Raises:
             DataError: when the fields do not fit the data, or a measure of the user's own gives no number.
-            ModelError: when there is no tokenizer.
+            ModelError: when there is no tokenizer, or the input formula of given weights is not known.
         """
         if self.task is not None:
             return self._own_task(self.task, data)
-        task = self._our_task(data, tokenizer=tokenizer)
+        task = self._our_task(data, tokenizer=tokenizer, teachers=teachers)
         if isfunction(self.judge.measure):  # tried before anything trains
             size = (int(task.units(data.select).sum()), len(task.classes))
             task.tally(np.random.default_rng(0).standard_normal(size).astype(np.float32), data.select)
@@ -95,11 +108,12 @@ class DataConfig(Values):
             )
         return make_task(make, data)
 
-    def _our_task(self, data: Data, *, tokenizer: str | None) -> Task:
+    def _our_task(self, data: Data, *, tokenizer: str | None, teachers: Sequence["Teacher"]) -> Task:
         if data.select.inputs.dtype != object:
             if self.tokenize != Tokenize():
                 raise DataError("only text is tokenized", got="images", where="data.tokenize")
-            return ImageClassification.of(data, augment=self.augment, normalize=self.normalize, judge=self.judge)
+            normalize = self._normalization(data.train.inputs, teachers)
+            return ImageClassification.of(data, augment=self.augment, normalize=normalize, judge=self.judge)
         for name in ("augment", "normalize"):
             if self.__dict__[name] is not None:
                 raise DataError(f"only images have {name}", got="text", where=f"data.{name}")
@@ -115,6 +129,33 @@ class DataConfig(Values):
         loaded = Tokenizer.load(path, max_length=self.tokenize.max_length, words=words)
         return TextTask.of(data, tokenizer=loaded, judge=self.judge)
 
+    def _normalization(self, inputs: NDArray[Any], teachers: Sequence["Teacher"]) -> Normalize | None:
+        """Return what is stated, or what the configuration of given weights says; None stands for the train role's.
+
+        Raises:
+            ModelError: when there are given weights and neither says anything that fits the images.
+        """
+        channels = inputs.shape[1]
+        if self.normalize == "identity":
+            return Normalize.identity(channels)
+        given = [teacher for teacher in teachers if teacher.is_given]
+        if self.normalize is not None or not given or inputs.ndim != 4:
+            return self.normalize
+        told = [None if (own := teacher.normalization()) is None else own.over(channels) for teacher in given]
+        if told[0] is not None and all(own == told[0] for own in told) and _is_scaled(inputs):
+            return told[0]
+        train = Normalize.of_train(inputs)
+        raise ModelError(
+            UNSTATED,
+            expected=STATED,
+            got="; ".join(f"mean {[*own.mean]}, std {[*own.std]} in their configuration" for own in told if own)
+            or f"no data.normalize, and no configuration beside them for {channels} channel(s)",
+            where="data.normalize",
+            hint="look into the code that trained them: torchvision's ToTensor() alone is identity, its weights of "
+            "ImageNet have {mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}; your train images' own would be "
+            f"{{mean: {[*train.mean]}, std: {[*train.std]}}}",
+        )
+
     def load(self, *, code: Sequence[Path] = ()) -> Data:
         """Return the samples in their roles.
 
@@ -126,6 +167,11 @@ class DataConfig(Values):
             InputError: when the source is a user's file that ``code`` does not name.
         """
         return assign(self.source.load(code=code), split=self.split, overlap=self.overlap)
+
+
+def _is_scaled(inputs: NDArray[Any]) -> bool:
+    """Whether images are what configurations speak of: bytes, or numbers from 0 to 1."""
+    return inputs.dtype == np.uint8 or (inputs.min() >= 0 and inputs.max() <= 1)
 
 
 class Teacher(Values):
@@ -161,6 +207,15 @@ class Teacher(Values):
                 "a teacher is trained (train), given (weights), or its model brings published weights and "
                 "expected_accuracy proves them"
             )
+
+    @property
+    def is_given(self) -> bool:
+        """Whether its weights come from outside, so that nothing here knows what they were trained on."""
+        return self.model is not None and (self.train is None or self.weights is not None or self.model.published)
+
+    def normalization(self) -> Normalize | None:
+        """Return what the configuration of given weights says of their images; None where it says nothing."""
+        return None if self.model is None or self.weights is not None else self.model.normalization()
 
     def check(self, accuracy: float) -> None:
         """Compare the measured accuracy with the expected one.

@@ -61,6 +61,27 @@ class Normalize(Values):
         if len(self.mean) != len(self.std):
             raise ValueError(f"expected one std per mean, got {len(self.std)} for {len(self.mean)} channels")
 
+    @classmethod
+    def identity(cls, channels: int) -> Self:
+        """Return the one that leaves the scaled images as they are."""
+        return cls(mean=(0.0,) * channels, std=(1.0,) * channels)
+
+    def over(self, channels: int) -> Self | None:
+        """Return it for this number of channels, a single mean for all of them; None when it is for another number."""
+        if len(self.mean) == 1:
+            return type(self)(mean=self.mean * channels, std=self.std * channels)
+        return self if len(self.mean) == channels else None
+
+    @classmethod
+    def of_train(cls, inputs: NDArray[np.generic]) -> Self:
+        """Return the mean and deviation of each channel of raw images [N, C, H, W], scaled as the task scales them."""
+        axes, scale = (0, 2, 3), scale_of(inputs)
+        mean = inputs.mean(axis=axes, dtype=np.float64) * scale
+        std = np.maximum(inputs.std(axis=axes, dtype=np.float64) * scale, 1e-6)
+        return cls(
+            mean=tuple(round(float(value), 6) for value in mean), std=tuple(round(float(value), 6) for value in std)
+        )
+
 
 @dataclass(frozen=True)
 class ImageClassification(Task):
@@ -110,9 +131,8 @@ class ImageClassification(Task):
         judge = judge or Judge()
         judge.group_classes(data.classes)
         judge.choose(MEASURES)
-        scale = 1 / 255 if inputs.dtype == np.uint8 else 1.0
         if normalize is None:
-            normalize = _normalize(inputs, scale=scale)
+            normalize = Normalize.of_train(inputs)
         elif len(normalize.mean) != inputs.shape[1]:
             raise DataError(
                 "data.normalize is for images with another number of channels",
@@ -123,7 +143,7 @@ class ImageClassification(Task):
         return cls(
             classes=data.classes,
             shape=(int(inputs.shape[1]), int(inputs.shape[2]), int(inputs.shape[3])),
-            scale=scale,
+            scale=scale_of(inputs),
             mean=normalize.mean,
             std=normalize.std,
             augment=augment,
@@ -162,6 +182,15 @@ class ImageClassification(Task):
     def preprocessing(self) -> dict[str, Any]:
         """What a deployment must do to raw images: ``(raw * scale - mean) / std`` per channel, channels first."""
         return {"layout": "NCHW", "scale": self.scale, "mean": list(self.mean), "std": list(self.std)}
+
+    @property
+    def input_formula(self) -> str:
+        """What a model gets of an image x, as a formula."""
+        scaled = "x / 255" if self.scale != 1 else "x"
+        if not any(self.mean) and set(self.std) == {1.0}:
+            return scaled
+        mean, std = (f"{side[0]:g}" if len(side) == 1 else str([*side]) for side in (self.mean, self.std))
+        return f"({scaled} - {mean}) / {std}"
 
     def views(self, *, mixup: float = 0.0) -> tuple[View | None, ...]:
         """The views that training draws from; ``(None,)`` without augmentation and mixture."""
@@ -229,14 +258,9 @@ class ImageClassification(Task):
         return single_label(outputs.argmax(axis=1), labels, self.classes, self.judge) | self.judge.own(outputs, labels)
 
 
-def _normalize(inputs: NDArray[np.generic], *, scale: float) -> Normalize:
-    """Return the mean and the standard deviation of each channel of the scaled images [N, C, H, W]."""
-    axes = (0, 2, 3)
-    mean = inputs.mean(axis=axes, dtype=np.float64) * scale
-    std = np.maximum(inputs.std(axis=axes, dtype=np.float64) * scale, 1e-6)
-    return Normalize(
-        mean=tuple(round(float(value), 6) for value in mean), std=tuple(round(float(value), 6) for value in std)
-    )
+def scale_of(inputs: NDArray[np.generic]) -> float:
+    """Return what raw images are multiplied by before anything else: bytes become 0 to 1, other numbers stay."""
+    return 1 / 255 if inputs.dtype == np.uint8 else 1.0
 
 
 @lru_cache(maxsize=64)

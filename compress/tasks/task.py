@@ -47,6 +47,11 @@ class Task(ABC):
     def preprocessing(self) -> dict[str, Any]:
         """What a deployment must do to raw samples, as JSON values."""
 
+    @property
+    def input_formula(self) -> str:
+        """What a model gets of a raw sample x, as a formula; empty where there is none."""
+        return ""
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything that decides what a batch holds; of a class of the user's, its file is part of that."""

@@ -578,6 +578,7 @@ def test_a_pickled_checkpoint_is_told(project):
     with (project / "teacher.pt").open("wb") as file:
         pickle.dump({"model": np.float64(3)}, file)
     change(project, "train: {epochs: 1, batch_size: 64}", "weights: teacher.pt")
+    change(project, "  source: digits", "  source: digits\n  normalize: identity")
     refused(project, code=3, words=("the weights cannot be read safely", "safetensors", "teacher.pt"))
     torch.save(torch.nn.Linear(2, 2), project / "teacher.pt")
     refused(project, code=3, words=("the weights cannot be read safely", "safetensors", "teacher.pt"))

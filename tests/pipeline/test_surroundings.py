@@ -62,6 +62,7 @@ def test_the_users_code_and_weights_show(folder):
     for path in (code, weights):
         path.write_text("1")
     text = RECIPE.replace("train: {epochs: 1}", "weights: teacher.safetensors")
+    text = text.replace("data: {", "data: {normalize: identity, ")
     before = seen(folder, text, (code,))
     assert before != seen(folder, text)
     for path in (code, weights):

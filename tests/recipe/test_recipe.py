@@ -57,7 +57,7 @@ def test_yaml_and_python_objects_are_the_same():
 @pytest.mark.parametrize("student", ["teacher", "mlp", "{resnet: {width: 8}}", "{timm: {name: resnet18}}"])
 def test_a_recipe_survives_writing_and_reading(student):
     text = TEXT.replace("cnn: {widths: [16, 32], strides: [1, 2]}", student)
-    recipe = parse(text, "loss.kl.temperature=2.5", "teacher.weights=w.safetensors")
+    recipe = parse(text, "loss.kl.temperature=2.5", "teacher.weights=w.safetensors", "data.normalize=identity")
     assert parse(recipe.to_yaml()) == recipe
 
 
@@ -67,6 +67,25 @@ def test_the_normalisation_of_given_weights_is_stated_with_the_data():
     assert recipe.data.normalize == Normalize(mean=(0.5,), std=(0.25,))
     assert parse(recipe.to_yaml()) == recipe
     assert "r.yaml:5:34: data.normalize.std.0" in faults(text.replace("0.25", "0"))
+    assert parse(TEXT, "data.normalize=identity").data.normalize == "identity"
+    assert "did you mean 'identity'?" in faults(TEXT, "data.normalize=identiy")
+
+
+@pytest.mark.parametrize("where", ["teacher", "ensemble.other.teacher"])
+def test_given_weights_whose_input_formula_is_not_stated_are_refused(where):
+    text = TEXT + "ensemble:\n  other: {teacher: {model: cnn, train: {epochs: 1}}}\n"
+    message = faults(text, f"{where}.weights=w.pt")
+    assert "r.yaml:3:1: data: the input formula of the given weights is not stated" in message
+    assert "data.normalize: identity" in message
+    parse(text, f"{where}.weights=w.pt", "data.normalize=identity")
+    parse(text, f"{where}.weights=w.pt", "data.source={table: {path: texts.csv, text: text, label: label}}")
+
+
+def test_models_that_bring_their_weights_may_state_it_in_their_own_configuration():
+    text = TEXT.replace("model: {resnet: {width: 16}}", "model: {huggingface: {path: nobody/vit}}")
+    assert parse(text).teacher.is_given
+    assert parse(text.replace("nobody/vit", "nobody/vit, pretrained: false")).teacher.is_given is False
+    assert "is not stated" in faults(text.replace("  train: {epochs: 3, learning_rate: 1e-1}", "  weights: w.pt"))
 
 
 def test_the_word_teacher_is_a_student():
@@ -74,7 +93,10 @@ def test_the_word_teacher_is_a_student():
 
 
 def test_relative_paths_start_from_the_recipe():
-    recipe = parse(TEXT.replace("source: digits", "source: {idx: {directory: images}}"), "teacher.weights=/w.pt")
+    recipe = parse(
+        TEXT.replace("source: digits", "source: {idx: {directory: images}}\n  normalize: identity"),
+        "teacher.weights=/w.pt",
+    )
     assert recipe.data.source.directory == Path("/project/images")
     assert recipe.teacher.weights == Path("/w.pt")
 

@@ -1,0 +1,84 @@
+"""A stranger's own teacher, as a user types it: its inputs, its outputs, its accuracy and its modules are checked."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn import functional as F
+
+MODEL = """\
+from torch import nn
+
+
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+"""
+RECIPE = """\
+schema: 1
+name: strange
+data: {source: digits}
+teacher: {model: {file: {path: my_model.py}}, weights: teacher.pt}
+student: {cnn: {widths: [4], strides: [2]}}
+stages:
+  - distill: {epochs: 1, batch_size: 64}
+"""
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, torch.Tensor]:
+    """Of a teacher that was trained on (x - 0.9) / 0.1, far from what the train role would give."""
+    raw = load_digits()
+    torch.manual_seed(0)
+    images = (torch.tensor(raw.images, dtype=torch.float32) / 16 - 0.9) / 0.1
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), torch.tensor(raw.target)).backward()
+        optimizer.step()
+    return model.state_dict()
+
+
+@pytest.fixture
+def project(tmp_path: Path, weights) -> Path:
+    (tmp_path / "my_model.py").write_text(MODEL)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    torch.save(weights, tmp_path / "teacher.pt")
+    return tmp_path
+
+
+def compressor(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "compress", *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
+def refused(*arguments: str, cwd: Path, words: tuple[str, ...]) -> None:
+    result = compressor(*arguments, cwd=cwd)
+    assert result.returncode == 3, result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "internal error" not in result.stderr
+
+
+STATED = ("--set", "data.normalize={mean: [0.9], std: [0.1]}")
+
+
+def test_weights_without_their_input_formula_are_refused_by_validate_and_told_what_to_write(project):
+    refused("validate", "recipe.yaml", cwd=project, words=("is not stated", "data.normalize: identity"))
+
+
+def test_plan_and_run_begin_with_the_input_formula(project):
+    for command, *options in (("plan",), ("run", "--until", "teacher")):
+        result = compressor(command, "recipe.yaml", "--code", "my_model.py", *STATED, *options, cwd=project)
+        assert result.returncode == 0, result.stderr
+        told = result.stdout if command == "plan" else result.stderr
+        assert "input: (x / 255 - 0.9) / 0.1" in told.splitlines()[:3]
