@@ -13,9 +13,10 @@ from rich.table import Table
 
 from compress.advice.measures import Measure
 from compress.errors import AdviceError
+from compress.tasks.naive import CAUSES
 
 Evidence = Literal["calibrated", "rule of thumb", "exact"]
-Side = Literal["above", "below", "outside"]
+Side = Literal["above", "below", "outside", "not above"]
 WIDTH = 100  # columns
 
 
@@ -24,7 +25,8 @@ class Rule:
     """What one probe's value means.
 
     Attributes:
-        side: on which side of the threshold it warns; ``outside`` warns above it and below one over it.
+        side: on which side of the threshold it warns; ``outside`` warns above it and below one over it, ``not above``
+            unless the whole interval is above it.
         threshold: in the probe's unit. Calibrated ones are replaced by those of ``thresholds.json``.
         unit: of the value: ``%`` shows shares as percentages, else it is shown behind the number.
         means: what is measured, in a few words.
@@ -42,12 +44,22 @@ class Rule:
     def warns(self, measure: Measure) -> bool:
         """Return whether the whole interval lies beyond the threshold: what samples may explain is no warning."""
         above, below = measure.value.low > self.threshold, measure.value.high < self.threshold
+        if self.side == "not above":
+            return not above
         if self.side == "outside":
             return bool(above or measure.value.high < 1 / self.threshold)
         return bool(above if self.side == "above" else below)
 
 
 RULES: dict[str, Rule] = {
+    "lead": Rule(
+        "not above",
+        0.0,
+        "%",
+        "teacher's measure on select less that of the nearest answer that needs no model",
+        f"the teacher has nothing to teach, and `run` stops after it: look for {CAUSES}",
+        "exact",
+    ),
     "capacity": Rule(
         "below",
         0.01,

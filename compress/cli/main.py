@@ -42,6 +42,9 @@ Force = Annotated[list[str], typer.Option("--force", metavar="STAGE", help="Run 
 Threads = Annotated[int | None, typer.Option(min=1, help="Training threads; default: all cores.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in a store of its own.")]
 Strict = Annotated[bool, typer.Option("--strict", help="End with an error when the advice warns.")]
+ForceTeacher = Annotated[
+    bool, typer.Option("--force-teacher", help="Go on with a teacher that is no better than no model at all.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Python = Annotated[str, typer.Option("--python", metavar="PATH", help="Another interpreter, with its own runtimes.")]
 Launcher = Annotated[
@@ -59,6 +62,7 @@ def run(
     force: Force = [],
     smoke: Smoke = False,
     strict: Strict = False,
+    force_teacher: ForceTeacher = False,
     code: Code = [],
     store: StorePath = STORE,
     threads: Threads = None,
@@ -97,6 +101,7 @@ def run(
             force=force,
             smoke=smoke,
             strict=strict,
+            force_teacher=force_teacher,
             reporter=Reporter(quiet=quiet),
             interrupted=interrupted,
         )
@@ -257,6 +262,7 @@ def sweep(
         list[str], typer.Option("--set", metavar="PATH=V1,V2,...", help="Values to try; several --set are combined.")
     ] = [],
     fastest: Annotated[bool, typer.Option("--fastest", help="Choose the fastest, not the smallest.")] = False,
+    force_teacher: ForceTeacher = False,
     code: Code = [],
     store: StorePath = STORE,
     threads: Threads = None,
@@ -277,7 +283,12 @@ def sweep(
 
     with watch() as interrupted:
         options = pipeline.Options(
-            store=store, code=code, threads=threads, reporter=Reporter(quiet=quiet), interrupted=interrupted
+            store=store,
+            code=code,
+            threads=threads,
+            force_teacher=force_teacher,
+            reporter=Reporter(quiet=quiet),
+            interrupted=interrupted,
         )
         try:
             result, outcome = swept(recipe, choices, options, goal="fastest" if fastest else "smallest")

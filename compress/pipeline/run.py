@@ -29,6 +29,7 @@ from compress.report.document import Report
 from compress.report.words import data_line
 from compress.stage import Execution, Host, Member, Recorder, Unrecorded, Work
 from compress.store.artifact import Artifact, Store, hash_values, writable
+from compress.tasks.naive import refuse_naive
 from compress.tracking import Run, Tracker
 
 SMOKE_SAMPLES = 512
@@ -50,6 +51,7 @@ class Options:
         force: stages to run again although the store has their output.
         smoke: a few steps of everything in a store of its own; gates are not judged, and no advice is given.
         strict: a warning of the advice ends the run before anything is distilled.
+        force_teacher: go on with a teacher that is no better than an answer that needs no model.
         judged: whether test is read for a verdict; without it the gates are looked at on select, as choices are.
         label: the pipeline's name in MLflow; empty takes the recipe's.
         tags: of the pipeline's tracked run.
@@ -69,6 +71,7 @@ class Options:
     label: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
+    force_teacher: bool = False
     reporter: Reporter = field(default_factory=Reporter)
     interrupted: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 30.0
@@ -212,7 +215,7 @@ class Loop:
 
         Raises:
             CompressError: when a stage refuses a model or data, before anything is trained.
-            ModelError: when a teacher's accuracy is not the expected one.
+            ModelError: when a teacher's accuracy is not the expected one, or no better than an answer without a model.
         """
         steps = nodes(self.recipe, until=self.options.until_stage)
         self.check(steps, work)
@@ -247,7 +250,7 @@ class Loop:
 
         Raises:
             CompressError: when its stage refuses it, and it is more than a comparison.
-            ModelError: when it is a teacher whose accuracy is not the expected one.
+            ModelError: when it is a teacher whose accuracy is not the expected one, or that has learnt nothing.
         """
         if node.source in self.absent:
             self.leave_out(node, self.absent[node.source])
@@ -273,6 +276,9 @@ class Loop:
         self.steps[node] = step
         if node.given is not None:
             node.given.check(step.scores.accuracy)
+            if not (self.options.smoke or self.options.force_teacher):
+                reads = work.reading(step.artifact).task
+                refuse_naive(step.scores.logits, reads, work.data.select, name=node.name)
 
     def record(self, node: Node, work: Work) -> Step:
         """Make or find a row inside a tracked run, and score it on select."""

@@ -1,5 +1,6 @@
 """A stranger's own teacher, as a user types it: its inputs, its outputs, its accuracy and its modules are checked."""
 
+import json
 import os
 import subprocess
 import sys
@@ -82,3 +83,17 @@ def test_plan_and_run_begin_with_the_input_formula(project):
         assert result.returncode == 0, result.stderr
         told = result.stdout if command == "plan" else result.stderr
         assert "input: (x / 255 - 0.9) / 0.1" in told.splitlines()[:3]
+
+
+def test_a_teacher_at_chance_stops_the_run_unless_it_is_forced_and_check_says_it_first(project, weights):
+    turned = {name: value.roll(1, 0) if name.startswith("3.") else value for name, value in weights.items()}
+    torch.save(turned, project / "teacher.pt")  # classes in another order
+    given = ("recipe.yaml", "--code", "my_model.py", *STATED)
+    checked = compressor("check", *given, cwd=project)
+    assert "WARNING lead teacher: the teacher has nothing to teach" in " ".join(checked.stdout.split())
+    words = ("the teacher is not better than an answer that needs no model", "another order", "--force-teacher")
+    refused("run", *given, "--until", "distill", cwd=project, words=words)
+    for option in ("--force-teacher", "--smoke"):
+        forced = compressor("run", *given, "--until", "distill", option, "--json", cwd=project)
+        assert forced.returncode == 0, forced.stderr
+        assert [row["name"] for row in json.loads(forced.stdout)["stages"]] == ["teacher", "distill"]
