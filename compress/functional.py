@@ -150,7 +150,7 @@ def distill(
         first = batches.first
         task = Plain(problem_of(first.batch.labels, problem), first.names)
         loss = readable_loss(loss, task.problem, teacher)
-        refuse_pair(student, teacher, task, first.batch, loss=loss, precision=precision)
+        refuse_pair(student, teacher, task, first.batch, loss=loss, problem=task.problem, precision=precision)
         guide = _bind(loss, student, teacher, first, seed=seed)
         teaching = None
         if teacher is not None and loss.needs_teacher:

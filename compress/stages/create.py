@@ -10,6 +10,7 @@ from compress.errors import ModelError
 from compress.models import AnyModel, Model, load_model, load_structure, load_weights
 from compress.stage import Host, Need, Stage, Work
 from compress.store.artifact import Artifact, Kind, hash_file, read_artifact
+from compress.tasks.probabilities import refuse_probabilities
 
 
 class Create(Stage):
@@ -32,7 +33,8 @@ class Create(Stage):
         """Build, load weights if given, commit.
 
         Raises:
-            ModelError: when the model cannot be built, the weights do not fit it, or its outputs are not the task's.
+            ModelError: when the model cannot be built, the weights do not fit it, or its outputs are not the task's or
+                no logits.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed(source, work, host))
@@ -88,6 +90,8 @@ class Create(Stage):
                 where=f"model {self.model}",
                 hint="give the model as many outputs as there are classes",
             )
+        if work.task.problem == "single-label":
+            refuse_probabilities(outputs, module, where=f"model {self.model}")
 
     def inputs(self, source: Artifact | None, work: Work, host: Host) -> dict[str, Any]:
         """Add the content of the files that the fields name, and leave their paths out.

@@ -12,6 +12,7 @@ from compress.loss import GuidedLoss
 from compress.loss.taps import evaluating
 from compress.stage import Precision
 from compress.tasks import Batch
+from compress.tasks.probabilities import refuse_probabilities
 from compress.tasks.task import Problem
 from compress.training.guided import refuse_equal
 from compress.training.teaching import Objective, refuse_unlabelled
@@ -63,12 +64,14 @@ def refuse_pair(
     batch: Batch,
     *,
     loss: GuidedLoss,
+    problem: Problem,
     precision: Precision,
 ) -> None:
     """Refuse student, teacher and batches that cannot be trained with, before anything is trained.
 
     Raises:
-        ModelError: when a model does not run on the batch, there is nothing to train, or the outputs differ in shape.
+        ModelError: when a model does not run on the batch, there is nothing to train, or the outputs differ in shape or
+            are no logits.
         DataError: when labels are missing or do not fit.
         StageError: when the student is its teacher already and there is nothing to learn.
     """
@@ -88,6 +91,10 @@ def refuse_pair(
                 hint="build the student for the teacher's classes, in the same order",
             )
         refuse_equal(student, teacher, loss=loss, name="distill")
+        if problem == "single-label":
+            refuse_probabilities(said, teacher, where=f"the teacher, {type(teacher).__name__}")
+    if problem == "single-label":
+        refuse_probabilities(outputs, student, where=f"the student, {type(student).__name__}")
     if loss.needs_labels:
         if batch.labels is None:
             raise refuse_unlabelled(loss)

@@ -97,3 +97,11 @@ def test_a_teacher_at_chance_stops_the_run_unless_it_is_forced_and_check_says_it
         forced = compressor("run", *given, "--until", "distill", option, "--json", cwd=project)
         assert forced.returncode == 0, forced.stderr
         assert [row["name"] for row in json.loads(forced.stdout)["stages"]] == ["teacher", "distill"]
+
+
+@pytest.mark.parametrize("command", ["plan", "check", "run"])
+@pytest.mark.parametrize("layer", ["Softmax", "LogSoftmax"])
+def test_outputs_that_are_probabilities_are_refused_with_what_to_change(project, command, layer):
+    (project / "my_model.py").write_text(MODEL.replace("nn.Linear(32, 10))", f"nn.Linear(32, 10), nn.{layer}(1))"))
+    given = ("recipe.yaml", "--code", "my_model.py", *STATED)
+    refused(command, *given, cwd=project, words=("expected: logits", "leave out the layer 4"))
