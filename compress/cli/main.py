@@ -32,7 +32,10 @@ Overrides = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Override, such as stages.prune.kept_macs_fraction=0.4."),
 ]
 Code = Annotated[
-    list[Path], typer.Option("--code", metavar="FILE", help="A Python file that may be run, or pickled weights.")
+    list[Path],
+    typer.Option(
+        "--code", metavar="FILE", help="A Python file, or a folder of them, that may be run, or pickled weights."
+    ),
 ]
 StorePath = Annotated[
     Path, typer.Option("--store", metavar="DIR", envvar="COMPRESS_STORE", help="Artifacts, runs and tracked metrics.")
@@ -474,6 +477,14 @@ def main() -> None:
     except CompressError as error:
         _say(f"error: {error}")
         raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        from compress.config.user_code import failure, users_lines
+
+        if not (lines := users_lines(error)):
+            raise
+        refusal = failure(error, Path(lines[-1].rpartition(":")[0]))
+        _say(f"error: {refusal}")
+        raise SystemExit(refusal.exit_code) from error
 
 
 def _load(recipe: Path, overrides: Sequence[str]) -> "Recipe":

@@ -1,7 +1,8 @@
 """A user's own Python files: run only when the command line names them, never because a recipe does.
 
 A recipe names a class or a function in such a file as a value, `OwnClass` or `OwnFunction`; see `Recipe.resolve`. In
-Python the class's object, or the function, stands in the same place, and both are known by the content of the file.
+Python the class's object, or the function, stands in the same place, and both are known by the content of the file and
+of the user's modules that it imports (`compress.config.user_modules`).
 """
 
 import hashlib
@@ -10,7 +11,8 @@ import inspect
 import sys
 import traceback
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,14 +21,13 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, SerializationInfo, model_serializer
 
+from compress.config.user_modules import content_of, is_users, sha256, user_modules, with_modules
 from compress.config.values import Values
 from compress.errors import InputError, nearest
 
-# What a user's code may raise; anything else, such as an interruption, is none of its faults.
-USER_ERRORS = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
-    SyntaxError, TypeError, ValueError,
-)  # fmt: skip
+# What a user's code may raise, which is anything; a script that is imported may even try to exit.
+USER_ERRORS = (Exception, SystemExit)
+CONTENT = "__compress_sha256__"  # in a loaded module of the user's: its file as it was then
 
 
 def run_user_file(path: Path, *, code: Sequence[Path]) -> ModuleType:
@@ -37,7 +38,7 @@ def run_user_file(path: Path, *, code: Sequence[Path]) -> ModuleType:
     """
     path = _find_named(path, code=code)
     # The name carries the content, so an edited file is never served from an earlier import.
-    return _run(path, name=f"compress_user_{path.stem}_{_sha256(path)[:12]}")
+    return _run(path, folders_of(code), name=f"compress_user_{path.stem}_{sha256(path)[:12]}")
 
 
 def read_user_file(path: Path, *, code: Sequence[Path]) -> str:
@@ -55,8 +56,25 @@ def import_user_file(path: Path, *, code: Sequence[Path]) -> ModuleType:
     Raises:
         InputError: see `run_user_file`.
     """
-    path = _find_named(path, code=code)
-    return _import(path, _sha256(path))
+    path, folders = _find_named(path, code=code), folders_of(code)
+    return _import(path, folders, content_of(path, folders=folders))
+
+
+def folders_of(code: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the folders that the command line named: all Python files in them may be run, and are found by imports."""
+    return tuple(path.resolve() for path in code if path.is_dir())
+
+
+def call_user(function: Callable[..., Any], *arguments: object, path: Path, **named: object) -> Any:
+    """Return what a user's function returns.
+
+    Raises:
+        InputError: when it fails, with the user's own line.
+    """
+    try:
+        return function(*arguments, **named)
+    except USER_ERRORS as error:
+        raise failure(error, path) from error
 
 
 def user_function(module: ModuleType, name: str, *, path: Path) -> object:
@@ -94,8 +112,8 @@ class Own(Values):
 
     @property
     def sha256(self) -> str | None:
-        """Of the file as it is now; None when there is none."""
-        return _sha256(self.file) if self.file.is_file() else None
+        """Of the file, and of the user's modules that it imports, as they are now; None when there is no file."""
+        return content_of(self.file) if self.file.is_file() else None
 
     @abstractmethod
     def find(self, *, code: Sequence[Path], where: str) -> Any:
@@ -226,7 +244,7 @@ class Origin:
     Attributes:
         file: the Python file.
         name: in it.
-        sha256: of the file, and for a class of those of its own base classes.
+        sha256: of the file, for a class of those of its own base classes, and of the user's modules that it imports.
     """
 
     file: Path
@@ -255,7 +273,8 @@ def origin(thing: type | Callable[..., Any]) -> Origin:
         raise ValueError(
             f"the source of {thing.__name__} is not to be found, and it is part of every key; define it in a file"
         ) from None
-    return Origin(Path(file), thing.__qualname__, hashlib.sha256("".join(sources).encode()).hexdigest())
+    own = hashlib.sha256("".join(sources).encode()).hexdigest()
+    return Origin(Path(file), thing.__qualname__, with_modules(own, user_modules(Path(file))))
 
 
 def is_own(thing: type | Callable[..., Any]) -> bool:
@@ -266,10 +285,11 @@ def is_own(thing: type | Callable[..., Any]) -> bool:
 def _find_named(path: Path, *, code: Sequence[Path]) -> Path:
     """Return the file's absolute path, if the command line named it and it is there."""
     path = path.resolve()
-    if path not in {allowed.resolve() for allowed in code}:
+    inside = any(path.is_relative_to(folder) for folder in folders_of(code))
+    if not inside and path not in {allowed.resolve() for allowed in code}:
         raise InputError(
             f"{path.name} is Python code, which a recipe alone never runs",
-            expected="the file named on the command line",
+            expected="the file, or the folder that it is in, named on the command line",
             got=", ".join(str(allowed) for allowed in code) or "no --code option",
             hint=f"add --code {path}",
         )
@@ -279,35 +299,75 @@ def _find_named(path: Path, *, code: Sequence[Path]) -> Path:
 
 
 @cache
-def _import(path: Path, sha256: str) -> ModuleType:
+def _import(path: Path, folders: tuple[Path, ...], content: str) -> ModuleType:
     place = hashlib.sha256(str(path).encode()).hexdigest()
-    return _run(path, name=f"compress_own_{path.stem}_{place[:6]}_{sha256[:12]}")
+    return _run(path, folders, name=f"compress_own_{path.stem}_{place[:6]}_{content[:12]}")
 
 
-def _run(path: Path, *, name: str) -> ModuleType:
+def _run(path: Path, folders: Sequence[Path], *, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where the names in annotations, and the source of a class, are looked up
+    modules = user_modules(path, folders=folders)
+    _forget_changed(modules)
     try:
-        spec.loader.exec_module(module)
+        with _importing([path.parent, *folders]):
+            spec.loader.exec_module(module)
     except USER_ERRORS as error:
-        raise InputError(
-            "the user's Python file fails",
-            got=f"{type(error).__name__}: {error}",
-            where=line_of(error, path),
-        ) from error
+        raise failure(error, path) from error
+    for name, file in modules.items():
+        if name in sys.modules:
+            vars(sys.modules[name]).setdefault(CONTENT, sha256(file))
     return module
 
 
+def _forget_changed(modules: Mapping[str, Path]) -> None:
+    """Let a file's modules be imported anew, all of them, where one was loaded from other content or another place."""
+    loaded = {name: vars(sys.modules[name]) for name in modules if name in sys.modules}
+    changed = [
+        name
+        for name, held in loaded.items()
+        if Path(held.get("__file__") or "").resolve() != modules[name].resolve()
+        or held.get(CONTENT) not in (None, sha256(modules[name]))
+    ]
+    for name in loaded if changed else ():
+        del sys.modules[name]
+
+
+@contextmanager
+def _importing(folders: Sequence[Path]) -> Iterator[None]:
+    """Find modules in some folders first, as a script does beside it; afterwards last, for imports inside functions."""
+    before, added = list(sys.path), [str(folder) for folder in dict.fromkeys(folders)]
+    importlib.invalidate_caches()
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        sys.path[:] = [*before, *(folder for folder in added if folder not in before)]
+
+
+def failure(error: BaseException, path: Path) -> InputError:
+    """Return the refusal that says what a user's file raised, and at which line of the user's."""
+    return InputError(
+        f"your code fails: {path.name}", got=f"{type(error).__name__}: {error}", where=line_of(error, path)
+    )
+
+
 def line_of(error: BaseException, path: Path) -> str:
-    """Return the file, with the line at which an error arose there, if it did."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    if isinstance(error, SyntaxError):
-        lines.append(error.lineno)
-    return ":".join([str(path), *map(str, lines[-1:])])
+    """Return the last line of the user's at which an error arose, as file and number; else the file alone.
+
+    Args:
+        error: as it was raised.
+        path: the file that was run.
+    """
+    if isinstance(error, SyntaxError) and error.filename is not None and is_users(error.filename):
+        return f"{error.filename}:{error.lineno}"
+    return next(iter(users_lines(error)[::-1]), str(path))
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def users_lines(error: BaseException) -> list[str]:
+    """Return the lines of the user's own code that an error passed, as file and number, the innermost last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [f"{frame.filename}:{frame.lineno}" for frame in frames if is_users(frame.filename)]

@@ -59,12 +59,11 @@ def user_modules(path: Path, *, folders: Sequence[Path] = ()) -> dict[str, Path]
     while to_read:
         package, reading = to_read.pop()
         for name in _imports(reading, package):
-            for spec in _specs(name, where):
+            for full, spec in _specs(name, where):
                 file = Path(spec.origin or "")
-                if spec.name not in found and file.is_file() and file.resolve() != path.resolve():
-                    found[spec.name] = file
-                    inside = spec.name if spec.submodule_search_locations else spec.name.rpartition(".")[0]
-                    to_read.append((inside, file))
+                if full not in found and file.is_file() and file.resolve() != path.resolve():
+                    found[full] = file
+                    to_read.append((full if spec.submodule_search_locations else full.rpartition(".")[0], file))
     return found
 
 
@@ -90,7 +89,7 @@ def _imports(path: Path, package: str) -> Iterator[str]:
     """
     try:
         tree = ast.parse(path.read_bytes()) if path.suffix == ".py" else ast.Module([], [])
-    except (SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError):
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -101,19 +100,20 @@ def _imports(path: Path, package: str) -> Iterator[str]:
             yield from (base, *(f"{base}.{alias.name}" for alias in node.names if alias.name != "*"))
 
 
-def _specs(name: str, where: Sequence[str]) -> Iterator[ModuleSpec]:
-    """Yield the user's module of this name, after the packages that it is in; none of what is installed."""
-    top, *inside = name.split(".")
-    if top in sys.stdlib_module_names or top == OURS:
+def _specs(name: str, where: Sequence[str]) -> Iterator[tuple[str, ModuleSpec]]:
+    """Yield the user's module of this name with its full name, after the packages that it is in; nothing installed."""
+    parts = name.split(".")
+    if parts[0] in sys.stdlib_module_names or parts[0] == OURS:
         return
-    spec = PathFinder.find_spec(top, where) or _linked(top)
-    for part in [*inside, None]:
+    spec = PathFinder.find_spec(parts[0], where) or _linked(parts[0])
+    for depth in range(1, len(parts) + 1):
         if spec is None or (spec.origin is not None and not is_users(spec.origin)):
             return
-        yield spec
-        if part is None or spec.submodule_search_locations is None:
+        yield ".".join(parts[:depth]), spec
+        if depth == len(parts) or spec.submodule_search_locations is None:
             return
-        spec = PathFinder.find_spec(f"{spec.name}.{part}", [*spec.submodule_search_locations])
+        # By its last name alone, since its package was not imported.
+        spec = PathFinder.find_spec(parts[depth], [*spec.submodule_search_locations])
 
 
 def _linked(name: str) -> ModuleSpec | None:

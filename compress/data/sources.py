@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag
 from pydantic.json_schema import SkipJsonSchema
 
 from compress.config import one_key
-from compress.config.user_code import dump, run_user_file, user_function
+from compress.config.user_code import call_user, dump, run_user_file, user_function
 from compress.data.arrays import Numpy
 from compress.data.idx import read_idx
 from compress.data.images import Mode, read_folder
@@ -146,11 +146,11 @@ class File(Source):
         """Return what the function returns.
 
         Raises:
-            InputError: when the file was not named or has no such function.
+            InputError: when the file was not named, fails or has no such function.
             DataError: when it returns something else than roles to pairs.
         """
         factory = user_function(run_user_file(self.path, code=code), self.factory, path=self.path)
-        returned = factory(**self.arguments) if callable(factory) else factory
+        returned = call_user(factory, path=self.path, **self.arguments) if callable(factory) else factory
         if not isinstance(returned, Mapping) or not set(returned) <= set(ROLES):
             raise DataError(
                 f"{self.factory} does not return data",

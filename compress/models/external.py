@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 from safetensors import SafetensorError
 from torch import nn
 
-from compress.config.user_code import run_user_file, user_function
+from compress.config.user_code import call_user, folders_of, run_user_file, user_function
+from compress.config.user_modules import content_of
 from compress.errors import EnvironmentFault, ModelError
 from compress.models.spec import Model, image_sizes
-from compress.store.artifact import hash_file
 from compress.tasks.image_classification import Normalize
 from compress.tasks.signature import Signature
 
@@ -25,8 +25,8 @@ class UserFile(Model):
         path: the Python file.
         factory: a function in it that returns an ``nn.Module``.
         arguments: passed to the factory by name.
-        sha256: of the file. A stored model has it instead of the file's directory, and is built by whichever file named
-            on the command line has this content.
+        sha256: of the file, and of the user's modules that it imports. A stored model has it instead of the file's
+            directory, and is built by whichever file named on the command line has this content.
     """
 
     from_user: ClassVar[bool] = True
@@ -41,14 +41,14 @@ class UserFile(Model):
         """Return what the factory returns.
 
         Raises:
-            InputError: when the file was not named or has no such function.
+            InputError: when the file was not named, fails or has no such function.
             ModelError: when no named file has the content of ``sha256``, or the factory returns no module.
         """
         path = self.path if self.sha256 is None else self._find_unchanged(code)
         factory = user_function(run_user_file(path, code=code), self.factory, path=path)
         if not callable(factory):
             raise ModelError(f"{self.factory} is not a function", got=type(factory).__name__, where=path)
-        model = factory(**self.arguments)
+        model = call_user(factory, path=path, **self.arguments)
         if not isinstance(model, nn.Module):
             raise ModelError(
                 f"{self.factory} does not build a model",
@@ -59,26 +59,30 @@ class UserFile(Model):
         return model
 
     def _find_unchanged(self, code: Sequence[Path]) -> Path:
-        found = next((path for path in code if path.is_file() and hash_file(path) == self.sha256), None)
+        folders = folders_of(code)
+        inside = (path for folder in folders for path in sorted(folder.rglob(self.path.name)))
+        candidates = [*(path for path in code if path.is_file()), *inside]
+        found = next((path for path in candidates if content_of(path, folders=folders) == self.sha256), None)
         if found is None:
             raise ModelError(
                 f"the model is built by {self.path.name}, and no such file was named",
                 expected=f"a file with sha256 {self.sha256}",
                 got=", ".join(str(path) for path in code) or "no --code option",
-                hint=f"add --code {self.path.name}, unchanged since the model was made; or make the model again",
+                hint=f"add --code {self.path.name}, it and what it imports unchanged since then; or make the model again",
             )
         return found
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, *, code: Sequence[Path] = ()) -> dict[str, Any]:
         """Replace the path by the file's content."""
-        content = hash_file(self.path) if self.sha256 is None and self.path.is_file() else self.sha256
+        named = self.sha256 is None and self.path.is_file()
+        content = content_of(self.path, folders=folders_of(code)) if named else self.sha256
         return self.model_dump(mode="json", exclude={"path"}) | {"sha256": content}
 
     def strip(self, module: nn.Module) -> Model:  # noqa: ARG002
         """Keep the file's name and content, not its directory."""
         if self.sha256 is not None:
             return self
-        return self.model_copy(update={"path": Path(self.path.name), "sha256": hash_file(self.path)})
+        return self.model_copy(update={"path": Path(self.path.name), "sha256": content_of(self.path)})
 
 
 class Timm(Model):

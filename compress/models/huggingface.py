@@ -279,7 +279,7 @@ class HuggingFace(Model):
         except LIBRARY_ERRORS as error:
             raise self._fault(error) from error
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, *, code: Sequence[Path] = ()) -> dict[str, Any]:  # noqa: ARG002
         """Replace the path of a folder by the content that is read from it."""
         fields, folder = self.model_dump(mode="json"), Path(self.path)
         if not folder.is_dir():

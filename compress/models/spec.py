@@ -62,8 +62,12 @@ class Model(Values):
         """
         return None
 
-    def identity(self) -> dict[str, Any]:
-        """Return what decides the built module, as JSON values: the fields, files by their content instead of path."""
+    def identity(self, *, code: Sequence[Path] = ()) -> dict[str, Any]:  # noqa: ARG002
+        """Return what decides the built module, as JSON values: the fields, files by their content instead of path.
+
+        Args:
+            code: the user's Python files that may be run.
+        """
         return self.model_dump(mode="json")
 
     def strip(self, module: nn.Module) -> "Model":  # noqa: ARG002

@@ -44,7 +44,7 @@ class Options:
 
     Attributes:
         store: the store's directory.
-        code: the user's Python files that may be run.
+        code: the user's Python files that may be run, and folders of them.
         threads: training threads; None for all cores that the process may use.
         from_stage: start at this stage; what comes before must be in the store.
         until_stage: stop after this stage, or after ``teacher``; nothing is raced or judged.

@@ -7,6 +7,8 @@ from typing import Any
 
 from compress.benchmark.environment import cpu
 from compress.benchmark.runtimes.machine import count_allowed_cores
+from compress.config.user_code import folders_of
+from compress.config.user_modules import user_modules
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 
@@ -29,6 +31,8 @@ def surroundings(recipe: Recipe, *, store: Path, code: Sequence[Path]) -> dict[s
     if not recipe.data.source.of_files:
         return None
     named = {Path(text) for _, text in leaves(recipe.model_dump(mode="json")) if isinstance(text, str)} - {Path()}
+    scripts = [path for path in (*named, *code) if path.suffix == ".py" and os.path.isfile(path)]
+    named |= {file for path in scripts for file in user_modules(path, folders=folders_of(code)).values()}
     return {
         "files": [stamp for path in sorted({*named, *code}) for stamp in stamps(path)],
         "store": [stamp for name in ("artifacts", "runs") for stamp in stamps(store / name)],

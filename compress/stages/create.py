@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
+from compress.config.user_code import USER_ERRORS, folders_of, users_lines
+from compress.config.user_modules import content_of
 from compress.errors import ModelError
 from compress.models import AnyModel, Model, load_model, load_structure, load_weights
 from compress.stage import Host, Need, Stage, Work
@@ -75,12 +77,12 @@ class Create(Stage):
         try:
             with torch.no_grad():
                 outputs = work.task.forward(module, batch)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except USER_ERRORS as error:
             raise ModelError(
                 "the model does not take the task's inputs",
                 expected=f"inputs {[list(value.shape) for value in batch.inputs]}",
-                got=str(error).splitlines()[0],
-                where=f"model {self.model}",
+                got="\n".join(f"{type(error).__name__}: {error}".splitlines()[:1]),
+                where="; ".join([f"model {self.model}", *users_lines(error)[-1:]]),
             ) from error
         if not isinstance(outputs, torch.Tensor) or list(outputs.shape) != expected:
             raise ModelError(
@@ -100,11 +102,12 @@ class Create(Stage):
             EnvironmentFault: when a library that the model needs is not installed.
         """
         inputs = super().inputs(source, work, host)
-        inputs["fields"]["model"] = self.model.identity()
+        inputs["fields"]["model"] = self.model.identity(code=host.code)
         inputs["libraries"] |= self.model.versions()
         if self.weights is not None and self.weights.is_file():
             inputs["fields"]["weights"] = hash_file(self.weights)
-        inputs["code"] = sorted(hash_file(path) for path in host.code) if self.model.from_user else []
+        files = [path for path in host.code if path.is_file()] if self.model.from_user else []
+        inputs["code"] = sorted(content_of(path, folders=folders_of(host.code)) for path in files)
         return inputs
 
 

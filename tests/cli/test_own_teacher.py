@@ -19,6 +19,9 @@ from torch import nn
 def build():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 """
+FAILING = MODEL.replace("nn.Sequential(", "Net(").replace(
+    "def build", "class Net(nn.Sequential):\n    def forward(self, x):\n        return {}[x.dim()]\n\n\ndef build"
+)
 RECIPE = """\
 schema: 1
 name: strange
@@ -105,3 +108,37 @@ def test_outputs_that_are_probabilities_are_refused_with_what_to_change(project,
     (project / "my_model.py").write_text(MODEL.replace("nn.Linear(32, 10))", f"nn.Linear(32, 10), nn.{layer}(1))"))
     given = ("recipe.yaml", "--code", "my_model.py", *STATED)
     refused(command, *given, cwd=project, words=("expected: logits", "leave out the layer 4"))
+
+
+def actions(*arguments: str, cwd: Path) -> list[tuple[str, str]]:
+    result = compressor("plan", "recipe.yaml", "--until", "teacher", "--json", *arguments, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return [(step["action"], step["why"]) for step in json.loads(result.stdout)["steps"]]
+
+
+def test_a_module_that_the_model_imports_counts_and_a_folder_names_all_its_files(project):
+    source = project / "src" / "nets"
+    source.mkdir(parents=True)
+    (source / "blocks.py").write_text(MODEL)
+    (source / "models.py").write_text("from nets.blocks import build\n")
+    (project / "recipe.yaml").write_text(RECIPE.replace("my_model.py", "src/nets/models.py"))
+    given = ("--code", "src", *STATED)
+    ran = compressor("run", "recipe.yaml", "--until", "teacher", *given, cwd=project)
+    assert ran.returncode == 0, ran.stderr
+    assert actions(*given, cwd=project) == [("reuse", "")]
+    (source / "blocks.py").write_text(MODEL.replace("nn.ReLU()", "nn.GELU()"))
+    ((action, why),) = actions(*given, cwd=project)
+    assert (action, "model.sha256" in why) == ("run", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (MODEL + "    return (\n", "my_model.py:6"),
+        (MODEL.replace("    return", "    raise Exception('odd')\n    return"), "my_model.py:5"),
+        (FAILING, "my_model.py:6"),
+    ],
+)
+def test_whatever_the_users_model_raises_is_refused_with_the_users_line(project, text, line):
+    (project / "my_model.py").write_text(text)
+    refused("plan", "recipe.yaml", "--code", "my_model.py", *STATED, cwd=project, words=(line,))

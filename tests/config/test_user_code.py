@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from compress.config.user_code import import_user_file, is_own, origin, run_user_file, user_function
+from compress.config.user_modules import with_modules
 from compress.errors import InputError
 
 BASE = "class Base:\n    pass\n"
@@ -37,7 +38,8 @@ def test_the_content_of_base_classes_in_other_files_counts(tmp_path, monkeypatch
     path.write_text("from own_base_for_test import Base\n\nclass Mine(Base): pass\n")
     base.write_text(BASE)
     found = origin(import_user_file(path, code=[path]).Mine)
-    assert found.sha256 == hashlib.sha256((path.read_text() + BASE).encode()).hexdigest()
+    own = hashlib.sha256((path.read_text() + BASE).encode()).hexdigest()
+    assert found.sha256 == with_modules(own, {"own_base_for_test": base})
 
 
 def test_the_content_is_that_of_the_time_when_it_was_run(tmp_path):
