@@ -135,7 +135,8 @@ def test_a_student_copied_from_its_teacher_is_not_measured_against_itself(store,
 def test_a_recipe_that_distils_nothing_gets_no_advice(store, tmp_path):
     recipe = Recipe.load(written(tmp_path, loss="{hard: {}}"))
     advice = check(recipe, Options(store=store, threads=1, reporter=Reporter(quiet=True)))
-    assert not advice.findings
+    assert probes(advice) == ["lead"]
+    assert not advice.warnings
     assert "nothing to advise on" in advice.notes[0]
 
 

@@ -30,7 +30,7 @@ data:
   source: digits
 teacher:
   model: {cnn: {widths: [8], strides: [2]}}
-  train: {epochs: 1, batch_size: 64}
+  train: {epochs: 6, batch_size: 64}
 student: {cnn: {widths: [4], strides: [2]}}
 stages:
   - distill: {epochs: 1, batch_size: 64}
@@ -171,7 +171,7 @@ def test_the_store_comes_from_the_environment(project):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_checkpoints_and_says_how_to_go_on(project, number, code):
-    change(project, "train: {epochs: 1, batch_size: 64}", "train: {epochs: 10000, batch_size: 64}")
+    change(project, "train: {epochs: 6, batch_size: 64}", "train: {epochs: 10000, batch_size: 64}")
     with subprocess.Popen(
         [sys.executable, "-m", "compress", "run", "recipe.yaml", "--until", "distill", "--threads", "1"],
         cwd=project,
@@ -195,7 +195,7 @@ def test_an_interruption_checkpoints_and_says_how_to_go_on(project, number, code
 def test_the_second_interruption_stops_at_once(project):
     """Steps of seconds, so that the first one is still waiting for its checkpoint."""
     change(project, "model: {cnn: {widths: [8], strides: [2]}}", "model: {resnet: {width: 64, blocks: [3, 3]}}")
-    change(project, "train: {epochs: 1, batch_size: 64}", "train: {epochs: 10000, batch_size: 1024}")
+    change(project, "train: {epochs: 6, batch_size: 64}", "train: {epochs: 10000, batch_size: 1024}")
     with subprocess.Popen(
         [sys.executable, "-m", "compress", "run", "recipe.yaml", "--until", "distill", "--threads", "1"],
         cwd=project,
@@ -223,7 +223,7 @@ name: gated
 data: {source: digits}
 teacher:
   model: {cnn: {widths: [8], strides: [2]}}
-  train: {epochs: 1, batch_size: 64}
+  train: {epochs: 6, batch_size: 64}
 student: {cnn: {widths: [4], strides: [2]}}
 loss: {kl: {temperature: 4}}
 stages:
@@ -397,7 +397,7 @@ def test_a_plan_refuses_a_student_that_a_run_would_refuse(project):
 
 
 def test_faults_of_a_recipe_are_told_together(project):
-    change(project, "epochs: 1, batch_size: 64}\nstudent", "epocs: 1, batch_size: many}\nstudent")
+    change(project, "epochs: 6, batch_size: 64}\nstudent", "epocs: 1, batch_size: many}\nstudent")
     words = ("recipe.yaml:7:11: teacher.train.epocs", "did you mean 'epochs'?", "recipe.yaml:7:21", "got 'many'")
     refused(project, code=3, words=words)
 
@@ -577,7 +577,7 @@ def test_a_pickled_checkpoint_is_told(project):
 
     with (project / "teacher.pt").open("wb") as file:
         pickle.dump({"model": np.float64(3)}, file)
-    change(project, "train: {epochs: 1, batch_size: 64}", "weights: teacher.pt")
+    change(project, "train: {epochs: 6, batch_size: 64}", "weights: teacher.pt")
     change(project, "  source: digits", "  source: digits\n  normalize: identity")
     refused(project, code=3, words=("the weights cannot be read safely", "safetensors", "teacher.pt"))
     torch.save(torch.nn.Linear(2, 2), project / "teacher.pt")
@@ -596,7 +596,7 @@ def test_a_damaged_artifact_is_told(project, damage, words):
 
 
 def test_a_store_in_use_is_told(project):
-    change(project, "train: {epochs: 1, batch_size: 64}", "train: {epochs: 10000, batch_size: 64}")
+    change(project, "train: {epochs: 6, batch_size: 64}", "train: {epochs: 10000, batch_size: 64}")
     with subprocess.Popen(
         [sys.executable, "-m", "compress", "run", "recipe.yaml", "--until", "distill", "-q"],
         cwd=project,

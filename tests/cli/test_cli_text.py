@@ -58,7 +58,8 @@ def compressor(
 
 
 def test_texts_that_are_cut_are_counted_for_each_role(compressor, project):
-    arguments = ("--until", "teacher", "--threads", "1", "--json", "--set", "data.tokenize.max_length=18")
+    arguments = ("--until", "teacher", "--threads", "1", "--json", "--force-teacher")
+    arguments += ("--set", "data.tokenize.max_length=18")
     code, out, err = compressor("run", "recipe.yaml", *arguments)
     assert code == 0, err
     data = Recipe.load(project / "recipe.yaml").data.load()

@@ -27,7 +27,7 @@ name: own
 data: {source: digits}
 teacher:
   model: {cnn: {widths: [8], strides: [2]}}
-  train: {epochs: 1, batch_size: 64}
+  train: {epochs: 6, batch_size: 64}
 student: {cnn: {widths: [4], strides: [2]}}
 loss: {preset: hinton, mine: {file: my_loss.py, class: Margin, weight: 0.5, margin: 0.2}}
 stages:
