@@ -8,7 +8,7 @@
     labels.json                   class names in the order of the logits
     preprocessing.json            what turns raw data into inputs
     reference.npz                 ``input/<name>`` and, for each variant and fp32 in any case, ``<variant>/<output>``
-    predict.py                    labels inputs with onnxruntime and numpy alone, or text with tokenizers besides
+    predict.py                    labels images with onnxruntime and numpy alone, or text with tokenizers besides
     tokenizer.json config.json    for models of text, and for optimum and transformers
     preprocessor_config.json      for a pipeline of transformers that reads images
 """

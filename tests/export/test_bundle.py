@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from compress.data.checks import MIN_SELECT_SAMPLES
 from compress.errors import ArtifactError, StageError
@@ -35,7 +36,7 @@ def metadata(signature):
         variant="",
         lineage=Lineage(teacher="aa", stages=(Ancestor(stage="distill", key="bb", digest="cc"),)),
         labels=("a", "b", "c", "d", "e"),
-        preprocessing={"scale": 1 / 255},
+        preprocessing={"layout": "NCHW", "scale": 1 / 255, "mean": [0.5], "std": [0.25]},
         signature=signature,
     )
 
@@ -98,9 +99,67 @@ def test_predict_needs_onnxruntime_and_numpy_alone(bundle, rows):
     done = subprocess.run(run, check=True, capture_output=True, text=True)
     expected = Session(bundle / "int8-x86.onnx")(rows)[0].argmax(1)
     assert done.stdout.split() == ["abcde"[index] for index in expected]
-    np.save(bundle / "rows.npy", rows[:3])
-    done = subprocess.run([*run, str(bundle / "rows.npy")], check=True, capture_output=True, text=True)
+    np.save(bundle / "rows.npy", rows[:3].clip(-2, 2))
+    done = subprocess.run([*run, "--inputs", str(bundle / "rows.npy")], check=True, capture_output=True, text=True)
     assert len(done.stdout.split()) == 3
+
+
+def predict(bundle, *arguments):
+    command = [sys.executable, str(bundle / "predict.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+class Brightness(torch.nn.Module):
+    """The class whose number is nearest to the mean of the normalised image, moved from [-2, 2] to [0, 4]."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        number = torch.arange(5.0)
+        return 2 * (image.mean((2, 3)) + 2) * number - number**2
+
+
+def test_predict_preprocesses_images_and_raw_arrays(tmp_path, signature, metadata, rows):
+    fp32 = to_onnx(Brightness(), signature, (torch.zeros(2, 1, 8, 8),))
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    write_bundle(
+        bundle, fp32=fp32, variants={"fp32": fp32}, primary="fp32", metadata=metadata, inputs=(rows,), files={}
+    )
+    raw = np.broadcast_to(np.array([0, 70, 120, 180, 250, 10], np.uint8).reshape(-1, 1, 1, 1), (6, 1, 8, 8))
+    inputs, expected = ((raw / 255 - 0.5) / 0.25).astype(np.float32), [*"abcdea"]
+    for name, array in (("bytes", raw), ("grey", raw[:, 0]), ("scaled", (raw / 255).astype(np.float32))):
+        np.save(tmp_path / f"{name}.npy", array)
+        assert predict(bundle, tmp_path / f"{name}.npy").stdout.split() == expected
+    np.save(tmp_path / "ready.npy", inputs)
+    assert predict(bundle, "--inputs", tmp_path / "ready.npy").stdout.split() == expected
+    files = [tmp_path / f"{number}.png" for number in range(6)]
+    for file, image in zip(files, raw[:, 0], strict=True):
+        Image.fromarray(image).save(file)
+    assert predict(bundle, *files).stdout.split() == expected
+    Image.new("RGB", (31, 17), (200, 10, 10)).save(tmp_path / "photo.jpg")
+    assert len(predict(bundle, tmp_path / "photo.jpg").stdout.split()) == 1
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "words"),
+    [
+        (np.full((2, 1, 8, 8), 255.0), (), "expected uint8, or numbers from 0 to 1"),
+        (np.full((2, 1, 8, 8), -0.5), (), "--inputs takes preprocessed arrays"),
+        (np.full((2, 1, 8, 8), np.nan), (), "expected uint8, or numbers from 0 to 1"),
+        (np.full((2, 1, 8, 8), 200), (), "got int64 from 200 to 200"),
+        (np.full((2, 1, 8, 8), 9.0), ("--inputs",), "expected preprocessed images"),
+        (np.zeros((2, 8, 8, 1), np.uint8), (), "expected images ['N', 1, 8, 8], got [2, 8, 8, 1]"),
+        (np.zeros((2, 3), np.uint8), ("--inputs",), "expected images"),
+        (None, (), "rows.npy"),
+    ],
+)
+def test_predict_refuses_what_is_out_of_range_in_one_line(bundle, tmp_path, array, options, words):
+    (tmp_path / "rows.npy").write_bytes(b"nothing")
+    if array is not None:
+        np.save(tmp_path / "rows.npy", array)
+    done = predict(bundle, *options, tmp_path / "rows.npy")
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_predict_refuses_a_changed_file(bundle):
