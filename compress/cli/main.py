@@ -185,6 +185,7 @@ def plan(
 
     from compress.pipeline.plan import plan as planned
     from compress.pipeline.run import Options
+    from compress.report.words import note_lines
 
     loaded = _load(recipe, overrides)
     _check_stages(loaded, {"--until": [until_stage], "--force": force})
@@ -193,6 +194,8 @@ def plan(
     if as_json:
         typer.echo(json.dumps(asdict(found)))
         return
+    for line in note_lines(found.notes):
+        typer.echo(line)
     if found.input_formula:
         typer.echo(f"input: {found.input_formula}")
     for row in found.steps:

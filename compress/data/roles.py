@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -74,7 +75,7 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
         roles |= _draw(roles["train"], missing, split=split)
     for role in ROLES:
         check_role(role, roles[role], classes)
-    return Data(roles, classes, dropped_duplicates=dropped + overlapping)
+    return Data(roles, classes, dropped_duplicates=dropped + overlapping, notes=raw.notes)
 
 
 def subset(data: Data, *, per_role: int) -> Data:
@@ -85,7 +86,7 @@ def subset(data: Data, *, per_role: int) -> Data:
             return samples
         return samples.take(np.sort(_stratify(samples.groups, np.arange(len(samples)), size=per_role)))
 
-    return Data({role: few(samples) for role, samples in data.roles.items()}, data.classes, data.dropped_duplicates)
+    return replace(data, roles={role: few(samples) for role, samples in data.roles.items()})
 
 
 def _order(samples: Samples) -> Samples:

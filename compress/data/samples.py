@@ -78,11 +78,13 @@ class Data:
         roles: samples by role; no sample is in two roles.
         classes: the names of the outputs, in order: classes, labels, tags, or targets of a regression.
         dropped_duplicates: samples left out because an equal input was there already.
+        notes: what a user should know of how the samples were read and chosen, a sentence each.
     """
 
     roles: Mapping[Role, Samples]
     classes: tuple[str, ...]
     dropped_duplicates: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def train(self) -> Samples:

@@ -23,10 +23,12 @@ class Raw:
     Attributes:
         roles: the roles that the source itself tells apart; all of them are train when it does not.
         classes: class names in label order; empty when the source has none.
+        notes: what a user should know of how they were read, a sentence each.
     """
 
     roles: dict[Role, Samples]
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Source(Values):

@@ -1,8 +1,6 @@
 """Tables of text: CSV, TSV, JSON lines and Parquet files, or a hub data set, one row a sample."""
 
 import difflib
-import io
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,13 +12,13 @@ from numpy.typing import NDArray
 from compress.config import HubOrFolder
 from compress.data.samples import Role, Samples
 from compress.data.source import Raw, Source
+from compress.data.table_file import Rows, read_table
 from compress.errors import DataError, EnvironmentFault, listing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which JSON can spell and UTF-8 cannot
-SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "json lines", ".ndjson": "json lines", ".parquet": "parquet"}
+CLASS_NUMBER = re.compile("-?[0-9]{1,4300}")  # Python converts no longer ones
 
 
 class Columns(Source):
@@ -57,23 +55,24 @@ class Columns(Source):
         if (self.words is None) != (self.tags is None):
             raise ValueError("words and tags go together: every word has a tag")
 
-    def roles(self, frames: dict[Role, tuple["pd.DataFrame", str]]) -> Raw:
+    def roles(self, tables: dict[Role, Rows]) -> Raw:
         """Return the samples of some tables.
 
         Args:
-            frames: by role, with what each is called in messages.
+            tables: by role.
 
         Raises:
             DataError: for a missing column or label, or a label that the train role does not have.
         """
-        if "train" not in frames:
-            raise DataError("the train role is missing", expected="train among the roles", got=sorted(frames))
-        classes = self._classes(*frames["train"])
+        if "train" not in tables:
+            raise DataError("the train role is missing", expected="train among the roles", got=sorted(tables))
+        classes = self._classes(tables["train"].frame, tables["train"].where)
         roles: dict[Role, Samples] = {
-            role: Samples(self._inputs(frame, where), self._labels(frame, classes, where))
-            for role, (frame, where) in frames.items()
+            role: Samples(self._inputs(rows.frame, rows.where), self._labels(rows.frame, classes, rows.where))
+            for role, rows in tables.items()
         }
-        return Raw(roles, classes)
+        notes = tuple(note for rows in tables.values() for note in rows.notes)
+        return Raw(roles, classes, (*notes, *(() if self.classes else _alike(classes))))
 
     def _inputs(self, frame: "pd.DataFrame", where: str) -> NDArray[Any]:
         names = [name for name in (self.text, self.pair, self.words) if name is not None]
@@ -97,7 +96,7 @@ class Columns(Source):
             seen = {tag for position, tags in enumerate(values) for tag in _list(tags, name, position, where)}
         else:
             seen = {_name(value, name, position, where) for position, value in enumerate(values)}
-        numbers = all(re.fullmatch("-?[0-9]+", value) for value in seen)
+        numbers = all(map(CLASS_NUMBER.fullmatch, seen))
         return tuple(sorted(seen, key=lambda value: (int(value) if numbers else 0, value)))
 
     def _labels(self, frame: "pd.DataFrame", classes: tuple[str, ...], where: str) -> NDArray[Any]:
@@ -166,7 +165,7 @@ class Table(Columns):
             DataError: when a file is missing, damaged or not UTF-8, or its columns are not what the fields say.
         """
         given: dict[Role, Path] = {"train": self.path} if self.path is not None else self.files
-        return self.roles({role: (read_table(path), str(path)) for role, path in given.items()})
+        return self.roles({role: read_table(path) for role, path in given.items()})
 
 
 class HubData(Columns):
@@ -203,7 +202,7 @@ class HubData(Columns):
             raise EnvironmentFault(
                 "datasets is not installed", got=error, where=self.path, hint="pip install 'compress-onnx[hf]'"
             ) from error
-        frames: dict[Role, tuple[pd.DataFrame, str]] = {}
+        tables: dict[Role, Rows] = {}
         for role, split in self.splits.items():
             try:
                 rows = datasets.load_dataset(self.path, self.subset, split=split, revision=self.revision)
@@ -216,8 +215,17 @@ class HubData(Columns):
                 label = getattr(feature, "feature", feature)  # of each word, or of the row
                 if isinstance(label, datasets.ClassLabel):
                     frame[name] = frame[name].map(_namer(label.names, of_words=label is not feature))
-            frames[role] = (frame, f"{self.path}, {split}")
-        return self.roles(frames)
+            tables[role] = Rows(frame, f"{self.path}, {split}")
+        return self.roles(tables)
+
+
+def _alike(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return which classes differ by white space or case alone, in words."""
+    spelt: dict[str, list[str]] = {}
+    for name in classes:
+        spelt.setdefault(" ".join(name.casefold().split()), []).append(name)
+    alike = [" and ".join(map(repr, names)) for names in spelt.values() if len(names) > 1]
+    return (f"classes that differ by white space or case alone: {listing(alike)}",) if alike else ()
 
 
 def _namer(names: Sequence[str], *, of_words: bool) -> Callable[[Any], Any]:
@@ -227,86 +235,6 @@ def _namer(names: Sequence[str], *, of_words: bool) -> Callable[[Any], Any]:
         return names[number] if number >= 0 else None
 
     return (lambda numbers: [name_of(number) for number in numbers]) if of_words else name_of
-
-
-def read_table(path: Path) -> "pd.DataFrame":
-    """Return a file as a table; empty cells are empty strings, and nothing is guessed to be missing.
-
-    Raises:
-        DataError: when it is missing, damaged, not UTF-8 or of an unknown kind.
-    """
-    import pandas as pd
-
-    kind = SUFFIXES.get(path.suffix.lower())
-    if kind is None:
-        raise DataError("unknown kind of table", expected=", ".join(SUFFIXES), got=path.name, where=path)
-    try:
-        if kind == "parquet":
-            return pd.read_parquet(path)
-        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
-        if kind == "json lines":
-            rows = enumerate(text.split("\n"), start=1)
-            return pd.DataFrame([_object(row, line, path) for line, row in rows if row.strip()], dtype=object)
-        return _read_separated(text, "\t" if kind == "tsv" else ",", path)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            "the file is not UTF-8",
-            got=f"byte {error.object[error.start]:#04x} at offset {error.start}",
-            where=path,
-            hint=f"convert it: iconv -f latin1 -t utf-8 {path.name} > {path.stem}-utf8{path.suffix}",
-        ) from error
-    except ImportError as error:
-        raise EnvironmentFault(
-            "parquet files cannot be read", got=str(error).splitlines()[0], where=path, hint="pip install pyarrow"
-        ) from error
-    except DataError:
-        raise
-    except (OSError, ValueError) as error:
-        raise DataError("the table cannot be read", got=str(error).splitlines()[0], where=path) from error
-
-
-def _object(row: str, line: int, path: Path) -> dict[str, Any]:
-    """Return one line of JSON."""
-    try:
-        found = json.loads(row)
-    except ValueError as error:
-        raise DataError("a line is no JSON", got=str(error), where=f"{path}, line {line}") from error
-    if not isinstance(found, dict):
-        raise DataError("a line is no JSON object", got=row[:80], where=f"{path}, line {line}")
-    if "\\u" in row and (half := LONE_SURROGATE.search(json.dumps(found, ensure_ascii=False))):
-        raise DataError(
-            "a text holds half a character",
-            expected="surrogates in pairs, such as \\ud83d\\ude00",
-            got=f"\\u{ord(half[0]):04x} alone",
-            where=f"{path}, line {line}",
-            hint="the text was cut inside a character; remove what is left of it",
-        )
-    return found
-
-
-def _read_separated(text: str, separator: str, path: Path) -> "pd.DataFrame":
-    """Return a file of separated values, refusing what pandas would read as something else without a word."""
-    import pandas as pd
-
-    frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(
-            "the rows have more fields than the header has names",
-            expected=f"{len(frame.columns)} fields",
-            got=f"{len(frame.columns) + frame.index.nlevels} in row 1",
-            where=path,
-            hint="quote texts that contain the separator",
-        )
-    lines = sum(1 for line in io.StringIO(text, newline=None) if line.strip(" \n")) - 1  # pandas skips blank ones, too
-    if separator == "\t" and len(frame) != lines:
-        raise DataError(
-            "a quote joins lines of a .tsv",
-            expected=f"{lines} rows, one a line",
-            got=len(frame),
-            where=path,
-            hint='double the quotes and quote the field ("a ""word"" in quotes"), or write .jsonl',
-        )
-    return frame
 
 
 def column(frame: "pd.DataFrame", name: str, where: str) -> list[Any]:
@@ -320,7 +248,7 @@ def column(frame: "pd.DataFrame", name: str, where: str) -> list[Any]:
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         raise DataError(
             "there is no such column",
-            expected=f"one of {', '.join(names)}",
+            expected=f"one of {listing(names)}",
             got=name,
             where=where,
             hint=f"did you mean {close[0]}?" if close else None,
@@ -347,8 +275,8 @@ def _list(value: object, name: str, position: int, where: str) -> list[str]:
 
 
 def _name(value: object, name: str, position: int, where: str) -> str:
-    missing = value is None or value == "" or (isinstance(value, float) and not value.is_integer())
-    if missing or not isinstance(value, str | int | float):
+    missing = value == "" if isinstance(value, str) else isinstance(value, float) and not value.is_integer()
+    if missing or not isinstance(value, str | int | float):  # None and pandas' NA are neither
         raise DataError(
             "a label is missing",
             expected="the name or number of a class",

@@ -58,11 +58,13 @@ class Plan:
         steps: in order.
         pairs: which layers its distillations would compare; empty when their losses read logits alone.
         input_formula: what a model gets of a raw sample x; empty where there is no formula.
+        notes: of how the samples were read and chosen.
     """
 
     steps: list[Row]
     pairs: list[Pairing]
     input_formula: str
+    notes: tuple[str, ...] = ()
 
 
 def plan(recipe: Recipe, options: Options) -> Plan:
@@ -116,7 +118,7 @@ def _look(recipe: Recipe, options: Options) -> Plan:
     work = replace(work, teachers=tuple(members) if len(members) == len(teachers) else ())
     for node in (node for node in steps if node.is_taught):
         walk.visit(node, work)
-    return Plan(walk.rows, pairs, work.task.input_formula)
+    return Plan(walk.rows, pairs, work.task.input_formula, data.notes)
 
 
 @dataclass

@@ -235,6 +235,7 @@ def describe_data(data: Data, task: Task) -> DataSection:
         samples={role: len(samples) for role, samples in data.roles.items()},
         dropped_duplicates=data.dropped_duplicates,
         truncated={role: count for role, count in truncated.items() if count},
+        notes=data.notes,
     )
 
 

@@ -26,7 +26,7 @@ from compress.pipeline.step import Step
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.report.document import Report
-from compress.report.words import data_line
+from compress.report.words import data_line, note_lines
 from compress.stage import Execution, Host, Member, Recorder, Unrecorded, Work
 from compress.store.artifact import Artifact, Store, hash_values, writable
 from compress.tasks.naive import refuse_naive
@@ -132,7 +132,8 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
     ):
         execution = settle_execution(run_dir, threads=options.threads)
         work, host = work_of(recipe, data), host_of(options, store=store, execution=execution, recorder=parent)
-        options.reporter.say(data_line(describe_data(data, work.task)))
+        for line in (data_line(describe_data(data, work.task)), *note_lines(data.notes)):
+            options.reporter.say(line)
         if work.task.input_formula:
             options.reporter.say(f"input: {work.task.input_formula}")
         loop = Loop(recipe, options, tracker, parent, shared, host)

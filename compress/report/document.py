@@ -123,6 +123,8 @@ class DataSection:
     samples: dict[str, int]
     dropped_duplicates: int
     truncated: dict[str, int]
+    notes: tuple[str, ...] = ()
+    """Of how the samples were read and chosen; reports written before there were any hold none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from compress.report.words import (
     data_line,
     fill_test_cells,
     loss_line,
+    note_lines,
     other_measures,
     verdict_lines,
 )
@@ -35,6 +36,7 @@ def markdown(report: Report) -> str:
             parts += ["", f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
             parts += [f"| {' | '.join(cells)} |" for cells in rows]
         parts += ["", *(f"- {line}" for line in verdict_lines(report.verdict)), ""]
+    parts += [f"{line}.  " for line in note_lines(report.data.notes)]
     parts += [f"{data_line(report.data)}.", "", f"{loss_line(report)}.", ""]
     environment = report.environment
     made = {stage.name: stage.made_s for stage in report.stages if stage.made_s is not None}

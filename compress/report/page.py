@@ -144,7 +144,9 @@ def _environment(report: Report) -> str:
         "versions": found.installed,
         "training": f"{report.execution.threads} threads, {report.execution.precision}, "
         f"seed {found.seed}, {made / 60:.1f} minutes",
-        "data": ", ".join(f"{role} {count:,}" for role, count in report.data.samples.items()) + truncation(report.data),
+        "data": ", ".join(f"{role} {count:,}" for role, count in report.data.samples.items())
+        + truncation(report.data)
+        + "".join(f"; {note}" for note in report.data.notes),
         "loss": report.loss.fingerprint,
         "recipe": report.recipe_sha256[:12],
     }

@@ -15,6 +15,11 @@ def data_line(section: DataSection) -> str:
     return f"data: {_by_role(section.samples)}; {dropped:,} duplicates dropped from train{truncation(section)}"
 
 
+def note_lines(notes: Iterable[str]) -> list[str]:
+    """Return what a user should know of how samples were read and chosen, to follow the line of the data."""
+    return [f"data: {note}" for note in notes]
+
+
 def truncation(section: DataSection) -> str:
     """Return how many samples of a data section are cut in which roles, to follow what there are; empty for none."""
     return f"; cut at max_length: {_by_role(section.truncated)}" if section.truncated else ""

@@ -58,6 +58,8 @@ def compressor(
 
 
 def test_texts_that_are_cut_are_counted_for_each_role(compressor, project):
+    path = project / "reviews.csv"
+    path.write_text(path.read_text().replace(",", ";"))
     arguments = ("--until", "teacher", "--threads", "1", "--json", "--force-teacher")
     arguments += ("--set", "data.tokenize.max_length=18")
     code, out, err = compressor("run", "recipe.yaml", *arguments)
@@ -71,9 +73,14 @@ def test_texts_that_are_cut_are_counted_for_each_role(compressor, project):
     told = "; cut at max_length: " + ", ".join(f"{role} {count}" for role, count in long.items() if count)
     assert err.startswith(f"data: train {len(data.train)}, ")
     assert err.splitlines()[0].endswith(f"duplicates dropped from train{told}")
+    separated = "reviews.csv: its columns are separated by semicolons"
+    assert err.splitlines()[1] == f"data: {separated}"
+    assert report["data"]["notes"] == [separated]
     run_dir = Path(report["run_dir"])
     assert f"duplicates dropped from train{told}.\n" in (run_dir / "report.md").read_text()
-    assert told in (run_dir / "report.html").read_text()
+    assert f"{told}; {separated}" in (run_dir / "report.html").read_text()
+    code, out, err = compressor("plan", "recipe.yaml", "--threads", "1")
+    assert out.splitlines()[0] == f"data: {separated}"
 
 
 # Bad input: each with its message and exit code, and nothing trained.

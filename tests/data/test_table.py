@@ -9,7 +9,8 @@ import pytest
 
 from compress.data import Samples
 from compress.data.roles import Split, assign
-from compress.data.table import Table, read_table
+from compress.data.table import Table
+from compress.data.table_file import read_table
 from compress.errors import DataError
 
 ROWS = [
@@ -141,7 +142,7 @@ def test_the_byte_that_is_not_utf8_is_told_where_it_stands_in_the_file(suffix, t
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
     for path in (write(tmp_path / "rows.csv", ROWS), write(tmp_path / "rows.jsonl", ROWS)):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-        assert read_table(path).columns[0] == "text"
+        assert read_table(path).frame.columns[0] == "text"
 
 
 def test_half_a_character_is_refused_and_a_whole_one_is_not(tmp_path):
@@ -150,7 +151,7 @@ def test_half_a_character_is_refused_and_a_whole_one_is_not(tmp_path):
     with pytest.raises(DataError, match=r"(?s)half a character.*\\ud83d alone.*line 2"):
         read_table(path)
     path.write_text(path.read_text().splitlines()[0])
-    assert read_table(path)["t"][0] == "\U0001f600 é"
+    assert read_table(path).frame["t"][0] == "\U0001f600 é"
 
 
 @pytest.mark.parametrize(
@@ -182,9 +183,9 @@ def test_damaged_files_are_refused(name, content, message, tmp_path):
 def test_quotes_inside_a_line_of_tsv_and_line_breaks_inside_a_csv_field_are_read(tmp_path):
     path = tmp_path / "rows.tsv"
     path.write_text('text\tlabel\na "word" here\u2028still\ta\n\nlast\tb\n', encoding="utf-8")
-    assert read_table(path)["text"].tolist() == ['a "word" here\u2028still', "last"]
+    assert read_table(path).frame["text"].tolist() == ['a "word" here\u2028still', "last"]
     path = write(tmp_path / "rows.csv", [{"text": "two\nlines", "label": "a"}])
-    assert read_table(path)["text"].tolist() == ["two\nlines"]
+    assert read_table(path).frame["text"].tolist() == ["two\nlines"]
 
 
 @pytest.mark.parametrize(
@@ -247,3 +248,108 @@ def test_the_digest_of_texts_tells_where_one_ends():
     assert digest("ab", "c") != digest("a", "bc")
     assert digest(("a", "b"), ("c", "d")) != digest(("a b", ""), ("c", "d"))
     assert digest("a", "b") == digest("a", "b")
+
+
+def plain_rows(count: int, *, separator: str = ",") -> list[str]:
+    return [f"text{separator}label", *(f"text {number}{separator}{'ab'[number % 2]}" for number in range(count))]
+
+
+def write_lines(path: Path, lines: list[str]) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "message"),
+    [
+        ('"open,a', '5" pipe,b', r"goes on after its closing quote.*pipe.*in line 51.*line 11, where the quote opens"),
+        ('"open,a', 'shut",b', r"lines that read as rows.*39 lines of 2 fields.*line 11, where the quote opens"),
+        ('"open,a', '"shut, too",b', r"goes on after its closing quote.*in line 51.*line 11"),
+        ('"open,a', "shut,b", r"never closed.*open,a.*line 11"),
+    ],
+)
+def test_stray_quotes_of_a_csv_are_refused_with_the_line_where_they_open(first, last, message, tmp_path):
+    lines = plain_rows(100)
+    lines[10], lines[50] = first, last
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        read_table(write_lines(tmp_path / "rows.csv", lines))
+
+
+def test_what_may_be_a_stray_quote_is_told_and_read(tmp_path):
+    letter = "\n".join(["Dear reader"] * 400)
+    path = write_lines(tmp_path / "rows.csv", [*plain_rows(100), f'"{letter} ""x""",a', 'said "hi",b'])
+    rows = read_table(path)
+    assert len(rows.frame) == 102
+    assert rows.frame["text"][100] == f'{letter} "x"'
+    assert rows.frame["text"][101] == 'said "hi"'
+    assert rows.notes == (
+        "rows.csv: 501 lines are 102 rows, because quoted fields hold line breaks; the most, 399, the one that begins "
+        "in line 102",
+    )
+    path = write_lines(tmp_path / "long.csv", [*plain_rows(500), f'"{"x" * 20_000}",a'])
+    assert read_table(path).notes == (
+        "long.csv: the field that begins in line 502 has 20,000 characters, as much as many rows",
+    )
+    assert read_table(write_lines(tmp_path / "plain.csv", plain_rows(5))).notes == ()
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_a_csv_of_semicolons_or_tabs_is_read_and_told(separator, name, tmp_path):
+    path = write_lines(tmp_path / "rows.csv", [*plain_rows(3, separator=separator), f"well, yes{separator}a"])
+    raw = loaded(path, text="text", label="label")
+    assert raw.roles["train"].inputs.tolist() == ["text 0", "text 1", "text 2", "well, yes"]
+    assert raw.notes == (f"rows.csv: its columns are separated by {name}",)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("utf-16", "the file is UTF-16.*iconv -f utf-16 "),
+        ("utf-16le", "the file is UTF-16LE.*iconv -f utf-16le "),
+        ("utf-32", "the file is UTF-32.*iconv -f utf-32 "),
+        ("windows-1252", "'café’s' in windows-1252"),
+        ("windows-1251", "'вкус' in windows-1251"),
+        ("shift_jis", "'寿司' in shift_jis"),
+    ],
+)
+def test_what_a_file_that_is_not_utf8_may_be_is_named(encoding, message, tmp_path):
+    word = {"windows-1252": "café’s", "windows-1251": "вкус", "shift_jis": "寿司"}.get(encoding, "plain")
+    path = tmp_path / "rows.csv"
+    path.write_bytes(f"text,label\n{word} ok,a\n".encode(encoding))
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        read_table(path)
+
+
+def test_a_label_that_parquet_says_is_missing_is_refused(tmp_path):
+    frame = pd.DataFrame({"text": ["x", "y"], "label": pd.array([1, None], "Int64")})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"(?s)a label is missing.*<NA>.*column label, row 2"):
+        loaded(tmp_path / "rows.parquet", text="text", label="label")
+
+
+def test_classes_that_differ_by_white_space_or_case_are_told_unless_they_are_named(tmp_path):
+    lines = [f"text,label\nx,{label}" for label in ("ham", "ham ", "Ham", "spam")]
+    path = write_lines(tmp_path / "rows.csv", [lines[0], *(line.splitlines()[1] for line in lines[1:])])
+    raw = loaded(path, text="text", label="label")
+    assert raw.classes == ("Ham", "ham", "ham ", "spam")
+    assert raw.notes == ("classes that differ by white space or case alone: 'Ham' and 'ham' and 'ham '",)
+    assert loaded(path, text="text", label="label", classes=raw.classes).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.csv", ",".join(f"c{n}" for n in range(20_000)), "too many columns.*at most 10,000.*20,000"),
+        ("rows.jsonl", json.dumps({f"c{n}": 0 for n in range(20_000)}), "too many columns"),
+        ("rows.jsonl", "[" * 200_000, "nested too deep.*line 1"),
+        ("rows.jsonl", '{"label": ' + "9" * 5000 + "}", "no JSON.*line 1"),
+    ],
+)
+def test_what_would_take_gigabytes_or_end_in_a_traceback_is_refused(name, content, message, tmp_path):
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        read_table(write_lines(tmp_path / name, [content]))
+
+
+def test_a_class_of_thousands_of_figures_is_a_name(tmp_path):
+    path = write_lines(tmp_path / "rows.csv", ["text,label", "x,1", f"y,{'9' * 5000}"])
+    assert loaded(path, text="text", label="label").classes == ("1", "9" * 5000)
