@@ -49,7 +49,8 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
     """Check what a source gave and return it with all four roles.
 
     Samples are ordered by the hash of their input, so the order of files changes nothing. When a role is drawn from
-    train, train is freed of duplicates first, so that no sample lands in two roles.
+    train, train is freed of duplicates first, so that no sample lands in two roles; inputs with several labels leave it
+    altogether, because no file says which of them is right. Where the source fixes all roles, they are counted alone.
 
     Args:
         raw: roles that the source fixes, train among them.
@@ -67,15 +68,17 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
     classes = class_names(given, raw.classes)
     roles: dict[Role, Samples] = {role: _order(samples) for role, samples in given.items()}
     missing: list[Role] = [role for role in DRAWN if role not in roles]
+    conflicts: dict[Role, int] = {role: len(_conflicting(samples)) for role, samples in roles.items()}
     dropped = 0
     if missing:
-        roles["train"], dropped = _without_duplicates(roles["train"])
+        roles["train"], dropped = _without_duplicates(_without_conflicts(roles["train"]))
     roles["train"], overlapping = _without_overlap(roles, overlap=overlap)
     if missing:
         roles |= _draw(roles["train"], missing, split=split)
     for role in ROLES:
         check_role(role, roles[role], classes)
-    return Data(roles, classes, dropped_duplicates=dropped + overlapping, notes=raw.notes)
+    notes = [_tell_conflicts(role, count, left=bool(missing)) for role, count in conflicts.items() if count]
+    return Data(roles, classes, dropped_duplicates=dropped + overlapping, notes=(*raw.notes, *notes))
 
 
 def subset(data: Data, *, per_role: int) -> Data:
@@ -101,6 +104,43 @@ def _order(samples: Samples) -> Samples:
         return hashes[position], np.ravel(labels[position]).tolist()
 
     return samples.take(np.array(sorted(range(len(samples)), key=key), np.int64))
+
+
+def _conflicting(samples: Samples) -> set[bytes]:
+    """Return the hashes of inputs that have more than one label."""
+    labels, counts = samples.labels, Counter(samples.hashes)
+    if labels is None or len(counts) == len(samples):
+        return set()
+    found: dict[bytes, set[bytes]] = {digest: set() for digest, count in counts.items() if count > 1}
+    for digest, label in zip(samples.hashes, labels, strict=True):
+        if digest in found:
+            found[digest].add(np.asarray(label).tobytes())
+    return {digest for digest, different in found.items() if len(different) > 1}
+
+
+def _without_conflicts(samples: Samples) -> Samples:
+    """Return the samples whose input has one label.
+
+    Raises:
+        DataError: when none has.
+    """
+    conflicts = _conflicting(samples)
+    if not conflicts:
+        return samples
+    kept = np.flatnonzero([digest not in conflicts for digest in samples.hashes])
+    if not len(kept):
+        raise DataError(
+            "every input of the train role has several labels",
+            expected="one label for equal inputs",
+            got=f"{len(conflicts):,} different inputs in {len(samples):,} samples",
+            where="train",
+        )
+    return samples.take(kept)
+
+
+def _tell_conflicts(role: Role, count: int, *, left: bool) -> str:
+    done = "left out, as none is known to be right" if left and role == "train" else "all kept"
+    return f"{count:,} inputs of {role} have several labels: {done}"
 
 
 def _without_duplicates(samples: Samples) -> tuple[Samples, int]:

@@ -127,6 +127,37 @@ def test_equal_inputs_come_in_the_order_of_their_labels(images, labels):
         assert select.labels[at] + 1 == select.labels[at + 1]
 
 
+def test_equal_inputs_with_different_labels_leave_train_and_are_counted(images, labels):
+    doubled = np.concatenate([images, images[:9], images[:3]]), np.concatenate([labels, labels[:5], [3] * 4, [2] * 3])
+    data = assign(raw(train=doubled), split=SPLIT, overlap="refuse")
+    # 0, 1 and 2 with classes 0 and 2, 5 to 8 with 0 and 3; what is left of the copies are 3 and 4.
+    assert data.notes == ("7 inputs of train have several labels: left out, as none is known to be right",)
+    assert data.dropped_duplicates == 2
+    found = {digest for role in data.roles for digest in hashes(data, role)}
+    assert found == set(Samples(images, None).hashes[9:] + Samples(images, None).hashes[3:5])
+    shuffled = np.random.default_rng(0).permutation(len(doubled[0]))
+    assert (
+        assign(raw(train=tuple(part[shuffled] for part in doubled)), split=SPLIT, overlap="refuse").digest
+        == data.digest
+    )
+
+
+def test_roles_that_the_source_fixes_keep_their_conflicts_and_tell_them(images, labels):
+    parts = {"train": slice(0, 110), "calibration": slice(110, 120), "select": slice(60, 120), "test": slice(120, 200)}
+    roles = {role: (images[part], labels[part]) for role, part in parts.items()}
+    roles["select"] = (images[range(120, 160)][[*range(40), 0]], np.append(labels[120:160], 0))
+    roles["test"] = (images[160:], labels[160:])
+    data = assign(raw(**roles), split=SPLIT, overlap="refuse")
+    assert len(data.select) == 41
+    assert data.notes == ("1 inputs of select have several labels: all kept",)
+
+
+def test_a_train_role_of_nothing_but_conflicts_is_refused(images, labels):
+    twice = np.concatenate([images, images]), np.concatenate([labels, (labels + 1) % 4])
+    with pytest.raises(DataError, match=r"(?s)every input.*several labels.*200 different inputs in 400 samples"):
+        assign(raw(train=twice), split=SPLIT, overlap="refuse")
+
+
 def test_a_thousand_labels_that_are_all_the_same_are_refused_in_a_line(images):
     same = np.zeros((len(images), 1000), np.uint8)
     with pytest.raises(DataError, match="all labels of the train role are the same") as caught:
