@@ -13,8 +13,9 @@ from compress.config import one_key
 from compress.config.user_code import call_user, dump, run_user_file, user_function
 from compress.data.arrays import Numpy
 from compress.data.idx import read_idx
-from compress.data.images import Mode, read_folder
+from compress.data.images import read_folder
 from compress.data.own import OwnSource, form
+from compress.data.picture import Mode
 from compress.data.samples import ROLES, Role, Samples
 from compress.data.source import Raw, Source, channels_first, class_numbers
 from compress.data.table import HubData, Table
@@ -118,10 +119,11 @@ class ImageFolder(Source):
         """Return the roles that the folder names.
 
         Raises:
-            DataError: when a folder is missing or an image is corrupt.
+            DataError: when a folder is missing, an image is corrupt or its range cannot be known, or train has no image
+                of a class.
         """
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return Raw(*read_folder(self.root, size=size, mode=self.mode))
+        return read_folder(self.root, size=size, mode=self.mode)
 
 
 class File(Source):

@@ -133,6 +133,80 @@ def test_a_validation_folder_beside_roles_is_refused(tmp_path):
         ImageFolder(root=tmp_path, size=4).load(code=())
 
 
+def test_what_is_no_image_of_a_class_is_skipped_and_counted(tmp_path):
+    root = tmp_path / "photos"
+    for role, level in (("train", 0), ("test", 50)):
+        for name in ("cat", "dog"):
+            write_images(root / role / name, count=2, level=level)
+    plain = ImageFolder(root=root, size=4).load(code=())
+    assert plain.notes == ()
+    write_images(root / "__MACOSX" / "train" / "cat", count=2, level=9)
+    write_images(root / "train" / "cat" / "more" / "still", count=3, level=90)
+    (root / "train" / "cat" / "._0.png").write_bytes(b"a resource fork")
+    (root / "train" / "cat" / "scan").write_bytes(b"no suffix")
+    (root / "test" / "Thumbs.db").write_bytes(b"")
+    for empty in (root / "train" / "bird", root / "test" / "fish", root / "notes"):
+        empty.mkdir()
+    raw = ImageFolder(root=root, size=4).load(code=())
+    assert raw.classes == plain.classes == ("cat", "dog")
+    assert {role: samples.digest for role, samples in raw.roles.items()} == {
+        role: samples.digest for role, samples in plain.roles.items()
+    }
+    assert raw.notes == (
+        "skipped in photos: folder without images 3, in a folder inside a class's 3, hidden 2, without a suffix 1, "
+        ".db 1",
+    )
+
+
+def test_a_jfif_file_is_read(tmp_path):
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, count=1, level=10)
+    Image.new("RGB", (6, 4), (200, 0, 0)).save(tmp_path / "cat" / "1.jfif", format="JPEG")
+    assert len(ImageFolder(root=tmp_path, size=4).load(code=()).roles["train"]) == 3
+
+
+def test_a_class_that_train_has_no_image_of_is_refused(tmp_path):
+    write_images(tmp_path / "train" / "cat", count=2, level=0)
+    write_images(tmp_path / "test" / "dog", count=3, level=0)
+    (tmp_path / "train" / "dog").mkdir()
+    with pytest.raises(DataError, match=r"(?s)no image of a class of test.*among cat.*got: +dog 3"):
+        ImageFolder(root=tmp_path, size=4).load(code=())
+
+
+def test_a_folder_of_which_nothing_is_read_says_what_was_skipped(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "0.heic").write_bytes(b"")
+    with pytest.raises(DataError, match=r"(?s)no images of a class.*\.heic 1"):
+        ImageFolder(root=tmp_path, size=4).load(code=())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+@pytest.mark.parametrize(("mode", "channels"), [("grayscale", 1), ("rgb", 3)])
+def test_levels_of_16_bits_are_scaled_to_8(suffix, mode, channels, tmp_path):
+    (tmp_path / "cat").mkdir()
+    levels = np.array([[0, 128, 129, 257], [32767, 32768, 65534, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "cat" / f"0{suffix}")
+    raw = ImageFolder(root=tmp_path, size=(2, 4), mode=mode).load(code=())
+    expected = np.round(levels / 65535 * 255)
+    np.testing.assert_array_equal(raw.roles["train"].inputs[0], np.broadcast_to(expected, (channels, 2, 4)))
+    assert raw.notes == ("1 images of 16 bits are scaled to 8",)
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        (np.full((4, 4), 0.5, np.float32), "cannot be known.*got: +floats"),
+        (np.full((4, 4), 70_000, np.int32), "cannot be known.*32-bit integers"),
+        (np.full((4, 4), 4095, np.uint16), "nearly black.*at most 4,095 in 1 images"),
+    ],
+)
+def test_levels_whose_range_cannot_be_known_are_refused_by_file(levels, message, tmp_path):
+    (tmp_path / "cat").mkdir()
+    Image.fromarray(levels).save(tmp_path / "cat" / "0.tif")
+    with pytest.raises(DataError, match=f"(?s){message}.*0.tif"):
+        ImageFolder(root=tmp_path, size=4, mode="grayscale").load(code=())
+
+
 def test_an_archive_and_files_give_the_same_arrays(tmp_path, images, labels):
     np.savez(tmp_path / "all.npz", train_inputs=images.transpose(0, 2, 3, 1), train_labels=labels)
     np.save(tmp_path / "x.npy", images)
