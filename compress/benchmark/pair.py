@@ -15,6 +15,7 @@ from compress.benchmark.accuracy import Accuracy, accuracies, outputs
 from compress.benchmark.compare import PRESETS, SILENT, Comparison, SpeedVerdict, compare
 from compress.benchmark.drawn_inputs import check_same_inputs, draw
 from compress.benchmark.environment import Environment, describe
+from compress.benchmark.given_samples import check_labels, count_samples, doubt_chance, read_labels
 from compress.benchmark.measure import Measurement, Profile, Scenario
 from compress.benchmark.process import check_usable
 from compress.errors import InputError, ModelError
@@ -86,8 +87,8 @@ def compare_files(
         reporter: shows a bar while it measures.
 
     Raises:
-        InputError: for paths or names that do not exist, models that take different inputs, and labels that do not fit
-            the samples.
+        InputError: for paths or names that do not exist, models that take different inputs, samples that are not
+            theirs, and labels that do not fit samples or outputs.
         EnvironmentFault: when the runtime does not work there.
         ModelError: when one of the two cannot be read, or could not be measured.
     """
@@ -101,6 +102,8 @@ def compare_files(
     if labels is not None and inputs is None:
         raise InputError("labels are of samples, and none are given", hint="give them with --inputs FILE.npz")
     check_same_inputs(first, second)
+    count = None if inputs is None else count_samples(inputs, model=first)
+    truth = None if labels is None or count is None else read_labels(labels, samples=count)
     check_usable(profile.runtime, profile.place, code=code)
     with contextlib.ExitStack() as stack:
         samples = inputs
@@ -120,8 +123,7 @@ def compare_files(
     for name, reason in found.failures.items():
         raise ModelError(f"{name} could not be measured", got=reason, where=models[name])
     judged = {}
-    if labels is not None and inputs is not None:
-        truth = np.load(labels, allow_pickle=False)
+    if truth is not None and labels is not None and inputs is not None:
         logits = {name: outputs(path, inputs, profile=profile, code=code) for name, path in models.items()}
         shapes = {found.shape for found in logits.values()}
         if len(shapes) > 1 or logits["A"].ndim != 2 or logits["A"].shape[:1] != truth.shape:
@@ -131,7 +133,8 @@ def compare_files(
                 got=f"labels {truth.shape}, outputs {logits['A'].shape} and {logits['B'].shape}",
                 where=labels,
             )
-        judged = accuracies(logits, truth, reference="A", seed=seed)
+        check_labels(truth, outputs=logits["A"].shape[1], where=labels)
+        judged = doubt_chance(accuracies(logits, truth, reference="A", seed=seed), logits, truth)
     return Pair(
         files={name: path.name for name, path in models.items()},
         verdict=found.verdict("B", over="A"),

@@ -1,20 +1,16 @@
 """NumPy arrays on disk."""
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from compress.config import Values
+from compress.data.npy import Array, read_array, read_arrays
 from compress.data.samples import ROLES, Role, Samples
 from compress.data.source import Layout, Raw, Source, channels_first, class_numbers
 from compress.errors import DataError
 
-_Array = NDArray[np.generic]
-_Pair = tuple[_Array | None, _Array | None]
+_Pair = tuple[Array | None, Array | None]
 
 
 class ArrayPair(Values):
@@ -60,9 +56,7 @@ class Numpy(Source):
             DataError: when a file is missing, damaged, pickled or names no role.
         """
         if self.archive is not None:
-            stored = _read_numpy(self.archive)
-            if not isinstance(stored, dict):
-                raise DataError("the archive holds a single array", expected="an .npz file", where=self.archive)
+            stored = read_arrays(self.archive)
             names = {f"{role}_{part}" for role in ROLES for part in ("inputs", "labels")}
             if unknown := sorted(set(stored) - names):
                 raise DataError(
@@ -73,7 +67,7 @@ class Numpy(Source):
             }
         else:
             arrays = {
-                role: (_read_array(pair.inputs), None if pair.labels is None else _read_array(pair.labels))
+                role: (read_array(pair.inputs), None if pair.labels is None else read_array(pair.labels))
                 for role, pair in self.arrays.items()
             }
         roles: dict[Role, Samples] = {
@@ -82,20 +76,3 @@ class Numpy(Source):
             if inputs is not None
         }
         return Raw(roles, self.classes)
-
-
-def _read_array(path: Path) -> NDArray[np.generic]:
-    stored = _read_numpy(path)
-    if isinstance(stored, dict):
-        raise DataError("the file holds several arrays", expected="an .npy file", where=path)
-    return stored
-
-
-def _read_numpy(path: Path) -> NDArray[np.generic] | dict[str, NDArray[np.generic]]:
-    try:
-        stored = np.load(path, allow_pickle=False)
-        return stored if isinstance(stored, np.ndarray) else dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            "the NumPy file cannot be read", expected="arrays without pickled objects", got=error, where=path
-        ) from error

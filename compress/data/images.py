@@ -63,7 +63,7 @@ def read_folder(root: Path, *, size: tuple[int, int], mode: Mode) -> Raw:
     if not root.is_dir():
         raise DataError("the image folder does not exist", got=root)
     skipped, folders = _find_roles(root)
-    files = {role: _find_images(folder) for role, folder in folders.items()}
+    files: dict[Role, RoleFiles] = {role: _find_images(folder) for role, folder in folders.items()}
     for found in files.values():
         skipped.update(found.skipped)
     classes = _find_classes(files, root)
@@ -75,9 +75,8 @@ def read_folder(root: Path, *, size: tuple[int, int], mode: Mode) -> Raw:
     notes = [f"{len(deep):,} images of 16 bits are scaled to 8"] if deep else []
     if skipped:
         notes.append(f"skipped in {root.name}: {_words(skipped)}")
-    return Raw(
-        {role: _samples(pictures[role], found.names, classes) for role, found in files.items()}, classes, tuple(notes)
-    )
+    roles: dict[Role, Samples] = {role: _samples(pictures[role], found.names, classes) for role, found in files.items()}
+    return Raw(roles, classes, tuple(notes))
 
 
 def _look(folder: Path) -> Folder:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from compress.benchmark import PRESETS, pair
 from compress.benchmark.accuracy import accuracies, outputs
 from compress.benchmark.compare import Preset
+from compress.benchmark.given_samples import check_labels, doubt_chance
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import Place
 from compress.cli.main import app
@@ -147,9 +148,77 @@ def test_what_cannot_be_compared_is_refused(
         compared(small, runtime="torch-cpu")
     with pytest.raises(InputError, match="outputs .10, 64. and .10, 1024."):
         compared(large, labels=labels)
-    np.save(labels, np.arange(9))
-    with pytest.raises(InputError, match="one label a sample"):
-        compared(small, labels=labels)
+    np.save(labels, np.arange(55, 65))
+    with pytest.raises(InputError, match=r"(?s)out of range.*0 to 63.*got: +64 \(1 such.*sample 9"):
+        compared(small, labels=labels, preset="short")
+
+
+def write_as(path: Path, content: object) -> Path:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, dict):
+        np.savez(path, allow_pickle=False, **content)
+    elif content is not None:
+        np.save(path, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.npy", None, "cannot be read.*No such file"),
+        ("labels.csv", b"0\n1\n", "no NumPy file.*numpy.loadtxt"),
+        ("labels.npz", {"y": np.arange(10)}, "several arrays"),
+        ("labels.npy", np.array(["cat"] * 10), "no class numbers.*number the names"),
+        ("labels.npy", np.arange(10.0), "no class numbers.*float64"),
+        ("labels.npy", np.arange(9), r"one label a sample, \[10\]"),
+        ("labels.npy", np.eye(10, dtype=int), "one label a sample"),
+    ],
+)
+def test_labels_that_are_none_are_refused_before_anything_is_measured(
+    name, content, message, small, samples, tmp_path, monkeypatch
+):
+    monkeypatch.delattr(pair, "compare")
+    path = write_as(tmp_path / name, content)
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        pair.compare_files(small, small, inputs=samples, labels=path, profile=Profile(), preset="short", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.npz", None, "cannot be read.*No such file"),
+        ("samples.csv", b"0,1\n", "no NumPy file"),
+        ("samples.npz", b"PK but no archive", "cannot be read"),
+        ("samples.npy", np.zeros((10, 16), np.float32), "a single array"),
+        ("samples.npz", {"y": np.zeros((10, 16), np.float32)}, r"not named as the model's inputs.*\['x'\].*\['y'\]"),
+        ("samples.npz", {"x": np.array([["a"] * 16] * 10)}, "no numbers.*<U1"),
+        ("samples.npz", {"x": np.zeros((0, 16), np.float32)}, "1 or more.*'x': 0"),
+    ],
+)
+def test_samples_that_are_none_are_refused_before_anything_is_measured(
+    name, content, message, small, tmp_path, monkeypatch
+):
+    monkeypatch.delattr(pair, "compare")
+    path = write_as(tmp_path / name, content)
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        pair.compare_files(small, small, inputs=path, labels=None, profile=Profile(), preset="short", seed=0)
+
+
+def test_labels_counted_from_1_are_refused_or_doubted():
+    with pytest.raises(InputError, match=r"(?s)out of range.*got: +3.*counted from 1: subtract 1"):
+        check_labels(np.array([1, 2, 3]), outputs=3, where=Path("labels.npy"))
+    labels = np.arange(500) % 9
+    logits = {"A": np.eye(10)[labels], "B": np.eye(10)[labels[::-1]]}
+    wrong = doubt_chance(accuracies(logits, labels + 1, reference="A", seed=0), logits, labels + 1)
+    assert wrong["A"].doubt.startswith(
+        "no file is surely right more often than chance, 1 in 10; likely: labels are counted"
+    )
+    assert wrong["A"].doubt.endswith("from 1, as A is right on 100% of them less 1")
+    other = doubt_chance(accuracies(logits, (labels + 4) % 9, reference="A", seed=0), logits, (labels + 4) % 9)
+    assert "order of other classes" in other["A"].doubt
+    right = doubt_chance(accuracies(logits, labels, reference="A", seed=0), logits, labels)
+    assert right["B"].doubt == ""
 
 
 def test_without_samples_they_are_drawn_from_the_signature(deep: Path, small: Path):
