@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[
     if next(iter(labelled.values())).ndim == 2:
         return _columns(labelled, names)
     numbers = {role: np.concatenate(labels) if labels.dtype == object else labels for role, labels in labelled.items()}
-    count = len(names) or max(int(labels.max()) for labels in numbers.values()) + 1
+    count = len(names) or max(int(labels.max(initial=-1)) for labels in numbers.values()) + 1
     for role, labels in numbers.items():
         outside = (labels < 0) | (labels >= count)
         if outside.any():
@@ -123,12 +124,15 @@ def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[
         return names
     seen = np.unique(np.concatenate(list(numbers.values())))
     if len(seen) != count:
-        absent = sorted(set(range(count)) - set(seen.tolist()))
+        # Between the numbers that occur: one label of 2^40 has as many below it.
+        gaps = [(before + 1, after) for before, after in pairwise([-1, *seen.tolist()]) if after > before + 1]
+        absent = [number for start, end in gaps[:9] for number in range(start, min(end, start + 9))]
         raise DataError(
             "labels skip numbers, and no class names say that this is meant",
             expected=f"every number from 0 to {count - 1}",
             got=f"no sample of {', '.join(map(str, absent[:8]))}{' and others' if len(absent) > 8 else ''}",
-            hint="renumber the labels, or name every class in label order under classes",
+            hint="renumber the labels, leave out samples whose number stands for no class, or name every class in "
+            "label order under classes",
         )
     return tuple(map(str, range(count)))
 

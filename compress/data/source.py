@@ -69,6 +69,8 @@ def class_numbers(labels: object) -> NDArray[np.int64]:
     values = np.asarray(labels)
     if values.dtype.kind not in "iu":
         raise DataError("labels are no class numbers", expected="integers", got=values.dtype)
+    if values.size and int(values.max()) > np.iinfo(np.int64).max:
+        raise DataError("a label is no class number", expected=f"at most {np.iinfo(np.int64).max}", got=values.max())
     return values.astype(np.int64)
 
 

@@ -12,7 +12,9 @@ from compress.recipe.faults import Fault, Place
 
 MAX_CHARACTERS = 256 * 1024
 MAX_VALUES = 20_000  # after aliases are expanded: ten nested lists of ten aliases are ten billion
+MAX_FIGURES = 300  # no float has more before its point, and Python converts no more than 4,300
 TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null"))
+NUMBERS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
 
 Steps = tuple[str | int, ...]
 
@@ -204,6 +206,13 @@ class _Reading:
             for index, item in enumerate(node.value):
                 self.document.places[(*path, index)] = self.document.place_of(item)
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+        if node.tag in NUMBERS and isinstance(node, yaml.ScalarNode):
+            if ":" in node.value:
+                self.fault(node, path, f"YAML reads {node.value} in base 60: write the number, or quote the text")
+                return None
+            if len(node.value) > MAX_FIGURES:
+                self.fault(node, path, f"a number has at most {MAX_FIGURES} figures, not {len(node.value):,}")
+                return None
         return self.loader.construct_object(node)
 
     def mapping(self, node: yaml.MappingNode, path: Steps) -> dict[str, Any]:

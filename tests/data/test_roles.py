@@ -1,9 +1,11 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from compress.data import Samples
 from compress.data.roles import Split, assign, subset
-from compress.data.source import Raw
+from compress.data.source import Raw, class_numbers
 from compress.errors import DataError
 
 SPLIT = Split(test=0.2, select=40, calibration=10)
@@ -114,6 +116,21 @@ def test_unusable_data_are_refused(images, labels, fault):
     roles, message = faulty(images, labels)[fault]
     with pytest.raises(DataError, match=message):
         assign(Raw(raw(**roles).roles, ()), split=Split(test=20, select=15, calibration=5), overlap="refuse")
+
+
+@pytest.mark.parametrize("number", [2**40, 4294967295])
+def test_a_label_that_marks_no_class_is_refused_without_counting_up_to_it(images, labels, number):
+    tracemalloc.start()
+    with pytest.raises(DataError, match="(?s)skip numbers.*no sample of 4, 5, .* 11 and others.*no class"):
+        assign(raw(train=(images, np.append(labels[1:], number))), split=SPLIT, overlap="refuse")
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2**20
+
+
+def test_a_label_beyond_64_bits_is_refused():
+    with pytest.raises(DataError, match="18446744073709551615"):
+        class_numbers(np.array([0, 2**64 - 1], np.uint64))
 
 
 def test_equal_inputs_come_in_the_order_of_their_labels(images, labels):

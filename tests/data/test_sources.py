@@ -1,5 +1,7 @@
 import gzip
 import struct
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,9 @@ def test_fashion_mnist_keeps_its_own_test_role():
         (lambda content: b"PK" + content[2:], "no IDX file"),
         (lambda content: content[:2] + b"\x07" + content[3:], "no IDX file"),
         (lambda content: b"", "no IDX file"),
+        (lambda content: content[:3] + b"\x64" + bytes(4 * 100), "no IDX file"),
+        (lambda content: content[:4] + b"\xff" * 16, "truncated"),
+        (lambda content: content[:4] + b"\x80\0\0\0" * 2 + b"\0\0\0\x04" + b"\0\0\0\x01", "truncated"),  # 2^64
     ],
 )
 def test_a_damaged_idx_file_is_named(tmp_path, images, damage, message):
@@ -82,6 +87,35 @@ def test_a_cut_gzip_file_is_named(idx_directory):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DataError, match="cannot be read"):
         Idx(directory=idx_directory).load(code=())
+
+
+def test_no_more_of_a_gzip_file_is_unpacked_than_its_header_says(tmp_path):
+    path = tmp_path / "images.gz"
+    for content in (bytes(2**26), struct.pack(">BBBBI", 0, 0, 8, 1, 8) + bytes(2**26)):
+        path.write_bytes(gzip.compress(content, 1))
+        del content
+        tracemalloc.start()
+        with pytest.raises(DataError, match="no IDX file|too long"):
+            read_idx(path)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak_bytes < 2**22
+
+
+def write_header(file, shape) -> None:
+    np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": "|u1"})
+
+
+def test_a_header_that_promises_more_than_its_file_holds_is_refused(tmp_path):
+    with (tmp_path / "x.npy").open("wb") as file:
+        write_header(file, (2**42, 8, 8))
+    with pytest.raises(DataError, match="promises more"):
+        Numpy(arrays={"train": ArrayPair(inputs=tmp_path / "x.npy")}).load(code=())
+    with zipfile.ZipFile(tmp_path / "all.npz", "w") as archive, archive.open("train_inputs.npy", "w") as file:
+        write_header(file, (2**42, 8, 8))
+        file.write(bytes(64))
+    with pytest.raises(DataError, match=r"(?s)promises more.*281,474,976,710,656 bytes.*64 bytes.*train_inputs"):
+        Numpy(archive=tmp_path / "all.npz").load(code=())
 
 
 def test_a_missing_idx_file_is_named(tmp_path):

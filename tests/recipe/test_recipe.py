@@ -210,6 +210,8 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("a: " + "[" * 2000, "nested too deeply"),
         ("a: " + "x" * 300_000, "too large"),
         ("a: &a [*a]", "nested too deeply"),
+        ("a: 1:30", "reads 1:30 in base 60"),
+        ("a: " + "9" * 5000, "at most 300 figures, not 5,000"),
         (BOMB, "expand to too much"),
     ],
 )
