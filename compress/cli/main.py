@@ -37,6 +37,10 @@ Code = Annotated[
         "--code", metavar="FILE", help="A Python file, or a folder of them, that may be run, or pickled weights."
     ),
 ]
+Allow = Annotated[
+    list[str],
+    typer.Option("--allow", metavar="WORDS", help="A launcher, interpreter or server that the recipe may use."),
+]
 StorePath = Annotated[
     Path, typer.Option("--store", metavar="DIR", envvar="COMPRESS_STORE", help="Artifacts, runs and tracked metrics.")
 ]
@@ -67,6 +71,7 @@ def run(
     strict: Strict = False,
     force_teacher: ForceTeacher = False,
     code: Code = [],
+    allow: Allow = [],
     store: StorePath = STORE,
     threads: Threads = None,
     as_json: AsJson = False,
@@ -98,6 +103,7 @@ def run(
         options = pipeline.Options(
             store=store,
             code=code,
+            allow=allow,
             threads=threads,
             from_stage=from_stage,
             until_stage=until_stage,
@@ -138,6 +144,7 @@ def check(
     pilot: Annotated[bool, typer.Option("--pilot", help="Train briefly, too; the cost is told first.")] = False,
     strict: Strict = False,
     code: Code = [],
+    allow: Allow = [],
     store: StorePath = STORE,
     threads: Threads = None,
     as_json: AsJson = False,
@@ -154,7 +161,12 @@ def check(
     loaded = _load(recipe, overrides)
     with watch() as interrupted:
         options = Options(
-            store=store, code=code, threads=threads, reporter=Reporter(quiet=as_json), interrupted=interrupted
+            store=store,
+            code=code,
+            allow=allow,
+            threads=threads,
+            reporter=Reporter(quiet=as_json),
+            interrupted=interrupted,
         )
         try:
             advice = checked(loaded, options, on_cost=(lambda cost: _say(str(cost))) if pilot else None)
@@ -176,6 +188,7 @@ def plan(
     force: Force = [],
     smoke: Smoke = False,
     code: Code = [],
+    allow: Allow = [],
     store: StorePath = STORE,
     threads: Threads = None,
     as_json: AsJson = False,
@@ -189,7 +202,9 @@ def plan(
 
     loaded = _load(recipe, overrides)
     _check_stages(loaded, {"--until": [until_stage], "--force": force})
-    options = Options(store=store, code=code, threads=threads, until_stage=until_stage, force=force, smoke=smoke)
+    options = Options(
+        store=store, code=code, allow=allow, threads=threads, until_stage=until_stage, force=force, smoke=smoke
+    )
     found = planned(loaded, options)
     if as_json:
         typer.echo(json.dumps(asdict(found)))
@@ -270,6 +285,7 @@ def sweep(
     fastest: Annotated[bool, typer.Option("--fastest", help="Choose the fastest, not the smallest.")] = False,
     force_teacher: ForceTeacher = False,
     code: Code = [],
+    allow: Allow = [],
     store: StorePath = STORE,
     threads: Threads = None,
     as_json: AsJson = False,
@@ -291,6 +307,7 @@ def sweep(
         options = pipeline.Options(
             store=store,
             code=code,
+            allow=allow,
             threads=threads,
             force_teacher=force_teacher,
             reporter=Reporter(quiet=quiet),

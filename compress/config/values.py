@@ -5,11 +5,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from compress.config.permission import Ask
+
 
 class Values(BaseModel):
     """Base of every configuration object: frozen, exact, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def asks(self) -> tuple[Ask, ...]:
+        """Return what its own fields ask for that only the command line may allow."""
+        return ()
 
 
 class HubOrFolder:

@@ -1,5 +1,6 @@
 """Models that come from elsewhere: a user's Python file, timm; Hugging Face's have a file of their own."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -7,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from safetensors import SafetensorError
 from torch import nn
 
+from compress.config.permission import Ask
 from compress.config.user_code import call_user, folders_of, run_user_file, user_function
 from compress.config.user_modules import content_of
 from compress.errors import EnvironmentFault, ModelError
@@ -16,6 +18,7 @@ from compress.tasks.signature import Signature
 
 # What the libraries raise for unknown names, unfit weights and configurations, and hubs that do not answer.
 LIBRARY_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+TIMM_NAME = re.compile(r"[\w.-]+")  # with its weights' tag; a hub or folder is named by a colon and slashes
 
 
 class UserFile(Model):
@@ -86,7 +89,13 @@ class UserFile(Model):
 
 
 class Timm(Model):
-    """A timm architecture, built for the task's channels and classes, with or without its published weights."""
+    """A timm architecture, built for the task's channels and classes, with or without its published weights.
+
+    Attributes:
+        name: as ``timm.list_models`` gives it. One of somebody else's (``hf-hub:OWNER/MODEL``) must be named on the
+            command line (``--allow``), because its weights may be a pickle.
+        pretrained: start from its published weights.
+    """
 
     libraries: ClassVar[tuple[str, ...]] = ("timm",)
 
@@ -126,6 +135,11 @@ class Timm(Model):
         """
         found = _timm().get_pretrained_cfg(self.name)
         return None if found is None else Normalize(mean=tuple(found.mean), std=tuple(found.std))
+
+    def asks(self) -> tuple[Ask, ...]:
+        """A model that is none of timm's own."""
+        own = TIMM_NAME.fullmatch(self.name)
+        return () if own else (Ask("name", "reads weights that may be a pickle", self.name),)
 
     def strip(self, module: nn.Module) -> Model:  # noqa: ARG002
         """Leave the published weights out: the stored ones replace them."""

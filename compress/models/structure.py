@@ -110,8 +110,11 @@ def load_structure(directory: Path) -> Structure:
         content = json.loads(path.read_text())
         if content["format"] > FORMAT:
             raise ArtifactError("the model was written by a newer compress", expected=FORMAT, got=content["format"])
+        model = TypeAdapter[Model](AnyModel).validate_python(content["model"])
+        if model.model_dump().get("pretrained"):  # it would fetch them from wherever the file says
+            raise ArtifactError("a stored model has its own weights", got="pretrained: true", where=path)
         return Structure(
-            model=TypeAdapter[Model](AnyModel).validate_python(content["model"]),
+            model=model,
             signature=Signature.model_validate(content["signature"]),
             sizes=content["sizes"],
             lengths=content.get("lengths", {}),  # not in format 1

@@ -25,6 +25,7 @@ from compress.pipeline.run_directory import seconds_by_digest, settle_execution
 from compress.pipeline.step import Step
 from compress.progress import Reporter
 from compress.recipe import Recipe
+from compress.recipe.permission import check_allowed
 from compress.report.document import Report
 from compress.report.words import data_line, note_lines
 from compress.stage import Execution, Host, Member, Recorder, Unrecorded, Work
@@ -45,6 +46,7 @@ class Options:
     Attributes:
         store: the store's directory.
         code: the user's Python files that may be run, and folders of them.
+        allow: what else of the recipe may be done: launchers, interpreters, addresses of tracking servers, by name.
         threads: training threads; None for all cores that the process may use.
         from_stage: start at this stage; what comes before must be in the store.
         until_stage: stop after this stage, or after ``teacher``; nothing is raced or judged.
@@ -62,6 +64,7 @@ class Options:
 
     store: Path
     code: Sequence[Path] = ()
+    allow: Sequence[str] = ()
     threads: int | None = None
     from_stage: str | None = None
     until_stage: str | None = None
@@ -424,8 +427,13 @@ def host_of(options: Options, *, store: Store, execution: Execution, recorder: R
 
 
 def prepare(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
-    """Return what really runs: the recipe and its data, or for a smoke run little of both, in a store of its own."""
+    """Return what really runs: the recipe and its data, or for a smoke run little of both, in a store of its own.
+
+    Raises:
+        RecipeError: when it asks for what the options do not allow, or something in it does not fit.
+    """
     recipe = recipe.resolve(code=options.code)
+    check_allowed(recipe, allow=options.allow, store=options.store)
     faults = [f"{recipe.stages[index].title}: {message}" for index, message in recipe.misfits()]
     faults += [f"{'.'.join(path)}: {message}" for path, message in recipe.list_faults()]
     if faults:  # a recipe that was read from a file has been told so already, with its places

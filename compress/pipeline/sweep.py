@@ -22,6 +22,7 @@ from compress.measures.pareto import optimal
 from compress.measures.units import format_bytes, format_factor, format_ms, format_share
 from compress.pipeline.run import Options, Outcome, run
 from compress.recipe import Recipe
+from compress.recipe.permission import check_allowed
 from compress.report.document import GateResult
 from compress.store.artifact import Store, hash_values, write_atomically
 from compress.store.document import to_json
@@ -173,6 +174,8 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
             where=path,
             hint="set gates.max_accuracy_drop",
         )
+    for recipe in recipes:
+        check_allowed(recipe, allow=options.allow, store=options.store)
     name = f"{recipes[0].name}-{hash_values([recipe.model_dump(mode='json') for recipe in recipes])[:10]}"
     options = replace(options, tags={**options.tags, "compress.sweep": name})
     names = labels(overrides)

@@ -1,5 +1,7 @@
 """The sections of a recipe besides the student, the loss and the stages."""
 
+import re
+import shlex
 from collections.abc import Sequence
 from inspect import isfunction
 from pathlib import Path
@@ -23,6 +25,8 @@ from compress.benchmark.process import Place
 from compress.benchmark.runtimes import RUNTIMES
 from compress.benchmark.runtimes.machine import count_allowed_cores
 from compress.config import Values
+from compress.config.permission import Ask
+from compress.config.secrets import address
 from compress.data import Data
 from compress.data.roles import Overlap, Split, assign
 from compress.data.sources import AnySource
@@ -43,6 +47,9 @@ STATED = (
     "data.normalize: {mean: [...], std: [...]} as they were trained, of images scaled to 0 to 1, or data.normalize: "
     "identity where they were trained on the scaled images themselves"
 )
+OF_FILE = re.compile(
+    r"(?:sqlite:///|file://)?(/[^?#]*)$"
+)  # an absolute path, and nothing that could change its meaning
 
 
 class DataConfig(Values):
@@ -289,7 +296,8 @@ class ProfileChoice(Values):
         threads: of the runtime; ``all`` means every core this process may use.
         scenario: ``single_stream``, ``multistream``, ``server`` or ``offline``, as MLPerf means them.
         arrivals_per_s: calls that come per second in the server scenario.
-        python: another interpreter, with its own runtimes; empty means this one.
+        python: another interpreter, with its own runtimes; empty means this one. It, and a launcher, must be named on
+            the command line (``--allow``).
         launcher: words before the interpreter, such as ``[ssh, edge-box]``; the model is sent there.
     """
 
@@ -315,6 +323,12 @@ class ProfileChoice(Values):
         place = Place(self.python, self.launcher)
         runtime = self.runtime.runtime if isinstance(self.runtime, OwnRuntime) else self.runtime
         return Profile(runtime, self.batch_size, self.threads, self.scenario, self.arrivals_per_s, place)
+
+    def asks(self) -> tuple[Ask, ...]:
+        """A worker that another command starts."""
+        words = [*self.launcher, *filter(None, [self.python])]
+        field = "launcher" if self.launcher else "python"
+        return (Ask(field, "runs a command", shlex.join(words)),) if words else ()
 
 
 class Benchmark(Values):
@@ -413,7 +427,8 @@ class Tracking(Values):
     """Where runs are recorded.
 
     Attributes:
-        uri: MLflow's tracking URI; None keeps a database in the store.
+        uri: MLflow's tracking URI; None keeps a database in the store. Outside the store it must be named on the
+            command line (``--allow``). Passwords belong into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
         required: fail when the server is down at the start, instead of recording to disk until it is back.
         experiment: under which runs are grouped and share charts; None groups those on equal data, judged alike.
     """
@@ -421,3 +436,10 @@ class Tracking(Values):
     uri: str | None = None
     required: bool = False
     experiment: str | None = None
+
+    def asks(self) -> tuple[Ask, ...]:
+        """Another place than the store's own database, be it a file or a server."""
+        if self.uri is None:
+            return ()
+        path = OF_FILE.match(self.uri)
+        return (Ask("uri", "sends or writes what is recorded", address(self.uri), path and Path(path[1])),)

@@ -188,4 +188,4 @@ def _first_line(error: Exception) -> str:
 
 
 def _folder_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+    return re.sub(r"^\.+|[^\w.-]+", "_", name)
