@@ -61,9 +61,9 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The launcher's last word, else the interpreter's environment; empty for this interpreter."""
+        """The launcher's last word without a user, else the interpreter's environment; empty for this interpreter."""
         if self.launcher:
-            return self.launcher[-1]
+            return self.launcher[-1].rpartition("@")[2]
         return Path(self.python).absolute().parent.parent.name if self.python else ""
 
     def command(self) -> list[str]:

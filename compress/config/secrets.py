@@ -3,15 +3,21 @@
 import re
 
 MASK = "***"
-USER = re.compile(r"(?<=://)[^\s'\"<>]*@")  # up to the last one: a password may hold an @, and what follows a slash
-QUERY = re.compile(r"(?<=[\w/.\])])\?[^\s'\"<>?=]*=[^\s'\"<>]*")
+ADDRESS = re.compile(r"(?<=://)[^\s'\"<>]+")
+USER = re.compile(r"^.*@")  # up to the last one: a password may hold an @, and what follows a slash
+QUERY = re.compile(r"\?[^\s'\"<>]*=[^\s'\"<>]*")
 
 
 def masked(text: str) -> str:
     """Return a text with the user, password and query of every address in it replaced by ``***``."""
-    return USER.sub(f"{MASK}@", QUERY.sub(f"?{MASK}", text))
+    return ADDRESS.sub(lambda found: USER.sub(f"{MASK}@", QUERY.sub(f"?{MASK}", found[0])), text)
+
+
+def masked_message(text: str) -> str:
+    """Return what a library says of a server likewise; it may quote a path and its query without the host."""
+    return QUERY.sub(f"?{MASK}", masked(text))
 
 
 def address(uri: str) -> str:
     """Return an address without user, password and query: what a person names it by."""
-    return USER.sub("", QUERY.sub("", uri))
+    return ADDRESS.sub(lambda found: USER.sub("", QUERY.sub("", found[0])), uri)

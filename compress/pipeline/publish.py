@@ -11,6 +11,7 @@ import numpy as np
 from compress.benchmark.document import BenchmarkResult, Row
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import Measurement
+from compress.config.discretion import Discretion
 from compress.data import Data
 from compress.export.layers import layer_sizes
 from compress.export.manifest import Manifest
@@ -21,6 +22,9 @@ from compress.judge.scores import Scores
 from compress.pipeline.run_directory import place_bundle
 from compress.pipeline.step import Step
 from compress.recipe import Recipe
+from compress.recipe.permission import asked
+from compress.recipe.recipe import parameters, to_text
+from compress.recipe.sections import Tracking
 from compress.report.columns import csv_text
 from compress.report.document import (
     DataSection,
@@ -37,7 +41,7 @@ from compress.report.markdown import markdown
 from compress.report.page import page
 from compress.report.waterfall import waterfall
 from compress.stage import Host, Work
-from compress.store.artifact import hash_values, write_atomically
+from compress.store.artifact import write_atomically
 from compress.store.document import to_json
 from compress.tasks import Signature, Task
 from compress.tracking import Run, select_headline
@@ -49,6 +53,7 @@ def publish(
     run_dir: Path,
     *,
     recipe: Recipe,
+    discretion: Discretion,
     run: Run,
     register: bool,
 ) -> None:
@@ -59,15 +64,17 @@ def publish(
         rows: of the pipeline, the shipped one last.
         run_dir: where it is written.
         recipe: that was run.
+        discretion: tells paths.
         run: of the whole pipeline in MLflow.
         register: whether a student that passes is registered.
     """
+    told = recipe.published(discretion)
     texts = {
         "report.json": to_json(report),
         "report.md": markdown(report),
         "report.csv": csv_text(report),
         "report.html": page(report),
-        "recipe.yaml": recipe.to_yaml(),
+        "recipe.yaml": to_text(told),
         "plan.json": json.dumps([_describe(row) for row in rows], indent=1) + "\n",
     }
     for name, text in texts.items():
@@ -80,7 +87,7 @@ def publish(
         _record_race(report.benchmark, report.verdict, rows, run)
     for name in names:
         run.artifact(run_dir / name)
-    run.params(recipe.parameters())
+    run.params(parameters(told))
     if shipped.artifact.kind == "bundle":
         bundle = place_bundle(shipped.artifact.path, run_dir)
         run.artifact(bundle)
@@ -175,6 +182,7 @@ def build_report(
     variants: Sequence[Contender],
     *,
     absent: Mapping[str, str],
+    discretion: Discretion,
     race: Race | None,
     gates_on_select: Sequence[GateResult],
     verdict: Verdict | None,
@@ -191,6 +199,7 @@ def build_report(
         rows: of the pipeline, the shipped one last.
         variants: the shipped bundle's other files.
         absent: rows that could not be made, with the reason.
+        discretion: tells paths; the report is for others to read.
         race: what was measured; None when the run stopped before.
         gates_on_select: the gates as a choice may look at them.
         verdict: None where test was not read.
@@ -198,11 +207,11 @@ def build_report(
         made_s: seconds that making and scoring took, by digest of the artifact.
         started_s: of the run, on the monotonic clock.
     """
-    return Report(
+    report = Report(
         recipe=recipe.name,
-        recipe_sha256=hash_values(recipe.model_dump(mode="json")),
-        recipe_yaml=recipe.to_yaml(),
-        command=command(host),
+        recipe_sha256=recipe.sha256,
+        recipe_yaml=to_text(recipe.published(discretion)),
+        command=command(recipe, host, discretion),
         task=TaskSection(work.task.problem, work.task.measure),
         loss=LossSection(recipe.loss.model_dump(mode="json"), recipe.loss.fingerprint),
         execution=ExecutionSection(host.execution.threads, host.execution.precision),
@@ -217,13 +226,16 @@ def build_report(
         environment=describe(seed=recipe.seed),
         seconds=round(time.monotonic() - started_s, 1),
     )
+    return discretion.told(report)
 
 
-def command(host: Host) -> str:
-    """Return the command that repeats a run from the ``recipe.yaml`` in its directory."""
+def command(recipe: Recipe, host: Host, discretion: Discretion) -> str:
+    """Return the command that repeats a run where its recipe is, from the ``recipe.yaml`` that is published."""
     words = ["compressor", "run", "recipe.yaml", "--threads", str(host.execution.threads)]
     for path in host.code:
-        words += ["--code", str(path.absolute())]
+        words += ["--code", discretion.place(path.absolute())]
+    for _, ask in asked(recipe.model_copy(update={"tracking": Tracking()})):
+        words += ["--allow", shlex.join(discretion.words(shlex.split(ask.word)))]
     return shlex.join(words)
 
 

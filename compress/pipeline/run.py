@@ -8,6 +8,7 @@ from pathlib import Path
 
 from compress.advice.advise import advise
 from compress.benchmark.environment import describe
+from compress.config.discretion import Discretion
 from compress.data import Data
 from compress.data.roles import subset
 from compress.errors import CompressError, InputError, RecipeError, StageError
@@ -45,6 +46,7 @@ class Options:
 
     Attributes:
         store: the store's directory.
+        directory: of the recipe: paths in what is published start there.
         code: the user's Python files that may be run, and folders of them.
         allow: what else of the recipe may be done: launchers, interpreters, addresses of tracking servers, by name.
         threads: training threads; None for all cores that the process may use.
@@ -63,6 +65,7 @@ class Options:
     """
 
     store: Path
+    directory: Path = Path()
     code: Sequence[Path] = ()
     allow: Sequence[str] = ()
     threads: int | None = None
@@ -120,7 +123,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
     started_s = time.monotonic()
     shared = {  # MLflow filters runs by their own tags alone, so stages have those of their pipeline
         "compress.pipeline_id": run_dir.name,
-        "compress.recipe_sha256": hash_values(recipe.model_dump(mode="json")),
+        "compress.recipe_sha256": recipe.sha256,
         "compress.hw": describe(seed=recipe.seed).cpu_model,
     }
     with (
@@ -175,6 +178,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
             rows,
             variants,
             absent={node.name: why for node, why in loop.absent.items() if node.is_row},
+            discretion=discretion_of(options),
             race=race,
             gates_on_select=gates,
             verdict=verdict,
@@ -183,7 +187,15 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
             started_s=started_s,
         )
         with writable(run_dir), options.reporter.bar("report"):
-            publish(report, rows, run_dir, recipe=recipe, run=parent, register=not options.smoke)
+            publish(
+                report,
+                rows,
+                run_dir,
+                recipe=recipe,
+                discretion=discretion_of(options),
+                run=parent,
+                register=not options.smoke,
+            )
     passed = all(gate.passed for gate in gates) if gates and not options.judged else verdict and verdict.passed
     return Outcome(None if options.smoke else passed, report, run_dir, rows[-1].artifact, race)
 
@@ -291,7 +303,8 @@ class Loop:
         loss = stage.guided_loss(work.loss).fingerprint
         tags = {"compress.role": node.role, "compress.stage": node.name, "compress.loss": loss, **self.shared_tags}
         with self.tracker.run(node.name, parent=self.parent, tags=tags) as run:
-            run.params({node.name: stage.model_dump(mode="json", exclude={"name", "verb"})})
+            fields = stage.model_dump(mode="json", exclude={"name", "verb"})
+            run.params({node.name: discretion_of(self.options).told(fields)})
             artifact = self.find_or_make(node, work, recorder=run)
             reused = self.made[node][1]
             for name in PLANS:
@@ -387,7 +400,12 @@ def explain(error: CompressError) -> str:
 
 def run_name(recipe: Recipe, data: Data) -> str:
     """Return the name of a recipe's run directory: the same recipe on the same data continues there."""
-    return f"{recipe.name}-{hash_values([recipe.model_dump(mode='json'), data.digest])[:10]}"
+    return f"{recipe.name}-{hash_values([recipe.masked().model_dump(mode='json'), data.digest])[:10]}"
+
+
+def discretion_of(options: Options) -> Discretion:
+    """Return how paths are told in what is published."""
+    return Discretion(options.directory.absolute(), options.store.expanduser().absolute())
 
 
 def experiment_name(recipe: Recipe, data: Data) -> str:

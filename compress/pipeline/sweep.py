@@ -20,7 +20,7 @@ from compress.judge.race import Race
 from compress.measures.intervals import Estimate
 from compress.measures.pareto import optimal
 from compress.measures.units import format_bytes, format_factor, format_ms, format_share
-from compress.pipeline.run import Options, Outcome, run
+from compress.pipeline.run import Options, Outcome, discretion_of, run
 from compress.recipe import Recipe
 from compress.recipe.permission import check_allowed
 from compress.report.document import GateResult
@@ -176,12 +176,14 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
         )
     for recipe in recipes:
         check_allowed(recipe, allow=options.allow, store=options.store)
-    name = f"{recipes[0].name}-{hash_values([recipe.model_dump(mode='json') for recipe in recipes])[:10]}"
+    name = f"{recipes[0].name}-{hash_values([recipe.masked().model_dump(mode='json') for recipe in recipes])[:10]}"
     options = replace(options, tags={**options.tags, "compress.sweep": name})
-    names = labels(overrides)
+    discretion = discretion_of(options)
+    told = [tuple(map(discretion.override, values)) for values in overrides]
+    names = labels(told)
     rows: list[Variant] = []
     races: list[Race | None] = []
-    for number, (recipe, values) in enumerate(zip(recipes, overrides, strict=True), start=1):
+    for number, (recipe, values) in enumerate(zip(recipes, told, strict=True), start=1):
         options.reporter.say(f"variant {number} of {len(recipes)}: {' '.join(values)}")
         try:
             outcome = run(recipe, replace(options, judged=False, label=names[number - 1]))
@@ -196,7 +198,7 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
     rows, chosen = mark_optimal(rows, goal=goal), choose(rows, goal=goal)
     outcome = None
     if chosen is not None:
-        options.reporter.say(f"chosen on select: {' '.join(overrides[chosen])}; test is read for it")
+        options.reporter.say(f"chosen on select: {' '.join(told[chosen])}; test is read for it")
         tags = {**options.tags, "compress.chosen": goal}
         chosen_options = replace(options, tags=tags, label=f"chosen: {names[chosen]}")
         outcome = run(recipes[chosen], chosen_options, raced=races[chosen] if goal == "smallest" else None)

@@ -1,6 +1,6 @@
 """Recipe: a whole pipeline as values; YAML and Python objects are the same thing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -8,6 +8,8 @@ import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError
 
 from compress.config import Values
+from compress.config.discretion import Discretion
+from compress.config.secrets import masked
 from compress.data import Data
 from compress.errors import RecipeError, UsageError, nearest
 from compress.loss import GuidedLoss
@@ -32,6 +34,7 @@ from compress.recipe.sections import (
 )  # fmt: skip
 from compress.recipe.stages import VERBS, AnyStage, OwnStage
 from compress.recipe.text import Document, read
+from compress.store.artifact import hash_values
 from compress.tasks import Task
 from compress.tasks.task import Problem
 
@@ -46,6 +49,17 @@ Student = Annotated[
     Annotated[Literal["teacher"], Tag("teacher")] | Annotated[AnyModel, Tag("model")],
     Discriminator(lambda value: "teacher" if value == "teacher" else "model"),
 ]
+
+
+def to_text(values: Mapping[str, Any]) -> str:
+    """Return plain values as YAML."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every scalar of a recipe's plain values by its dotted path, as ``--set`` spells it."""
+    document = Document("", values)
+    return {document.spell(path): value for path, value in leaves(values)}
 
 
 class Recipe(Values):
@@ -159,8 +173,32 @@ class Recipe(Values):
         return cls.model_json_schema(schema_generator=OneKeySchema)
 
     def to_yaml(self) -> str:
-        """Return the recipe as YAML with every default written out; reading it gives an equal recipe."""
-        return yaml.safe_dump(plain(self), sort_keys=False, allow_unicode=True)
+        """Return the recipe as YAML with every default written out; reading it gives an equal recipe.
+
+        A user, password or query in the tracking server's address is left out, because YAML is shown and kept.
+        """
+        return to_text(plain(self.masked()))
+
+    def published(self, discretion: Discretion) -> dict[str, Any]:
+        """Return the recipe as plain YAML values for others to read: without the tracking server and absolute paths.
+
+        Args:
+            discretion: tells paths.
+        """
+        values = plain(self)
+        values["tracking"].pop("uri", None)
+        return discretion.told(values)
+
+    @property
+    def sha256(self) -> str:
+        """Of all values; a secret in the tracking server's address is no part of it, which could be guessed from it."""
+        return hash_values(self.masked().model_dump(mode="json"))
+
+    def masked(self) -> Self:
+        """Return the recipe without user, password and query in the tracking server's address."""
+        if self.tracking.uri is None:
+            return self
+        return self.model_copy(update={"tracking": self.tracking.model_copy(update={"uri": masked(self.tracking.uri)})})
 
     def resolve(self, *, code: Sequence[Path]) -> Self:
         """Return the recipe with the user's own classes and functions in the place of the values that name them.
@@ -257,8 +295,7 @@ class Recipe(Values):
 
     def parameters(self) -> dict[str, Any]:
         """Return every scalar by its dotted path, as ``--set`` spells it."""
-        document = Document("", plain(self))
-        return {document.spell(path): value for path, value in leaves(document.values)}
+        return parameters(plain(self.masked()))
 
     def stage_index(self, name: str, *, option: str) -> int:
         """Return the position of a stage.

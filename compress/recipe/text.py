@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from compress.config.secrets import masked
 from compress.errors import RecipeError, UsageError, nearest
 from compress.recipe.faults import Fault, Place
 
@@ -89,12 +90,12 @@ class Document:
         """
         address, equals, value = text.partition("=")
         if not equals or not address:
-            raise UsageError("--set needs a path and a value", expected="stages.prune.name=value", got=text)
-        place = Place(f"--set {text}")
+            raise UsageError("--set needs a path and a value", expected="stages.prune.name=value", got=masked(text))
+        place = Place(f"--set {masked(text)}")
         try:
             parsed = read(value, origin=place.origin)
         except RecipeError as error:
-            raise UsageError("the value of --set is no YAML", got=text) from error
+            raise UsageError("the value of --set is no YAML", got=masked(text)) from error
         self.faults += parsed.faults
         path = self._open(address.split("."), place)
         if path is None:

@@ -317,7 +317,7 @@ class Report:
         recipe: its name.
         recipe_sha256: of the recipe with every default.
         recipe_yaml: that recipe.
-        command: repeats the run from the ``recipe.yaml`` in its directory.
+        command: repeats the run from a ``recipe.yaml`` that lies where its recipe was: paths are relative to that.
         task: what is decided.
         loss: that students are trained with.
         execution: threads and precision of training.

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from compress.config.secrets import masked_message
 from compress.errors import EnvironmentFault
 from compress.tracking.events import Register, Start
 from compress.tracking.outbox import Down, Points, Refused
@@ -49,6 +51,9 @@ def make_database(path: Path) -> None:
     with _translate():
         uri = f"sqlite:///{draft}"
         MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
+    location = (path.parent / "mlflow-artifacts" / "0").as_uri()  # of MLflow's own experiment, else where we are now
+    with contextlib.closing(sqlite3.connect(draft)) as database, database:
+        database.execute("UPDATE experiments SET artifact_location = ?", (location,))
     with contextlib.suppress(FileExistsError):  # another process was faster
         os.link(draft, path)
     draft.unlink()
@@ -183,8 +188,8 @@ def _translate(*, refuses: bool = True) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """The start of a message, without the user and password that a URI in it may hold."""
-    return re.sub(r"//[^/@\s]*@", "//", str(error).split("\n", 1)[0])[:300]
+    """The start of a message, without the secrets that a URI in it may hold."""
+    return masked_message(str(error).split("\n", 1)[0])[:300]
 
 
 def _folder_name(name: str) -> str:

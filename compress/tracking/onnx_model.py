@@ -77,8 +77,8 @@ def _log_model(
     model = client.create_logged_model(
         experiment_id, name=event.name, source_run_id=run_id, tags={SHA256_TAG: event.sha256}, model_type="onnx"
     )
-    description = Model(
-        artifact_path=model.artifact_location, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
+    description = Model(  # without the place it lies in, which the server knows: the file goes where the model goes
+        artifact_path=event.name, model_uuid=model.model_id, run_id=run_id, model_id=model.model_id
     )
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "model"

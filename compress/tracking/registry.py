@@ -7,6 +7,7 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from compress.config.secrets import masked, masked_message
 from compress.errors import EnvironmentFault, InputError
 from compress.tracking.onnx_model import SHA256_TAG
 from compress.tracking.tracker import DATABASE, database_uri
@@ -49,11 +50,12 @@ def promote(name: str, *, store: Path, uri: str | None = None, version: int | No
     if uri is None and not (store / DATABASE).exists():
         raise InputError("no registry", expected=f"{DATABASE} in the store", where=store, hint="run a recipe first")
     target = uri or database_uri(store)
-    client = MlflowClient(tracking_uri=target, registry_uri=target)
     try:
+        client = MlflowClient(tracking_uri=target, registry_uri=target)
         return _promote(client, name, version=version)
     except MlflowException as error:
-        raise EnvironmentFault("the registry does not answer", got=str(error).split("\n")[0]) from error
+        got = masked_message(str(error).split("\n")[0])
+        raise EnvironmentFault("the registry does not answer", got=got, where=masked(target)) from error
 
 
 def _promote(client: MlflowClient, name: str, *, version: int | None) -> Promotion:

@@ -30,8 +30,9 @@ ASKS = "runs, sends, writes or unpickles only what --allow names"
 SIDES = {
     NAME: {
         "Recipe.name", "Recipe.ensemble", "Recipe.baselines", "Benchmark.primary", "Limits.max_latency_ms",
-        "Gates.max_latency_ms", "Tracking.experiment", "Idx.classes", "File.classes", "Numpy.classes", "Table.classes", "HubData.classes",
-        *(f"{stage}.name" for stage in ("Train", "Distill", "Export", "Prune", "PruneVocabulary", "Quantize", "Shorten")),
+        "Gates.max_latency_ms", "Tracking.experiment", "Idx.classes", "File.classes", "Numpy.classes", "Table.classes",
+        "HubData.classes", "Train.name", "Distill.name", "Export.name", "Prune.name", "PruneVocabulary.name",
+        "Quantize.name", "Shorten.name",
         "Stage.verb", "Stage.name", "OwnStage.verb", "OwnStage.name",
     },
     DATA: {

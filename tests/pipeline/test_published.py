@@ -1,0 +1,122 @@
+"""What a run writes for others holds no secret, no home directory, no user and no host."""
+
+import logging
+import platform
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_pipeline import BRIEF
+
+from compress.benchmark.compare import PRESETS
+from compress.errors import EnvironmentFault
+from compress.pipeline.plan import plan
+from compress.pipeline.run import Options, run
+from compress.progress import Reporter
+from compress.recipe import Recipe
+from compress.tracking.registry import promote
+
+USER, HOST = "planted-user", "planted-host"
+RECIPE = """
+schema: 1
+name: published
+data: {source: {numpy: {archive: data.npz}}}
+teacher: {model: {file: {path: my_model.py}}, weights: teacher.safetensors}
+student: {mlp: {widths: [8]}}
+stages:
+  - distill: {epochs: 1}
+  - export: {variants: [fp32]}
+benchmark: {preset: quick, profiles: [{}, {launcher: [no-such-word, planted-user@box]}]}
+gates: {max_size_mb: 1}
+"""
+MODEL = """
+from torch import nn
+def build(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A recipe in the home directory of somebody whose names are told apart from everything else."""
+    import numpy as np
+    import torch
+    from safetensors.torch import save_file
+    from sklearn.datasets import load_digits
+
+    home = tmp_path / "home" / USER
+    made = home / "project"
+    made.mkdir(parents=True)
+    for name in ("USER", "LOGNAME", "USERNAME"):
+        monkeypatch.setenv(name, USER)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(socket, "gethostname", lambda: HOST)
+    monkeypatch.setattr(platform, "node", lambda: HOST)
+    monkeypatch.setitem(PRESETS, "quick", BRIEF)
+    monkeypatch.chdir(made)
+    images, labels = load_digits(return_X_y=True)
+    pixels = (images * 15).astype(np.uint8).reshape(-1, 1, 8, 8)
+    np.savez(made / "data.npz", train_inputs=pixels, train_labels=labels)
+    torch.manual_seed(0)
+    save_file({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, made / "teacher.safetensors")
+    (made / "my_model.py").write_text(MODEL)
+    (made / "recipe.yaml").write_text(RECIPE)
+    return made
+
+
+def found(folder: Path, *words: str) -> Iterator[tuple[str, str]]:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            yield from ((str(path.relative_to(folder)), word) for word in words if word.encode() in content)
+
+
+def options(project: Path, store: Path, **fields) -> Options:
+    return Options(
+        store=store, directory=project, threads=1, reporter=Reporter(quiet=True), code=[project / "my_model.py"],
+        allow=["no-such-word planted-user@box", "http://127.0.0.1:9/"], **fields,
+    )  # fmt: skip
+
+
+def test_no_file_of_a_run_names_people_or_their_machine(project, tmp_path):
+    store = tmp_path / "store"
+    outcome = run(Recipe.load(project / "recipe.yaml"), options(project, store))
+    assert outcome.report.benchmark is not None
+    names = {path.name for path in store.rglob("*")}
+    assert {"report.html", "bundle.json", "mlflow.db", "MLmodel", "events.ndjson"} <= names
+    assert list(found(store, USER, HOST, str(project.parent))) == []
+    assert list(found(outcome.run_dir, str(store), str(tmp_path))) == []
+    assert list(found(store / "mlflow-artifacts", str(store))) == []
+    command = "compressor run recipe.yaml --threads 1 --code my_model.py --allow 'no-such-word box'"
+    assert outcome.report.command == command
+    there = Recipe.parse(outcome.report.recipe_yaml, origin="there", directory=project)
+    assert there.resolve(code=[project / "my_model.py"]).data == Recipe.load(project / "recipe.yaml").data
+
+
+def test_no_secret_of_the_tracking_server_is_written_or_told(project, tmp_path, caplog, capsys):
+    caplog.set_level(logging.DEBUG)
+    store, secrets = tmp_path / "store", ("user-4711", "pass-4711", "token-4711")
+    uri = "http://user-4711:pass-4711@127.0.0.1:9/?token=token-4711"
+    override = f"tracking.uri={uri}"
+    recipe = Recipe.load(project / "recipe.yaml", overrides=[override])
+    assert recipe.tracking.uri == uri
+    plan(recipe, options(project, store))
+    outcome = run(recipe, options(project, store, until_stage="teacher"))
+    assert "the tracking server is down" in caplog.text  # so what is sent lies there as it will be sent
+    assert list((store / "tracking").rglob("recipe.yaml"))
+    assert list((store / "notes").iterdir())
+    for text in (recipe.to_yaml(), outcome.report.recipe_yaml, str(recipe.parameters())):
+        assert "4711" not in text
+    with pytest.raises(EnvironmentFault) as required:
+        run(recipe.model_copy(update={"tracking": recipe.tracking.model_copy(update={"required": True})}),
+            options(project, store, until_stage="teacher"))  # fmt: skip
+    with pytest.raises(EnvironmentFault) as promoted:
+        promote("published", store=store, uri=uri)
+    with pytest.raises(ValueError, match="unknown key") as mistyped:
+        Recipe.load(project / "recipe.yaml", overrides=[override.replace("uri", "urii")])
+    printed = capsys.readouterr()
+    told = [str(error.value) for error in (required, promoted, mistyped)]
+    for text in (*told, caplog.text, printed.out, printed.err):
+        assert not [secret for secret in secrets if secret in text], text
+    assert list(found(store, *secrets)) == []
+    assert recipe.sha256 == Recipe.load(project / "recipe.yaml", overrides=[override.replace("4711", "0815")]).sha256
