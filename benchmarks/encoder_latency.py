@@ -25,7 +25,8 @@ from compress.benchmark.compare import PRESETS, Preset, compare
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import Profile
 from compress.errors import InputError, StageError
-from compress.store.artifact import hash_file, read_artifact
+from compress.store.artifact import read_artifact
+from compress.store.digest import hash_file
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LENGTHS = (16, 64, 128, 256)

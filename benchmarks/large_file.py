@@ -40,7 +40,8 @@ from compress.stages.distill import Distill
 from compress.stages.export import Export
 from compress.stages.quantize import Quantize
 from compress.stages.train import Train
-from compress.store.artifact import Artifact, Store
+from compress.store.artifact import Artifact
+from compress.store.store import Store
 
 T = TypeVar("T")
 VARIANTS = ("int8-x86", "fp32")

@@ -39,7 +39,8 @@ from compress.recipe import Recipe
 from compress.stage import Host, Optimization, Work
 from compress.stages.create import Create
 from compress.stages.train import LABELS_ALONE
-from compress.store.artifact import Artifact, Store
+from compress.store.artifact import Artifact
+from compress.store.store import Store
 from compress.tasks import Task, TextTask
 from compress.training.inference import BATCH, forward_all
 from compress.training.loader import RoleLoader

@@ -34,7 +34,7 @@ from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stage import Execution, Host, Member, Optimization, Work
 from compress.stages.create import Create
-from compress.store.artifact import Store
+from compress.store.store import Store
 from compress.tasks import ImageClassification
 from compress.training.guided import fit_guided
 

@@ -33,7 +33,9 @@ from compress.export.session import Session
 from compress.models import load_model
 from compress.models.huggingface import Logits
 from compress.recipe import Recipe
-from compress.store.artifact import hash_file, read_artifact, write_atomically
+from compress.store.artifact import read_artifact
+from compress.store.digest import hash_file
+from compress.store.disk import write_atomically
 
 EXPORTED, QUANTIZED, FACTS = "model.onnx", "model_quantized.onnx", "baseline.json"
 

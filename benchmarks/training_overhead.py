@@ -31,7 +31,7 @@ from compress.measures.intervals import estimate_ratio
 from compress.models import ResNet
 from compress.progress import Reporter
 from compress.stage import Execution, Host, Optimization, Work
-from compress.store.artifact import Store
+from compress.store.store import Store
 from compress.tasks import ImageClassification, Task
 from compress.training.loader import RoleLoader
 from compress.training.loop import fit

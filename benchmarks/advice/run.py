@@ -43,7 +43,9 @@ from compress.models import Cnn, load_model, save_model
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stage import CACHE_LIMIT_GB, Execution, Host, Member, Optimization, Work
-from compress.store.artifact import Artifact, Store, hash_values
+from compress.store.artifact import Artifact
+from compress.store.digest import hash_values
+from compress.store.store import Store
 from compress.tasks import Batch, ImageClassification
 from compress.training.inference import predict
 from compress.training.loader import RoleLoader

@@ -38,7 +38,7 @@ from compress.pipeline.run import Options, host_of, work_of
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stage import Execution, Host, Member, Optimization, Work
-from compress.store.artifact import Store
+from compress.store.store import Store
 from compress.tasks import Batch
 from compress.training.inference import predict
 from compress.training.loader import RoleLoader

@@ -35,7 +35,8 @@ from compress.stage import Execution, Host, Member, Work
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.prune import Prune
-from compress.store.artifact import Artifact, Store
+from compress.store.artifact import Artifact
+from compress.store.store import Store
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))

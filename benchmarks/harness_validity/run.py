@@ -33,7 +33,7 @@ from compress.benchmark.compare import PRESETS, Preset, compare
 from compress.benchmark.environment import NoiseProbe, describe
 from compress.benchmark.measure import Profile
 from compress.measures.intervals import estimate_ratio
-from compress.store.artifact import write_atomically
+from compress.store.disk import write_atomically
 
 WIDTH, LAYERS, SLOWDOWN = 128, 100, 0.03  # weights of 6.5 MB: several copies fit in a shared cache
 Case = Callable[[Path, Preset, int], dict[str, Any]]

@@ -45,7 +45,9 @@ from compress.stages.distill import Distill
 from compress.stages.prune import Prune
 from compress.stages.shorten import Shorten
 from compress.stages.train import LABELS_ALONE
-from compress.store.artifact import Artifact, Store, write_atomically
+from compress.store.artifact import Artifact
+from compress.store.disk import write_atomically
+from compress.store.store import Store
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))

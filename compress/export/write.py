@@ -20,7 +20,7 @@ from compress.export.metadata import Lineage, Metadata, write_metadata
 from compress.export.onnx_file import size_bytes, write_model
 from compress.export.parity import check_parity
 from compress.loss.taps import evaluating
-from compress.store.artifact import hash_file
+from compress.store.digest import hash_file
 from compress.tasks.signature import Signature, Tensor
 
 BATCH_AXIS = {0: "batch"}

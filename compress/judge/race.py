@@ -23,7 +23,7 @@ from compress.measures.intervals import Estimate
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stage import Host, Work
-from compress.store.artifact import writable
+from compress.store.disk import writable
 
 RACED_SAMPLES = 256  # of select, which the race rotates through
 

@@ -16,7 +16,7 @@ from compress.config import HubOrFolder
 from compress.errors import EnvironmentFault, ModelError
 from compress.models.external import LIBRARY_ERRORS
 from compress.models.spec import Model, image_sizes
-from compress.store.artifact import hash_file, hash_values
+from compress.store.digest import hash_file, hash_values
 from compress.tasks.image_classification import Normalize
 from compress.tasks.signature import Signature
 from compress.tasks.task import Problem, Task

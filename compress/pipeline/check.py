@@ -13,7 +13,7 @@ from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
 from compress.pipeline.run_directory import decide_execution
 from compress.recipe import Recipe
 from compress.stage import Host, Member, Work
-from compress.store.artifact import Store
+from compress.store.store import Store
 from compress.tasks.naive import lead_over_naive, nearest
 
 
@@ -30,7 +30,7 @@ def check(recipe: Recipe, options: Options, *, on_cost: Callable[[Cost], None] |
         CompressError: for data, models and files that a run would refuse.
     """
     recipe, options, data = prepare(recipe, options)
-    store = Store.open(options.store)
+    store = Store.open(options.store, say=options.reporter.say)
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
     work, host = work_of(recipe, data), host_of(options, store=store, execution=execution)
     work = replace(work, teachers=find_teachers(recipe, work, host))

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from compress.config.user_code import is_own
+from compress.errors import ArtifactError
 from compress.export.stored import graph_of, prove_export
 from compress.models import Model, describe
 from compress.pipeline.nodes import RIVALS, Node, begin, nodes
@@ -26,9 +27,11 @@ from compress.quantization.kernels import find_hindrance
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 from compress.stage import Host, Member, Stage, Work
-from compress.store.artifact import Artifact, Store, hash_values
-from compress.store.manifest import NAME, Manifest
+from compress.store.artifact import Artifact
+from compress.store.digest import hash_values
+from compress.store.manifest import NAME, Manifest, NewerFormatError
 from compress.store.notes import Notes
+from compress.store.store import Store
 
 SHOWN = 3  # differences told of one stage
 
@@ -154,8 +157,13 @@ class _Walk:
             inputs = stage.inputs(source, work.reading(source), self.host)
             key = hash_values(inputs)
             forced = node.name in self.options.force
-            found = None if forced else self.host.store.find(key)
             why = "forced" if forced else _difference(inputs, self.host.store)
+            try:
+                found = None if forced else self.host.store.look(key)
+            except NewerFormatError:
+                raise
+            except ArtifactError as error:  # a run sets it aside
+                why = f"the stored one is damaged: {error.message}"
         self.found[node] = found
         if node.is_row:
             self.rows.append(Row(node.name, "run" if found is None else "reuse", "" if found else why, key))
@@ -166,7 +174,10 @@ def _difference(inputs: dict[str, Any], store: Store) -> str:
     wanted = {".".join(map(str, path)): value for path, value in leaves(inputs)}
     nearest: list[str] | None = None
     for path in (store.root / "artifacts").glob(f"*/{NAME}"):
-        stored = Manifest.read(path.parent).inputs
+        try:
+            stored = Manifest.read(path.parent).inputs
+        except ArtifactError:  # damaged, or of a newer version: nothing to compare with
+            continue
         if stored.get("stage") != inputs["stage"]:
             continue
         known = {".".join(map(str, path)): value for path, value in leaves(stored)}

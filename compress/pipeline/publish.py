@@ -41,7 +41,7 @@ from compress.report.markdown import markdown
 from compress.report.page import page
 from compress.report.waterfall import waterfall
 from compress.stage import Host, Work
-from compress.store.artifact import write_atomically
+from compress.store.disk import write_atomically
 from compress.store.document import to_json
 from compress.tasks import Signature, Task
 from compress.tracking import Run, select_headline

@@ -30,7 +30,10 @@ from compress.recipe.permission import check_allowed
 from compress.report.document import Report
 from compress.report.words import data_line, note_lines
 from compress.stage import Execution, Host, Member, Recorder, Unrecorded, Work
-from compress.store.artifact import Artifact, Store, hash_values, writable
+from compress.store.artifact import Artifact
+from compress.store.digest import hash_values
+from compress.store.disk import writable
+from compress.store.store import Store
 from compress.tasks.naive import refuse_naive
 from compress.tracking import Run, Tracker
 
@@ -118,7 +121,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
     recipe, options, data = prepare(recipe, options)
     if options.until_stage is None:
         check_runtimes(recipe, code=options.code)
-    store = Store.open(options.store)
+    store = Store.open(options.store, say=options.reporter.say)
     run_dir = store.root / "runs" / run_name(recipe, data)
     started_s = time.monotonic()
     shared = {  # MLflow filters runs by their own tags alone, so stages have those of their pipeline

@@ -22,7 +22,7 @@ from compress.benchmark.runtimes.machine import count_allowed_cores
 from compress.errors import ArtifactError
 from compress.report.document import Report
 from compress.stage import Execution, Precision
-from compress.store.artifact import writable, write_atomically
+from compress.store.disk import writable, write_atomically
 from compress.store.document import OtherSchemaError, load
 
 

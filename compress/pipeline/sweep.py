@@ -24,8 +24,10 @@ from compress.pipeline.run import Options, Outcome, discretion_of, run
 from compress.recipe import Recipe
 from compress.recipe.permission import check_allowed
 from compress.report.document import GateResult
-from compress.store.artifact import Store, hash_values, write_atomically
+from compress.store.digest import hash_values
+from compress.store.disk import write_atomically
 from compress.store.document import to_json
+from compress.store.store import Store
 
 SCHEMA = 2
 MAX_VARIANTS = 256

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from compress.store.artifact import Kind
+from compress.store.manifest import Kind
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 # Rows of every result table.

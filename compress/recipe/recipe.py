@@ -34,7 +34,7 @@ from compress.recipe.sections import (
 )  # fmt: skip
 from compress.recipe.stages import VERBS, AnyStage, OwnStage
 from compress.recipe.text import Document, read
-from compress.store.artifact import hash_values
+from compress.store.digest import hash_values
 from compress.tasks import Task
 from compress.tasks.task import Problem
 

@@ -15,7 +15,7 @@ from compress.report.words import (
     other_measures,
     verdict_lines,
 )
-from compress.store.artifact import write_atomically
+from compress.store.disk import write_atomically
 
 MARKERS = ("<!-- result: written by `compressor run`, do not edit -->", "<!-- end of result -->")
 

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import torch
 
 from compress.progress import Reporter
-from compress.store.artifact import Store
+from compress.store.store import Store
 
 Precision = Literal["float32", "bfloat16"]
 

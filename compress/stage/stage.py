@@ -16,7 +16,9 @@ from compress.models import Model, save_model
 from compress.stage.host import Host
 from compress.stage.training import Training
 from compress.stage.work import Work
-from compress.store.artifact import Artifact, Kind, hash_values
+from compress.store.artifact import Artifact
+from compress.store.digest import hash_values
+from compress.store.manifest import Kind
 from compress.tasks import Signature
 
 Need = Literal["data", "loss", "teacher"]

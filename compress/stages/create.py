@@ -11,7 +11,9 @@ from compress.config.user_modules import content_of
 from compress.errors import ModelError
 from compress.models import AnyModel, Model, load_model, load_structure, load_weights
 from compress.stage import Host, Need, Stage, Work
-from compress.store.artifact import Artifact, Kind, hash_file, read_artifact
+from compress.store.artifact import Artifact, read_artifact
+from compress.store.digest import hash_file
+from compress.store.manifest import Kind
 from compress.tasks.probabilities import refuse_probabilities
 
 

@@ -12,7 +12,8 @@ from compress.errors import StageError
 from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure, save_model
 from compress.stage import CACHE_LIMIT_GB, Host, Member, Need, Optimization, Stage, Training, Work, coupling_faults
-from compress.store.artifact import Artifact, hash_values
+from compress.store.artifact import Artifact
+from compress.store.digest import hash_values
 from compress.training.guided import fit_guided
 from compress.training.loop import Fit
 

@@ -24,7 +24,8 @@ from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
 from compress.stage import Host, Need, Stage, Work
-from compress.store.artifact import Artifact, Kind, ancestry
+from compress.store.artifact import Artifact, ancestry
+from compress.store.manifest import Kind
 
 if TYPE_CHECKING:
     from onnx import ModelProto

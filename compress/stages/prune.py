@@ -16,7 +16,8 @@ from compress.models import load_model, load_structure, save_model
 from compress.models.structure import Structure
 from compress.progress import Bar
 from compress.stage import Host, Need, Optimization, Quantity, Stage, Training, Work, coupling_faults
-from compress.store.artifact import Artifact, hash_values
+from compress.store.artifact import Artifact
+from compress.store.digest import hash_values
 from compress.surgery import encoders
 from compress.surgery.find import DEFAULT_UNITS
 from compress.surgery.groups import Group

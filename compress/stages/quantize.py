@@ -21,7 +21,8 @@ from compress.quantization.placement import Mode
 from compress.quantization.quantize import Bounds, quantize
 from compress.quantization.sensitivity import Choice, Score, Scorer
 from compress.stage import Host, Need, Quantity, Stage, Work
-from compress.store.artifact import Artifact, Kind
+from compress.store.artifact import Artifact
+from compress.store.manifest import Kind
 from compress.tasks import Batch
 from compress.training.teacher import teacher_outputs
 from compress.training.teaching import targets_of

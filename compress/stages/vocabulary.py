@@ -17,7 +17,8 @@ from compress.errors import DataError, ModelError, StageError
 from compress.models import load_model, load_structure, save_model
 from compress.models.huggingface import TextLogits
 from compress.stage import Host, Need, Quantity, Stage, Work
-from compress.store.artifact import Artifact, hash_file
+from compress.store.artifact import Artifact
+from compress.store.digest import hash_file
 from compress.tasks import TextTask, Tokenizer
 from compress.tasks.vocabulary import keep_tokens
 

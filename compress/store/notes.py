@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import EnvironmentFault
-from compress.store.artifact import hash_values, write_atomically
+from compress.store.digest import hash_values
+from compress.store.disk import write_atomically
 from compress.store.made_by import made_by
 
 
@@ -35,7 +36,7 @@ class Notes:
         try:
             kept = json.loads(self._path(name).read_text(encoding="utf-8"))
             sound = kept["of"] == _state(of) and kept["digest"] == hash_values(kept["value"])
-        except (OSError, ValueError, KeyError, TypeError):  # there is none, or it was damaged
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # there is none, or it was damaged
             return None
         return kept["value"] if sound else None
 

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from compress.store.artifact import writable
+from compress.store.disk import writable
 
 
 def save_checkpoint(trained: nn.Module, updates: torch.optim.Optimizer, directory: Path, *, step: int) -> None:

@@ -19,7 +19,8 @@ from compress.loss import Tap
 from compress.loss.taps import capture_taps
 from compress.models import load_model
 from compress.stage import Host, Member, Work
-from compress.store.artifact import Artifact, hash_values
+from compress.store.artifact import Artifact
+from compress.store.digest import hash_values
 from compress.tasks import Batch, Task, View
 from compress.tasks.batch import unit_rows
 from compress.training.inference import BATCH, forward_all

@@ -29,7 +29,8 @@ from compress.recipe import Recipe
 from compress.stage import Execution, Host, Member, Stage, Work
 from compress.stages.create import Create
 from compress.stages.distill import Distill
-from compress.store.artifact import Artifact, Store
+from compress.store.artifact import Artifact
+from compress.store.store import Store
 from compress.training.inference import predict
 
 HERE = Path(__file__).parent

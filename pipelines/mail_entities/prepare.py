@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE.parent))
 from mail import Mail, body, mails, normalise, parser, source_of, write_counts  # noqa: E402
 
 from compress.errors import CompressError, DataError  # noqa: E402
-from compress.store.artifact import write_atomically  # noqa: E402
+from compress.store.disk import write_atomically  # noqa: E402
 
 MAX_WORDS = 64
 MIN_WORDS = 3

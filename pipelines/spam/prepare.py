@@ -37,7 +37,7 @@ from mail import (  # noqa: E402
 )
 
 from compress.errors import CompressError  # noqa: E402
-from compress.store.artifact import write_atomically  # noqa: E402
+from compress.store.disk import write_atomically  # noqa: E402
 
 MAX_WORDS = 256  # a word is one token or more, so a model of 256 tokens misses nothing
 KINDS = tuple(dict.fromkeys(LABELS.values()))

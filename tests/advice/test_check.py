@@ -19,7 +19,7 @@ from compress.pipeline.run import Options, work_of
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stage import Execution, Host
-from compress.store.artifact import Store
+from compress.store.store import Store
 
 RECIPE = """
 schema: 1

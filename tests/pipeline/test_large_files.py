@@ -30,7 +30,7 @@ from compress.recipe import Recipe
 from compress.stages.create import Create
 from compress.stages.export import Export
 from compress.stages.quantize import Quantize
-from compress.store.artifact import Store
+from compress.store.store import Store
 
 LIMIT = 3000  # bytes; the smallest file here has 15,000
 VARIANTS = ("fp32", "fp16-gpu", "int8-x86")

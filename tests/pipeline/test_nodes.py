@@ -13,7 +13,7 @@ from compress.pipeline.run_directory import decide_execution
 from compress.pipeline.sweep import sweep
 from compress.progress import Reporter
 from compress.recipe import Recipe
-from compress.store.artifact import Store
+from compress.store.store import Store
 
 RECIPE = """
 schema: 1

@@ -18,8 +18,8 @@ from compress.pipeline.run import Options, run
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.report.document import Report
-from compress.store.artifact import Store
 from compress.store.document import load
+from compress.store.store import Store
 
 
 class Overheard(Reporter):

@@ -6,7 +6,7 @@ import pytest
 
 from compress.errors import ArtifactError, EnvironmentFault
 from compress.pipeline.run_directory import decide_execution, place_bundle, seconds_by_digest, settle_execution
-from compress.store.artifact import writable, write_atomically
+from compress.store.disk import writable, write_atomically
 
 
 def test_the_execution_is_decided_once_and_noted_once(tmp_path):

@@ -11,7 +11,8 @@ from compress.loss.logits import Kl
 from compress.models import load_model, load_structure
 from compress.quantization.sensitivity import Quantizer
 from compress.stage import Host, Need, Optimization, Quantity, Stage, Training, Work
-from compress.store.artifact import Artifact, Kind
+from compress.store.artifact import Artifact
+from compress.store.manifest import Kind
 from compress.training.guided import fit_guided
 
 

@@ -15,7 +15,7 @@ from compress.stages.distill import Distill
 from compress.stages.export import Export
 from compress.stages.prune import Prune
 from compress.stages.quantize import Quantize
-from compress.store.artifact import Store
+from compress.store.store import Store
 
 
 @pytest.fixture

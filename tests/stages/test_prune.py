@@ -13,7 +13,7 @@ from compress.models import HuggingFace, MobileNet, ResNet, load_model
 from compress.stage import Optimization
 from compress.stages.create import Create
 from compress.stages.prune import Prune
-from compress.store.artifact import Store
+from compress.store.store import Store
 from compress.surgery.cost import model_cost
 from compress.tasks import Augment
 from compress.training.teacher import teacher_outputs

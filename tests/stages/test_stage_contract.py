@@ -95,7 +95,7 @@ def test_it_commits_under_its_key_and_leaves_its_source_alone(stage, changes, co
 
 @each_stage
 def test_two_stores_give_the_same_bytes(stage, changes, context, model, tmp_path):
-    from compress.store.artifact import Store
+    from compress.store.store import Store
 
     source = source_of(stage, model)
     elsewhere = replace(context, store=Store.open(tmp_path / "elsewhere"))

@@ -1,21 +1,19 @@
-"""The store: commits are atomic, damage is found, a key decides the content."""
+"""What is found in a store is what was committed: whatever else lies there is set aside, said, and made anew."""
 
-import errno
 import json
-import multiprocessing
 import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
+import random
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from compress.errors import ArtifactError, EnvironmentFault, LockedError
-from compress.store import artifact
-from compress.store.artifact import Store, ancestry, hash_values, read_artifact
+from compress.errors import ArtifactError
+from compress.store.artifact import read_artifact
+from compress.store.digest import hash_values
+from compress.store.manifest import Manifest, NewerFormatError
+from compress.store.store import Store
 
 
 def write_two(directory: Path) -> dict:
@@ -25,235 +23,241 @@ def write_two(directory: Path) -> dict:
     return {"answer": 42}
 
 
-def test_commit_then_find_gives_the_same_artifact(tmp_path):
-    store = Store.open(tmp_path / "s")
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def store(tmp_path, said) -> Store:
+    return Store.open(tmp_path / "store", say=said.append)
+
+
+def truncate(path: Path) -> None:
+    (path / "a.txt").write_text("al")
+
+
+def change(path: Path) -> None:
+    (path / "a.txt").write_text("alphb")
+
+
+def change_and_hide_the_time(path: Path) -> None:
+    before = (path / "a.txt").stat()
+    change(path)
+    os.utime(path / "a.txt", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def add(path: Path) -> None:
+    (path / "tokenizer.json").write_text("{}")
+
+
+def remove(path: Path) -> None:
+    (path / "sub" / "b.bin").unlink()
+
+
+def link(path: Path) -> None:
+    (path / "a.txt").rename(path.parent / "elsewhere")
+    (path / "a.txt").symlink_to(path.parent / "elsewhere")
+
+
+def type_a_number(path: Path) -> None:
+    text = (path / "manifest.json").read_text()
+    (path / "manifest.json").write_text(text.replace('"answer": 42', '"answer": 43'))
+
+
+def claim_other_files(path: Path) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["../a.txt"] = manifest["files"].pop("a.txt")
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def remove_the_manifest(path: Path) -> None:
+    (path / "manifest.json").unlink()
+
+
+def empty_the_manifest(path: Path) -> None:
+    (path / "manifest.json").write_text("[" * 100_000)
+
+
+def be_a_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("")
+
+
+DAMAGE = [
+    truncate, change, change_and_hide_the_time, add, remove, link, type_a_number, claim_other_files,
+    remove_the_manifest, empty_the_manifest, be_a_file,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", DAMAGE)
+def test_what_is_damaged_is_set_aside_said_and_made_anew(store, said, spoil):
     made = store.commit({"x": 1}, kind="model", write=write_two)
-    found = store.find(hash_values({"x": 1}), verify=True)
-    assert found == made
-    assert made.facts == {"answer": 42}
-    assert store.find(hash_values({"x": 2})) is None
-
-
-def test_an_existing_key_is_not_written_again(tmp_path):
-    store = Store.open(tmp_path)
-    first = store.commit({"x": 1}, kind="model", write=write_two)
-
-    def fail(directory):
-        raise AssertionError("written twice")
-
-    assert store.commit({"x": 1}, kind="model", write=fail) == first
-
-
-def test_digest_depends_on_content_not_on_key(tmp_path):
-    store = Store.open(tmp_path)
-    one, two = (store.commit({"x": x}, kind="model", write=write_two) for x in (1, 2))
-    assert one.key != two.key
-    assert one.digest == two.digest
-
-
-def test_the_ancestry_is_the_chain_of_sources_and_a_loop_ends(tmp_path):
-    store = Store.open(tmp_path)
-
-    def made(text: str, source: str | None):
-        return store.commit(
-            {"text": text, "source": source}, kind="model", write=lambda directory: write_text(directory, text)
-        )
-
-    def write_text(directory: Path, text: str) -> dict:
-        (directory / "a").write_text(text)
-        return {}
-
-    first = made("one", None)
-    second = made("two", first.digest)
-    third = made("three", second.digest)
-    made("one", second.digest)  # the same content again, from its own descendant
-    (tmp_path / "artifacts" / "damaged").mkdir()
-    (tmp_path / "artifacts" / "damaged" / "manifest.json").write_text("{")
-    line = ancestry(third)
-    assert line == [first, second, third]
-    store.discard(second.key)
-    assert ancestry(third) == [third]
-
-
-def test_truncated_file_is_found_by_size(tmp_path):
-    store = Store.open(tmp_path)
-    made = store.commit({"x": 1}, kind="model", write=write_two)
-    (made.path / "a.txt").write_text("al")
-    with pytest.raises(ArtifactError, match=r"a\.txt is not the file that was committed"):
-        store.find(made.key)
-
-
-def test_tampered_file_of_equal_size_is_found_by_hash(tmp_path):
-    store = Store.open(tmp_path)
-    made = store.commit({"x": 1}, kind="model", write=write_two)
-    (made.path / "a.txt").write_text("alphb")
-    assert store.find(made.key) is not None
-    with pytest.raises(ArtifactError, match="sha256"):
-        store.find(made.key, verify=True)
-
-
-def test_newer_format_is_refused(tmp_path):
-    made = Store.open(tmp_path).commit({"x": 1}, kind="model", write=write_two)
-    manifest = json.loads((made.path / "manifest.json").read_text())
-    (made.path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(ArtifactError, match="^the artifact was written by a newer compress"):
-        read_artifact(made.path, verify=False)
-
-
-def test_failed_write_leaves_nothing(tmp_path):
-    store = Store.open(tmp_path)
-
-    def fail(directory):
-        write_two(directory)
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        store.commit({"x": 1}, kind="model", write=fail)
-    assert not list((tmp_path / "artifacts").iterdir())
-
-
-def test_full_disk_is_a_clear_error_and_leaves_earlier_artifacts(tmp_path):
-    store = Store.open(tmp_path)
-    earlier = store.commit({"x": 1}, kind="model", write=write_two)
-
-    def full(directory):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(EnvironmentFault, match="No space left") as caught:
-        store.commit({"x": 2}, kind="model", write=full)
-    assert caught.value.exit_code == 5
-    assert store.find(earlier.key, verify=True) == earlier
-
-
-FULL = """
-    import resource, sys
-    from pathlib import Path
-    import numpy
-    from safetensors.numpy import save_file
-    from compress.store.artifact import Store
-    from compress.errors import EnvironmentFault
-    store, writer = Store.open(Path(sys.argv[1])), sys.argv[2]
-    earlier = store.commit({"x": 1}, kind="model", write=lambda directory: (directory / "a").write_text("a") and {})
-    noise = numpy.random.default_rng(0).random(10_000)
-    def write(directory):
-        if writer == "bytes": (directory / "b").write_bytes(noise.tobytes())
-        if writer == "numpy": numpy.save(directory / "b.npy", noise)
-        if writer == "archive": numpy.savez(directory / "b.npz", noise=noise)
-        if writer == "safetensors": save_file({"noise": noise}, directory / "b.safetensors")
-        return {}
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-    try: store.commit({"x": 2}, kind="model", write=write)
-    except EnvironmentFault as error: assert "what was committed before is intact" in str(error)
-    else: raise AssertionError("written whole")
-    assert store.find(earlier.key, verify=True) == earlier
-    assert len(list((store.root / "artifacts").iterdir())) == 1
-"""
-
-
-@pytest.mark.parametrize("writer", ["bytes", "numpy", "archive", "safetensors"])
-def test_a_write_that_the_disk_cuts_short_is_a_clear_error_whoever_writes(tmp_path, writer):
-    """The kernel refuses bytes past a limit, as on a full disk; numpy and safetensors tell it in their words."""
-    subprocess.run([sys.executable, "-c", textwrap.dedent(FULL), str(tmp_path), writer], check=True)
-
-
-def test_other_errors_of_a_writer_pass_unchanged(tmp_path):
-    def missing(directory):
-        return (directory / "none").read_bytes()
-
-    with pytest.raises(FileNotFoundError):
-        Store.open(tmp_path).commit({"x": 1}, kind="model", write=missing)
-
-
-def test_unwritable_store_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(EnvironmentFault, match="cannot be written"):
-        Store.open(tmp_path / "file")
-
-
-KILLED = """
-    import os, signal, sys
-    from pathlib import Path
-    import compress.store.artifact as artifact
-    point, root = sys.argv[1], Path(sys.argv[2])
-    def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
-    if point == "write": write = lambda directory: (directory / "a").write_text("x") and die()
-    else: write = lambda directory: (directory / "a").write_text("alpha") and {}
-    if point == "manifest": artifact._manifest = die
-    if point == "sync": artifact._sync = die
-    if point == "rename": artifact.os.rename = die
-    if point == "after": artifact._sync_directory = die
-    artifact.Store.open(root).commit({"x": 1}, kind="model", write=write)
-"""
-
-
-@pytest.mark.parametrize("point", ["write", "manifest", "sync", "rename"])
-def test_killed_before_the_rename_there_is_no_artifact_and_the_next_commit_works(tmp_path, point):
-    code = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), point, str(tmp_path)], check=False).returncode
-    assert code == -signal.SIGKILL
-    assert len(list((tmp_path / "artifacts").glob(".draft-*"))) == 1
-    store = Store.open(tmp_path)
-    assert not list((tmp_path / "artifacts").iterdir())
-    assert store.find(hash_values({"x": 1})) is None
-    made = store.commit({"x": 1}, kind="model", write=lambda directory: (directory / "a").write_text("alpha") and {})
+    assert store.find(made.key) == made
+    spoil(made.path)
+    with pytest.raises(ArtifactError):
+        store.look(made.key)
+    assert os.path.lexists(made.path)  # looking moves nothing
+    assert store.find(made.key) is None
+    assert not os.path.lexists(made.path)
+    (aside,) = (store.root / "damaged").iterdir()
+    assert len(said) == 1
+    assert all(word in said[0] for word in ("set aside", made.key[:16], str(aside)))
+    assert "\n" not in said[0]
+    assert store.commit({"x": 1}, kind="model", write=write_two) == made
     assert store.find(made.key, verify=True) == made
 
 
-def test_drafts_of_the_living_and_recent_ones_of_other_machines_stay(tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    own = f".draft-{'0' * 16}-{artifact._machine()}"
-    living, dead = f"{own}-{os.getpid()}-{'1' * 8}", f"{own}-{ended.pid}-{'1' * 8}"
-    recent, old = (f".draft-{'0' * 16}-{'f' * 8}-{ended.pid}-{digit * 8}" for digit in "12")
-    for name in (living, dead, recent, old, ".discarded-1"):
-        path = tmp_path / "artifacts" / name
-        path.mkdir(parents=True)
-        write_two(path)
-    two_days_ago = time.time() - 48 * 3600
-    os.utime(tmp_path / "artifacts" / old, (two_days_ago, two_days_ago))
-    os.utime(tmp_path / "artifacts" / living, (two_days_ago, two_days_ago))
-    Store.open(tmp_path)
-    assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {living, recent}
+@pytest.mark.parametrize("spoil", [remove_the_manifest, be_a_file])
+def test_a_commit_moves_what_blocks_its_place(store, said, spoil):
+    """Also where it came to lie there after the commit looked."""
+    made = store.commit({"x": 1}, kind="model", write=write_two)
+    shutil.rmtree(made.path)
+
+    def write(directory: Path) -> dict:
+        shutil.copytree(directory.parent, made.path, dirs_exist_ok=True)
+        spoil_if_there = made.path / "manifest.json"
+        spoil_if_there.write_text("{}")
+        spoil(made.path)
+        (made.path.is_dir() and (made.path / "left").write_text(""))
+        return write_two(directory)
+
+    assert store.commit({"x": 1}, kind="model", write=write) == made
+    assert store.find(made.key, verify=True) == made
+    assert len(said) == 1
 
 
-def _hold(root: str, ready, done) -> None:
-    with Store.open(Path(root)).lock("k", wait=None):
-        ready.set()
-        done.wait(20)
+def test_two_artifacts_that_changed_places_are_both_set_aside(store, said):
+    one, two = (store.commit({"x": x}, kind="scores", write=write_two) for x in (1, 2))
+    one.path.rename(store.root / "between")
+    two.path.rename(one.path)
+    (store.root / "between").rename(two.path)
+    assert [store.find(made.key) for made in (one, two)] == [None, None]
+    assert all("another key" in line for line in said)
 
 
-def test_a_second_process_is_refused_or_waits(tmp_path):
-    spawn = multiprocessing.get_context("spawn")
-    ready, done = spawn.Event(), spawn.Event()
-    holder = spawn.Process(target=_hold, args=(str(tmp_path), ready, done))
-    holder.start()
-    assert ready.wait(30)
-    store = Store.open(tmp_path)
-    with pytest.raises(LockedError, match="process"), store.lock("k", wait=None):
-        pass
-    said: list[str] = []
-
-    def release(message: str) -> None:
-        said.append(message)
-        done.set()
-
-    with store.lock("k", wait=release):
-        assert "waiting for process" in said[0]
-    holder.join()
+def test_content_is_read_once_while_nothing_changes(store, monkeypatch):
+    made = store.commit({"x": 1}, kind="model", write=write_two)
+    hashed: list[Path] = []
+    monkeypatch.setattr("compress.store.artifact.hash_file", lambda path: hashed.append(path) or "")
+    assert Store(store.root).find(made.key) == made
+    assert hashed == []
+    os.utime(made.path / "a.txt")
+    assert Store(store.root).find(made.key) is None
+    assert hashed == [made.path / "a.txt"]
 
 
-def test_a_killed_holder_frees_its_lock(tmp_path):
-    spawn = multiprocessing.get_context("spawn")
-    ready, done = spawn.Event(), spawn.Event()
-    holder = spawn.Process(target=_hold, args=(str(tmp_path), ready, done))
-    holder.start()
-    assert ready.wait(30)
-    assert holder.pid is not None
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.join()
-    for _ in range(100):
-        try:
-            with Store.open(tmp_path).lock("k", wait=None):
-                return
-        except LockedError:
-            time.sleep(0.05)
-    raise AssertionError("the lock outlived its holder")
+def as_format_1(path: Path) -> None:
+    """Write a manifest as it was written before there was a checksum."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["checksum"]
+    (path / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+
+
+def test_artifacts_of_the_first_format_are_read_and_verified_but_scores_are_made_anew(store, said):
+    model = store.commit({"x": 1}, kind="model", write=write_two)
+    scores = store.commit({"x": 2}, kind="scores", write=write_two)
+    as_format_1(model.path)
+    as_format_1(scores.path)
+    assert store.find(model.key) == model
+    assert store.find(scores.key) is None
+    assert "scores of an earlier version" in said[0]
+    change(model.path)
+    assert store.find(model.key) is None
+
+
+def test_newer_format_is_refused_and_stays(store):
+    made = store.commit({"x": 1}, kind="model", write=write_two)
+    manifest = json.loads((made.path / "manifest.json").read_text())
+    del manifest["checksum"]
+    manifest |= {"format": 99, "something": "new"}
+    (made.path / "manifest.json").write_text(json.dumps(manifest | {"checksum": hash_values(manifest)}))
+    for read in (lambda: store.find(made.key), lambda: read_artifact(made.path, verify=False)):
+        with pytest.raises(NewerFormatError, match="^the artifact was written by a newer compress"):
+            read()
+    assert made.path.exists()
+
+
+def test_a_manifest_without_a_checksum_is_none_of_this_format(store):
+    made = store.commit({"x": 1}, kind="model", write=write_two)
+    manifest = json.loads((made.path / "manifest.json").read_text())
+    del manifest["checksum"]
+    (made.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="checksum"):
+        Manifest.read(made.path)
+
+
+CHAIN = 4
+
+
+def run_chain(store: Store) -> list[float]:
+    """A tiny pipeline: each step reads the one before, and is scored; what it returns was read from the store."""
+    numbers, source = [], None
+    for step in range(CHAIN):
+        kind = ("model", "outputs", "step", "bundle")[step]
+        before = np.zeros(8, np.float32) if source is None else np.load(source.path / "values.npy")
+        inputs = {"step": step, "source": None if source is None else source.digest}
+
+        def write(directory: Path, values=before + step + 1) -> dict:
+            np.save(directory / "values.npy", values)
+            return {"largest": float(values.max())}
+
+        source = store.commit(inputs, kind=kind, write=write)
+        values = np.load(source.path / "values.npy")
+
+        def judge(directory: Path, values=values) -> dict:
+            (directory / "logits.bin").write_bytes(values.tobytes())
+            return {"accuracy": float(values.mean()) / 100}
+
+        scores = store.commit({"scored": source.digest}, kind="scores", write=judge)
+        numbers += [scores.facts["accuracy"], source.facts["largest"]]
+        numbers += np.frombuffer((scores.path / "logits.bin").read_bytes(), np.float32).tolist()
+    return numbers
+
+
+def spoil_one(root: Path, draw: random.Random) -> None:
+    """One random thing that happens to a store."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    folders = sorted(path for path in (root / "artifacts").iterdir())
+    file, other = draw.choice(files), draw.choice(files)
+    what = draw.choice(("flip", "flip", "digit", "cut", "grow", "remove", "swap files", "swap folders", "copy folder"))
+    content = bytearray(file.read_bytes())
+    if what == "flip" and content:
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        file.write_bytes(content)
+    elif what == "digit":
+        at = [index for index, byte in enumerate(content) if chr(byte).isdigit()]
+        if at:
+            content[draw.choice(at)] = ord(draw.choice("0123456789"))
+            file.write_bytes(content)
+    elif what == "cut":
+        file.write_bytes(content[: draw.randrange(len(content) + 1)])
+    elif what == "grow":
+        file.write_bytes(content + draw.randbytes(3))
+    elif what == "remove":
+        file.unlink()
+    elif what == "swap files":
+        theirs = other.read_bytes()
+        other.write_bytes(content)
+        file.write_bytes(theirs)
+    elif what == "swap folders":
+        one, two = draw.sample(folders, 2)
+        one.rename(root / "between")
+        two.rename(one)
+        (root / "between").rename(two)
+    elif what == "copy folder":
+        one, two = draw.sample(folders, 2)
+        shutil.rmtree(two)
+        shutil.copytree(one, two)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_to_a_store_no_result_changes_and_nothing_is_raised(store, said, seed):
+    draw = random.Random(seed)
+    expected = run_chain(store)
+    for number in range(50):
+        for _ in range(draw.randint(1, 3)):
+            spoil_one(store.root, draw)
+        assert run_chain(Store.open(store.root, say=said.append)) == expected, number
+        shutil.rmtree(store.root / "damaged", ignore_errors=True)
+    assert len(said) > 20

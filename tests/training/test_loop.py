@@ -43,7 +43,7 @@ def weights(artifact):
 @pytest.mark.parametrize("stop_after", [0, 3, 17])
 def test_interrupted_and_repeated_training_ends_with_the_same_bits(make_context, tmp_path, optimizer, stop_after):
     """Dropout and augmentation included; the undisturbed run has a store of its own."""
-    from compress.store.artifact import Store
+    from compress.store.store import Store
 
     stage = Train(epochs=2, batch_size=100, optimizer=optimizer, learning_rate=0.01)
     model = Create(model=Mlp(widths=(32,), dropout=0.3))
@@ -60,7 +60,7 @@ def test_interrupted_and_repeated_training_ends_with_the_same_bits(make_context,
 
 
 def test_distillation_resumes_to_the_same_bits(make_context, tmp_path, trained_digits):
-    from compress.store.artifact import Store
+    from compress.store.store import Store
 
     stage = Distill(epochs=2, batch_size=100)
     context = make_context(teacher=trained_digits, augment=Augment(crop_padding=1, views=3))
@@ -76,7 +76,7 @@ def test_distillation_resumes_to_the_same_bits(make_context, tmp_path, trained_d
 @pytest.mark.parametrize("limit_gb", [0, 4])
 def test_projectors_are_checkpointed_with_the_student(make_context, tmp_path, trained_digits, limit_gb):
     """Cached taps and live ones; the last features are cached either way."""
-    from compress.store.artifact import Store
+    from compress.store.store import Store
 
     loss = GuidedLoss(kl=Kl(), hint=Hint(weight=1), last_feature=LastFeature())
     stage = Distill(epochs=2, batch_size=100, cache_limit_gb=limit_gb, loss=loss)

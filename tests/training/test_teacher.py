@@ -174,7 +174,7 @@ def test_each_generation_learns_from_the_one_before(context, monkeypatch):
 
 
 def test_generations_resume_with_the_same_bits(context, tmp_path, monkeypatch):
-    from compress.store.artifact import Store
+    from compress.store.store import Store
 
     created = STUDENT.run(None, *context)
     stage = Distill(epochs=1, batch_size=100, generations=2)

@@ -1,0 +1,108 @@
+"""Writing so that a kill leaves the old or the new, and telling what a disk refuses in one sentence."""
+
+import errno
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from compress.errors import EnvironmentFault
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS})
+# numpy and safetensors tell of a failed write in words only: "100 requested and 7 written", "... (os error 28)".
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+@contextmanager
+def writable(root: Path) -> Iterator[None]:
+    """Turn writes inside the block that the disk refuses (full, quota, read-only) into an error of ours.
+
+    Args:
+        root: the store that is written to.
+
+    Raises:
+        EnvironmentFault: for such an OSError or SafetensorError; every other error passes unchanged.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if not _disk_refused(error):
+            raise
+        raise EnvironmentFault(
+            "the store cannot be written; what was committed before is intact",
+            got=error,
+            where=root,
+            hint="free disk space, then run the same command again",
+        ) from error
+
+
+@contextmanager
+def readable(root: Path) -> Iterator[None]:
+    """Turn a refusal of the disk to be read (permission, a failing device) into an error of ours.
+
+    Args:
+        root: what is read.
+
+    Raises:
+        EnvironmentFault: for such an OSError; every other error passes unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not _disk_refused(error):
+            raise
+        raise EnvironmentFault("the store cannot be read", got=error, where=root) from error
+
+
+def _disk_refused(error: OSError | SafetensorError) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in DISK_ERRORS
+    number = OS_ERROR.search(str(error))
+    return int(number[1]) in DISK_ERRORS if number else SHORT_WRITE.search(str(error)) is not None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader, also one after a kill, finds the old content or the new, never a part.
+
+    Args:
+        path: the file; its directory exists.
+        text: the whole content, stored as UTF-8.
+
+    Raises:
+        EnvironmentFault: when the disk is full or not writable; what was there before stays.
+    """
+    draft = path.with_name(f".{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        with writable(path.parent):
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+            sync_directory(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def sync(directory: Path) -> None:
+    """Wait until every file below a directory, and the names in it, are on the disk."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for path in (directory, *(path for path in directory.rglob("*") if path.is_dir())):
+        sync_directory(path)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
