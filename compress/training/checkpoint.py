@@ -1,19 +1,28 @@
-"""Checkpoints of training: weights, projectors, the optimizer's state and the random generator, in safetensors."""
+"""Checkpoints of training: weights, projectors, the optimizer's state and the random generator, in safetensors.
 
+Each holds a checksum of its tensors, its step and the training that it is of, and the one before is kept: what is
+damaged is set aside, and training goes on from the other, or from the beginning, to the same bits.
+"""
+
+import hashlib
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from compress.store.disk import writable
+from compress.store.disk import readable, writable
+
+NEWEST, EARLIER = "checkpoint.safetensors", "checkpoint.earlier.safetensors"
+DAMAGED = ".damaged"
 
 
 def save_checkpoint(trained: nn.Module, updates: torch.optim.Optimizer, directory: Path, *, step: int) -> None:
-    """Write a checkpoint under a temporary name, then rename it over the previous one.
+    """Write a checkpoint under a temporary name, then rename it over the previous one, which is kept under another.
 
     Args:
         trained: everything that is trained.
@@ -32,21 +41,73 @@ def save_checkpoint(trained: nn.Module, updates: torch.optim.Optimizer, director
                 tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).contiguous()
     tensors["rng"] = torch.get_rng_state()
     draft = directory / f"checkpoint.draft-{os.getpid()}"
+    metadata = {"step": json.dumps(step), "sha256": _checksum(tensors, directory, step=step)}
     with writable(directory):
-        save_file(tensors, draft, metadata={"step": json.dumps(step)})
+        save_file(tensors, draft, metadata=metadata)
         with draft.open("rb") as file:
             os.fsync(file.fileno())
-        draft.rename(directory / "checkpoint.safetensors")
+        if (directory / NEWEST).exists():
+            (directory / NEWEST).rename(directory / EARLIER)
+        draft.rename(directory / NEWEST)
 
 
-def restore_checkpoint(trained: nn.Module, updates: torch.optim.Optimizer, directory: Path) -> int:
-    """Load the checkpoint of this training, if any; return the step to go on from."""
-    path = directory / "checkpoint.safetensors"
-    if not path.exists():
-        return 0
+def restore_checkpoint(
+    trained: nn.Module, updates: torch.optim.Optimizer, directory: Path, *, say: Callable[[str], object]
+) -> int:
+    """Load the newest whole checkpoint of this training, if any; return the step to go on from.
+
+    Args:
+        trained: everything that is trained.
+        updates: the optimizer.
+        directory: of this training.
+        say: told of a checkpoint that is damaged.
+
+    Raises:
+        EnvironmentFault: when the disk refuses to be read.
+    """
+    for name in (NEWEST, EARLIER):
+        path = directory / name
+        if not path.exists():
+            continue
+        try:
+            with readable(directory):
+                step, tensors = _read(path)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            aside = path.with_name(name + DAMAGED)
+            with writable(directory):
+                path.replace(aside)
+            say(f"a checkpoint is damaged ({error}) and set aside as {aside}; training starts before it")
+            continue
+        _load(tensors, trained, updates)
+        return step
+    return 0
+
+
+def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
+    """Return the step and the tensors of a checkpoint.
+
+    Raises:
+        ValueError: when they are not what was written for this training.
+        SafetensorError: when the file is none.
+    """
     with safe_open(path, framework="pt") as file:
-        step = json.loads(file.metadata()["step"])
-    tensors = load_file(path)
+        metadata = file.metadata()
+    step, tensors = int(metadata["step"]), load_file(path)
+    if metadata["sha256"] != _checksum(tensors, path.parent, step=step):
+        raise ValueError("its content is not what was written")
+    return step, tensors
+
+
+def _checksum(tensors: Mapping[str, Tensor], directory: Path, *, step: int) -> str:
+    """Return the SHA-256 of a checkpoint's tensors, its step and the training that it is of."""
+    state = hashlib.sha256(json.dumps([directory.name, step]).encode())
+    for name, value in sorted(tensors.items()):
+        state.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        state.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def _load(tensors: Mapping[str, Tensor], trained: nn.Module, updates: torch.optim.Optimizer) -> None:
     trained.load_state_dict({name: value for name, value in tensors.items() if name.startswith(("model.", "loss."))})
     parameters = [parameter for group in updates.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -60,4 +121,3 @@ def restore_checkpoint(trained: nn.Module, updates: torch.optim.Optimizer, direc
             state.setdefault(int(index), {})[entry] = value
     updates.load_state_dict({"state": state, "param_groups": updates.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["rng"])
-    return step

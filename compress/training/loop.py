@@ -52,7 +52,7 @@ def fit(
     checkpoints: Path | None = None,
     on_epoch: Callable[[int], None] = lambda _epoch: None,
 ) -> Fit:
-    """Train a module in place on a loader's batches, continuing from the last checkpoint if there is one.
+    """Train a module in place on a loader's batches, continuing from the last whole checkpoint if there is one.
 
     On the CPU the same call ends with bitwise the same weights whether or not it was killed and repeated, when the
     loader's batches depend on the epoch alone: dropout's generator is checkpointed.
@@ -85,7 +85,9 @@ def fit(
         forward = partial(_forward, module, task, host, loss=loss, teacher=teacher, layout=layout)
         trained = nn.ModuleDict({"model": module, "loss": loss})
         updates = make_optimizer(module, loss, optimization)
-        first = 0 if checkpoints is None else restore_checkpoint(trained, updates, checkpoints)
+        first = 0
+        if checkpoints is not None:
+            first = restore_checkpoint(trained, updates, checkpoints, say=host.reporter.say)
         # Apart, so that large gradients of projectors do not hold the student back.
         clipped = [values for values in (list(module.parameters()), list(loss.parameters())) if values]
         window = Window(loss.loss)

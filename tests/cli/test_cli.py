@@ -585,14 +585,23 @@ def test_a_pickled_checkpoint_is_told(project):
 
 
 @pytest.mark.parametrize(("damage", "words"), [("truncate", "bytes"), ("tamper", "sha256")])
-def test_a_damaged_artifact_is_told(project, damage, words):
-    assert compressor("run", "recipe.yaml", "--until", "distill", cwd=project).returncode == 0
+def test_a_damaged_artifact_is_told_and_made_anew(project, damage, words):
+    before = compressor("run", "recipe.yaml", "--until", "distill", "--json", cwd=project)
+    assert before.returncode == 0
     stored = sorted((project / "compress-store" / "artifacts").glob("*/model.safetensors"))
     for path in stored:
         content = bytearray(path.read_bytes())
         content[-1] ^= 255
         path.write_bytes(content[:-1] if damage == "truncate" else content)
-    refused(project, code=3, words=("model.safetensors", "not the file that was committed", words, "delete"))
+    planned = compressor("plan", "recipe.yaml", "--until", "distill", cwd=project)
+    assert "damaged" in planned.stdout
+    after = compressor("run", "recipe.yaml", "--until", "distill", "--json", cwd=project)
+    assert after.returncode == 0, after.stderr
+    assert f"set aside and made anew: {stored[0].parent.name[:16]}" in after.stderr
+    for word in ("model.safetensors", "not the file that was committed", words):
+        assert word in after.stderr
+    first, second = (json.loads(result.stdout)["stages"] for result in (before, after))
+    assert [stage["digest"] for stage in first] == [stage["digest"] for stage in second]
 
 
 def test_a_store_in_use_is_told(project):
