@@ -22,12 +22,10 @@ import numpy as np
 import onnx
 
 from compress.errors import StageError
-from compress.export.manifest import FORMAT_VERSION, NAME, Bounds, Content, Manifest
+from compress.export.manifest import FORMAT_VERSION, MIN_REFERENCE_ROWS, NAME, Bounds, Content, Manifest
 from compress.export.metadata import Metadata, write_metadata
 from compress.export.onnx_file import external_files, write_model
 from compress.export.session import Session, can_be_exact
-
-MIN_REFERENCE_ROWS = 32
 
 # How far outputs on another machine may be from the reference, relative to max(1, largest output). fp16 keeps 11 bits;
 # integers differ where a CPU without VNNI saturates, so int8 is judged by its decisions.

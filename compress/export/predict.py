@@ -17,7 +17,10 @@ here = Path(__file__).parent
 bundle, labels, told = (
     json.loads((here / f"{name}.json").read_text(encoding="utf-8")) for name in ("bundle", "labels", "preprocessing")
 )
-model = (here / bundle["primary"]).read_bytes()
+path = here / bundle["primary"]
+if path.parent != here or path.is_symlink() or path.stat().st_size != bundle["files"][path.name]["size_bytes"]:
+    sys.exit(f"{bundle['primary']} is not the file that was exported")
+model = path.read_bytes()
 if hashlib.sha256(model).hexdigest() != bundle["files"][bundle["primary"]]["sha256"]:
     sys.exit(f"{bundle['primary']} is not the file that was exported")
 cpu, options = Path("/proc/cpuinfo"), ort.SessionOptions()

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 EXACT_INT8 = "session.x64quantprecision"
 
-_LOAD_ERRORS = (
+# What it raises for graphs that it cannot load and inputs that it cannot run.
+RUN_ERRORS: tuple[type[Exception], ...] = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
@@ -79,7 +80,7 @@ class Session:
         try:
             with _source(model) as source:
                 self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except _LOAD_ERRORS as error:
+        except RUN_ERRORS as error:
             raise ArtifactError(
                 "ONNX Runtime cannot load the model",
                 got=str(error)[:600],

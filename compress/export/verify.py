@@ -1,22 +1,35 @@
 """Checks a bundle on the machine it was taken to, with onnxruntime and numpy alone: no torch, no onnx.
 
 int8 is not the same model on every CPU: without VNNI (or an equivalent) the products saturate, unless ONNX Runtime is
-asked for exact ones, as here and in the bundle's predict.py. So outputs are compared, not only hashes.
+asked for exact ones, as here and in the bundle's predict.py. So outputs are compared, not only hashes. The bundle may
+come from anybody: nothing outside its directory is opened, nothing is read beyond the size that the manifest gives, and
+what it holds is data, never code.
 """
 
 import hashlib
+import mmap
 import os
 import platform
+import stat
 import zipfile
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from compress.errors import ArtifactError
-from compress.export.manifest import Bounds, Manifest
+from compress.export.manifest import MIN_REFERENCE_ROWS, NAME, Bounds, Manifest
 from compress.export.processor import NOTABLE, cpu_flags, saturates
-from compress.export.session import EXACT_INT8, Session, can_be_exact
+from compress.export.session import EXACT_INT8, RUN_ERRORS, Session, can_be_exact
+
+MAX_REFERENCE_BYTES = 2**33  # of the arrays, which may be compressed to almost nothing
+# What reading and running raise for arrays and graphs that are not as a bundle of ours has them.
+UNFIT = (
+    KeyError, TypeError, ValueError, NotImplementedError, EOFError, MemoryError, OSError, zipfile.BadZipFile,
+    zlib.error, *RUN_ERRORS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,18 +97,21 @@ def verify_bundle(path: Path) -> Verified:
     manifest = Manifest.read(path)
     _check_files(path, manifest)
     try:
-        with np.load(path / "reference.npz", allow_pickle=False) as archive:
-            reference = {name: archive[name] for name in archive.files}
+        reference = _read_reference(path / "reference.npz")
         inputs = [reference[f"input/{name}"] for name in manifest.inputs]
+        rows = min(len(array) for array in inputs)
+        if rows < MIN_REFERENCE_ROWS:
+            raise ValueError(f"{rows} reference inputs, expected {MIN_REFERENCE_ROWS} or more")
         variants = {name: _compare(path, name, bounds, inputs, reference) for name, bounds in manifest.variants.items()}
-        digest = manifest.sha256
-    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ArtifactError("the bundle does not fit its manifest", got=repr(error), where=path) from error
+    except UNFIT as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError("the bundle does not fit its manifest", got=_first_line(error), where=path) from error
     flags = cpu_flags()
     return Verified(
         passed=all(found.passed for found in variants.values()),
         primary=manifest.primary,
-        sha256=digest,
+        sha256=manifest.sha256,
         cpu=Machine(platform.machine(), tuple(sorted(flags & NOTABLE))),
         warnings=_warnings(path, manifest, known=bool(flags)),
         variants=variants,
@@ -121,24 +137,70 @@ def _warnings(path: Path, manifest: Manifest, *, known: bool) -> list[str]:
 
 
 def _check_files(path: Path, manifest: Manifest) -> None:
-    """Check every file against the manifest."""
+    """Check every file against the manifest: a plain file of the size it gives, and then its content."""
     for name, entry in manifest.files.items():
         try:
-            with (path / name).open("rb") as file:
-                size, digest = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+            with os.fdopen(os.open(path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise ArtifactError("a file of the bundle is no plain file", where=path / name)
+                if found.st_size != entry.size_bytes:
+                    raise ArtifactError(
+                        "a file of the bundle is truncated or longer",
+                        expected=f"{entry.size_bytes} bytes",
+                        got=f"{found.st_size} bytes",
+                        where=path / name,
+                    )
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise ArtifactError("a file of the bundle is missing", where=path / name) from error
-        if size != entry.size_bytes:
+            missing = isinstance(error, FileNotFoundError)
             raise ArtifactError(
-                "a file of the bundle is truncated or longer",
-                expected=f"{entry.size_bytes} bytes",
-                got=f"{size} bytes",
+                f"a file of the bundle is {'missing' if missing else 'no plain file'}",
+                expected="a plain file beside bundle.json",
+                got="a link" if (path / name).is_symlink() else error.strerror,
                 where=path / name,
-            )
+            ) from error
         if digest != entry.sha256:
             raise ArtifactError(
                 "a file of the bundle was changed", expected=entry.sha256, got=digest, where=path / name
             )
+    listed = {*manifest.files, NAME}
+    unlisted = [os.fsencode(entry.name) for entry in path.iterdir() if entry.name not in listed]
+    for bounds in manifest.variants.values():
+        _check_weights(path / bounds.file, unlisted)
+
+
+def _check_weights(model: Path, unlisted: Sequence[bytes]) -> None:
+    """Refuse a graph that names a file beside it that is not listed; ONNX Runtime refuses those outside."""
+    if model.stat().st_size == 0:
+        return  # which is no graph, as ONNX Runtime says
+    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        used = [os.fsdecode(name) for name in unlisted if content.find(name) >= 0]
+    if used:
+        raise ArtifactError(
+            "a model names files that the manifest does not list",
+            expected="its weights among the files",
+            got=", ".join(used),
+            where=model,
+        )
+
+
+def _read_reference(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of ``reference.npz``.
+
+    Raises:
+        ValueError: when they are larger than any reference, or objects.
+    """
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > MAX_REFERENCE_BYTES:
+        raise ValueError(f"reference.npz holds {size} bytes, expected at most {MAX_REFERENCE_BYTES}")
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".split("\n", 1)[0][:300]
 
 
 def _compare(
@@ -149,6 +211,11 @@ def _compare(
     finite = True
     for output, array in zip(session.outputs, session(*inputs), strict=True):
         expected = reference[f"{name}/{output}"]
+        if expected.shape != array.shape or expected.dtype != array.dtype:
+            raise ValueError(
+                f"{output} is {array.dtype}{list(array.shape)}, its reference {expected.dtype}{list(expected.shape)}"
+            )
+        finite = finite and bool(np.isfinite(expected).all())
         finite = finite and bool(np.isfinite(array).all())
         worst = max(worst, float(np.abs(array - expected).max()))
         allowed = max(allowed, (bounds.tolerance or 0.0) * max(1.0, float(np.abs(expected).max())))

@@ -134,6 +134,7 @@ class _Walk:
         absent: comparisons that cannot be made, with the reason.
         rows: of the plan so far.
         found: what is stored of every node so far.
+        damaged: why what is stored of a node cannot be used.
     """
 
     options: Options
@@ -141,6 +142,7 @@ class _Walk:
     absent: dict[str, str]
     rows: list[Row] = field(default_factory=list)
     found: dict[Node, Artifact | None] = field(default_factory=dict)
+    damaged: dict[Node, str] = field(default_factory=dict)
 
     def visit(self, node: Node, work: Work) -> None:
         """Look for a node's output, and note for a row why it is or is not reused."""
@@ -151,6 +153,7 @@ class _Walk:
         source = None if node.source is None else self.found[node.source]
         if node.source is not None and source is None:
             why = "what it starts from is made anew" if self.rows else "never run before"
+            why = self.damaged.get(node.source, why)
         elif stage.guided_by(work.loss) and not work.teachers:
             why = "the teacher is made anew"
         else:
@@ -164,6 +167,7 @@ class _Walk:
                 raise
             except ArtifactError as error:  # a run sets it aside
                 why = f"the stored one is damaged: {error.message}"
+                self.damaged[node] = why
         self.found[node] = found
         if node.is_row:
             self.rows.append(Row(node.name, "run" if found is None else "reuse", "" if found else why, key))

@@ -1,5 +1,7 @@
 import hashlib
 import json
+import os
+import random
 import shutil
 import subprocess
 import sys
@@ -192,6 +194,188 @@ def test_a_directory_without_manifest_and_a_newer_format_are_refused(bundle):
     (bundle / "bundle.json").write_text("{")
     with pytest.raises(ArtifactError, match="no bundle"):
         verify_bundle(bundle)
+
+
+def edit(bundle, change):
+    """Change ``bundle.json`` by a function of its content."""
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    change(manifest)
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+
+
+def relist(bundle, name):
+    """Let the manifest say what a file is now."""
+    content = (bundle / name).read_bytes()
+    entry = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+    edit(bundle, lambda manifest: manifest["files"].update({name: entry}))
+
+
+def put(*path, to):
+    """Return a change of a manifest that puts a value at a path."""
+
+    def change(manifest):
+        for key in path[:-1]:
+            manifest = manifest[key]
+        manifest[path[-1]] = to
+
+    return change
+
+
+FP32, INT8 = ("variants", "fp32"), ("variants", "int8-x86")
+EMPTY = {"sha256": hashlib.sha256(b"").hexdigest(), "size_bytes": 0}
+MALFORMED = {
+    "nothing is judged": (put("variants", to={}), "variants"),
+    "the primary is not judged": (put("primary", to="labels.json"), "primary"),
+    "no primary": (put("primary", to=None), "primary"),
+    "a variant outside": (put(*FP32, "file", to="../outside.onnx"), "variants.fp32.file"),
+    "a variant that is not listed": (put(*FP32, "file", to="other.onnx"), "variants.fp32.file"),
+    "a variant that is no name": (put(*FP32, "file", to=["fp32.onnx"]), "variants.fp32.file"),
+    "a file above": (put("files", "../../etc/passwd", to=EMPTY), "a plain name"),
+    "a file elsewhere": (put("files", "/dev/zero", to=EMPTY), "a plain name"),
+    "a file in a folder": (put("files", "sub/file", to=EMPTY), "a plain name"),
+    "a folder": (put("files", "..", to=EMPTY), "a plain name"),
+    "a hidden file": (put("files", ".env", to=EMPTY), "a plain name"),
+    "the manifest itself": (put("files", "bundle.json", to=EMPTY), "a plain name"),
+    "a file without a size": (put("files", "a", to={"sha256": "0" * 64}), "files.a"),
+    "a size below nothing": (put("files", "labels.json", "size_bytes", to=-1), "files.labels.json.size_bytes"),
+    "a size above all": (put("files", "labels.json", "size_bytes", to=2**60), "files.labels.json.size_bytes"),
+    "a size that is no number": (put("files", "labels.json", "size_bytes", to=True), "files.labels.json.size_bytes"),
+    "a hash that is none": (put("files", "labels.json", "sha256", to="0"), "files.labels.json.sha256"),
+    "too many files": (lambda found: found["files"].update({f"f{n}": EMPTY for n in range(1001)}), "at most 1000"),
+    "no reference": (lambda found: found["files"].pop("reference.npz"), "reference.npz"),
+    "an agreement below nothing": (put(*INT8, "min_agreement", to=-1), "min_agreement"),
+    "an agreement of nothing": (put(*INT8, "min_agreement", to=0), "min_agreement"),
+    "an agreement above all": (put(*INT8, "min_agreement", to=1.5), "min_agreement"),
+    "an agreement that is none": (put(*INT8, "min_agreement", to="0.98"), "min_agreement"),
+    "an agreement that is no number": (put(*INT8, "min_agreement", to=float("nan")), "no bundle"),
+    "a tolerance of everything": (put(*FP32, "tolerance", to=1e9), "tolerance"),
+    "no tolerance for floats": (put(*FP32, "tolerance", to=None), "tolerance"),
+    "an endless tolerance": (put(*FP32, "tolerance", to=float("inf")), "no bundle"),
+    "variants that are a list": (put("variants", to=[]), "variants"),
+    "bounds that are a word": (put(*FP32, to="fp32.onnx"), "variants.fp32"),
+    "files that are a number": (put("files", to=3), "files"),
+    "no signature": (put("signature", to={}), "signature"),
+    "inputs without names": (put("signature", "inputs", to=[{}]), "signature.inputs"),
+    "an input twice": (put("signature", "inputs", to=[{"name": "a"}] * 2), "signature.inputs"),
+    "another key": (put("more", to=1), "the keys"),
+    "a missing key": (lambda found: found.pop("lineage"), "the keys"),
+    "a version that is a word": (put("format_version", to="1"), "format_version"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_manifest_is_refused_by_the_name_of_its_field(bundle, name):
+    change, told = MALFORMED[name]
+    edit(bundle, change)
+    with pytest.raises(ArtifactError) as caught:
+        verify_bundle(bundle)
+    assert told in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 4
+    assert max(map(len, str(caught.value).splitlines())) < 400
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"a"', "null", "[" * 100_000, "{" + " " * 2**24 + "}", "\xff", "1" * 5000])
+def test_a_manifest_that_is_no_mapping_is_refused(bundle, text):
+    (bundle / "bundle.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ArtifactError):
+        verify_bundle(bundle)
+
+
+def test_a_link_a_pipe_and_a_folder_are_no_files_of_a_bundle(bundle, tmp_path):
+    content = (bundle / "labels.json").read_bytes()
+    (tmp_path / "outside.json").write_bytes(content)
+    (bundle / "labels.json").unlink()
+    (bundle / "labels.json").symlink_to(tmp_path / "outside.json")
+    with pytest.raises(ArtifactError, match=r"(?s)no plain file.*a link"):
+        verify_bundle(bundle)
+    (bundle / "labels.json").unlink()
+    os.mkfifo(bundle / "labels.json")  # which a reader would wait for
+    with pytest.raises(ArtifactError, match="no plain file"):
+        verify_bundle(bundle)
+    (bundle / "labels.json").unlink()
+    (bundle / "labels.json").mkdir()
+    with pytest.raises(ArtifactError, match="no plain file"):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "{outside}"])
+def test_a_model_reads_no_file_that_is_not_listed(bundle, tmp_path, location):
+    """By a graph whose weights lie somewhere else, in the place of the float file."""
+    location = location.format(outside=tmp_path / "weights.bin")
+    model = onnx.load(bundle / "fp32.onnx")
+    tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    for folder in (bundle, tmp_path):
+        (folder / "weights.bin").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    (bundle / "fp32.onnx").write_bytes(model.SerializeToString())
+    relist(bundle, "fp32.onnx")
+    with pytest.raises(ArtifactError, match="does not list|cannot load the model|does not fit"):
+        verify_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda arrays: arrays.pop("int8-x86/logits"),
+        lambda arrays: arrays.clear(),
+        lambda arrays: arrays.update({name: value[:31] for name, value in arrays.items()}),
+        lambda arrays: arrays.update({name: value[:0] for name, value in arrays.items()}),
+        lambda arrays: arrays.update({name: value.astype(str) for name, value in arrays.items()}),
+        lambda arrays: arrays.update({name: value.ravel() for name, value in arrays.items()}),
+        lambda arrays: arrays.update({"fp32/logits": arrays["fp32/logits"][:1]}),
+    ],
+)
+def test_a_reference_that_is_none_is_refused(bundle, spoil):
+    with np.load(bundle / "reference.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    spoil(arrays)
+    np.savez_compressed(bundle / "reference.npz", **arrays)
+    relist(bundle, "reference.npz")
+    with pytest.raises(ArtifactError, match="does not fit its manifest"):
+        verify_bundle(bundle)
+
+
+def test_a_reference_that_unpacks_to_too_much_is_refused_before_it_does(bundle, monkeypatch):
+    monkeypatch.setattr("compress.export.verify.MAX_REFERENCE_BYTES", 1000)
+    with pytest.raises(ArtifactError, match="expected at most 1000"):
+        verify_bundle(bundle)
+
+
+def test_nothing_a_bundle_holds_is_a_traceback(bundle):
+    """Random damage of every file, listed as it then is."""
+    draw = random.Random(0)
+    names = ["reference.npz", "fp32.onnx", "int8-x86.onnx"]
+    refused = 0
+    for _ in range(40):
+        name = draw.choice(names)
+        original, listed = (bundle / name).read_bytes(), (bundle / "bundle.json").read_bytes()
+        content = bytearray(original)
+        for _ in range(draw.randint(1, 4)):
+            content[draw.randrange(len(content))] = draw.randrange(256)
+        (bundle / name).write_bytes(content)
+        relist(bundle, name)
+        try:
+            verify_bundle(bundle)
+        except ArtifactError:
+            refused += 1
+        (bundle / name).write_bytes(original)
+        (bundle / "bundle.json").write_bytes(listed)
+    assert refused > 10
+    assert verify_bundle(bundle).passed
+
+
+@pytest.mark.parametrize("primary", ["../outside.onnx", "/etc/passwd", "labels.json"])
+def test_predict_opens_nothing_outside_its_directory(bundle, tmp_path, primary):
+    shutil.copyfile(bundle / "fp32.onnx", tmp_path / "outside.onnx")
+    if primary == "labels.json":
+        (bundle / primary).rename(tmp_path / "labels.json")
+        (bundle / primary).symlink_to(tmp_path / "labels.json")
+    edit(bundle, put("primary", to=primary))
+    done = subprocess.run([sys.executable, str(bundle / "predict.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"{primary} is not the file that was exported\n"
 
 
 def test_a_machine_that_computes_something_else_does_not_pass(bundle):
