@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compress.config.secrets import masked
+from compress.config.secrets import mask
 from compress.errors import EXIT_CODES, GATE_MISSED, CompressError, UsageError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def run(
         try:
             outcome = pipeline.run(loaded, options)
         except KeyboardInterrupt:
-            _say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *map(masked, sys.argv[1:])])}")
+            _say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *map(mask, sys.argv[1:])])}")
             raise typer.Exit(interrupted.exit_code) from None
     if readme is not None:
         write_into(readme, outcome.report)
@@ -319,7 +319,7 @@ def sweep(
         try:
             result, outcome = swept(recipe, choices, options, goal="fastest" if fastest else "smallest")
         except KeyboardInterrupt:
-            _say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *map(masked, sys.argv[1:])])}")
+            _say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *map(mask, sys.argv[1:])])}")
             raise typer.Exit(interrupted.exit_code) from None
     if as_json:
         typer.echo(json.dumps(asdict(result)))

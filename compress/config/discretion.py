@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compress.config.secrets import masked
+from compress.config.secrets import mask
 
 HOME = re.compile(r"/(?:home|Users)/[^/\s]+|/root(?=/)")  # where people's own files are, also on other machines
 PEOPLE = ("/home/", "/Users/", "/root/")
@@ -26,14 +26,14 @@ class Discretion:
     directory: Path
     store: Path
 
-    def told(self, value: Any) -> Any:
+    def tell(self, value: Any) -> Any:
         """Return a value with all texts in it as they may be told; it keeps its form."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, list | tuple):
-            return type(value)(map(self.told, value))
+            return type(value)(map(self.tell, value))
         if isinstance(value, dict):
-            return {self.told(key): self._of(key, item) for key, item in value.items()}
+            return {self.tell(key): self._of(key, item) for key, item in value.items()}
         if not is_dataclass(value) or isinstance(value, type):
             return value
         return replace(value, **{name: self._of(name, item) for name, item in _items(value)})
@@ -46,7 +46,7 @@ class Discretion:
             return self.place(Path(path)) + mark[-1:] + name
         for root, word in self._roots().items():
             text = re.sub(re.escape(str(root)) + r"(?![\w-])", word, text)
-        return HOME.sub("~", masked(text))
+        return HOME.sub("~", mask(text))
 
     def place(self, path: Path) -> str:
         """Return a file's path relative to the recipe, or below the store's name; of another person's file the name."""
@@ -69,7 +69,7 @@ class Discretion:
     def _of(self, name: Any, value: Any) -> Any:
         if name == "launcher" and isinstance(value, list | tuple):
             return type(value)(self.words(value))
-        return self.told(value)
+        return self.tell(value)
 
     def _known(self) -> tuple[str, ...]:
         return (*map(str, self._roots()), *PEOPLE)

@@ -8,14 +8,14 @@ USER = re.compile(r"^.*@")  # up to the last one: a password may hold an @, and 
 QUERY = re.compile(r"\?[^\s'\"<>]*=[^\s'\"<>]*")
 
 
-def masked(text: str) -> str:
+def mask(text: str) -> str:
     """Return a text with the user, password and query of every address in it replaced by ``***``."""
     return ADDRESS.sub(lambda found: USER.sub(f"{MASK}@", QUERY.sub(f"?{MASK}", found[0])), text)
 
 
-def masked_message(text: str) -> str:
+def mask_message(text: str) -> str:
     """Return what a library says of a server likewise; it may quote a path and its query without the host."""
-    return QUERY.sub(f"?{MASK}", masked(text))
+    return QUERY.sub(f"?{MASK}", mask(text))
 
 
 def address(uri: str) -> str:

@@ -216,7 +216,7 @@ def _bounds(name: str, value: Any, files: Mapping[str, Content]) -> Bounds:
 
 
 def _check_signature(value: Any) -> None:
-    inputs = _mapping(value, "signature").get("inputs")
+    inputs: Any = _mapping(value, "signature").get("inputs")
     _check(isinstance(inputs, list) and inputs != [], "signature.inputs", "a list of tensors", inputs)
     names = [tensor.get("name") if isinstance(tensor, dict) else None for tensor in inputs]
     told = all(isinstance(name, str) and name for name in names) and len(set(names)) == len(names)

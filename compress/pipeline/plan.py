@@ -82,7 +82,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
     root = options.store.expanduser().absolute()
     around = surroundings(recipe, store=root, code=options.code)
     asked = {
-        "plan": recipe.masked().model_dump(mode="json"),
+        "plan": recipe.mask().model_dump(mode="json"),
         "until": options.until_stage,
         "force": list(options.force),
         "smoke": options.smoke,

@@ -22,7 +22,7 @@ from compress.judge.scores import Scores
 from compress.pipeline.run_directory import place_bundle
 from compress.pipeline.step import Step
 from compress.recipe import Recipe
-from compress.recipe.permission import asked
+from compress.recipe.permission import find_asks
 from compress.recipe.recipe import parameters, to_text
 from compress.recipe.sections import Tracking
 from compress.report.columns import csv_text
@@ -68,7 +68,7 @@ def publish(
         run: of the whole pipeline in MLflow.
         register: whether a student that passes is registered.
     """
-    told = recipe.published(discretion)
+    told = recipe.publish(discretion)
     texts = {
         "report.json": to_json(report),
         "report.md": markdown(report),
@@ -210,7 +210,7 @@ def build_report(
     report = Report(
         recipe=recipe.name,
         recipe_sha256=recipe.sha256,
-        recipe_yaml=to_text(recipe.published(discretion)),
+        recipe_yaml=to_text(recipe.publish(discretion)),
         command=command(recipe, host, discretion),
         task=TaskSection(work.task.problem, work.task.measure),
         loss=LossSection(recipe.loss.model_dump(mode="json"), recipe.loss.fingerprint),
@@ -226,7 +226,7 @@ def build_report(
         environment=describe(seed=recipe.seed),
         seconds=round(time.monotonic() - started_s, 1),
     )
-    return discretion.told(report)
+    return discretion.tell(report)
 
 
 def command(recipe: Recipe, host: Host, discretion: Discretion) -> str:
@@ -234,7 +234,7 @@ def command(recipe: Recipe, host: Host, discretion: Discretion) -> str:
     words = ["compressor", "run", "recipe.yaml", "--threads", str(host.execution.threads)]
     for path in host.code:
         words += ["--code", discretion.place(path.absolute())]
-    for _, ask in asked(recipe.model_copy(update={"tracking": Tracking()})):
+    for _, ask in find_asks(recipe.model_copy(update={"tracking": Tracking()})):
         words += ["--allow", shlex.join(discretion.words(shlex.split(ask.word)))]
     return shlex.join(words)
 

@@ -307,7 +307,7 @@ class Loop:
         tags = {"compress.role": node.role, "compress.stage": node.name, "compress.loss": loss, **self.shared_tags}
         with self.tracker.run(node.name, parent=self.parent, tags=tags) as run:
             fields = stage.model_dump(mode="json", exclude={"name", "verb"})
-            run.params({node.name: discretion_of(self.options).told(fields)})
+            run.params({node.name: discretion_of(self.options).tell(fields)})
             artifact = self.find_or_make(node, work, recorder=run)
             reused = self.made[node][1]
             for name in PLANS:
@@ -403,7 +403,7 @@ def explain(error: CompressError) -> str:
 
 def run_name(recipe: Recipe, data: Data) -> str:
     """Return the name of a recipe's run directory: the same recipe on the same data continues there."""
-    return f"{recipe.name}-{hash_values([recipe.masked().model_dump(mode='json'), data.digest])[:10]}"
+    return f"{recipe.name}-{hash_values([recipe.mask().model_dump(mode='json'), data.digest])[:10]}"
 
 
 def discretion_of(options: Options) -> Discretion:

@@ -178,7 +178,7 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
         )
     for recipe in recipes:
         check_allowed(recipe, allow=options.allow, store=options.store)
-    name = f"{recipes[0].name}-{hash_values([recipe.masked().model_dump(mode='json') for recipe in recipes])[:10]}"
+    name = f"{recipes[0].name}-{hash_values([recipe.mask().model_dump(mode='json') for recipe in recipes])[:10]}"
     options = replace(options, tags={**options.tags, "compress.sweep": name})
     discretion = discretion_of(options)
     told = [tuple(map(discretion.override, values)) for values in overrides]

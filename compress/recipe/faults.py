@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from compress.config.secrets import masked
+from compress.config.secrets import mask
 from compress.errors import nearest
 
 SHOWN = 60  # characters of a refused value
@@ -97,5 +97,5 @@ def explain(error: ErrorDetails, *, where: Place, path: str, keys: Collection[st
 
 
 def _show(value: Any) -> str:
-    text = masked(repr(value))
+    text = mask(repr(value))
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

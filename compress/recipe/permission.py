@@ -27,7 +27,7 @@ def check_allowed(recipe: Values, *, allow: Sequence[str], store: Path) -> None:
     inside = store.expanduser().resolve()
     refused = [
         (place, ask)
-        for place, ask in asked(recipe)
+        for place, ask in find_asks(recipe)
         if ask.word not in allowed and not (ask.file and ask.file.resolve().is_relative_to(inside))
     ]
     if refused:
@@ -41,7 +41,7 @@ def check_allowed(recipe: Values, *, allow: Sequence[str], store: Path) -> None:
         )
 
 
-def asked(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Ask]]:
+def find_asks(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Ask]]:
     """Yield everything that a value and the values in it ask for, with the dotted path of the one that asks."""
     if isinstance(value, Values):
         yield from ((".".join(path), ask) for ask in value.asks())
@@ -50,4 +50,4 @@ def asked(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Ask]]:
         value = {str(index): item for index, item in enumerate(value)}
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from asked(item, (*path, str(key)))
+            yield from find_asks(item, (*path, str(key)))

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError
 
 from compress.config import Values
 from compress.config.discretion import Discretion
-from compress.config.secrets import masked
+from compress.config.secrets import mask
 from compress.data import Data
 from compress.errors import RecipeError, UsageError, nearest
 from compress.loss import GuidedLoss
@@ -177,9 +177,9 @@ class Recipe(Values):
 
         A user, password or query in the tracking server's address is left out, because YAML is shown and kept.
         """
-        return to_text(plain(self.masked()))
+        return to_text(plain(self.mask()))
 
-    def published(self, discretion: Discretion) -> dict[str, Any]:
+    def publish(self, discretion: Discretion) -> dict[str, Any]:
         """Return the recipe as plain YAML values for others to read: without the tracking server and absolute paths.
 
         Args:
@@ -187,18 +187,18 @@ class Recipe(Values):
         """
         values = plain(self)
         values["tracking"].pop("uri", None)
-        return discretion.told(values)
+        return discretion.tell(values)
 
     @property
     def sha256(self) -> str:
         """Of all values; a secret in the tracking server's address is no part of it, which could be guessed from it."""
-        return hash_values(self.masked().model_dump(mode="json"))
+        return hash_values(self.mask().model_dump(mode="json"))
 
-    def masked(self) -> Self:
+    def mask(self) -> Self:
         """Return the recipe without user, password and query in the tracking server's address."""
         if self.tracking.uri is None:
             return self
-        return self.model_copy(update={"tracking": self.tracking.model_copy(update={"uri": masked(self.tracking.uri)})})
+        return self.model_copy(update={"tracking": self.tracking.model_copy(update={"uri": mask(self.tracking.uri)})})
 
     def resolve(self, *, code: Sequence[Path]) -> Self:
         """Return the recipe with the user's own classes and functions in the place of the values that name them.
@@ -295,7 +295,7 @@ class Recipe(Values):
 
     def parameters(self) -> dict[str, Any]:
         """Return every scalar by its dotted path, as ``--set`` spells it."""
-        return parameters(plain(self.masked()))
+        return parameters(plain(self.mask()))
 
     def stage_index(self, name: str, *, option: str) -> int:
         """Return the position of a stage.

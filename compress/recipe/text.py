@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from compress.config.secrets import masked
+from compress.config.secrets import mask
 from compress.errors import RecipeError, UsageError, nearest
 from compress.recipe.faults import Fault, Place
 
@@ -90,12 +90,12 @@ class Document:
         """
         address, equals, value = text.partition("=")
         if not equals or not address:
-            raise UsageError("--set needs a path and a value", expected="stages.prune.name=value", got=masked(text))
-        place = Place(f"--set {masked(text)}")
+            raise UsageError("--set needs a path and a value", expected="stages.prune.name=value", got=mask(text))
+        place = Place(f"--set {mask(text)}")
         try:
             parsed = read(value, origin=place.origin)
         except RecipeError as error:
-            raise UsageError("the value of --set is no YAML", got=masked(text)) from error
+            raise UsageError("the value of --set is no YAML", got=mask(text)) from error
         self.faults += parsed.faults
         path = self._open(address.split("."), place)
         if path is None:

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from typing import Literal
 
-from compress.config.secrets import masked_message
+from compress.config.secrets import mask_message
 from compress.errors import EnvironmentFault
 from compress.tracking.outbox import Down, Outbox, Sink
 
@@ -96,9 +96,9 @@ class Courier:
             self.fault = fault
             return False
         except Exception as error:  # noqa: BLE001 - a thread's border: unseen, it would end and flush would wait in vain
-            trace = masked_message(traceback.format_exc())
+            trace = mask_message(traceback.format_exc())
             _log.warning("tracking stopped, events stay on disk\n%s", trace)
-            self.fault = EnvironmentFault("delivery to the tracking server failed", got=masked_message(repr(error)))
+            self.fault = EnvironmentFault("delivery to the tracking server failed", got=mask_message(repr(error)))
             return False
         if self._state == "down":
             _log.warning("the tracking server is back; events on disk were sent")

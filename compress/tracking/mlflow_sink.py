@@ -15,7 +15,7 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from compress.config.secrets import masked_message
+from compress.config.secrets import mask_message
 from compress.errors import EnvironmentFault
 from compress.tracking.events import Register, Start
 from compress.tracking.outbox import Down, Points, Refused
@@ -189,7 +189,7 @@ def _translate(*, refuses: bool = True) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     """The start of a message, without the secrets that a URI in it may hold."""
-    return masked_message(str(error).split("\n", 1)[0])[:300]
+    return mask_message(str(error).split("\n", 1)[0])[:300]
 
 
 def _folder_name(name: str) -> str:

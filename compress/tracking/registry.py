@@ -7,7 +7,7 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from compress.config.secrets import masked, masked_message
+from compress.config.secrets import mask, mask_message
 from compress.errors import EnvironmentFault, InputError
 from compress.tracking.onnx_model import SHA256_TAG
 from compress.tracking.tracker import DATABASE, database_uri
@@ -54,8 +54,8 @@ def promote(name: str, *, store: Path, uri: str | None = None, version: int | No
         client = MlflowClient(tracking_uri=target, registry_uri=target)
         return _promote(client, name, version=version)
     except MlflowException as error:
-        got = masked_message(str(error).split("\n")[0])
-        raise EnvironmentFault("the registry does not answer", got=got, where=masked(target)) from error
+        got = mask_message(str(error).split("\n")[0])
+        raise EnvironmentFault("the registry does not answer", got=got, where=mask(target)) from error
 
 
 def _promote(client: MlflowClient, name: str, *, version: int | None) -> Promotion:

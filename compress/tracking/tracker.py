@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from compress.config.secrets import masked
+from compress.config.secrets import mask
 from compress.errors import ArtifactError, EnvironmentFault, LockedError
 from compress.tracking.courier import Courier
 from compress.tracking.outbox import Outbox, Sink
@@ -84,7 +84,7 @@ class Tracker:
             tracker._release()
             raise EnvironmentFault(
                 "the tracking server does not answer and the recipe requires it",
-                where=masked(target),
+                where=mask(target),
                 hint="start it, or set tracking.required to false: events then wait on disk",
             )
         return tracker

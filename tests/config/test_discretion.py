@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from compress.config.discretion import Discretion
-from compress.config.secrets import address, masked, masked_message
+from compress.config.secrets import address, mask, mask_message
 
 SECRETS = [
     "http://user-4711:pw-4711@host:5000/path",
@@ -19,23 +19,21 @@ SECRETS = [
 
 @pytest.mark.parametrize("uri", SECRETS)
 def test_addresses_keep_their_host_and_lose_their_secrets(uri):
-    for text in (masked(uri), masked(f"cannot reach '{uri}', sorry"), address(uri)):
+    for text in (mask(uri), mask(f"cannot reach '{uri}', sorry"), address(uri)):
         assert "4711" not in text
         assert "host" in text
-    assert masked(f"<{uri}> and more").endswith("> and more")
+    assert mask(f"<{uri}> and more").endswith("> and more")
 
 
 def test_a_library_that_quotes_a_path_without_its_host_tells_no_query_either():
-    told = masked_message(
-        "HTTPConnectionPool(host='h', port=9): Max retries with url: /api/2.0?token=4711 (Caused by x)"
-    )
+    told = mask_message("HTTPConnectionPool(host='h', port=9): Max retries with url: /api/2.0?token=4711 (Caused by x)")
     assert "4711" not in told
     assert told.endswith("(Caused by x)")
 
 
 @pytest.mark.parametrize("text", ["a plain text", "is it so? a=b", "me@home", "sqlite:////srv/mlflow.db", "a://b"])
 def test_what_holds_no_secret_stays_as_it_is(text):
-    assert masked(text) == text == address(text)
+    assert mask(text) == text == address(text)
 
 
 @dataclass(frozen=True)
@@ -74,5 +72,5 @@ def test_paths_are_relative_to_the_recipe_and_name_nobody(discretion, text, told
 
 def test_a_document_keeps_its_form_and_a_launcher_loses_its_user(discretion):
     value = {"a": ["/home/alice/project/x", 1], "b": (Place("/home/alice/ov/bin/python", ("ssh", "alice@box")),)}
-    assert discretion.told(value) == {"a": ["x", 1], "b": (Place("ov/bin/python", ("ssh", "box")),)}
+    assert discretion.tell(value) == {"a": ["x", 1], "b": (Place("ov/bin/python", ("ssh", "box")),)}
     assert discretion.override("teacher.weights=/home/alice/project/w.st") == "teacher.weights=w.st"
