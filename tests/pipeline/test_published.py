@@ -21,7 +21,7 @@ USER, HOST = "planted-user", "planted-host"
 RECIPE = """
 schema: 1
 name: published
-data: {source: {numpy: {archive: data.npz}}}
+data: {source: {numpy: {archive: data.npz}}, normalize: identity}
 teacher: {model: {file: {path: my_model.py}}, weights: teacher.safetensors}
 student: {mlp: {widths: [8]}}
 stages:
@@ -57,8 +57,9 @@ def project(tmp_path, monkeypatch) -> Path:
     images, labels = load_digits(return_X_y=True)
     pixels = (images * 15).astype(np.uint8).reshape(-1, 1, 8, 8)
     np.savez(made / "data.npz", train_inputs=pixels, train_labels=labels)
-    torch.manual_seed(0)
-    save_file({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, made / "teacher.safetensors")
+    means = torch.tensor(np.stack([pixels[labels == digit].mean(0).ravel() / 255 for digit in range(10)]))
+    nearest = {"1.weight": means.float(), "1.bias": -means.float().square().sum(1) / 2}
+    save_file(nearest, made / "teacher.safetensors")
     (made / "my_model.py").write_text(MODEL)
     (made / "recipe.yaml").write_text(RECIPE)
     return made
