@@ -71,7 +71,8 @@ class UserFile(Model):
                 f"the model is built by {self.path.name}, and no such file was named",
                 expected=f"a file with sha256 {self.sha256}",
                 got=", ".join(str(path) for path in code) or "no --code option",
-                hint=f"add --code {self.path.name}, unchanged as what it imports; or make the model again",
+                hint=f"add --code {self.path.name}: it and what it imports are unchanged since the model was made; "
+                "or make the model again",
             )
         return found
 
