@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compress.config.secrets import mask
 from compress.errors import EXIT_CODES, GATE_MISSED, CompressError, UsageError
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def run(
         try:
             outcome = pipeline.run(loaded, options)
         except KeyboardInterrupt:
-            _say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *map(mask, sys.argv[1:])])}")
+            _say_how_to_go_on()
             raise typer.Exit(interrupted.exit_code) from None
     if readme is not None:
         write_into(readme, outcome.report)
@@ -319,7 +318,7 @@ def sweep(
         try:
             result, outcome = swept(recipe, choices, options, goal="fastest" if fastest else "smallest")
         except KeyboardInterrupt:
-            _say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *map(mask, sys.argv[1:])])}")
+            _say_how_to_go_on()
             raise typer.Exit(interrupted.exit_code) from None
     if as_json:
         typer.echo(json.dumps(asdict(result)))
@@ -521,6 +520,12 @@ def _check_stages(recipe: "Recipe", options: Mapping[str, Sequence[str | None]])
         for name in names:
             if name is not None and (option, name) != ("--until", "teacher"):
                 recipe.stage_index(name, option=option)
+
+
+def _say_how_to_go_on() -> None:
+    from compress.config.secrets import mask
+
+    _say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *map(mask, sys.argv[1:])])}")
 
 
 def _say(text: str) -> None:

@@ -49,9 +49,7 @@ class Options:
 
     Attributes:
         store: the store's directory.
-        directory: of the recipe: paths in what is published start there.
         code: the user's Python files that may be run, and folders of them.
-        allow: what else of the recipe may be done: launchers, interpreters, addresses of tracking servers, by name.
         threads: training threads; None for all cores that the process may use.
         from_stage: start at this stage; what comes before must be in the store.
         until_stage: stop after this stage, or after ``teacher``; nothing is raced or judged.
@@ -59,6 +57,8 @@ class Options:
         smoke: a few steps of everything in a store of its own; gates are not judged, and no advice is given.
         strict: a warning of the advice ends the run before anything is distilled.
         force_teacher: go on with a teacher that is no better than an answer that needs no model.
+        directory: of the recipe: paths in what is published start there.
+        allow: what else of the recipe may be done: launchers, interpreters, addresses of tracking servers, by name.
         judged: whether test is read for a verdict; without it the gates are looked at on select, as choices are.
         label: the pipeline's name in MLflow; empty takes the recipe's.
         tags: of the pipeline's tracked run.
@@ -68,9 +68,7 @@ class Options:
     """
 
     store: Path
-    directory: Path = Path()
     code: Sequence[Path] = ()
-    allow: Sequence[str] = ()
     threads: int | None = None
     from_stage: str | None = None
     until_stage: str | None = None
@@ -81,6 +79,8 @@ class Options:
     tags: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     force_teacher: bool = False
+    directory: Path = Path()
+    allow: Sequence[str] = ()
     reporter: Reporter = field(default_factory=Reporter)
     interrupted: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 30.0

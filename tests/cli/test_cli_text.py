@@ -133,7 +133,7 @@ BAD = {
     "a file in Latin-1": (
         partial(with_row, row="a café,positive".encode("latin-1")),
         (),
-        ("the file is not UTF-8", "byte 0xe9", "reviews.csv", "iconv -f latin1"),
+        ("the file is not UTF-8", "byte 0xe9", "reviews.csv", "iconv -f windows-1252"),
     ),
     "a wrong column": (
         lambda _project: None,

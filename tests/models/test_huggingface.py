@@ -328,14 +328,14 @@ def test_image_files_enter_a_pipeline_as_they_enter_training(tmp_path):
         folder = tmp_path / "images" / "train" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{number:02}.png")
-    roles, classes = read_folder(tmp_path / "images", size=(8, 8), mode="rgb")
-    task = ImageClassification.of(Data(roles, classes), augment=None)
+    read = read_folder(tmp_path / "images", size=(8, 8), mode="rgb")
+    task = ImageClassification.of(Data(read.roles, read.classes), augment=None)
     for name, text in image_files(task, tmp_path).items():
         (tmp_path / name).write_text(text)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     paths = sorted((tmp_path / "images").glob("*/*/*.png"))
     theirs = processor(images=[Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
-    ours = task.batch(roles["train"], torch.arange(len(paths))).inputs[0]
+    ours = task.batch(read.roles["train"], torch.arange(len(paths))).inputs[0]
     assert float(ours.std()) == pytest.approx(1, abs=0.01)
     torch.testing.assert_close(theirs.float(), ours, rtol=0, atol=1e-5)
 

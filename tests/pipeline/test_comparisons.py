@@ -85,13 +85,14 @@ def make(tmp_path, monkeypatch):
     """From a teacher's factory to the recipe and how to run it."""
     monkeypatch.setitem(PRESETS, "quick", replace(QUICK, rounds=8, block_ms=1.0, warm_up_limit_ms=10.0))
 
-    def made(factory):
+    def make(factory):
         (tmp_path / "models.py").write_text(MODELS)
         (tmp_path / "recipe.yaml").write_text(RECIPE.replace("FACTORY", factory))
         code = (tmp_path / "models.py",)
-        return Recipe.load(tmp_path / "recipe.yaml"), Options(tmp_path / "store", code, threads=1, reporter=Told())
+        options = Options(tmp_path / "store", code, threads=1, force_teacher=True, reporter=Told())
+        return Recipe.load(tmp_path / "recipe.yaml"), options
 
-    return made
+    return make
 
 
 def test_a_teacher_without_a_matrix_product_has_no_dynamic_rival_and_plan_says_so(make):
