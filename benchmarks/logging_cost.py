@@ -31,13 +31,13 @@ from typing import Any
 
 from compress.benchmark.environment import NoiseProbe, describe
 from compress.tracking import Run, Tracker, ui
-from compress.tracking.journal import Event, read
+from compress.tracking.journal import Line, read
 
 LIMIT_SHARE, LIMIT_S = 0.01, 8.0
 CURVES = 10
 
 
-def log_again(events: list[Event], files: Path, store: Path) -> dict[str, float]:
+def log_again(events: list[Line], files: Path, store: Path) -> dict[str, float]:
     """Log events into a new store as the pipeline did, and return the seconds that it took."""
     cpu_s, waited = time.process_time(), Waited()
     with waited.measure():
@@ -64,7 +64,7 @@ class Waited:
         self.seconds += time.monotonic() - started_s
 
 
-def _log(event: Event, tracker: Tracker, runs: dict[str, Run], files: Path) -> None:
+def _log(event: Line, tracker: Tracker, runs: dict[str, Run], files: Path) -> None:
     identity = event["run"]
     if event["do"] == "start":
         parent = None if event["parent"] is None else runs[event["parent"]]
