@@ -161,7 +161,7 @@ def test_an_image_classifier_of_three_channels_runs_in_a_pipeline(make_context, 
     for number in range(20):
         image = Image.fromarray(data.test.inputs[number].transpose(1, 2, 0))
         (image if number % 2 else image.resize((21, 17))).save(folder / f"{number:02}.png")
-    roles, _ = read_folder(tmp_path / "images", size=(8, 8), mode="rgb")
+    roles = read_folder(tmp_path / "images", size=(8, 8), mode="rgb").roles
     inputs = ImageClassification.of(data, augment=None).batch(roles["train"], torch.arange(20)).inputs[0].numpy()
     told = classify([str(path) for path in sorted(folder.iterdir())])
     session, seen = Session(bundle.path / FILE), set()
