@@ -88,6 +88,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
         "smoke": options.smoke,
         "threads": options.threads,
         "code": [str(path.absolute()) for path in options.code],
+        "allow": list(options.allow),
     }
     notes = Notes(root)
     noted = None if around is None else notes.find(asked, of=around)

@@ -47,9 +47,7 @@ STATED = (
     "data.normalize: {mean: [...], std: [...]} as they were trained, of images scaled to 0 to 1, or data.normalize: "
     "identity where they were trained on the scaled images themselves"
 )
-OF_FILE = re.compile(
-    r"(?:sqlite:///|file://)?(/[^?#]*)$"
-)  # an absolute path, and nothing that could change its meaning
+OF_FILE = re.compile(r"(?:sqlite:///|file://)?(/[^?#]*)$")  # an absolute path, nothing that could change its meaning
 
 
 class DataConfig(Values):

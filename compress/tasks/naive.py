@@ -11,9 +11,7 @@ from compress.errors import ModelError
 from compress.measures.intervals import Estimate, measure_changes
 from compress.tasks.task import Problem, Task
 
-SEED = (
-    0  # of the shuffle and of the resamples; apart from the recipe's, so that a teacher is judged alike for all seeds
-)
+SEED = 0  # of the shuffle and the resamples; apart from the recipe's, so that a teacher is judged alike for all seeds
 CONSTANT: dict[Problem, str] = {
     "single-label": "the most frequent class for all",
     "multi-label": "the most frequent labels for all",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import text_zoo
 
-from compress.errors import DataError
+from compress.errors import DataError, RecipeError
 from compress.export import stored
 from compress.pipeline import plan as planning
 from compress.pipeline.run import Options
@@ -73,6 +73,13 @@ def test_other_settings_data_code_or_store_are_looked_at_anew(asked, tmp_path):
     (tmp_path / "store" / "artifacts").mkdir()
     (tmp_path / "store" / "artifacts" / "something").write_text("new")
     assert asked()[1]
+
+
+def test_what_was_allowed_once_is_refused_when_it_no_longer_is(asked):
+    profiles = "benchmark.profiles=[{launcher: [taskset, -c, '0']}]"
+    asked(profiles, allow=["taskset -c 0"])
+    with pytest.raises(RecipeError, match="--allow 'taskset -c 0'"):
+        asked(profiles)
 
 
 def test_a_store_that_cannot_be_written_is_planned_for_each_time(asked, tmp_path):
