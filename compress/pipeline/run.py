@@ -117,8 +117,8 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
         CompressError: see ``errors.py``; everything committed before stays.
         KeyboardInterrupt: when interrupted; the same call continues.
     """
-    real = recipe = recipe.resolve(code=options.code)
-    recipe, options, data = prepare(recipe, options)
+    real, full = read(recipe, options)
+    recipe, options, data = choose_little(real, options, full)
     if options.until_stage is None:
         check_runtimes(recipe, code=options.code)
     store = Store.open(options.store, say=options.reporter.say)
@@ -170,7 +170,6 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
                 )
                 for row in rows
             }
-            full = real.data.load(code=options.code)
             prediction = estimate(
                 real, full, smoke_select=len(data.select), rows=measured, num_raced=len(race.result.rows)
             )
@@ -453,6 +452,12 @@ def prepare(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
     Raises:
         RecipeError: when it asks for what the options do not allow, or something in it does not fit.
     """
+    recipe, data = read(recipe, options)
+    return choose_little(recipe, options, data)
+
+
+def read(recipe: Recipe, options: Options) -> tuple[Recipe, Data]:
+    """Return the resolved recipe and all of its data; raises as ``prepare`` does."""
     recipe = recipe.resolve(code=options.code)
     check_allowed(recipe, allow=options.allow, store=options.store)
     faults = [f"{recipe.stages[index].title}: {message}" for index, message in recipe.misfits()]
@@ -460,7 +465,11 @@ def prepare(recipe: Recipe, options: Options) -> tuple[Recipe, Options, Data]:
     if faults:  # a recipe that was read from a file has been told so already, with its places
         raise RecipeError("\n".join([f"the recipe has {len(faults)} fault(s):", *faults]))
     with options.reporter.bar("reading the data"):
-        data = recipe.data.load(code=options.code)
+        return recipe, recipe.data.load(code=options.code)
+
+
+def choose_little(recipe: Recipe, options: Options, data: Data) -> tuple[Recipe, Options, Data]:
+    """Return everything as it is, or for a smoke run a few steps on few samples, in a store of its own."""
     if not options.smoke:
         return recipe, options, data
     return recipe.smoke(), replace(options, store=options.store / "smoke"), subset(data, per_role=SMOKE_SAMPLES)
