@@ -10,7 +10,7 @@ import onnx
 from onnx import shape_inference
 
 from compress.errors import ModelError
-from compress.export.onnx_file import num_bytes, read_graph, without_weights
+from compress.export.onnx_file import SMALL_BYTES, inner_tensors, num_bytes, read_graph, without_weights
 
 LENGTH = 64  # of an axis after the first that the signature leaves open
 # Where a product's two operands are among the inputs of its node.
@@ -27,7 +27,7 @@ class Contents:
     """What takes space in a model."""
 
     parameters: int
-    """Elements of all initializers: weights, and for a quantized file scales and zero points too."""
+    """Elements of initializers and large constants: weights, and for a quantized file scales and zero points too."""
     initializer_bytes: dict[str, int]
     """Bytes by data type, such as float32 or int8, largest first."""
     macs: int | None
@@ -43,7 +43,8 @@ def contents(path: Path) -> Contents:
     sizes: Counter[str] = Counter()
     parameters = 0
     model = read_graph(path)
-    for tensor in model.graph.initializer:
+    hidden = [tensor for tensor in inner_tensors(model) if num_bytes(tensor) >= SMALL_BYTES]
+    for tensor in (*model.graph.initializer, *hidden):
         parameters += prod(tensor.dims)
         kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
         sizes["float32" if kind == "float" else kind] += num_bytes(tensor)

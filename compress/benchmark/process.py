@@ -30,7 +30,7 @@ from compress.benchmark.runtimes import RUNTIMES, Load, find
 from compress.benchmark.runtimes.interface import Block, Started, Usability
 from compress.benchmark.runtimes.own import is_own, split
 from compress.config.user_code import read_user_file
-from compress.errors import CompressError, EnvironmentFault, InputError
+from compress.errors import CompressError, EnvironmentFault, InputError, ModelError
 from compress.export.onnx_file import external_files
 
 _SHIPPED = Path(__file__).with_name("runtimes")
@@ -200,7 +200,16 @@ class Worker:
         )
         if self._place.launcher:
             check_launchable(runtime)
-            self._send(model, *external_files(model), inputs)
+            weights = external_files(model)
+            if any(file.parent != model.parent for file in weights):
+                raise ModelError(
+                    "a worker elsewhere takes files of one folder",
+                    expected="the model's weights beside it",
+                    got=[str(file.relative_to(model.parent)) for file in weights],
+                    where=model,
+                    hint="save the model again, with its external data in one file beside it",
+                )
+            self._send(model, *weights, inputs)
             load = replace(load, model=model.name, inputs=inputs.name, package_root="")
         return Started(**self._ask({"do": "load", **asdict(load)}, limit_s=self._load_limit_s))
 

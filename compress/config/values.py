@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict
 
 from compress.config.permission import Ask
 
+MOST_ENTRIES = 100  # of a list or mapping that are told one by one; thousands would bury everything else
+
 
 class Values(BaseModel):
     """Base of every configuration object: frozen, exact, unknown keys refused."""

@@ -11,8 +11,8 @@ import hashlib
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, MutableSequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, MutableSequence
+from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
 
 import onnx
@@ -91,19 +91,40 @@ def read_graph(path: Path) -> onnx.ModelProto:
 
 
 def external_files(path: Path) -> list[Path]:
-    """Return the files beside a model that hold its weights.
+    """Return the files that hold a model's weights, beside it or in folders there; links, as a cache has them, too.
 
     Raises:
-        ModelError: when it is no ONNX file, or names a file that is not beside it.
+        ModelError: when it is no ONNX file, or names a file that is not there or lies outside its folder.
     """
     names: dict[str, None] = {}
-    for tensor in read_graph(path).graph.initializer:
+    model = read_graph(path)
+    for tensor in (*model.graph.initializer, *inner_tensors(model)):
         names |= {entry.value: None for entry in tensor.external_data if entry.key == "location"}
-    found = [path.parent / name for name in names]
-    for file in found:
-        if file.name not in names or not file.is_file() or file.is_symlink():
-            raise ModelError("external data must be a plain file beside the model", got=file, where=path)
-    return found
+    for name in names:
+        inside = not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
+        if not (inside and (path.parent / name).is_file()):
+            raise ModelError(
+                "the model's weights are not there",
+                expected="a file beside the model, or in a folder beside it",
+                got=name,
+                where=path,
+                hint="copy it there" if inside else "save the model again, with its external data beside it",
+            )
+    return [path.parent / name for name in names]
+
+
+def inner_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors that a model stores beside its graph's initializers: in Constant nodes and in subgraphs."""
+    for graph in (model.graph, *model.functions):
+        yield from _within(graph.node)
+
+
+def _within(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        yield from (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from graph.initializer
+            yield from _within(graph.node)
 
 
 def size_bytes(path: Path) -> int:
@@ -121,7 +142,9 @@ def size_bytes(path: Path) -> int:
 def copy_model(source: Path, target: Path) -> None:
     """Copy a model byte for byte; files that hold its weights keep the names that the graph calls them by."""
     for file in external_files(source):
-        shutil.copyfile(file, target.parent / file.name)
+        copy = target.parent / file.relative_to(source.parent)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
     shutil.copyfile(source, target)
 
 

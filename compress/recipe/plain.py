@@ -62,12 +62,14 @@ def plain(value: Any, *, choice: bool = False) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def leaves(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[tuple[str | int, ...], Any]]:
-    """Return every scalar of plain values with its path."""
+def leaves(
+    value: Any, path: tuple[str | int, ...] = (), *, most: int | None = None
+) -> list[tuple[tuple[str | int, ...], Any]]:
+    """Return every scalar of plain values with its path; a list or mapping of more entries than `most` is one value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
+    if items is None or (most is not None and len(value) > most):
         return [(path, value)]
-    return [leaf for step, item in items for leaf in leaves(item, (*path, step))]
+    return [leaf for step, item in items for leaf in leaves(item, (*path, step), most=most)]
 
 
 def anchor(value: Any, directory: Path) -> Any:

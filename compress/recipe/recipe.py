@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError
 from compress.config import Values
 from compress.config.discretion import Discretion
 from compress.config.secrets import mask
+from compress.config.values import MOST_ENTRIES
 from compress.data import Data
 from compress.errors import RecipeError, UsageError, nearest
 from compress.loss import GuidedLoss
@@ -57,9 +58,12 @@ def to_text(values: Mapping[str, Any]) -> str:
 
 
 def parameters(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every scalar of a recipe's plain values by its dotted path, as ``--set`` spells it."""
+    """Return every scalar of a recipe's plain values by its dotted path, as ``--set`` spells it.
+
+    A list or mapping of more than `MOST_ENTRIES` is one value: a table of thousands of rows would bury the others.
+    """
     document = Document("", values)
-    return {document.spell(path): value for path, value in leaves(values)}
+    return {document.spell(path): value for path, value in leaves(values, most=MOST_ENTRIES)}
 
 
 class Recipe(Values):

@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.config.values import MOST_ENTRIES
 from compress.tracking.courier import Courier
 from compress.tracking.events import End, Event, Keep, Log, Register, Reopen, Start, now_ms, read_events
 from compress.tracking.headline import is_headline
@@ -204,12 +205,13 @@ class Run:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys; lists that hold no mappings stay one value, as JSON."""
+    """Dotted keys; lists that hold no mappings stay one value, as JSON, and so does what has more than MOST_ENTRIES."""
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Sequence) and not isinstance(value, str) and any(isinstance(v, Mapping) for v in value):
-            value = dict(enumerate(value))
-        if isinstance(value, Mapping):
+        few = isinstance(value, Sequence | Mapping) and len(value) <= MOST_ENTRIES
+        if few and isinstance(value, Sequence) and not isinstance(value, str):
+            value = dict(enumerate(value)) if any(isinstance(item, Mapping) for item in value) else value
+        if few and isinstance(value, Mapping):
             yield from flatten(value, f"{name}.")
         else:
             yield name, value if isinstance(value, str) else json.dumps(value, default=str)

@@ -129,11 +129,54 @@ def test_a_check_finds_a_wrong_shape_without_the_weights(model):
         check_model(model)
 
 
-def test_a_missing_or_linked_file_of_weights_is_refused(large, tmp_path):
-    data = large.with_name("large.onnx.data")
-    data.rename(tmp_path / "elsewhere")
-    with pytest.raises(ModelError, match="beside the model"):
+def test_a_missing_file_of_weights_is_refused(large, tmp_path):
+    large.with_name("large.onnx.data").rename(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match="weights are not there"):
         external_files(large)
-    data.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ModelError, match="beside the model"):
-        external_files(large)
+
+
+def external_model(location: str, *, constant: bool = False) -> tuple[onnx.ModelProto, bytes]:
+    """A product by 64 x 64 weights in a file of their own, and that file's bytes."""
+    weight = numpy_helper.from_array(np.eye(64, dtype=np.float32), "w")
+    stored = weight.raw_data
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=location)
+    given, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 64]) for name in "xy")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    if constant:
+        nodes.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
+    graph = helper.make_graph(nodes, "g", [given], [made], [] if constant else [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), stored
+
+
+@pytest.mark.parametrize("kind", ["linked", "folder", "constant"])
+def test_weights_are_found_as_a_hub_cache_or_a_folder_or_a_constant_keeps_them(kind, tmp_path):
+    location = "weights/w.bin" if kind == "folder" else "w.bin"
+    model, stored = external_model(location, constant=kind == "constant")
+    path, data = tmp_path / "model.onnx", tmp_path / location
+    path.write_bytes(model.SerializeToString())
+    data.parent.mkdir(exist_ok=True)
+    if kind == "linked":
+        (tmp_path / "blobs").mkdir()
+        (tmp_path / "blobs/abc").write_bytes(stored)
+        data.symlink_to("blobs/abc")
+    else:
+        data.write_bytes(stored)
+    assert external_files(path) == [data]
+    assert size_bytes(path) == path.stat().st_size + 64 * 64 * 4
+    assert (contents(path).parameters, contents(path).macs) == (64 * 64, 64 * 64)
+    (tmp_path / "copy").mkdir()
+    copy_model(path, tmp_path / "copy/model.onnx")
+    (outputs,) = Session(tmp_path / "copy/model.onnx")(np.eye(64, dtype=np.float32))
+    assert np.array_equal(outputs, np.eye(64))
+
+
+@pytest.mark.parametrize("location", ["../w.bin", "/etc/passwd", "none.bin"])
+def test_weights_that_lie_outside_or_nowhere_are_refused(location, tmp_path):
+    model, stored = external_model(location)
+    (tmp_path / "w.bin").write_bytes(stored)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="weights are not there"):
+        external_files(tmp_path / "own/model.onnx")

@@ -8,6 +8,7 @@ from compress.errors import ModelError, RecipeError, UsageError
 from compress.loss import GuidedLoss
 from compress.models import Cnn, ResNet
 from compress.recipe import Baseline, DataConfig, Gates, Recipe, Teacher
+from compress.recipe.recipe import parameters
 from compress.recipe.schema import keys_at
 from compress.stages.distill import Distill
 from compress.stages.export import Export
@@ -371,3 +372,8 @@ def test_a_limit_of_latency_names_a_profile_that_times_files():
         assert "expected one of ort-cpu-b1-t1" in found
     assert parse(text, "gates.max_latency_ms={ort-cpu-b1-t1: 1}").gates.judged
     assert parse(text, "gates.max_latency_ms.ort-cpu-b1-t1=1").gates.max_latency_ms == {"ort-cpu-b1-t1": 1}
+
+
+def test_a_long_list_is_one_parameter():
+    values = {"arguments": {"weights": list(range(3000)), "few": [1, 2]}}
+    assert parameters(values) == {"arguments.weights": list(range(3000)), "arguments.few.0": 1, "arguments.few.1": 2}

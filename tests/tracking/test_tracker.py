@@ -340,3 +340,12 @@ def test_the_user_interface_is_served_on_loopback_only(store: Path):
 def test_headline_keys_carry_their_unit_and_the_role():
     found = select_headline(role="select", accuracy=0.9, size_bytes=2_000_000, macs=None)
     assert found == {"size_mb": 2.0, "select_accuracy": 0.9}
+
+
+def test_a_long_list_is_one_param(store: Path, client):
+    rows = [{"row": number} for number in range(3000)]
+    with Tracker.open(store) as tracker, tracker.run("a", experiment="digits", key="k") as run:
+        run.params({"arguments": {"rows": rows, "few": rows[:2]}})
+    ((found,),) = runs_by_name(client(database_uri(store))).values()
+    assert found.data.params.keys() == {"arguments.rows", "arguments.few.0.row", "arguments.few.1.row"}
+    assert found.data.params["arguments.rows"].startswith('[{"row": 0}, {"row": 1}')
