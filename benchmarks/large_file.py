@@ -31,7 +31,7 @@ from compress.export.verify import verify_bundle
 from compress.judge.scores import Scores, score
 from compress.models import Mlp, load_model
 from compress.pipeline.run import Options, host_of, work_of
-from compress.pipeline.run_directory import decide_execution
+from compress.pipeline.run_directory import Asked, decide_execution
 from compress.progress import Reporter
 from compress.recipe import DataConfig, Recipe, Teacher
 from compress.stage import Host, Member, Work
@@ -119,7 +119,7 @@ def prepare(root: Path, *, width: int, layers: int, threads: int) -> tuple[Way, 
     )
     store = Store.open(root / "store")
     options = Options(store=store.root, threads=threads, reporter=Reporter(quiet=True))
-    host = host_of(options, store=store, execution=decide_execution(root, threads=threads))
+    host = host_of(options, store=store, execution=decide_execution(root, Asked(threads=threads)))
     return Way(root, work_of(recipe, subset(recipe.data.load(), per_role=SAMPLES)), host), model
 
 

@@ -33,7 +33,7 @@ from compress.loss import bind
 from compress.measures.intervals import estimate_ratio
 from compress.models import load_model
 from compress.pipeline.run import Options, host_of, work_of
-from compress.pipeline.run_directory import decide_execution
+from compress.pipeline.run_directory import Asked, decide_execution
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stage import Host, Optimization, Work
@@ -74,7 +74,7 @@ def prepare(store: Store, *, mails: int, threads: int) -> tuple[Work, Host, Samp
     """Return work on part of the recipe's train role, its host, the whole role, and the teacher, head untrained."""
     recipe = Recipe.load(RECIPE)
     data = recipe.data.load()
-    execution = decide_execution(store.root, threads=threads)
+    execution = decide_execution(store.root, Asked(threads=threads))
     work, host = work_of(recipe, data), host_of(Options(store=store.root), store=store, execution=execution)
     assert recipe.teacher.model is not None
     teacher = Create(model=recipe.teacher.model).run(None, work, host)

@@ -30,6 +30,7 @@ from compress.quantization.calibration import finder
 from compress.quantization.placement import Mode
 from compress.quantization.quantize import Bounds, Quantized
 from compress.stage import Compute, Execution, Optimization, Precision
+from compress.stage.device import device_of
 from compress.surgery import encoders
 from compress.surgery import prune as surgery
 from compress.surgery.find import DEFAULT_UNITS
@@ -144,7 +145,7 @@ def distill(
         weight_decay=weight_decay,
         clip_norm=clip_norm,
     )
-    host = _compute(precision=precision, quiet=quiet)
+    host = _compute(student, precision=precision, quiet=quiet)
     with numerics(host, seed=seed), evaluating(student if teacher is None else teacher):
         batches = GivenLoader(loader, accumulate=accumulate, steps_per_epoch=steps_per_epoch)
         first = batches.first
@@ -231,7 +232,7 @@ def prune(
     measure, target = asked[0]
     inputs = arguments(example)
     call(module, inputs, role="module")
-    host = _compute(precision="float32", quiet=quiet)
+    host = _compute(module, precision="float32", quiet=quiet)
 
     def scores(unpruned: nn.Module, groups: Sequence[Group]) -> Importance:
         if loader is None:
@@ -366,6 +367,6 @@ def _bind(
     return bound.bind(loss, student, teacher, example, seed=seed)
 
 
-def _compute(*, precision: Precision, quiet: bool) -> Compute:
-    execution = Execution(threads=torch.get_num_threads(), precision=precision)
+def _compute(module: nn.Module, *, precision: Precision, quiet: bool) -> Compute:
+    execution = Execution(torch.get_num_threads(), precision, str(device_of(module)))
     return Compute(execution=execution, reporter=Reporter(quiet=quiet))

@@ -38,7 +38,7 @@ from compress.benchmark.environment import count_allowed_cores, describe
 from compress.data.roles import subset
 from compress.judge.scores import Scores, score
 from compress.pipeline.run import Options, host_of, work_of
-from compress.pipeline.run_directory import decide_execution
+from compress.pipeline.run_directory import Asked, decide_execution
 from compress.recipe import Recipe
 from compress.stage import Host, Member, Stage, Work
 from compress.stages.distill import Distill
@@ -75,7 +75,7 @@ def prepare(store: Store, *, train: int, threads: int) -> tuple[Recipe, Work, Ho
     recipe = Recipe.load(RECIPE, overrides=[f"data.tokenize.max_length={MAX_LENGTH}"])
     data = recipe.data.load()
     data = replace(data, roles={**data.roles, "train": subset(data, per_role=train).train})
-    execution = decide_execution(store.root, threads=threads)
+    execution = decide_execution(store.root, Asked(threads=threads))
     work, host = work_of(recipe, data), host_of(Options(store=store.root), store=store, execution=execution)
     return recipe, replace(work, teachers=(Member(find_or_make_teacher(recipe, work, host), work.task),)), host
 

@@ -23,6 +23,7 @@ from compress.progress import Reporter
 from compress.stage import Host, Optimization, Unrecorded, Work
 from compress.training.guided import fit_guided
 from compress.training.inference import predict
+from compress.training.numerics import place_batch, placed
 from compress.training.teacher import num_checked, teacher_outputs
 
 LABELS_ALONE = GuidedLoss(hard=Hard())
@@ -77,18 +78,21 @@ def cost(lesson: Lesson, work: Work, host: Host, fresh: Fresh) -> Cost:
     images = _teacher_images(lesson, work, schedule=schedule, capacity=capacity)
     student, teacher = fresh(SEED), load_model(work.teacher.artifact.path, code=host.code)
     student.train()
-    batch = work.task.batch(train, torch.arange(min(schedule.batch_size, len(train))))
+    batch = place_batch(work.task.batch(train, torch.arange(min(schedule.batch_size, len(train)))), host.device)
     seconds = []
-    for _ in range(TIMED):
+    with placed(host, student, teacher):
+        for _ in range(TIMED):
+            started_s = time.monotonic()
+            with host.autocast():
+                output = work.task.forward(student, batch)
+            loss = output.float().square().mean()
+            loss.backward()
+            loss.item()  # waits for a device
+            seconds.append(time.monotonic() - started_s)
         started_s = time.monotonic()
-        with host.autocast():
-            output = work.task.forward(student, batch)
-        output.float().square().mean().backward()
-        seconds.append(time.monotonic() - started_s)
-    started_s = time.monotonic()
-    with torch.no_grad(), host.autocast():
-        work.task.forward(teacher.eval(), batch)
-    per_image = (time.monotonic() - started_s) / len(batch.index)
+        with torch.no_grad(), host.autocast():
+            work.task.forward(teacher.eval(), batch).sum().item()
+        per_image = (time.monotonic() - started_s) / len(batch.index)
     per_sample = min(seconds) / len(batch.index)
     judged = SEEDS * len(work.data.select) * per_sample if epochs else 0.0  # three forward passes, a step's worth
     return Cost(sum(updates), images, samples * per_sample + images * per_image + judged)

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -14,6 +14,7 @@ from compress.errors import EXIT_CODES, GATE_MISSED, CompressError, UsageError
 
 if TYPE_CHECKING:
     from compress.recipe import Recipe
+    from compress.stage import Precision
 
 EPILOG = "\b\n" + "\n".join(["Exit codes:", *(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())])
 
@@ -47,6 +48,14 @@ StorePath = Annotated[
 Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage, or `teacher`.")]
 Force = Annotated[list[str], typer.Option("--force", metavar="STAGE", help="Run again although it is stored.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Training threads; default: all cores.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", help="Where to train: cpu, cuda, cuda:1, mps; default: the best."),
+]
+PrecisionOf = Annotated[
+    str | None,
+    typer.Option("--precision", metavar="WORD", help="float32, bfloat16, or on CUDA tf32; default: fast."),
+]
 Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in a store of its own.")]
 Strict = Annotated[bool, typer.Option("--strict", help="End with an error when the advice warns.")]
 ForceTeacher = Annotated[
@@ -74,6 +83,8 @@ def run(
     allow: Allow = [],
     store: StorePath = STORE,
     threads: Threads = None,
+    device: Device = None,
+    precision: PrecisionOf = None,
     as_json: AsJson = False,
     readme: Annotated[
         Path | None, typer.Option("--readme", metavar="FILE", help="Write the result between its markers.")
@@ -106,6 +117,8 @@ def run(
             code=code,
             allow=allow,
             threads=threads,
+            device=device,
+            precision=_precision(precision),
             from_stage=from_stage,
             until_stage=until_stage,
             force=force,
@@ -148,6 +161,8 @@ def check(
     allow: Allow = [],
     store: StorePath = STORE,
     threads: Threads = None,
+    device: Device = None,
+    precision: PrecisionOf = None,
     as_json: AsJson = False,
 ) -> None:
     """Say with numbers whether distillation is likely to pay and what to change first; trains nothing but a pilot."""
@@ -166,6 +181,8 @@ def check(
             code=code,
             allow=allow,
             threads=threads,
+            device=device,
+            precision=_precision(precision),
             reporter=Reporter(quiet=as_json),
             interrupted=interrupted,
         )
@@ -192,6 +209,8 @@ def plan(
     allow: Allow = [],
     store: StorePath = STORE,
     threads: Threads = None,
+    device: Device = None,
+    precision: PrecisionOf = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what would run, what is reused and why not more, and which layers are compared; a note of it is kept."""
@@ -204,7 +223,15 @@ def plan(
     loaded = _load(recipe, overrides)
     _check_stages(loaded, {"--until": [until_stage], "--force": force})
     options = Options(
-        store=store, code=code, allow=allow, threads=threads, until_stage=until_stage, force=force, smoke=smoke
+        store=store,
+        code=code,
+        allow=allow,
+        threads=threads,
+        device=device,
+        precision=_precision(precision),
+        until_stage=until_stage,
+        force=force,
+        smoke=smoke,
     )
     found = planned(loaded, options)
     if as_json:
@@ -289,6 +316,8 @@ def sweep(
     allow: Allow = [],
     store: StorePath = STORE,
     threads: Threads = None,
+    device: Device = None,
+    precision: PrecisionOf = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -311,6 +340,8 @@ def sweep(
             code=code,
             allow=allow,
             threads=threads,
+            device=device,
+            precision=_precision(precision),
             force_teacher=force_teacher,
             reporter=Reporter(quiet=quiet),
             interrupted=interrupted,
@@ -513,6 +544,17 @@ def _load(recipe: Path, overrides: Sequence[str]) -> "Recipe":
     from compress.recipe import Recipe
 
     return Recipe.load(recipe, overrides=overrides)
+
+
+def _precision(word: str | None) -> "Precision | None":
+    from compress.stage import Precision
+
+    for known in get_args(Precision):
+        if word == known:
+            return known
+    if word is not None:
+        raise UsageError("no such precision", expected=", ".join(get_args(Precision)), got=word, where="--precision")
+    return None
 
 
 def _check_stages(recipe: "Recipe", options: Mapping[str, Sequence[str | None]]) -> None:

@@ -103,7 +103,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
 def _look(recipe: Recipe, options: Options) -> Plan:
     recipe, options, data = prepare(recipe, options)
     store = Store(options.store.expanduser().absolute())
-    execution = decide_execution(store.root / "runs" / run_name(recipe, data), threads=options.threads)
+    execution = decide_execution(store.root / "runs" / run_name(recipe, data), options.asked)
     work, host = work_of(recipe, data), host_of(options, store=store, execution=execution)
     steps = nodes(recipe, until=options.until_stage)
     first, fresh = begin(steps, "teacher"), begin(steps, "student")

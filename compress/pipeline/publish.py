@@ -214,7 +214,7 @@ def build_report(
         command=command(recipe, host, discretion),
         task=TaskSection(work.task.problem, work.task.measure),
         loss=LossSection(recipe.loss.model_dump(mode="json"), recipe.loss.fingerprint),
-        execution=ExecutionSection(host.execution.threads, host.execution.precision),
+        execution=ExecutionSection(host.execution.threads, host.execution.precision, host.execution.device),
         data=describe_data(work.data, work.task),
         stages=tuple(_stage_row(row, made_s=made_s.get(row.artifact.digest)) for row in rows),
         variants={entry.name: entry.scores.facts for entry in variants},
@@ -232,6 +232,8 @@ def build_report(
 def command(recipe: Recipe, host: Host, discretion: Discretion) -> str:
     """Return the command that repeats a run where its recipe is, from the ``recipe.yaml`` that is published."""
     words = ["compressor", "run", "recipe.yaml", "--threads", str(host.execution.threads)]
+    if host.execution.device != "cpu":
+        words += ["--device", host.execution.device]
     for path in host.code:
         words += ["--code", discretion.place(path.absolute())]
     for _, ask in find_asks(recipe.model_copy(update={"tracking": Tracking()})):

@@ -22,14 +22,14 @@ from compress.pipeline.estimate import Measured, estimate
 from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes
 from compress.pipeline.pairing import pairings
 from compress.pipeline.publish import build_report, describe_data, headline, publish
-from compress.pipeline.run_directory import seconds_by_digest, settle_execution
+from compress.pipeline.run_directory import Asked, seconds_by_digest, settle_execution
 from compress.pipeline.step import Step
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.recipe.permission import check_allowed
 from compress.report.document import Report
 from compress.report.words import data_line, note_lines
-from compress.stage import Execution, Host, Member, Recorder, Unrecorded, Work
+from compress.stage import Execution, Host, Member, Precision, Recorder, Unrecorded, Work
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
 from compress.store.disk import writable
@@ -51,6 +51,8 @@ class Options:
         store: the store's directory.
         code: the user's Python files that may be run, and folders of them.
         threads: training threads; None for all cores that the process may use.
+        device: where models are trained and run, as torch names it; None for the best there is.
+        precision: of training's forward passes; None for the fastest that the device computes in hardware.
         from_stage: start at this stage; what comes before must be in the store.
         until_stage: stop after this stage, or after ``teacher``; nothing is raced or judged.
         force: stages to run again although the store has their output.
@@ -70,6 +72,8 @@ class Options:
     store: Path
     code: Sequence[Path] = ()
     threads: int | None = None
+    device: str | None = None
+    precision: Precision | None = None
     from_stage: str | None = None
     until_stage: str | None = None
     force: Sequence[str] = ()
@@ -84,6 +88,11 @@ class Options:
     reporter: Reporter = field(default_factory=Reporter)
     interrupted: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 30.0
+
+    @property
+    def asked(self) -> Asked:
+        """What of the execution is asked for."""
+        return Asked(self.threads, self.device, self.precision)
 
 
 @dataclass(frozen=True)
@@ -139,8 +148,9 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
             tags={"compress.role": "pipeline", **shared, **options.tags},
         ) as parent,
     ):
-        execution = settle_execution(run_dir, threads=options.threads)
+        execution = settle_execution(run_dir, options.asked)
         work, host = work_of(recipe, data), host_of(options, store=store, execution=execution, recorder=parent)
+        options.reporter.say(f"training: {execution}")
         for line in (data_line(describe_data(data, work.task)), *note_lines(data.notes)):
             options.reporter.say(line)
         if work.task.input_formula:

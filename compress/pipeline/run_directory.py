@@ -2,7 +2,7 @@
 
 ::
 
-    execution.json   threads and precision, decided once
+    execution.json   threads, precision and device, decided once
     report.json      the result; beside it report.md and waterfall.png
     recipe.yaml      with every default
     plan.json        which steps were run and which reused, with their keys
@@ -13,43 +13,77 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
+import torch
+
 from compress.benchmark.environment import describe
 from compress.benchmark.runtimes.machine import count_allowed_cores
-from compress.errors import ArtifactError
+from compress.errors import ArtifactError, UsageError
 from compress.report.document import Report
 from compress.stage import Execution, Precision
+from compress.stage.device import best_device, check_device
 from compress.store.disk import writable, write_atomically
 from compress.store.document import OtherSchemaError, load
 
 
-def decide_execution(run_dir: Path, *, threads: int | None) -> Execution:
-    """Return threads and precision, decided once per run directory and kept on resume. Nothing is written.
+@dataclass(frozen=True)
+class Asked:
+    """What of an execution somebody asked for; None leaves it to an earlier run, or to what is best here.
 
-    bfloat16 autocast is taken where the CPU multiplies bfloat16 in hardware; elsewhere it is slower than float32.
+    Attributes:
+        threads: torch's intra-op threads.
+        device: as torch names it.
+        precision: of training's forward passes.
+    """
+
+    threads: int | None = None
+    device: str | None = None
+    precision: Precision | None = None
+
+
+def decide_execution(run_dir: Path, asked: Asked) -> Execution:
+    """Return threads, precision and device, decided once per run directory and kept on resume. Nothing is written.
+
+    The best device is taken: the accelerator that torch finds, else the CPU. So is the faster precision: bfloat16
+    autocast where the hardware multiplies it, float32 elsewhere.
 
     Raises:
         ArtifactError: when the note of an earlier run is damaged.
+        EnvironmentFault: when the device is not there.
+        UsageError: when the device cannot compute in the precision.
     """
     noted = _read_execution(run_dir / "execution.json")
-    if noted is not None and threads is None:
-        return noted
-    fast = {"avx512_bf16", "amx_bf16", "bf16"} & set(describe(seed=0).cpu_flags)
-    return Execution(threads=threads or count_allowed_cores(), precision="bfloat16" if fast else "float32")
+    device = check_device(asked.device or (noted.device if noted else best_device()))
+    same = noted is not None and torch.device(noted.device).type == torch.device(device).type
+    precision = asked.precision or (noted.precision if noted is not None and same else _fastest(device))
+    if precision == "tf32" and torch.device(device).type != "cuda":
+        raise UsageError(
+            "only CUDA devices compute in tf32", expected="float32 or bfloat16", got=precision, where=device
+        )
+    return Execution(asked.threads or (noted.threads if noted else count_allowed_cores()), precision, device)
 
 
-def settle_execution(run_dir: Path, *, threads: int | None) -> Execution:
-    """Return threads and precision as ``decide_execution`` does, noted for the next run; only under the run's lock.
+def _fastest(device: str) -> Precision:
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    fast = kind == "cpu" and {"avx512_bf16", "amx_bf16", "bf16"} & set(describe(seed=0).cpu_flags)
+    return "bfloat16" if fast else "float32"
+
+
+def settle_execution(run_dir: Path, asked: Asked) -> Execution:
+    """Return what ``decide_execution`` does, noted for the next run; only under the run's lock.
 
     Raises:
         ArtifactError: when the note of an earlier run is damaged.
-        EnvironmentFault: when the directory cannot be written.
+        EnvironmentFault: when the directory cannot be written, or the device is not there.
+        UsageError: when the device cannot compute in the precision.
     """
     path = run_dir / "execution.json"
-    execution = decide_execution(run_dir, threads=threads)
+    execution = decide_execution(run_dir, asked)
     if _read_execution(path) != execution:
         with writable(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -111,14 +145,15 @@ def _read_execution(path: Path) -> Execution | None:
         return None
     try:
         execution = Execution(**json.loads(path.read_text(encoding="utf-8")))
-        if type(execution.threads) is not int or execution.precision not in get_args(Precision):
+        fits = type(execution.threads) is int and isinstance(execution.device, str)
+        if not fits or execution.precision not in get_args(Precision):
             raise ValueError(f"{execution}")
     except (OSError, ValueError, TypeError) as error:
         raise ArtifactError(
             "the note of an earlier run is damaged",
-            expected="threads and precision",
+            expected="threads, precision and device",
             got=error,
             where=path,
-            hint="delete it: both are decided anew, and stages that they made otherwise run again",
+            hint="delete it: all are decided anew, and stages that they made otherwise run again",
         ) from error
     return execution

@@ -113,6 +113,7 @@ class ExecutionSection:
 
     threads: int
     precision: str
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +321,7 @@ class Report:
         command: repeats the run from a ``recipe.yaml`` that lies where its recipe was: paths are relative to that.
         task: what is decided.
         loss: that students are trained with.
-        execution: threads and precision of training.
+        execution: threads, precision and device of training.
         data: what was read.
         stages: every model, the teacher first, the shipped one last.
         variants: the shipped bundle's other files, by row name.

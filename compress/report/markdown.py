@@ -41,9 +41,10 @@ def markdown(report: Report) -> str:
     environment = report.environment
     made = {stage.name: stage.made_s for stage in report.stages if stage.made_s is not None}
     unknown = [stage.name for stage in report.stages if stage.made_s is None]
+    where = "" if report.execution.device == "cpu" else f" on {report.execution.device}"
     parts.append(
         f"{environment.day}; {environment.cpu_model}, {environment.allowed_cores} cores, "
-        f"{report.execution.threads} training threads, {report.execution.precision}; seed "
+        f"{report.execution.threads} training threads, {report.execution.precision}{where}; seed "
         f"{environment.seed}; {environment.installed}; recipe {report.recipe_sha256[:12]}. Seconds to make and score: "
         + ", ".join(f"{name} {seconds:.0f}" for name, seconds in made.items())
         + (f"; {', '.join(unknown)} reused, of unknown time" if unknown else "")

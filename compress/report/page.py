@@ -136,13 +136,14 @@ def _gates(report: Report) -> str:
 def _environment(report: Report) -> str:
     found = report.environment
     made = sum(stage.made_s or 0.0 for stage in report.stages)
+    where = "" if report.execution.device == "cpu" else f"{report.execution.device}, "
     facts = {
         "processor": f"{found.cpu_model}, {found.allowed_cores} of {found.logical_cores} cores",
         "instructions": " ".join(found.cpu_flags) or "unknown",
         "memory": format_bytes(found.memory_bytes),
         "system": f"{found.system}, Python {found.python}",
         "versions": found.installed,
-        "training": f"{report.execution.threads} threads, {report.execution.precision}, "
+        "training": f"{where}{report.execution.threads} threads, {report.execution.precision}, "
         f"seed {found.seed}, {made / 60:.1f} minutes",
         "data": ", ".join(f"{role} {count:,}" for role, count in report.data.samples.items())
         + truncation(report.data)

@@ -8,9 +8,10 @@ from typing import Literal, Protocol
 import torch
 
 from compress.progress import Reporter
+from compress.stage.device import name_device
 from compress.store.store import Store
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "tf32"]
 
 
 class Recorder(Protocol):
@@ -37,15 +38,24 @@ class Unrecorded:
 
 @dataclass(frozen=True)
 class Execution:
-    """How numbers are rounded; part of every key, because bits are promised, and fixed for a whole pipeline.
+    """How numbers are rounded; fixed for a whole pipeline.
+
+    Threads and precision are part of every key, because bits are promised on the CPU. The device is not: it changes the
+    last bits and nothing else, and what one device has made, another goes on with.
 
     Attributes:
         threads: torch's intra-op threads.
-        precision: of training's forward passes; bfloat16 means autocast.
+        precision: of training's forward passes; bfloat16 means autocast, tf32 products of rounded float32 on CUDA.
+        device: where models are trained and run, as torch names it; surgery is verified on the CPU, in float64.
     """
 
     threads: int
     precision: Precision
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        """In words: ``cuda:0 (NVIDIA H200), 8 threads, bfloat16``."""
+        return f"{name_device(self.device)}, {self.threads} thread{'s' * (self.threads > 1)}, {self.precision}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +76,14 @@ class Compute:
     interrupted: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 30.0
 
+    @property
+    def device(self) -> torch.device:
+        """Where models are trained and run."""
+        return torch.device(self.execution.device)
+
     def autocast(self) -> torch.autocast:
         """Return the precision of forward passes as a context manager."""
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.execution.precision == "bfloat16")
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.execution.precision == "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from compress.surgery.widths import Measure, Ranking
 from compress.tasks import Batch
 from compress.training.guided import fit_guided
 from compress.training.importance import loss_importance
+from compress.training.numerics import place_batch, placed
 from compress.training.teacher import teacher_outputs
 
 VERIFIED_SAMPLES = 8
@@ -208,10 +209,11 @@ class Prune(Stage):
 
         def batches(bar: Bar) -> Iterator[Batch]:
             for index in drawn.split(self.importance_batch_size):
-                yield work.task.batch(train, index, view=view)
+                yield place_batch(work.task.batch(train, index, view=view), host.device)
                 bar.advance(len(index))
 
-        with host.reporter.bar(f"{self.title}, importance", count) as bar:
+        hint = "lower importance_batch_size, and raise importance_batches by as much"
+        with host.reporter.bar(f"{self.title}, importance", count) as bar, placed(host, module, hint=hint):
             return loss_importance(
                 module,
                 groups,

@@ -135,7 +135,7 @@ def taylor(
 def _accumulate(totals: dict[str, Tensor], derivatives: dict[str, Tensor], groups: Sequence[Group]) -> None:
     for group in groups:
         if (found := derivatives.get(group.name)) is not None:
-            per_channel = found.double().cpu()
+            per_channel = found.cpu().double()  # in this order: not every device has float64
             # One gate for all channels of an atom: its derivative is the sum of theirs.
             atoms = per_channel.new_zeros(len(per_channel), int(group.atoms.max()) + 1)
             totals[group.name] += atoms.index_add_(1, group.atoms, per_channel).square().sum(0)[group.atoms]

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from compress.stage.device import device_of
 from compress.store.disk import readable, writable
 
 NEWEST, EARLIER = "checkpoint.safetensors", "checkpoint.earlier.safetensors"
@@ -33,13 +34,15 @@ def save_checkpoint(trained: nn.Module, updates: torch.optim.Optimizer, director
     Raises:
         EnvironmentFault: when the disk is full or not writable.
     """
-    state = updates.state_dict()
-    tensors = {name: value.contiguous() for name, value in trained.state_dict().items()}
+    state, device = updates.state_dict(), device_of(trained)
+    tensors = {name: value.contiguous().cpu() for name, value in trained.state_dict().items()}
     for index, entries in state["state"].items():
         for name, value in entries.items():
             if value is not None:
-                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).contiguous()
+                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).contiguous().cpu()
     tensors["rng"] = torch.get_rng_state()
+    if device.type != "cpu":
+        tensors[f"rng.{device.type}"] = torch.get_device_module(device).get_rng_state(device)
     draft = directory / f"checkpoint.draft-{os.getpid()}"
     metadata = {"step": json.dumps(step), "sha256": _checksum(tensors, directory, step=step)}
     with writable(directory):
@@ -121,3 +124,6 @@ def _load(tensors: Mapping[str, Tensor], trained: nn.Module, updates: torch.opti
             state.setdefault(int(index), {})[entry] = value
     updates.load_state_dict({"state": state, "param_groups": updates.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["rng"])
+    device = device_of(trained)
+    if (drawn := tensors.get(f"rng.{device.type}")) is not None:  # one of another device has no such state
+        torch.get_device_module(device).set_rng_state(drawn, device)

@@ -12,7 +12,7 @@ from compress.loss.taps import capture_taps, evaluating
 from compress.stage import Compute
 from compress.tasks import Task, View
 from compress.tasks.batch import unit_rows
-from compress.training.numerics import choose_layout, lay_out_images, numerics
+from compress.training.numerics import choose_layout, lay_out_images, numerics, place_batch, placed
 
 BATCH = 512
 
@@ -33,7 +33,7 @@ def forward_all(
     taps: Sequence[Tap] = (),
     name: str = "",
 ) -> tuple[Tensor, dict[Tap, Tensor]]:
-    """Return logits, float32 [units, C], and tapped tensors [N, ...], in evaluation mode without gradients.
+    """Return logits, float32 [units, C], and tapped tensors [N, ...] on the CPU, in evaluation mode without gradients.
 
     Batches have a fixed order and size, so that the same call gives the same bits. Tapped tensors have one size.
 
@@ -56,6 +56,7 @@ def forward_all(
     order: list[Tensor] = []
     with (
         numerics(host, seed=0),
+        placed(host, module),
         evaluating(module),
         torch.no_grad(),
         capture_taps(module, taps) as capture,
@@ -64,11 +65,11 @@ def forward_all(
         for positions in task.parts(samples, index, size=BATCH):
             if host.interrupted():
                 raise KeyboardInterrupt
-            batch = task.batch(samples, index[positions], view=view)
+            batch = place_batch(task.batch(samples, index[positions], view=view), host.device)
             with host.autocast():
-                logits.append(task.forward(module, lay_out_images(batch, layout)).float())
+                logits.append(task.forward(module, lay_out_images(batch, layout)).float().cpu())
             for tap, value in capture.take().items():
-                features[tap].append(value)
+                features[tap].append(value.cpu())
             order.append(positions)
             if bar is not None:
                 bar.advance(len(positions))

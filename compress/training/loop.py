@@ -16,7 +16,7 @@ from compress.stage import Compute, Optimization, coupling_faults
 from compress.tasks import Batch
 from compress.training.checkpoint import restore_checkpoint, save_checkpoint
 from compress.training.loader import Loader
-from compress.training.numerics import choose_layout, lay_out, lay_out_images, numerics
+from compress.training.numerics import choose_layout, lay_out, lay_out_images, numerics, place_batch, placed
 from compress.training.optimisation import learning_rate, make_optimizer
 from compress.training.teaching import Objective, Teaching, targets_of
 
@@ -79,7 +79,8 @@ def fit(
         raise StageError(fault, where=name)
     total_steps = loader.steps_per_epoch * optimization.epochs
     layout = choose_layout(module, task, loader.example)
-    with numerics(host, seed=seed), loss.attach(module):
+    hint = "lower batch_size, and raise accumulate by as much: the update stays the same"
+    with numerics(host, seed=seed), placed(host, module, loss, hint=hint), loss.attach(module):
         module.train()
         lay_out(module, layout)
         forward = partial(_forward, module, task, host, loss=loss, teacher=teacher, layout=layout)
@@ -161,6 +162,7 @@ def _forward(
     layout: torch.memory_format,
     progress: float,
 ) -> LossTerms:
+    batch = place_batch(batch, host.device)
     with host.autocast():
         logits = task.forward(module, lay_out_images(batch, layout))
     taught = None if teacher is None else teacher(batch)

@@ -1,29 +1,91 @@
-"""How passes through a model are computed: threads, random numbers, the layout of images in memory."""
+"""How passes through a model are computed: device, threads, random numbers, the layout of images in memory."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from compress.errors import EnvironmentFault
 from compress.loss.taps import evaluating
 from compress.stage import Compute
+from compress.stage.device import device_of
 from compress.tasks import Batch
 from compress.training.teaching import Objective
 
 
 @contextmanager
 def numerics(host: Compute, *, seed: int) -> Iterator[None]:
-    """Fix thread count and seed for the block, and restore both after it."""
+    """Fix thread count, seed and what CUDA multiplies in for the block, and restore them after it."""
     threads = torch.get_num_threads()
+    products = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [product.fp32_precision for product in products]
     torch.set_num_threads(host.execution.threads)
+    for product in products:  # cuDNN rounds float32 to TF32 unless told
+        product.fp32_precision = "tf32" if host.execution.precision == "tf32" else "ieee"
     try:
-        with torch.random.fork_rng(devices=[]):
+        with fork_generators(host.device):
             torch.manual_seed(seed)
             yield
     finally:
         torch.set_num_threads(threads)
+        for product, precision in zip(products, before, strict=True):
+            product.fp32_precision = precision
+
+
+def fork_generators(device: torch.device) -> AbstractContextManager[None]:
+    """Return a block after which the generators of the CPU and of a device are where they were."""
+    if device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[device.index or 0], device_type=device.type)
+
+
+@contextmanager
+def placed(host: Compute, *modules: nn.Module, hint: str = "--device cpu has the whole memory") -> Iterator[None]:
+    """Have modules on the host's device for the block, and back where they were after it.
+
+    Args:
+        host: says which device.
+        modules: moved in place; their parameters may be other objects afterwards.
+        hint: what to do when the device has too little memory.
+
+    Raises:
+        EnvironmentFault: when it has.
+    """
+    homes = [device_of(module) for module in modules]
+    try:
+        for module in modules:
+            module.to(host.device)
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EnvironmentFault(
+            "the device has too little memory", got=str(error).splitlines()[0], where=host.device, hint=hint
+        ) from error
+    finally:
+        for module, home in zip(modules, homes, strict=True):
+            module.to(home)
+
+
+def place_batch(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch with all but its index on a device; the index finds what is stored, on the CPU."""
+    if device.type == "cpu":
+        return batch
+    move = partial(_move, device=device)
+    return replace(
+        batch,
+        inputs=tuple(map(move, batch.inputs)),
+        labels=None if batch.labels is None else move(batch.labels),
+        mask=None if batch.mask is None else move(batch.mask),
+        units=None if batch.units is None else move(batch.units),
+    )
+
+
+def _move(value: Tensor, *, device: torch.device) -> Tensor:
+    if device.type == "cuda" and value.device.type == "cpu":
+        return value.pin_memory().to(device, non_blocking=True)  # while the device still computes the step before
+    return value.to(device)
 
 
 def lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from compress.loss import BoundLoss
 from compress.stage import Optimization
 
 
@@ -17,7 +18,7 @@ def learning_rate(step: int, total: int, optimization: Optimization) -> float:
     return optimization.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def make_optimizer(module: nn.Module, loss: nn.Module, optimization: Optimization) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, loss: BoundLoss, optimization: Optimization) -> torch.optim.Optimizer:
     """Return the update rule; projectors share the student's, without decay, which orthogonal ones do not bear."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
@@ -27,5 +28,13 @@ def make_optimizer(module: nn.Module, loss: nn.Module, optimization: Optimizatio
     ]
     groups = [group for group in groups if group["params"]]
     if optimization.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=optimization.learning_rate, momentum=0.9, nesterov=True, fused=True)
+        # The fused rule has no momentum for parameters that get their first gradient later than others.
+        fused = _is_steady(loss)
+        return torch.optim.SGD(groups, lr=optimization.learning_rate, momentum=0.9, nesterov=True, fused=fused)
     return torch.optim.AdamW(groups, lr=optimization.learning_rate, fused=True)
+
+
+def _is_steady(loss: BoundLoss) -> bool:
+    """Whether every term counts from the first step on, so that no parameter gets its first gradient later."""
+    begins = all(term.schedule.begin_fraction == 0 for term in loss.loss.terms.values())
+    return begins and not any(term.progressive for term in loss.loss.feature_terms.values())

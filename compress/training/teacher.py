@@ -24,6 +24,7 @@ from compress.store.digest import hash_values
 from compress.tasks import Batch, Task, View
 from compress.tasks.batch import unit_rows
 from compress.training.inference import BATCH, forward_all
+from compress.training.numerics import place_batch
 from compress.training.teaching import Taught
 
 Shape = tuple[int, ...]
@@ -113,16 +114,22 @@ class TeacherOutputs:
         return [load_model(member.artifact.path, code=self.host.code) for member in self.teachers]
 
     def __call__(self, batch: Batch) -> Taught:
-        """Return what the teachers say of a batch of this role."""
+        """Return what the teachers say of a batch of this role, where the batch's inputs are."""
         first, *others = self.cached[batch.view]
         logits, features = first.of(batch.index)
+        device = batch.inputs[0].device if batch.inputs else logits.device
         if self.live is not None:
             missing = [tap for tap in self.taps if tap not in features]
             task = self.teachers[0].task
             if self.rereads:
-                batch = task.batch(self.samples, batch.index, view=batch.view)
+                batch = place_batch(task.batch(self.samples, batch.index, view=batch.view), device)
             features |= live_features(self.live, task, self.host, batch, missing)
-        return Taught((logits, *(other.logits_of(batch.index) for other in others)), self.weights, features)
+        every = (logits, *(other.logits_of(batch.index) for other in others))
+        return Taught(
+            tuple(value.to(device) for value in every),
+            self.weights,
+            {tap: value.to(device) for tap, value in features.items()},
+        )
 
     def check(self, epoch: int) -> None:
         """Compute a hundredth of the samples anew, at most MAX_CHECKED, and compare with what is stored.
@@ -215,7 +222,7 @@ def teacher_outputs(
         cached=cached,
         weights=tuple(member.weight / total for member in work.teachers),
         taps=tuple(taps),
-        live=load_model(first.artifact.path, code=host.code) if len(stored) < len(taps) else None,
+        live=load_model(first.artifact.path, code=host.code).to(host.device) if len(stored) < len(taps) else None,
         rereads=first.task is not work.task,
     )
 

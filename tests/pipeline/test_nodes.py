@@ -9,7 +9,7 @@ from compress.pipeline.check import find_teachers
 from compress.pipeline.nodes import nodes
 from compress.pipeline.plan import plan
 from compress.pipeline.run import Options, host_of, prepare, run, work_of
-from compress.pipeline.run_directory import decide_execution
+from compress.pipeline.run_directory import Asked, decide_execution
 from compress.pipeline.sweep import sweep
 from compress.progress import Reporter
 from compress.recipe import Recipe
@@ -79,7 +79,7 @@ def test_run_plan_check_smoke_estimate_and_sweep_walk_the_same_nodes(path, tmp_p
 
     prepared, options, data = prepare(recipe, options)
     store = Store.open(options.store)
-    execution = decide_execution(done.run_dir, threads=1)
+    execution = decide_execution(done.run_dir, Asked(threads=1))
     host = host_of(options, store=store, execution=execution)
     teachers = find_teachers(prepared, work_of(prepared, data), host)
     digests = {row.name: row.digest for row in done.report.stages}

@@ -45,3 +45,18 @@ def test_a_loss_for_transformers_falls_on_padded_texts(name, make_context, tmp_p
         assert totals[-1] < 0.98 * totals[0], terms
         seen |= {term.removeprefix("train/loss_") for term in terms}
     assert seen == {*context.loss.terms, "total"}
+
+
+def test_a_loss_whose_terms_begin_later_trains_by_plain_momentum_too(make_context, tmp_path):
+    """The classifier gets its first gradient in the second half."""
+    data = text_zoo.review_data(count=200)
+    folder = text_zoo.make_bert(tmp_path / "teacher", num_hidden_layers=4)
+    narrow = text_zoo.make_bert(tmp_path / "student", hidden_size=16)
+    context = replace(
+        make_context(), task=text_zoo.text_task(folder, data), data=data, loss=GuidedLoss(preset="tinybert")
+    )
+    teacher, student = (Create(model=HuggingFace(path=str(path))).run(None, *context) for path in (folder, narrow))
+    made = Distill(epochs=2, batch_size=50, optimizer="sgd", learning_rate=0.01).run(
+        student, *replace(context, teacher=teacher)
+    )
+    assert math.isfinite(made.facts["final_loss"])

@@ -1,0 +1,45 @@
+"""Devices by name: which there is, and what it is called in a sentence."""
+
+import torch
+from torch import nn
+
+from compress.errors import EnvironmentFault
+
+KINDS = ("cuda", "xpu", "mps")  # accelerators that are taken without being asked for
+
+
+def best_device() -> str:
+    """Return the accelerator that torch finds, such as ``cuda:0``, else ``cpu``."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None or found.type not in KINDS:
+        return "cpu"
+    return f"{found.type}:{torch.accelerator.current_device_index()}"
+
+
+def check_device(name: str) -> str:
+    """Return the name of a device with its number, once a tensor has been made there.
+
+    Raises:
+        EnvironmentFault: when there is none of that name.
+    """
+    try:
+        return str(torch.empty(1, device=name).device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise EnvironmentFault(
+            "there is no such device here",
+            expected=f"cpu, {best_device()}" if best_device() != "cpu" else "cpu: torch finds no accelerator",
+            got=name,
+            where="--device",
+            hint=f"install a torch that was built for it, or leave --device out ({str(error).splitlines()[0]})",
+        ) from error
+
+
+def name_device(name: str) -> str:
+    """Return a device as a sentence names it: ``cuda:0 (NVIDIA H200)``."""
+    device = torch.device(name)
+    return f"{name} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else name
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where a module's parameters are; the CPU where it has none."""
+    return next((value.device for value in (*module.parameters(), *module.buffers())), torch.device("cpu"))

@@ -1,0 +1,41 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compress.errors import EnvironmentFault, UsageError
+from compress.pipeline.run_directory import Asked, decide_execution
+from compress.stage import Execution
+from compress.stage.device import best_device, check_device
+
+
+def test_training_on_a_pretend_device():
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(Path(__file__).with_name("on_device.py")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout  # no tests at all would be 5
+
+
+def test_a_device_that_is_not_there_is_refused_by_name():
+    with pytest.raises(EnvironmentFault, match=r"(?s)no such device.*cuda:9"):
+        check_device("cuda:9")
+    with pytest.raises(EnvironmentFault, match="no such device"):
+        check_device("abacus")
+    assert check_device("cpu") == "cpu"
+    assert check_device(best_device()) == best_device()
+
+
+def test_what_is_asked_for_overrides_what_an_earlier_run_noted(tmp_path):
+    (tmp_path / "execution.json").write_text('{"threads": 3, "precision": "bfloat16"}')
+    assert decide_execution(tmp_path, Asked()) == Execution(3, "bfloat16", "cpu")
+    assert decide_execution(tmp_path, Asked(precision="float32", threads=1)) == Execution(1, "float32", "cpu")
+    with pytest.raises(UsageError, match="tf32"):
+        decide_execution(tmp_path, Asked(precision="tf32"))
