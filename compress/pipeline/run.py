@@ -150,11 +150,11 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
     ):
         execution = settle_execution(run_dir, options.asked)
         work, host = work_of(recipe, data), host_of(options, store=store, execution=execution, recorder=parent)
-        options.reporter.say(f"training: {execution}")
         for line in (data_line(describe_data(data, work.task)), *note_lines(data.notes)):
             options.reporter.say(line)
         if work.task.input_formula:
             options.reporter.say(f"input: {work.task.input_formula}")
+        options.reporter.say(f"training: {execution}")
         loop = Loop(recipe, options, tracker, parent, shared, host)
         work = loop.walk(work)
         rows = list(loop.steps.values())

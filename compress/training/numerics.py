@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ from compress.training.teaching import Objective
 def numerics(host: Compute, *, seed: int) -> Iterator[None]:
     """Fix thread count, seed and what CUDA multiplies in for the block, and restore them after it."""
     threads = torch.get_num_threads()
-    products = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    backends = cast("Any", torch.backends)  # whose modules get their attributes at run time
+    products = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
     before = [product.fp32_precision for product in products]
     torch.set_num_threads(host.execution.threads)
     for product in products:  # cuDNN rounds float32 to TF32 unless told
