@@ -1,6 +1,5 @@
 """From a recipe and its data to advice: which probes apply, in what order."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from compress.data import Samples
 from compress.data.checks import MIN_SELECT_SAMPLES
 from compress.errors import DataError, UsageError
 from compress.models import load_model
+from compress.models.fold import duplicate
 from compress.recipe import Recipe, Teacher
 from compress.stage import Host, Work
 from compress.stages.create import Create
@@ -52,7 +52,7 @@ def advise(recipe: Recipe, work: Work, host: Host, *, also: Sequence[Measure] = 
         return judge(found, notes=[*notes, NO_TEACHER])
     teacher = load_model(work.teacher.artifact.path, code=host.code)
     make = fresh(recipe, work, host)
-    student = copy.deepcopy(teacher) if make is None else make(None)
+    student = duplicate(teacher) if make is None else make(None)
     train = measures.train_logits(few, host, found_lessons[0].loss, student, teacher)
     found += measures.of_teacher(few, host, train, reference=reference)
     example = few.task.batch(few.data.select, torch.arange(2)).inputs

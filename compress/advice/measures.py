@@ -1,6 +1,5 @@
 """The cheap probes of one distillation: which samples they look at, and what they measure there."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +20,7 @@ from compress.loss.pairing import stages
 from compress.loss.taps import Tap, Trace, capture_taps, dry_run, evaluating
 from compress.loss.term import ALWAYS
 from compress.measures.intervals import Estimate, wilson_interval
+from compress.models.fold import duplicate
 from compress.stage import Host, Work
 from compress.surgery.cost import model_cost
 from compress.tasks import View
@@ -199,7 +199,7 @@ def audit(loss: GuidedLoss, work: Work, host: Host, *, student: nn.Module, teach
         student: as training begins with it; not changed.
         teacher: the loaded teacher; None when no term reads one.
     """
-    student, samples = copy.deepcopy(student), work.data.train
+    student, samples = duplicate(student), work.data.train
     labelled = loss.hard is not None or (samples.labels is not None and not loss.mixup)
     terms = {name: term.model_copy(update={"schedule": ALWAYS}) for name, term in loss.terms.items()}
     everything = loss.model_copy(update=({"hard": Hard()} if labelled else {}) | terms)

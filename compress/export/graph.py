@@ -15,6 +15,7 @@ from compress.errors import StageError
 from compress.export.names import name_by_module
 from compress.export.onnx_file import check_model
 from compress.export.trace import Trace
+from compress.models.fold import folded
 from compress.tasks.signature import Signature
 
 OPSET = 20
@@ -55,7 +56,7 @@ def trace(model: nn.Module, signature: Signature, example: tuple[torch.Tensor, .
     dynamic_shapes = _dynamic_shapes(signature, example)
     # A copy, because tracing needs inference mode, one device, and contiguous weights: from channels_last ones the
     # exporter makes a dozen as_strided nodes of a single average pool.
-    exported = copy.deepcopy(model).cpu().eval()
+    exported = copy.deepcopy(folded(model)).cpu().eval()
     for parameter in exported.parameters():
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)  # contiguous() keeps odd strides
     with _quiet():
@@ -91,7 +92,7 @@ def fill(traced: Trace, model: nn.Module, signature: Signature, *, opset: int = 
         StageError: the graph does not fit the signature, or is not in this opset.
     """
     with _quiet():
-        proto = traced.fill(model)
+        proto = traced.fill(folded(model))
     _check_opset(proto, opset)
     _check_outputs(proto, signature)
     name_by_module(proto)

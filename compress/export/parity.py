@@ -9,7 +9,6 @@ Formulas, over the rows of one output (its last axis holds the classes):
 * KL: mean over rows of sum p (log p - log q), p and q the softmax of reference and output, in float64, in nats.
 """
 
-import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import nn
 from compress.errors import StageError
 from compress.export.session import Session
 from compress.measures.divergence import kl_nats
+from compress.models.fold import duplicate
 
 FP32_TOLERANCE = 1e-4
 
@@ -74,7 +74,7 @@ def check_parity(
     Raises:
         StageError: outside the tolerance, not finite, or other shapes.
     """
-    module = copy.deepcopy(model).cpu().eval()
+    module = duplicate(model).cpu().eval()
     worst: dict[str, float] = {}
     for optimize in (False, True):
         for report in _against_module(module, path, inputs, optimize=optimize, tolerance=tolerance):

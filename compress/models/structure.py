@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress.errors import ArtifactError
+from compress.models.fold import computed_weights, fold
 from compress.models.spec import Model
 from compress.tasks.signature import Signature
 
@@ -27,10 +28,17 @@ FORMAT = 2  # 2: lists of layers may have become shorter
 SIZES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Conv1d: ("in_channels", "out_channels", "groups"),
     nn.Conv2d: ("in_channels", "out_channels", "groups"),
+    nn.Conv3d: ("in_channels", "out_channels", "groups"),
+    nn.ConvTranspose1d: ("in_channels", "out_channels", "groups"),
     nn.ConvTranspose2d: ("in_channels", "out_channels", "groups"),
+    nn.ConvTranspose3d: ("in_channels", "out_channels", "groups"),
     nn.Linear: ("in_features", "out_features"),
     nn.BatchNorm1d: ("num_features",),
     nn.BatchNorm2d: ("num_features",),
+    nn.BatchNorm3d: ("num_features",),
+    nn.InstanceNorm1d: ("num_features",),
+    nn.InstanceNorm2d: ("num_features",),
+    nn.InstanceNorm3d: ("num_features",),
     nn.GroupNorm: ("num_groups", "num_channels"),
     nn.LayerNorm: ("normalized_shape",),
     nn.Embedding: ("num_embeddings", "embedding_dim"),
@@ -142,6 +150,8 @@ def load_model(directory: Path, *, code: Sequence[Path] = ()) -> nn.Module:
         raise ArtifactError("the stored weights cannot be read", got=error, where=path) from error
     with torch.random.fork_rng(devices=[]):
         module = structure.model.build(structure.signature, code=code)
+    computed = [f"{path}.{name}" if path else name for path, name in computed_weights(module)]
+    fold(module, only=frozenset(computed) & tensors.keys())
     for name, length in structure.lengths.items():
         _shorten(module, name, length)
     for name, sizes in structure.sizes.items():
