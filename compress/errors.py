@@ -69,7 +69,7 @@ class CompressError(Exception):
         where: object = None,
         hint: str | None = None,
     ) -> None:
-        self.message, self.got = message, got
+        self.message, self.got, self.where = message, got, where
         lines = [message]
         for label, value in (("expected", expected), ("got", got), ("where", where), ("next", hint)):
             if value is not None:

@@ -49,9 +49,10 @@ class CostModel:
     other_macs: int
     """MACs of one sample outside convolutions, linear layers and those attention modules."""
     sizes: Mapping[tuple[str, layers.Side], int]
-    """(module path, side) -> channels before pruning, for sides in a group."""
-    dims: Mapping[tuple[str, str], tuple[tuple[layers.Side, int], ...]]
-    """(module path, parameter name) -> the dimensions that shrink, for parameters in a group."""
+    """(path of a module or a bare parameter, side) -> channels before pruning, for sides in a group."""
+    dims: Mapping[tuple[str, str], tuple[tuple[str, layers.Side, int], ...]]
+    """(module path, parameter name) -> the dimensions that shrink, with the key of their size, for parameters in a
+    group."""
     uses: Mapping[str, tuple[tuple[str, layers.Side, Tensor | int], ...]]
     """Group -> (module path, side, indices per channel int64 [width], or one number where all have as many)."""
     widths: Mapping[str, int]
@@ -78,9 +79,9 @@ class CostModel:
 
         def elements(path: str, name: str, shape: tuple[int, ...]) -> int:
             count = prod(shape)
-            for side, dim in self.dims.get((path, name), ()):
+            for member, side, dim in self.dims.get((path, name), ()):
                 # A grouped weight holds the inputs of one block, so scale instead of replacing the dimension.
-                count = count // shape[dim] * (shape[dim] * sizes[path, side] // self.sizes[path, side])
+                count = count // shape[dim] * (shape[dim] * sizes[member, side] // self.sizes[member, side])
             return count
 
         parameters = sum(elements(path, name, shape) for (path, name), shape in self.shapes.items() if there(path))
@@ -121,18 +122,19 @@ def cost_model(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, 
     weights = {path: (count, _weight_shape(model.get_submodule(path))) for path, count in positions.items()}
     layer_macs = sum(count * prod(shape) for count, shape in weights.values())
     sizes: dict[tuple[str, layers.Side], int] = {}
-    dims: dict[tuple[str, str], tuple[tuple[layers.Side, int], ...]] = {}
+    dims: dict[tuple[str, str], tuple[tuple[str, layers.Side, int], ...]] = {}
     uses: dict[str, tuple[tuple[str, layers.Side, Tensor | int], ...]] = {}
     products: dict[str, int] = {}
     for group in groups:
         used = []
         for member in group.members:
-            found = layers.layout(model.get_submodule(member.path), member.side)
+            found = layers.find(model, member.path, member.side)[1]
             assert found is not None
             sizes[member.path, member.side] = found.size
             for name, dim in found.dims:
-                known = dims.get((member.path, name), ())
-                dims[member.path, name] = tuple({*known, (member.side, dim)})
+                owner = member.path.rpartition(".")[0] if found.kind == "Parameter" else member.path
+                known = dims.get((owner, name), ())
+                dims[owner, name] = tuple({*known, (member.path, member.side, dim)})
             per_channel = torch.bincount(member.channels, minlength=group.width)
             alike = len(per_channel.unique()) == 1
             used.append((member.path, member.side, int(per_channel[0]) if alike else per_channel))
@@ -186,10 +188,13 @@ def _count(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Counter[str], 
     training = model.training
     model.eval()
     counter = FlopCounterMode(display=False, custom_mapping={FUSED_ATTENTION: _fused_attention_flops})
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one kernel for a whole layer, which nobody counts
     try:
         with counter:
             model(*one)
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         model.train(training)
         for hook in hooks:
             hook.remove()

@@ -33,13 +33,12 @@ def apply(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:
         if len(channels):
             for member in group.members:
                 gone[member.path, member.side].append(member.of(channels, group.width))
-    lists = {key for key in gone if isinstance(model.get_submodule(key[0]), nn.ModuleList)}
     # Layouts first: cutting one side of a grouped convolution can make it look like another kind of layer.
-    planned = {key: layers.layout(model.get_submodule(key[0]), key[1]) for key in gone}
+    planned = {key: layers.find(model, *key) for key in gone}
+    lists = {key for key, (module, _) in planned.items() if isinstance(module, nn.ModuleList)}
     # Whole layers last: paths are those of the uncut model.
-    for (path, side), found in sorted(planned.items(), key=lambda item: item[0] in lists):
+    for (path, side), (module, found) in sorted(planned.items(), key=lambda item: item[0] in lists):
         assert found is not None
-        module = model.get_submodule(path)
         keep = torch.ones(found.size, dtype=torch.bool)
         keep[torch.cat(gone[path, side])] = False
         if (path, side) in lists:

@@ -1,15 +1,16 @@
-"""Find the groups of channels that must be removed together, and prove them before anyone relies on them.
+"""Find the groups of channels that can be removed together, and prove them before anyone relies on them.
 
 Transformers' encoders have a table (`encoders`); torch-pruning traces everything else. Nothing that either says is
-taken on trust: each layer must be in `layers`, and a trial cut of a copy must equal the masked copy. What does not is
-refused by name.
+taken on trust: each layer must be in `layers`, and a trial cut of a copy must equal the masked copy. Channels for which
+that does not hold stay, with the reason, and the others are proved without them.
 
-Limits: only what runs in eval mode with the example inputs is seen; a branch used in training alone, or a layer that
-never runs, keeps its shape. A tensor that `forward` builds with a fixed number of channels fails the trial.
+A branch that runs in training mode alone is cut along; a layer that never runs keeps its shape. A tensor that
+`forward` builds with a fixed number of channels fails the trial.
 """
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,39 @@ if TYPE_CHECKING:
 DEFAULT_UNITS: tuple[encoders.Unit, ...] = ("heads", "feed_forward", "layers")
 
 
-def find_groups(
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Channels that stay, because removing them is not understood."""
+
+    name: str
+    """Path of the first layer that produces them."""
+    width: int
+    """Number of channels."""
+    reason: str
+    """What depends on them and cannot lose any, or what the trial found."""
+
+    def __str__(self) -> str:
+        """Name the layer as part of the model, and say why it stays."""
+        return f"model.{self.name} keeps its {self.width} channels: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What of a model can be cut, and what cannot."""
+
+    groups: tuple[Group, ...]
+    """Proved, in the model's order."""
+    left: tuple[Left, ...] = ()
+    """All others, in the model's order; what is an input or output of the model, or protected, is in neither."""
+
+
+def find(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     *,
     protected: frozenset[str] = frozenset(),
     units: Sequence[encoders.Unit] = DEFAULT_UNITS,
-) -> tuple[Group, ...]:
+) -> Found:
     """Find every group of channels that can be removed from the model, in the model's order.
 
     Channels that are (or are added to) an input or an output of the model are never in a group. The model is left as
@@ -46,32 +73,50 @@ def find_groups(
         units: what may be cut in a transformer; other models have channels alone.
 
     Raises:
-        ModelError: a parameter, layer or operation depends on prunable channels and cannot be cut; names it. Add the
-            layer that produces the channels to `protected` to prune the rest of the model. Or the model is of a family
-            of transformers that cannot be cut, or has a parameter that its family has not.
+        ModelError: torch-pruning fails on the whole model. Or the model is of a family of transformers that cannot be
+            cut, or has a parameter that its family has not.
     """
     _check_protected(model, protected)
     encoder = encoders.encoder(model)
     trial = copy.deepcopy(model).cpu().double().eval()
     if encoder is not None:
         mapped = encoders.groups(encoder, units, protected=protected)
-        _prove(trial, mapped, _trial_inputs(tuple(tensor[:2] for tensor in example_inputs)), {})
-        return tuple(mapped)
+        _prove_all(trial, mapped, _trial_inputs(tuple(tensor[:2] for tensor in example_inputs)))
+        return Found(tuple(mapped))
     from compress.surgery.trace import couplings  # brings torch-pruning
 
     inputs = _trial_inputs(example_inputs)
+    traced = copy.deepcopy(trial)
     shared = _find_shared_parameters(trial)
     groups: list[Group] = []
-    operations: dict[str, tuple[str, ...]] = {}
-    for coupling in couplings(trial, inputs):
-        produced = [part.path for part in coupling.parts if part.side == "out"]
-        if coupling.at_edge or any(inside(path, protected) for path in produced):
-            continue
-        groups.append(_group(coupling, trial, shared))
-        operations[coupling.root] = coupling.operations
-    _check_disjoint(groups)
-    _prove(trial, groups, inputs, operations)
-    return tuple(groups)
+    left: dict[str, Left] = {}
+    found = [
+        coupling
+        for coupling in couplings(traced, inputs)
+        if not coupling.at_edge
+        and not any(inside(part.path, protected) for part in coupling.parts if part.side == "out")
+    ]
+    for coupling in found:
+        try:
+            groups.append(_group(coupling, trial, shared))
+        except ModelError as error:
+            left[coupling.root] = Left(coupling.root, coupling.width, _sentence(error))
+    faults = _find_overlaps(groups)
+    sound = [group for group in groups if group.name not in faults]
+    faults |= _find_faults(_disturb(trial), sound, inputs)
+    for coupling in found:
+        if coupling.root in faults:
+            between = f" (between: {', '.join(coupling.operations)})" if coupling.operations else ""
+            left[coupling.root] = Left(coupling.root, coupling.width, faults[coupling.root] + between)
+    return Found(
+        tuple(group for group in sound if group.name not in faults),
+        tuple(left[coupling.root] for coupling in found if coupling.root in left),
+    )
+
+
+def _sentence(error: ModelError) -> str:
+    where = "" if error.where is None else f"model.{error.where}: "
+    return f"{where}{error.message}" + ("" if error.got is None else f" ({error.got})")
 
 
 def _check_protected(model: nn.Module, protected: frozenset[str]) -> None:
@@ -109,44 +154,43 @@ def _group(coupling: "Coupling", model: nn.Module, shared: dict[str, tuple[str, 
     Raises:
         ModelError: part of it cannot be cut.
     """
-    hint = f"add {coupling.root} to the protected modules to keep its {coupling.width} channels"
-    if coupling.parameters:
-        where = ", ".join(coupling.parameters)
-        raise ModelError("A bare parameter depends on prunable channels", where=where, hint=hint)
-    found = {
-        (part.path, part.side): layers.layout(model.get_submodule(part.path), part.side) for part in coupling.parts
-    }
-    for (path, side), known in found.items():
+    found: dict[tuple[str, layers.Side], layers.Layout] = {}
+    parts = [part for part in coupling.parts if not layers.is_indifferent(layers.place(model, part.path)[0])]
+    for part in parts:
+        module, known = layers.find(model, part.path, part.side)
         if known is None or known.kind in layers.MAPPED:
-            got = f"{type(model.get_submodule(path)).__name__} ({side} side)"
-            message = "A layer depends on prunable channels and cannot lose any"
-            raise ModelError(message, got=got, where=path, hint=hint)
-        if path in shared:
-            got = ", ".join(shared[path])
-            raise ModelError("A layer shares its parameters with another", got=got, where=path, hint=hint)
+            got = f"{type(module).__name__}, {part.side} side"
+            raise ModelError("a layer depends on these channels and cannot lose any", got=got, where=part.path)
+        owner = part.path.rpartition(".")[0] if known.kind == "Parameter" else part.path
+        if owner in shared:
+            got = ", ".join(shared[owner])
+            raise ModelError("a layer shares its parameters with another", got=got, where=part.path)
+        found[part.path, part.side] = known
     members: list[Member] = []
     atoms = _Sets(coupling.width)
     blocks = torch.zeros(coupling.width, dtype=torch.int64)
-    for part in coupling.parts:
+    for part in parts:
         layout = found[part.path, part.side]
-        assert layout is not None
         if max(part.indices) >= layout.size:
-            raise ModelError("torch-pruning cannot map the channels of a layer", where=part.path, hint=hint)
+            raise ModelError("torch-pruning cannot map the channels of a layer", where=part.path)
         member = Member(part.path, part.side, layout.kind, torch.tensor(part.channels), torch.tensor(part.indices))
         members.append(member)
         if layout.run > 1:
             atoms.join(member.channels, member.indices // layout.run)
         if layout.blocks > 1:
-            blocks = _merge_blocks(blocks, member, layout, hint=hint)
+            blocks = _merge_blocks(blocks, member, layout)
     for link in coupling.links:
         atoms.join(torch.tensor(link), torch.zeros(len(link), dtype=torch.int64))
     order = {path: position for position, (path, _) in enumerate(model.named_modules())}
-    members.sort(key=lambda member: (order[member.path], member.side))
-    group = Group(coupling.root, coupling.width, tuple(members), atoms.labels(), blocks)
+    members.sort(key=lambda member: (order.get(member.path, len(order)), member.path, member.side))
+    labels = atoms.labels()
+    if len(torch.stack([blocks, labels]).unique(dim=1)[0]) == len(blocks.unique()) * len(labels.unique()):
+        blocks = torch.zeros_like(blocks)  # every atom is in all blocks, so they stay alike whatever leaves
+    group = Group(coupling.root, coupling.width, tuple(members), labels, blocks)
     atoms_per_block = torch.bincount(torch.stack([group.blocks, group.atoms]).unique(dim=1)[0])
     straddles = int(atoms_per_block.sum()) != int(group.atoms.max()) + 1
     if straddles or len(atoms_per_block.unique()) != 1 or len(torch.bincount(group.atoms).unique()) != 1:
-        raise ModelError("Channels that belong together cannot be counted evenly", where=coupling.root, hint=hint)
+        raise ModelError("channels that belong together cannot be counted evenly", where=coupling.root)
     return group
 
 
@@ -173,39 +217,33 @@ class _Sets:
         return torch.tensor([numbers.setdefault(self._root(item), len(numbers)) for item in range(len(self._parent))])
 
 
-def _merge_blocks(blocks: Tensor, member: Member, found: layers.Layout, *, hint: str) -> Tensor:
+def _merge_blocks(blocks: Tensor, member: Member, found: layers.Layout) -> Tensor:
     """Add the block structure of one grouped convolution; the finer of two nested structures holds."""
     if len(member.channels) != len(blocks) or len(member.indices) != found.size:
-        raise ModelError("A grouped convolution reads channels of several groups", where=member.path, hint=hint)
+        raise ModelError("a grouped convolution reads channels of several groups", where=member.path)
     own = torch.empty_like(blocks)
     own[member.channels] = member.indices * found.blocks // found.size
     pairs = torch.stack([blocks, own]).unique(dim=1).shape[1]
     if pairs not in (len(blocks.unique()), len(own.unique())):
-        raise ModelError("Grouped convolutions divide the same channels differently", where=member.path, hint=hint)
+        raise ModelError("grouped convolutions divide the same channels differently", where=member.path)
     return own if pairs == len(own.unique()) else blocks
 
 
-def _check_disjoint(groups: Sequence[Group]) -> None:
+def _find_overlaps(groups: Sequence[Group]) -> dict[str, str]:
+    """Groups that claim a channel of a layer that an earlier group has, with the reason."""
     claimed: dict[tuple[str, str, int], str] = {}
+    faults: dict[str, str] = {}
     for group in groups:
         for member in group.members:
             for index in member.indices.tolist():
                 other = claimed.setdefault((member.path, member.side, index), group.name)
                 if other != group.name:
-                    got = f"channel {index} belongs to {other} and to {group.name}"
-                    raise ModelError("torch-pruning cannot map the channels of a layer", got=got, where=member.path)
+                    faults[group.name] = f"model.{member.path}: channel {index} belongs to model.{other}, too"
+    return faults
 
 
-def _prove(
-    model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, ...], operations: dict[str, tuple[str, ...]]
-) -> None:
-    """Cut about half of every group from a copy and compare it with the masked copy, with noise on all weights.
-
-    The noise keeps a zero or constant weight from hiding a wrong index.
-
-    Raises:
-        ModelError: they differ; names the groups that are wrong on their own.
-    """
+def _disturb(model: nn.Module) -> nn.Module:
+    """A copy with noise on all weights, which keeps a zero or constant weight from hiding a wrong index."""
     noisy = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -214,23 +252,45 @@ def _prove(
                 spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
                 noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
                 parameter.add_(noise, alpha=0.1 * (spread or 1.0))
-    if not (error := _trial_error(noisy, groups, inputs, generator)):
-        return
-    errors = {group.name: fault for group in groups if (fault := _trial_error(noisy, [group], inputs, generator))}
-    lines = [
-        f"{name}: {fault}; operations in between: {', '.join(operations.get(name, ())) or 'none'}"
-        for name, fault in (errors or {"all groups together": error}).items()
-    ]
-    raise ModelError(
-        "Removing channels does not do what masking them does: an operation or a tensor here is not understood",
-        got="; ".join(lines),
-        hint=f"add {', '.join(errors) or 'some of these modules'} to the protected modules",
-    )
+    return noisy
 
 
-def _trial_error(
-    model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, ...], generator: torch.Generator
-) -> str | None:
+def _prove_all(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, ...]) -> None:
+    """Hold all groups to the trial.
+
+    Raises:
+        ModelError: one fails; names it.
+    """
+    if faults := _find_faults(_disturb(model), groups, inputs):
+        raise ModelError(
+            "Removing channels does not do what masking them does: an operation or a tensor here is not understood",
+            got="; ".join(f"{name}: {fault}" for name, fault in faults.items()),
+            hint=f"add {', '.join(faults)} to the protected modules",
+        )
+
+
+def _find_faults(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, ...]) -> dict[str, str]:
+    """Cut about half of every group from a copy and compare it with the masked copy; what fails is found by halving.
+
+    Returns:
+        The groups that are wrong on their own, or beside those before them, with the reason. All others are right
+        together.
+    """
+    error = _trial_error(model, groups, inputs) if groups else None
+    if error is None:
+        return {}
+    if len(groups) == 1:
+        return {groups[0].name: error}
+    first, second = groups[: len(groups) // 2], groups[len(groups) // 2 :]
+    faults = _find_faults(model, first, inputs) | _find_faults(model, second, inputs)
+    sound = [group for group in groups if group.name not in faults]
+    if (error := _trial_error(model, sound, inputs) if sound else None) is not None:
+        faults |= {group.name: error for group in sound if group in second} or {sound[-1].name: error}
+    return faults
+
+
+def _trial_error(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, ...]) -> str | None:
+    generator = torch.Generator().manual_seed(1)
     kept = {}
     for group in groups:
         steps = group.width // group.unit
@@ -239,8 +299,17 @@ def _trial_error(
     cut.apply(smaller, groups, kept)
     try:
         verify.against_masked(model, smaller, groups, kept, inputs)
+        if _trains(model, inputs) and not _trains(smaller, inputs):
+            return "the smaller model does not run in training mode"
     except StageError as error:
         return error.message
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         return str(error).splitlines()[0]
     return None
+
+
+def _trains(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether a copy of the model runs in training mode."""
+    from compress.surgery.trace import runs
+
+    return bool(runs(copy.deepcopy(model), inputs, training=True))

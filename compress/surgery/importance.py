@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from compress.errors import ModelError, StageError
+from compress.errors import StageError
 from compress.loss.taps import evaluating
 from compress.surgery import layers
 from compress.surgery.groups import Group
@@ -54,7 +54,9 @@ def magnitude(model: nn.Module, groups: Sequence[Group]) -> Importance:
     for group in groups:
         squares = torch.zeros(group.width, dtype=torch.float64)
         for member in group.members:
-            for rows in layers.rows(model.get_submodule(member.path), member.side):
+            module, found = layers.find(model, member.path, member.side)
+            assert found is not None
+            for rows in layers.rows(module, member.side, found):
                 per_index = rows.detach().double().square().sum(1).cpu()
                 squares.index_add_(0, member.channels, per_index[member.indices])
         norms = squares.sqrt()
@@ -104,7 +106,6 @@ def taylor(
 
     Raises:
         StageError: no batches, or a gradient that is not finite.
-        ModelError: a layer sees another batch dimension than the model's input.
     """
     generator = torch.Generator().manual_seed(seed)
     first: dict[str, Tensor] = {group.name: torch.zeros(group.width, dtype=torch.float64) for group in groups}
@@ -184,9 +185,11 @@ class _Gates:
                 elif member.side == "in":
                     self._readers[member.path].append((group.name, member.channels, member.indices))
         self._gates: dict[str, Tensor] = {}
+        self._samples = 0
 
     def __enter__(self) -> "_Gates":
         self._hooks = [
+            self._model.register_forward_pre_hook(self._count, with_kwargs=True),
             *(self._model.get_submodule(path).register_forward_pre_hook(self._hook(path)) for path in self._readers),
             *(self._model.get_submodule(path).register_forward_hook(self._bypass(path)) for path in self._layers),
         ]
@@ -196,13 +199,16 @@ class _Gates:
         for hook in self._hooks:
             hook.remove()
 
+    def _count(self, _: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self._samples = next((len(value) for value in (*arguments, *named.values()) if isinstance(value, Tensor)), 0)
+
     def _hook(self, path: str) -> Callable[..., tuple[Any, ...]]:
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             tensor = arguments[0]
             dim = layers.channel_dim(module)
             factors = tensor.new_ones(len(tensor), tensor.shape[dim])
             for name, channels, indices in self._readers[path]:
-                gate = self._gate(name, tensor, path)
+                gate = self._gate(name, tensor)
                 factors = factors.index_copy(1, indices.to(tensor.device), gate[:, channels.to(tensor.device)])
             return (scale_channels(tensor, factors, dim), *arguments[1:])
 
@@ -214,20 +220,21 @@ class _Gates:
         def hook(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
             given = arguments[0]
             state = output[0] if isinstance(output, tuple) else output
-            gate = self._gate(name, state, path)[:, channel].view(-1, *[1] * (state.ndim - 1))
+            gate = self._gate(name, state)[:, channel].view(-1, *[1] * (state.ndim - 1))
             return with_state(output, given + gate * (state - given))
 
         return hook
 
-    def _gate(self, name: str, tensor: Tensor, path: str) -> Tensor:
+    def _gate(self, name: str, tensor: Tensor) -> Tensor:
         if name not in self._gates:
-            self._gates[name] = tensor.new_ones(len(tensor), self._widths[name], requires_grad=True)
+            samples = self._samples or len(tensor)
+            self._gates[name] = tensor.new_ones(samples, self._widths[name], requires_grad=True)
         gate = self._gates[name]
-        if len(gate) != len(tensor):
-            raise ModelError(
-                "A layer sees another batch than the model", expected=len(gate), got=len(tensor), where=path
-            )
-        return gate
+        if len(tensor) % len(gate):  # no sample has a place of its own, as where time comes first: all share alike
+            return gate.mean(0, keepdim=True).expand(len(tensor), -1)
+        if len(tensor) == len(gate):
+            return gate
+        return gate.repeat_interleave(len(tensor) // len(gate), 0)  # windows and patches of a sample are in one piece
 
     def derivatives(self, total: Tensor) -> dict[str, Tensor]:
         """Derivative of every sample's loss by every gate, [N, width] per group, for gates that have an effect."""

@@ -3,10 +3,11 @@
 This table is the only place that knows layer types; finding, scoring, costing, cutting and checking all read it.
 A layer that is not in it cannot lose channels, and a model in which it would have to is refused by name.
 
-Some kinds (`MAPPED`) lose channels only where a map of a transformer family says so (`encoders`): layer normalisation,
-whose statistics change with every channel, so that removing is not the same as masking; embeddings, tokens and other
-bare parameters; whole attention modules, which hold no tensor but count heads; and lists of layers, whose "channels"
-are the layers themselves.
+A normalisation over channels (LayerNorm, a GroupNorm of one group) has statistics that change with every channel: its
+masked copy normalises the channels that are kept. A bare parameter, which scales or shifts channels, is named by its
+own path. Some kinds (`MAPPED`) lose channels only where a map of a transformer family says so (`encoders`): tokens;
+whole attention modules, which hold no tensor but count heads; and lists of layers, whose "channels" are the layers
+themselves.
 
 Lacks on purpose: recurrent cells and `nn.MultiheadAttention`.
 """
@@ -23,12 +24,14 @@ from compress.models.structure import HEAD_COUNTS, HEAD_WIDTHS
 Side = Literal["out", "in"]
 
 # The classes whose sizes `models.structure` stores: a pruned model of any other could not be loaded again.
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
-TRANSPOSED = (nn.ConvTranspose2d,)
-RUNNING_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+RUNNING_NORMS = (*BATCH_NORMS, *INSTANCE_NORMS)
 PRODUCERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 _KINDS = (*PRODUCERS, *RUNNING_NORMS, nn.GroupNorm, nn.PReLU)
-MAPPED = ("LayerNorm", "Embedding", "Parameters", "Attention", "ModuleList")
+MAPPED = ("Parameters", "Attention", "ModuleList")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +83,11 @@ def layout(module: nn.Module, side: Side) -> Layout | None:
     elif isinstance(module, RUNNING_NORMS):
         dims = (("weight", 0), ("bias", 0), ("running_mean", 0), ("running_var", 0))
         found = Layout(str(kind), module.num_features, dims, ("num_features",))
-    elif isinstance(module, nn.GroupNorm) and module.num_groups > 1:
-        run = module.num_channels // module.num_groups
-        dims = (("weight", 0), ("bias", 0))
+    elif isinstance(module, nn.GroupNorm):
+        run, dims = module.num_channels // module.num_groups, (("weight", 0), ("bias", 0))
         found = Layout("GroupNorm", module.num_channels, dims, ("num_channels",), run=run, counts=("num_groups",))
+        if module.num_groups == 1:  # any channel may leave
+            found = replace(found, run=1, counts=())
     elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
         found = Layout("PReLU", module.num_parameters, (("weight", 0),), ("num_parameters",))
     if found is None or (isinstance(module, PRODUCERS) and "weight" not in own):
@@ -91,8 +95,30 @@ def layout(module: nn.Module, side: Side) -> Layout | None:
     return replace(found, dims=tuple((name, dim) for name, dim in found.dims if name in own))
 
 
+def place(model: nn.Module, path: str) -> tuple[nn.Module, Layout | None]:
+    """The module at a path; where a bare parameter is there, the module that owns it, and the parameter's layout."""
+    owner, _, name = path.rpartition(".")
+    parent = model.get_submodule(owner)
+    parameter = dict(parent.named_parameters(recurse=False)).get(name)
+    if parameter is None:
+        return model.get_submodule(path), None
+    dim = max((dim for dim, size in enumerate(parameter.shape) if size > 1), default=0)  # as torch-pruning takes it
+    return parent, Layout("Parameter", parameter.shape[dim] if parameter.ndim else 0, ((name, dim),), ())
+
+
+def find(model: nn.Module, path: str, side: Side) -> tuple[nn.Module, Layout | None]:
+    """The module that holds the tensors of one side of what is at a path, and their layout; see `layout`."""
+    module, bare = place(model, path)
+    return module, layout(module, side) if bare is None else bare
+
+
+def is_indifferent(module: nn.Module) -> bool:
+    """Whether a layer of a kind that has channels treats all of them with one parameter, so that none is its own."""
+    return isinstance(module, nn.PReLU) and module.num_parameters == 1
+
+
 def _map(module: nn.Module) -> Layout | None:
-    """Describe what only the map of a family cuts."""
+    """Describe what is cut in the last dimension, much of it only by the map of a family."""
     if isinstance(module, nn.ModuleList):
         return Layout("ModuleList", len(module), (), ())
     if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
@@ -143,14 +169,12 @@ def channel_dim(module: nn.Module) -> int:
     return 1 if isinstance(module, _KINDS) and not isinstance(module, nn.Linear) else -1
 
 
-def rows(module: nn.Module, side: Side) -> list[Tensor]:
+def rows(module: nn.Module, side: Side, found: Layout) -> list[Tensor]:
     """The parameters of one side, one row per channel: tensors of shape (channels, anything).
 
     Views where torch can; running statistics are left out, since they are no parameters. A list of layers has a row of
     everything in it for each.
     """
-    found = layout(module, side)
-    assert found is not None
     if isinstance(module, nn.ModuleList):
         return [torch.stack([torch.cat([tensor.flatten() for tensor in layer.parameters()]) for layer in module])]
     parameters = dict(module.named_parameters(recurse=False))

@@ -1,21 +1,24 @@
 """prune(): from a plain module to a smaller one: find what is coupled, score it, choose, cut, and prove the result."""
 
 import copy
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from compress.errors import StageError
+from compress.models.fold import computed_weights, folded
 from compress.surgery import cut, encoders, verify
 from compress.surgery.cost import cost_model
-from compress.surgery.find import DEFAULT_UNITS, find_groups
+from compress.surgery.find import DEFAULT_UNITS, Found, Left, find
 from compress.surgery.groups import Group, keep_all
 from compress.surgery.importance import Importance
 from compress.surgery.plan import describe
-from compress.surgery.widths import Choice, Measure, Ranking, choose
+from compress.surgery.widths import Choice, Measure, Ranking, choose, legal_widths
 
 Scores = Callable[[nn.Module, Sequence[Group]], Importance]
 
@@ -27,6 +30,8 @@ class Pruned:
     Attributes:
         module: a plain module of its own, in the mode of the one that it was made from.
         groups: everything that could be cut, with the channels before the cut.
+        left: channels that could not, with the reason.
+        folded: weights that other tensors computed (weight_norm and the like), and that are plain ones now.
         importance: the scores that the choice was made by.
         choice: what is kept, and what it costs.
         masked_difference: largest difference from the masked copy of the unpruned module, in float64, as a fraction of
@@ -36,6 +41,8 @@ class Pruned:
 
     module: nn.Module
     groups: tuple[Group, ...]
+    left: tuple[Left, ...]
+    folded: tuple[str, ...]
     importance: Importance
     choice: Choice
     masked_difference: float
@@ -48,7 +55,8 @@ class Pruned:
             "masked_difference": self.masked_difference,
             "sample_shapes": [list(shape) for shape in self.sample_shapes],
         }
-        return describe(self.groups, self.importance, self.choice) | measured
+        stayed = {"left": [asdict(left) for left in self.left]} if self.left else {}
+        return describe(self.groups, self.importance, self.choice) | measured | stayed
 
     def __str__(self) -> str:
         """What is kept, of what, by which scores."""
@@ -57,6 +65,8 @@ class Pruned:
         return (
             f"kept {choice.reached:.4f} of the {choice.measure} ({choice.target:.4f} asked), "
             f"{kinds} ranked by {self.importance.method}{reason}"
+            + (f"; {len(self.left)} groups of channels stay, see plan.json" if self.left else "")
+            + (f"; computed weights made plain: {', '.join(self.folded)}" if self.folded else "")
         )
 
 
@@ -96,9 +106,9 @@ def prune(
             removed, or the result is not the masked model.
         ModelError: when a layer that depends on prunable channels cannot be cut; it is named.
     """
-    groups = find_groups(module, example, protected=_matching(module, protected, where=where), units=units)
-    if not groups:
-        raise StageError("the model has no channels that could be removed", where=where)
+    module, given = folded(module), module
+    found = _find(module, example, protected=protected, units=units, where=where)
+    groups = found.groups
     importance, costs = scores(module, groups), cost_model(module, groups, example)
     by_cost = importance.method != "magnitude" and any(group.kind != "channels" for group in groups)
     now = asdict(costs.cost(keep_all(groups)))[measure]
@@ -124,7 +134,83 @@ def prune(
             hint="ask for less, or lower round_to",
         )
     shapes = tuple(tuple(tensor.shape[1:]) for tensor in example)
-    return Pruned(smaller, groups, importance, choice, difference, shapes)
+    return Pruned(smaller, groups, found.left, _computed(given), importance, choice, difference, shapes)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a prune could do.
+
+    Attributes:
+        smallest: least share of the cost that can be kept.
+        left: channels that stay, with the reason.
+        folded: weights that become plain ones.
+    """
+
+    smallest: float
+    left: tuple[Left, ...]
+    folded: tuple[str, ...]
+
+
+def find_reach(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    *,
+    measure: Measure,
+    round_to: int | None = None,
+    protected: Sequence[str] = (),
+    where: str = "prune",
+) -> Reach:
+    """Return how far `prune` could go, after a trial and without scores; arguments as there.
+
+    Raises:
+        StageError: when a glob matches nothing, or there is nothing to cut.
+        ModelError: when the model cannot be traced.
+    """
+    given, module = module, folded(module)
+    found = _find(module, example, protected=protected, units=DEFAULT_UNITS, where=where)
+    costs = cost_model(module, found.groups, example)
+    least = {
+        group.name: group.pick(torch.zeros(group.width), legal_widths(group, round_to)[0]) for group in found.groups
+    }
+    smallest, whole = (asdict(costs.cost(kept))[measure] for kept in (least, keep_all(found.groups)))
+    return Reach(smallest / whole, found.left, _computed(given))
+
+
+def tell_left(left: Sequence[Left]) -> list[str]:
+    """Return a line for every group of channels that stays, and the globs that say so in a recipe."""
+    if not left:
+        return []
+    globs = ", ".join(json.dumps(item.name) for item in left)
+    return [*map(str, left), f"the others are cut; protected: [{globs}] keeps these without a trial"]
+
+
+def _computed(module: nn.Module) -> tuple[str, ...]:
+    return tuple(f"{path}.{name}" for path, name in computed_weights(module))
+
+
+def _find(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    *,
+    protected: Sequence[str],
+    units: Sequence[encoders.Unit],
+    where: str,
+) -> Found:
+    """What can be cut, and something can.
+
+    Raises:
+        StageError: when a glob matches nothing, or there is nothing to cut.
+    """
+    found = find(module, example, protected=_matching(module, protected, where=where), units=units)
+    if not found.groups:
+        raise StageError(
+            "the model has no channels that could be removed",
+            got="; ".join(map(str, found.left)) or "every layer is an input or output of the model, or protected",
+            where=where,
+            hint="leave prune out; a smaller student can be distilled",
+        )
+    return found
 
 
 def _matching(module: nn.Module, globs: Sequence[str], *, where: str) -> frozenset[str]:

@@ -127,18 +127,19 @@ def _masks(model: nn.Module, groups: Sequence[Group], kept: Kept) -> list[tuple[
             gone[member.path, member.side].append(member.of(find_removed(group, kept), group.width))
     hooks: list[tuple[str, layers.Side, Callable[..., Any]]] = []
     for (path, side), indices in gone.items():
-        module = model.get_submodule(path)
-        found = layers.layout(module, side)
+        module, found = layers.find(model, path, side)
         assert found is not None
         if isinstance(module, nn.ModuleList):
             hooks.extend((f"{path}.{index}", "out", _bypass) for index in torch.cat(indices).tolist())
             continue
-        if found.kind == "Attention":
-            continue  # its linear layers are masked
+        if found.kind in ("Attention", "Parameter"):
+            continue  # the layers inside, or around, are masked
         mask = torch.ones(found.size, dtype=torch.float64)
         mask[torch.cat(indices)] = 0
         if isinstance(module, nn.LayerNorm):
             hooks.append((path, side, _normalise_kept(mask)))
+        elif isinstance(module, nn.GroupNorm) and module.num_groups == 1:
+            hooks.append((path, side, _normalise_kept_maps(mask)))
         else:
             hooks.append((path, side, _mask_output(mask) if side == "out" else _mask_input(mask)))
     return hooks
@@ -163,18 +164,37 @@ def _bypass(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
 
 
 def _normalise_kept(mask: Tensor) -> Callable[..., Tensor]:
-    """Layer normalisation over the kept channels alone, by its definition."""
+    """Layer normalisation over the kept channels, by its definition; some classes do so in dimension 1 of maps."""
 
-    def hook(module: nn.LayerNorm, arguments: tuple[Any, ...], _: Tensor) -> Tensor:
-        state, count = arguments[0], mask.sum()
-        mean = (state * mask).sum(-1, keepdim=True) / count
-        variance = ((state - mean).square() * mask).sum(-1, keepdim=True) / count
-        normal = (state - mean) / (variance + module.eps).sqrt()
-        scale = 1.0 if module.weight is None else module.weight
-        shift = 0.0 if module.bias is None else module.bias
-        return (normal * scale + shift) * mask
+    def hook(module: nn.LayerNorm, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+        state = arguments[0]
+        last = state.shape[-1] == len(mask) and torch.allclose(_normalise(module, state, torch.ones_like(mask)), output)
+        return (
+            _normalise(module, state, mask) if last else _normalise(module, state.movedim(1, -1), mask).movedim(-1, 1)
+        )
 
     return hook
+
+
+def _normalise_kept_maps(mask: Tensor) -> Callable[..., Tensor]:
+    """Normalisation of all kept channels of a map together (a GroupNorm of one group), by its definition."""
+
+    def hook(module: nn.GroupNorm, arguments: tuple[Any, ...], _: Tensor) -> Tensor:
+        return _normalise(module, arguments[0].movedim(1, -1), mask, maps=True).movedim(-1, 1)
+
+    return hook
+
+
+def _normalise(module: nn.LayerNorm | nn.GroupNorm, state: Tensor, mask: Tensor, *, maps: bool = False) -> Tensor:
+    """Normalise the kept channels in the last dimension, at each position or (``maps``) over all of them."""
+    dims = tuple(range(1, state.ndim)) if maps else (-1,)
+    count = mask.sum() * state.shape[1:-1].numel() if maps else mask.sum()
+    mean = (state * mask).sum(dims, keepdim=True) / count
+    variance = ((state - mean).square() * mask).sum(dims, keepdim=True) / count
+    normal = (state - mean) / (variance + module.eps).sqrt()
+    scale = 1.0 if module.weight is None else module.weight
+    shift = 0.0 if module.bias is None else module.bias
+    return (normal * scale + shift) * mask
 
 
 def _mask_output(mask: Tensor) -> Callable[..., Tensor]:

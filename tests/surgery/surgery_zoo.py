@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.surgery.find import find
+from compress.surgery.groups import Group
+
 
 def conv(inputs: int, outputs: int, size: int = 3, *, groups: int = 1, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
@@ -201,6 +204,13 @@ def randomise(model: nn.Module) -> nn.Module:
             module.running_mean.normal_(std=0.3)
             module.running_var.uniform_(0.5, 1.5)
     return model
+
+
+def find_groups(model: nn.Module, inputs: tuple[Tensor, ...], **settings) -> tuple[Group, ...]:
+    """What can be cut, where nothing has to stay."""
+    found = find(model, inputs, **settings)
+    assert not found.left
+    return found.groups
 
 
 def images(batch: int = 2, *, size: int = 16, seed: int = 1) -> Tensor:

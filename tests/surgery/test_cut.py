@@ -4,13 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from surgery_zoo import MODELS, build, images
+from surgery_zoo import MODELS, build, find_groups, images
 from torch import nn
 
 from compress.errors import ModelError, StageError
 from compress.surgery import cut, verify
 from compress.surgery.cost import cost_model, model_cost
-from compress.surgery.find import find_groups
 from compress.surgery.groups import Group, Member, keep_all
 
 INPUTS = (images(3),)

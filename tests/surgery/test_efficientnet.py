@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
+from surgery_zoo import find_groups
 
 from compress.export.graph import to_onnx
 from compress.export.parity import check_parity
 from compress.surgery import cut, verify
 from compress.surgery.cost import cost_model, model_cost
-from compress.surgery.find import find_groups
 from compress.surgery.groups import keep_all
 from compress.surgery.importance import taylor
 from compress.surgery.widths import choose

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from encoder_zoo import EAGER_ONLY, FAMILIES, build, inputs, plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from surgery_zoo import find_groups
 from torch import Tensor, nn
 
 from compress.errors import ModelError, StageError
@@ -29,7 +30,6 @@ from compress.models import HuggingFace, UserFile, load_model, save_model
 from compress.models.structure import load_structure
 from compress.surgery import cut, encoders, verify
 from compress.surgery.cost import cost_model, model_cost
-from compress.surgery.find import find_groups
 from compress.surgery.groups import Group, Kept, Member, keep_all
 from compress.surgery.importance import magnitude, taylor
 from compress.tasks import Signature

@@ -3,12 +3,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from surgery_zoo import build, images
+from surgery_zoo import build, find_groups, images
 from torch import nn
 
 from compress.errors import StageError
 from compress.surgery import layers
-from compress.surgery.find import find_groups
 from compress.surgery.importance import magnitude, taylor
 
 BATCH = (images(6), torch.tensor([0, 1, 2, 3, 4, 0]))
@@ -50,7 +49,7 @@ def test_the_gate_derivative_is_weight_times_gradient_over_the_columns_that_read
                     module = model.get_submodule(member.path)
                     products = copy.deepcopy(module)
                     products.weight.data.mul_(module.weight.grad)
-                    per_index = layers.rows(products, "in")[0].detach().sum(1)
+                    per_index = layers.rows(products, "in", layers.layout(products, "in"))[0].detach().sum(1)
                     change.index_add_(0, member.channels, per_index[member.indices])
             together = torch.stack([change[group.atoms == atom].sum() for atom in group.atoms])
             expected[group.name] += together.square() / 6

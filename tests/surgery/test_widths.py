@@ -8,13 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from surgery_zoo import MODELS, build, conv, head, images
+from surgery_zoo import MODELS, build, conv, find_groups, head, images
 from torch import nn
 
 from compress.errors import StageError
 from compress.surgery import encoders, plan
 from compress.surgery.cost import CostModel, cost_model
-from compress.surgery.find import find_groups
 from compress.surgery.groups import Group, check_kept
 from compress.surgery.importance import magnitude
 from compress.surgery.widths import choose, legal_widths
