@@ -245,6 +245,8 @@ def plan(
         typer.echo(f"{row.name:<22}{row.action:<8}{row.why}".rstrip())
     for pair in found.pairs:
         typer.echo(str(pair))
+    for line in found.foreseen:
+        typer.echo(line)
 
 
 @app.command()

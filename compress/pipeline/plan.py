@@ -5,7 +5,6 @@ back. And one of each proof that takes long, by the content of all that it depen
 that a stage accepts model and data. Another setting costs only the proofs that it is part of.
 """
 
-import copy
 import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from compress.config.user_code import is_own
 from compress.errors import ArtifactError
 from compress.export.stored import graph_of, prove_export
 from compress.models import Model, describe
+from compress.models.fold import duplicate
 from compress.pipeline.nodes import RIVALS, Node, begin, nodes
 from compress.pipeline.pairing import Pairing, pairings
 from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
@@ -62,12 +62,14 @@ class Plan:
         pairs: which layers its distillations would compare; empty when their losses read logits alone.
         input_formula: what a model gets of a raw sample x; empty where there is no formula.
         notes: of how the samples were read and chosen.
+        foreseen: what the stages know of their results, each in a sentence that begins with the stage's name.
     """
 
     steps: list[Row]
     pairs: list[Pairing]
     input_formula: str
     notes: tuple[str, ...] = ()
+    foreseen: tuple[str, ...] = ()
 
 
 def plan(recipe: Recipe, options: Options) -> Plan:
@@ -109,10 +111,11 @@ def _look(recipe: Recipe, options: Options) -> Plan:
     first, fresh = begin(steps, "teacher"), begin(steps, "student")
     assert first is not None
     large = _build(first, work, host)
-    small = copy.deepcopy(large) if fresh is None else _build(fresh, work, host)
+    small = duplicate(large) if fresh is None else _build(fresh, work, host)
     family = (fresh or first).stage.family()
-    for stage in recipe.stages:
-        _check(stage, small, family, work, host)
+    foreseen = [
+        f"{stage.title}: {line}" for stage in recipe.stages for line in _check(stage, small, family, work, host)
+    ]
     pairs = pairings(recipe, work, student=small, teacher=large)
     walk = _Walk(options, host, _find_absent(first, large, work, host) if options.until_stage is None else {})
     for node in (node for node in steps if not node.is_taught):
@@ -122,7 +125,7 @@ def _look(recipe: Recipe, options: Options) -> Plan:
     work = replace(work, teachers=tuple(members) if len(members) == len(teachers) else ())
     for node in (node for node in steps if node.is_taught):
         walk.visit(node, work)
-    return Plan(walk.rows, pairs, work.task.input_formula, data.notes)
+    return Plan(walk.rows, pairs, work.task.input_formula, data.notes, tuple(foreseen))
 
 
 @dataclass
@@ -229,17 +232,22 @@ def _find_absent(teacher: Node, module: nn.Module, work: Work, host: Host) -> di
     return found
 
 
-def _check(stage: Stage, module: nn.Module, family: Model, work: Work, host: Host) -> None:
-    """Let a stage refuse the model and the data, unless it is known to accept them; some cut all texts into tokens.
+def _check(stage: Stage, module: nn.Module, family: Model, work: Work, host: Host) -> list[str]:
+    """Let a stage refuse the model and the data, unless it is known to accept them; return what it foresees.
 
-    Checks of ours ask nothing of weights. Where the user's own code takes part each is asked every time: what that code
-    imports and reads cannot be seen.
+    Some cut all texts into tokens, others try a cut. Checks of ours ask nothing of weights. Where the user's own code
+    takes part each is asked every time: what that code imports and reads cannot be seen.
     """
     if is_own(type(stage)) or is_own(type(work.task)) or family.from_user:
-        stage.check(module, work)
-        return
+        return _ask(stage, module, family, work, host)
     architecture = describe(module, model=family, signature=work.task.signature)
     notes, name = Notes(host.store.root), {"check": stage.inputs(None, work, host), "model": architecture}
-    if notes.find(name, of=None) is None:
-        stage.check(module, work)
-        notes.keep(name, True, of=None)
+    if (told := notes.find(name, of=None)) is None:
+        told = _ask(stage, module, family, work, host)
+        notes.keep(name, told, of=None)
+    return told
+
+
+def _ask(stage: Stage, module: nn.Module, family: Model, work: Work, host: Host) -> list[str]:
+    stage.check(module, work)
+    return list(stage.foresee(module, family, work, host))

@@ -17,7 +17,7 @@ from compress.judge.gates import judge_on_select
 from compress.judge.race import Race, check_runtimes, run_race
 from compress.judge.scores import Scores, score
 from compress.judge.verdict import read_test
-from compress.models import load_model
+from compress.models import load_model, load_structure
 from compress.pipeline.estimate import Measured, estimate
 from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes
 from compress.pipeline.pairing import pairings
@@ -268,6 +268,7 @@ class Loop:
         large, small = (load_model(artifact.path, code=self.host.code) for artifact in (teacher, student))
         for stage in self.recipe.stages:
             stage.check(small, work.reading(student))
+            stage.foresee(small, load_structure(student.path).model, work.reading(student), self.host)
         pairings(self.recipe, work, student=small, teacher=large)
 
     def visit(self, node: Node, work: Work) -> None:

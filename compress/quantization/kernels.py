@@ -112,6 +112,13 @@ def find_hindrance(model: onnx.ModelProto, *, mode: Mode) -> str | None:
     return f"nothing to quantize: no layer has a {mode} int8 kernel"
 
 
+def weighted_macs(model: onnx.ModelProto) -> dict[str, int]:
+    """Multiply-accumulates of one sample by node, for the products of a value that depends on data with a weight."""
+    counts, computed, constants = macs(model), _find_computed(model.graph), GraphView(model.graph).constants
+    products = [node for node in model.graph.node if node.name in counts and node.name in computed]
+    return {node.name: counts[node.name] for node in products if node.input[1] in constants}
+
+
 def _find_computed(graph: onnx.GraphProto) -> frozenset[str]:
     """The nodes that depend on an input, by name; ONNX Runtime computes the others once, when it loads the file."""
     values, found = {value.name for value in graph.input}, set[str]()
@@ -162,11 +169,11 @@ def check_kernels(report: KernelReport, *, min_int8_macs_fraction: float = MIN_I
             hint=STATIC
             if is_slow
             else "allow a larger accuracy drop, keep fewer layers in float, or set min_int8_macs_fraction to "
-            f"{_round_down(report.int8_macs_fraction)}, which this file keeps to",
+            f"{round_down(report.int8_macs_fraction)}, which this file keeps to",
         )
 
 
-def _round_down(share: float) -> float:
+def round_down(share: float) -> float:
     """The share in hundredths, not above what it is."""
     return math.floor(100 * share) / 100
 
@@ -245,6 +252,6 @@ def check_agreement(
             expected=f"at least {min_agreement:.1%} of decisions equal",
             got=f"{agreement:.1%}; in int8: {'; '.join(layers[:SHOWN])}",
             hint="keep the first of them in float (keep_float), or try another calibration method, more calibration "
-            f"data, or a smaller max_accuracy_drop; min_agreement: {_round_down(agreement)} would take it as it is",
+            f"data, or a smaller max_accuracy_drop; min_agreement: {round_down(agreement)} would take it as it is",
         )
     return agreement

@@ -12,7 +12,7 @@ from compress.errors import StageError
 from compress.progress import Reporter
 from compress.quantization import kernels
 from compress.quantization.calibration import Batches, Finder, observe
-from compress.quantization.placement import Mode, layers, usual_mode
+from compress.quantization.placement import Mode, layers, place_dynamic, place_static, usual_mode
 from compress.quantization.plan import QuantPlan
 from compress.quantization.sensitivity import Choice, Quantizer, Scorer, choose_layers, most_files
 from compress.quantization.view import GraphView
@@ -129,6 +129,57 @@ def quantize(
         worst = _worst_first(plan, choice)
         agreement = kernels.check_agreement(theirs, ours, layers=worst, min_agreement=bounds.min_agreement)
     return Quantized(plan, quantized, choice, report, fraction, agreement)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What of a float graph could run in int8.
+
+    Attributes:
+        mode: in which.
+        int8_macs_fraction: of the multiply-accumulates with a weight, those of layers that have a kernel, 0 to 1.
+        float_layers: the others, by name, with the reason.
+    """
+
+    mode: Mode
+    int8_macs_fraction: float
+    float_layers: dict[str, str]
+
+
+def find_reach(
+    model: onnx.ModelProto, *, mode: Mode | None, keep_float: Sequence[str], bound: float, where: str = "quantize"
+) -> Reach:
+    """Return how much of a float graph could be in int8; known before anything is trained.
+
+    Args:
+        model: float; not changed.
+        mode: as `quantize` takes it.
+        keep_float: globs of module paths that stay in float.
+        bound: the share that has to be in int8, 0 to 1.
+        where: named in messages.
+
+    Raises:
+        StageError: when nothing could, less than the bound, or a glob matches nothing.
+    """
+    mode = mode or usual_mode(model, min_int8_macs_fraction=bound)
+    if (hindrance := kernels.find_hindrance(model, mode=mode)) is not None:
+        raise StageError("nothing can run in int8", got=hindrance, where=where, hint="leave quantize out")
+    kept = _find_kept(model, keep_float, where=where)
+    placed = (place_static if mode == "static" else place_dynamic)(model.graph, keep_float=kept)
+    weighted = kernels.weighted_macs(model)
+    share = sum(count for name, count in weighted.items() if name in placed.layers) / max(sum(weighted.values()), 1)
+    reasons = {
+        name: placed.kept_float.get(name, "it has no int8 kernel") for name in weighted if name not in placed.layers
+    }
+    if share < bound:
+        raise StageError(
+            "too little of the model can run in int8",
+            expected=f"at least {bound:.1%} of the multiply-accumulates with a weight",
+            got=f"{share:.1%}; in float: {'; '.join(f'{name} ({why})' for name, why in reasons.items())}",
+            where=where,
+            hint=f"set min_int8_macs_fraction to {kernels.round_down(share)}, or leave quantize out",
+        )
+    return Reach(mode, share, reasons)
 
 
 def _find_kept(model: onnx.ModelProto, globs: Sequence[str], *, where: str) -> dict[str, str]:

@@ -136,6 +136,23 @@ class Stage(Values):
             CompressError: when it never can.
         """
 
+    def foresee(self, module: nn.Module, model: Model, work: Work, host: Host) -> tuple[str, ...]:
+        """Refuse what only a trial on the model shows, and return what is known of the result: one sentence each.
+
+        Asked after ``check``, before anything trains; ``plan`` tells the sentences.
+
+        Args:
+            module: as ``check`` gets it; not changed.
+            model: the family that it was built from.
+            work: as ``check`` gets it.
+            host: where proofs are noted.
+
+        Raises:
+            CompressError: when the stage never can work on the model.
+        """
+        del module, model, work, host
+        return ()
+
     def gentler(self, path: str) -> str:  # noqa: ARG002
         """Return what to change so that the stage costs less accuracy, in words; empty where nothing can be.
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from compress.errors import StageError
 from compress.loss import GuidedLoss
-from compress.models import load_model, load_structure, save_model
+from compress.models import Model, load_model, load_structure, save_model
 from compress.models.structure import Structure
 from compress.progress import Bar
 from compress.stage import Host, Need, Optimization, Quantity, Stage, Training, Work, coupling_faults
@@ -22,7 +22,7 @@ from compress.surgery import encoders
 from compress.surgery.find import DEFAULT_UNITS
 from compress.surgery.groups import Group
 from compress.surgery.importance import Importance, magnitude
-from compress.surgery.prune import Pruned, prune
+from compress.surgery.prune import Pruned, find_reach, prune, tell_left
 from compress.surgery.widths import Measure, Ranking
 from compress.tasks import Batch
 from compress.training.guided import fit_guided
@@ -31,6 +31,7 @@ from compress.training.numerics import place_batch, placed
 from compress.training.teacher import teacher_outputs
 
 VERIFIED_SAMPLES = 8
+SHOWN = 3  # groups of channels that stay, in a refusal
 LEAST_KEPT = 0.05  # nobody prunes a model to less, and no proportion holds that far
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -139,12 +140,10 @@ class Prune(Stage):
 
         A later step may find that the one before, rounded down, has done its share already.
         """
-        field, target = self._target
-        measure: Measure = "macs" if field == "kept_macs_fraction" else "parameters"
-        count = min(VERIFIED_SAMPLES, len(work.data.select))
+        target, measure = self._target[1], self._measure
         pruned = prune(
             load_model(current.path, code=host.code),
-            work.task.batch(work.data.select, torch.arange(count)).inputs,
+            self._example(work),
             lambda module, groups: self._importance(module, groups, work, host, step=len(plans)),
             measure=measure,
             target=target ** ((len(plans) + 1) / self.steps),
@@ -253,6 +252,16 @@ class Prune(Stage):
         assert self.kept_params_fraction is not None
         return "kept_params_fraction", self.kept_params_fraction
 
+    @property
+    def _measure(self) -> Measure:
+        return "macs" if self.kept_macs_fraction is not None else "parameters"
+
+    @staticmethod
+    def _example(work: Work) -> tuple[torch.Tensor, ...]:
+        """The select samples that a cut is proved on."""
+        count = min(VERIFIED_SAMPLES, len(work.data.select))
+        return work.task.batch(work.data.select, torch.arange(count)).inputs
+
     def misfits(self, loss: GuidedLoss) -> list[str]:
         """Taylor scores need a term that gives each sample a value of its own, from its logits."""
         loss = self.loss or loss
@@ -276,6 +285,38 @@ class Prune(Stage):
         found = encoders.encoder(module)
         if found is not None:
             encoders.groups(found, self.units, protected=frozenset())
+
+    def foresee(self, module: nn.Module, model: Model, work: Work, host: Host) -> tuple[str, ...]:
+        """Tell what stays and what share can be reached; refuse a share that cannot. Encoders have their own table.
+
+        Raises:
+            StageError: names the layers that stay, and the reachable shares.
+            ModelError: when the model cannot be traced.
+        """
+        del model, host
+        if encoders.encoder(module) is not None:
+            return ()
+        field, target = self._target
+        reach = find_reach(
+            module,
+            self._example(work),
+            measure=self._measure,
+            round_to=self.round_to,
+            protected=self.protected,
+            where=self.title,
+        )
+        if target < reach.smallest:
+            raise StageError(
+                f"{field} cannot be reached",
+                expected=f"{reach.smallest:.4f} to 1",
+                got=target,
+                where=self.title,
+                hint="; ".join(("ask for at least that, or lower round_to", *map(str, reach.left[:SHOWN]))),
+            )
+        lines = [f"{field} can be anything from {reach.smallest:.4f} on"]
+        if reach.folded:
+            lines.append(f"computed weights become plain ones: {', '.join(reach.folded)}")
+        return (*lines, *tell_left(reach.left))
 
     def smoke(self) -> Self:
         """One step, one small batch."""

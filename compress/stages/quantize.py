@@ -14,11 +14,11 @@ from compress.errors import StageError
 from compress.export.feed import Feed
 from compress.export.stored import graph_of
 from compress.loss import GuidedLoss
-from compress.models import load_model, load_structure
+from compress.models import Model, load_model, load_structure
 from compress.quantization import kernels
 from compress.quantization.calibration import Batches, finder
 from compress.quantization.placement import Mode
-from compress.quantization.quantize import Bounds, quantize
+from compress.quantization.quantize import Bounds, find_reach, quantize
 from compress.quantization.sensitivity import Choice, Score, Scorer
 from compress.stage import Host, Need, Quantity, Stage, Work
 from compress.store.artifact import Artifact
@@ -149,6 +149,21 @@ class Quantize(Stage):
                     where=self.title,
                     hint="leave quantize out, and export fp32",
                 )
+
+    def foresee(self, module: nn.Module, model: Model, work: Work, host: Host) -> tuple[str, ...]:
+        """Tell what share int8 kernels can cover, and refuse one that is too little.
+
+        Raises:
+            StageError: names what would stay in float, and why.
+        """
+        example = work.task.batch(work.data.select, torch.arange(2)).inputs
+        graph = graph_of(module, model, work.task.signature, example, host)
+        reach = find_reach(
+            graph, mode=self.mode, keep_float=self.keep_float, bound=self.min_int8_macs_fraction, where=self.title
+        )
+        stays = "; ".join(f"{name} ({reason})" for name, reason in list(reach.float_layers.items())[: kernels.SHOWN])
+        share = f"{reach.mode} int8 kernels can take {reach.int8_macs_fraction:.1%} of the MACs with a weight"
+        return (share + (f"; in float: {stays}" if stays else ""),)
 
     def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:
         """The stage's own loss if it has one, else the pipeline's."""

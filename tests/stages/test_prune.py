@@ -223,3 +223,40 @@ def test_a_transformer_is_pruned_in_steps_down_to_fewer_layers_each_time(context
 def test_fields_that_contradict_are_refused_at_once(fields):
     with pytest.raises(ValidationError):
         Prune.model_validate(fields)
+
+
+def foresee(stage, module, context):
+    return stage.foresee(module, ResNet(width=8, blocks=[1]), context.work, context.host)
+
+
+class WrittenOut(torch.nn.Module):
+    """A number of channels in forward, as in tutorials; weight_norm as its users have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(1, 16, 3, padding=1))
+        self.conv2 = torch.nn.Conv2d(16, 16, 3, padding=1)
+        self.fc1, self.fc2 = torch.nn.Linear(16 * 64, 32), torch.nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.conv2(torch.relu(self.conv1(x))))
+        return self.fc2(torch.relu(self.fc1(x.view(-1, 16 * 64))))
+
+
+def test_what_stays_and_what_can_be_reached_is_known_before_anything_trains(context):
+    lines = foresee(Prune(kept_macs_fraction=0.7, round_to=4), WrittenOut(), context)
+    assert lines[0].startswith("kept_macs_fraction can be anything from 0.")
+    assert lines[1] == "computed weights become plain ones: conv1.weight"
+    assert lines[2].startswith("model.conv2 keeps its 16 channels: ")
+    assert lines[3] == 'the others are cut; protected: ["conv2"] keeps these without a trial'
+    quiet = foresee(Prune(kept_macs_fraction=0.7, round_to=4, protected=("conv2",)), WrittenOut(), context)
+    assert quiet == lines[:2]
+
+
+def test_what_cannot_be_reached_is_refused_before_anything_trains(context):
+    with pytest.raises(StageError, match=r"(?s)kept_macs_fraction cannot be reached.*0\.\d+ to 1.*0\.01.*model\.conv2"):
+        foresee(Prune(kept_macs_fraction=0.01), WrittenOut(), context)
+    with pytest.raises(StageError, match=r"(?s)no channels that could be removed.*protected.*leave prune out"):
+        foresee(Prune(kept_macs_fraction=0.5, protected=("*",)), WrittenOut(), context)
+    with pytest.raises(StageError, match="matches no module"):
+        foresee(Prune(kept_macs_fraction=0.5, protected=("nothing",)), WrittenOut(), context)

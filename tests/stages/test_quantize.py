@@ -96,3 +96,24 @@ def test_a_recurrent_network_is_refused_before_anything_trains(context):
     module = torch.nn.Sequential(torch.nn.GRU(8, 16), torch.nn.Linear(16, 10))
     with pytest.raises(StageError, match=r"(?s)recurrent.*GRU '0'.*export fp32"):
         Quantize().check(module, context.work)
+
+
+def foresee(stage, context, trained_digits):
+    model = load_structure(trained_digits.path).model
+    return stage.foresee(load_model(trained_digits.path), model, context.work, context.host)
+
+
+def test_the_share_that_int8_can_take_is_known_before_and_is_that_which_runs(context, trained_digits):
+    (line,) = foresee(Quantize(), context, trained_digits)
+    made = Quantize(max_accuracy_drop=None).run(trained_digits, *context)
+    share = made.facts["int8_macs_fraction"]
+    assert line.startswith(f"static int8 kernels can take {share:.1%} of the MACs with a weight")
+
+
+def test_too_little_int8_and_globs_without_a_layer_are_refused_before(context, trained_digits):
+    with pytest.raises(StageError, match=r"(?s)too little of the model can.*keep_float: layers.0.*leave quantize"):
+        foresee(Quantize(keep_float=("layers.0",), min_int8_macs_fraction=1.0), context, trained_digits)
+    with pytest.raises(StageError, match=r"(?s)nothing can run in int8.*dynamic int8 kernel|dynamic int8 convolution"):
+        foresee(Quantize(mode="dynamic"), context, trained_digits)
+    with pytest.raises(StageError, match="matches no layer"):
+        foresee(Quantize(keep_float=("layers.9.*",)), context, trained_digits)
