@@ -1,7 +1,6 @@
 """The command line: thin, and quick to answer because every command imports what it needs itself."""
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -440,11 +439,12 @@ def ui(
     store: StorePath = STORE, port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000
 ) -> None:
     """Open the MLflow UI of a store, on this machine only."""
+    from compress.tracking.server import serve
     from compress.tracking.server import ui as server
 
     command = server(store, port=port)
     _say("\n".join([f"MLflow at {command.address}, Ctrl-C ends it", *(f"  {view}" for view in command.views)]))
-    os.execve(command.arguments[0], command.arguments, command.environment)
+    raise typer.Exit(serve(command))
 
 
 @app.command()

@@ -34,7 +34,7 @@ class Journal:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Not thread-local: whoever closes it need not have opened it. Not soft: that would outlive a killed process.
+            # Whichever thread closes it; and never a soft lock, which would outlive a killed process.
             self._lock = FileLock(path.with_suffix(".lock"), blocking=False, thread_local=False, fallback_to_soft=False)
             self._lock.acquire()
             self._file = path.open("ab", buffering=0)

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import signal
 import socket
 import sqlite3
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from compress.tracking.views import TAG, address
 
 @dataclass(frozen=True, slots=True)
 class ServerCommand:
-    """What to start, for ``subprocess`` or ``os.execve``."""
+    """What `serve` starts."""
 
     arguments: list[str]
     environment: dict[str, str]
@@ -49,6 +51,25 @@ def ui(store: Path, *, port: int = 5000) -> ServerCommand:
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = f"http://127.0.0.1:{port}"
     return ServerCommand(arguments, dict(environment), server, _views(store / DATABASE, server))
+
+
+def serve(command: ServerCommand) -> int:
+    """Run the server until it ends, Ctrl-C included, and leave nothing of it behind: killed, this process takes it along.
+
+    Returns:
+        The server's exit code; 0 after Ctrl-C.
+    """
+    words = [sys.executable, "-I", str(Path(__file__).with_name("guard.py")), *command.arguments]
+    with subprocess.Popen(words, env=command.environment, stdin=subprocess.PIPE, start_new_session=True) as guard:
+        try:
+            code = guard.wait()
+        except KeyboardInterrupt:
+            code = 0
+        finally:
+            if sys.platform != "win32":  # a guard that was killed has left its group
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(guard.pid, signal.SIGKILL)
+    return code if code >= 0 else 128 - code
 
 
 def _check_free(port: int) -> None:
