@@ -54,7 +54,7 @@ def ui(store: Path, *, port: int = 5000) -> ServerCommand:
 
 
 def serve(command: ServerCommand) -> int:
-    """Run the server until it ends, Ctrl-C included, and leave nothing of it behind: killed, this process takes it along.
+    """Run the server until it ends, or Ctrl-C ends it; when this process is killed, nothing of it is left.
 
     Returns:
         The server's exit code; 0 after Ctrl-C.
