@@ -69,7 +69,7 @@ class Place:
     def command(self) -> list[str]:
         """The words that start a worker."""
         python = self.python or ("python3" if self.launcher else sys.executable)
-        words = [python, "-I", "-c", (_SHIPPED / "bootstrap.py").read_text(encoding="utf-8")]
+        words = [python, "-I", "-X", "utf8", "-c", (_SHIPPED / "bootstrap.py").read_text(encoding="utf-8")]
         if self.launcher and Path(self.launcher[0]).name == "ssh":
             words = [shlex.quote(word) for word in words]
         return [*self.launcher, *words]

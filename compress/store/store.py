@@ -58,9 +58,17 @@ class Store:
             say: told what was set aside, and why; None logs it.
 
         Raises:
-            EnvironmentFault: when it cannot be written.
+            EnvironmentFault: when it cannot be written, or its path is no UTF-8.
         """
         root = root.expanduser().absolute()
+        try:
+            str(root).encode()
+        except UnicodeEncodeError as error:  # lone surrogates, which SQLite and JSON refuse
+            raise EnvironmentFault(
+                "the path of the store is no UTF-8",
+                got=ascii(str(root)),
+                hint="set PYTHONUTF8=1, or name another store",
+            ) from error
         try:
             root.mkdir(parents=True, exist_ok=True)
             probe = root / f".probe-{uuid.uuid4().hex}"

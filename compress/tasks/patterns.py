@@ -1,7 +1,7 @@
 """Regular expressions that a tokenizer brings along: whether they come to an end on the texts that they are to cut.
 
-Oniguruma, which runs them, gives up a match after ten million steps, in a panic; but it tries one at every character, so
-that ``a*a*a*b`` takes hours for a text of ten thousand letters. Nothing can interrupt that in a thread. So such
+Oniguruma, which runs them, gives up a match after ten million steps, in a panic; but it tries one at every character,
+so that ``a*a*a*b`` takes hours for a text of ten thousand letters. Nothing can interrupt that in a thread. So such
 expressions are first run in a process that can be ended; all others are those of the library, and linear.
 """
 
@@ -86,7 +86,7 @@ def _endless(patterns: Sequence[str], got: object) -> ModelError:
         "the tokenizer's regular expression does not come to an end",
         got=got,
         where=f"tokenizer.json: {', '.join(patterns)}" if patterns else "tokenizer.json",
-        hint="one that repeats what repeats, such as (a+)+ or a*a*b, tries every division of a text: write it otherwise",
+        hint="one that repeats what repeats, such as (a+)+ or a*a*b, tries every division of a text; write another",
     )
 
 

@@ -59,7 +59,7 @@ def serve(command: ServerCommand) -> int:
     Returns:
         The server's exit code; 0 after Ctrl-C.
     """
-    words = [sys.executable, "-I", str(Path(__file__).with_name("guard.py")), *command.arguments]
+    words = [sys.executable, "-I", "-X", "utf8", str(Path(__file__).with_name("guard.py")), *command.arguments]
     with subprocess.Popen(words, env=command.environment, stdin=subprocess.PIPE, start_new_session=True) as guard:
         try:
             code = guard.wait()
