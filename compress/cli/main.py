@@ -546,8 +546,8 @@ def main() -> None:
 def _take_utf8() -> None:
     """Names of files are UTF-8 whatever the locale says, and a terminal that lacks a letter gets its number.
 
-    Under an ASCII locale Python hands over other letters as lone surrogates, which neither JSON files, hashes, SQLite nor
-    the libraries take. It decides that when it starts, so it starts once more; Windows and macOS never ask for it.
+    Under an ASCII locale Python hands over other letters as lone surrogates, which neither JSON files, hashes, SQLite
+    nor the libraries take. It decides that when it starts, so it starts once more; Windows and macOS never ask for it.
     """
     if sys.getfilesystemencoding() != "utf-8" and sys.executable:
         os.environ["PYTHONUTF8"] = "1"

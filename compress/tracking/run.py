@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.config.values import MOST_ENTRIES
+from compress.errors import ArtifactError
 from compress.tracking.courier import Courier
 from compress.tracking.events import End, Event, Keep, Log, Register, Reopen, Start, now_ms, read_events
 from compress.tracking.headline import is_headline
@@ -50,7 +51,11 @@ class Tree:
         for event, _ in read_events(outbox.events.path):
             if event.do == "start":
                 self.records[event.run] = Record(event.run, event.name, event.parent, event.experiment)
-            record = self.records[event.run]
+            record = self.records.get(event.run)
+            if record is None:
+                raise ArtifactError(
+                    "an event of a run that never began", got=event.run, where=outbox.events.path, hint="move it away"
+                )
             record.last_ms = event.ms
             if event.do == "end":
                 record.status = event.status

@@ -31,7 +31,7 @@ def ui(store: Path, *, port: int = 5000) -> ServerCommand:
 
     Raises:
         InputError: when the store has no MLflow database.
-        EnvironmentFault: when something listens on the port already.
+        EnvironmentFault: when something listens on the port already, or the database cannot be read.
     """
     store = store.absolute()
     if not (store / DATABASE).exists():
@@ -90,8 +90,16 @@ def _check_free(port: int) -> None:
 
 def _views(database: Path, server: str) -> list[str]:
     """Read from the database itself: importing MLflow would take longer than the server's start may."""
-    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-        query = "SELECT e.name, e.experiment_id FROM experiments e JOIN experiment_tags t USING (experiment_id) "
-        query += "WHERE e.lifecycle_stage = 'active' AND t.key = ? ORDER BY e.name"
-        found = connection.execute(query, (TAG + "compress-pipelines",)).fetchall()
+    query = "SELECT e.name, e.experiment_id FROM experiments e JOIN experiment_tags t USING (experiment_id) "
+    query += "WHERE e.lifecycle_stage = 'active' AND t.key = ? ORDER BY e.name"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute(query, (TAG + "compress-pipelines",)).fetchall()
+    except sqlite3.Error as error:
+        raise EnvironmentFault(
+            "the MLflow database cannot be read",
+            got=error,
+            where=database,
+            hint="when it is locked, end what holds it; when it is damaged, restore it or move it away",
+        ) from error
     return [f"{name}: {server}/{address(experiment, 'compress-pipelines')}" for name, experiment in found]

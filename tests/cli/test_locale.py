@@ -1,4 +1,4 @@
-"""Under a locale that knows ASCII alone, files with other letters in their names are found, and nothing fails to print."""
+"""Under a locale that knows ASCII alone, names with other letters are found, and nothing fails to print."""
 
 import json
 import os
