@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from compress.errors import ArtifactError
+from compress.errors import ArtifactError, CompressError
 from compress.tracking.events import Event, Log, Register, Start, read_events, to_line
 from compress.tracking.journal import Journal, Line, read
 
@@ -94,7 +94,11 @@ class Outbox:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.events = Journal(directory / "events.ndjson")
-        self._delivery = Journal(directory / "delivery.ndjson")
+        try:
+            self._delivery = Journal(directory / "delivery.ndjson")
+        except CompressError:
+            self.events.close()
+            raise
         self._settled = directory / "settled"
         self._settled.unlink(missing_ok=True)
         self._taken = 0

@@ -1,5 +1,6 @@
 """The loop: reuse, resume after kills, shared beginnings, one experiment list."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -13,10 +14,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from spoil import spoil_one
 from tiny_pipeline import BRIEF, RECIPE, options, recipe, start
 
 from compress.benchmark.compare import PRESETS
-from compress.errors import LockedError, ModelError
+from compress.errors import ArtifactError, LockedError, ModelError
 from compress.pipeline.run import Options, run
 from compress.progress import Reporter
 from compress.recipe import Recipe
@@ -368,12 +370,12 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(finished, tmp_path):
 
 # In the order of a run: functions, which call of them, and whether the kill comes after it.
 MOMENTS = [
-    ("compress.stages.prune:loss_importance", 1, True),
     ("compress.store.store:sync", 1, False),  # what prune has made is written, and not yet in its place
     ("compress.quantization.quantize:observe", 1, False),
     ("compress.benchmark.measure:Subject.run_block", 7, True),
 ]
 MORE_MOMENTS = [
+    ("compress.stages.prune:loss_importance", 1, True),
     ("compress.stages.prune:loss_importance", 1, False),
     ("compress.stages.prune:prune", 1, False),
     ("compress.stages.prune:prune", 1, True),
@@ -416,13 +418,16 @@ def test_whatever_happens_to_the_store_of_a_pipeline_no_result_changes(finished,
     root, draw, said = tmp_path / "store", random.Random(count), []
     shutil.copytree(original, root, ignore=shutil.ignore_patterns("mlflow*", "tracking"))
     expected = {path.name: contents(Store.open(original).find(path.name)) for path in (root / "artifacts").iterdir()}
-    scores = [(stage.name, stage.digest, stage.scores) for stage in outcome.report.stages]
+    scores = {stage.name: (stage.digest, stage.scores) for stage in outcome.report.stages}
     caught = 0
     for number in range(count):
         spoil_one(root, draw)
         if number % (count // runs) == count // runs - 1:
+            with contextlib.suppress(ArtifactError):  # threads and precision are no guess: their note is refused
+                run(recipe(), options(root, until_stage="teacher"))
+            shutil.rmtree(root / "runs", ignore_errors=True)
             report = run(recipe(), options(root, until_stage="quantize")).report
-            assert [(stage.name, stage.digest, stage.scores) for stage in report.stages] == scores[: len(report.stages)]
+            assert all((stage.digest, stage.scores) == scores[stage.name] for stage in report.stages)
         store = Store.open(root, say=said.append)
         for key, content in expected.items():
             found = store.find(key)

@@ -112,7 +112,7 @@ def test_a_damaged_journal_is_named_and_the_run_is_tracked(store: Path, client, 
 def test_deliveries_that_are_damaged_are_named(store: Path, client, caplog, capfd):
     log_once(store, name="before", key="own")
     (notes,) = (store / "tracking").glob("*/own.1/delivery.ndjson")
-    for content in (line({"taken": "all"}), line({"run_ids": []}), line({"taken": 10})):
+    for content in (b"no line\n" + line({}), line({"taken": "all"}), line({"run_ids": []}), line({"taken": 10})):
         caplog.clear()
         notes.write_bytes(content)
         (notes.parent / "settled").unlink(missing_ok=True)
