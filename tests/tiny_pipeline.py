@@ -1,6 +1,11 @@
 """A pipeline on digits from teacher to verdict in seconds, and a process that runs it and may be killed."""
 
+import functools
+import importlib
 import multiprocessing
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -47,15 +52,44 @@ def options(store: Path, **fields) -> Options:
     return Options(store=store, threads=1, reporter=Reporter(quiet=True), **fields)
 
 
-def start(store: Path) -> ForkServerProcess:
-    """Start a run in a process of its own, forked from one that has imported everything and done nothing."""
+def start(store: Path, *, dies_at: str = "", call: int = 1, after: bool = False) -> ForkServerProcess:
+    """Start a run in a process of its own, forked from one that has imported everything and done nothing.
+
+    Args:
+        store: where.
+        dies_at: a function, as ``module:name``, at which it is killed; empty lets it live.
+        call: which call of it.
+        after: killed when that call has returned, instead of before.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
-    process = context.Process(target=_run_briefly, args=(store,))
+    process = context.Process(target=_run_briefly, args=(store, dies_at, call, after))
     process.start()
     return process
 
 
-def _run_briefly(store: Path) -> None:
+def _run_briefly(store: Path, dies_at: str, call: int, after: bool) -> None:
     PRESETS["quick"] = BRIEF
+    if dies_at:
+        module, _, name = dies_at.partition(":")
+        *owners, last = name.split(".")
+        owner = functools.reduce(getattr, owners, importlib.import_module(module))
+        setattr(owner, last, _killing(getattr(owner, last), call=call, after=after))
     run(recipe(), options(store, checkpoint_every_s=0.05))
+
+
+def _killing(function: Callable, *, call: int, after: bool) -> Callable:
+    count = 0
+
+    @functools.wraps(function)
+    def killing(*arguments, **named):
+        nonlocal count
+        count += 1
+        if count == call and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = function(*arguments, **named)
+        if count == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    return killing

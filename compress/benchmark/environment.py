@@ -8,7 +8,6 @@ import datetime
 import os
 import platform
 import re
-import resource
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -37,7 +36,7 @@ class Environment:
     """Of KERNEL_FLAGS."""
     logical_cores: int | None
     allowed_cores: int
-    memory_bytes: int
+    memory_bytes: int | None
     governor: str | None
     python: str
     versions: dict[str, str | None]
@@ -65,7 +64,7 @@ def describe(*, seed: int) -> Environment:
         cpu_flags=tuple(sorted(set(flags) & set(KERNEL_FLAGS))),
         logical_cores=os.cpu_count(),
         allowed_cores=count_allowed_cores(),
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory_bytes=_memory_bytes(),
         governor=read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         python=platform.python_version(),
         versions={name: _version(name) for name in PACKAGES},
@@ -76,7 +75,7 @@ def describe(*, seed: int) -> Environment:
 class Noise:
     """What else the machine did during a measurement."""
 
-    load_average: tuple[float, float]
+    load_average: tuple[float, float] | None
     """One-minute load average before and after; it includes the measurement and what ran just before."""
     foreign_cores: float | None
     """Cores kept busy by processes that are not ours, on average."""
@@ -101,12 +100,13 @@ class NoiseProbe:
     """Counters read when it is created and again by `noise`; worker processes must have ended by then."""
 
     def __init__(self) -> None:
-        self._load = os.getloadavg()[0]
+        self._load = _load_average()
         self._ticks, self._own_s, self._throttled = _cpu_ticks(), _own_cpu_s(), _count_throttling()
 
     def noise(self) -> Noise:
         """The noise since the probe was created."""
-        now, load, throttled = _cpu_ticks(), (self._load, os.getloadavg()[0]), _count_throttling()
+        now, after, throttled = _cpu_ticks(), _load_average(), _count_throttling()
+        load = None if self._load is None or after is None else (self._load, after)
         if throttled is not None and self._throttled is not None:
             throttled -= self._throttled
         if now is None or self._ticks is None:
@@ -153,8 +153,16 @@ def _count_throttling() -> int | None:
 
 
 def _own_cpu_s() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    """CPU time of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def _load_average() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def _memory_bytes() -> int | None:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
 
 
 def _version(package: str) -> str | None:

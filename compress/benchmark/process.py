@@ -69,7 +69,7 @@ class Place:
     def command(self) -> list[str]:
         """The words that start a worker."""
         python = self.python or ("python3" if self.launcher else sys.executable)
-        words = [python, "-I", "-c", (_SHIPPED / "bootstrap.py").read_text(encoding="utf-8")]
+        words = [python, "-I", "-X", "utf8", "-c", (_SHIPPED / "bootstrap.py").read_text(encoding="utf-8")]
         if self.launcher and Path(self.launcher[0]).name == "ssh":
             words = [shlex.quote(word) for word in words]
         return [*self.launcher, *words]
@@ -148,7 +148,7 @@ class Worker:
         request = {"do": "usable", "name": runtime, "package_root": str(_PACKAGE_ROOT), "text": text}
         reply = self._ask(request, limit_s=self._load_limit_s)
         found = Usability(**reply["found"])
-        if reply["logged"]:
+        if reply["logged"] and hasattr(os, "pread"):
             # Not by seek and read: the worker writes at the same file position.
             logged = os.pread(self._errors.fileno(), _MOST_LOGGED, written).decode(errors="replace")
             found = replace(found, why=": ".join(filter(None, [found.why, "; ".join(last_logged(logged))])))
@@ -301,6 +301,9 @@ class Worker:
 
     def _kill(self) -> None:
         """The launcher and what it started, which share a session of their own."""
+        if not hasattr(os, "killpg"):  # on Windows, where a launcher's own process is all that is known
+            self._process.kill()
+            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

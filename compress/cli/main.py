@@ -1,5 +1,6 @@
 """The command line: thin, and quick to answer because every command imports what it needs itself."""
 
+import io
 import json
 import os
 import shlex
@@ -442,11 +443,12 @@ def ui(
     store: StorePath = STORE, port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000
 ) -> None:
     """Open the MLflow UI of a store, on this machine only."""
+    from compress.tracking.server import serve
     from compress.tracking.server import ui as server
 
     command = server(store, port=port)
     _say("\n".join([f"MLflow at {command.address}, Ctrl-C ends it", *(f"  {view}" for view in command.views)]))
-    os.execve(command.arguments[0], command.arguments, command.environment)
+    raise typer.Exit(serve(command))
 
 
 @app.command()
@@ -527,6 +529,7 @@ def compare(
 
 def main() -> None:
     """Run the command line; our own errors are told without a traceback, with their exit code."""
+    _take_utf8()
     try:
         app(prog_name="compressor")
     except CompressError as error:
@@ -540,6 +543,20 @@ def main() -> None:
         refusal = failure(error, Path(lines[-1].rpartition(":")[0]))
         _say(f"error: {refusal}")
         raise SystemExit(refusal.exit_code) from error
+
+
+def _take_utf8() -> None:
+    """Names of files are UTF-8 whatever the locale says, and a terminal that lacks a letter gets its number.
+
+    Under an ASCII locale Python hands over other letters as lone surrogates, which neither JSON files, hashes, SQLite
+    nor the libraries take. It decides that when it starts, so it starts once more; Windows and macOS never ask for it.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and sys.executable:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _load(recipe: Path, overrides: Sequence[str]) -> "Recipe":

@@ -73,6 +73,7 @@ def inputs_of(path: str, *, ready: bool) -> np.ndarray:
     return rows.astype(np.float32)
 
 
+sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack letters of the labels
 arguments = sys.argv[1:]
 paths = [path for path in arguments if path != "--inputs"]
 for path in paths or [""]:

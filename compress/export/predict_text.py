@@ -6,6 +6,7 @@ them with a tab in between. Needs onnxruntime, numpy and tokenizers.
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -28,9 +29,12 @@ flags = cpu.read_text(encoding="utf-8") if cpu.exists() else ""
 if "ssse3" in flags and "vnni" not in flags:  # int8 products would saturate here
     options.add_session_config_entry("session.x64quantprecision", "1")
 session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-tokenizer = Tokenizer.from_file(str(here / "tokenizer.json"))
+tokenizer = Tokenizer.from_str((here / "tokenizer.json").read_text(encoding="utf-8"))
 names = [value.name for value in session.get_inputs()]
-for text in sys.argv[1:] or (line.rstrip("\n") for line in sys.stdin):
+sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack letters of the labels
+sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # whatever the locale says, as for arguments
+arguments = [os.fsencode(text).decode("utf-8", "replace") for text in sys.argv[1:]]
+for text in arguments or (line.rstrip("\n") for line in sys.stdin):
     per_word = len(bundle["signature"]["outputs"][0]["shape"]) == 3
     texts = text.split("\t") if preprocessing["texts"] == 2 else [text]
     if len(texts) != preprocessing["texts"]:

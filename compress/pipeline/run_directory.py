@@ -10,7 +10,6 @@
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from compress.errors import ArtifactError, UsageError
 from compress.report.document import Report
 from compress.stage import Execution, Precision
 from compress.stage.device import best_device, check_device
-from compress.store.disk import writable, write_atomically
+from compress.store.disk import sync_file, writable, write_atomically
 from compress.store.document import OtherSchemaError, load
 
 
@@ -136,8 +135,7 @@ def place_bundle(source: Path, run_dir: Path) -> Path:
 def _copy(source: Path, target: Path) -> None:
     """Copy a file's bytes and wait until they are on the disk."""
     shutil.copyfile(source, target)
-    with target.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(target)
 
 
 def _read_execution(path: Path) -> Execution | None:

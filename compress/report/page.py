@@ -140,7 +140,7 @@ def _environment(report: Report) -> str:
     facts = {
         "processor": f"{found.cpu_model}, {found.allowed_cores} of {found.logical_cores} cores",
         "instructions": " ".join(found.cpu_flags) or "unknown",
-        "memory": format_bytes(found.memory_bytes),
+        "memory": "unknown" if found.memory_bytes is None else format_bytes(found.memory_bytes),
         "system": f"{found.system}, Python {found.python}",
         "versions": found.installed,
         "training": f"{where}{report.execution.threads} threads, {report.execution.precision}, "

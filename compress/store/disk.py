@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,14 +94,21 @@ def sync(directory: Path) -> None:
     """Wait until every file below a directory, and the names in it, are on the disk."""
     for path in directory.rglob("*"):
         if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(path)
     for path in (directory, *(path for path in directory.rglob("*") if path.is_dir())):
         sync_directory(path)
 
 
+def sync_file(path: Path) -> None:
+    """Wait until the bytes of a file are on the disk."""
+    with path.open("r+b" if sys.platform == "win32" else "rb") as file:  # Windows syncs what may be written
+        os.fsync(file.fileno())
+
+
 def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the disk."""
+    """Wait until the names in a directory are on the disk; Windows opens no directories, and keeps its own journal."""
+    if sys.platform == "win32":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

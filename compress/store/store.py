@@ -8,12 +8,13 @@ Whatever is found is what was committed: manifest, names, sizes and hashes are c
 read again while size and times of its files stay. What fails is moved to ``damaged/``, said, and made anew.
 """
 
-import fcntl
+import errno
 import logging
 import os
 import platform
 import re
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from compress.errors import ArtifactError, EnvironmentFault, LockedError
 from compress.store.artifact import Artifact, files_of, read_artifact, stamps
@@ -30,6 +33,7 @@ from compress.store.manifest import FORMAT, Content, Kind, Manifest, NewerFormat
 from compress.store.notes import Notes
 
 DRAFT = re.compile(r"\.draft-[0-9a-f]{16}-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
 FOREIGN_DRAFT_S = 24 * 3600.0  # a draft of another machine is left alone for so long
 
 
@@ -54,9 +58,17 @@ class Store:
             say: told what was set aside, and why; None logs it.
 
         Raises:
-            EnvironmentFault: when it cannot be written.
+            EnvironmentFault: when it cannot be written, or its path is no UTF-8.
         """
         root = root.expanduser().absolute()
+        try:
+            str(root).encode()
+        except UnicodeEncodeError as error:  # lone surrogates, which SQLite and JSON refuse
+            raise EnvironmentFault(
+                "the path of the store is no UTF-8",
+                got=ascii(str(root)),
+                hint="set PYTHONUTF8=1, or name another store",
+            ) from error
         try:
             root.mkdir(parents=True, exist_ok=True)
             probe = root / f".probe-{uuid.uuid4().hex}"
@@ -205,28 +217,46 @@ class Store:
 
         Raises:
             LockedError: when another process holds it and ``wait`` is None.
-            EnvironmentFault: when the disk is full or not writable.
+            EnvironmentFault: when the disk is full or not writable, or its file system has no locks.
         """
         path = self.root / "locks" / f"{name}.lock"
+        note = path.with_suffix(".holder")  # beside it: where locks are mandatory, a locked file cannot be read
+        lock = FileLock(path, thread_local=False, fallback_to_soft=False)  # a soft lock would outlive a killed process
         with writable(self.root):
             path.parent.mkdir(parents=True, exist_ok=True)
-            opened = path.open("a+", errors="replace")
-        with opened as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
+                lock.acquire(blocking=False)
+            except Timeout:
+                holder = _read_holder(note)
                 if wait is None:
                     raise LockedError(
                         "another process is running this", got=holder, where=path, hint="wait for it, or stop it"
                     ) from None
                 wait(f"waiting for {holder}, which is making the same artifact")
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock.acquire()
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                raise EnvironmentFault(
+                    "the store's file system has no locks",
+                    got=error,
+                    where=self.root,
+                    hint="name a store on a local disk with --store or COMPRESS_STORE",
+                ) from error
+        try:
             with writable(self.root):
-                os.ftruncate(file.fileno(), 0)
-                os.write(file.fileno(), f"process {os.getpid()} since {time.strftime('%H:%M:%S')}".encode())
+                note.write_text(f"process {os.getpid()} since {time.strftime('%H:%M:%S')}", encoding="utf-8")
             yield
+        finally:
+            lock.release()
+
+
+def _read_holder(note: Path) -> str:
+    """Who holds a lock, in words; it has perhaps not said so yet."""
+    try:
+        return note.read_text(encoding="utf-8", errors="replace").strip() or "another process"
+    except OSError:
+        return "another process"
 
 
 def _machine() -> str:
@@ -247,7 +277,8 @@ def _remove_leftovers(artifacts: Path) -> None:
 
 def _abandoned(path: Path) -> bool:
     name = DRAFT.fullmatch(path.name)
-    if name is not None and name["machine"] == _machine():
+    # Windows has no question about a process that leaves it alone: os.kill(pid, 0) would end it.
+    if name is not None and name["machine"] == _machine() and sys.platform != "win32":
         return not _alive(int(name["pid"]))
     try:
         return path.name.startswith(".draft-") and time.time() - path.stat().st_mtime > FOREIGN_DRAFT_S

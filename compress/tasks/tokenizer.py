@@ -15,6 +15,7 @@ from pydantic import Field
 from compress.config import HubOrFolder, Values
 from compress.data.samples import Samples
 from compress.errors import EnvironmentFault, ModelError
+from compress.tasks.patterns import check_patterns, given_up
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -122,7 +123,9 @@ class Tokenizer:
             ) from error
         try:
             options: dict[str, bool] = {"add_prefix_space": True} if words else {}
-            return cls(AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options), max_length=max_length)
+            with given_up():
+                found = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
+                return cls(found, max_length=max_length)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 "there is no tokenizer",
@@ -163,10 +166,15 @@ class Tokenizer:
         Args:
             samples: texts, pairs of texts, or sequences of words.
             words: whether the samples are sequences of words.
+
+        Raises:
+            ModelError: when a regular expression of the tokenizer's own does not come to an end on them.
         """
         key = (samples.digest, words)
         if key not in self._encoded:
-            self._encoded[key] = self._encode(samples.inputs.tolist(), words=words)
+            inputs = samples.inputs.tolist()
+            check_patterns(self._tokenizer.backend_tokenizer.to_str(), inputs)
+            self._encoded[key] = self._encode(inputs, words=words)
         return self._encoded[key]
 
     def _encode(self, inputs: Sequence[Any], *, words: bool) -> Encoded:

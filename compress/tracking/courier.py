@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from compress.config.secrets import mask_message
-from compress.errors import EnvironmentFault
+from compress.errors import ArtifactError, EnvironmentFault
 from compress.tracking.outbox import Down, Outbox, Sink
 
 _log = logging.getLogger("compress.tracking")
@@ -26,6 +26,7 @@ class Courier:
         self._connect = connect
         self._sink: Sink | None = None
         self._outboxes: list[Outbox] = []
+        self._damaged: set[Outbox] = set()
         self._changed = threading.Condition()
         self._asked, self._served = 0, 0
         self._closing = False
@@ -81,11 +82,19 @@ class Courier:
                 return
             pause_s = INTERVAL_S if delivered else min(2 * pause_s, LONGEST_INTERVAL_S)
 
+    def _deliver(self, outbox: Outbox, sink: Sink) -> None:
+        try:
+            outbox.deliver(sink)
+        except ArtifactError as error:
+            _log.warning("a journal is damaged, and what is left in it is not sent: %s", error)
+            self._damaged.add(outbox)
+
     def _round(self, outboxes: list[Outbox]) -> bool:
         try:
             self._sink = self._sink or self._connect()
             for outbox in outboxes:
-                outbox.deliver(self._sink)
+                if outbox not in self._damaged:
+                    self._deliver(outbox, self._sink)
         except Down as down:
             if self._state != "down":
                 _log.warning("the tracking server is down; events stay on disk and are sent later (%s)", down)

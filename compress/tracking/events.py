@@ -3,9 +3,13 @@
 import time
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from compress.errors import ArtifactError
 from compress.tracking.journal import Line, read
 
 
@@ -132,7 +136,6 @@ class End:
 
 
 Event = Start | Reopen | Log | Keep | Register | End
-KINDS: dict[str, type[Event]] = {kind.do: kind for kind in (Start, Reopen, Log, Keep, Register, End)}
 
 
 def now_ms() -> int:
@@ -147,6 +150,23 @@ def to_line(event: Event) -> Line:
 
 
 def read_events(path: Path, *, start: int = 0) -> Iterator[tuple[Event, int]]:
-    """Yield the events of a journal; see `journal.read`."""
+    """Yield the events of a journal; see `journal.read`.
+
+    Raises:
+        ArtifactError: also when a line holds no event.
+    """
     for line, end in read(path, start=start):
-        yield KINDS[line.get("do", "")](**line), end
+        try:
+            event = _adapter().validate_python(line)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            got = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            raise ArtifactError(
+                "a journal line holds no event", got=got, where=f"{path}, before byte {end}", hint="move it away"
+            ) from error
+        yield event, end
+
+
+@cache
+def _adapter() -> TypeAdapter[Event]:
+    return TypeAdapter(Annotated[Event, Field(discriminator="do")])

@@ -4,13 +4,14 @@ A line is ``{"crc":"<crc32 of the event's bytes, hex>","event":{...}}``. A last 
 dropped when the file is opened for writing again; a bad line anywhere else means that the file was edited.
 """
 
-import fcntl
 import json
 import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from compress.errors import ArtifactError, EnvironmentFault, LockedError
 
@@ -33,22 +34,22 @@ class Journal:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            # Whichever thread closes it; and never a soft lock, which would outlive a killed process.
+            self._lock = FileLock(path.with_suffix(".lock"), blocking=False, thread_local=False, fallback_to_soft=False)
+            self._lock.acquire()
+            self._file = path.open("ab", buffering=0)
+        except Timeout:
+            raise LockedError("another process writes this journal", where=path) from None
         except OSError as error:
             raise EnvironmentFault("the journal cannot be written", got=error.strerror, where=path) from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._descriptor)
-            raise LockedError("another process writes this journal", where=path) from error
         self.size_bytes = 0
         try:
             for _, self.size_bytes in read(path):
                 pass
         except ArtifactError:
-            os.close(self._descriptor)
+            self._release()
             raise
-        os.ftruncate(self._descriptor, self.size_bytes)
+        self._file.truncate(self.size_bytes)
 
     def append(self, event: Line, *, sync: bool = False) -> None:
         """Write one event; with sync it is on the disk when this returns.
@@ -60,20 +61,24 @@ class Journal:
         body = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         line = b'{"crc":"%08x","event":%s}\n' % (zlib.crc32(body), body)
         try:
-            written = os.write(self._descriptor, line)
+            written = self._file.write(line)
             if written == len(line) and sync:
-                os.fsync(self._descriptor)
+                os.fsync(self._file.fileno())
         except OSError as error:
             raise EnvironmentFault("the journal cannot be written", got=error.strerror, where=self.path) from error
         if written != len(line):
-            os.ftruncate(self._descriptor, self.size_bytes)
+            self._file.truncate(self.size_bytes)
             raise EnvironmentFault("the disk is full", where=self.path, hint="free space and run the command again")
         self.size_bytes += len(line)
 
     def close(self) -> None:
         """Sync and give up the lock."""
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
+        os.fsync(self._file.fileno())
+        self._release()
+
+    def _release(self) -> None:
+        self._file.close()
+        self._lock.release()
 
 
 def read(path: Path, *, start: int = 0) -> Iterator[tuple[Line, int]]:
@@ -99,4 +104,8 @@ def _parse(line: bytes) -> Line | None:
     body = rest[:-2]
     if not rest.endswith(b"}\n") or head != b'{"crc":"%08x"' % zlib.crc32(body):
         return None
-    return json.loads(body)
+    try:
+        event = json.loads(body)
+    except (ValueError, RecursionError):  # the checksum is right: somebody wrote it so
+        return None
+    return event if isinstance(event, dict) else None

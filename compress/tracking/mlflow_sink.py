@@ -14,6 +14,7 @@ from pathlib import Path
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from compress.config.secrets import mask_message
 from compress.errors import EnvironmentFault
@@ -35,7 +36,8 @@ _REFUSALS = {
     "NOT_IMPLEMENTED",
 }
 
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial MLflow database tables"
+# It tells of every fault of a database in a traceback, although it raises it too, and we tell it in one line.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def make_database(path: Path) -> None:
@@ -68,7 +70,7 @@ class MlflowSink:
 
     Raises:
         Down: when nothing answers.
-        EnvironmentFault: when the database belongs to another version of MLflow.
+        EnvironmentFault: when the database belongs to another version of MLflow, or is damaged.
     """
 
     def __init__(self, uri: str, *, artifact_root: Path | None) -> None:
@@ -171,7 +173,9 @@ class MlflowSink:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            return self._find_or_create(name)  # another process was faster
+            if (made := self._client.get_experiment_by_name(name)) is None:
+                raise
+            return made.experiment_id  # another process was faster
 
 
 @contextlib.contextmanager
@@ -182,6 +186,12 @@ def _translate(*, refuses: bool = True) -> Iterator[None]:
     except MlflowException as error:
         if refuses and error.error_code in _REFUSALS:
             raise Refused(_first_line(error)) from error
+        raise Down(_first_line(error)) from error
+    except SQLAlchemyError as error:  # of a database that MLflow only opens; what it asks of it later it wraps
+        if isinstance(error, DatabaseError) and type(error.orig) is sqlite3.DatabaseError:
+            raise EnvironmentFault(
+                "the MLflow database is damaged", got=error.orig, hint="restore it, or move it away"
+            ) from error
         raise Down(_first_line(error)) from error
     except OSError as error:  # requests' errors included
         raise Down(_first_line(error)) from error

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from compress.errors import ArtifactError, CompressError
 from compress.tracking.events import Event, Log, Register, Start, read_events, to_line
 from compress.tracking.journal import Journal, Line, read
 
@@ -93,14 +94,22 @@ class Outbox:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.events = Journal(directory / "events.ndjson")
-        self._delivery = Journal(directory / "delivery.ndjson")
+        try:
+            self._delivery = Journal(directory / "delivery.ndjson")
+        except CompressError:
+            self.events.close()
+            raise
         self._settled = directory / "settled"
         self._settled.unlink(missing_ok=True)
         self._taken = 0
         self._run_ids: dict[str, str] = {}
         for note, _ in read(self._delivery.path):
-            self._taken = note.get("taken", self._taken)
-            self._run_ids |= note.get("run_ids", {})
+            taken, run_ids = note.get("taken", self._taken), note.get("run_ids", {})
+            if not isinstance(taken, int) or not isinstance(run_ids, dict):
+                self.release()
+                raise ArtifactError("a line of deliveries is damaged", got=note, where=self._delivery.path)
+            self._taken = taken
+            self._run_ids |= run_ids
 
     @staticmethod
     def is_settled(directory: Path) -> bool:
@@ -133,6 +142,7 @@ class Outbox:
 
         Raises:
             Down: when the server went away; what it took is noted, the rest stays.
+            ArtifactError: when the journals do not fit together.
         """
         gathered: dict[str, Points] = {}
         done = self._taken
@@ -155,6 +165,10 @@ class Outbox:
         if self.is_delivered:
             self._settled.touch()
             shutil.rmtree(self.directory / "files", ignore_errors=True)
+        self.release()
+
+    def release(self) -> None:
+        """Give up the lock, and leave everything as it is."""
         self.events.close()
         self._delivery.close()
 
@@ -169,33 +183,47 @@ class Outbox:
     def _send(self, sink: Sink, gathered: dict[str, Points], *, upto: int) -> None:
         for run, points in gathered.items():
             try:
-                sink.log(self._run_ids[run], points)
+                sink.log(self._run_id(run), points)
             except Refused:  # find the point that was refused, and keep the others
                 for point in points.single():
                     with self._noting_refusal(f"{point} of {run}"):
-                        sink.log(self._run_ids[run], point)
+                        sink.log(self._run_id(run), point)
         gathered.clear()
         if upto > self._taken:
             self._note({"taken": upto})
 
     def _act(self, sink: Sink, event: Event) -> None:
         if event.do == "start":
-            parent_id = None if event.parent is None else self._run_ids[event.parent]
+            parent_id = None if event.parent is None else self._run_id(event.parent)
             self._run_ids[event.run] = sink.start(event, parent_id=parent_id)
             self._note({"run_ids": {event.run: self._run_ids[event.run]}})
             return
-        run_id = self._run_ids[event.run]
+        run_id = self._run_id(event.run)
         with self._noting_refusal(f"{event.do} of {event.run}"):
             if event.do == "reopen":
                 sink.reopen(run_id)
             elif event.do == "artifact":
+                self._check_files(event.files)
                 (name,) = event.files
                 sink.artifact(run_id, self.directory / name, folder=event.folder)
             elif event.do == "register":
+                self._check_files(event.files)
                 model, example, *data = (self.directory / name for name in event.files)
                 sink.register(run_id, model, example, *data, event=event)
             elif event.do == "end":
                 sink.end(run_id, status=event.status, end_ms=event.ms)
+
+    def _check_files(self, names: list[str]) -> None:
+        for name in names:
+            if not (self.directory / name).is_file():  # which would look like a server that is down, for ever
+                raise Refused(f"{name} is no longer there")
+
+    def _run_id(self, run: str) -> str:
+        if run not in self._run_ids:
+            raise ArtifactError(
+                "deliveries of a run whose name on the server is not noted", got=run, where=self._delivery.path
+            )
+        return self._run_ids[run]
 
     @contextlib.contextmanager
     def _noting_refusal(self, what: str) -> Iterator[None]:

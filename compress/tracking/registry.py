@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from compress.config.secrets import mask, mask_message
 from compress.errors import EnvironmentFault, InputError
@@ -53,7 +54,7 @@ def promote(name: str, *, store: Path, uri: str | None = None, version: int | No
     try:
         client = MlflowClient(tracking_uri=target, registry_uri=target)
         return _promote(client, name, version=version)
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         got = mask_message(str(error).split("\n")[0])
         raise EnvironmentFault("the registry does not answer", got=got, where=mask(target)) from error
 

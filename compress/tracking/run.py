@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.config.values import MOST_ENTRIES
+from compress.errors import ArtifactError
 from compress.tracking.courier import Courier
 from compress.tracking.events import End, Event, Keep, Log, Register, Reopen, Start, now_ms, read_events
 from compress.tracking.headline import is_headline
@@ -47,11 +48,17 @@ class Tree:
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
         self.records: dict[str, Record] = {}
+        self._latest_ms = 0
         for event, _ in read_events(outbox.events.path):
             if event.do == "start":
                 self.records[event.run] = Record(event.run, event.name, event.parent, event.experiment)
-            record = self.records[event.run]
+            record = self.records.get(event.run)
+            if record is None:
+                raise ArtifactError(
+                    "an event of a run that never began", got=event.run, where=outbox.events.path, hint="move it away"
+                )
             record.last_ms = event.ms
+            self._latest_ms = max(self._latest_ms, event.ms)
             if event.do == "end":
                 record.status = event.status
             elif event.do == "reopen":
@@ -64,12 +71,23 @@ class Tree:
         """The parent run."""
         return self.records["0"]
 
+    def now_ms(self) -> int:
+        """Return the time in ms of Unix time; of a clock that was set back, that of the latest event."""
+        self._latest_ms = max(self._latest_ms, now_ms())
+        return self._latest_ms
+
     def start(self, name: str, *, experiment: str, parent: str | None, tags: dict[str, str]) -> Record:
         """Add a run; the first one is the parent."""
         record = Record(id=str(len(self.records)), name=name, parent=parent, experiment=experiment)
         self.records[record.id] = record
         begin = Start(
-            uid=uuid.uuid4().hex, name=name, parent=parent, experiment=experiment, tags=tags, run=record.id, ms=now_ms()
+            uid=uuid.uuid4().hex,
+            name=name,
+            parent=parent,
+            experiment=experiment,
+            tags=tags,
+            run=record.id,
+            ms=self.now_ms(),
         )
         self.append(begin, sync=True)
         return record
@@ -77,8 +95,8 @@ class Tree:
     def reopen(self, record: Record, tags: dict[str, str]) -> Record:
         """Mark a run as running again."""
         record.status = "RUNNING"
-        self.append(Reopen(run=record.id, ms=now_ms()), sync=True)
-        self.append(Log(tags=tags, run=record.id, ms=now_ms()))
+        self.append(Reopen(run=record.id, ms=self.now_ms()), sync=True)
+        self.append(Log(tags=tags, run=record.id, ms=self.now_ms()))
         return record
 
     def end_stale(self, *, children_only: bool) -> None:
@@ -101,12 +119,12 @@ class Run:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log a configuration, nested or flat, under dotted keys. A param cannot be changed later."""
-        self.tree.append(Log(params=dict(flatten(values)), run=self.record.id, ms=now_ms()))
+        self.tree.append(Log(params=dict(flatten(values)), run=self.record.id, ms=self.tree.now_ms()))
 
     def tags(self, values: Mapping[str, object]) -> None:
         """Set tags; a later value replaces an earlier one."""
         tags = {key: str(value) for key, value in values.items()}
-        self.tree.append(Log(tags=tags, run=self.record.id, ms=now_ms()))
+        self.tree.append(Log(tags=tags, run=self.record.id, ms=self.tree.now_ms()))
 
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """Log points of curves. NaN and infinities are left out and named in a tag.
@@ -134,7 +152,7 @@ class Run:
                 self.artifact(file, f"{folder}/{below}" if folder else below)
             return
         files = self.tree.outbox.keep(path)
-        self.tree.append(Keep(files=files, folder=folder, run=self.record.id, ms=now_ms()))
+        self.tree.append(Keep(files=files, folder=folder, run=self.record.id, ms=self.tree.now_ms()))
 
     def register_onnx(
         self,
@@ -178,7 +196,7 @@ class Run:
             tags={key: str(value) for key, value in (tags or {}).items()},
             alias=alias,
             run=self.record.id,
-            ms=now_ms(),
+            ms=self.tree.now_ms(),
         )
         self.tree.append(registered)
         return sha256
@@ -191,14 +209,14 @@ class Run:
     ) -> None:
         status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
         self.record.status = status
-        self.tree.append(End(status=status, run=self.record.id, ms=now_ms()), sync=True)
+        self.tree.append(End(status=status, run=self.record.id, ms=self.tree.now_ms()), sync=True)
         self._courier.flush(timeout_s=0.0)
 
     def _points(self, values: Mapping[str, float], *, step: int) -> None:
         finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
         bad = values.keys() - finite.keys() - self.record.nonfinite
         if finite:
-            self.tree.append(Log(metrics=finite, step=int(step), run=self.record.id, ms=now_ms()))
+            self.tree.append(Log(metrics=finite, step=int(step), run=self.record.id, ms=self.tree.now_ms()))
         if bad:
             self.record.nonfinite |= bad
             self.tags({"compress.nonfinite": ", ".join(sorted(self.record.nonfinite))})

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import signal
 import socket
 import sqlite3
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from compress.tracking.views import TAG, address
 
 @dataclass(frozen=True, slots=True)
 class ServerCommand:
-    """What to start, for ``subprocess`` or ``os.execve``."""
+    """What `serve` starts."""
 
     arguments: list[str]
     environment: dict[str, str]
@@ -29,7 +31,7 @@ def ui(store: Path, *, port: int = 5000) -> ServerCommand:
 
     Raises:
         InputError: when the store has no MLflow database.
-        EnvironmentFault: when something listens on the port already.
+        EnvironmentFault: when something listens on the port already, or the database cannot be read.
     """
     store = store.absolute()
     if not (store / DATABASE).exists():
@@ -51,6 +53,25 @@ def ui(store: Path, *, port: int = 5000) -> ServerCommand:
     return ServerCommand(arguments, dict(environment), server, _views(store / DATABASE, server))
 
 
+def serve(command: ServerCommand) -> int:
+    """Run the server until it ends, or Ctrl-C ends it; when this process is killed, nothing of it is left.
+
+    Returns:
+        The server's exit code; 0 after Ctrl-C.
+    """
+    words = [sys.executable, "-I", "-X", "utf8", str(Path(__file__).with_name("guard.py")), *command.arguments]
+    with subprocess.Popen(words, env=command.environment, stdin=subprocess.PIPE, start_new_session=True) as guard:
+        try:
+            code = guard.wait()
+        except KeyboardInterrupt:
+            code = 0
+        finally:
+            if sys.platform != "win32":  # a guard that was killed has left its group
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(guard.pid, signal.SIGKILL)
+    return code if code >= 0 else 128 - code
+
+
 def _check_free(port: int) -> None:
     """Refuse a port that is in use before its address is told; the server would say so in a traceback of its own."""
     with socket.socket() as trial:
@@ -69,8 +90,16 @@ def _check_free(port: int) -> None:
 
 def _views(database: Path, server: str) -> list[str]:
     """Read from the database itself: importing MLflow would take longer than the server's start may."""
-    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-        query = "SELECT e.name, e.experiment_id FROM experiments e JOIN experiment_tags t USING (experiment_id) "
-        query += "WHERE e.lifecycle_stage = 'active' AND t.key = ? ORDER BY e.name"
-        found = connection.execute(query, (TAG + "compress-pipelines",)).fetchall()
+    query = "SELECT e.name, e.experiment_id FROM experiments e JOIN experiment_tags t USING (experiment_id) "
+    query += "WHERE e.lifecycle_stage = 'active' AND t.key = ? ORDER BY e.name"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute(query, (TAG + "compress-pipelines",)).fetchall()
+    except sqlite3.Error as error:
+        raise EnvironmentFault(
+            "the MLflow database cannot be read",
+            got=error,
+            where=database,
+            hint="when it is locked, end what holds it; when it is damaged, restore it or move it away",
+        ) from error
     return [f"{name}: {server}/{address(experiment, 'compress-pipelines')}" for name, experiment in found]

@@ -168,20 +168,28 @@ class Tracker:
         number = 1
         while (self._folder / f"{key}.{number + 1}").exists():
             number += 1
-        tree = Tree(self._take(self._folder / f"{key}.{number}"))
-        if tree.records and tree.root.status == "FINISHED":
-            tree = Tree(self._take(self._folder / f"{key}.{number + 1}"))
-        return tree
+        try:
+            tree = self._take(self._folder / f"{key}.{number}")
+            if not tree.records or tree.root.status != "FINISHED":
+                return tree
+        except ArtifactError as error:
+            _log.warning("tracking begins a new run, because the journal of the one before is damaged: %s", error)
+        return self._take(self._folder / f"{key}.{number + 1}")
 
-    def _take(self, directory: Path) -> Outbox:
+    def _take(self, directory: Path) -> Tree:
         """Open an outbox and have it delivered, unless this tracker holds it already."""
         for held in self._outboxes:
             if held.directory == directory:
-                return held
+                return Tree(held)
         outbox = Outbox(directory)
+        try:
+            tree = Tree(outbox)
+        except ArtifactError:
+            outbox.release()
+            raise
         self._outboxes.append(outbox)
         self._courier.add(outbox)
-        return outbox
+        return tree
 
     def _release(self) -> None:
         if self._courier.close():  # a thread stuck with a dead server still reads: then the process's end frees them
@@ -195,7 +203,7 @@ class Tracker:
                 continue
             with contextlib.suppress(LockedError):  # its process is alive
                 try:
-                    Tree(self._take(directory)).end_stale(children_only=False)
+                    self._take(directory).end_stale(children_only=False)
                 except ArtifactError as error:
                     _log.warning("skipped what an earlier run left: %s", error)
 
@@ -209,7 +217,10 @@ def _check_database(path: Path) -> None:
     """Refuse a file that is no database here: MLflow would retry it for minutes."""
     if not path.exists():
         return
-    with path.open("rb") as file:
-        head = file.read(16)
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise EnvironmentFault("the MLflow database cannot be read", got=error.strerror, where=path) from error
     if head and not head.startswith(b"SQLite format 3"):
         raise EnvironmentFault("the MLflow database is damaged", where=path, hint="restore it, or move it away")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from compress.stage.device import device_of
-from compress.store.disk import readable, writable
+from compress.store.disk import readable, sync_file, writable
 
 NEWEST, EARLIER = "checkpoint.safetensors", "checkpoint.earlier.safetensors"
 DAMAGED = ".damaged"
@@ -47,8 +47,7 @@ def save_checkpoint(trained: nn.Module, updates: torch.optim.Optimizer, director
     metadata = {"step": json.dumps(step), "sha256": _checksum(tensors, directory, step=step)}
     with writable(directory):
         save_file(tensors, draft, metadata=metadata)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(draft)
         if (directory / NEWEST).exists():
             (directory / NEWEST).rename(directory / EARLIER)
         draft.rename(directory / NEWEST)

@@ -80,14 +80,14 @@ def test_a_signal_to_the_terminals_group_does_not_reach_a_worker(small: Path, sa
 
 
 ORPHAN = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from compress.benchmark.process import Worker
 
 worker = Worker()
 worker.load(runtime="ort-cpu", model=Path(sys.argv[1]), inputs=Path(sys.argv[2]))
 print(worker.pid, flush=True)
-time.sleep(60)
+signal.pause()
 """
 
 

@@ -183,8 +183,7 @@ def test_an_interruption_checkpoints_and_says_how_to_go_on(project, number, code
         deadline = time.monotonic() + 60
         while not list(checkpoints.glob("*")) and time.monotonic() < deadline:
             time.sleep(0.1)
-        time.sleep(1)
-        process.send_signal(number)
+        process.send_signal(number)  # made right before training: the first step ends in a checkpoint
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == code, stderr
     assert "compressor run recipe.yaml --until distill" in stderr
@@ -206,7 +205,6 @@ def test_the_second_interruption_stops_at_once(project):
         assert process.stderr is not None
         while not list((project / "compress-store" / "work").glob("*")):
             time.sleep(0.1)
-        time.sleep(1)
         process.send_signal(signal.SIGINT)
         assert any("once more stops at once" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)

@@ -54,3 +54,50 @@ def test_the_server_is_started_without_importing_it(tmp_path):
     found = loaded(code, tmp_path)
     assert "compress.tracking.server" in found
     assert not found & (HEAVY | {"torch", "onnx", "onnxruntime"})
+
+
+FOREIGN = """
+import os, pkgutil, signal, sys
+import filelock  # has a lock of Windows' own
+for name in ("fcntl", "pwd", "grp", "resource", "termios"):
+    sys.modules[name] = None  # an import of it fails
+import compress
+for module in pkgutil.walk_packages(compress.__path__, "compress."):
+    if not module.name.endswith((".__main__", ".predict", ".predict_text", ".bootstrap")):  # programs
+        __import__(module.name)
+for name in ("fork", "killpg", "pread", "sysconf", "getloadavg", "sched_getaffinity", "sched_setaffinity", "getpgid",
+             "getuid", "geteuid", "setsid", "uname", "statvfs", "O_CLOEXEC", "O_DIRECTORY"):
+    delattr(os, name)
+del signal.SIGHUP
+sys.platform = "win32"
+from pathlib import Path
+from compress.benchmark import environment
+from compress.benchmark.process import Worker
+from compress.cli.interruption import watch
+from compress.store import store as module
+folder = Path(sys.argv[1])
+kill, module.os.kill = module.os.kill, None  # there it would end the process that is asked about
+(folder / "artifacts" / f".draft-{'0' * 16}-{module._machine()}-1-{'1' * 8}").mkdir(parents=True)
+store = module.Store.open(folder)
+made = store.commit({"x": 1}, kind="model", write=lambda folder: (folder / "a").write_text("a") and {})
+assert store.find(made.key, verify=True) == made
+module.os.kill = kill
+with watch(): pass
+environment.read = lambda path: None  # nor are there files of a kernel
+assert (environment.describe(seed=0).memory_bytes, environment.NoiseProbe().noise().load_average) == (None, None)
+with Worker() as worker:
+    assert worker.usable("ort-cpu").usable
+    worker._kill()
+"""
+
+
+def test_what_posix_alone_has_is_not_needed(tmp_path):
+    """No Windows here: its modules and calls are taken away, and its name is given."""
+    result = subprocess.run(
+        [sys.executable, "-c", FOREIGN, tmp_path],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr

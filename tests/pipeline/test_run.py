@@ -1,8 +1,12 @@
 """The loop: reuse, resume after kills, shared beginnings, one experiment list."""
 
+import contextlib
 import hashlib
+import itertools
 import json
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,14 +14,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from spoil import spoil_one
 from tiny_pipeline import BRIEF, RECIPE, options, recipe, start
 
 from compress.benchmark.compare import PRESETS
-from compress.errors import LockedError, ModelError
+from compress.errors import ArtifactError, LockedError, ModelError
 from compress.pipeline.run import Options, run
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.report.document import Report
+from compress.store.artifact import Artifact
+from compress.store.digest import hash_file
 from compress.store.document import load
 from compress.store.store import Store
 
@@ -359,6 +366,90 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(finished, tmp_path):
     assert kills >= 3
     (report,) = (tmp_path / "runs").glob("tiny-*/report.json")
     assert digests(load(Report, report)) == digests(outcome.report)
+
+
+# In the order of a run: functions, which call of them, and whether the kill comes after it.
+MOMENTS = [
+    ("compress.store.store:sync", 1, False),  # what prune has made is written, and not yet in its place
+    ("compress.quantization.quantize:observe", 1, False),
+    ("compress.benchmark.measure:Subject.run_block", 7, True),
+]
+MORE_MOMENTS = [
+    ("compress.stages.prune:loss_importance", 1, True),
+    ("compress.stages.prune:loss_importance", 1, False),
+    ("compress.stages.prune:prune", 1, False),
+    ("compress.stages.prune:prune", 1, True),
+    ("compress.store.store:sync", 1, True),
+    ("compress.stages.quantize:graph_of", 1, True),
+    ("compress.stages.quantize:quantize", 1, False),
+    ("compress.stages.quantize:quantize", 1, True),
+    ("compress.judge.race:write_samples", 1, True),
+    ("compress.benchmark.measure:Subject.run_block", 1, False),
+    ("compress.benchmark.measure:Subject.run_block", 40, True),
+    ("compress.judge.race:score_in_runtimes", 1, False),
+    ("compress.judge.race:score_in_runtimes", 1, True),
+    ("compress.pipeline.publish:place_bundle", 1, True),
+]
+
+
+@pytest.mark.parametrize("moments", [MOMENTS, pytest.param(MORE_MOMENTS, marks=pytest.mark.slow)], ids=["few", "many"])
+def test_killed_inside_prune_quantize_and_race_it_ends_with_the_same_bits(finished, tmp_path, moments):
+    outcome, _ = finished
+    for dies_at, call, after in moments:
+        process = start(tmp_path, dies_at=dies_at, call=call, after=after)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, f"it never came to call {call} of {dies_at}"
+    process = start(tmp_path)
+    process.join()
+    assert process.exitcode == 0
+    (report,) = (tmp_path / "runs").glob("tiny-*/report.json")
+    assert digests(load(Report, report)) == digests(outcome.report)
+
+
+def contents(artifact: Artifact) -> tuple:
+    files = {path.name: hash_file(path) for path in artifact.path.iterdir() if path.name != "manifest.json"}
+    return artifact.key, artifact.digest, artifact.inputs, artifact.facts, files
+
+
+@pytest.mark.parametrize(("count", "runs"), [(60, 1), pytest.param(1000, 8, marks=pytest.mark.slow)])
+def test_whatever_happens_to_the_store_of_a_pipeline_no_result_changes(finished, tmp_path, count, runs):
+    """What is found is what was committed, and all else is made anew: here copied, now and then by the pipeline."""
+    outcome, original = finished
+    root, draw, said = tmp_path / "store", random.Random(count), []
+    shutil.copytree(original, root, ignore=shutil.ignore_patterns("mlflow*", "tracking"))
+    expected = {path.name: contents(Store.open(original).find(path.name)) for path in (root / "artifacts").iterdir()}
+    scores = {stage.name: (stage.digest, stage.scores) for stage in outcome.report.stages}
+    caught = 0
+    for number in range(count):
+        spoil_one(root, draw)
+        if number % (count // runs) == count // runs - 1:
+            with contextlib.suppress(ArtifactError):  # threads and precision are no guess: their note is refused
+                run(recipe(), options(root, until_stage="teacher"))
+            shutil.rmtree(root / "runs", ignore_errors=True)
+            report = run(recipe(), options(root, until_stage="quantize")).report
+            assert all((stage.digest, stage.scores) == scores[stage.name] for stage in report.stages)
+        store = Store.open(root, say=said.append)
+        for key, content in expected.items():
+            found = store.find(key)
+            if found is None:
+                caught += 1
+                shutil.copytree(original / "artifacts" / key, root / "artifacts" / key)
+            else:
+                assert contents(found) == content
+        shutil.rmtree(root / "damaged", ignore_errors=True)
+    assert caught > count // 4
+    assert all("set aside" in line for line in said)
+
+
+def test_a_clock_that_runs_backwards_changes_no_bits(finished, tmp_path, monkeypatch):
+    outcome, _ = finished
+    clock = itertools.count(2_000_000_000, -3600)
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "time_ns", lambda: next(clock) * 10**9)
+    report = run(recipe(), options(tmp_path, until_stage="distill")).report
+    expected = digests(outcome.report)
+    assert digests(report) == {name: expected[name] for name in digests(report)}
+    assert all(stage.made_s >= 0 for stage in report.stages)
 
 
 def test_killed_inside_training_it_continues_from_the_checkpoint(finished, tmp_path):

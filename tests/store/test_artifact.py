@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from spoil import spoil_one
 
 from compress.errors import ArtifactError
 from compress.store.artifact import read_artifact
@@ -213,42 +214,6 @@ def run_chain(store: Store) -> list[float]:
         numbers += [scores.facts["accuracy"], source.facts["largest"]]
         numbers += np.frombuffer((scores.path / "logits.bin").read_bytes(), np.float32).tolist()
     return numbers
-
-
-def spoil_one(root: Path, draw: random.Random) -> None:
-    """One random thing that happens to a store."""
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    folders = sorted(path for path in (root / "artifacts").iterdir())
-    file, other = draw.choice(files), draw.choice(files)
-    what = draw.choice(("flip", "flip", "digit", "cut", "grow", "remove", "swap files", "swap folders", "copy folder"))
-    content = bytearray(file.read_bytes())
-    if what == "flip" and content:
-        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-        file.write_bytes(content)
-    elif what == "digit":
-        at = [index for index, byte in enumerate(content) if chr(byte).isdigit()]
-        if at:
-            content[draw.choice(at)] = ord(draw.choice("0123456789"))
-            file.write_bytes(content)
-    elif what == "cut":
-        file.write_bytes(content[: draw.randrange(len(content) + 1)])
-    elif what == "grow":
-        file.write_bytes(content + draw.randbytes(3))
-    elif what == "remove":
-        file.unlink()
-    elif what == "swap files":
-        theirs = other.read_bytes()
-        other.write_bytes(content)
-        file.write_bytes(theirs)
-    elif what == "swap folders":
-        one, two = draw.sample(folders, 2)
-        one.rename(root / "between")
-        two.rename(one)
-        (root / "between").rename(two)
-    elif what == "copy folder":
-        one, two = draw.sample(folders, 2)
-        shutil.rmtree(two)
-        shutil.copytree(one, two)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import logging
 import os
 import signal
@@ -70,6 +71,26 @@ def test_nan_and_infinity_are_left_out_and_named_in_a_tag(store: Path, client):
     (run,) = runs_by_name(client(database_uri(store)))["r"]
     assert run.data.metrics == {"train/b": 1.0}
     assert run.data.tags["compress.nonfinite"] == "train/a, train/c"
+
+
+def test_a_clock_that_is_set_back_makes_nothing_negative(store: Path, client, monkeypatch):
+    clock = itertools.count(2_000_000_000, -1000)
+    monkeypatch.setattr(time, "time_ns", lambda: next(clock) * 10**9)
+    with Tracker.open(store) as tracker:
+        parent = tracker.run("p", experiment="digits", key="k")
+        with tracker.run("s", parent=parent):
+            pass
+    with Tracker.open(store) as tracker, tracker.run("p", experiment="digits", key="k") as parent:  # it was not ended
+        run = tracker.run("s", parent=parent)
+        with run:
+            for step in range(3):
+                run.metrics({"train/loss_total": 1.0}, step=step)
+    mlflow = client(database_uri(store))
+    ended = runs_by_name(mlflow)
+    for run in (*ended["p"], *ended["s"]):
+        assert run.info.end_time >= run.info.start_time
+        times = [point.timestamp for point in mlflow.get_metric_history(run.info.run_id, "train/loss_total")]
+        assert times == sorted(times)
 
 
 def test_a_run_says_how_it_ended(store: Path, client):
