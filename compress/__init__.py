@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from compress.stages.train import Train
     from compress.stages.vocabulary import PruneVocabulary
     from compress.store.artifact import Artifact
-    from compress.tasks import Augment, Judge, Normalize, OwnTask, Task, Tokenize
+    from compress.tasks import Augment, Encode, Judge, Normalize, OwnTask, Task, Tokenize
 
 # Where each public name lives. It is imported on first use, so that the command line answers at once.
 _HOMES = {
@@ -103,6 +103,7 @@ _HOMES = {
     "Distill": "compress.stages.distill",
     "Dkd": "compress.loss.logits",
     "DynamicLayers": "compress.loss.attention",
+    "Encode": "compress.tasks",
     "Ends": "compress.stages.shorten",
     "Export": "compress.stages.export",
     "FeatureTerm": "compress.loss",
@@ -201,6 +202,7 @@ __all__ = [
     "Distill",
     "Dkd",
     "DynamicLayers",
+    "Encode",
     "Ends",
     "Export",
     "FeatureTerm",

@@ -135,14 +135,26 @@ def suggest_temperature(logits: NDArray[np.floating]) -> float:
 
 
 def summaries(inputs: NDArray[Any]) -> Array:
-    """Return what a domain classifier sees of samples, [N, D]: texts, images, or means along other arrays."""
+    """Return what a domain classifier sees of samples, [N, D]: texts, images, columns, or means along other arrays."""
     if inputs.dtype == object:
         return text_summaries(inputs)
+    if inputs.dtype.names is not None:
+        return np.concatenate([column_summaries(inputs[name]) for name in inputs.dtype.names], axis=1)
     if inputs.ndim == 4:
         return image_summaries(inputs)
     rows = inputs.reshape(len(inputs), -1).astype(np.float64)
     starts = np.linspace(0, rows.shape[1], min(COARSE**2, rows.shape[1]) + 1).astype(int)
     return np.add.reduceat(rows, starts[:-1], axis=1) / np.diff(starts)
+
+
+def column_summaries(values: NDArray[Any]) -> Array:
+    """Return what a domain classifier sees of one of several inputs: the numbers and which are missing, or words."""
+    if values.dtype.kind == "U":
+        return text_summaries(values.astype(object))
+    if values.ndim > 1:
+        return summaries(values)
+    gaps = np.isnan(values.astype(np.float64))
+    return np.stack([np.where(gaps, 0.0, values), gaps], axis=1)
 
 
 def image_summaries(images: NDArray[np.generic]) -> Array:

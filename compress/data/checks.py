@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.data.named import check_fields
 from compress.data.samples import Role, Samples
 from compress.errors import DataError, listing
 
@@ -27,6 +28,8 @@ def check_inputs(roles: Mapping[Role, Samples]) -> None:
             raise DataError(f"the {role} role is empty", expected="at least 1 sample", got=0, where=role)
         if inputs.dtype == object:
             _check_text(role, inputs)
+        elif inputs.dtype.names is not None:
+            check_fields(role, inputs)
         else:
             _check_numbers(role, inputs)
         if inputs.dtype != first.dtype or inputs.shape[1:] != first.shape[1:]:

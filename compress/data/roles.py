@@ -78,7 +78,8 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
     for role in ROLES:
         check_role(role, roles[role], classes)
     notes = [_tell_conflicts(role, count, left=bool(missing)) for role, count in conflicts.items() if count]
-    return Data(roles, classes, dropped_duplicates=dropped + overlapping, notes=(*raw.notes, *notes))
+    told = (*raw.notes, *notes)
+    return Data(roles, classes, dropped_duplicates=dropped + overlapping, notes=told, layouts=raw.layouts)
 
 
 def subset(data: Data, *, per_role: int) -> Data:

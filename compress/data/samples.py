@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,8 +19,10 @@ class Samples:
     """Raw samples of one role, before preprocessing.
 
     Attributes:
-        inputs: uint8 or float32 [N, C, H, W] for images, [N, ...] for a task of the user's own; objects [N] for text,
-            each a string, or a tuple of strings for two texts or the words of a sentence.
+        inputs: uint8 or float32 [N, C, H, W] for images; float32 [N, F] for tables, [N, C, L] or [N, T, F] for signals
+            and sequences, [N, ...] for a task of the user's own; objects [N] for text, each a string, or a tuple of
+            strings for two texts or the words of a sentence. Or [N] with named fields, `compress.data.named`: several
+            arrays, or the columns of a table.
         labels: what is right, or None when unlabelled: int64 [N] class numbers; uint8 [N, C] yes or no for each of
             several labels; float32 [N, C] targets of a regression; or objects [N], each the int64 tags of its words.
     """
@@ -79,12 +81,14 @@ class Data:
         classes: the names of the outputs, in order: classes, labels, tags, or targets of a regression.
         dropped_duplicates: samples left out because an equal input was there already.
         notes: what a user should know of how the samples were read and chosen, a sentence each.
+        layouts: order of the axes of the inputs that are no images, by name; "" names that of a single array.
     """
 
     roles: Mapping[Role, Samples]
     classes: tuple[str, ...]
     dropped_duplicates: int = 0
     notes: tuple[str, ...] = ()
+    layouts: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def train(self) -> Samples:

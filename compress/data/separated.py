@@ -81,7 +81,7 @@ def check_columns(count: int, path: Path) -> None:
             expected=f"at most {MAX_COLUMNS:,}",
             got=f"{count:,}",
             where=path,
-            hint="keep the columns of texts and labels alone; arrays of numbers are read from .npz",
+            hint="keep the columns that are learnt from and the labels; wider arrays of numbers are read from .npz",
         )
 
 

@@ -1,8 +1,8 @@
 """What every source of samples is, and the shapes and types it may leave to us."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -13,7 +13,8 @@ from compress.config import Values
 from compress.data.samples import Role, Samples
 from compress.errors import DataError
 
-Layout = Literal["NCHW", "NHWC"]
+Layout = Literal["NCHW", "NHWC", "NCL", "NTF"]
+AnyLayout = Layout | dict[str, Layout]
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,14 @@ class Raw:
         roles: the roles that the source itself tells apart; all of them are train when it does not.
         classes: class names in label order; empty when the source has none.
         notes: what a user should know of how they were read, a sentence each.
+        layouts: ``NCL`` (signals) or ``NTF`` (sequences) for inputs of three axes, by name, "" for a single array; the
+            others are signals.
     """
 
     roles: dict[Role, Samples]
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    layouts: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Source(Values):

@@ -6,18 +6,27 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+)
 from pydantic.json_schema import SkipJsonSchema
 
 from compress.config import one_key
 from compress.config.user_code import call_user, dump, run_user_file, user_function
 from compress.data.arrays import Numpy
+from compress.data.given import Given, read_given
 from compress.data.idx import read_idx
 from compress.data.images import read_folder
 from compress.data.own import OwnSource, form
 from compress.data.picture import Mode
 from compress.data.samples import ROLES, Role, Samples
-from compress.data.source import Raw, Source, channels_first, class_numbers
+from compress.data.source import AnyLayout, Raw, Source, class_numbers
 from compress.data.table import HubData, Table
 from compress.errors import DataError
 
@@ -129,13 +138,16 @@ class ImageFolder(Source):
 class File(Source):
     """A function in the user's own Python file; the file must be named on the command line (``--code``).
 
-    It returns roles to pairs of inputs (uint8 or float32 [N, C, H, W] or [N, H, W]) and labels (integers [N], or None).
+    It returns roles to pairs of inputs (uint8 or float32 [N, C, H, W] or [N, H, W], [N, F], what ``layout`` says, or
+    several arrays by name, ``{"left": ..., "right": ...}``) and labels (integers [N], numbers [N] or [N, C], 0 and 1
+    [N, C], or None).
 
     Attributes:
         path: the Python file.
         factory: the function.
         arguments: passed to it by name.
         classes: class names in label order; empty names them by number.
+        layout: order of the axes of inputs, as of `Numpy`; None is ``NCHW``.
     """
 
     source: Literal["file"] = "file"
@@ -143,6 +155,12 @@ class File(Source):
     factory: str = "data"
     arguments: dict[str, Any] = {}
     classes: tuple[str, ...] = ()
+    layout: AnyLayout | None = None
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a layout where none is said, so that stored runs are found as ever."""
+        return {name: value for name, value in write(self).items() if name != "layout" or value is not None}
 
     def load(self, *, code: Sequence[Path]) -> Raw:
         """Return what the function returns.
@@ -160,15 +178,15 @@ class File(Source):
                 got=list(returned) if isinstance(returned, Mapping) else type(returned).__name__,
                 where=self.path,
             )
-        roles: dict[Role, Samples] = {}
+        roles: dict[Role, tuple[Given, Any]] = {}
         for role, pair in returned.items():
             if not isinstance(pair, tuple) or len(pair) != 2:
                 raise DataError(f"{self.factory} gives {role} no pair", expected="(inputs, labels)", where=self.path)
             inputs, labels = pair
-            roles[role] = Samples(
-                channels_first(np.asarray(inputs), layout="NCHW"), None if labels is None else class_numbers(labels)
-            )
-        return Raw(roles, self.classes)
+            arrays = isinstance(inputs, Mapping)
+            given = {str(name): np.asarray(values) for name, values in inputs.items()} if arrays else np.asarray(inputs)
+            roles[role] = (given, labels)
+        return read_given(roles, layout=self.layout or "NCHW", classes=self.classes, where=self.path)
 
 
 OurSource = Annotated[

@@ -1,4 +1,4 @@
-"""Tables of text: CSV, TSV, JSON lines and Parquet files, or a hub data set, one row a sample."""
+"""Tables of text, or of numbers and categories: CSV, TSV, JSON lines, Parquet or a hub data set, one row a sample."""
 
 import difflib
 import re
@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from compress.config import HubOrFolder
+from compress.data.columns import categories_of, numbers_of, widen
+from compress.data.named import name_arrays
 from compress.data.samples import Role, Samples
 from compress.data.source import Raw, Source
 from compress.data.table_file import Rows, read_table
@@ -18,16 +21,21 @@ from compress.errors import DataError, EnvironmentFault, listing
 if TYPE_CHECKING:
     import pandas as pd
 
+TABLES = ("numbers", "categories")  # the fields that came later than stored runs
 CLASS_NUMBER = re.compile("-?[0-9]{1,4300}")  # Python converts no longer ones
 
 
 class Columns(Source):
     """Which columns hold what. One of ``label``, ``labels``, ``targets`` and ``tags`` says what is to be learnt.
 
+    Either texts or words are to be learnt from, or numbers and categories.
+
     Attributes:
         text: column of a text.
         pair: column of a second text, for tasks on two.
         words: column of lists of words, instead of ``text``, for token classification.
+        numbers: columns of numbers, in the order in which a model takes them.
+        categories: columns of names or whole numbers that stand for something.
         label: column of one class, a name or a number.
         labels: columns of 0 or 1, one for each label of a multi-label task.
         targets: columns of numbers, for regression.
@@ -44,16 +52,40 @@ class Columns(Source):
     targets: tuple[str, ...] = ()
     tags: str | None = None
     classes: tuple[str, ...] = ()
+    numbers: tuple[str, ...] | None = None
+    categories: tuple[str, ...] | None = None
 
     def model_post_init(self, _context: object) -> None:
         """Refuse columns that say nothing, or two things."""
-        if (self.text is None) == (self.words is None):
-            raise ValueError("expected text (a column of strings) or words (a column of lists), and not both")
+        ways = [self.text is not None, self.words is not None, bool(self.measured)]
+        if sum(ways) != 1:
+            raise ValueError(
+                "expected text (a column of strings), words (a column of lists), or numbers and categories (columns of "
+                "a table), and only one of them"
+            )
+        twice = [name for name in self.measured if self.measured.count(name) > 1]
+        learnt = [name for name in self.measured if name in (self.label, *self.labels, *self.targets)]
+        if twice or learnt:
+            names = ", ".join(dict.fromkeys(twice or learnt))
+            how = "twice" if twice else "as what is learnt, too"
+            raise ValueError(f"expected every column once; got {names} {how}")
+        if self.pair is not None and self.text is None:
+            raise ValueError("pair is the column of a second text, beside text")
         given = [name for name in ("label", "labels", "targets", "tags") if self.__dict__[name]]
         if len(given) != 1:
             raise ValueError(f"expected one of label, labels, targets and tags; got {' and '.join(given) or 'none'}")
         if (self.words is None) != (self.tags is None):
             raise ValueError("words and tags go together: every word has a tag")
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the columns of a table where there are none, so that stored runs are found as ever."""
+        return {name: value for name, value in write(self).items() if name not in TABLES or value is not None}
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The columns of numbers and categories."""
+        return (*(self.numbers or ()), *(self.categories or ()))
 
     def roles(self, tables: dict[Role, Rows]) -> Raw:
         """Return the samples of some tables.
@@ -67,12 +99,25 @@ class Columns(Source):
         if "train" not in tables:
             raise DataError("the train role is missing", expected="train among the roles", got=sorted(tables))
         classes = self._classes(tables["train"].frame, tables["train"].where)
+        inputs = self._tables(tables) if self.measured else self._texts(tables)
         roles: dict[Role, Samples] = {
-            role: Samples(self._inputs(rows.frame, rows.where), self._labels(rows.frame, classes, rows.where))
-            for role, rows in tables.items()
+            role: Samples(inputs[role], self._labels(rows.frame, classes, rows.where)) for role, rows in tables.items()
         }
         notes = tuple(note for rows in tables.values() for note in rows.notes)
         return Raw(roles, classes, (*notes, *(() if self.classes else _alike(classes))))
+
+    def _texts(self, tables: dict[Role, Rows]) -> dict[Role, NDArray[Any]]:
+        return {role: self._inputs(rows.frame, rows.where) for role, rows in tables.items()}
+
+    def _tables(self, tables: dict[Role, Rows]) -> dict[Role, NDArray[Any]]:
+        read = [self._columns(rows.frame, rows.where) for rows in tables.values()]
+        widen(read)
+        pairs = zip(tables.items(), read, strict=True)
+        return {role: name_arrays(found, where=rows.where) for (role, rows), found in pairs}
+
+    def _columns(self, frame: "pd.DataFrame", where: str) -> dict[str, NDArray[Any]]:
+        kinds = ((numbers_of, self.numbers or ()), (categories_of, self.categories or ()))
+        return {name: read(column(frame, name, where), name, where) for read, names in kinds for name in names}
 
     def _inputs(self, frame: "pd.DataFrame", where: str) -> NDArray[Any]:
         names = [name for name in (self.text, self.pair, self.words) if name is not None]

@@ -8,7 +8,7 @@
     labels.json                   class names in the order of the logits
     preprocessing.json            what turns raw data into inputs
     reference.npz                 ``input/<name>`` and, for each variant and fp32 in any case, ``<variant>/<output>``
-    predict.py                    labels images with onnxruntime and numpy alone, or text with tokenizers besides
+    predict.py                    labels images, tables and arrays with onnxruntime and numpy, text with tokenizers
     tokenizer.json config.json    for models of text, and for optimum and transformers
     preprocessor_config.json      for a pipeline of transformers that reads images
 """
@@ -101,7 +101,8 @@ def write_bundle(
     for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8")
     # Read, not imported: it is a script from its first line to its last.
-    name = "predict_text.py" if "tokenizer.json" in files else "predict.py"
+    kinds = {"predict_text.py": "tokenizer.json" in files, "predict_arrays.py": "arrays" in metadata.preprocessing}
+    name = next((script for script, fits in kinds.items() if fits), "predict.py")
     script = Path(__file__).with_name(name).read_text()
     if external_files(directory / f"{primary}.onnx"):
         script = script.replace(FROM_MEMORY, FROM_FILES)

@@ -32,7 +32,8 @@ class Judge(Values):
     """How outputs are judged.
 
     Attributes:
-        measure: what gates and choices are about; None takes accuracy, Pearson's correlation for regression, and the F1
+        measure: what gates and choices are about; None takes accuracy; Pearson's correlation for regression on texts,
+            R2 for regression on arrays; the F1 of several labels of arrays; and the F1
             of entities for tags that begin with B and I. One of the user's own is a function in Python, and
             ``{file: my_measure.py, function: top5}`` in a recipe; see `OwnMeasure`.
         merge: classes that count as one for accuracy, by the name they share: ``{ham: [easy-ham, hard-ham]}``. The
@@ -141,4 +142,15 @@ def regression(outputs: NDArray[np.floating], targets: NDArray[np.floating]) -> 
         "pearson": pearson(outputs, targets),
         "spearman": spearman(outputs, targets),
         "mean squared error": Tally(np.stack([squares, np.ones(len(squares))], axis=1), mean),
+    }
+
+
+def absolute_errors(
+    outputs: NDArray[np.floating], targets: NDArray[np.floating], names: tuple[str, ...]
+) -> dict[str, Tally]:
+    """Return the mean absolute error of each number, [N, C], up to as many as there are recalls."""
+    errors, ones = np.abs(outputs.astype(np.float64) - targets), np.ones(len(targets))
+    return {
+        f"mean absolute error of {name}": Tally(np.stack([errors[:, number], ones], axis=1), mean)
+        for number, name in enumerate(names[:MAX_RECALLS])
     }

@@ -177,6 +177,32 @@ def spearman(outputs: NDArray[np.floating], targets: NDArray[np.floating]) -> Ta
     return pearson(rankdata(outputs, axis=0), rankdata(targets, axis=0))
 
 
+def determination(total: Numbers) -> Numbers:
+    """Return the share of variance explained, from n and the sums of y, yy and squared errors: the mean over targets.
+
+    A target that does not vary, in the data or in a resample, tells nothing of a model. Without any that does, it is 0.
+    """
+    n, y, yy, errors = np.moveaxis(total.reshape(*total.shape[:-1], -1, 4), -1, 0)
+    spread = yy - y**2 / np.maximum(n, 1)
+    varies = spread > 1e-12 * n
+    found = np.where(varies, 1 - errors / np.where(varies, spread, 1.0), 0.0)
+    return found.sum(axis=-1) / np.maximum(varies.sum(axis=-1), 1)
+
+
+def r2(outputs: NDArray[np.floating], targets: NDArray[np.floating]) -> Tally:
+    """Return the coefficient of determination of outputs and targets, [N, C], the mean over the targets that vary.
+
+    1 for outputs that are the targets, 0 for their mean, below 0 for worse than that.
+    """
+    x, y = outputs.astype(np.float64), targets.astype(np.float64)
+    mean, std = y.mean(axis=0), y.std(axis=0)
+    std[std == 0] = 1
+    # Shifted and scaled, which changes nothing, so that sums of squares lose no digits.
+    scaled, errors = (y - mean) / std, ((x - y) / std) ** 2
+    counts = np.stack([np.ones_like(y), scaled, scaled**2, errors], axis=2)
+    return Tally(counts.reshape(len(y), -1), determination)
+
+
 def entities(
     decided: Sequence[NDArray[np.integer]], labels: Sequence[NDArray[np.integer]], names: Sequence[str]
 ) -> Tally:

@@ -1,10 +1,12 @@
 """Models that come from elsewhere: a user's Python file, timm; Hugging Face's have a file of their own."""
 
+import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -15,9 +17,11 @@ from compress.errors import EnvironmentFault, ModelError
 from compress.models.spec import Model, image_sizes
 from compress.tasks.image_classification import Normalize
 from compress.tasks.signature import Signature
+from compress.tasks.task import Task
 
 # What the libraries raise for unknown names, unfit weights and configurations, and hubs that do not answer.
 LIBRARY_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+TRIED = 2  # samples of made-up inputs
 TIMM_NAME = re.compile(r"[\w.-]+")  # with its weights' tag; a hub or folder is named by a colon and slashes
 
 
@@ -60,6 +64,38 @@ class UserFile(Model):
                 where=path,
             )
         return model
+
+    def check(self, module: nn.Module, task: Task, *, where: object) -> None:
+        """Refuse a forward that takes the inputs in another order, or does not look up all numbers that they can hold.
+
+        Raises:
+            ModelError: with the order, or the numbers that occur.
+        """
+        inputs = [tensor.name for tensor in task.signature.inputs]
+        taken = [name for name in inspect.signature(module.forward).parameters if name in inputs]
+        if sorted(taken) == sorted(inputs) and taken != inputs:
+            raise ModelError(
+                "the model takes its inputs in another order than the data give them",
+                expected=f"forward({', '.join(inputs)})",
+                got=f"forward({', '.join(taken)})",
+                where=where,
+                hint="give the arrays in the order of the arguments, or turn the arguments round",
+            )
+        looked_up = [tensor.name for tensor in task.signature.inputs if tensor.dtype != "float32"]
+        if not (looked_up and task.fixed_size):
+            return
+        module.eval()
+        try:
+            with torch.no_grad():
+                module(*map(torch.from_numpy, task.noise(TRIED, seed=0)))
+        except IndexError as error:
+            raise ModelError(
+                "the model does not look up all the numbers that its inputs can hold",
+                expected=f"as many as there are in {', '.join(looked_up)}: {task.input_formula}",
+                got=error,
+                where=where,
+                hint="give the embedding one entry more than the largest number",
+            ) from error
 
     def _find_unchanged(self, code: Sequence[Path]) -> Path:
         folders = folders_of(code)

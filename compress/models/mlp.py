@@ -1,4 +1,4 @@
-"""A multilayer perceptron over flattened pixels (the networks of Hinton et al. 2015, section 3)."""
+"""A multilayer perceptron over flattened pixels (the networks of Hinton et al. 2015, section 3), or over columns."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.models.spec import Model, image_sizes
+from compress.models.spec import Model, flat_sizes
 from compress.tasks.signature import Signature
 
 
@@ -25,12 +25,12 @@ class Mlp(Model):
 
     def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:  # noqa: ARG002
         """Return the network with PyTorch's default initial weights."""
-        channels, height, width, classes = image_sizes(signature, family=self.family)
-        return Perceptron(inputs=channels * height * width, classes=classes, widths=self.widths, dropout=self.dropout)
+        inputs, classes = flat_sizes(signature, family=self.family)
+        return Perceptron(inputs=inputs, classes=classes, widths=self.widths, dropout=self.dropout)
 
 
 class Perceptron(nn.Module):
-    """Images [B, C, H, W] float32 to logits [B, classes]."""
+    """Images [B, C, H, W], or any other float32 [B, ...], to logits [B, classes]."""
 
     def __init__(self, *, inputs: int, classes: int, widths: Sequence[int], dropout: float) -> None:
         super().__init__()

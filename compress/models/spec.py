@@ -1,6 +1,7 @@
 """What every model family is: a frozen description that builds a fresh ``nn.Module``."""
 
 import importlib.metadata
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,6 +111,26 @@ class Model(Values):
                 where=f"model {self}",
                 hint=f"pip install {' '.join(self.libraries)}",
             ) from error
+
+
+def flat_sizes(signature: Signature, *, family: str) -> tuple[int, int]:
+    """Return how many numbers a sample has, and how many outputs.
+
+    Raises:
+        ModelError: when the signature is not one array of a fixed size in, one row of logits out.
+    """
+    sizes = [tensor.shape[1:] for tensor in (*signature.inputs, *signature.outputs)]
+    floats = all(tensor.dtype == "float32" for tensor in signature.inputs)
+    fixed = [size for shape in sizes for size in shape if isinstance(size, int)]
+    if len(sizes) != 2 or len(sizes[1]) != 1 or not floats or len(fixed) != sum(map(len, sizes)):
+        raise ModelError(
+            f"the {family} family takes one array of a fixed size",
+            expected="one float input [batch, ...] and one output [batch, classes]",
+            got=[f"{tensor.name} {tensor.shape}" for tensor in (*signature.inputs, *signature.outputs)],
+            hint="choose a family that fits the task, or make categories a part of the numbers: "
+            "data.encode: {categories: one-hot}",
+        )
+    return math.prod(fixed[:-1]), fixed[-1]
 
 
 def image_sizes(signature: Signature, *, family: str) -> tuple[int, int, int, int]:

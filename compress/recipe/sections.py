@@ -34,19 +34,46 @@ from compress.errors import DataError, ModelError
 from compress.models import AnyModel
 from compress.stages.export import Variant
 from compress.stages.train import Train
-from compress.tasks import Augment, ImageClassification, Judge, Normalize, Task, TextTask, Tokenize, Tokenizer
+from compress.tasks import (
+    ArrayTask,
+    Augment,
+    Encode,
+    ImageClassification,
+    Judge,
+    Normalize,
+    Task,
+    TextTask,
+    Tokenize,
+    Tokenizer,
+)
 from compress.tasks.own import AnyTask, OwnTask, TaskMaker, make_task
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
-AnyNormalize = Annotated[
+OneNormalize = Annotated[
     Annotated[Literal["identity"], Tag("identity")] | Annotated[Normalize, Tag("numbers")],
     Discriminator(lambda value: "identity" if isinstance(value, str) else "numbers"),
+]
+
+
+def _form_of_normalize(value: object) -> str:
+    if isinstance(value, str):
+        return "identity"
+    named = isinstance(value, dict) and bool(value) and not {"mean", "std"} & set(value)
+    return "inputs" if named else "numbers"
+
+
+AnyNormalize = Annotated[
+    Annotated[Literal["identity"], Tag("identity")]
+    | Annotated[Normalize, Tag("numbers")]
+    | Annotated[dict[str, OneNormalize], Tag("inputs")],
+    Discriminator(_form_of_normalize),
 ]
 UNSTATED = "the input formula of the given weights is not stated, and other images than theirs make them worse silently"
 STATED = (
     "data.normalize: {mean: [...], std: [...]} as they were trained, of images scaled to 0 to 1, or data.normalize: "
     "identity where they were trained on the scaled images themselves"
 )
+LATER = ("task", "encode")
 OF_FILE = re.compile(r"(?:sqlite:///|file://)?(/[^?#]*)$")  # an absolute path, nothing that could change its meaning
 
 
@@ -61,10 +88,11 @@ class DataConfig(Values):
         augment: views of the train samples; None trains on the plain ones.
         normalize: mean and deviation that given weights were trained with, or ``identity`` for images that are only
             scaled to 0 to 1; None takes what the weights' own configuration says, or of a teacher that is trained here
-            those of the train role.
+            those of the train role. Of arrays likewise, by column or channel; of several by the name of the input.
         tokenize: how text becomes tokens.
         judge: what counts as right.
-        task: what samples are, where they are neither images of one class nor text: the user's own; see `OwnTask`.
+        task: what samples are, where they are none of what is read here: the user's own; see `OwnTask`.
+        encode: how the columns of a table become inputs, and targets what a model gives; None is `Encode`'s defaults.
     """
 
     source: AnySource
@@ -75,14 +103,15 @@ class DataConfig(Values):
     tokenize: Tokenize = Tokenize()
     judge: Judge = Judge()
     task: AnyTask | None = None
+    encode: Encode | None = None
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the key of a task of the user's own where there is none, so that stored runs are found as ever."""
-        return {name: value for name, value in write(self).items() if name != "task" or value is not None}
+        """Without the keys that came later where they say nothing, so that stored runs are found as ever."""
+        return {name: value for name, value in write(self).items() if name not in LATER or value is not None}
 
     def task_of(self, data: Data, *, tokenizer: str | None, teachers: Sequence["Teacher"] = ()) -> Task:
-        """Return the task for these data: images, texts, or words, or the user's own.
+        """Return the task for these data: images, texts, words, or arrays and tables, or the user's own.
 
         Args:
             data: as ``load`` returned them.
@@ -102,7 +131,7 @@ class DataConfig(Values):
         return task
 
     def _own_task(self, make: TaskMaker | OwnTask, data: Data) -> Task:
-        ours = ("augment", "normalize", "tokenize", "judge")
+        ours = ("augment", "normalize", "tokenize", "judge", "encode")
         given = [name for name in ours if self.__dict__[name] != type(self).model_fields[name].default]
         if given:
             raise DataError(
@@ -114,11 +143,17 @@ class DataConfig(Values):
         return make_task(make, data)
 
     def _our_task(self, data: Data, *, tokenizer: str | None, teachers: Sequence["Teacher"]) -> Task:
-        if data.select.inputs.dtype != object:
-            if self.tokenize != Tokenize():
-                raise DataError("only text is tokenized", got="images", where="data.tokenize")
+        inputs, labels = data.select.inputs, data.select.labels
+        if inputs.dtype != object and self.tokenize != Tokenize():
+            raise DataError("only text is tokenized", got="no text", where="data.tokenize")
+        classified = inputs.ndim == 4 and (labels is None or labels.ndim == 1)
+        if self.encode is not None and (classified or inputs.dtype == object):
+            raise DataError("only tables and targets of arrays are encoded", where="data.encode")
+        if classified:
             normalize = self._normalization(data.train.inputs, teachers)
             return ImageClassification.of(data, augment=self.augment, normalize=normalize, judge=self.judge)
+        if inputs.dtype != object:
+            return self._array_task(data, teachers)
         for name in ("augment", "normalize"):
             if self.__dict__[name] is not None:
                 raise DataError(f"only images have {name}", got="text", where=f"data.{name}")
@@ -129,10 +164,43 @@ class DataConfig(Values):
                 expected="a hub id or folder",
                 where="data.tokenize.tokenizer",
             )
-        labels = data.select.labels
         words = labels is not None and labels.dtype == object
         loaded = Tokenizer.load(path, max_length=self.tokenize.max_length, words=words)
         return TextTask.of(data, tokenizer=loaded, judge=self.judge)
+
+    def _array_task(self, data: Data, teachers: Sequence["Teacher"]) -> Task:
+        """Return the task of tables, signals, sequences and arrays by name.
+
+        Raises:
+            DataError: when the fields do not fit the data.
+            ModelError: when there are given weights and nothing says what numbers they were trained on.
+        """
+        if self.augment is not None:
+            raise DataError("only images of one class each are augmented", where="data.augment")
+        given = any(teacher.is_given for teacher in teachers)
+        encode, normalize = self.encode or Encode(), self.normalize
+        train = ArrayTask.of(data, encode=encode, normalize=None, judge=self.judge, given=given)
+        if normalize is None and given and train.numbers:
+            raise ModelError(
+                "the numbers that given weights were trained on are not stated, and others make them worse silently",
+                expected="data.normalize: {mean: [...], std: [...]} with one of each for every column or channel, or "
+                "data.normalize: identity where they were trained on the raw numbers; of several inputs by name",
+                got="no data.normalize",
+                where="data.normalize",
+                hint=f"train's own would be {train.told_numbers()}",
+            )
+        if normalize is None:
+            return train
+        named = normalize if isinstance(normalize, dict) else dict.fromkeys(train.numbers, normalize)
+        if isinstance(normalize, Normalize) and len(train.numbers) > 1:
+            raise DataError(
+                "data.normalize does not say which input it is for",
+                expected="one of each for " + ", ".join(train.numbers) + ", by name",
+                got="one for all",
+                where="data.normalize",
+            )
+        stated = {name: own if isinstance(own, Normalize) else Normalize.identity(1) for name, own in named.items()}
+        return ArrayTask.of(data, encode=encode, normalize=stated, judge=self.judge, given=given)
 
     def _normalization(self, inputs: NDArray[Any], teachers: Sequence["Teacher"]) -> Normalize | None:
         """Return what is stated, or what the configuration of given weights says; None stands for the train role's.
@@ -143,6 +211,8 @@ class DataConfig(Values):
         channels = inputs.shape[1]
         if self.normalize == "identity":
             return Normalize.identity(channels)
+        if isinstance(self.normalize, dict):
+            raise DataError("images are a single input", got=f"data.normalize of {', '.join(self.normalize)}")
         given = [teacher for teacher in teachers if teacher.is_given]
         if self.normalize is not None or not given or inputs.ndim != 4:
             return self.normalize

@@ -2,17 +2,21 @@
 
 from compress.measures.judge import Judge
 from compress.measures.tally import Tally
+from compress.tasks.arrays import ArrayTask
 from compress.tasks.batch import Batch, View
 from compress.tasks.image_classification import Augment, ImageClassification, Normalize
 from compress.tasks.own import OwnTask
 from compress.tasks.signature import Signature, Tensor
+from compress.tasks.tabular import Encode
 from compress.tasks.task import Task
 from compress.tasks.text import TextTask
 from compress.tasks.tokenizer import Tokenize, Tokenizer
 
 __all__ = [
+    "ArrayTask",
     "Augment",
     "Batch",
+    "Encode",
     "ImageClassification",
     "Judge",
     "Normalize",

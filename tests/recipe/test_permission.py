@@ -37,7 +37,8 @@ SIDES = {
     },
     DATA: {
         *(f"{table}.{column}" for table in ("Table", "HubData") for column in
-          ("text", "pair", "words", "label", "labels", "targets", "tags")),
+          ("text", "pair", "words", "label", "labels", "targets", "tags", "numbers", "categories")),
+        "File.layout", "Numpy.layout", "DataConfig.normalize",
         "HubData.subset", "HubData.splits", "HubData.revision", "Judge.merge", "Prune.protected", "Quantize.keep_float",
         "HuggingFace.change", "HuggingFace.config",
         *(f"{term}.pairs" for term in ("Hint", "Hidden", "Cosine", "AttentionTransfer", "Rkd", "LastFeature", "Layers",

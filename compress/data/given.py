@@ -1,0 +1,123 @@
+"""Arrays and labels as users give them, as samples: axes in our order, several inputs by name, labels of any kind."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data.named import name_arrays
+from compress.data.samples import Role, Samples
+from compress.data.source import AnyLayout, Layout, Raw, channels_first, class_numbers
+from compress.errors import DataError
+
+SERIES: tuple[Layout, ...] = ("NCL", "NTF")
+
+Given = NDArray[np.generic] | Mapping[str, NDArray[np.generic]]
+
+
+def read_given(
+    roles: Mapping[Role, tuple[Given, NDArray[np.generic] | None]],
+    *,
+    layout: AnyLayout,
+    classes: tuple[str, ...],
+    where: object,
+) -> Raw:
+    """Return samples of some roles.
+
+    Args:
+        roles: inputs, an array or several by name in the order in which a model takes them, and labels.
+        layout: order of the axes, of all inputs or by name; what is not named is ``NCHW``.
+        classes: names of the outputs.
+        where: named in messages.
+
+    Raises:
+        DataError: when roles differ in their inputs, or arrays or labels are none that are read.
+    """
+    names = _names(roles, where)
+    unknown = sorted(set(layout) - set(names)) if isinstance(layout, dict) else []
+    if unknown:
+        raise DataError(
+            "layout names no input",
+            expected=f"some of {', '.join(names) or 'none: the inputs are a single array'}",
+            got=", ".join(unknown),
+            where="data.source.layout",
+        )
+    order: dict[str, Layout] = {
+        name: layout.get(name, "NCHW") if isinstance(layout, dict) else layout for name in names or ("",)
+    }
+    found: dict[Role, Samples] = {}
+    notes: dict[str, None] = {}
+    for role, (inputs, labels) in roles.items():
+        if isinstance(inputs, Mapping):
+            arrays = {name: _series(np.asarray(inputs[name]), order[name], named=True) for name in names}
+            values: NDArray[Any] = name_arrays(arrays, where=f"{where}, {role}")
+        else:
+            values = _series(inputs, order[""], named=False)
+        learnt, note = labels_of(labels)
+        found[role] = Samples(values, learnt)
+        notes |= {note: None} if note else {}
+    layouts = {name: axes for name, axes in order.items() if axes in SERIES}
+    return Raw(found, classes, tuple(notes), layouts)
+
+
+def _names(roles: Mapping[Role, tuple[Given, Any]], where: object) -> tuple[str, ...]:
+    """Return the names of the inputs, which all roles have; none for a single array."""
+    named = {role: tuple(inputs) if isinstance(inputs, Mapping) else () for role, (inputs, _) in roles.items()}
+    first = next(iter(named.values()), ())
+    for role, names in named.items():
+        if set(names) != set(first):
+            raise DataError(
+                "the roles have different inputs",
+                expected=", ".join(first) or "a single array",
+                got=", ".join(names) or "a single array",
+                where=f"{where}, {role}",
+            )
+    return first
+
+
+def _series(values: NDArray[np.generic], layout: Layout, *, named: bool) -> NDArray[np.generic]:
+    """Return an array whose axes are in our order; numbers of a type that no image has become float32."""
+    if not (layout in SERIES and values.ndim == 3):
+        values = channels_first(values, layout=layout)
+    images = values.ndim == 4 or values.dtype in (np.uint8, np.float32)
+    ids = named and values.ndim < 3
+    if images or ids or values.ndim < 2 or values.dtype.kind not in "fiu":
+        return values
+    return values.astype(np.float32)
+
+
+def labels_of(labels: object | None) -> tuple[NDArray[Any] | None, str]:
+    """Return labels as samples hold them, and what a user should know of how they were read.
+
+    Integers [N] are class numbers. Floats [N] or [N, C] are numbers to be given, a regression; whole ones [N] may be
+    either. 0 and 1, [N, C], are yes
+    and no for each of several labels; where every row has a single 1 they are one-hot, and become class numbers.
+
+    Raises:
+        DataError: when they are none of these.
+    """
+    if labels is None:
+        return None, ""
+    values = np.asarray(labels)
+    if values.dtype.kind == "f" and values.ndim in (1, 2):
+        if values.ndim == 1 and not (values % 1).any():
+            raise DataError(
+                "labels may be class numbers or targets",
+                expected="integers for classes, floats [samples, targets] for numbers to be given",
+                got=f"whole numbers as {values.dtype} {list(values.shape)}",
+                hint="labels.astype(int) for classes, labels.reshape(-1, 1) for a regression",
+            )
+        numbers = values.reshape(len(values), -1).astype(np.float32)
+        return numbers, f"labels are {values.dtype}: a regression, with {numbers.shape[1]} for each sample"
+    if values.dtype.kind in "iub" and values.ndim == 2:
+        if not np.isin(values, (0, 1)).all():
+            raise DataError(
+                "labels of several columns are neither yes and no nor targets",
+                expected="0 and 1 [samples, labels], or floats [samples, targets]",
+                got=f"{values.dtype} from {values.min()} to {values.max()}",
+            )
+        if values.shape[1] > 1 and (values.sum(axis=1) == 1).all():
+            return values.argmax(axis=1).astype(np.int64), "labels are one-hot: read as class numbers"
+        return values.astype(np.uint8), ""
+    return class_numbers(labels), ""
