@@ -168,6 +168,9 @@ def _check_outputs(proto: onnx.ModelProto, signature: Signature) -> None:
                 expected=declared.shape,
                 got=tuple(dim.dim_param or dim.dim_value for dim in dims),
                 where=f"output {declared.name!r}",
+                hint="a number where the batch is expected comes from len(x) in forward(); write x.shape[0]"
+                if declared.shape[0] == "batch"
+                else None,
             )
 
 

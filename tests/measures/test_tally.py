@@ -10,7 +10,7 @@ from sklearn import metrics
 from compress.errors import DataError
 from compress.measures.intervals import Estimate, measure, measure_changes, sign_test, wilson_interval
 from compress.measures.judge import Judge, multi_label, regression, single_label
-from compress.measures.tally import entities, pearson, spans, spearman
+from compress.measures.tally import entities, pearson, r2, spans, spearman
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -279,3 +279,16 @@ def test_a_refusal_names_a_few_of_many_classes():
         Judge(merge={"all": ("class 3", "other")}).group_classes(names)
     assert "class 19 and 980 others at most once" in str(caught.value)
     assert "class 20" not in str(caught.value)
+
+
+def test_r2_is_scikit_learns_and_leaves_out_targets_that_do_not_vary():
+    generator = np.random.default_rng(0)
+    targets = generator.normal([1e6, 0], [1, 10], (50, 2))
+    outputs = targets + generator.normal(0, 0.5, (50, 2))
+    assert r2(outputs, targets).value == pytest.approx(metrics.r2_score(targets, outputs), abs=1e-6)
+    assert r2(np.broadcast_to(targets.mean(axis=0), targets.shape), targets).value == pytest.approx(0, abs=1e-6)
+    assert r2(outputs, np.full((50, 2), 3.0)).value == 0
+    constant = np.stack([targets[:, 1], np.ones(50)], axis=1)
+    assert r2(np.stack([outputs[:, 1], np.zeros(50)], axis=1), constant).value == pytest.approx(
+        metrics.r2_score(targets[:, 1], outputs[:, 1])
+    )
