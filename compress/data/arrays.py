@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from compress.config import Values
-from compress.data.given import Given, read_given
+from compress.data.given import read_given
 from compress.data.npy import Array, read_array, read_arrays
+from compress.data.ragged import Given
 from compress.data.samples import ROLES, Role
 from compress.data.source import AnyLayout, Raw, Source
 from compress.errors import DataError

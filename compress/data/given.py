@@ -7,17 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.named import name_arrays
+from compress.data.ragged import Given, as_array, pad_sequences
 from compress.data.samples import Role, Samples
 from compress.data.source import AnyLayout, Layout, Raw, channels_first, class_numbers
 from compress.errors import DataError
 
 SERIES: tuple[Layout, ...] = ("NCL", "NTF")
 
-Given = NDArray[np.generic] | Mapping[str, NDArray[np.generic]]
-
 
 def read_given(
-    roles: Mapping[Role, tuple[Given, NDArray[np.generic] | None]],
+    roles: Mapping[Role, tuple[Given, Any]],
     *,
     layout: AnyLayout,
     classes: tuple[str, ...],
@@ -26,7 +25,8 @@ def read_given(
     """Return samples of some roles.
 
     Args:
-        roles: inputs, an array or several by name in the order in which a model takes them, and labels.
+        roles: inputs, an array or several by name in the order in which a model takes them, and labels. Sequences of
+            different lengths, a list of [T, F], are padded with zeros and get an input with their lengths.
         layout: order of the axes, of all inputs or by name; what is not named is ``NCHW``.
         classes: names of the outputs.
         where: named in messages.
@@ -34,6 +34,7 @@ def read_given(
     Raises:
         DataError: when roles differ in their inputs, or arrays or labels are none that are read.
     """
+    roles, padded = pad_sequences(roles, where=where)
     names = _names(roles, where)
     unknown = sorted(set(layout) - set(names)) if isinstance(layout, dict) else []
     if unknown:
@@ -46,18 +47,24 @@ def read_given(
     order: dict[str, Layout] = {
         name: layout.get(name, "NCHW") if isinstance(layout, dict) else layout for name in names or ("",)
     }
+    order |= dict.fromkeys(padded, "NTF")
     found: dict[Role, Samples] = {}
     notes: dict[str, None] = {}
+    layouts: dict[str, str] = {}
     for role, (inputs, labels) in roles.items():
         if isinstance(inputs, Mapping):
-            arrays = {name: _series(np.asarray(inputs[name]), order[name], named=True) for name in names}
+            arrays = {name: _series(inputs[name], order[name], named=True) for name in names}
             values: NDArray[Any] = name_arrays(arrays, where=f"{where}, {role}")
         else:
             values = _series(inputs, order[""], named=False)
+            arrays = {"": values}
+        layouts |= {name: order[name] for name, array in arrays.items() if array.ndim == 3}
         learnt, note = labels_of(labels)
         found[role] = Samples(values, learnt)
         notes |= {note: None} if note else {}
-    layouts = {name: axes for name, axes in order.items() if axes in SERIES}
+    notes |= {
+        f"{name}: padded to {steps} steps, with an input of their lengths": None for name, steps in padded.items()
+    }
     return Raw(found, classes, tuple(notes), layouts)
 
 
@@ -99,7 +106,7 @@ def labels_of(labels: object | None) -> tuple[NDArray[Any] | None, str]:
     """
     if labels is None:
         return None, ""
-    values = np.asarray(labels)
+    values = as_array(labels, "labels")
     if values.dtype.kind == "f" and values.ndim in (1, 2):
         if values.ndim == 1 and not (values % 1).any():
             raise DataError(

@@ -20,11 +20,12 @@ from pydantic.json_schema import SkipJsonSchema
 from compress.config import one_key
 from compress.config.user_code import call_user, dump, run_user_file, user_function
 from compress.data.arrays import Numpy
-from compress.data.given import Given, read_given
+from compress.data.given import read_given
 from compress.data.idx import read_idx
 from compress.data.images import read_folder
 from compress.data.own import OwnSource, form
 from compress.data.picture import Mode
+from compress.data.ragged import Given
 from compress.data.samples import ROLES, Role, Samples
 from compress.data.source import AnyLayout, Raw, Source, class_numbers
 from compress.data.table import HubData, Table
@@ -138,9 +139,9 @@ class ImageFolder(Source):
 class File(Source):
     """A function in the user's own Python file; the file must be named on the command line (``--code``).
 
-    It returns roles to pairs of inputs (uint8 or float32 [N, C, H, W] or [N, H, W], [N, F], what ``layout`` says, or
-    several arrays by name, ``{"left": ..., "right": ...}``) and labels (integers [N], numbers [N] or [N, C], 0 and 1
-    [N, C], or None).
+    It returns roles to pairs of inputs and labels. Inputs are uint8 or float32 [N, C, H, W] or [N, H, W], numbers
+    [N, F], what ``layout`` says, a list of sequences [T, F], which are padded, or several of these by name, ``{"left": ...,
+    "right": ...}``. Labels are integers [N], numbers [N] or [N, C], 0 and 1 [N, C], or None.
 
     Attributes:
         path: the Python file.
@@ -183,9 +184,7 @@ class File(Source):
             if not isinstance(pair, tuple) or len(pair) != 2:
                 raise DataError(f"{self.factory} gives {role} no pair", expected="(inputs, labels)", where=self.path)
             inputs, labels = pair
-            arrays = isinstance(inputs, Mapping)
-            given = {str(name): np.asarray(values) for name, values in inputs.items()} if arrays else np.asarray(inputs)
-            roles[role] = (given, labels)
+            roles[role] = (inputs, labels)
         return read_given(roles, layout=self.layout or "NCHW", classes=self.classes, where=self.path)
 
 

@@ -1,4 +1,4 @@
-"""Columns of numbers and categories: every kind of file gives the same samples, and what is wrong is told by its row."""
+"""Columns of numbers and categories: every kind of file gives the same samples; what is wrong is told by its row."""
 
 import json
 

@@ -97,3 +97,29 @@ def test_a_users_function_gives_inputs_by_name(tmp_path):
     raw = source.load(code=[tmp_path / "my_data.py"])
     assert raw.roles["train"].inputs["lengths"].tolist() == [2, 4]
     assert "layout" not in File(path=tmp_path / "my_data.py").model_dump()
+
+
+def test_a_list_of_sequences_is_padded_to_the_longest_of_all_roles():
+    walks = [np.full((steps, 2), steps) for steps in (1, 3)]
+    raw = read(walks, "NTF", test=([np.ones((2, 2)), np.ones((2, 2))], LABELS))
+    inputs, test = raw.roles["train"].inputs, raw.roles["test"].inputs
+    assert inputs.dtype.names == ("sequence", "lengths")
+    assert inputs["sequence"].shape == test["sequence"].shape == (2, 3, 2)
+    assert inputs["sequence"][0].tolist() == [[1, 1], [0, 0], [0, 0]]
+    assert (inputs["lengths"].tolist(), test["lengths"].tolist()) == ([1, 3], [2, 2])
+    assert raw.layouts == {"sequence": "NTF"}
+    assert raw.notes == ("sequence: padded to 3 steps, with an input of their lengths",)
+    named = read({"left": walks, "right": np.ones((2, 4))})
+    assert named.roles["train"].inputs.dtype.names == ("left", "left_lengths", "right")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([np.ones((1, 2)), np.ones((3, 3))], r"(?s)more than their length.*\[T, 2\], \[T, 3\].*here, train"),
+        ([np.ones(2), np.ones(3)], "(?s)no array.*inhomogeneous"),
+    ],
+)
+def test_lists_that_are_no_sequences_are_refused(values, message):
+    with pytest.raises(DataError, match=message):
+        read(values)

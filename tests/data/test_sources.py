@@ -292,7 +292,9 @@ def test_a_users_file_runs_only_when_it_is_named(tmp_path):
         source.load(code=())
 
 
-@pytest.mark.parametrize(("factory", "message"), [("wrong", "ndarray"), ("fractions", r"(?s)integers for classes.*reshape\(-1, 1\)")])
+@pytest.mark.parametrize(
+    ("factory", "message"), [("wrong", "ndarray"), ("fractions", r"(?s)integers for classes.*reshape\(-1, 1\)")]
+)
 def test_a_users_function_must_return_roles_to_pairs(tmp_path, factory, message):
     path = tmp_path / "my_data.py"
     path.write_text(CODE)

@@ -20,6 +20,7 @@ from compress.measures.judge import Judge
 from compress.tasks import ArrayTask, Encode
 
 COUNT = 40
+PLAIN = Encode()
 GENERATOR = np.random.default_rng(0)
 BLOCKED = ("torch", "onnx", "pandas", "pydantic", "sklearn", "scipy", "compress")
 
@@ -43,7 +44,7 @@ class BothSums(Sums):
         return super().forward(first) + 10 * super().forward(second.reshape(second.shape[0], -1))
 
 
-def write(folder, inputs, *, labels=None, classes=("cost", "time"), encode=Encode(), layouts=None):
+def write(folder, inputs, *, labels=None, classes=("cost", "time"), encode=PLAIN, layouts=None):
     """Write a bundle, and return the task and the samples that it was made for."""
     labels = GENERATOR.normal(100, 5, (COUNT, len(classes))).astype(np.float32) if labels is None else labels
     samples = Samples(inputs, labels)

@@ -16,6 +16,7 @@ from compress.tasks.tabular import number_values
 
 GENERATOR = np.random.default_rng(0)
 COUNT = 40
+PLAIN = Encode()
 
 
 def data_of(inputs, labels=None, classes=("a", "b"), **fields) -> Data:
@@ -25,8 +26,8 @@ def data_of(inputs, labels=None, classes=("a", "b"), **fields) -> Data:
     return Data({"train": train, "calibration": rest, "select": rest, "test": rest}, classes, **fields)
 
 
-def task_of(data, *, encode=Encode(), normalize=None, judge=Judge(), given=False) -> ArrayTask:
-    return ArrayTask.of(data, encode=encode, normalize=normalize, judge=judge, given=given)
+def task_of(data, *, encode=PLAIN, given=False) -> ArrayTask:
+    return ArrayTask.of(data, encode=encode, normalize=None, judge=Judge(), given=given)
 
 
 def inputs_of(task, data, role="select"):
@@ -44,7 +45,9 @@ def test_each_column_has_its_own_mean_and_deviation_of_train():
     task = task_of(data)
     (found,) = inputs_of(task, data)
     train = rows[: COUNT // 2]
-    np.testing.assert_allclose(found, (rows[COUNT // 2 :] - train.mean(axis=0)) / train.std(axis=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        found, (rows[COUNT // 2 :] - train.mean(axis=0)) / train.std(axis=0), rtol=1e-4, atol=1e-4
+    )
     assert task.signature.inputs[0].shape == ("batch", 3)
 
 
@@ -78,7 +81,9 @@ def test_a_gap_is_refused_or_becomes_the_median_with_a_flag():
     ages = GENERATOR.normal(size=COUNT)
     ages[[3, 30]] = np.nan
     data = data_of(table(job=np.array(["x", "y"] * (COUNT // 2)), age=ages))
-    with pytest.raises(DataError, match=r"(?s)a number is missing.*1 of 20 rows.*job y.*train, column age.*missing: median"):
+    with pytest.raises(
+        DataError, match=r"(?s)a number is missing.*1 of 20 rows.*job y.*train, column age.*missing: median"
+    ):
         task_of(data)
     task = task_of(data, encode=Encode(missing="median"))
     train, select = inputs_of(task, data, "train")[0], inputs_of(task, data)[0]
@@ -191,7 +196,11 @@ def test_each_of_several_inputs_has_the_normalisation_that_is_said_of_it():
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"augment": {}}, "augmented"), ({"tokenize": {"max_length": 8}}, "tokenized"), ({"judge": {"measure": "r2"}}, "fit")],
+    [
+        ({"augment": {}}, "augmented"),
+        ({"tokenize": {"max_length": 8}}, "tokenized"),
+        ({"judge": {"measure": "r2"}}, "fit"),
+    ],
 )
 def test_what_a_table_has_not_is_refused(fields, words):
     config = DataConfig(source={"source": "digits"}, **fields)
