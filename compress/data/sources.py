@@ -140,8 +140,8 @@ class File(Source):
     """A function in the user's own Python file; the file must be named on the command line (``--code``).
 
     It returns roles to pairs of inputs and labels. Inputs are uint8 or float32 [N, C, H, W] or [N, H, W], numbers
-    [N, F], what ``layout`` says, a list of sequences [T, F], which are padded, or several of these by name, ``{"left": ...,
-    "right": ...}``. Labels are integers [N], numbers [N] or [N, C], 0 and 1 [N, C], or None.
+    [N, F], what ``layout`` says, a list of sequences [T, F], which are padded, or several of these by name,
+    ``{"left": ..., "right": ...}``. Labels are integers [N], numbers [N] or [N, C], 0 and 1 [N, C], or None.
 
     Attributes:
         path: the Python file.

@@ -323,7 +323,7 @@ def _image_processor(axes: Sequence[int | str], preprocessing: Mapping[str, Any]
         axes: of the model's first input.
         preprocessing: as the task describes it.
     """
-    if len(axes) != 4 or axes[1] != 3 or preprocessing["scale"] != 1 / 255:
+    if len(axes) != 4 or axes[1] != 3 or preprocessing.get("scale") != 1 / 255:
         return None
     return {
         "image_processor_type": "ViTImageProcessor",

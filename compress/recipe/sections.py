@@ -68,7 +68,7 @@ AnyNormalize = Annotated[
     | Annotated[dict[str, OneNormalize], Tag("inputs")],
     Discriminator(_form_of_normalize),
 ]
-UNSTATED = "the input formula of the given weights is not stated, and other images than theirs make them worse silently"
+UNSTATED = "the input formula of the given weights is not stated, and other inputs than theirs make them worse silently"
 STATED = (
     "data.normalize: {mean: [...], std: [...]} as they were trained, of images scaled to 0 to 1, or data.normalize: "
     "identity where they were trained on the scaled images themselves"

@@ -122,6 +122,19 @@ def test_summaries_see_what_blur_and_noise_change(random):
     assert flat[0, 65:] == pytest.approx([0, 0, 0])
 
 
+def test_summaries_of_a_table_see_numbers_gaps_and_categories(random):
+    ages, jobs = random.normal(40, 5, 400), np.array(["nurse", "cook"] * 200)
+    kinds = [("age", np.float64), ("job", "U9"), ("signal", np.float32, (2, 3))]
+    rows = np.zeros(400, kinds)
+    rows["age"], rows["job"], rows["signal"] = ages, jobs, random.normal(size=(400, 2, 3))
+    assert np.isfinite(probes.summaries(rows)).all()
+    for name, value in (("age", 60.0), ("age", np.nan), ("job", "pilot"), ("signal", 4.0)):
+        changed = rows.copy()
+        changed[name] = value
+        both = [probes.summaries(side[half]) for side, half in ((rows, slice(0, 200)), (changed, slice(200, 400)))]
+        assert probes.domain_auc(*both, seed=0).low > 0.9, name
+
+
 def test_similarity_is_the_unbiased_estimate_by_its_definition(random):
     ours, theirs = random.normal(size=(9, 3)), random.normal(size=(9, 4))
 

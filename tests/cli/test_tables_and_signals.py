@@ -57,7 +57,9 @@ def test_every_section_is_known():
     assert set(AT_LEAST) == set(SECTIONS)
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize(
+    "section", [pytest.param(name, marks=pytest.mark.slow) if name == "A signal" else name for name in SECTIONS]
+)
 def test_every_section_is_planned_with_its_formula_and_nothing_is_refused(section, tmp_path, monkeypatch):
     commands = write(section, tmp_path)
     monkeypatch.chdir(tmp_path)

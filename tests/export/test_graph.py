@@ -112,6 +112,22 @@ def test_a_model_that_branches_on_values_is_refused_with_the_cause():
         to_onnx(Branching(), signature, (torch.zeros(2, 4),))
 
 
+def test_a_batch_that_became_a_number_is_told_with_the_line_to_change():
+    class Last(nn.Module):
+        def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            return x[torch.arange(len(lengths)), lengths - 1]
+
+    signature = Signature(
+        inputs=(
+            Tensor(name="x", dtype="float32", shape=("batch", 5, 4)),
+            Tensor(name="lengths", dtype="int64", shape=("batch",)),
+        ),
+        outputs=(Tensor(name="y", dtype="float32", shape=("batch", 4)),),
+    )
+    with pytest.raises(StageError, match=r"(?s)does not fit the signature.*x\.shape\[0\]"):
+        to_onnx(Last(), signature, (torch.zeros(2, 5, 4), torch.tensor([1, 5])))
+
+
 def test_a_wrong_output_shape_is_refused(net, signature):
     wrong = signature.model_copy(update={"outputs": (Tensor(name="logits", dtype="float32", shape=("batch", 6)),)})
     with pytest.raises(StageError, match="does not fit the signature"):
