@@ -23,6 +23,7 @@ from compress.tasks.tabular import Encode, TableInput, table_input
 from compress.tasks.task import Problem, Task
 
 LENGTHS = "lengths"
+OUTPUT = "logits"
 LAYOUTS = {1: "NF", 2: "NCL", 3: "NCHW"}  # unless another one is said, by the axes of a sample
 Input = ArrayInput | IdInput | TableInput
 
@@ -128,7 +129,7 @@ class ArrayTask(Task):
         """The inputs by name in the order of the model's arguments; a float32 row of outputs."""
         return Signature(
             inputs=tuple(tensor for part in self.inputs for tensor in part.tensors),
-            outputs=(Declared(name="logits", dtype="float32", shape=("batch", len(self.classes))),),
+            outputs=(Declared(name=OUTPUT, dtype="float32", shape=("batch", len(self.classes))),),
             classes=self.classes,
         )
 
@@ -191,6 +192,12 @@ class ArrayTask(Task):
             return labels
         return ((labels - np.array(self.targets.mean)) / np.array(self.targets.std)).astype(np.float32)
 
+    def _in_data_units(self, outputs: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return outputs in the units of the data, float32."""
+        if self.targets is None:
+            return outputs
+        return (outputs * np.array(self.targets.std) + np.array(self.targets.mean)).astype(np.float32)
+
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the outputs, [B, outputs]."""
         return model(*batch.inputs)
@@ -200,16 +207,16 @@ class ArrayTask(Task):
         return self._in_units(super().labels(samples))
 
     def tallies(self, outputs: NDArray[np.floating], samples: Samples) -> Mapping[str, Tally]:
-        """Return every measure that fits; mean absolute errors are in the units of the data."""
-        labels = self.labels(samples)
-        own = self.judge.own(outputs, labels)
+        """Return every measure that fits; those of a regression are of numbers in the units of the data."""
+        labels = super().labels(samples)
         if self.problem == "single-label":
+            own = self.judge.own(outputs, labels)
             return single_label(outputs.argmax(axis=1), labels, self.classes, self.judge) | own
         if self.problem == "multi-label":
-            return multi_label(outputs > 0, labels) | own
-        scale = np.ones(len(self.classes)) if self.targets is None else np.array(self.targets.std)
-        errors = absolute_errors(outputs * scale, labels * scale, self.classes)
-        return {"r2": r2(outputs, labels)} | regression(outputs, labels) | errors | own
+            return multi_label(outputs > 0, labels) | self.judge.own(outputs, labels)
+        told = self._in_data_units(outputs)
+        errors = absolute_errors(told, labels, self.classes)
+        return {"r2": r2(told, labels)} | regression(told, labels) | errors | self.judge.own(told, labels)
 
     def noise(self, rows: int, *, seed: int) -> tuple[NDArray[Any], ...]:
         """Return made-up inputs; the first sample has the largest ids."""
@@ -232,20 +239,38 @@ def read_inputs(data: Data, *, encode: Encode, normalize: Mapping[str, Normalize
     tabled = ["numbers"] if any(train[name].dtype.kind == "f" for name in columns) else []
     _refuse_unknown(normalize, [*arrays, *tabled])
     stated = normalize or {}
+    layouts = {
+        name: _layout(train[name].ndim - 1, data.layouts.get(name, data.layouts.get("")), where=name) for name in arrays
+    }
+    lengths = {name: field for name in arrays if (field := _lengths(ids, name, layouts[name])) is not None}
+    steps = {field: train[name].shape[1] for name, field in lengths.items()}
+    for field, most in steps.items():
+        check_lengths([*data.roles.items()], field=field, steps=most)
     found: list[Input] = []
     for name in names:
-        if name in ids:
+        if name in steps:
+            found.append(IdInput(name=name, shape=(), low=1, high=steps[name]))
+        elif name in ids:
             found.append(_ids(data, name))
         elif name in arrays:
-            layout = _layout(train[name].ndim - 1, data.layouts.get(name, data.layouts.get("")), where=name)
-            lengths = _lengths(ids, name, layout)
-            if lengths is not None:
-                check_lengths([*data.roles.items()], field=lengths, steps=train[name].shape[1])
             own = stated.get(name)
-            found.append(array_input(train, field=name, layout=layout, normalize=own, lengths=lengths))
+            found.append(array_input(train, field=name, layout=layouts[name], normalize=own, lengths=lengths.get(name)))
         elif name == columns[0]:
             found.append(table_input(data.roles, columns, encode=encode, normalize=stated.get("numbers")))
+    _refuse_equal([tensor.name for part in found for tensor in part.tensors])
     return tuple(found)
+
+
+def _refuse_equal(inputs: list[str]) -> None:
+    """Refuse inputs that a model could not tell apart by name."""
+    twice = sorted({name for name in inputs if inputs.count(name) > 1 or name == OUTPUT})
+    if twice:
+        raise DataError(
+            "an input has the name of another, or of the output",
+            expected="names of their own; columns of a table become `numbers` and `categories`",
+            got=", ".join(twice),
+            hint="rename the array",
+        )
 
 
 def _layout(axes: int, said: str | None, *, where: str) -> str:

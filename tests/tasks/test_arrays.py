@@ -1,5 +1,7 @@
 """Tables, signals, sequences and inputs by name: what a model gets, in what units, and how it is judged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from compress.data.named import name_arrays
 from compress.data.samples import Data, Samples
 from compress.errors import DataError, ModelError
 from compress.measures.judge import Judge
+from compress.measures.tally import shares
 from compress.models import Mlp
 from compress.recipe import DataConfig, Teacher
 from compress.tasks import ArrayTask, Encode, Normalize
@@ -133,6 +136,13 @@ def test_targets_are_learnt_in_units_of_train_and_judged_in_those_of_the_data():
     units = task.preprocessing["targets"]
     np.testing.assert_allclose(task.labels(data.select) * units["std"] + units["mean"], data.select.labels, rtol=1e-5)
     assert "cost = output * " in task.input_formula
+
+    def within_a_tenth(given, right):
+        return shares((np.abs(given - right) < 0.11 * targets[: COUNT // 2].std()).all(axis=1))
+
+    own = replace(task, judge=Judge(measure=within_a_tenth))
+    assert own.tally(outputs, data.select).value == 1
+    assert own.tally(outputs + 0.1, data.select).value == 0
     raw = task_of(data, given=True)
     np.testing.assert_array_equal(raw.labels(data.select), data.select.labels)
 
@@ -153,7 +163,7 @@ def test_what_is_right_is_ahead_of_naive_answers_and_noise_is_not(labels, output
     leads = lead_over_naive(noise, task, data.select)
     assert leads[nearest(leads)].low <= 0
     right = outputs_of(task.labels(data.select)).astype(np.float32)
-    assert task.tally(right, data.select).value == 1
+    assert task.tally(right, data.select).value == pytest.approx(1)
     assert min(lead.low for lead in lead_over_naive(right, task, data.select).values()) > 0
 
 
@@ -222,6 +232,12 @@ def test_made_up_inputs_fit_the_signature_and_hold_the_largest_ids():
         assert (tensor.dtype, list(tensor.shape[1:])) == (array.dtype, list(array.shape[1:])), tensor.name
     assert found[1][0].tolist() == [2]
     assert found[2][0] == COUNT - 1
+
+
+def test_inputs_that_share_a_name_are_refused():
+    for arrays in ({"numbers": np.ones((COUNT, 2)), "age": np.ones(COUNT)}, {"logits": np.ones((COUNT, 2))}):
+        with pytest.raises(DataError, match="(?s)name of another.*rename"):
+            task_of(data_of(table(**arrays)))
 
 
 def test_mlp_takes_one_array_of_any_shape_and_says_what_to_do_with_two():
