@@ -5,6 +5,8 @@ on other numbers, those. After --inputs, arrays are taken as they are, preproces
 index) per row; without an argument for the rows of reference.npz. Needs onnxruntime and numpy.
 """
 
+# pyright: reportAttributeAccessIssue=false
+
 import hashlib
 import json
 import sys

@@ -4,6 +4,8 @@ Prints one label per text with its probability; for models of words, each word w
 them with a tab in between. Needs onnxruntime, numpy and tokenizers.
 """
 
+# pyright: reportAttributeAccessIssue=false
+
 import hashlib
 import json
 import os
