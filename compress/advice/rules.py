@@ -18,6 +18,7 @@ from compress.tasks.naive import CAUSES
 Evidence = Literal["calibrated", "rule of thumb", "exact"]
 Side = Literal["above", "below", "outside", "not above"]
 WIDTH = 100  # columns
+FIRST = ("lead", "simplest")  # probes whose warnings begin what is shown: they are about all the rest
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,15 @@ RULES: dict[str, Rule] = {
         "%",
         "teacher's measure on select less that of the nearest answer that needs no model",
         f"the teacher has nothing to teach, and `run` stops after it: look for {CAUSES}",
+        "exact",
+    ),
+    "simplest": Rule(
+        "below",
+        0.0,
+        "%",
+        "teacher's measure on select less that of the simplest model",
+        "a model without a network does better than this teacher, and than its student will: use that model, or train "
+        "a better teacher first (longer, with another learning rate, from better published weights)",
         "exact",
     ),
     "capacity": Rule(
@@ -313,7 +323,10 @@ class Advice:
         }
 
     def show(self, console: Console) -> None:
-        """Print the table, then what else was seen, then what to do."""
+        """Print what stands against the teacher itself, the table, what else was seen, and what to do."""
+        for finding in self.findings:
+            if finding.flagged and finding.probe in FIRST:
+                console.print(f"WARNING {finding.title}: {finding.measured}; {finding.detail}", highlight=False)
         table = Table(box=None, pad_edge=False, width=WIDTH)
         for name in ("probe", "measured, interval", "warns", "", "threshold is"):
             table.add_column(name, overflow="fold")

@@ -7,6 +7,7 @@ from compress.judge.gates import judge_gates
 from compress.judge.mistakes import mistakes
 from compress.judge.race import Race
 from compress.judge.scores import Scores, score
+from compress.judge.simplest import Fitted
 from compress.measures.intervals import agreement, measure, measure_changes, sign_test
 from compress.recipe import Recipe
 from compress.report.document import TestRow, Verdict
@@ -14,8 +15,18 @@ from compress.stage import Host, Work
 from compress.tasks import Task
 
 
-def read_test(recipe: Recipe, work: Work, host: Host, contenders: Sequence[Contender], race: Race) -> Verdict:
+def read_test(
+    recipe: Recipe, work: Work, host: Host, contenders: Sequence[Contender], race: Race, *, fitted: Fitted | None
+) -> Verdict:
     """Read test, for the teacher, the faster rival and the files that have gates, and judge the gates on it.
+
+    Args:
+        recipe: that is run.
+        work: of the run.
+        host: of the run.
+        contenders: all files, the shipped one last.
+        race: of all files.
+        fitted: the simplest model of the task, which is read beside them; None where there is none.
 
     Raises:
         StageError: when a file's outputs are not finite.
@@ -39,6 +50,7 @@ def read_test(recipe: Recipe, work: Work, host: Host, contenders: Sequence[Conte
         gates=gates,
         passed=all(gate.passed for gate in gates) if gates else None,
         mistakes=mistakes(scores[0], scores[-1], work.task, work.data.test),
+        simplest=None if fitted is None else fitted.stand(scores[0], scores[-1], "test"),
     )
 
 

@@ -7,14 +7,14 @@ from compress.advice.advise import advise, pilot_of
 from compress.advice.measures import Measure
 from compress.advice.pilot import Cost, cost, pilot
 from compress.advice.rules import Advice, judge
-from compress.judge.scores import score
+from compress.judge.simplest import fit_simplest
+from compress.pipeline.leads import measure_naive, measure_simplest
 from compress.pipeline.nodes import TEACHER, nodes
 from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
 from compress.pipeline.run_directory import decide_execution
 from compress.recipe import Recipe
 from compress.stage import Host, Member, Work
 from compress.store.store import Store
-from compress.tasks.naive import lead_over_naive, nearest
 
 
 def check(recipe: Recipe, options: Options, *, on_cost: Callable[[Cost], None] | None = None) -> Advice:
@@ -34,7 +34,9 @@ def check(recipe: Recipe, options: Options, *, on_cost: Callable[[Cost], None] |
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), options.asked)
     work, host = work_of(recipe, data), host_of(options, store=store, execution=execution)
     work = replace(work, teachers=find_teachers(recipe, work, host))
-    leads = judge(measure_leads(recipe, work, host)).findings
+    leads, fitted = measure_naive(recipe, work, host), fit_simplest(work, host)
+    if fitted is not None:
+        leads += measure_simplest(recipe, work, host, fitted)
     with host.reporter.bar("advice"):
         also: Sequence[Measure] = ()
         if on_cost is not None:
@@ -42,21 +44,11 @@ def check(recipe: Recipe, options: Options, *, on_cost: Callable[[Cost], None] |
             on_cost(cost(lesson, work, host, make))
             also = pilot(lesson, work, host, make)
         found = advise(recipe, work, host, also=also)
-    return replace(found, findings=[*leads, *found.findings])
-
-
-def measure_leads(recipe: Recipe, work: Work, host: Host) -> list[Measure]:
-    """Measure how far each teacher is ahead of the nearest answer that needs no model, on all of select."""
-    rows = [node.name for node in nodes(recipe, until=TEACHER) if node.given is not None]
-    found: list[Measure] = []
-    for name, member in zip(rows[: len(work.teachers)], work.teachers, strict=True):
-        reads = work.reading(member.artifact).task
-        outputs = score(member.artifact, work, host, role="select", teacher=None).logits
-        leads = lead_over_naive(outputs, reads, work.data.select)
-        if (rival := nearest(leads)) is not None:
-            reached = reads.tally(outputs, work.data.select).value
-            found.append(Measure("lead", leads[rival], name, f"{100 * reached:.1f}% {reads.measure}, over {rival}"))
-    return found
+    notes = [*found.notes]
+    if fitted is not None and not work.teachers:
+        reached = f"{100 * fitted.tally('select').value:.1f}% {work.task.measure} on select"
+        notes.append(f"a teacher is to be better than the simplest model, which reaches {reached}: {fitted}")
+    return replace(found, findings=[*judge(leads).findings, *found.findings], notes=notes)
 
 
 def find_teachers(recipe: Recipe, work: Work, host: Host) -> tuple[Member, ...]:

@@ -19,6 +19,7 @@ from compress.export.onnx_file import external_files
 from compress.judge.contenders import Contender
 from compress.judge.race import Race
 from compress.judge.scores import Scores
+from compress.judge.simplest import Fitted
 from compress.pipeline.run_directory import place_bundle
 from compress.pipeline.step import Step
 from compress.recipe import Recipe
@@ -187,6 +188,7 @@ def build_report(
     gates_on_select: Sequence[GateResult],
     verdict: Verdict | None,
     prediction: Prediction | None,
+    fitted: Fitted | None,
     made_s: Mapping[str, float],
     started_s: float,
 ) -> Report:
@@ -204,6 +206,7 @@ def build_report(
         gates_on_select: the gates as a choice may look at them.
         verdict: None where test was not read.
         prediction: of the real run, by a smoke run.
+        fitted: the simplest model of the task; None where nothing is held against it.
         made_s: seconds that making and scoring took, by digest of the artifact.
         started_s: of the run, on the monotonic clock.
     """
@@ -223,6 +226,8 @@ def build_report(
         benchmark=None if race is None else race.result,
         gates_on_select=tuple(gates_on_select),
         verdict=verdict,
+        simplest=None if fitted is None else fitted.facts,
+        simplest_on_select=None if fitted is None else fitted.stand(rows[0].scores, rows[-1].scores, "select"),
         environment=describe(seed=recipe.seed),
         seconds=round(time.monotonic() - started_s, 1),
     )

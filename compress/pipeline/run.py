@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compress.advice.advise import advise
+from compress.advice.rules import judge
 from compress.benchmark.environment import describe
 from compress.config.discretion import Discretion
 from compress.data import Data
@@ -16,9 +17,11 @@ from compress.judge.contenders import Contender
 from compress.judge.gates import judge_on_select
 from compress.judge.race import Race, check_runtimes, run_race
 from compress.judge.scores import Scores, score
+from compress.judge.simplest import Fitted, fit_simplest
 from compress.judge.verdict import read_test
 from compress.models import load_model, load_structure
 from compress.pipeline.estimate import Measured, estimate
+from compress.pipeline.leads import measure_simplest
 from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes
 from compress.pipeline.pairing import pairings
 from compress.pipeline.publish import build_report, describe_data, headline, publish
@@ -158,7 +161,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
         loop = Loop(recipe, options, tracker, parent, shared, host)
         work = loop.walk(work)
         rows = list(loop.steps.values())
-        teacher = rows[0]
+        teacher, fitted = rows[0], loop.fit_simplest(work)
         variants = loop.other_variants(rows[-1], work, teacher=teacher.scores)
         race, verdict, gates = None, None, ()
         if not options.until_stage:
@@ -169,7 +172,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
                 rivals = [row.title for row in rows if row.title in RIVALS]
                 race = run_race(recipe, work, host, contenders, rivals=rivals, directory=run_dir)
             gates = judge_on_select(recipe, contenders, race)
-            verdict = read_test(recipe, work, host, contenders, race) if options.judged else None
+            verdict = read_test(recipe, work, host, contenders, race, fitted=fitted) if options.judged else None
         earlier_s = seconds_by_digest(run_dir.parent, say=options.reporter.say)
         made_s = earlier_s | {row.artifact.digest: row.seconds for row in rows if not row.reused}
         prediction = None
@@ -195,6 +198,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
             gates_on_select=gates,
             verdict=verdict,
             prediction=prediction,
+            fitted=fitted,
             made_s=made_s,
             started_s=started_s,
         )
@@ -252,11 +256,20 @@ class Loop:
         rows = [node for node in self.steps if node.role in ("teacher", "ensemble")]
         members = (Member(self.steps[node].artifact, work.task, node.weight) for node in rows)
         work = replace(work, teachers=tuple(members))
-        if self.options.until_stage != TEACHER and not self.options.smoke:
+        if self.is_for_students:
             self.warn(work)
         for node in (node for node in steps if node.is_taught):
             self.visit(node, work)
         return work
+
+    @property
+    def is_for_students(self) -> bool:
+        """Whether a budget is spent on students that advice is worth having for."""
+        return self.options.until_stage != TEACHER and not self.options.smoke
+
+    def fit_simplest(self, work: Work) -> Fitted | None:
+        """Return the simplest model of the task; None where there is none, and nothing is held against it."""
+        return fit_simplest(work, self.host) if self.is_for_students else None
 
     def check(self, steps: tuple[Node, ...], work: Work) -> None:
         """Let every stage refuse the model that the first one starts from, and taps, before anything is trained."""
@@ -381,8 +394,13 @@ class Loop:
         Raises:
             AdviceError: when they warn and the options are strict.
         """
+        fitted = self.fit_simplest(work)
+        first = [] if fitted is None else judge(measure_simplest(self.recipe, work, self.host, fitted)).findings
+        for finding in first:
+            self.options.reporter.say(f"{finding.title}: {finding.measured} ahead; {finding.detail}")
         with self.host.reporter.bar("advice"):
             advice = advise(self.recipe, work, self.host)
+        advice = replace(advice, findings=[*first, *advice.findings])
         for warning in advice.warnings:
             self.options.reporter.say(f"warning: {warning}")
         if self.options.strict:

@@ -274,6 +274,41 @@ class Mistakes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SimplestModel:
+    """What the simplest model of the task is and takes; see `tasks.simplest`.
+
+    Attributes:
+        title: what it is, in words.
+        samples: of train that it was fitted on, perhaps not all.
+        size_bytes: of its parameters.
+        fit_s: seconds that fitting took, on one core.
+        sample_ms: milliseconds that one sample takes, from raw text or pixels on, in Python.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    title: str
+    samples: int
+    size_bytes: int
+    fit_s: float
+    sample_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What the simplest model reaches on a role, and how far others are ahead of it on the same samples.
+
+    Attributes:
+        reached: its own measure.
+        teacher: the teacher's less its own.
+        shipped: the shipped file's, or the last stage's, less its own.
+    """
+
+    reached: Estimate
+    teacher: Estimate
+    shipped: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What the shipped file came to on test, which was read once.
 
@@ -287,6 +322,7 @@ class Verdict:
         gates: empty when the recipe has none.
         passed: whether every gate holds; None without gates.
         mistakes: of the shipped file against the teacher; None where no single class is decided.
+        simplest: how the simplest model stands on test; None where there is none.
     """
 
     test: tuple[TestRow, ...]
@@ -297,6 +333,7 @@ class Verdict:
     gates: tuple[GateResult, ...]
     passed: bool | None
     mistakes: Mistakes | None
+    simplest: Standing | None = None
 
     @property
     def teacher(self) -> TestRow:
@@ -332,6 +369,8 @@ class Report:
         verdict: None where test was not read.
         environment: where and when.
         seconds: that the run took.
+        simplest: the simplest model of the task; None where there is none, and in smoke runs.
+        simplest_on_select: how it stands there.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -353,6 +392,8 @@ class Report:
     environment: Environment
     seconds: float
     absent: dict[str, str] = field(default_factory=dict)
+    simplest: SimplestModel | None = None
+    simplest_on_select: Standing | None = None
 
     @property
     def chain(self) -> tuple[StageRow, ...]:

@@ -8,7 +8,7 @@ from compress.benchmark.document import BenchmarkResult, Row
 from compress.measures.intervals import Estimate
 from compress.measures.units import format_bytes, format_factor
 from compress.report.document import Report, Verdict
-from compress.report.words import absent_lines, gate_lines
+from compress.report.words import absent_lines, gate_lines, simplest_lines
 
 GAP = "  "
 
@@ -66,7 +66,7 @@ def notes(report: Report, *, width: int) -> list[str]:
     if report.benchmark is not None:
         found.append(f"{report.benchmark.primary} on {where}; accuracy in %; ~ within the noise")
         found += _doubt_lines(report.benchmark, width=width)
-    found += absent_lines(report)
+    found += [*simplest_lines(report), *absent_lines(report)]
     gates = report.gates_on_select if report.verdict is None else report.verdict.gates
     held = [gate.name for gate in gates if gate.passed]
     if held:

@@ -13,6 +13,7 @@ from compress.report.words import (
     loss_line,
     note_lines,
     other_measures,
+    simplest_lines,
     verdict_lines,
 )
 from compress.store.disk import write_atomically
@@ -25,8 +26,8 @@ def markdown(report: Report) -> str:
     parts = []
     if report.benchmark is not None:
         parts += [f"**{report.benchmark.title}**", "", tables.markdown(report.benchmark)]
-    if report.absent:
-        parts += [*(f"- {line}" for line in absent_lines(report)), ""]
+    if beside := [*simplest_lines(report), *absent_lines(report)]:
+        parts += [*(f"- {line}" for line in beside), ""]
     if report.verdict is not None:
         parts += ["**Verdict (test, read once)**", ""]
         parts += [f"| {' | '.join(TEST_HEAD)} |", "|---|---:|---:|---:|"]

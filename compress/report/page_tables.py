@@ -8,6 +8,7 @@ from compress.measures.intervals import Estimate
 from compress.measures.units import format_bytes, format_count, format_share
 from compress.report.document import Report
 from compress.report.markup import interval, kind_of, scroll, shape_of, with_interval, with_minus
+from compress.report.words import simplest_lines
 
 MOST_LAYERS = 40  # of a table that stands open
 
@@ -161,7 +162,8 @@ def models(report: Report) -> str:
         )
         rows += _absent_rows(report, columns=4)
         measure = f"{report.task.measure} on select, %"
-        return scroll("Every model of this run", ["model", "size", "parameters", "MACs", measure], rows)
+        head = ["model", "size", "parameters", "MACs", measure]
+        return scroll("Every model of this run", head, rows) + _simplest(report)
     heads = tables.profile_heads(report.benchmark)
     rows = "".join(_model_row(report, report.benchmark, row) for row in report.benchmark.rows)
     rows += _absent_rows(report, columns=5 + len(heads))
@@ -177,7 +179,12 @@ def models(report: Report) -> str:
             for name, accuracy, change, *rest in scored
         )
         shown += f"<h3>{escape(title)}</h3>" + scroll(title, tables.SCORED_HEAD, cells)
-    return shown
+    return shown + _simplest(report)
+
+
+def _simplest(report: Report) -> str:
+    """Return a line on the simplest model, which is no file and in no race."""
+    return "".join(f'<p class="note">{escape(with_minus(line))}</p>' for line in simplest_lines(report))
 
 
 def _absent_rows(report: Report, *, columns: int) -> str:

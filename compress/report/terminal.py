@@ -9,7 +9,14 @@ from rich.table import Table
 from compress.benchmark import tables
 from compress.report.document import Report
 from compress.report.ending import file_lines, notes, summary
-from compress.report.words import absent_lines, fill_test_cells, loss_line, other_measures, verdict_lines
+from compress.report.words import (
+    absent_lines,
+    fill_test_cells,
+    loss_line,
+    other_measures,
+    simplest_lines,
+    verdict_lines,
+)
 
 TEST_HEAD = ("model", "accuracy %", "change in points", "agreement")
 
@@ -40,7 +47,7 @@ def print_all(report: Report, console: Console) -> None:
         console.print(tables.tail_table(report.benchmark))
         for table in tables.accuracy_tables(report.benchmark):
             console.print(table)
-    for line in absent_lines(report):
+    for line in (*simplest_lines(report), *absent_lines(report)):
         console.print(line, highlight=False)
     if report.verdict is not None:
         console.print(_table("Verdict (test, read once)", TEST_HEAD, map(fill_test_cells, report.verdict.test)))

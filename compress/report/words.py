@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from compress.measures.intervals import Estimate
-from compress.report.document import DataSection, GateResult, Report, TestRow, Verdict
+from compress.measures.units import format_bytes, format_ms
+from compress.report.document import DataSection, GateResult, Report, SimplestModel, TestRow, Verdict
 
 LISTED_CLASSES = 5  # with more, the recall of each is on the page only
 TEST_HEAD = ("model", "accuracy %", "change in points", "agreement with the teacher")
@@ -44,6 +45,42 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     sure = "" if verdict.over_rival_measurable else "~"
     over = f"{sure}{value:.2f}x [{low:.2f}, {high:.2f}] as fast as {verdict.rival}"
     return [over, *gate_lines(verdict.gates)]
+
+
+def describe_simplest(model: SimplestModel, *, train: int) -> str:
+    """Return what the simplest model is and takes.
+
+    Args:
+        model: fitted on some of train, perhaps not all.
+        train: how many samples there are.
+    """
+    some = f"{model.samples:,}" if model.samples == train else f"{model.samples:,} of {train:,}"
+    return (
+        f"{model.title} ({format_bytes(model.size_bytes)}, {format_ms(model.sample_ms)} ms a sample, "
+        f"fitted on {some} samples in {model.fit_s:.1f} s)"
+    )
+
+
+def simplest_lines(report: Report) -> list[str]:
+    """Return what the simplest model is and reaches, and who is ahead of it by how much; nothing without one."""
+    test = None if report.verdict is None else report.verdict.simplest
+    standing, role = (report.simplest_on_select, "select") if test is None else (test, "test")
+    if report.simplest is None or standing is None:
+        return []
+    reached = f"{100 * standing.reached.value:.2f}% {report.task.measure} on {role}"
+    ahead = {"the teacher": standing.teacher, "what ships" if report.benchmark else "the last stage": standing.shipped}
+    told = "; ".join(f"{name} {describe_lead(lead)}" for name, lead in ahead.items())
+    what = describe_simplest(report.simplest, train=report.data.samples["train"])
+    return [f"simplest: {what} reaches {reached}; {told}"]
+
+
+def describe_lead(lead: Estimate) -> str:
+    """Return how far ahead of the simplest model one is, in points, in words that begin with a verb."""
+    word = "is ahead by" if lead.low > 0 else "LOSES to it by" if lead.high < 0 else "is not surely ahead:"
+    value, low, high = (100 * bound for bound in lead)
+    if lead.high < 0:
+        value, low, high = -value, -high, -low
+    return f"{word} {value:.2f} points [{low:.2f}, {high:.2f}]"
 
 
 def absent_lines(report: Report) -> list[str]:

@@ -20,7 +20,7 @@ class Artifact:
     Attributes:
         path: the directory.
         kind: ``model`` (trainable torch model), ``quantized`` (torch model with a quantization plan), ``bundle`` (ONNX
-            files for deployment), or one of the store's own: ``scores``, ``outputs``, ``step``.
+            files for deployment), or one of the store's own: ``scores``, ``outputs``, ``step``, ``simplest``.
         key: SHA-256 of everything that decides the content; finds it again.
         digest: SHA-256 of the content itself; proves it.
         inputs: what the key was made of, by name.

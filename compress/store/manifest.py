@@ -15,7 +15,7 @@ from compress.store.disk import readable
 
 FORMAT = 2  # 2: with a checksum
 NAME = "manifest.json"
-Kind = Literal["model", "quantized", "bundle", "scores", "outputs", "step"]
+Kind = Literal["model", "quantized", "bundle", "scores", "outputs", "step", "simplest"]
 
 
 class NewerFormatError(ArtifactError):

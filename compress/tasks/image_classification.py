@@ -19,6 +19,7 @@ from compress.errors import DataError
 from compress.measures.judge import Judge, single_label
 from compress.measures.tally import Tally
 from compress.tasks.batch import Batch, View
+from compress.tasks.linear import LinearPixels
 from compress.tasks.signature import Signature, Tensor
 from compress.tasks.task import Problem, Task
 
@@ -247,6 +248,10 @@ class ImageClassification(Task):
             channels = torch.arange(images.shape[1]).view(1, -1, 1, 1)
             images = padded[samples, channels, rows, columns]
         return torch.where(flips[index].view(-1, 1, 1, 1), images.flip(-1), images)
+
+    def simplest(self) -> LinearPixels:
+        """Return logistic regression on pixels."""
+        return LinearPixels(len(self.classes))
 
     def forward(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return logits [B, classes]."""

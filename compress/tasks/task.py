@@ -21,6 +21,7 @@ from compress.errors import DataError
 from compress.measures.tally import Tally
 from compress.tasks.batch import Batch, View
 from compress.tasks.signature import Signature
+from compress.tasks.simplest import Simplest
 
 Problem = Literal["single-label", "multi-label", "regression"]
 
@@ -223,6 +224,10 @@ class Task(ABC):
     @property
     def token_limits(self) -> tuple[int, int] | None:
         """How many different tokens, and how many tokens a sample, a model may get; None where there are no tokens."""
+        return None
+
+    def simplest(self) -> Simplest | None:
+        """Return the simplest model of the task, which a teacher must beat; None where none is known."""
         return None
 
     def files(self) -> Mapping[str, str]:

@@ -17,6 +17,7 @@ from compress.errors import DataError
 from compress.measures.judge import Judge, multi_label, regression, single_label
 from compress.measures.tally import Tally, entities, shares
 from compress.tasks.batch import Batch, View
+from compress.tasks.linear import LinearTags, LinearText
 from compress.tasks.signature import Signature
 from compress.tasks.signature import Tensor as Declared
 from compress.tasks.task import Problem, Task, refuse_unlabelled
@@ -256,6 +257,11 @@ class TextTask(Task):
         if self._has_entities:
             tallies = {"entity-f1": entities(tags, samples.labels.tolist(), self.classes)} | tallies
         return tallies
+
+    def simplest(self) -> LinearText | LinearTags:
+        """Return a linear model on n-grams, or on each word and its neighbours."""
+        count = len(self.classes)
+        return LinearTags(count, self._seen) if self.words else LinearText(self.problem, count)
 
     def reading(self, directory: Path) -> Self:
         """Return the task with the tokenizer that lies beside a model, if there is one."""

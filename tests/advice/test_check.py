@@ -104,6 +104,27 @@ def test_without_a_teacher_the_rest_is_told_and_how_to_get_it(tmp_path):
     assert "a pilot needs the teacher" in str(pilot.exception)
 
 
+def test_a_teacher_that_loses_to_the_simplest_model_is_told_so_first_and_by_a_run(store, tmp_path):
+    poor = ("--set", "teacher.train.epochs=1", "--set", "teacher.train.learning_rate=0.01")
+    recipe = str(written(tmp_path))
+    made = ["run", recipe, "--store", str(store), "--threads", "1", *poor]
+    assert CliRunner().invoke(app, [*made, "--until", "teacher", "-q"]).exit_code == 0
+    result = checked(store, recipe, *poor)
+    first, last = " ".join(result.stdout.partition("probe ")[0].split()), " ".join(result.stdout.split())
+    assert first.startswith("WARNING simplest teacher: -")
+    assert "is reached by a linear model on pixels (2.6 kB, " in first
+    assert "WARNING simplest teacher: a model without a network does better than this teacher" in last
+    ran = CliRunner().invoke(app, [*made, "--strict", "--until", "distill"])
+    assert isinstance(ran.exception, AdviceError)
+    assert "warning: simplest teacher: -" in ran.stderr
+
+
+def test_without_a_teacher_it_is_told_what_the_simplest_model_reaches(tmp_path):
+    options = Options(store=tmp_path / "empty", threads=1, reporter=Reporter(quiet=True))
+    note = check(Recipe.load(written(tmp_path)), options).notes[-1]
+    assert note.startswith("a teacher is to be better than the simplest model, which reaches 9")
+
+
 def test_a_pilot_tells_its_cost_first_and_its_margins(store, tmp_path):
     result = checked(store, written(tmp_path), "--pilot", "--set", "stages.distill.epochs=2")
     assert result.exit_code == 0, result.output
@@ -135,7 +156,7 @@ def test_a_student_copied_from_its_teacher_is_not_measured_against_itself(store,
 def test_a_recipe_that_distils_nothing_gets_no_advice(store, tmp_path):
     recipe = Recipe.load(written(tmp_path, loss="{hard: {}}"))
     advice = check(recipe, Options(store=store, threads=1, reporter=Reporter(quiet=True)))
-    assert probes(advice) == ["lead"]
+    assert probes(advice) == ["lead", "simplest"]
     assert not advice.warnings
     assert "nothing to advise on" in advice.notes[0]
 

@@ -38,7 +38,7 @@ def test_the_verdict_is_about_teacher_faster_rival_and_what_ships(recipe, contex
     slower = replace(quantized, name="slower")
     contenders = [teacher, slower, quantized, replace(quantized, name="distill")]
     race = run_race(recipe, *context, contenders, rivals=("slower", "quantize"), directory=tmp_path)
-    verdict = read_test(recipe, *context, contenders, race)
+    verdict = read_test(recipe, *context, contenders, race, fitted=None)
     assert [row.name for row in verdict.test] == ["teacher", race.rival, "distill"]
     assert verdict.teacher.change is None
     assert verdict.shipped.change == verdict.test[1].change  # they are one file
@@ -56,6 +56,6 @@ def test_the_verdict_is_about_teacher_faster_rival_and_what_ships(recipe, contex
 def test_without_gates_nothing_passes_or_fails(recipe, context, teacher, quantized, tmp_path):
     contenders = [teacher, quantized]
     race = run_race(recipe, *context, contenders, rivals=("quantize",), directory=tmp_path)
-    verdict = read_test(recipe, *context, contenders, race)
+    verdict = read_test(recipe, *context, contenders, race, fitted=None)
     assert verdict.gates == ()
     assert verdict.passed is None

@@ -8,9 +8,12 @@ import pytest
 from rich.console import Console
 
 from compress.measures.intervals import Estimate
-from compress.report.document import Report
+from compress.report.document import Report, SimplestModel, Standing
 from compress.report.ending import file_lines, notes, summary
+from compress.report.markdown import markdown
+from compress.report.page import page
 from compress.report.terminal import print_ending
+from compress.report.words import simplest_lines
 from compress.store.document import load
 
 
@@ -127,3 +130,21 @@ def test_colours_are_for_terminals_and_brackets_are_text(report):
     assert "\x1b[" in printed(report, force_terminal=True, color_system="standard")
     bracketed = renamed(report, {"distill": "[bold]distill[/]"})
     assert "[bold]distill[/]" in printed(bracketed)
+
+
+def test_who_is_ahead_of_the_simplest_model_and_who_loses_to_it_is_told(report):
+    model = SimplestModel(title="a linear model on pixels", samples=800, size_bytes=2600, fit_s=0.2, sample_ms=0.05)
+    standing = Standing(
+        reached=Estimate(0.95, 0.9, 0.97), teacher=Estimate(0.03, 0.01, 0.05), shipped=Estimate(-0.03, -0.05, -0.01)
+    )
+    known = replace(report, simplest=model, verdict=replace(report.verdict, simplest=standing))
+    told = " ".join(" ".join(notes(known, width=80)).split())
+    assert "simplest: a linear model on pixels (2.6 kB, 0.05 ms a sample, fitted on 800 of " in told
+    assert "reaches 95.00% accuracy on test; the teacher is ahead by 3.00 points [1.00, 5.00]" in told
+    assert "what ships LOSES to it by 3.00 points [1.00, 5.00]" in told
+    close = replace(standing, shipped=Estimate(0.01, -0.01, 0.02))
+    known = replace(report, simplest=model, simplest_on_select=close, verdict=None)
+    (line,) = simplest_lines(known)
+    assert line.endswith("what ships is not surely ahead: 1.00 points [-1.00, 2.00]")
+    for view in (markdown, page):
+        assert "a linear model on pixels" in view(known)
