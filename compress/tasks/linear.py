@@ -52,21 +52,17 @@ class LinearText(Simplest):
 
     def fit(self, samples: Samples) -> Parameters:
         """Return terms, their inverse document frequencies, weights and intercepts."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
         assert samples.labels is not None
         most = _most_features(self.outputs_count)
-        vectorizer = TfidfVectorizer(analyzer=_terms, sublinear_tf=True, max_features=most, dtype=np.float32)
+        vectorizer = _weigher(max_features=most)
         features = vectorizer.fit_transform(samples.inputs)
         terms, inverse = _written(vectorizer.get_feature_names_out()), vectorizer.idf_.astype(np.float32)
         return {"terms": terms, "idf": inverse, **_fit(features, samples.labels, self.problem, self.outputs_count)}
 
     def outputs(self, parameters: Parameters, samples: Samples) -> NDArray[np.float32]:
         """Return one row a text."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
         terms = _read(parameters["terms"])
-        vectorizer = TfidfVectorizer(analyzer=_terms, sublinear_tf=True, vocabulary=terms, dtype=np.float32)
+        vectorizer = _weigher(vocabulary=terms)
         vectorizer.idf_ = parameters["idf"]
         return _apply(vectorizer.transform(samples.inputs), parameters)
 
@@ -92,21 +88,17 @@ class LinearTags(Simplest):
 
     def fit(self, samples: Samples) -> Parameters:
         """Return features, weights and intercepts."""
-        from sklearn.feature_extraction.text import CountVectorizer
-
         assert samples.labels is not None
         most = _most_features(self.outputs_count)
-        vectorizer = CountVectorizer(analyzer=_itself, binary=True, max_features=most, dtype=np.float32)
+        vectorizer = _marker(max_features=most)
         features = vectorizer.fit_transform(_described(samples.inputs))
         learnt = _fit(features, np.concatenate(samples.labels), "single-label", self.outputs_count)
         return {"terms": _written(vectorizer.get_feature_names_out()), **learnt}
 
     def outputs(self, parameters: Parameters, samples: Samples) -> NDArray[np.float32]:
         """Return one row for each word that has one."""
-        from sklearn.feature_extraction.text import CountVectorizer
-
         terms = _read(parameters["terms"])
-        vectorizer = CountVectorizer(analyzer=_itself, binary=True, vocabulary=terms, dtype=np.float32)
+        vectorizer = _marker(vocabulary=terms)
         rows = _apply(vectorizer.transform(_described(samples.inputs)), parameters)
         starts = np.cumsum([0, *map(len, samples.inputs)])
         return rows[np.concatenate([starts[row] + self.seen(samples, row) for row in range(len(samples))])]
@@ -150,6 +142,22 @@ class LinearPixels(Simplest):
         return _apply(_pixels(samples.inputs), parameters)
 
 
+def _weigher(*, max_features: int | None = None, vocabulary: Sequence[str] | None = None) -> Any:
+    """Return what makes sparse float32 rows of texts: of these terms, or of the most frequent ones that it finds."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    kind: Any = TfidfVectorizer  # whose types are guessed from its defaults
+    return kind(analyzer=_terms, sublinear_tf=True, max_features=max_features, vocabulary=vocabulary, dtype=np.float32)
+
+
+def _marker(*, max_features: int | None = None, vocabulary: Sequence[str] | None = None) -> Any:
+    """Return what makes sparse rows of 0 and 1 of lists of features; see `_weigher`."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    kind: Any = CountVectorizer
+    return kind(analyzer=_itself, binary=True, max_features=max_features, vocabulary=vocabulary, dtype=np.float32)
+
+
 def _terms(sample: str | tuple[str, ...]) -> list[str]:
     """Return words and pairs of neighbours of a text; of two texts, those of each apart."""
     texts = (sample,) if isinstance(sample, str) else sample
@@ -186,8 +194,9 @@ def _itself(features: list[str]) -> list[str]:
 def _pixels(images: NDArray[Any]) -> NDArray[np.float32]:
     """Return the pixels of images [N, C, H, W], at most `MAX_SIDE` on a side, [N, C h w]."""
     values = torch.from_numpy(np.ascontiguousarray(images))
-    sides = [min(MAX_SIDE, side) for side in values.shape[2:]]
-    if sides == [*values.shape[2:]]:
+    height, width = values.shape[2:]
+    sides = min(MAX_SIDE, height), min(MAX_SIDE, width)
+    if sides == (height, width):
         return values.float().flatten(1).numpy()
     return torch.cat([F.adaptive_avg_pool2d(part.float(), sides).flatten(1) for part in values.split(256)]).numpy()
 
