@@ -63,7 +63,8 @@ for name in ("fcntl", "pwd", "grp", "resource", "termios"):
     sys.modules[name] = None  # an import of it fails
 import compress
 for module in pkgutil.walk_packages(compress.__path__, "compress."):
-    if not module.name.endswith((".__main__", ".predict", ".predict_arrays", ".predict_text", ".bootstrap")):  # programs
+    programs = (".__main__", ".predict", ".predict_arrays", ".predict_text", ".bootstrap")
+    if not module.name.endswith(programs):
         __import__(module.name)
 for name in ("fork", "killpg", "pread", "sysconf", "getloadavg", "sched_getaffinity", "sched_setaffinity", "getpgid",
              "getuid", "geteuid", "setsid", "uname", "statvfs", "O_CLOEXEC", "O_DIRECTORY"):
