@@ -513,13 +513,13 @@ def odd():
 """
 
 
-def test_a_model_that_pruning_cannot_map_names_the_parameter(project):
+def test_a_model_of_which_nothing_can_be_cut_is_refused_with_its_layer(project):
     (project / "my_model.py").write_text(UNMAPPED)
     change(project, STUDENT, "student: {file: {path: my_model.py, factory: odd}}")
     change(project, STAGE, "- prune: {kept_macs_fraction: 0.5}")
     result = compressor("run", "recipe.yaml", "--until", "prune", "--code", "my_model.py", cwd=project)
-    assert result.returncode == 3, result.stderr
-    assert "mixing" in result.stderr
+    assert result.returncode == 6, result.stderr
+    assert "model.first keeps its 16 channels" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -60,6 +60,7 @@ def test_nothing_of_the_server_is_left_whoever_is_killed(store, killed, number, 
         [sys.executable, "-m", "compress", "ui", "--store", str(store), "--port", str(port)],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
     )
     wait_for(lambda: answers(port))
     guard, server, *others = children(command.pid)
