@@ -150,7 +150,12 @@ def summaries(inputs: NDArray[Any]) -> Array:
 def column_summaries(values: NDArray[Any]) -> Array:
     """Return what a domain classifier sees of one of several inputs: the numbers and which are missing, or words."""
     if values.dtype.kind == "U":
-        return text_summaries(values.astype(object))
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        # Whole cells: a category may be a single letter, which is no word.
+        whole: Any = lambda cell: [cell]  # noqa: E731 # scikit-learn's types know words alone
+        counts: Any = HashingVectorizer(n_features=512, alternate_sign=False, analyzer=whole).transform(values)
+        return counts.toarray()
     if values.ndim > 1:
         return summaries(values)
     gaps = np.isnan(values.astype(np.float64))

@@ -109,6 +109,14 @@ def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[
             "two classes have the same name",
             got=listing(sorted(name for name, count in Counter(names).items() if count > 1)),
         )
+    forms = {role: f"{'one' if labels.ndim == 1 else 'several'} a sample" for role, labels in labelled.items()}
+    if len(set(forms.values())) > 1:
+        raise DataError(
+            "the roles have different kinds of labels",
+            expected="one class a sample in every role, or several labels a sample in every role",
+            got=", ".join(f"{role}: {form}" for role, form in forms.items()),
+            hint="a role in which every row of 0 and 1 has a single 1 is read as one-hot; draw other roles",
+        )
     if next(iter(labelled.values())).ndim == 2:
         return _columns(labelled, names)
     numbers = {role: np.concatenate(labels) if labels.dtype == object else labels for role, labels in labelled.items()}

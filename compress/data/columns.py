@@ -70,8 +70,8 @@ def is_empty(cell: object) -> bool:
 
 def widen(tables: Sequence[dict[str, NDArray[np.generic]]]) -> None:
     """Give a category as many characters in every table: equal rows are to have equal bytes. In place."""
-    for name, values in tables[0].items():
-        if values.dtype.kind == "U":
+    for name in tables[0]:
+        if all(table[name].dtype.kind == "U" for table in tables):
             kind = max((table[name].dtype for table in tables), key=lambda dtype: dtype.itemsize)
             for table in tables:
                 table[name] = table[name].astype(kind)

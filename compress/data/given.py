@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.data.columns import widen
 from compress.data.named import name_arrays
 from compress.data.ragged import Given, as_array, pad_sequences
 from compress.data.samples import Role, Samples
@@ -51,9 +52,16 @@ def read_given(
     found: dict[Role, Samples] = {}
     notes: dict[str, None] = {}
     layouts: dict[str, str] = {}
+    named = {
+        role: {name: _series(inputs[name], order[name], named=True) for name in names}
+        for role, (inputs, _) in roles.items()
+        if isinstance(inputs, Mapping)
+    }
+    if named:
+        widen([*named.values()])
     for role, (inputs, labels) in roles.items():
         if isinstance(inputs, Mapping):
-            arrays = {name: _series(inputs[name], order[name], named=True) for name in names}
+            arrays = named[role]
             values: NDArray[Any] = name_arrays(arrays, where=f"{where}, {role}")
         else:
             values = _series(inputs, order[""], named=False)

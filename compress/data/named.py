@@ -42,7 +42,7 @@ def name_arrays(arrays: Mapping[str, NDArray[np.generic]], *, where: object) -> 
 
 def _kind(name: str, values: NDArray[np.generic], where: object) -> np.dtype[np.generic]:
     kind = values.dtype.kind
-    if kind == "u" and values.dtype.itemsize == 1 and values.ndim > 1:
+    if kind == "u" and values.dtype.itemsize == 1 and values.ndim > 2:
         return values.dtype
     if kind in "iub":
         return np.dtype(np.int64)

@@ -8,8 +8,10 @@ an argument for the rows of reference.npz. Needs onnxruntime and numpy.
 
 import csv
 import hashlib
+import io
 import json
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +45,14 @@ def read(path: str) -> dict:
     if path.endswith(".json"):
         rows = json.loads(text)
     elif path.endswith((".jsonl", ".ndjson")):
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     else:
         header = text.strip().partition("\n")[0]
         mark = "," if "," in header and not path.endswith(".tsv") else max(";\t", key=header.count)
-        rows = list(csv.DictReader(text.splitlines(keepends=True), delimiter=mark))
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=mark))
     rows = [rows] if isinstance(rows, dict) else rows
+    if not (isinstance(rows, list) and all(isinstance(row, dict) and None not in row for row in rows)):
+        raise ValueError("expected rows with a value for each named column, and no more values than columns")
     return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
 
 
@@ -123,6 +127,8 @@ def array(part: dict, given: dict) -> dict:
     found = (values.astype(np.float32) * np.float32(part["scale"]) - mean) / std
     if part["lengths"] is not None:
         lengths = np.asarray(find(given, part["lengths"]))
+        if lengths.shape != (len(values),):
+            raise ValueError(f"{part['lengths']}: expected one length a sample, got {[*lengths.shape]}")
         found[np.arange(values.shape[1]) >= lengths[:, None]] = 0
     return {name: found}
 
@@ -152,7 +158,7 @@ for path in sys.argv[1:] or [""]:
             ready = {name: reference[f"input/{name}"] for name in names}
         if len({len(values) for values in ready.values()}) != 1:
             raise ValueError("the inputs differ in length")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         sys.exit(f"{path}: {error}")
     for outputs in np.asarray(session.run(None, {name: ready[name] for name in names})[0]):
         sys.stdout.write(f"{tell(outputs)}\n")

@@ -180,6 +180,16 @@ class DataConfig(Values):
         given = any(teacher.is_given for teacher in teachers)
         encode, normalize = self.encode or Encode(), self.normalize
         train = ArrayTask.of(data, encode=encode, normalize=None, judge=self.judge, given=given)
+        kinds = data.train.inputs.dtype
+        categories = [name for name in kinds.names or () if kinds[name].kind == "U"]
+        if given and (categories or encode.targets == "standardised"):
+            raise ModelError(
+                "given weights number categories and scale targets as their training did, which nothing here states",
+                expected="a teacher that is trained here, or weights that read numbers and answer in raw units",
+                got=f"categories in {', '.join(categories)}" if categories else "data.encode.targets: standardised",
+                where="teacher.weights",
+                hint="give a `train` section instead of `weights`",
+            )
         if normalize is None and given and train.numbers:
             raise ModelError(
                 "the numbers that given weights were trained on are not stated, and others make them worse silently",

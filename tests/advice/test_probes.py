@@ -198,3 +198,9 @@ def test_gradients_are_compared_by_length_and_angle():
 
 def test_each_layer_finds_its_most_similar_one():
     assert probes.best_match({("a", "x"): 0.2, ("a", "y"): 0.7, ("b", "x"): 0.1}) == {"a": "y", "b": "x"}
+
+
+def test_categories_of_one_letter_are_seen_to_shift():
+    before, after = (probes.column_summaries(np.array(cells)) for cells in (["M"] * 4, ["F"] * 4))
+    assert before.any()
+    assert not np.array_equal(before, after)

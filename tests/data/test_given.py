@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from compress.data.arrays import Numpy
+from compress.data.checks import class_names
 from compress.data.given import labels_of, read_given
+from compress.data.samples import Samples
 from compress.data.sources import File
 from compress.errors import DataError
 
@@ -123,3 +125,25 @@ def test_a_list_of_sequences_is_padded_to_the_longest_of_all_roles():
 def test_lists_that_are_no_sequences_are_refused(values, message):
     with pytest.raises(DataError, match=message):
         read(values)
+
+
+def test_a_column_of_text_is_as_wide_in_every_role():
+    words = {role: np.array(values) for role, values in (("train", ["longer", "b"]), ("test", ["a", "bb"]))}
+    roles = {role: ({"word": cells, "x": np.zeros(2)}, np.array([0, 1])) for role, cells in words.items()}
+    raw = read_given(roles, layout="NCHW", classes=(), where="here")
+    assert {str(samples.inputs.dtype["word"]) for samples in raw.roles.values()} == {"<U6"}
+
+
+def test_bytes_by_name_are_numbers_that_a_model_looks_up():
+    tokens = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    raw = read_given({"train": ({"tokens": tokens}, np.array([0, 1]))}, layout="NCHW", classes=(), where="here")
+    assert raw.roles["train"].inputs.dtype["tokens"].base == np.int64
+
+
+def test_roles_whose_labels_are_of_different_kinds_are_refused():
+    roles = {
+        "train": Samples(np.zeros((2, 3)), np.eye(2, dtype=np.uint8)),
+        "test": Samples(np.zeros((2, 3)), np.arange(2)),
+    }
+    with pytest.raises(DataError, match=r"(?s)different kinds of labels.*test: one a sample"):
+        class_names(roles, ())

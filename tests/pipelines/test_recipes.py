@@ -41,12 +41,12 @@ def stand_ins(name: str, folder: Path, run: Callable[[str], tuple[subprocess.Com
     """Options that put made-up data, a tiny encoder or a hasty teacher where a pipeline's README has the real one."""
     values: dict[str, object] = {}
     if name in ("fashion_mnist", "vit_fashion"):
-        values = {"data.split.select": 128}  # of thousands, to be done sooner
+        values = {"data.split.select": 128, "data.augment.views": 2}  # of thousands, and of four, to be done sooner
     if name == "vit_fashion":
         done, where = run("fashion_mnist")
         assert done.returncode == 0, done.stderr
         (teacher,) = (row for row in json.loads(done.stdout)["stages"] if row["name"] == "teacher")
-        values |= {"teacher.artifact": where / "store/smoke/artifacts" / teacher["key"], "data.augment.views": 2}
+        values |= {"teacher.artifact": where / "store/smoke/artifacts" / teacher["key"]}
     if name in (written := {"spam": write_mails, "mail_entities": write_entities}):
         encoder = make_bert(folder / "bert", max_position_embeddings=256, num_hidden_layers=4)
         # As many as make the whole run longer than its smoke.

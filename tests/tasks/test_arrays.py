@@ -191,6 +191,18 @@ def test_given_weights_must_state_the_numbers_they_were_trained_on(tmp_path, nor
         config.task_of(data, tokenizer=None, teachers=[given])
 
 
+def test_given_weights_whose_categories_or_targets_nothing_states_are_refused(tmp_path):
+    table = name_arrays({"colour": np.array(["red", "blue"] * (COUNT // 2)), "size": np.ones(COUNT)}, where="here")
+    given = Teacher(model=Mlp(), weights=tmp_path / "weights.safetensors")
+    config = DataConfig(source={"source": "digits"}, normalize="identity")
+    with pytest.raises(ModelError, match=r"(?s)number categories.*categories in colour.*`train`"):
+        config.task_of(data_of(table), tokenizer=None, teachers=[given])
+    targets = data_of(np.ones((COUNT, 3), np.float32), GENERATOR.normal(size=(COUNT, 1)).astype(np.float32), ("y",))
+    config = DataConfig(source={"source": "digits"}, normalize="identity", encode={"targets": "standardised"})
+    with pytest.raises(ModelError, match="scale targets"):
+        config.task_of(targets, tokenizer=None, teachers=[given])
+
+
 def test_each_of_several_inputs_has_the_normalisation_that_is_said_of_it():
     arrays = {"left": GENERATOR.normal(3, 1, (COUNT, 2)), "right": GENERATOR.normal(size=(COUNT, 2))}
     data = data_of(table(**arrays))
