@@ -89,6 +89,8 @@ def plan(recipe: Recipe, options: Options) -> Plan:
         "force": list(options.force),
         "smoke": options.smoke,
         "threads": options.threads,
+        "device": options.device,
+        "precision": options.precision,
         "code": [str(path.absolute()) for path in options.code],
         "allow": list(options.allow),
     }

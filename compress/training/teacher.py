@@ -36,7 +36,7 @@ CHECKED_SHARE = 0.01
 MAX_CHECKED = 256
 # Other batches, and so other kernels, may round differently: the largest and the mean error of bfloat16 activations and
 # of float32 ones, over the largest value.
-TOLERANCE = {"bfloat16": (0.05, 0.005), "float32": (1e-3, 1e-4)}
+TOLERANCE = {"bfloat16": (0.05, 0.005), "float32": (1e-3, 1e-4), "tf32": (0.01, 1e-3)}
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class TeacherOutputs:
             missing = [tap for tap in self.taps if tap not in features]
             task = self.teachers[0].task
             if self.rereads:
-                batch = place_batch(task.batch(self.samples, batch.index, view=batch.view), device)
-            features |= live_features(self.live, task, self.host, batch, missing)
+                batch = task.batch(self.samples, batch.index, view=batch.view)
+            features |= live_features(self.live, task, self.host, place_batch(batch, self.host.device), missing)
         every = (logits, *(other.logits_of(batch.index) for other in others))
         return Taught(
             tuple(value.to(device) for value in every),

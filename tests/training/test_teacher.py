@@ -1,6 +1,7 @@
 """Teacher outputs: cached once, in shards, for several teachers, checked live; generations and mixtures."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from compress.loss import GuidedLoss, Tap
 from compress.loss.features import Hint, LastFeature
 from compress.loss.logits import Dkd, HardToken, Kl
 from compress.models import Cnn, load_model
-from compress.stage import Optimization
+from compress.stage import Optimization, Precision
 from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.prune import Prune
@@ -224,3 +225,7 @@ def test_stages_refuse_what_they_cannot_do_from_python_too(context, trained_digi
     ):
         with pytest.raises(StageError, match="dist compares|value for each sample"):
             stage.run(created, *context)
+
+
+def test_every_precision_has_a_tolerance():
+    assert set(module.TOLERANCE) == set(get_args(Precision))
