@@ -57,7 +57,7 @@ def magnitude(model: nn.Module, groups: Sequence[Group]) -> Importance:
             module, found = layers.find(model, member.path, member.side)
             assert found is not None
             for rows in layers.rows(module, member.side, found):
-                per_index = rows.detach().double().square().sum(1).cpu()
+                per_index = rows.detach().cpu().double().square().sum(1)
                 squares.index_add_(0, member.channels, per_index[member.indices])
         norms = squares.sqrt()
         scores[group.name] = norms / norms.mean().clamp(min=torch.finfo(torch.float64).tiny)

@@ -12,13 +12,13 @@ TOLERANCE = 1e-3  # of a row's sum; a thousand classes in float32 add up to 1 wi
 
 def are_probabilities(outputs: Tensor) -> bool:
     """Whether rows [N, C] went through softmax: each adds up to 1, and nothing is negative."""
-    off = (outputs.double().sum(dim=1) - 1).abs()
+    off = (outputs.cpu().double().sum(dim=1) - 1).abs()
     return outputs.shape[1] > 1 and bool((outputs >= 0).all() and (off < TOLERANCE).all())
 
 
 def are_log_probabilities(outputs: Tensor) -> bool:
     """Whether rows [N, C] went through log-softmax: their exponentials add up to 1, and nothing is positive."""
-    off = outputs.double().logsumexp(dim=1).abs()
+    off = outputs.cpu().double().logsumexp(dim=1).abs()
     return outputs.shape[1] > 1 and bool((outputs <= 0).all() and (off < TOLERANCE).all())
 
 
