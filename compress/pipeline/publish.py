@@ -236,9 +236,9 @@ def build_report(
 
 def command(recipe: Recipe, host: Host, discretion: Discretion) -> str:
     """Return the command that repeats a run where its recipe is, from the ``recipe.yaml`` that is published."""
-    words = ["compressor", "run", "recipe.yaml", "--threads", str(host.execution.threads)]
-    if host.execution.device != "cpu":
-        words += ["--device", host.execution.device]
+    how = host.execution
+    words = ["compressor", "run", "recipe.yaml", "--threads", str(how.threads)]
+    words += ["--device", how.device, "--precision", how.precision]
     for path in host.code:
         words += ["--code", discretion.place(path.absolute())]
     for _, ask in find_asks(recipe.model_copy(update={"tracking": Tracking()})):

@@ -30,7 +30,7 @@ def check_device(name: str) -> str:
             expected=f"cpu, {best_device()}" if best_device() != "cpu" else "cpu: torch finds no accelerator",
             got=name,
             where="--device",
-            hint=f"install a torch that was built for it, or leave --device out ({str(error).splitlines()[0]})",
+            hint=f"install a torch that was built for it, or say --device cpu ({str(error).splitlines()[0]})",
         ) from error
 
 

@@ -88,8 +88,9 @@ def test_no_file_of_a_run_names_people_or_their_machine(project, tmp_path):
     assert list(found(store, USER, HOST, str(project.parent))) == []
     assert list(found(outcome.run_dir, str(store), str(tmp_path))) == []
     assert list(found(store / "mlflow-artifacts", str(store))) == []
-    command = "compressor run recipe.yaml --threads 1 --code my_model.py --allow 'no-such-word box'"
-    assert outcome.report.command == command
+    how = outcome.report.execution
+    words = f"compressor run recipe.yaml --threads 1 --device {how.device} --precision {how.precision}"
+    assert outcome.report.command == f"{words} --code my_model.py --allow 'no-such-word box'"
     there = Recipe.parse(outcome.report.recipe_yaml, origin="there", directory=project)
     assert there.resolve(code=[project / "my_model.py"]).data == Recipe.load(project / "recipe.yaml").data
 
