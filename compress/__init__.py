@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from compress.measures.tally import Tally, shares
     from compress.models import (
         Cnn,
+        EncoderDecoder,
         HuggingFace,
         Mlp,
         MobileNet,
@@ -104,6 +105,7 @@ _HOMES = {
     "Dkd": "compress.loss.logits",
     "DynamicLayers": "compress.loss.attention",
     "Encode": "compress.tasks",
+    "EncoderDecoder": "compress.models",
     "Ends": "compress.stages.shorten",
     "Export": "compress.stages.export",
     "FeatureTerm": "compress.loss",
@@ -203,6 +205,7 @@ __all__ = [
     "Dkd",
     "DynamicLayers",
     "Encode",
+    "EncoderDecoder",
     "Ends",
     "Export",
     "FeatureTerm",

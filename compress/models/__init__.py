@@ -13,22 +13,28 @@ from compress.models.mobilenet import MobileNet
 from compress.models.resnet import ResNet
 from compress.models.spec import Model
 from compress.models.structure import describe, load_model, load_structure, save_model
+from compress.models.transducer import EncoderDecoder, Transducer
 from compress.models.weights import load_weights
 
 AnyModel = Annotated[
-    Annotated[Cnn | HuggingFace | Mlp | MobileNet | ResNet | Timm | UserFile, Field(discriminator="family")],
+    Annotated[
+        Cnn | EncoderDecoder | HuggingFace | Mlp | MobileNet | ResNet | Timm | UserFile,
+        Field(discriminator="family"),
+    ],
     BeforeValidator(one_key("family")),
 ]
 
 __all__ = [
     "AnyModel",
     "Cnn",
+    "EncoderDecoder",
     "HuggingFace",
     "Mlp",
     "MobileNet",
     "Model",
     "ResNet",
     "Timm",
+    "Transducer",
     "UserFile",
     "describe",
     "load_model",
