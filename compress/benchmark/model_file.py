@@ -11,6 +11,7 @@ from onnx import shape_inference
 
 from compress.errors import ModelError
 from compress.export.onnx_file import SMALL_BYTES, inner_tensors, num_bytes, read_graph, without_weights
+from compress.export.program_file import graph_files, is_program
 
 LENGTH = 64  # of an axis after the first that the signature leaves open
 # Where a product's two operands are among the inputs of its node.
@@ -35,20 +36,28 @@ class Contents:
 
 
 def contents(path: Path) -> Contents:
-    """Count a model's initializers and its multiply-accumulates.
+    """Count a model's initializers and its multiply-accumulates, those of a program's graphs together.
 
     Raises:
         ModelError: when it is no ONNX file.
     """
     sizes: Counter[str] = Counter()
     parameters = 0
-    model = read_graph(path)
-    hidden = [tensor for tensor in inner_tensors(model) if num_bytes(tensor) >= SMALL_BYTES]
-    for tensor in (*model.graph.initializer, *hidden):
-        parameters += prod(tensor.dims)
-        kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
-        sizes["float32" if kind == "float" else kind] += num_bytes(tensor)
-    return Contents(parameters, dict(sizes.most_common()), total_macs(model))
+    models = [read_graph(file) for file in graph_files(path)]
+    for model in models:
+        hidden = [tensor for tensor in inner_tensors(model) if num_bytes(tensor) >= SMALL_BYTES]
+        for tensor in (*model.graph.initializer, *hidden):
+            parameters += prod(tensor.dims)
+            kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+            sizes["float32" if kind == "float" else kind] += num_bytes(tensor)
+    counted = program_macs(*models) if is_program(path) else total_macs(models[0])
+    return Contents(parameters, dict(sizes.most_common()), counted)
+
+
+def program_macs(encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> int | None:
+    """All that a program computes to write 64 symbols from as many, each with a cache of 64; None where unknown."""
+    once, each = total_macs(encoder), total_macs(decoder)
+    return None if once is None or each is None else once + LENGTH * each
 
 
 def total_macs(model: onnx.ModelProto) -> int | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def trace(model: nn.Module, signature: Signature, example: tuple[torch.Tensor, .
                 opset_version=opset,
                 input_names=[tensor.name for tensor in signature.inputs],
                 output_names=[tensor.name for tensor in signature.outputs],
-                dynamic_shapes=dynamic_shapes,
+                dynamic_shapes=tuple(inspect.signature(exported.forward).bind(*dynamic_shapes).arguments.values()),
                 custom_translation_table=TRANSLATIONS,
                 verbose=False,
                 optimize=False,

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 
 from compress.export.onnx_file import num_bytes, read_graph
+from compress.export.program_file import graph_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,10 @@ def layer_sizes(path: Path) -> list[LayerSize]:
     name before and after. What is left of the file's size is the graph itself.
 
     Args:
-        path: an ONNX file.
+        path: an ONNX file, or the file of a program.
     """
     tensors: dict[str, list[onnx.TensorProto]] = defaultdict(list)
-    for tensor in read_graph(path).graph.initializer:
+    for tensor in (tensor for file in graph_files(path) for tensor in read_graph(file).graph.initializer):
         tensors[tensor.name.rpartition(".")[0]].append(tensor)
     return [_layer(name, owned) for name, owned in tensors.items()]
 

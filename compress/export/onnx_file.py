@@ -19,7 +19,8 @@ import onnx
 import onnx.checker
 from google.protobuf.message import DecodeError, Message
 
-from compress.errors import ModelError
+from compress.errors import ArtifactError, ModelError
+from compress.export.program_file import graph_files, is_program
 
 MAX_INLINE_BYTES = 2**31 - 2**26  # of weights; 64 MiB are left for the graph
 SMALL_BYTES = 1024  # such constants stay in the graph in any case: sizes and axes must be known to infer shapes
@@ -93,9 +94,14 @@ def read_graph(path: Path) -> onnx.ModelProto:
 def external_files(path: Path) -> list[Path]:
     """Return the files that hold a model's weights, beside it or in folders there; links, as a cache has them, too.
 
+    Those of a program are its graphs, and what holds their weights.
+
     Raises:
         ModelError: when it is no ONNX file, or names a file that is not there or lies outside its folder.
+        ArtifactError: when it is to be a program and is none.
     """
+    if is_program(path):
+        return [file for graph in graph_files(path) for file in (graph, *external_files(graph))]
     names: dict[str, None] = {}
     model = read_graph(path)
     for tensor in (*model.graph.initializer, *inner_tensors(model)):
@@ -134,7 +140,7 @@ def size_bytes(path: Path) -> int:
     """
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    with contextlib.suppress(ModelError):
+    with contextlib.suppress(ModelError, ArtifactError, FileNotFoundError):
         return sum(file.stat().st_size for file in (path, *external_files(path)))
     return path.stat().st_size
 

@@ -48,6 +48,7 @@ class Session:
         shapes: of the inputs, the same order; an axis of any size is a name.
         outputs: names of the outputs, in return order.
         metadata: the file's own key-value pairs.
+        raw: ONNX Runtime's own session.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load the file.
@@ -79,24 +80,22 @@ class Session:
             )
         try:
             with _source(model) as source:
-                self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+                self.raw = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except RUN_ERRORS as error:
             raise ArtifactError(
                 "ONNX Runtime cannot load the model",
                 got=str(error)[:600],
                 where=model if isinstance(model, Path) else "a model in memory",
             ) from error
-        self.inputs = tuple(value.name for value in self._session.get_inputs())
-        self.shapes: tuple[tuple[int | str, ...], ...] = tuple(
-            tuple(value.shape) for value in self._session.get_inputs()
-        )
-        self.outputs = tuple(value.name for value in self._session.get_outputs())
-        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.inputs = tuple(value.name for value in self.raw.get_inputs())
+        self.shapes: tuple[tuple[int | str, ...], ...] = tuple(tuple(value.shape) for value in self.raw.get_inputs())
+        self.outputs = tuple(value.name for value in self.raw.get_outputs())
+        self.metadata: dict[str, str] = dict(self.raw.get_modelmeta().custom_metadata_map)
 
     def __call__(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         """Runs one batch: one array per input, one array per output."""
         feeds: dict[str, Any] = dict(zip(self.inputs, arrays, strict=True))
-        return tuple(np.asarray(output) for output in self._session.run(None, feeds))
+        return tuple(np.asarray(output) for output in self.raw.run(None, feeds))
 
 
 def can_be_exact(model: "Path | bytes | ModelProto") -> bool:

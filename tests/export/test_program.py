@@ -1,0 +1,141 @@
+"""A model that writes as two graphs: what they compute, and what they write."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from compress.benchmark.model_file import contents
+from compress.errors import ArtifactError, StageError
+from compress.export.decoding import Writing
+from compress.export.deployable import Deployable
+from compress.export.layers import layer_sizes
+from compress.export.onnx_file import copy_model, external_files, size_bytes
+from compress.export.program import check_program, compare_texts, in_torch, program_of
+from compress.export.program_file import ProgramFile, open_model
+from compress.models.transducer import Transducer
+
+HOW = Writing(max_length=12)
+SOURCE, TARGET = 30, 20
+
+
+@pytest.fixture(scope="module")
+def module():
+    torch.manual_seed(0)
+    made = Transducer(
+        source_symbols=SOURCE, target_symbols=TARGET, width=16, heads=2, feed_forward=32, encoder_layers=1,
+        decoder_layers=2, max_length=16,
+    )  # fmt: skip
+    for value in made.parameters():  # biases other than zero, logits that are far apart
+        nn.init.normal_(value, std=0.5)
+    return made
+
+
+@pytest.fixture(scope="module")
+def program(module):
+    return program_of(module, HOW)
+
+
+@pytest.fixture(scope="module")
+def path(program, tmp_path_factory):
+    return program.write(tmp_path_factory.mktemp("program"), "fp32")
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    draw = np.random.default_rng(0)
+    mask = (np.arange(9) < draw.integers(1, 10, (200, 1))).astype(np.int64)
+    targets = draw.integers(4, TARGET, (200, 7)) * (np.arange(7) < draw.integers(1, 8, (200, 1)))
+    return draw.integers(4, SOURCE, (200, 9)) * mask, mask, np.concatenate([np.ones((200, 1), int), targets], axis=1)
+
+
+def test_a_program_computes_and_writes_what_its_module_does(module, program, inputs):
+    found = check_program(module, lambda optimize: program.open(optimize=optimize).decoder, inputs)
+    assert found["max_abs"] < 1e-4
+    assert found["argmax_agreement"] == 1.0
+    wide = replace(HOW, beams=3)
+    assert compare_texts(in_torch(module, wide), replace(program, writing=wide).open().decoder, *inputs[:2]) == 1.0
+
+
+def test_another_model_is_told_from_it(module, program, inputs):
+    other = Transducer(
+        source_symbols=SOURCE, target_symbols=TARGET, width=16, heads=2, feed_forward=32, encoder_layers=1,
+        decoder_layers=2, max_length=16,
+    )  # fmt: skip
+    with pytest.raises(StageError, match="does not compute what the model computes"):
+        check_program(other, lambda optimize: program.open(optimize=optimize).decoder, inputs)
+
+
+def test_values_are_called_after_the_modules_that_make_them(program, module):
+    for graph in program.graphs.values():
+        weights = {node.name for node in graph.graph.node if node.op_type in ("MatMul", "Gemm")}
+        assert {name.partition("#")[0].partition("/")[0] for name in weights} <= dict(module.named_modules()).keys()
+    names = [value.name for value in program.graphs["decoder"].graph.input]
+    assert names[:3] == ["token", "source_mask", "cross.0.key"]
+    assert names[-1] == "past.1.value"
+
+
+def test_one_path_stands_for_all_files(path, module, tmp_path, inputs):
+    files = [path, *external_files(path)]
+    assert [file.name for file in files] == ["fp32.json", "fp32.encoder.onnx", "fp32.decoder.onnx"]
+    assert size_bytes(path) == sum(file.stat().st_size for file in files)
+    copy_model(path, tmp_path / "copy/model.json")
+    ours, theirs = (open_model(found)(*inputs[:2]) for found in (path, tmp_path / "copy/model.json"))
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    assert ours[0].shape == (200, HOW.max_length)
+    inside = contents(path)
+    assert inside.macs
+    assert inside.parameters >= sum(value.numel() for value in module.parameters())
+    assert {layer.name for layer in layer_sizes(path)} >= {"source.symbols", "decoder.0.cross.key", "head"}
+
+
+def test_the_digest_of_the_file_proves_the_graphs(path, tmp_path):
+    copied = tmp_path / "fp32.json"
+    copy_model(path, copied)
+    graph = tmp_path / "fp32.decoder.onnx"
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    with pytest.raises(ArtifactError, match="missing or was changed"):
+        open_model(copied)
+    graph.unlink()
+    with pytest.raises(ArtifactError, match="missing or was changed"):
+        open_model(copied)
+
+
+@pytest.mark.parametrize("name", ["../fp32.encoder.onnx", "/tmp/fp32.encoder.onnx", ".hidden", 3])
+def test_graphs_elsewhere_are_refused(path, tmp_path, name):
+    content = json.loads(path.read_text())
+    content["graphs"]["encoder"]["file"] = name
+    (tmp_path / "fp32.json").write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match="not beside it"):
+        ProgramFile.read(tmp_path / "fp32.json")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 1, "graphs": {"encoder": 1, "decoder": 2}}'])
+def test_what_is_no_program_is_refused(tmp_path, text):
+    (tmp_path / "fp32.json").write_text(text)
+    with pytest.raises(ArtifactError, match="this is no program"):
+        ProgramFile.read(tmp_path / "fp32.json")
+
+
+def test_graphs_that_do_not_fit_each_other_are_refused(program, path, tmp_path):
+    torch.manual_seed(0)
+    wide = program_of(
+        Transducer(
+            source_symbols=SOURCE, target_symbols=TARGET, width=32, heads=2, feed_forward=32, encoder_layers=1,
+            decoder_layers=2,
+        ),
+        HOW,
+    )  # fmt: skip
+    mixed = Deployable({"encoder": program.graphs["encoder"], "decoder": wide.graphs["decoder"]}, HOW)
+    with pytest.raises(ArtifactError, match="do not fit each other") as caught:
+        mixed.open()
+    assert "the decoder takes cross keys and values [[2, 16]" in str(caught.value)
+    assert "the encoder gives [[2, 8]" in str(caught.value)
+
+
+def test_a_model_that_cannot_write_step_by_step_is_refused():
+    with pytest.raises(StageError, match="cannot write step by step"):
+        program_of(nn.Linear(2, 2), HOW)
