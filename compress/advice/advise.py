@@ -16,7 +16,7 @@ from compress.data.checks import MIN_SELECT_SAMPLES
 from compress.errors import DataError, UsageError
 from compress.models import load_model
 from compress.models.fold import duplicate
-from compress.recipe import Recipe, Teacher
+from compress.recipe import Recipe
 from compress.stage import Host, Work
 from compress.stages.create import Create
 
@@ -42,7 +42,7 @@ def advise(recipe: Recipe, work: Work, host: Host, *, also: Sequence[Measure] = 
         return Advice((), ("the recipe distils nothing from a teacher: there is nothing to advise on",))
     if not one_decision(work):
         return Advice((), (MANY_DECISIONS,))
-    few, reference = replace(work, data=draw_probe(work.data)), reference_sample(recipe.teacher, work, host)
+    few, reference = replace(work, data=draw_probe(work.data)), reference_sample(recipe, work, host)
     found: list[Measure] = measures.shift(few.data, reference)
     notes = [COPY] if recipe.student == "teacher" else []
     for lesson in found_lessons:
@@ -113,15 +113,16 @@ def fresh(recipe: Recipe, work: Work, host: Host) -> Callable[[int | None], nn.M
     return make
 
 
-def reference_sample(given: Teacher, work: Work, host: Host) -> Samples | None:
+def reference_sample(recipe: Recipe, work: Work, host: Host) -> Samples | None:
     """Return a sample of what the teacher was trained on, if the recipe names any.
 
     Raises:
         DataError: when its samples are not the task's, or too few to tell anything.
     """
-    if given.reference is None:
+    if recipe.teacher.reference is None:
         return None
-    samples, ours = given.reference.load(code=host.code).roles.get("train"), work.data.train.inputs
+    raw, ours = recipe.data.open(recipe.teacher.reference, code=host.code), work.data.train.inputs
+    samples = raw.roles.get("train")
     if samples is None or len(samples) < MIN_SELECT_SAMPLES:
         raise DataError(
             "the teacher's reference sample is too small",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.data.picture import Mode, Picture, check_depth, read_picture
+from compress.data.picture import Picture, check_depth, read_picture
+from compress.data.read_image import Steps
 from compress.data.samples import ROLES, Role, Samples
 from compress.data.source import Raw
 from compress.errors import DataError, listing
@@ -46,7 +47,7 @@ class RoleFiles:
     skipped: Counter[str]
 
 
-def read_folder(root: Path, *, size: tuple[int, int], mode: Mode) -> Raw:
+def read_folder(root: Path, steps: Steps) -> Raw:
     """Return the roles of ``root/role/class/*`` and the class names; ``root/class/*`` is all train.
 
     A train or calibration folder that holds images and no class folders is unlabelled. Classes are those that train has
@@ -54,8 +55,7 @@ def read_folder(root: Path, *, size: tuple[int, int], mode: Mode) -> Raw:
 
     Args:
         root: the folder.
-        size: height and width that every image is resized to.
-        mode: one channel or three.
+        steps: what is done to every image.
 
     Raises:
         DataError: when a folder or its images cannot be used; a corrupt image is named.
@@ -67,9 +67,7 @@ def read_folder(root: Path, *, size: tuple[int, int], mode: Mode) -> Raw:
     for found in files.values():
         skipped.update(found.skipped)
     classes = _find_classes(files, root)
-    pictures = {
-        role: [read_picture(path, size=size, mode=mode) for path in found.images] for role, found in files.items()
-    }
+    pictures = {role: [read_picture(path, steps) for path in found.images] for role, found in files.items()}
     deep = [picture for read in pictures.values() for picture in read if picture.brightest is not None]
     check_depth(deep)
     notes = [f"{len(deep):,} images of 16 bits are scaled to 8"] if deep else []

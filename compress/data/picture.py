@@ -7,13 +7,13 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from compress.data.read_image import LevelsError, Steps, fit, open_upright, to_array
 from compress.errors import DataError
 
 Mode = Literal["grayscale", "rgb"]
 DIM_LEVEL = 1 << 14  # where 16-bit images end below it, 6 bits or fewer would be left, and 12-bit cameras are likely
-SCALED_FORMATS = ("PNG", "PPM")  # whose levels Pillow 10 gives as 32-bit integers of 16 bits
 
 
 @dataclass(frozen=True)
@@ -31,47 +31,31 @@ class Picture:
     brightest: int | None
 
 
-def read_picture(path: Path, *, size: tuple[int, int], mode: Mode) -> Picture:
-    """Return one image, turned upright, resized without keeping its proportions.
+def read_picture(path: Path, steps: Steps) -> Picture:
+    """Return one image, turned upright, resized and cropped; raises as `open_picture` does."""
+    image, brightest = open_picture(path)
+    return Picture(path, to_array(fit(image, steps), steps), brightest)
+
+
+def open_picture(path: Path) -> tuple[Image.Image, int | None]:
+    """Return one image of 8 bits, turned upright, and the highest level of a 16-bit file.
 
     Raises:
         DataError: when it is damaged, or its levels are floats or 32-bit integers.
     """
-    height, width = size
     try:
-        with Image.open(path) as file:
-            image, brightest = _to_8_bits(ImageOps.exif_transpose(file), file.format, path)
-            image = image.convert("L" if mode == "grayscale" else "RGB")
-    except DataError:
-        raise
-    # What Pillow's decoders raise on damaged files, and its guard against files that unpack to gigabytes.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError("the image cannot be read", got=error, where=path, hint="replace or remove the file") from error
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, np.uint8)
-    pixels = pixels[None] if mode == "grayscale" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    return Picture(path, pixels, brightest)
-
-
-def _to_8_bits(image: Image.Image, kind: str | None, path: Path) -> tuple[Image.Image, int | None]:
-    """Return an image of 8 bits and the highest of 16-bit levels; Pillow itself cuts them off at 255.
-
-    Raises:
-        DataError: for levels that no format gives a range.
-    """
-    if image.mode.startswith("I;16") or (image.mode == "I" and kind in SCALED_FORMATS):
-        levels = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8)), int(levels.max())
-    if image.mode in ("I", "F"):
+        return open_upright(path)
+    except LevelsError as error:
         raise DataError(
             "the range of the image's levels cannot be known",
             expected="8 or 16 bits a channel",
-            got="floats" if image.mode == "F" else "32-bit integers",
+            got=error,
             where=path,
             hint="scale the levels to 8 or 16 bits, or give them as float32 arrays in an .npz",
-        )
-    return image, None
+        ) from error
+    # What Pillow's decoders raise on damaged files, and its guard against files that unpack to gigabytes.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError("the image cannot be read", got=error, where=path, hint="replace or remove the file") from error
 
 
 def check_depth(pictures: Sequence[Picture]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.config import Values
+from compress.data.preprocess import Preprocess
 from compress.data.samples import Role, Samples
 from compress.errors import DataError
 
@@ -62,6 +63,26 @@ class Source(Values):
         Raises:
             DataError: when something is missing or damaged.
         """
+
+    def open(self, preprocess: Preprocess | None, *, code: Sequence[Path]) -> Raw:
+        """Return its samples, of image files as a model expects them.
+
+        Args:
+            preprocess: how image files are read; None is the source's own way.
+            code: the user's Python files that may be run.
+
+        Raises:
+            DataError: as ``load`` does; also when it reads no image files and is told how to.
+        """
+        if preprocess is not None:
+            raise DataError(
+                "only image files are preprocessed",
+                expected="data.source: {image-folder: ...}",
+                got=self.title,
+                where="data.preprocess",
+                hint="arrays are taken as they are; say what they are normalised by under data.normalize",
+            )
+        return self.load(code=code)
 
 
 def class_numbers(labels: object) -> NDArray[np.int64]:

@@ -25,13 +25,12 @@ from compress.data.idx import read_idx
 from compress.data.images import read_folder
 from compress.data.own import OwnSource, form
 from compress.data.picture import Mode
+from compress.data.preprocess import Preprocess, Sides, squash
 from compress.data.ragged import Given
 from compress.data.samples import ROLES, Role, Samples
 from compress.data.source import AnyLayout, Raw, Source, class_numbers
 from compress.data.table import HubData, Table
 from compress.errors import DataError
-
-Side = Annotated[int, Field(ge=1, le=8192)]
 
 
 class Digits(Source):
@@ -113,8 +112,8 @@ class ImageFolder(Source):
 
     Attributes:
         root: the folder.
-        size: side of the square every image is resized to, or height and width.
-        mode: one channel or three.
+        size: side of the square every image is resized to, or height and width; None where ``data.preprocess`` says it.
+        mode: one channel or three, where it does not.
     """
 
     of_files: ClassVar[bool] = True
@@ -122,18 +121,36 @@ class ImageFolder(Source):
 
     source: Literal["image-folder"] = "image-folder"
     root: Path
-    size: Side | tuple[Side, Side]
+    size: Sides | None = None
     mode: Mode = "rgb"
 
-    def load(self, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
+    def load(self, *, code: Sequence[Path]) -> Raw:
         """Return the roles that the folder names.
 
         Raises:
             DataError: when a folder is missing, an image is corrupt or its range cannot be known, or train has no image
                 of a class.
         """
+        return self.open(None, code=code)
+
+    def open(self, preprocess: Preprocess | None, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
+        """Return the roles that the folder names, read as a model expects it; see `load`.
+
+        Raises:
+            DataError: also when both or neither of ``size`` and ``preprocess`` say what images become.
+        """
+        if (self.size is None) == (preprocess is None):
+            raise DataError(
+                "nothing says what size images become" if preprocess is None else "the size of images is said twice",
+                expected="one of data.source.image-folder.size and data.preprocess",
+                got="neither" if preprocess is None else "both",
+                where="data.source",
+            )
+        if preprocess is not None:
+            return read_folder(self.root, preprocess.steps)
+        assert self.size is not None
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return read_folder(self.root, size=size, mode=self.mode)
+        return read_folder(self.root, squash(size, channels=self.mode))
 
 
 class File(Source):

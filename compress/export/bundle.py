@@ -9,6 +9,7 @@
     preprocessing.json            what turns raw data into inputs
     reference.npz                 ``input/<name>`` and, for each variant and fp32 in any case, ``<variant>/<output>``
     predict.py                    labels images, tables and arrays with onnxruntime and numpy, text with tokenizers
+    read_image.py                 reads image files for it as training read them; needs Pillow
     tokenizer.json config.json    for models of text, and for optimum and transformers
     preprocessor_config.json      for a pipeline of transformers that reads images
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from compress.data import read_image
 from compress.errors import StageError
 from compress.export.manifest import FORMAT_VERSION, MIN_REFERENCE_ROWS, NAME, Bounds, Content, Manifest
 from compress.export.metadata import Metadata, write_metadata
@@ -109,6 +111,8 @@ def write_bundle(
     if primary.startswith("int8") and not can_be_exact(directory / f"{primary}.onnx"):
         script = script.replace(EXACT, INEXACT)
     (directory / "predict.py").write_text(script)
+    if "scale" in metadata.preprocessing and name == "predict.py":
+        (directory / "read_image.py").write_text(Path(read_image.__file__).read_text())
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         primary=f"{primary}.onnx",

@@ -1,11 +1,12 @@
 """Label images with the primary model: python predict.py [photo.jpg or images.npy ...]; see preprocessing.json.
 
-Image files need Pillow. Arrays are raw images [N, C, H, W]: uint8, or numbers from 0 to 1; where the model was trained
-on other numbers, those. After --inputs, arrays are taken as they are, preprocessed already. Prints one label (or class
-index) per row; without an argument for the rows of reference.npz. Needs onnxruntime and numpy.
+Image files need Pillow; read_image.py reads them as training did. Arrays are raw images [N, C, H, W]: uint8, or numbers
+from 0 to 1; where the model was trained on other numbers, those. After --inputs, arrays are taken as they are,
+preprocessed already. Prints one label (or class index) per row; without an argument for the rows of reference.npz.
+Needs onnxruntime and numpy.
 """
 
-# pyright: reportAttributeAccessIssue=false
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
 
 import hashlib
 import json
@@ -39,11 +40,12 @@ def read(path: str) -> np.ndarray:
     """Return the array in a file, or the image in it as training read it, uint8 [1, C, H, W]."""
     if path.endswith(".npy"):
         return np.load(path)
-    from PIL import Image, ImageOps
+    sys.path.insert(0, str(here))
+    from read_image import Steps, read_image
 
-    image = ImageOps.exif_transpose(Image.open(path)).convert("L" if shape[0] == 1 else "RGB")
-    pixels = np.asarray(image.resize((shape[2], shape[1]), Image.Resampling.BILINEAR))
-    return pixels.reshape(1, shape[1], shape[2], -1).transpose(0, 3, 1, 2)
+    plain = {"size": shape[1:], "channels": "grayscale" if shape[0] == 1 else "rgb"}
+    steps = {key: tuple(item) if isinstance(item, list) else item for key, item in told.get("files", plain).items()}
+    return read_image(path, Steps(**steps))[None]
 
 
 def preprocess(rows: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "deberta-v2", "mpnet")
 COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 HALVES = (torch.float16, torch.bfloat16)
-BILINEAR = 2  # Pillow's number for it
+PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # numbers of its filters
 UNNAMED = re.compile(r"LABEL_\d+|\d+")  # what classes are called that nobody named
 
 
@@ -317,7 +317,8 @@ class HuggingFace(Model):
 def _image_processor(axes: Sequence[int | str], preprocessing: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what makes image files a model's inputs in transformers; None where its pipelines cannot.
 
-    They make every image RGB in 8 bits. One of another size is resized as `compress.data.ImageFolder` does it.
+    They make every image RGB in 8 bits. What is done to files is told as far as their processors do it: an odd margin
+    may be cut a pixel aside.
 
     Args:
         axes: of the model's first input.
@@ -325,11 +326,19 @@ def _image_processor(axes: Sequence[int | str], preprocessing: Mapping[str, Any]
     """
     if len(axes) != 4 or axes[1] != 3 or preprocessing.get("scale") != 1 / 255:
         return None
+    files = preprocessing.get("files", {"resize": "squash", "resize_to": axes[2:], "channels": "rgb"})
+    height, width = files["resize_to"]
+    if files["resize"] == "box" or files["channels"] != "rgb" or (files["resize"] == "shortest" and height != width):
+        return None
+    size = {"height": height, "width": width}
+    cut = {"do_center_crop": True, "crop_size": {"height": axes[2], "width": axes[3]}}
+    whole = files["resize"] == "squash" and [height, width] == [*axes[2:]]
     return {
-        "image_processor_type": "ViTImageProcessor",
+        "image_processor_type": "ViTImageProcessor" if whole else "CLIPImageProcessor",
         "do_resize": True,
-        "size": {"height": axes[2], "width": axes[3]},
-        "resample": BILINEAR,
+        "size": size if files["resize"] == "squash" else {"shortest_edge": height},
+        **({} if whole else cut),
+        "resample": PILLOW[files.get("interpolation", "bilinear")],
         "do_rescale": True,
         "rescale_factor": preprocessing["scale"],
         "do_normalize": True,

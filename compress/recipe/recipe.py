@@ -293,7 +293,8 @@ class Recipe(Values):
         """Return the section that does not state the input formula of given weights, if no configuration can."""
         given = [teacher for teacher in self.teachers if teacher.is_given]
         alone = any(teacher.weights or not (teacher.model and teacher.model.published) for teacher in given)
-        if not alone or self.data.normalize is not None or self.data.task is not None or not self.data.source.of_images:
+        said = self.data.normalize is not None or self.data.task is not None or self.data.preprocess is not None
+        if not alone or said or not self.data.source.of_images:
             return []
         return [(("data",), f"{UNSTATED}; expected {STATED}")]
 

@@ -28,7 +28,9 @@ from compress.config import Values
 from compress.config.permission import Ask
 from compress.config.secrets import address
 from compress.data import Data
+from compress.data.preprocess import AnyPreprocess, Preprocess
 from compress.data.roles import Overlap, Split, assign
+from compress.data.source import Raw, Source
 from compress.data.sources import AnySource
 from compress.errors import DataError, ModelError
 from compress.models import AnyModel
@@ -73,7 +75,7 @@ STATED = (
     "data.normalize: {mean: [...], std: [...]} as they were trained, of images scaled to 0 to 1, or data.normalize: "
     "identity where they were trained on the scaled images themselves"
 )
-LATER = ("task", "encode")
+LATER = ("task", "encode", "preprocess")
 OF_FILE = re.compile(r"(?:sqlite:///|file://)?(/[^?#]*)$")  # an absolute path, nothing that could change its meaning
 
 
@@ -93,6 +95,8 @@ class DataConfig(Values):
         judge: what counts as right.
         task: what samples are, where they are none of what is read here: the user's own; see `OwnTask`.
         encode: how the columns of a table become inputs, and targets what a model gives; None is `Encode`'s defaults.
+        preprocess: how image files are resized, cropped and normalised, or the file that says it: ``config.json`` of a
+            model of timm, ``preprocessor_config.json`` of transformers; None squashes them to the source's size.
     """
 
     source: AnySource
@@ -104,6 +108,7 @@ class DataConfig(Values):
     judge: Judge = Judge()
     task: AnyTask | None = None
     encode: Encode | None = None
+    preprocess: AnyPreprocess | None = None
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -151,7 +156,9 @@ class DataConfig(Values):
             raise DataError("only tables and targets of arrays are encoded", where="data.encode")
         if classified:
             normalize = self._normalization(data.train.inputs, teachers)
-            return ImageClassification.of(data, augment=self.augment, normalize=normalize, judge=self.judge)
+            return ImageClassification.of(
+                data, augment=self.augment, normalize=normalize, judge=self.judge, preprocess=self.read_preprocess()
+            )
         if inputs.dtype != object:
             return self._array_task(data, teachers)
         for name in ("augment", "normalize"):
@@ -219,6 +226,17 @@ class DataConfig(Values):
             ModelError: when there are given weights and neither says anything that fits the images.
         """
         channels = inputs.shape[1]
+        preprocess = self.read_preprocess()
+        if preprocess is not None and preprocess.scaled is not None:
+            if self.normalize is not None:
+                raise DataError(
+                    "how images are normalised is said twice",
+                    expected="data.preprocess with mean and std, or data.normalize",
+                    got="both",
+                    where="data.normalize",
+                )
+            mean, std = preprocess.scaled
+            return Normalize(mean=mean, std=std).over(channels)
         if self.normalize == "identity":
             return Normalize.identity(channels)
         if isinstance(self.normalize, dict):
@@ -251,7 +269,23 @@ class DataConfig(Values):
             DataError: when the samples cannot be used as they are.
             InputError: when the source is a user's file that ``code`` does not name.
         """
-        return assign(self.source.load(code=code), split=self.split, overlap=self.overlap)
+        return assign(self.open(self.source, code=code), split=self.split, overlap=self.overlap)
+
+    def open(self, source: Source, *, code: Sequence[Path]) -> Raw:
+        """Return the samples of this or another source, image files read as the data's.
+
+        Raises:
+            DataError: when they cannot be read.
+        """
+        return source.open(self.read_preprocess(), code=code)
+
+    def read_preprocess(self) -> Preprocess | None:
+        """Return how image files are read, from its file if it is in one; None where nothing is said.
+
+        Raises:
+            DataError: when the file cannot be read.
+        """
+        return Preprocess.read(self.preprocess) if isinstance(self.preprocess, Path) else self.preprocess
 
 
 def _is_scaled(inputs: NDArray[Any]) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Self
 
@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compress.config import Values
+from compress.data.preprocess import Preprocess
 from compress.data.samples import Data, Samples
 from compress.errors import DataError
 from compress.measures.judge import Judge, single_label
@@ -96,6 +97,7 @@ class ImageClassification(Task):
         std: what then divides it.
         augment: views for training, or None.
         judge: what counts as right.
+        preprocess: how image files were read; None where they were squashed, or there were none.
     """
 
     classes: tuple[str, ...]
@@ -105,10 +107,17 @@ class ImageClassification(Task):
     std: tuple[float, ...]
     augment: Augment | None = None
     judge: Judge = Judge()
+    preprocess: Preprocess | None = None
 
     @classmethod
     def of(
-        cls, data: Data, *, augment: Augment | None, normalize: Normalize | None = None, judge: Judge | None = None
+        cls,
+        data: Data,
+        *,
+        augment: Augment | None,
+        normalize: Normalize | None = None,
+        judge: Judge | None = None,
+        preprocess: Preprocess | None = None,
     ) -> "ImageClassification":
         """Return the task for these data.
 
@@ -117,6 +126,7 @@ class ImageClassification(Task):
             augment: views for training, or None.
             normalize: None takes the per-channel mean and standard deviation of the train role.
             judge: what counts as right; None takes accuracy.
+            preprocess: how image files were read.
 
         Raises:
             DataError: when the inputs are no images [N, C, H, W] of uint8 or float32, ``normalize`` is for another
@@ -149,6 +159,7 @@ class ImageClassification(Task):
             std=normalize.std,
             augment=augment,
             judge=judge,
+            preprocess=preprocess,
         )
 
     @property
@@ -182,11 +193,17 @@ class ImageClassification(Task):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """What a deployment must do to raw images: ``(raw * scale - mean) / std`` per channel, channels first."""
-        return {"layout": "NCHW", "scale": self.scale, "mean": list(self.mean), "std": list(self.std)}
+        told = {"layout": "NCHW", "scale": self.scale, "mean": list(self.mean), "std": list(self.std)}
+        return told if self.preprocess is None else told | {"files": asdict(self.preprocess.steps)}
 
     @property
     def input_formula(self) -> str:
-        """What a model gets of an image x, as a formula."""
+        """What a model gets of an image x, as a formula; of files, also what is done to their pixels first."""
+        formula = self._pixel_formula
+        return formula if self.preprocess is None else f"{formula}; {self.preprocess.words}"
+
+    @property
+    def _pixel_formula(self) -> str:
         scaled = "x / 255" if self.scale != 1 else "x"
         if not any(self.mean) and set(self.std) == {1.0}:
             return scaled
@@ -207,6 +224,8 @@ class ImageClassification(Task):
         state: tuple[object, ...] = (self.classes, self.shape, self.scale, self.mean, self.std, augment)
         if self.judge != Judge():
             state = (*state, self.judge.model_dump_json())
+        if self.preprocess is not None:
+            state = (*state, self.preprocess.steps)
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
     def batch(self, samples: Samples, index: torch.Tensor, *, view: View | None = None) -> Batch:

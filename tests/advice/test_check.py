@@ -169,7 +169,7 @@ def test_a_reference_of_another_shape_is_refused(tmp_path):
     told = Recipe.load(written(tmp_path), overrides=[f"teacher.reference.numpy.archive={arrays}"])
     host = Host(store=Store.open(tmp_path), execution=Execution(1, "float32"))
     with pytest.raises(DataError, match="reference sample does not fit"):
-        reference_sample(told.teacher, work_of(told, data), host)
+        reference_sample(told, work_of(told, data), host)
 
 
 def test_a_reference_that_is_too_small_is_refused(tmp_path):
@@ -179,7 +179,7 @@ def test_a_reference_that_is_too_small_is_refused(tmp_path):
     told = Recipe.load(written(tmp_path), overrides=[f"teacher.reference.numpy.archive={arrays}"])
     host = Host(store=Store.open(tmp_path), execution=Execution(1, "float32"))
     with pytest.raises(DataError, match="32 samples or more"):
-        reference_sample(told.teacher, work_of(told, data), host)
+        reference_sample(told, work_of(told, data), host)
 
 
 def test_a_missing_member_of_the_ensemble_is_a_missing_teacher(store, tmp_path):

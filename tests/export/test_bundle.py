@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from compress.data.checks import MIN_SELECT_SAMPLES
+from compress.data.preprocess import Preprocess
 from compress.errors import ArtifactError, StageError
 from compress.export.bundle import MIN_REFERENCE_ROWS, write_bundle
 from compress.export.graph import to_onnx
@@ -139,6 +141,30 @@ def test_predict_preprocesses_images_and_raw_arrays(tmp_path, signature, metadat
     assert predict(bundle, *files).stdout.split() == expected
     Image.new("RGB", (31, 17), (200, 10, 10)).save(tmp_path / "photo.jpg")
     assert len(predict(bundle, tmp_path / "photo.jpg").stdout.split()) == 1
+
+
+def test_predict_reads_files_as_the_recipe_says(tmp_path, signature, metadata, rows):
+    """Bright in the centre and dark around it: a crop of the centre is of another class than the whole image."""
+    preprocess = Preprocess(size=8, resize_to=20, interpolation="nearest", channels="grayscale")
+    told = metadata.preprocessing | {"files": asdict(preprocess.steps)}
+    fp32 = to_onnx(Brightness(), signature, (torch.zeros(2, 1, 8, 8),))
+    pixels = np.zeros((40, 60), np.uint16)
+    pixels[12:28, 22:38] = 65535
+    Image.fromarray(pixels).save(tmp_path / "centre.png")
+    for name, own in (("cut", told), ("whole", metadata.preprocessing)):
+        (tmp_path / name).mkdir()
+        given = metadata.model_copy(update={"preprocessing": own})
+        write_bundle(
+            tmp_path / name,
+            fp32=fp32,
+            variants={"fp32": fp32},
+            primary="fp32",
+            metadata=given,
+            inputs=(rows,),
+            files={},
+        )
+    found = [predict(tmp_path / name, tmp_path / "centre.png").stdout.split() for name in ("cut", "whole")]
+    assert found == [["e"], ["a"]]
 
 
 @pytest.mark.parametrize(

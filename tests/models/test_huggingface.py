@@ -15,10 +15,11 @@ from PIL import Image
 
 from compress.data import Data, Samples
 from compress.data.images import read_folder
+from compress.data.preprocess import Preprocess, squash
 from compress.errors import ModelError
 from compress.models import HuggingFace, load_model, save_model
 from compress.stages.create import Create
-from compress.tasks import ImageClassification, Signature, Tokenizer
+from compress.tasks import ImageClassification, Normalize, Signature, Tokenizer
 from compress.tasks.signature import Tensor
 
 SIZES = {
@@ -322,21 +323,33 @@ def image_files(task, tmp_path):
     return stored.files(task.signature, problem=task.problem, preprocessing=task.preprocessing)
 
 
-def test_image_files_enter_a_pipeline_as_they_enter_training(tmp_path):
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        None,
+        Preprocess(size=8, resize_to=10, center="down", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)),
+        Preprocess(size=8, resize="squash", crop_pct=0.8, interpolation="lanczos", center="down"),
+    ],
+)
+def test_image_files_enter_a_pipeline_as_they_enter_training(tmp_path, preprocess):
     rng = np.random.default_rng(0)
     for number, size in enumerate([(8, 8), (20, 13), (5, 31)] * 4):
         folder = tmp_path / "images" / "train" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{number:02}.png")
-    read = read_folder(tmp_path / "images", size=(8, 8), mode="rgb")
-    task = ImageClassification.of(Data(read.roles, read.classes), augment=None)
+    plain = squash((8, 8), channels="rgb")
+    read = read_folder(tmp_path / "images", plain if preprocess is None else preprocess.steps)
+    stated = None if preprocess is None or preprocess.scaled is None else preprocess.scaled
+    normalize = None if stated is None else Normalize(mean=stated[0], std=stated[1])
+    data = Data(read.roles, read.classes)
+    task = ImageClassification.of(data, augment=None, normalize=normalize, preprocess=preprocess)
     for name, text in image_files(task, tmp_path).items():
         (tmp_path / name).write_text(text)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     paths = sorted((tmp_path / "images").glob("*/*/*.png"))
     theirs = processor(images=[Image.open(path) for path in paths], return_tensors="pt")["pixel_values"]
     ours = task.batch(read.roles["train"], torch.arange(len(paths))).inputs[0]
-    assert float(ours.std()) == pytest.approx(1, abs=0.01)
+    assert stated or float(ours.std()) == pytest.approx(1, abs=0.01)
     torch.testing.assert_close(theirs.float(), ours, rtol=0, atol=1e-5)
 
 
