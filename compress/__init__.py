@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     )
     from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
     from compress.loss.features import AttentionTransfer, Cosine, Hidden, Hint, LastFeature, Rkd
-    from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, Mse
+    from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, Mse, Uniform
     from compress.measures.own import OwnMeasure
     from compress.measures.tally import Tally, shares
     from compress.models import (
@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     from compress.stages.train import Train
     from compress.stages.vocabulary import PruneVocabulary
     from compress.store.artifact import Artifact
-    from compress.tasks import Augment, Encode, Judge, Normalize, OwnTask, Task, Tokenize
+    from compress.tasks import Augment, Encode, Judge, Normalize, OwnTask, Symbols, Task, Tokenize
 
 # Where each public name lives. It is imported on first use, so that the command line answers at once.
 _HOMES = {
@@ -158,6 +158,7 @@ _HOMES = {
     "Source": "compress.data.source",
     "Split": "compress.data.roles",
     "Stage": "compress.stage",
+    "Symbols": "compress.tasks",
     "Table": "compress.data.sources",
     "Tally": "compress.measures.tally",
     "Tap": "compress.loss",
@@ -170,6 +171,7 @@ _HOMES = {
     "Trace": "compress.loss",
     "Tracking": "compress.recipe",
     "Train": "compress.stages.train",
+    "Uniform": "compress.loss.logits",
     "UserFile": "compress.models",
     "Work": "compress.stage",
     "bind": "compress.functional",
@@ -258,6 +260,7 @@ __all__ = [
     "Source",
     "Split",
     "Stage",
+    "Symbols",
     "Table",
     "Tally",
     "Tap",
@@ -270,6 +273,7 @@ __all__ = [
     "Trace",
     "Tracking",
     "Train",
+    "Uniform",
     "UserFile",
     "Work",
     "bind",

@@ -77,7 +77,9 @@ def _check_labels(role: Role, inputs: NDArray[Any], labels: NDArray[Any]) -> Non
             got=f"labels {list(labels.shape)}",
             where=role,
         )
-    if labels.dtype == object:
+    if isinstance(labels.flat[0], tuple):
+        _check_written(role, labels)
+    elif labels.dtype == object:
         for position, (words, tags) in enumerate(zip(inputs, labels, strict=True)):
             if len(words) != len(tags):
                 raise DataError(
@@ -89,6 +91,18 @@ def _check_labels(role: Role, inputs: NDArray[Any], labels: NDArray[Any]) -> Non
     if labels.dtype == np.float32 and not np.isfinite(labels).all():
         bad = int(np.argmax(~np.isfinite(labels).all(axis=1)))
         raise DataError("a target is not finite", got="NaN or infinity", where=f"{role}, sample {bad}")
+
+
+def _check_written(role: Role, labels: NDArray[Any]) -> None:
+    for position, answers in enumerate(labels):
+        if not answers or not all(isinstance(text, str) and text.strip() for text in answers):
+            raise DataError(
+                "a text to write is empty",
+                expected="at least one character that is not white space",
+                got=answers,
+                where=f"{role}, sample {position}",
+                hint="leave those rows out of the file",
+            )
 
 
 def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[str, ...]:
@@ -119,6 +133,8 @@ def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[
         )
     if next(iter(labelled.values())).ndim == 2:
         return _columns(labelled, names)
+    if any(samples.written for samples in roles.values()):
+        return names
     numbers = {role: np.concatenate(labels) if labels.dtype == object else labels for role, labels in labelled.items()}
     count = len(names) or max(int(labels.max(initial=-1)) for labels in numbers.values()) + 1
     for role, labels in numbers.items():
@@ -185,7 +201,7 @@ def check_role(role: Role, samples: Samples, classes: tuple[str, ...]) -> None:
                 hint="give a labelled select and test role; only train and calibration may be unlabelled",
             )
         return
-    if role == "calibration":
+    if role == "calibration" or samples.written:
         return
     units = np.concatenate(labels) if labels.dtype == object else labels
     if (units != units[0]).any():

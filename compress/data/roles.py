@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from compress.config import Values
+from compress.data.answers import gather, spread
 from compress.data.checks import check_inputs, check_role, class_names
 from compress.data.samples import ROLES, Data, Role, Samples
 from compress.data.source import Raw
@@ -51,6 +52,8 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
     Samples are ordered by the hash of their input, so the order of files changes nothing. When a role is drawn from
     train, train is freed of duplicates first, so that no sample lands in two roles; inputs with several labels leave it
     altogether, because no file says which of them is right. Where the source fixes all roles, they are counted alone.
+    Of texts to write several may be right: rows of equal inputs are one sample that knows all of them, so that they
+    share their role; train alone then has a sample for each.
 
     Args:
         raw: roles that the source fixes, train among them.
@@ -65,6 +68,7 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
         raise DataError("the train role is missing", expected="train among the roles", got=sorted(raw.roles))
     given: dict[Role, Samples] = {role: raw.roles[role] for role in ROLES if role in raw.roles}
     check_inputs(given)
+    given = {role: gather(samples) if samples.written else samples for role, samples in given.items()}
     classes = class_names(given, raw.classes)
     roles: dict[Role, Samples] = {role: _order(samples) for role, samples in given.items()}
     missing: list[Role] = [role for role in DRAWN if role not in roles]
@@ -75,6 +79,8 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
     roles["train"], overlapping = _without_overlap(roles, overlap=overlap)
     if missing:
         roles |= _draw(roles["train"], missing, split=split)
+    if roles["train"].written:
+        roles["train"] = spread(roles["train"])
     for role in ROLES:
         check_role(role, roles[role], classes)
     notes = [_tell_conflicts(role, count, left=bool(missing)) for role, count in conflicts.items() if count]

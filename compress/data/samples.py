@@ -24,7 +24,8 @@ class Samples:
             strings for two texts or the words of a sentence. Or [N] with named fields, `compress.data.named`: several
             arrays, or the columns of a table.
         labels: what is right, or None when unlabelled: int64 [N] class numbers; uint8 [N, C] yes or no for each of
-            several labels; float32 [N, C] targets of a regression; or objects [N], each the int64 tags of its words.
+            several labels; float32 [N, C] targets of a regression; or objects [N], each the int64 tags of its words, or
+            a tuple of the texts that are right to write.
     """
 
     inputs: NDArray[Any]
@@ -36,6 +37,11 @@ class Samples:
     def take(self, index: NDArray[np.integer]) -> "Samples":
         """Return the samples at these positions, in this order."""
         return Samples(self.inputs[index], None if self.labels is None else self.labels[index])
+
+    @property
+    def written(self) -> bool:
+        """Whether what is right are texts to write."""
+        return self.labels is not None and self.labels.dtype == object and isinstance(self.labels[0], tuple)
 
     @cached_property
     def groups(self) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from compress.config import HubOrFolder
+from compress.data.answers import objects
 from compress.data.columns import categories_of, numbers_of, widen
 from compress.data.named import name_arrays
 from compress.data.samples import Role, Samples
@@ -21,12 +22,13 @@ from compress.errors import DataError, EnvironmentFault, listing
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES = ("numbers", "categories")  # the fields that came later than stored runs
+LATER = ("numbers", "categories", "target_text")  # the fields that came later than stored runs
+LEARNT = ("label", "labels", "targets", "tags", "target_text")
 CLASS_NUMBER = re.compile("-?[0-9]{1,4300}")  # Python converts no longer ones
 
 
 class Columns(Source):
-    """Which columns hold what. One of ``label``, ``labels``, ``targets`` and ``tags`` says what is to be learnt.
+    """Which columns hold what: of ``label``, ``labels``, ``targets``, ``tags`` and ``target_text`` one is to be learnt.
 
     Either texts or words are to be learnt from, or numbers and categories.
 
@@ -40,6 +42,7 @@ class Columns(Source):
         labels: columns of 0 or 1, one for each label of a multi-label task.
         targets: columns of numbers, for regression.
         tags: column of lists of tag names, as long as the words.
+        target_text: column of a text to be written from the first one; of rows with equal texts each is right.
         classes: names of the classes or tags, in label order; empty takes the sorted values of the train role, of all
             rows when the roles are drawn from one file.
     """
@@ -54,6 +57,7 @@ class Columns(Source):
     classes: tuple[str, ...] = ()
     numbers: tuple[str, ...] | None = None
     categories: tuple[str, ...] | None = None
+    target_text: str | None = None
 
     def model_post_init(self, _context: object) -> None:
         """Refuse columns that say nothing, or two things."""
@@ -71,16 +75,19 @@ class Columns(Source):
             raise ValueError(f"expected every column once; got {names} {how}")
         if self.pair is not None and self.text is None:
             raise ValueError("pair is the column of a second text, beside text")
-        given = [name for name in ("label", "labels", "targets", "tags") if self.__dict__[name]]
+        given = [name for name in LEARNT if self.__dict__[name]]
         if len(given) != 1:
-            raise ValueError(f"expected one of label, labels, targets and tags; got {' and '.join(given) or 'none'}")
+            told = f"{', '.join(LEARNT[:-1])} and {LEARNT[-1]}"
+            raise ValueError(f"expected one of {told}; got {' and '.join(given) or 'none'}")
+        if self.target_text is not None and (self.text is None or self.pair is not None or self.classes):
+            raise ValueError("target_text is written from the column text, without pair and classes")
         if (self.words is None) != (self.tags is None):
             raise ValueError("words and tags go together: every word has a tag")
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the columns of a table where there are none, so that stored runs are found as ever."""
-        return {name: value for name, value in write(self).items() if name not in TABLES or value is not None}
+        """Without the columns that came later where there are none, so that stored runs are found as ever."""
+        return {name: value for name, value in write(self).items() if name not in LATER or value is not None}
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -132,6 +139,8 @@ class Columns(Source):
         return inputs
 
     def _classes(self, frame: "pd.DataFrame", where: str) -> tuple[str, ...]:
+        if self.target_text is not None:
+            return ()
         if self.classes or self.labels or self.targets:
             return self.classes or self.labels or self.targets
         name = self.label or self.tags
@@ -157,6 +166,9 @@ class Columns(Source):
                     where=f"{where}, column {names[column_number]}, row {row + 1}",
                 )
             return table.astype(np.uint8 if self.labels else np.float32)
+        if self.target_text is not None:
+            texts = enumerate(column(frame, self.target_text, where))
+            return objects((_text(value, self.target_text, position, where),) for position, value in texts)
         number = {name: index for index, name in enumerate(classes)}
         name = self.label or self.tags
         assert name is not None

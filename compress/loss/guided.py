@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import torch
 from pydantic import (
@@ -24,7 +24,7 @@ from compress.config.user_code import dump, origin
 from compress.errors import InputError
 from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
 from compress.loss.features import AttentionTransfer, Cosine, FeatureTerm, Hidden, Hint, LastFeature, Rkd
-from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, LogitTerm, Mse
+from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, LogitTerm, Mse, Uniform
 from compress.loss.own import AnyOwnTerm, OwnTerm, name_fault
 from compress.loss.presets import PRESETS, PresetName
 from compress.loss.term import Schedule, Share, Targets, Term
@@ -98,6 +98,7 @@ class GuidedLoss(Values):
         dist: correlations over classes and over the batch.
         bernoulli: independent labels.
         mse: squared error to the teacher's outputs.
+        uniform: cross-entropy with the uniform distribution, for label smoothing.
         hint: middle features through a projector.
         hidden: features of all stages, relative to the teacher's size.
         cosine: direction of the last hidden states.
@@ -125,6 +126,7 @@ class GuidedLoss(Values):
     dist: Dist | None = None
     bernoulli: Bernoulli | None = None
     mse: Mse | None = None
+    uniform: Annotated[Uniform | None, Field(exclude_if=lambda term: term is None)] = None  # keys are what they were
     hint: Hint | None = None
     hidden: Hidden | None = None
     cosine: Cosine | None = None

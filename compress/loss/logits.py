@@ -63,6 +63,22 @@ class Hard(LogitTerm):
         return targets.hard
 
 
+class Uniform(LogitTerm):
+    """Cross-entropy with the uniform distribution: what label smoothing adds (Szegedy et al. 2016, section 7).
+
+    Label smoothing of e is `Hard` with weight 1 - e and this with weight e.
+    """
+
+    properties: ClassVar[frozenset[Property]] = frozenset({"duplication", "micro-batching", "bfloat16", "shift"})
+    reads_teacher: ClassVar[bool] = False
+
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 0.1
+
+    def value(self, student: Tensor, targets: Targets) -> Tensor:  # noqa: ARG002 # it is the same for all
+        """Return the mean over classes of minus the log-probability, in nats, float32 [N]."""
+        return -student.float().log_softmax(dim=-1).mean(dim=-1)
+
+
 class Kl(LogitTerm):
     """A softened divergence between student and teacher (Hinton et al. 2015, arXiv 1503.02531, section 2).
 

@@ -14,6 +14,9 @@ PresetName = Literal[
     "minilm",
     "distilbert",
     "mobilebert",
+    "word",
+    "sequence",
+    "distil-whisper",
 ]
 
 CIFAR_KL = {"weight": 0.9, "temperature": 4.0}  # RepDistiller's and mdistiller's CIFAR-100 protocol, with hard 0.1
@@ -53,4 +56,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hard": {"weight": 0.5, "schedule": SECOND_HALF},
         "kl": {"weight": 0.5, "temperature": 1.0, "schedule": SECOND_HALF},
     },
+    # Kim and Rush 2016 (arXiv 1606.07947), section 3.1: each symbol against the teacher's distribution, and the label.
+    "word": {"hard": {"weight": 0.5}, "kl": {"weight": 0.5, "temperature": 1.0}},
+    # The same, section 3.2: what the teacher wrote is the label (`label` of the stage).
+    "sequence": {"hard": {}},
+    # Gandhi et al. 2023 (arXiv 2311.00430), the temperature as in their code; of texts that the teacher wrote.
+    "distil-whisper": {"hard": {"weight": 0.8}, "kl": {"weight": 1.0, "temperature": 2.0}},
 }

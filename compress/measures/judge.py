@@ -33,8 +33,8 @@ class Judge(Values):
 
     Attributes:
         measure: what gates and choices are about; None takes accuracy; Pearson's correlation for regression on texts,
-            R2 for regression on arrays; the F1 of several labels of arrays; and the F1
-            of entities for tags that begin with B and I. One of the user's own is a function in Python, and
+            R2 for regression on arrays; the F1 of several labels of arrays; the F1 of entities for tags that begin with
+            B and I; and exact matches for texts that are written. One of the user's own is a function in Python, and
             ``{file: my_measure.py, function: top5}`` in a recipe; see `OwnMeasure`.
         merge: classes that count as one for accuracy, by the name they share: ``{ham: [easy-ham, hard-ham]}``. The
             decision is that for the class with the largest output; other measures keep all classes.

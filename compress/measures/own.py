@@ -14,7 +14,18 @@ from compress.config.user_code import USER_ERRORS, OwnFunction, line_of, origin
 from compress.errors import DataError
 from compress.measures.tally import Tally
 
-MeasureName = Literal["accuracy", "macro-f1", "micro-f1", "matthews", "entity-f1", "pearson", "spearman", "r2"]
+MeasureName = Literal[
+    "accuracy",
+    "macro-f1",
+    "micro-f1",
+    "matthews",
+    "entity-f1",
+    "pearson",
+    "spearman",
+    "r2",
+    "exact-match",
+    "token-accuracy",
+]
 Measure = Callable[[NDArray[np.float32], NDArray[Any]], Tally]
 
 

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from compress.errors import ModelError
 from compress.models.spec import Model
 from compress.tasks.signature import Signature
+from compress.tasks.task import Task
 
-PAD, BEGIN, END, UNKNOWN = range(4)  # the first ids of either side's symbols
 Positions = Literal["learned", "sinusoidal"]
 Cache = tuple[Tensor, ...]  # keys and values, layer by layer
 
@@ -73,6 +73,22 @@ class EncoderDecoder(Model):
             **self.model_dump(exclude={"family"}),
         )
 
+    def check(self, module: nn.Module, task: Task, *, where: object) -> None:
+        """Refuse sequences that are longer than there are positions.
+
+        Raises:
+            ModelError: when the task's limit is above the model's.
+        """
+        assert isinstance(module, Transducer)
+        limits = task.token_limits
+        if limits is not None and limits[1] > module.max_length:
+            raise ModelError(
+                "the model has too few positions",
+                expected=f"max_length {limits[1]} or more, as data.symbols has it",
+                got=module.max_length,
+                where=where,
+            )
+
 
 class Transducer(nn.Module):
     """Source ids [N, S] and target ids [N, T] to logits [N, T, V]; or step by step, with keys and values kept."""
@@ -113,7 +129,7 @@ class Transducer(nn.Module):
         Args:
             source_ids: int64 [N, S].
             source_mask: int64 [N, S], 0 for padding.
-            target_ids: int64 [N, T], `BEGIN` first; padding comes last and changes nothing before it.
+            target_ids: int64 [N, T], the sign of the beginning first; padding comes last and changes nothing before it.
         """
         length = target_ids.shape[1]
         seen = torch.ones(length, length, dtype=torch.bool, device=target_ids.device).tril()
@@ -137,7 +153,7 @@ class Transducer(nn.Module):
         """Return the logits of the next symbol, [N, V], and what to give as ``past`` with it.
 
         Args:
-            token: int64 [N, 1], the last symbol; `BEGIN` at first.
+            token: int64 [N, 1], the last symbol; the sign of the beginning at first.
             source_mask: int64 [N, S], 0 for padding.
             cross: what ``encode`` returned.
             past: keys and values of each layer, [N, heads, P, width / heads]; P is 0 at first.

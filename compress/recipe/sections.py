@@ -43,10 +43,12 @@ from compress.tasks import (
     ImageClassification,
     Judge,
     Normalize,
+    Symbols,
     Task,
     TextTask,
     Tokenize,
     Tokenizer,
+    TransductionTask,
 )
 from compress.tasks.own import AnyTask, OwnTask, TaskMaker, make_task
 
@@ -75,7 +77,7 @@ STATED = (
     "data.normalize: {mean: [...], std: [...]} as they were trained, of images scaled to 0 to 1, or data.normalize: "
     "identity where they were trained on the scaled images themselves"
 )
-LATER = ("task", "encode", "preprocess")
+LATER = ("task", "encode", "preprocess", "symbols")
 OF_FILE = re.compile(r"(?:sqlite:///|file://)?(/[^?#]*)$")  # an absolute path, nothing that could change its meaning
 
 
@@ -97,6 +99,7 @@ class DataConfig(Values):
         encode: how the columns of a table become inputs, and targets what a model gives; None is `Encode`'s defaults.
         preprocess: how image files are resized, cropped and normalised, or the file that says it: ``config.json`` of a
             model of timm, ``preprocessor_config.json`` of transformers; None squashes them to the source's size.
+        symbols: what texts that are read and written consist of; None is `Symbols`' defaults.
     """
 
     source: AnySource
@@ -109,6 +112,7 @@ class DataConfig(Values):
     task: AnyTask | None = None
     encode: Encode | None = None
     preprocess: AnyPreprocess | None = None
+    symbols: Symbols | None = None
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -136,7 +140,7 @@ class DataConfig(Values):
         return task
 
     def _own_task(self, make: TaskMaker | OwnTask, data: Data) -> Task:
-        ours = ("augment", "normalize", "tokenize", "judge", "encode")
+        ours = ("augment", "normalize", "tokenize", "judge", "encode", "symbols")
         given = [name for name in ours if self.__dict__[name] != type(self).model_fields[name].default]
         if given:
             raise DataError(
@@ -149,6 +153,10 @@ class DataConfig(Values):
 
     def _our_task(self, data: Data, *, tokenizer: str | None, teachers: Sequence["Teacher"]) -> Task:
         inputs, labels = data.select.inputs, data.select.labels
+        if data.select.written:
+            return self._transduction(data)
+        if self.symbols is not None:
+            raise DataError("only texts to write are made of symbols", expected="target_text", where="data.symbols")
         if inputs.dtype != object and self.tokenize != Tokenize():
             raise DataError("only text is tokenized", got="no text", where="data.tokenize")
         classified = inputs.ndim == 4 and (labels is None or labels.ndim == 1)
@@ -174,6 +182,15 @@ class DataConfig(Values):
         words = labels is not None and labels.dtype == object
         loaded = Tokenizer.load(path, max_length=self.tokenize.max_length, words=words)
         return TextTask.of(data, tokenizer=loaded, judge=self.judge)
+
+    def _transduction(self, data: Data) -> Task:
+        ours = ("augment", "normalize", "tokenize", "encode", "preprocess")
+        given = [name for name in ours if self.__dict__[name] != type(self).model_fields[name].default]
+        if given:
+            raise DataError(
+                "texts to write are made of symbols", expected=f"no {', '.join(ours)}", where=f"data.{given[0]}"
+            )
+        return TransductionTask.of(data, symbols=self.symbols or Symbols(), judge=self.judge)
 
     def _array_task(self, data: Data, teachers: Sequence["Teacher"]) -> Task:
         """Return the task of tables, signals, sequences and arrays by name.

@@ -235,12 +235,13 @@ class Stage(Values):
             files: further text files, by name.
         """
         travelling = () if source is None else work.task.travelling(source.path)
+        texts = {**(work.task.initial_files() if source is None else {}), **(files or {})}
 
         def write(directory: Path) -> dict[str, Any]:
             save_model(module, directory, model=model, signature=signature)
             for path in travelling:
                 (directory / path.name).write_bytes(path.read_bytes())
-            for name, text in (files or {}).items():
+            for name, text in texts.items():
                 (directory / name).write_text(text, encoding="utf-8")
             return facts
 

@@ -1,9 +1,11 @@
 """Train: a model on labels alone; how a teacher is made when none is given, and what students are compared with."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from compress.loss import GuidedLoss, bind
-from compress.loss.logits import Hard
+from compress.loss.logits import Hard, Uniform
 from compress.models import load_model, load_structure
 from compress.stage import Host, Need, Optimization, Stage, Training, Work
 from compress.store.artifact import Artifact
@@ -12,17 +14,22 @@ from compress.training.loader import RoleLoader
 from compress.training.loop import fit
 
 LABELS_ALONE = GuidedLoss(hard=Hard())
+Smoothing = Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == 0)]  # keys are what they were
 
 
 class Train(Optimization, Stage):
     """Minimises cross-entropy with the labels: the guided loss with all its weight on the hard term.
 
     With augmentation every epoch sees a view of its own.
+
+    Attributes:
+        label_smoothing: share of the uniform distribution in what is to be learnt (Szegedy et al. 2016, section 7).
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"data"})
 
     verb: Literal["train"] = "train"
+    label_smoothing: Smoothing = 0.0
 
     def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
         """Train a copy of the source and commit it.
@@ -40,7 +47,7 @@ class Train(Optimization, Stage):
                 work.task, work.data.train, self, seed=seed, views=lambda epoch, _: View(epoch) if augmented else None
             ),
             host,
-            loss=bind(LABELS_ALONE, module, None, (), seed=0),
+            loss=bind(self.guided_loss(work.loss), module, None, (), seed=0),
             teacher=None,
             optimization=self,
             seed=seed,
@@ -58,8 +65,9 @@ class Train(Optimization, Stage):
         )
 
     def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:  # noqa: ARG002 # whatever the pipeline's loss is
-        """The labels alone."""
-        return LABELS_ALONE
+        """The labels alone, smoothed or not."""
+        share = self.label_smoothing
+        return GuidedLoss(hard=Hard(weight=1 - share), uniform=Uniform(weight=share)) if share else LABELS_ALONE
 
     @property
     def training(self) -> Training:

@@ -7,10 +7,12 @@ from compress.tasks.batch import Batch, View
 from compress.tasks.image_classification import Augment, ImageClassification, Normalize
 from compress.tasks.own import OwnTask
 from compress.tasks.signature import Signature, Tensor
+from compress.tasks.symbols import Symbols
 from compress.tasks.tabular import Encode
 from compress.tasks.task import Task
 from compress.tasks.text import TextTask
 from compress.tasks.tokenizer import Tokenize, Tokenizer
+from compress.tasks.transduction import TransductionTask
 
 __all__ = [
     "ArrayTask",
@@ -22,11 +24,13 @@ __all__ = [
     "Normalize",
     "OwnTask",
     "Signature",
+    "Symbols",
     "Tally",
     "Task",
     "Tensor",
     "TextTask",
     "Tokenize",
     "Tokenizer",
+    "TransductionTask",
     "View",
 ]

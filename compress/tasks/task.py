@@ -221,6 +221,10 @@ class Task(ABC):
         """
         return ()
 
+    def initial_files(self) -> Mapping[str, str]:
+        """Return the text files that lie beside a fresh model, by name, without which it could not read samples."""
+        return {}
+
     @property
     def token_limits(self) -> tuple[int, int] | None:
         """How many different tokens, and how many tokens a sample, a model may get; None where there are no tokens."""

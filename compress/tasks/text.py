@@ -17,13 +17,12 @@ from compress.errors import DataError
 from compress.measures.judge import Judge, multi_label, regression, single_label
 from compress.measures.tally import Tally, entities, shares
 from compress.tasks.batch import Batch, View
+from compress.tasks.lengths import order_by_length, parts_by_length
 from compress.tasks.linear import LinearTags, LinearText
 from compress.tasks.signature import Signature
 from compress.tasks.signature import Tensor as Declared
 from compress.tasks.task import Problem, Task, refuse_unlabelled
 from compress.tasks.tokenizer import FILES, Encoded, Tokenizer
-
-BUCKET = 64  # updates whose samples are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -201,30 +200,12 @@ class TextTask(Task):
         return self.encode(samples).truncated
 
     def order(self, samples: Samples, generator: torch.Generator, *, size: int) -> Tensor:
-        """Return a random order in which the samples of an update are about equally long, so that little is padded.
-
-        A random order is cut into pieces of ``BUCKET`` updates, each piece is sorted by length, and the updates are
-        shuffled. The samples that fill no update come last.
-        """
-        shuffled = torch.randperm(len(samples), generator=generator)
-        lengths = torch.from_numpy(self.encode(samples).lengths)
-        whole = len(shuffled) // size * size
-        pieces = shuffled[:whole].split(size * BUCKET)
-        updates = [update for piece in pieces for update in piece[lengths[piece].argsort(stable=True)].split(size)]
-        drawn = torch.randperm(len(updates), generator=generator).tolist()
-        return torch.cat([*(updates[number] for number in drawn), shuffled[whole:]])
+        """Return a random order in which the samples of an update are about equally long, so that little is padded."""
+        return order_by_length(torch.from_numpy(self.encode(samples).lengths), generator, size=size)
 
     def parts(self, samples: Samples, index: Tensor, *, size: int) -> Iterator[Tensor]:
         """Yield positions into ``index`` by length, as many at once as ``size`` samples of 32 tokens have tokens."""
-        lengths = torch.from_numpy(self.encode(samples).lengths)[index]
-        order = lengths.argsort(stable=True)
-        start = 0
-        while start < len(order):
-            # Sorted, so the last sample of a part is its longest.
-            longest = lengths[order[start:]].clamp(min=32)
-            fits = int((longest * torch.arange(1, len(longest) + 1) <= 32 * size).sum())
-            yield order[start : start + max(1, fits)]
-            start += max(1, fits)
+        yield from parts_by_length(torch.from_numpy(self.encode(samples).lengths)[index], size=size)
 
     def labels(self, samples: Samples) -> NDArray[Any]:
         """Return the labels of a role's units."""

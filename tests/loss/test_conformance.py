@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from compress.loss import GuidedLoss
 from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
 from compress.loss.features import AttentionTransfer, Cosine, Hidden, Hint, LastFeature, Rkd
-from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, Mse
+from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, Mse, Uniform
 from compress.loss.term import Term
 from compress.testing import PROPERTIES, logit_properties, term_properties
 
@@ -27,6 +27,7 @@ TERMS: list[Term] = [
     Dist(standardise=True, temperature=4),
     Bernoulli(),
     Mse(),
+    Uniform(),
     Hint(),
     Hidden(),
     Cosine(),

@@ -16,6 +16,9 @@ FINGERPRINTS = {
     "minilm": "1724cfd8313c",
     "distilbert": "95bcdd67056a",
     "mobilebert": "d66212f2aab0",
+    "word": "4e08f8f27cd6",
+    "sequence": "8d00db67f915",
+    "distil-whisper": "21657ad762fa",
 }
 
 

@@ -7,8 +7,9 @@ from torch import nn
 from compress import EncoderDecoder, load_model
 from compress.errors import ModelError
 from compress.models import Transducer, save_model
-from compress.models.transducer import BEGIN, PAD, sinusoids
+from compress.models.transducer import sinusoids
 from compress.tasks import Signature, Tensor
+from compress.tasks.symbols import BEGIN, PAD
 
 CLASSES = ("pad", "begin", "end", "unknown", "A", "B", "C", "D")
 SIGNATURE = Signature(

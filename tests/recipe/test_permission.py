@@ -37,7 +37,7 @@ SIDES = {
     },
     DATA: {
         *(f"{table}.{column}" for table in ("Table", "HubData") for column in
-          ("text", "pair", "words", "label", "labels", "targets", "tags", "numbers", "categories")),
+          ("text", "target_text", "pair", "words", "label", "labels", "targets", "tags", "numbers", "categories")),
         "File.layout", "Numpy.layout", "DataConfig.normalize",
         "HubData.subset", "HubData.splits", "HubData.revision", "Judge.merge", "Prune.protected", "Quantize.keep_float",
         "HuggingFace.change", "HuggingFace.config",

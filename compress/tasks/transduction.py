@@ -1,0 +1,272 @@
+"""Transduction: one text written from another, symbol by symbol."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress.data.samples import Data, Samples
+from compress.errors import DataError
+from compress.measures.edits import judge_written
+from compress.measures.judge import Judge
+from compress.measures.tally import Numbers, Tally, ratio, shares
+from compress.tasks.batch import Batch, View
+from compress.tasks.lengths import order_by_length, parts_by_length
+from compress.tasks.signature import Signature
+from compress.tasks.signature import Tensor as Declared
+from compress.tasks.symbols import BEGIN, END, Ragged, Symbols, Vocabularies, Vocabulary
+from compress.tasks.task import Problem, Task, refuse_unlabelled
+
+FILE = "vocabulary.json"
+FITTING = ("exact-match", "token-accuracy")
+FORCED = "forced-accuracy"
+
+
+@dataclass(frozen=True)
+class TransductionTask(Task):
+    """Writing a text from another. A unit is a symbol to be written, or the end after the last one.
+
+    A model is trained, and compared with its teacher, on the symbol after each one of a text that is given to it
+    (teacher forcing). What it writes by itself is judged by `judge_written`.
+
+    Attributes:
+        vocabularies: the symbols of both sides.
+        judge: what counts as right.
+    """
+
+    vocabularies: Vocabularies = field(repr=False)
+    judge: Judge
+
+    @classmethod
+    def of(cls, data: Data, *, symbols: Symbols, judge: Judge) -> Self:
+        """Return the task for these data; the symbols are those of the train role.
+
+        Raises:
+            DataError: when train has no texts to write, or the measure is none of this task.
+        """
+        train = data.train
+        if train.labels is None or not train.written:
+            raise DataError(
+                "the train role has no texts to write",
+                expected="a column of texts: target_text",
+                where="train",
+                hint="the symbols that a model can write are those of train",
+            )
+        source = Vocabulary.of(train.inputs.tolist(), kind=symbols.source)
+        target = Vocabulary.of((text for texts in train.labels for text in texts), kind=symbols.target)
+        task = cls(vocabularies=Vocabularies(source, target, symbols.max_length), judge=judge)
+        chosen = judge.choose(FITTING)
+        if chosen not in FITTING or judge.merge:
+            raise DataError(
+                "texts that are written are judged by their edits",
+                expected=f"one of {', '.join(FITTING)}, and no merge",
+                got=chosen,
+                where="data.judge",
+            )
+        return task
+
+    @property
+    def classes(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride] # of the vocabulary
+        """The symbols that may be written; the first four are padding, begin, end and unknown."""
+        return self.vocabularies.target.names
+
+    @property
+    def problem(self) -> Problem:
+        """The next symbol is one of those there are."""
+        return "single-label"
+
+    @property
+    def measure(self) -> str:
+        """The measure that gates and choices are about."""
+        return self.judge.choose(FITTING)
+
+    @property
+    def max_length(self) -> int:
+        """Symbols that are read, and symbols with the end that are written, at most."""
+        return self.vocabularies.max_length
+
+    @property
+    def fixed_size(self) -> bool:
+        """Never: batches are padded to their own longest sample."""
+        return False
+
+    @property
+    def signature(self) -> Signature:
+        """A source with its mask, and the target so far, in; logits of the next symbol after each of its places out."""
+        source, target = len(self.vocabularies.source.names), len(self.classes)
+        inputs = (
+            Declared(name="source_ids", dtype="int64", shape=("batch", "source"), symbols=source),
+            Declared(name="source_mask", dtype="int64", shape=("batch", "source")),
+            Declared(name="target_ids", dtype="int64", shape=("batch", "target"), symbols=target),
+        )
+        logits = Declared(name="logits", dtype="float32", shape=("batch", "target", target))
+        return Signature(inputs=inputs, outputs=(logits,), classes=self.classes)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What a deployment must do to text: number the symbols by ``vocabulary.json``, cut at ``max_length``."""
+        return {
+            "vocabulary": FILE,
+            "source": self.vocabularies.source.kind,
+            "target": self.vocabularies.target.kind,
+            "max_length": self.max_length,
+        }
+
+    @cached_property
+    def state(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] # a property, computed once
+        """SHA-256 of everything that decides what a batch holds and how it is judged."""
+        return hashlib.sha256(f"{self.vocabularies.text}\n{self.judge.model_dump_json()}".encode()).hexdigest()
+
+    @cached_property
+    def _sides(self) -> dict[str, Ragged]:
+        """What was encoded, by the digest of the samples; of targets with a sign before it."""
+        return {}
+
+    def sources(self, samples: Samples) -> Ragged:
+        """Return the numbers of a role's sources, none of them empty."""
+        if samples.digest not in self._sides:
+            found = [self.vocabularies.source.encode(text) for text in samples.inputs]
+            self._sides[samples.digest] = Ragged.of(found, most=self.max_length)
+        return self._sides[samples.digest]
+
+    def targets(self, samples: Samples) -> Ragged:
+        """Return the numbers of a role's targets, of several right ones the first, each with its end unless it is cut.
+
+        Raises:
+            DataError: when the role has none.
+        """
+        if samples.labels is None:
+            raise refuse_unlabelled()
+        key = f"target {samples.digest}"
+        if key not in self._sides:
+            found = [[*self.vocabularies.target.encode(texts[0]), END] for texts in samples.labels]
+            self._sides[key] = Ragged.of(found, most=self.max_length)
+        return self._sides[key]
+
+    def batch(self, samples: Samples, index: Tensor, *, view: View | None = None) -> Batch:
+        """Return sources and targets at these positions, padded to the longest of them.
+
+        Raises:
+            DataError: when the role has no targets: there is nothing to force.
+        """
+        assert view is None
+        rows, targets = index.numpy(), self.targets(samples)
+        source_ids, source_mask = self.sources(samples).pad(rows)
+        right, valid = targets.pad(rows)
+        given = np.concatenate([np.full((len(rows), 1), BEGIN), right[:, :-1]], axis=1)
+        inputs = (source_ids, source_mask.astype(np.int64), np.where(valid, given, 0))
+        units = torch.from_numpy(valid)
+        return Batch(
+            inputs=tuple(map(torch.from_numpy, inputs)),
+            labels=torch.from_numpy(targets.take(rows)),
+            index=index,
+            view=view,
+            mask=units,
+            units=units,
+        )
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the logits of the symbols to be written, [units, symbols]."""
+        assert batch.units is not None
+        return model(*batch.inputs)[batch.units]
+
+    def units(self, samples: Samples) -> NDArray[np.int64]:
+        """Return how many symbols each sample's target has, with its end, int64 [N]."""
+        return self.targets(samples).lengths
+
+    def count_truncated(self, samples: Samples) -> int:
+        """Return how many samples have a source or a target that is cut."""
+        cut = self.sources(samples).truncated
+        return int((cut if samples.labels is None else cut | self.targets(samples).truncated).sum())
+
+    def order(self, samples: Samples, generator: torch.Generator, *, size: int) -> Tensor:
+        """Return a random order in which the samples of an update are about equally long, so that little is padded."""
+        return order_by_length(self._lengths(samples), generator, size=size)
+
+    def parts(self, samples: Samples, index: Tensor, *, size: int) -> Iterator[Tensor]:
+        """Yield positions into ``index`` by length, as many at once as ``size`` samples of 32 symbols have symbols."""
+        yield from parts_by_length(self._lengths(samples)[index], size=size)
+
+    def _lengths(self, samples: Samples) -> Tensor:
+        """Return the lengths of source and target together, int64 [N]."""
+        return torch.from_numpy(self.sources(samples).lengths + self.targets(samples).lengths)
+
+    def labels(self, samples: Samples) -> NDArray[Any]:
+        """Return the symbols to be written, int64 [units]."""
+        return self.targets(samples).numbers
+
+    def tallies(self, outputs: NDArray[np.floating], samples: Samples) -> Mapping[str, Tally]:
+        """Return the share of next symbols that are right after a given beginning, and the perplexity.
+
+        What a model writes by itself is judged by ``judge_written``.
+        """
+        right = self.labels(samples)
+        shifted = outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True)
+        nats = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(right)), right]
+        starts, counts = self.targets(samples).starts[:-1], self.units(samples)
+        found = np.add.reduceat((outputs.argmax(axis=1) == right).astype(np.int64), starts)
+        sums = np.stack([np.add.reduceat(nats, starts), counts.astype(np.float64)], axis=1)
+        return {FORCED: shares(found, counts), "perplexity": Tally(sums, perplexity)}
+
+    def tally(self, outputs: NDArray[np.floating], samples: Samples) -> Tally:
+        """Return the share of next symbols that are right after a given beginning."""
+        return self.tallies(outputs, samples)[FORCED]
+
+    def judge_written(self, written: Sequence[Sequence[int]], samples: Samples) -> Mapping[str, Tally]:
+        """Return the measures of what was written.
+
+        Args:
+            written: numbers of symbols, of each sample, without begin, end and padding.
+            samples: a labelled role; each of a sample's texts is right.
+
+        Raises:
+            DataError: when the role has no labels.
+        """
+        if samples.labels is None:
+            raise refuse_unlabelled()
+        target = self.vocabularies.target
+        ours = [[target.names[number] for number in numbers] for numbers in written]
+        return judge_written(ours, [[target.split(text) for text in texts] for texts in samples.labels])
+
+    def reading(self, directory: Path) -> Self:
+        """Return the task with the vocabularies that lie beside a model, if they are others."""
+        path = directory / FILE
+        text = path.read_text(encoding="utf-8") if path.exists() else self.vocabularies.text
+        return self if text == self.vocabularies.text else replace(self, vocabularies=Vocabularies.read(text))
+
+    def travelling(self, directory: Path) -> tuple[Path, ...]:
+        """Return the vocabularies beside a stored model."""
+        return tuple(path for path in (directory / FILE,) if path.exists())
+
+    def initial_files(self) -> Mapping[str, str]:
+        """Return the vocabularies: a model's numbers mean nothing without them."""
+        return self.files()
+
+    def files(self) -> Mapping[str, str]:
+        """Return the vocabularies."""
+        return {FILE: self.vocabularies.text}
+
+    @property
+    def token_limits(self) -> tuple[int, int]:
+        """How many symbols there are to read, and the longest length."""
+        return len(self.vocabularies.source.names), self.max_length
+
+    def noise(self, rows: int, *, seed: int) -> tuple[NDArray[Any], ...]:
+        """Return random symbols of half the longest length, nothing padded."""
+        generator, length = np.random.default_rng(seed), max(2, self.max_length // 2)
+        sides = (len(self.vocabularies.source.names), len(self.classes))
+        source, target = (generator.integers(END + 1, size, size=(rows, length)) for size in sides)
+        target[:, 0] = BEGIN
+        return source, np.ones_like(source), target
+
+
+def perplexity(total: Numbers) -> Numbers:
+    """Return e to the mean of nats."""
+    return np.exp(ratio(total))

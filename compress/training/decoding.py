@@ -1,0 +1,307 @@
+"""Writing with models in torch: greedy, with a beam, or by sampling; many sources at a time, keys and values kept.
+
+What ships writes the same by `compress.export.decoding`; here there are also the n best of a beam, samples, and several
+models that write together, on any device.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import BeforeValidator, Field
+from torch import Tensor, nn
+
+from compress.config import Values, one_key
+from compress.errors import ModelError
+from compress.loss.term import average_log
+from compress.tasks.symbols import BEGIN, END, PAD
+
+NEVER = [PAD, BEGIN]  # are no symbols of a text
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What was written for some sources, the likeliest first, or samples in the order in which they were drawn.
+
+    Attributes:
+        ids: int64 [N, n, length], without begin and end, padded.
+        log_probability: of the symbols and the end, float64 [N, n], in nats; -infinity where there is none.
+        ended: bool [N, n], whether it came to its end; a model that repeats itself for ever does not.
+    """
+
+    ids: Tensor
+    log_probability: Tensor
+    ended: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """Of each, int64 [N, n], the end not counted."""
+        return (self.ids != PAD).sum(dim=2)
+
+
+class Voices:
+    """One or several models at the same place of the same texts; their probabilities are averaged.
+
+    Rows are texts being written. Several may have one source.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], weights: Sequence[float], ids: Tensor, mask: Tensor) -> None:
+        """Read the sources.
+
+        Args:
+            models: with ``encode``, ``step`` and ``empty_past``, as `compress.models.Transducer` has them.
+            weights: of the models, summing to 1.
+            ids: of the sources, int64 [N, S].
+            mask: int64 [N, S], 0 for padding.
+        """
+        self._models: list[Any] = [*models]
+        self._weights, self._mask = weights, mask
+        self._cross = [model.encode(ids, mask) for model in self._models]
+        self._past = [model.empty_past(cross) for model, cross in zip(self._models, self._cross, strict=True)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it happens."""
+        return self._mask.device
+
+    def __len__(self) -> int:
+        return len(self._mask)
+
+    def advance(self, token: Tensor) -> Tensor:
+        """Read a symbol, int64 [rows], and return the log-probabilities of the next, float64 [rows, V]."""
+        logs = []
+        for number, (model, cross) in enumerate(zip(self._models, self._cross, strict=True)):
+            logits, self._past[number] = model.step(token[:, None], self._mask, cross, self._past[number])
+            logits = logits.double()
+            logits[:, NEVER] = -torch.inf
+            logs.append(logits.log_softmax(dim=1))
+        return average_log(logs, self._weights)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows, int64 or bool; a row may be there several times."""
+        self._mask = self._mask[rows]
+        self._cross = [tuple(part[rows] for part in cross) for cross in self._cross]
+        self._past = [tuple(part[rows] for part in past) for past in self._past]
+
+
+class Decoding(Values):
+    """How texts are written."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many are written for each source."""
+
+    @property
+    def rows(self) -> int:
+        """How many are followed at a time for each source."""
+        return self.count
+
+    @abstractmethod
+    def write(self, voices: Voices, *, max_length: int, generator: torch.Generator) -> Candidates:
+        """Write for every source.
+
+        Args:
+            voices: have read the sources, and nothing else.
+            max_length: symbols with the end, at most; what has not ended by then is cut.
+            generator: draws samples, on the CPU.
+        """
+
+    def smoke(self) -> Self:
+        """The same with little effort."""
+        return self
+
+
+class Greedy(Decoding):
+    """The likeliest symbol at each place."""
+
+    decoding: Literal["greedy"] = "greedy"
+
+    @property
+    def count(self) -> int:
+        """One."""
+        return 1
+
+    def write(self, voices: Voices, *, max_length: int, generator: torch.Generator) -> Candidates:  # noqa: ARG002
+        """Write for every source."""
+        return _one_by_one(voices, lambda logs: logs.argmax(dim=1), max_length=max_length)
+
+
+class Beam(Decoding):
+    """The likeliest texts that a beam finds.
+
+    A complete text stays in the beam as it is; a source is done when its ``best`` first ones are complete.
+
+    Attributes:
+        size: texts that are followed for each source.
+        best: how many of them are kept, at most ``size``.
+        length_penalty: a text ranks by its log-probability over its length, end included, to this power. 0 favours
+            short ones, 1 ranks by the mean.
+    """
+
+    decoding: Literal["beam"] = "beam"
+    size: Annotated[int, Field(ge=1, le=1024)] = 5
+    best: Annotated[int, Field(ge=1, le=1024)] = 1
+    length_penalty: Annotated[float, Field(ge=0, le=10)] = 1.0
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse to keep more than there are."""
+        if self.best > self.size:
+            raise ValueError(f"the n best are of the beam; expected best up to size {self.size}, got {self.best}")
+
+    @property
+    def count(self) -> int:
+        """The best ones."""
+        return self.best
+
+    @property
+    def rows(self) -> int:
+        """The beam."""
+        return self.size
+
+    def smoke(self) -> Self:
+        """A narrow beam."""
+        return self.model_copy(update={"size": min(self.size, 2), "best": min(self.best, 2)})
+
+    def write(self, voices: Voices, *, max_length: int, generator: torch.Generator) -> Candidates:  # noqa: ARG002
+        """Write for every source."""
+        sources, size, device = len(voices), self.size, voices.device
+        found = _blank(sources, self.best, max_length, device)
+        live = torch.arange(sources, device=device)
+        voices.keep(live.repeat_interleave(size))
+        ids = torch.full((sources, size, max_length), PAD, device=device)
+        # At first all are the same text, of which one counts.
+        total = torch.full((sources, size), -torch.inf, dtype=torch.float64, device=device)
+        total[:, 0] = 0
+        length, complete = torch.zeros_like(total), torch.zeros_like(total, dtype=torch.bool)
+        token = torch.full((sources * size,), BEGIN, device=device)
+        for place in range(max_length):
+            gain = voices.advance(token).view(len(live), size, -1)
+            symbols = gain.shape[2]
+            gain[complete] = -torch.inf
+            gain[..., END] = torch.where(complete, 0.0, gain[..., END])
+            length = torch.where(complete, length, place + 1)
+            reached = total[..., None] + gain
+            rank = (reached / (length**self.length_penalty)[..., None]).flatten(1)
+            picked = rank.argsort(dim=1, descending=True, stable=True)[:, :size]
+            parent, chosen = picked // symbols, picked % symbols
+            total, length = reached.flatten(1).gather(1, picked), length.gather(1, parent)
+            complete = complete.gather(1, parent)
+            ids = ids.gather(1, parent[..., None].expand(-1, -1, max_length))
+            ids[..., place] = torch.where((chosen == END) | complete, PAD, chosen)
+            complete = complete | (chosen == END)
+            done = complete[:, : self.best].all(dim=1) | (place + 1 == max_length)
+            kept = slice(0, self.best)
+            found.ids[live[done]], found.log_probability[live[done]] = ids[done, kept], total[done, kept]
+            # A beam that is wider than there are texts holds some that are impossible.
+            found.ended[live[done]] = complete[done, kept] & total[done, kept].isfinite()
+            if bool(done.all()):
+                break
+            rows = (torch.arange(len(live), device=device)[:, None] * size + parent)[~done].flatten()
+            voices.keep(rows)
+            live, ids, total, length, complete = (value[~done] for value in (live, ids, total, length, complete))
+            token = chosen[~done].flatten()
+        return found
+
+
+class Sample(Decoding):
+    """Texts drawn from the model, symbol by symbol.
+
+    Attributes:
+        texts: for each source.
+        temperature: logits are divided by it; below 1 likely symbols become likelier.
+        top_p: only the likeliest symbols are drawn that have this probability together, at least one (nucleus
+            sampling, Holtzman et al. 2020, arXiv 1904.09751).
+    """
+
+    decoding: Literal["sample"] = "sample"
+    texts: Annotated[int, Field(ge=1, le=10_000)] = 4
+    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return self.texts
+
+    def smoke(self) -> Self:
+        """Few."""
+        return self.model_copy(update={"texts": min(self.texts, 2)})
+
+    def write(self, voices: Voices, *, max_length: int, generator: torch.Generator) -> Candidates:
+        """Write for every source; the log-probability is the model's own, at temperature 1 and without a nucleus."""
+        sources = len(voices)
+        voices.keep(torch.arange(sources, device=voices.device).repeat_interleave(self.texts))
+
+        def draw(logs: Tensor) -> Tensor:
+            shares = nucleus((logs / self.temperature).softmax(dim=1), self.top_p)
+            return torch.multinomial(shares.cpu(), 1, generator=generator)[:, 0].to(logs.device)
+
+        found = _one_by_one(voices, draw, max_length=max_length)
+        return Candidates(
+            found.ids.view(sources, self.texts, -1),
+            found.log_probability.view(sources, self.texts),
+            found.ended.view(sources, self.texts),
+        )
+
+
+AnyDecoding = Annotated[
+    Annotated[Beam | Greedy | Sample, Field(discriminator="decoding")],
+    BeforeValidator(one_key("decoding")),
+]
+
+
+def nucleus(shares: Tensor, top_p: float) -> Tensor:
+    """Return probabilities [rows, V] with all but the likeliest ones 0, those that have ``top_p`` together."""
+    ordered, places = shares.sort(dim=1, descending=True, stable=True)
+    before = nn.functional.pad(ordered.cumsum(dim=1)[:, :-1], (1, 0))  # 0 for the first one, which is always there
+    ordered[before >= top_p] = 0
+    return torch.zeros_like(shares).scatter(1, places, ordered)
+
+
+def refuse_silent(model: nn.Module, *, where: str) -> None:
+    """Refuse a model that cannot write step by step.
+
+    Raises:
+        ModelError: naming what it has not.
+    """
+    missing = [name for name in ("encode", "step", "empty_past") if not hasattr(model, name)]
+    if missing:
+        raise ModelError(
+            "the model cannot write step by step",
+            expected="encode, step and empty_past besides forward, as the family transducer has them",
+            got=f"{type(model).__name__} without {', '.join(missing)}",
+            where=where,
+        )
+
+
+def _one_by_one(voices: Voices, choose: Callable[[Tensor], Tensor], *, max_length: int) -> Candidates:
+    """Write one text a row, each symbol chosen from the log-probabilities [rows, V]; rows that ended are left."""
+    rows, device = len(voices), voices.device
+    found = _blank(rows, 1, max_length, device)
+    live = torch.arange(rows, device=device)
+    token = torch.full((rows,), BEGIN, device=device)
+    found.log_probability.zero_()
+    for place in range(max_length):
+        logs = voices.advance(token)
+        token = choose(logs)
+        found.log_probability[live, 0] += logs.gather(1, token[:, None])[:, 0]
+        going = token != END
+        found.ids[live, 0, place] = torch.where(going, token, PAD)
+        if not bool(going.all()):
+            found.ended[live[~going]] = True
+            if not bool(going.any()):
+                break
+            live, token = live[going], token[going]
+            voices.keep(going)
+    return found
+
+
+def _blank(sources: int, count: int, max_length: int, device: torch.device) -> Candidates:
+    return Candidates(
+        torch.full((sources, count, max_length), PAD, device=device),
+        torch.full((sources, count), -torch.inf, dtype=torch.float64, device=device),
+        torch.zeros(sources, count, dtype=torch.bool, device=device),
+    )
