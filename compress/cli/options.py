@@ -1,0 +1,93 @@
+"""Arguments and options that several commands take, and what is made of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+
+from compress.errors import UsageError
+
+if TYPE_CHECKING:
+    from compress.recipe import Recipe
+    from compress.stage import Precision
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="PATH=VALUE", help="Override, such as stages.prune.kept_macs_fraction=0.4."),
+]
+Code = Annotated[
+    list[Path],
+    typer.Option(
+        "--code", metavar="FILE", help="A Python file, or a folder of them, that may be run, or pickled weights."
+    ),
+]
+Allow = Annotated[
+    list[str],
+    typer.Option("--allow", metavar="WORDS", help="A launcher, interpreter or server that the recipe may use."),
+]
+StorePath = Annotated[
+    Path, typer.Option("--store", metavar="DIR", envvar="COMPRESS_STORE", help="Artifacts, runs and tracked metrics.")
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage, or `teacher`.")]
+Force = Annotated[list[str], typer.Option("--force", metavar="STAGE", help="Run again although it is stored.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Training threads; default: all cores.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", help="Where to train: cpu, cuda, cuda:1, mps; default: the best."),
+]
+PrecisionOf = Annotated[
+    str | None,
+    typer.Option("--precision", metavar="WORD", help="float32, bfloat16, or on CUDA tf32; default: fast."),
+]
+Smoke = Annotated[bool, typer.Option("--smoke", help="A few steps of everything, in a store of its own.")]
+Strict = Annotated[bool, typer.Option("--strict", help="End with an error when the advice warns.")]
+ForceTeacher = Annotated[
+    bool, typer.Option("--force-teacher", help="Go on with a teacher that is no better than no model at all.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Python = Annotated[str, typer.Option("--python", metavar="PATH", help="Another interpreter, with its own runtimes.")]
+Launcher = Annotated[
+    str, typer.Option("--launcher", metavar="WORDS", help="Words before the interpreter, such as 'ssh edge-box'.")
+]
+STORE = Path("compress-store")
+
+
+def read_recipe(path: Path, overrides: Sequence[str]) -> "Recipe":
+    """Return the recipe of a file, with the values of ``--set`` in it."""
+    from compress.recipe import Recipe
+
+    return Recipe.load(path, overrides=overrides)
+
+
+def read_precision(word: str | None) -> "Precision | None":
+    """Return the value of ``--precision``, or None where it was not given.
+
+    Raises:
+        UsageError: when there is no such precision.
+    """
+    from compress.stage import Precision
+
+    for known in get_args(Precision):
+        if word == known:
+            return known
+    if word is not None:
+        raise UsageError("no such precision", expected=", ".join(get_args(Precision)), got=word, where="--precision")
+    return None
+
+
+def check_stages(recipe: "Recipe", options: Mapping[str, Sequence[str | None]]) -> None:
+    """Refuse names that no stage of the recipe has; ``--until`` may name the teacher, too.
+
+    Args:
+        recipe: whose stages are meant.
+        options: the names that were given, by option.
+
+    Raises:
+        UsageError: when there is no such stage.
+    """
+    for option, names in options.items():
+        for name in names:
+            if name is not None and (option, name) != ("--until", "teacher"):
+                recipe.stage_index(name, option=option)

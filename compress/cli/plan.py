@@ -1,0 +1,123 @@
+"""Commands that say beforehand what a run would do, and whether it is likely to pay."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from compress.cli.messages import say
+from compress.cli.options import (
+    STORE,
+    Allow,
+    AsJson,
+    Code,
+    Device,
+    Force,
+    Overrides,
+    PrecisionOf,
+    RecipePath,
+    Smoke,
+    StorePath,
+    Strict,
+    Threads,
+    Until,
+    check_stages,
+    read_precision,
+    read_recipe,
+)
+
+
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = [],
+    until_stage: Until = None,
+    force: Force = [],
+    smoke: Smoke = False,
+    code: Code = [],
+    allow: Allow = [],
+    store: StorePath = STORE,
+    threads: Threads = None,
+    device: Device = None,
+    precision: PrecisionOf = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what would run, what is reused and why not more, and which layers are compared; a note of it is kept."""
+    from dataclasses import asdict
+
+    from compress.pipeline.plan import plan as planned
+    from compress.pipeline.run import Options
+    from compress.report.words import note_lines
+
+    loaded = read_recipe(recipe, overrides)
+    check_stages(loaded, {"--until": [until_stage], "--force": force})
+    options = Options(
+        store=store,
+        code=code,
+        allow=allow,
+        threads=threads,
+        device=device,
+        precision=read_precision(precision),
+        until_stage=until_stage,
+        force=force,
+        smoke=smoke,
+    )
+    found = planned(loaded, options)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+        return
+    for line in note_lines(found.notes):
+        typer.echo(line)
+    if found.input_formula:
+        typer.echo(f"input: {found.input_formula}")
+    for row in found.steps:
+        typer.echo(f"{row.name:<22}{row.action:<8}{row.why}".rstrip())
+    for pair in found.pairs:
+        typer.echo(str(pair))
+    for line in found.foreseen:
+        typer.echo(line)
+
+
+def check(
+    recipe: RecipePath,
+    overrides: Overrides = [],
+    pilot: Annotated[bool, typer.Option("--pilot", help="Train briefly, too; the cost is told first.")] = False,
+    strict: Strict = False,
+    code: Code = [],
+    allow: Allow = [],
+    store: StorePath = STORE,
+    threads: Threads = None,
+    device: Device = None,
+    precision: PrecisionOf = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say with numbers whether distillation is likely to pay and what to change first; trains nothing but a pilot."""
+    from rich.console import Console
+
+    from compress.advice.rules import WIDTH
+    from compress.cli.interruption import watch
+    from compress.pipeline.check import check as checked
+    from compress.pipeline.run import Options
+    from compress.progress import Reporter
+
+    loaded = read_recipe(recipe, overrides)
+    with watch() as interrupted:
+        options = Options(
+            store=store,
+            code=code,
+            allow=allow,
+            threads=threads,
+            device=device,
+            precision=read_precision(precision),
+            reporter=Reporter(quiet=as_json),
+            interrupted=interrupted,
+        )
+        try:
+            advice = checked(loaded, options, on_cost=(lambda cost: say(str(cost))) if pilot else None)
+        except KeyboardInterrupt:
+            raise typer.Exit(interrupted.exit_code) from None
+    if as_json:
+        typer.echo(json.dumps(advice.document(), allow_nan=False))
+    else:
+        advice.show(Console(width=WIDTH))
+    if strict:
+        advice.refuse()

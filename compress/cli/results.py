@@ -1,0 +1,55 @@
+"""Commands that show what finished runs found."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress.cli.messages import say
+from compress.cli.options import STORE, AsJson, StorePath
+
+
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or a name in the store.")],
+    everything: Annotated[bool, typer.Option("--all", help="Every table, with percentiles and memory.")] = False,
+    store: StorePath = STORE,
+) -> None:
+    """Print again how a run ended, or with --all everything that it measured."""
+    from rich.console import Console
+
+    from compress.cli.places import find_run, places
+    from compress.report.document import Report
+    from compress.report.terminal import print_all, print_ending
+    from compress.store.document import load
+
+    directory = find_run(run, store=store)
+    found = load(Report, directory / "report.json")
+    if everything:
+        # The tables need 100 columns; a narrower terminal wraps whole lines rather than losing columns.
+        print_all(found, Console(width=max(Console().width, 100)))
+    else:
+        print_ending(found, Console())
+    typer.echo("\n".join(places(directory)))
+
+
+def compare_runs(
+    store: StorePath = STORE,
+    picture: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="A PNG of it; default: pareto.png in the store.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print and plot what every finished pipeline of a store shipped, and which of them no other beats."""
+    from rich.console import Console
+
+    from compress.pipeline import runs
+
+    found = runs.read_runs(store, say=say)
+    target = picture or store / "pareto.png"
+    runs.plot(found, target)
+    if as_json:
+        typer.echo(json.dumps({"plot": str(target), "runs": runs.documents(found)}))
+    else:
+        Console(width=max(Console().width, 100)).print(runs.table(found))
+        typer.echo(f"plot: {target}")

@@ -1,0 +1,174 @@
+"""Commands that train: a recipe, or all combinations of values of one."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress.cli.messages import say, say_how_to_go_on
+from compress.cli.options import (
+    STORE,
+    Allow,
+    AsJson,
+    Code,
+    Device,
+    Force,
+    ForceTeacher,
+    Overrides,
+    PrecisionOf,
+    RecipePath,
+    Smoke,
+    StorePath,
+    Strict,
+    Threads,
+    Until,
+    check_stages,
+    read_precision,
+    read_recipe,
+)
+from compress.errors import GATE_MISSED, UsageError
+
+
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = [],
+    from_stage: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Reuse all stages before.")] = None,
+    until_stage: Until = None,
+    force: Force = [],
+    smoke: Smoke = False,
+    strict: Strict = False,
+    force_teacher: ForceTeacher = False,
+    code: Code = [],
+    allow: Allow = [],
+    store: StorePath = STORE,
+    threads: Threads = None,
+    device: Device = None,
+    precision: PrecisionOf = None,
+    as_json: AsJson = False,
+    readme: Annotated[
+        Path | None, typer.Option("--readme", metavar="FILE", help="Write the result between its markers.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Run a recipe from its teacher to its verdict, reusing what the store has."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from compress.cli.interruption import watch
+    from compress.cli.places import places
+    from compress.pipeline import estimate
+    from compress.pipeline import run as pipeline
+    from compress.progress import Reporter
+    from compress.report.markdown import around_result, write_into
+    from compress.report.terminal import print_ending
+
+    loaded = read_recipe(recipe, overrides)
+    check_stages(loaded, {"--from": [from_stage], "--until": [until_stage], "--force": force})
+    if readme is not None:
+        if smoke or until_stage:
+            raise UsageError("--readme takes the result of a whole run", got="--smoke" if smoke else "--until")
+        around_result(readme)
+    with watch() as interrupted:
+        options = pipeline.Options(
+            store=store,
+            directory=recipe.parent,
+            code=code,
+            allow=allow,
+            threads=threads,
+            device=device,
+            precision=read_precision(precision),
+            from_stage=from_stage,
+            until_stage=until_stage,
+            force=force,
+            smoke=smoke,
+            strict=strict,
+            force_teacher=force_teacher,
+            reporter=Reporter(quiet=quiet),
+            interrupted=interrupted,
+        )
+        try:
+            outcome = pipeline.run(loaded, options)
+        except KeyboardInterrupt:
+            say_how_to_go_on()
+            raise typer.Exit(interrupted.exit_code) from None
+    if readme is not None:
+        write_into(readme, outcome.report)
+    if as_json:
+        typer.echo(json.dumps({"passed": outcome.passed, "run_dir": str(outcome.run_dir), **asdict(outcome.report)}))
+    else:
+        print_ending(outcome.report, Console())
+        if outcome.report.estimate is not None:
+            typer.echo(estimate.sentence(outcome.report.estimate))
+        if until_stage:
+            typer.echo(f"artifact: {outcome.shipped.path}")
+        typer.echo("\n".join(places(outcome.run_dir)))
+        if loaded.tracking.uri is None:
+            typer.echo(f"MLflow: {shlex.join(['compressor', 'ui', '--store', str(outcome.run_dir.parents[1])])}")
+    if outcome.passed is False:
+        say("a gate is missed; the student and the report are saved")
+        raise typer.Exit(GATE_MISSED)
+
+
+def sweep(
+    recipe: RecipePath,
+    choices: Annotated[
+        list[str], typer.Option("--set", metavar="PATH=V1,V2,...", help="Values to try; several --set are combined.")
+    ] = [],
+    fastest: Annotated[bool, typer.Option("--fastest", help="Choose the fastest, not the smallest.")] = False,
+    force_teacher: ForceTeacher = False,
+    code: Code = [],
+    allow: Allow = [],
+    store: StorePath = STORE,
+    threads: Threads = None,
+    device: Device = None,
+    precision: PrecisionOf = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Run a recipe with every combination of values, choose on select, and read test once, for the chosen variant."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from compress.cli.interruption import watch
+    from compress.pipeline import run as pipeline
+    from compress.pipeline.sweep import sweep as swept
+    from compress.pipeline.sweep import table
+    from compress.progress import Reporter
+    from compress.report.words import verdict_lines
+
+    with watch() as interrupted:
+        options = pipeline.Options(
+            store=store,
+            directory=recipe.parent,
+            code=code,
+            allow=allow,
+            threads=threads,
+            device=device,
+            precision=read_precision(precision),
+            force_teacher=force_teacher,
+            reporter=Reporter(quiet=quiet),
+            interrupted=interrupted,
+        )
+        try:
+            result, outcome = swept(recipe, choices, options, goal="fastest" if fastest else "smallest")
+        except KeyboardInterrupt:
+            say_how_to_go_on()
+            raise typer.Exit(interrupted.exit_code) from None
+    if as_json:
+        typer.echo(json.dumps(asdict(result)))
+    else:
+        Console(width=max(Console().width, 100)).print(table(result))
+        if outcome is not None and outcome.report.verdict is not None:
+            typer.echo("\n".join(verdict_lines(outcome.report.verdict)))
+        if outcome is not None:
+            typer.echo(f"report: {outcome.run_dir / 'report.html'}\nbundle: {outcome.run_dir / 'bundle'}")
+    if outcome is None:
+        say("no variant passes its gates on select; test was not read, and every variant is saved")
+    elif not outcome.passed:
+        say("the chosen variant misses a gate on test; it and its report are saved")
+    if outcome is None or not outcome.passed:
+        raise typer.Exit(GATE_MISSED)
