@@ -119,7 +119,7 @@ def prepare(root: Path, *, width: int, layers: int, threads: int) -> tuple[Way, 
     )
     store = Store.open(root / "store")
     options = Options(store=store.root, threads=threads, reporter=Reporter(quiet=True))
-    host = host_of(options, store=store, execution=decide_execution(root, Asked(threads=threads)))
+    host = host_of(options, store=store, execution=decide_execution(root, Asked(threads=threads), say=print))
     return Way(root, work_of(recipe, subset(recipe.data.load(), per_role=SAMPLES)), host), model
 
 

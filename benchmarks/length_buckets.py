@@ -74,7 +74,7 @@ def prepare(store: Store, *, mails: int, threads: int) -> tuple[Work, Host, Samp
     """Return work on part of the recipe's train role, its host, the whole role, and the teacher, head untrained."""
     recipe = Recipe.load(RECIPE)
     data = recipe.data.load()
-    execution = decide_execution(store.root, Asked(threads=threads))
+    execution = decide_execution(store.root, Asked(threads=threads), say=print)
     work, host = work_of(recipe, data), host_of(Options(store=store.root), store=store, execution=execution)
     assert recipe.teacher.model is not None
     teacher = Create(model=recipe.teacher.model).run(None, work, host)

@@ -1,7 +1,8 @@
 """A pretend accelerator for tests without one.
 
 `mirror` is a torch device (PrivateUse1) whose tensors hold a CPU tensor and whose operations run on it. As on a real
-accelerator, an operation on tensors of two devices raises, `.numpy()` raises, and results come back with `.cpu()`.
+accelerator, an operation on tensors of two devices raises, `.numpy()` raises, and results come back with `.cpu()`. As
+on MPS, there is no float64.
 It has to be installed before the first backward pass of a process.
 """
 
@@ -86,6 +87,8 @@ def run(operation, args, kwargs):
             return value
         if id(value) in originals:  # what was changed in place is the very object
             return originals[id(value)]
+        if here and value.dtype == torch.float64:
+            raise TypeError(f"{name}: {NAME} has no float64, as MPS has none")
         return Mirrored.of(value) if here else value
 
     return tree_map(up, found)

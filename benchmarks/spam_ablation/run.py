@@ -75,7 +75,7 @@ def prepare(store: Store, *, train: int, threads: int) -> tuple[Recipe, Work, Ho
     recipe = Recipe.load(RECIPE, overrides=[f"data.tokenize.max_length={MAX_LENGTH}"])
     data = recipe.data.load()
     data = replace(data, roles={**data.roles, "train": subset(data, per_role=train).train})
-    execution = decide_execution(store.root, Asked(threads=threads))
+    execution = decide_execution(store.root, Asked(threads=threads), say=print)
     work, host = work_of(recipe, data), host_of(Options(store=store.root), store=store, execution=execution)
     return recipe, replace(work, teachers=(Member(find_or_make_teacher(recipe, work, host), work.task),)), host
 

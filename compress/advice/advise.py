@@ -63,7 +63,7 @@ def advise(recipe: Recipe, work: Work, host: Host, *, also: Sequence[Measure] = 
         own = measures.softness(train, loss)
         if make is not None:
             own += measures.logits_only(loss, student, teacher, example)
-            own += measures.pairing(loss, student, teacher, few)
+            own += measures.pairing(loss, student, teacher, few, host)
             own += measures.audit(loss, few, host, student=student, teacher=teacher)
         found += _of_lesson(own, lesson, found_lessons)
     return judge([*found, *also], notes=notes)

@@ -24,6 +24,7 @@ from compress.models.fold import duplicate
 from compress.stage import Host, Work
 from compress.surgery.cost import model_cost
 from compress.tasks import View
+from compress.training.numerics import numerics, place_batch, placed
 from compress.training.teacher import TeacherOutputs, teacher_outputs
 from compress.training.teaching import targets_of
 
@@ -206,16 +207,16 @@ def audit(loss: GuidedLoss, work: Work, host: Host, *, student: nn.Module, teach
     yardstick = "hard" if labelled else next(iter(terms))
     example = work.task.batch(work.data.select, torch.arange(2)).inputs
     bound = bind(everything, student, teacher, example, seed=SEED)
-    parameters = [value for value in student.parameters() if value.requires_grad]
     ratios: dict[str, list[float]] = {name: [] for name in terms if name != yardstick}
     cosines: dict[str, list[float]] = {name: [] for name in ratios}
     view = work.task.views(mixup=loss.mixup)[0] if loss.mixup else None
     taught = _taught(work, host, bound, view=view) if loss.needs_teacher else None
     student.train()
-    with bound.attach(student), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)  # of dropout
+    running = () if taught is None else taught.running
+    with numerics(host, seed=SEED), placed(host, student, bound, *running), bound.attach(student):
+        parameters = [value for value in student.parameters() if value.requires_grad]
         for index in torch.arange(len(samples)).split(BATCH)[:BATCHES]:
-            batch = work.task.batch(samples, index, view=view)
+            batch = place_batch(work.task.batch(samples, index, view=view), host.device)
             says = None if taught is None else taught(batch)
             logits = work.task.forward(student, batch)
             targets = targets_of(work.task, batch, logits, loss=everything, taught=says)
@@ -251,10 +252,10 @@ def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> probes.Array:
         (torch.zeros_like(own) if value is None else value).flatten()
         for own, value in zip(parameters, found, strict=True)
     ]
-    return torch.cat(parts).double().numpy()
+    return torch.cat(parts).cpu().double().numpy()  # in this order: not every device has float64
 
 
-def pairing(loss: GuidedLoss, student: nn.Module, teacher: nn.Module, work: Work) -> list[Measure]:
+def pairing(loss: GuidedLoss, student: nn.Module, teacher: nn.Module, work: Work, host: Host) -> list[Measure]:
     """Measure how similar the layers are that each term compares, and which ones are most similar.
 
     Linear CKA of an untrained student says how much of a layer's geometry comes from the input alone; a pair that even
@@ -269,9 +270,9 @@ def pairing(loss: GuidedLoss, student: nn.Module, teacher: nn.Module, work: Work
         if not isinstance(loss.terms[term], DynamicLayers)
         for pair in pairs
     }
-    candidates = [_stages(module, trace, work) for module, trace in zip((student, teacher), traces, strict=True)]
+    candidates = [_stages(module, trace, work, host) for module, trace in zip((student, teacher), traces, strict=True)]
     taps = [list(dict.fromkeys([*candidates[side], *(pair[side] for pair in named)])) for side in (0, 1)]
-    features = [_features(module, work, side) for module, side in zip((student, teacher), taps, strict=True)]
+    features = [_features(module, work, host, side) for module, side in zip((student, teacher), taps, strict=True)]
     similarity = {
         (ours, theirs): probes.linear_cka(features[0][ours], features[1][theirs])
         for ours in taps[0]
@@ -294,25 +295,33 @@ def pairing(loss: GuidedLoss, student: nn.Module, teacher: nn.Module, work: Work
     ]
 
 
-def _stages(module: nn.Module, trace: Trace, work: Work) -> list[Tap]:
+def _stages(module: nn.Module, trace: Trace, work: Work, host: Host) -> list[Tap]:
     """Return the ends of a model's stages; none where they cannot be told apart, or are changed in place afterwards."""
     try:
         found = stages(trace)
-        _features(module, work, found, samples=2)
+        _features(module, work, host, found, samples=2)
     except ModelError:
         return []
     return found
 
 
-def _features(module: nn.Module, work: Work, taps: Sequence[Tap], *, samples: int = PAIRED) -> dict[Tap, probes.Array]:
+def _features(
+    module: nn.Module, work: Work, host: Host, taps: Sequence[Tap], *, samples: int = PAIRED
+) -> dict[Tap, probes.Array]:
     """Return tapped tensors of the first train samples as rows [N, D]; see `_row`."""
     rows: dict[Tap, list[Tensor]] = {tap: [] for tap in taps}
-    with evaluating(module), torch.no_grad(), capture_taps(module, taps) as capture:
+    with (
+        numerics(host, seed=SEED),
+        placed(host, module),
+        evaluating(module),
+        torch.no_grad(),
+        capture_taps(module, taps) as capture,
+    ):
         for index in torch.arange(min(samples, len(work.data.train))).split(64):
             batch = work.task.batch(work.data.train, index)
-            work.task.forward(module, batch)
+            work.task.forward(module, place_batch(batch, host.device))
             for tap, value in capture.take().items():
-                rows[tap].append(_row(value, batch.mask).flatten(1))
+                rows[tap].append(_row(value.cpu(), batch.mask).flatten(1))
     return {tap: torch.cat(parts).double().numpy() for tap, parts in rows.items()}
 
 

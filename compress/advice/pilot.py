@@ -23,7 +23,7 @@ from compress.progress import Reporter
 from compress.stage import Host, Optimization, Unrecorded, Work
 from compress.training.guided import fit_guided
 from compress.training.inference import predict
-from compress.training.numerics import place_batch, placed
+from compress.training.numerics import numerics, place_batch, placed
 from compress.training.teacher import num_checked, teacher_outputs
 
 LABELS_ALONE = GuidedLoss(hard=Hard())
@@ -80,7 +80,7 @@ def cost(lesson: Lesson, work: Work, host: Host, fresh: Fresh) -> Cost:
     student.train()
     batch = place_batch(work.task.batch(train, torch.arange(min(schedule.batch_size, len(train)))), host.device)
     seconds = []
-    with placed(host, student, teacher):
+    with numerics(host, seed=SEED), placed(host, student, teacher):
         for _ in range(TIMED):
             started_s = time.monotonic()
             with host.autocast():

@@ -13,11 +13,11 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from compress.config.user_code import is_own
 from compress.errors import ArtifactError
 from compress.export.stored import graph_of, prove_export
-from compress.models import Model, describe
+from compress.models import describe
 from compress.models.fold import duplicate
+from compress.pipeline.acceptance import accept
 from compress.pipeline.nodes import RIVALS, Node, begin, nodes
 from compress.pipeline.pairing import Pairing, pairings
 from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
@@ -26,7 +26,7 @@ from compress.pipeline.surroundings import surroundings
 from compress.quantization.kernels import find_hindrance
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
-from compress.stage import Host, Member, Stage, Work
+from compress.stage import Host, Member, Work
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
 from compress.store.manifest import NAME, Manifest, NewerFormatError
@@ -107,7 +107,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
 def _look(recipe: Recipe, options: Options) -> Plan:
     recipe, options, data = prepare(recipe, options)
     store = Store(options.store.expanduser().absolute())
-    execution = decide_execution(store.root / "runs" / run_name(recipe, data), options.asked)
+    execution = decide_execution(store.root / "runs" / run_name(recipe, data), options.asked, say=options.reporter.say)
     work, host = work_of(recipe, data), host_of(options, store=store, execution=execution)
     steps = nodes(recipe, until=options.until_stage)
     first, fresh = begin(steps, "teacher"), begin(steps, "student")
@@ -116,7 +116,7 @@ def _look(recipe: Recipe, options: Options) -> Plan:
     small = duplicate(large) if fresh is None else _build(fresh, work, host)
     family = (fresh or first).stage.family()
     foreseen = [
-        f"{stage.title}: {line}" for stage in recipe.stages for line in _check(stage, small, family, work, host)
+        f"{stage.title}: {line}" for stage in recipe.stages for line in accept(stage, small, family, work, host)
     ]
     pairs = pairings(recipe, work, student=small, teacher=large)
     walk = _Walk(options, host, _find_absent(first, large, work, host) if options.until_stage is None else {})
@@ -232,24 +232,3 @@ def _find_absent(teacher: Node, module: nn.Module, work: Work, host: Host) -> di
         if not family.from_user:
             notes.keep(name, found, of=None)
     return found
-
-
-def _check(stage: Stage, module: nn.Module, family: Model, work: Work, host: Host) -> list[str]:
-    """Let a stage refuse the model and the data, unless it is known to accept them; return what it foresees.
-
-    Some cut all texts into tokens, others try a cut. Checks of ours ask nothing of weights. Where the user's own code
-    takes part each is asked every time: what that code imports and reads cannot be seen.
-    """
-    if is_own(type(stage)) or is_own(type(work.task)) or family.from_user:
-        return _ask(stage, module, family, work, host)
-    architecture = describe(module, model=family, signature=work.task.signature)
-    notes, name = Notes(host.store.root), {"check": stage.inputs(None, work, host), "model": architecture}
-    if (told := notes.find(name, of=None)) is None:
-        told = _ask(stage, module, family, work, host)
-        notes.keep(name, told, of=None)
-    return told
-
-
-def _ask(stage: Stage, module: nn.Module, family: Model, work: Work, host: Host) -> list[str]:
-    stage.check(module, work)
-    return list(stage.foresee(module, family, work, host))

@@ -20,6 +20,7 @@ from compress.judge.scores import Scores, score
 from compress.judge.simplest import Fitted, fit_simplest
 from compress.judge.verdict import read_test
 from compress.models import load_model, load_structure
+from compress.pipeline.acceptance import accept
 from compress.pipeline.estimate import Measured, estimate
 from compress.pipeline.leads import measure_simplest
 from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes
@@ -151,7 +152,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
             tags={"compress.role": "pipeline", **shared, **options.tags},
         ) as parent,
     ):
-        execution = settle_execution(run_dir, options.asked)
+        execution = settle_execution(run_dir, options.asked, say=options.reporter.say)
         work, host = work_of(recipe, data), host_of(options, store=store, execution=execution, recorder=parent)
         for line in (data_line(describe_data(data, work.task)), *note_lines(data.notes)):
             options.reporter.say(line)
@@ -280,8 +281,7 @@ class Loop:
         student = teacher if fresh is None else self.find_or_make(fresh, work)
         large, small = (load_model(artifact.path, code=self.host.code) for artifact in (teacher, student))
         for stage in self.recipe.stages:
-            stage.check(small, work.reading(student))
-            stage.foresee(small, load_structure(student.path).model, work.reading(student), self.host)
+            accept(stage, small, load_structure(student.path).model, work.reading(student), self.host)
         pairings(self.recipe, work, student=small, teacher=large)
 
     def visit(self, node: Node, work: Work) -> None:

@@ -12,7 +12,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -20,7 +20,7 @@ import torch
 
 from compress.benchmark.environment import describe
 from compress.benchmark.runtimes.machine import count_allowed_cores
-from compress.errors import ArtifactError, UsageError
+from compress.errors import ArtifactError, EnvironmentFault, UsageError
 from compress.report.document import Report
 from compress.stage import Execution, Precision
 from compress.stage.device import best_device, check_device
@@ -43,26 +43,45 @@ class Asked:
     precision: Precision | None = None
 
 
-def decide_execution(run_dir: Path, asked: Asked) -> Execution:
+def decide_execution(run_dir: Path, asked: Asked, *, say: Callable[[str], object]) -> Execution:
     """Return threads, precision and device, decided once per run directory and kept on resume. Nothing is written.
 
-    The best device is taken: the accelerator that torch finds, else the CPU. So is the faster precision: bfloat16
-    autocast where the hardware multiplies it, float32 elsewhere.
+    The best device is taken: the accelerator that torch finds, else the CPU; also where an earlier run had one that is
+    not here. So is the faster precision: bfloat16 autocast where the hardware multiplies it, float32 elsewhere. A noted
+    precision is kept on any device, because it is in the keys.
+
+    Args:
+        run_dir: of the recipe on its data.
+        asked: goes before what is noted.
+        say: told that another device than the noted one is taken.
 
     Raises:
         ArtifactError: when the note of an earlier run is damaged.
-        EnvironmentFault: when the device is not there.
+        EnvironmentFault: when the device that is asked for is not there.
         UsageError: when the device cannot compute in the precision.
     """
     noted = _read_execution(run_dir / "execution.json")
-    device = check_device(asked.device or (noted.device if noted else best_device()))
-    same = noted is not None and torch.device(noted.device).type == torch.device(device).type
-    precision = asked.precision or (noted.precision if noted is not None and same else _fastest(device))
+    device = check_device(asked.device) if asked.device else _noted_or_best(noted, say=say)
+    precision = asked.precision or (noted.precision if noted else _fastest(device))
     if precision == "tf32" and torch.device(device).type != "cuda":
         raise UsageError(
-            "only CUDA devices compute in tf32", expected="float32 or bfloat16", got=precision, where=device
+            "only CUDA devices compute in tf32",
+            expected="float32 or bfloat16",
+            got=precision,
+            where=device,
+            hint="say --precision float32; what was made in tf32 is then made anew",
         )
     return Execution(asked.threads or (noted.threads if noted else count_allowed_cores()), precision, device)
+
+
+def _noted_or_best(noted: Execution | None, *, say: Callable[[str], object]) -> str:
+    if noted is None:
+        return best_device()
+    try:
+        return check_device(noted.device)
+    except EnvironmentFault:
+        say(f"this was begun on {noted.device}, which is not here: it goes on on {best_device()}, in {noted.precision}")
+        return best_device()
 
 
 def _fastest(device: str) -> Precision:
@@ -73,20 +92,23 @@ def _fastest(device: str) -> Precision:
     return "bfloat16" if fast else "float32"
 
 
-def settle_execution(run_dir: Path, asked: Asked) -> Execution:
+def settle_execution(run_dir: Path, asked: Asked, *, say: Callable[[str], object]) -> Execution:
     """Return what ``decide_execution`` does, noted for the next run; only under the run's lock.
+
+    A noted device that is not here stays noted, for where it is.
 
     Raises:
         ArtifactError: when the note of an earlier run is damaged.
-        EnvironmentFault: when the directory cannot be written, or the device is not there.
+        EnvironmentFault: when the directory cannot be written, or the device that is asked for is not there.
         UsageError: when the device cannot compute in the precision.
     """
     path = run_dir / "execution.json"
-    execution = decide_execution(run_dir, asked)
-    if _read_execution(path) != execution:
+    execution, noted = decide_execution(run_dir, asked, say=say), _read_execution(path)
+    kept = execution if asked.device or noted is None else replace(execution, device=noted.device)
+    if noted != kept:
         with writable(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(asdict(execution)))
+        write_atomically(path, json.dumps(asdict(kept)))
     return execution
 
 

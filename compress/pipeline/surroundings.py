@@ -11,6 +11,7 @@ from compress.config.user_code import folders_of
 from compress.config.user_modules import user_modules
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
+from compress.stage.device import best_device, name_device
 
 Stamp = tuple[str, int, int]
 
@@ -36,7 +37,7 @@ def surroundings(recipe: Recipe, *, store: Path, code: Sequence[Path]) -> dict[s
     return {
         "files": [stamp for path in sorted({*named, *code}) for stamp in stamps(path)],
         "store": [stamp for name in ("artifacts", "runs") for stamp in stamps(store / name)],
-        "machine": [count_allowed_cores(), sorted(cpu()[1])],
+        "machine": [count_allowed_cores(), sorted(cpu()[1]), name_device(best_device())],
     }
 
 

@@ -27,7 +27,7 @@ from compress.surgery.widths import Measure, Ranking
 from compress.tasks import Batch
 from compress.training.guided import fit_guided
 from compress.training.importance import loss_importance
-from compress.training.numerics import place_batch, placed
+from compress.training.numerics import numerics, place_batch, placed
 from compress.training.teacher import teacher_outputs
 
 VERIFIED_SAMPLES = 8
@@ -212,7 +212,11 @@ class Prune(Stage):
                 bar.advance(len(index))
 
         hint = "lower importance_batch_size, and raise importance_batches by as much"
-        with host.reporter.bar(f"{self.title}, importance", count) as bar, placed(host, module, hint=hint):
+        with (
+            host.reporter.bar(f"{self.title}, importance", count) as bar,
+            numerics(host, seed=work.seed),
+            placed(host, module, hint=hint),
+        ):
             return loss_importance(
                 module,
                 groups,

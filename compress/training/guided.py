@@ -11,6 +11,7 @@ from compress.models import load_model
 from compress.stage import CACHE_LIMIT_GB, Host, Optimization, Work
 from compress.training.loader import RoleLoader
 from compress.training.loop import Fit, fit
+from compress.training.numerics import placed
 from compress.training.teacher import teacher_outputs
 
 
@@ -63,19 +64,20 @@ def fit_guided(
             taps=bound.teacher_shapes,
             limit_bytes=cache_limit_gb * 1e9,
         )
-    return fit(
-        module,
-        work.task,
-        loader,
-        host,
-        loss=bound,
-        teacher=taught,
-        optimization=optimization,
-        seed=seed,
-        checkpoints=checkpoints,
-        name=name,
-        on_epoch=(lambda _epoch: None) if taught is None else taught.check,
-    )
+    with placed(host, *(() if taught is None else taught.running)):
+        return fit(
+            module,
+            work.task,
+            loader,
+            host,
+            loss=bound,
+            teacher=taught,
+            optimization=optimization,
+            seed=seed,
+            checkpoints=checkpoints,
+            name=name,
+            on_epoch=(lambda _epoch: None) if taught is None else taught.check,
+        )
 
 
 def _refuse_other_tokens(bound: BoundLoss, work: Work, *, name: str) -> None:

@@ -16,23 +16,36 @@ from compress.stage.device import device_of
 from compress.tasks import Batch
 from compress.training.teaching import Objective
 
+SPENT = ("out of memory", "can't allocate memory")  # as MPS, XPU and the CPU's allocator say it
+
 
 @contextmanager
 def numerics(host: Compute, *, seed: int) -> Iterator[None]:
     """Fix thread count, seed and what CUDA multiplies in for the block, and restore them after it."""
     threads = torch.get_num_threads()
-    backends = cast("Any", torch.backends)  # whose modules get their attributes at run time
-    products = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
-    before = [product.fp32_precision for product in products]
     torch.set_num_threads(host.execution.threads)
-    for product in products:  # cuDNN rounds float32 to TF32 unless told
-        product.fp32_precision = "tf32" if host.execution.precision == "tf32" else "ieee"
     try:
-        with fork_generators(host.device):
+        with _products(host), fork_generators(host.device):
             torch.manual_seed(seed)
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _products(host: Compute) -> Iterator[None]:
+    """Fix what CUDA multiplies float32 in: cuDNN rounds it to TF32 unless told. Elsewhere nothing is touched."""
+    if host.device.type != "cuda":
+        yield
+        return
+    backends = cast("Any", torch.backends)  # whose modules get their attributes at run time
+    products = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    before = [product.fp32_precision for product in products]
+    for product in products:
+        product.fp32_precision = "tf32" if host.execution.precision == "tf32" else "ieee"
+    try:
+        yield
+    finally:
         for product, precision in zip(products, before, strict=True):
             product.fp32_precision = precision
 
@@ -61,7 +74,9 @@ def placed(host: Compute, *modules: nn.Module, hint: str = "--device cpu has the
         for module in modules:
             module.to(host.device)
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(word in str(error) for word in SPENT):
+            raise
         raise EnvironmentFault(
             "the device has too little memory", got=str(error).splitlines()[0], where=host.device, hint=hint
         ) from error

@@ -108,6 +108,11 @@ class TeacherOutputs:
         """Return the first teacher's logits on a view, float32 [units, C], in memory."""
         return torch.from_numpy(np.concatenate(self.cached[view][0].logits))
 
+    @property
+    def running(self) -> tuple[nn.Module, ...]:
+        """What is run on each batch, to be `placed` while it is asked."""
+        return () if self.live is None else (self.live,)
+
     @cached_property
     def _modules(self) -> list[nn.Module]:
         """The teachers as modules, for live checks."""
@@ -222,7 +227,7 @@ def teacher_outputs(
         cached=cached,
         weights=tuple(member.weight / total for member in work.teachers),
         taps=tuple(taps),
-        live=load_model(first.artifact.path, code=host.code).to(host.device) if len(stored) < len(taps) else None,
+        live=load_model(first.artifact.path, code=host.code) if len(stored) < len(taps) else None,
         rereads=first.task is not work.task,
     )
 

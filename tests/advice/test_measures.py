@@ -201,10 +201,10 @@ def test_capacity_is_a_ratio_of_parameters_and_logits_alone_are_told(context, te
 
 def test_pairs_are_those_of_the_term_and_a_twin_is_alike(context, teacher):
     twin = load_model(context.teacher.path)
-    found = measures.pairing(GuidedLoss(preset="hinton", hidden=Hidden()), twin, teacher, context.work)
+    found = measures.pairing(GuidedLoss(preset="hinton", hidden=Hidden()), twin, teacher, *context)
     assert len(found) > 1
     assert all(measure.value.value == pytest.approx(1) for measure in found)
-    (best,) = measures.pairing(GuidedLoss(preset="hinton"), twin, teacher, context.work)
+    (best,) = measures.pairing(GuidedLoss(preset="hinton"), twin, teacher, *context)
     assert best.probe == "best-pairs"
     assert "layers" in best.detail
 
@@ -222,9 +222,9 @@ class Changed(torch.nn.Module):
 
 
 def test_stages_that_are_changed_in_place_are_left_out_and_no_error(context, teacher):
-    assert measures.pairing(context.loss, Changed(), teacher, context.work) == []
+    assert measures.pairing(context.loss, Changed(), teacher, *context) == []
     loss = GuidedLoss(last_feature=LastFeature())
-    (found,) = measures.pairing(loss, Changed(), teacher, context.work)
+    (found,) = measures.pairing(loss, Changed(), teacher, *context)
     assert found.subject == "last_feature, head:input : head:input"
 
 
@@ -257,12 +257,12 @@ def test_padding_is_no_part_of_what_layers_have_in_common(texts):
     longer = Samples(np.append(train.inputs[:30], " ".join(["film"] * 40)), np.arange(31) % 2)
     padded = replace(texts, data=replace(texts.data, roles={**texts.data.roles, "train": longer}))
     taps = [Tap("layers.0"), Tap("layers.1")]
-    plain, wide = (measures._features(Tokens(), here.work, taps) for here in (texts, padded))
+    plain, wide = (measures._features(Tokens(), *here, taps) for here in (texts, padded))
     for tap in taps:
         np.testing.assert_allclose(wide[tap][:30], plain[tap][:30], atol=1e-6)
 
 
 def test_the_pairs_that_dynamic_layers_choose_from_are_not_judged_one_by_one(texts):
     loss = GuidedLoss(dynamic_layers=DynamicLayers(teacher_layers=2))
-    (found,) = measures.pairing(loss, Tokens(), Tokens(), texts)
+    (found,) = measures.pairing(loss, Tokens(), Tokens(), *texts)
     assert found.probe == "best-pairs"

@@ -79,7 +79,7 @@ def test_run_plan_check_smoke_estimate_and_sweep_walk_the_same_nodes(path, tmp_p
 
     prepared, options, data = prepare(recipe, options)
     store = Store.open(options.store)
-    execution = decide_execution(done.run_dir, Asked(threads=1))
+    execution = decide_execution(done.run_dir, Asked(threads=1), say=print)
     host = host_of(options, store=store, execution=execution)
     teachers = find_teachers(prepared, work_of(prepared, data), host)
     digests = {row.name: row.digest for row in done.report.stages}

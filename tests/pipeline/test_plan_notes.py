@@ -8,8 +8,9 @@ import text_zoo
 
 from compress.errors import DataError, RecipeError
 from compress.export import stored
+from compress.pipeline import acceptance
 from compress.pipeline import plan as planning
-from compress.pipeline.run import Options
+from compress.pipeline.run import Options, run
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stages.vocabulary import PruneVocabulary
@@ -80,6 +81,17 @@ def test_what_was_allowed_once_is_refused_when_it_no_longer_is(asked):
     asked(profiles, allow=["taskset -c 0"])
     with pytest.raises(RecipeError, match="--allow 'taskset -c 0'"):
         asked(profiles)
+
+
+def test_a_run_makes_no_trial_that_a_plan_has_made(asked, tmp_path, monkeypatch):
+    trials = count_calls(monkeypatch, acceptance, "_ask")
+    asked()
+    assert len(trials) == 1
+    options = Options(
+        tmp_path / "store", until_stage="teacher", threads=1, force_teacher=True, reporter=Reporter(quiet=True)
+    )
+    run(Recipe.load(tmp_path / "recipe.yaml"), options)
+    assert len(trials) == 1
 
 
 def test_a_store_that_cannot_be_written_is_planned_for_each_time(asked, tmp_path):

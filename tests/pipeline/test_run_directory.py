@@ -11,12 +11,12 @@ from compress.store.disk import writable, write_atomically
 
 def test_the_execution_is_decided_once_and_noted_once(tmp_path):
     run_dir = tmp_path / "run"
-    first = settle_execution(run_dir, Asked(threads=3))
+    first = settle_execution(run_dir, Asked(threads=3), say=print)
     noted = (run_dir / "execution.json").stat()
-    assert settle_execution(run_dir, Asked()) == first
+    assert settle_execution(run_dir, Asked(), say=print) == first
     assert (run_dir / "execution.json").stat().st_ino == noted.st_ino
-    assert settle_execution(run_dir, Asked(threads=2)).threads == 2
-    assert decide_execution(run_dir, Asked()).threads == 2
+    assert settle_execution(run_dir, Asked(threads=2), say=print).threads == 2
+    assert decide_execution(run_dir, Asked(), say=print).threads == 2
     assert [path.name for path in run_dir.iterdir()] == ["execution.json"]
 
 
@@ -24,7 +24,7 @@ def test_the_execution_is_decided_once_and_noted_once(tmp_path):
 def test_a_damaged_execution_is_told_with_what_to_do(tmp_path, text):
     (tmp_path / "execution.json").write_text(text)
     with pytest.raises(ArtifactError, match="delete it"):
-        settle_execution(tmp_path, Asked())
+        settle_execution(tmp_path, Asked(), say=print)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import compress
+from compress.advice import measures
 from compress.data import Data
 from compress.errors import EnvironmentFault
 from compress.loss import GuidedLoss
@@ -31,6 +32,7 @@ from compress.training.numerics import placed
 
 mirror_device.install()
 DEVICES = {name: Execution(1, "float32", name) for name in ("cpu", "mirror:0")}
+STUDENT = Cnn(widths=(8, 16), strides=(1, 2))
 FEATURES = GuidedLoss(preset="fitnets")
 STEPS = {"epochs": 1, "batch_size": 16, "learning_rate": 0.01}
 
@@ -81,7 +83,7 @@ def weights(artifact) -> torch.Tensor:
     ],
 )
 def test_a_stage_makes_what_it_makes_on_the_cpu(stage: Stage, settings):
-    source = Create(model=Cnn(widths=(8, 16), strides=(1, 2))).run(None, *settings[0])
+    source = Create(model=STUDENT).run(None, *settings[0])
     on_cpu, on_device = (stage.run(source, *setting) for setting in settings)
     assert on_cpu.key == on_device.key  # where it was made is no reason to make it again
     assert torch.allclose(weights(on_cpu), weights(on_device), atol=1e-5)
@@ -111,7 +113,7 @@ def test_a_text_encoder_learns_and_is_cut_as_on_the_cpu(loss, settings, tmp_path
 
 def test_training_that_was_stopped_on_a_device_goes_on_there_and_on_the_cpu(settings):
     cpu, device = settings
-    source = Create(model=Cnn(widths=(8, 16), strides=(1, 2))).run(None, *cpu)
+    source = Create(model=STUDENT).run(None, *cpu)
     stage = Train(**STEPS)
     whole = stage.run(source, *device)
     for other in (replace(device, store=Store.open(device.store.root / "again")), cpu):
@@ -133,12 +135,38 @@ def test_a_module_is_back_where_it_was_and_its_outputs_are_the_cpus(settings, tr
     assert torch.allclose(cpu, device, atol=1e-4)
 
 
-def test_a_device_without_memory_says_what_to_lower():
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("tried to allocate 1 TiB"), RuntimeError("MPS backend out of memory (9 GB)")],
+)
+def test_a_device_without_memory_says_what_to_lower(error):
     host, module = Compute(execution=DEVICES["mirror:0"]), nn.Linear(2, 2)
     refused = pytest.raises(EnvironmentFault, match=r"(?s)too little memory.*lower batch_size")
     with refused, placed(host, module, hint="lower batch_size"):
-        raise torch.OutOfMemoryError("tried to allocate 1 TiB")
+        raise error
     assert device_of(module).type == "cpu"
+    with pytest.raises(RuntimeError, match="shapes"), placed(host, module):
+        raise RuntimeError("shapes differ")
+
+
+def test_the_device_has_no_float64():
+    with pytest.raises(TypeError, match="float64"):
+        torch.ones(2, dtype=torch.float64).to("mirror:0")
+
+
+@pytest.mark.parametrize("limit_bytes", [1e9, 0.0], ids=["stored", "live"])
+def test_advice_measures_what_it_measures_on_the_cpu(limit_bytes, settings, trained_digits, monkeypatch):
+    monkeypatch.setattr(measures, "TAPS_LIMIT_BYTES", limit_bytes)
+    student, teacher = load_model(Create(model=STUDENT).run(None, *settings[0]).path), load_model(trained_digits.path)
+    found = []
+    for setting in settings:
+        work, host = setting
+        by_audit = measures.audit(FEATURES, work, host, student=student, teacher=teacher)
+        found.append([*by_audit, *measures.pairing(FEATURES, student, teacher, work, host)])
+    assert [measure.value.value for measure in found[1]] == pytest.approx(
+        [measure.value.value for measure in found[0]], abs=1e-4
+    )
+    assert device_of(student).type == device_of(teacher).type == "cpu"
 
 
 def test_a_users_own_module_is_trained_where_it_is():
