@@ -13,6 +13,7 @@ import pytest
 HERE = Path(__file__).parent / "recorded"
 TIMED = ("images_per_s",)
 ACCURACY = 0.05  # of one another, on machines that round otherwise
+TRAINED = 0.5  # an accuracy below is that of a model right after it was cut, which no other machine repeats
 MACHINE = ("cpu_model", "cpu_flags", "versions")  # bits are promised on one machine, with one set of versions
 
 
@@ -55,7 +56,8 @@ def compare(report: dict[str, Any], name: str) -> None:
         assert [found["scores"][field] for field in ("parameters", "macs")] == [
             known["scores"][field] for field in ("parameters", "macs")
         ]
-        assert found["scores"]["accuracy"] == pytest.approx(known["scores"]["accuracy"], abs=ACCURACY)
+        if known["scores"]["accuracy"] > TRAINED:
+            assert found["scores"]["accuracy"] == pytest.approx(known["scores"]["accuracy"], abs=ACCURACY)
     if here:
         assert not differences(now["test"], {row: before["test"].get(row) for row in now["test"]})
 
