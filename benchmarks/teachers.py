@@ -1,13 +1,9 @@
 """What benchmarks take from a store: the teacher of a recipe, and the output of a stage; made now where it is not."""
 
-from dataclasses import replace
-
 from compress.pipeline.nodes import TEACHER, Node, nodes
 from compress.recipe import Recipe
 from compress.stage import Host, Stage, Work
 from compress.store.artifact import Artifact
-
-MAX_THREADS = 64  # that a stored teacher is looked for
 
 
 def find_or_run(stage: Stage, source: Artifact | None, work: Work, host: Host) -> Artifact:
@@ -17,7 +13,7 @@ def find_or_run(stage: Stage, source: Artifact | None, work: Work, host: Host) -
 
 
 def find_or_make_teacher(recipe: Recipe, work: Work, host: Host) -> Artifact:
-    """Return a recipe's teacher: a stored one, whatever number of threads made it, or one made now.
+    """Return a recipe's teacher: a stored one, or one made now.
 
     Args:
         recipe: names the teacher.
@@ -25,10 +21,6 @@ def find_or_make_teacher(recipe: Recipe, work: Work, host: Host) -> Artifact:
         host: store, execution.
     """
     (node,) = (node for node in nodes(recipe, until=TEACHER) if node.role == "teacher" and node.is_row)
-    for threads in range(1, MAX_THREADS + 1):
-        found = node.find(work, replace(host, execution=replace(host.execution, threads=threads)))
-        if found is not None:
-            return found
     return _find_or_make(node, work, host)
 
 

@@ -37,6 +37,9 @@ Device = Annotated[
     str | None,
     typer.Option("--device", metavar="NAME", help="Where to train: cpu, cuda, cuda:1, mps; default: the best."),
 ]
+Reproduce = Annotated[
+    bool, typer.Option("--reproduce", help="To the bit: reuse only what threads and device of this run made.")
+]
 PrecisionOf = Annotated[
     str | None,
     typer.Option("--precision", metavar="WORD", help="float32, bfloat16, or on CUDA tf32; default: fast."),

@@ -16,6 +16,7 @@ from compress.cli.options import (
     Overrides,
     PrecisionOf,
     RecipePath,
+    Reproduce,
     Smoke,
     StorePath,
     Strict,
@@ -39,6 +40,7 @@ def plan(
     threads: Threads = None,
     device: Device = None,
     precision: PrecisionOf = None,
+    reproduce: Reproduce = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what would run, what is reused and why not more, and which layers are compared; a note of it is kept."""
@@ -57,6 +59,7 @@ def plan(
         threads=threads,
         device=device,
         precision=read_precision(precision),
+        reproduce=reproduce,
         until_stage=until_stage,
         force=force,
         smoke=smoke,
@@ -88,6 +91,7 @@ def check(
     threads: Threads = None,
     device: Device = None,
     precision: PrecisionOf = None,
+    reproduce: Reproduce = False,
     as_json: AsJson = False,
 ) -> None:
     """Say with numbers whether distillation is likely to pay and what to change first; trains nothing but a pilot."""
@@ -108,6 +112,7 @@ def check(
             threads=threads,
             device=device,
             precision=read_precision(precision),
+            reproduce=reproduce,
             reporter=Reporter(quiet=as_json),
             interrupted=interrupted,
         )

@@ -19,6 +19,7 @@ from compress.cli.options import (
     Overrides,
     PrecisionOf,
     RecipePath,
+    Reproduce,
     Smoke,
     StorePath,
     Strict,
@@ -46,6 +47,7 @@ def run(
     threads: Threads = None,
     device: Device = None,
     precision: PrecisionOf = None,
+    reproduce: Reproduce = False,
     as_json: AsJson = False,
     readme: Annotated[
         Path | None, typer.Option("--readme", metavar="FILE", help="Write the result between its markers.")
@@ -80,6 +82,7 @@ def run(
             threads=threads,
             device=device,
             precision=read_precision(precision),
+            reproduce=reproduce,
             from_stage=from_stage,
             until_stage=until_stage,
             force=force,
@@ -125,6 +128,7 @@ def sweep(
     threads: Threads = None,
     device: Device = None,
     precision: PrecisionOf = None,
+    reproduce: Reproduce = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -149,6 +153,7 @@ def sweep(
             threads=threads,
             device=device,
             precision=read_precision(precision),
+            reproduce=reproduce,
             force_teacher=force_teacher,
             reporter=Reporter(quiet=quiet),
             interrupted=interrupted,

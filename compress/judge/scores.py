@@ -111,6 +111,7 @@ def score(
         "task": work.task.digest,
         "teacher": None if teacher is None else teacher.artifact.digest,
         "libraries": {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", "onnxscript")},
+        **host.execution.in_keys,
     }
 
     def write(directory: Path) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def score(
         return facts | ({} if teacher is None else against(teacher.logits, logits, work.task))
 
     with host.reporter.bar(f"scoring on {role}"):
-        found = host.store.commit(inputs, kind="scores", write=write)
+        found = host.store.commit(inputs, kind="scores", rounding=host.execution.rounding, write=write)
     logits = np.load(found.path / "logits.npy")
     measures = work.task.tallies(logits, samples)
     return Scores(artifact=found, logits=logits, tally=measures[work.task.measure], measures=measures)

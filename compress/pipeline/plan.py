@@ -6,6 +6,7 @@ that a stage accepts model and data. Another setting costs only the proofs that 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -43,7 +44,8 @@ class Row:
     Attributes:
         name: of the stage or row.
         action: whether its output is in the store; none for a comparison that cannot be made.
-        why: what is different from the most similar stored output, why that cannot be known yet, or why there is none.
+        why: what is different from the most similar stored output, why that cannot be known yet, or why there is none;
+            of what is reused, how it was rounded, where that is otherwise here.
         key: finds its output; None while what it starts from does not exist.
     """
 
@@ -91,6 +93,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
         "threads": options.threads,
         "device": options.device,
         "precision": options.precision,
+        "reproduce": options.reproduce,
         "code": [str(path.absolute()) for path in options.code],
         "allow": list(options.allow),
     }
@@ -176,7 +179,18 @@ class _Walk:
                 self.damaged[node] = why
         self.found[node] = found
         if node.is_row:
-            self.rows.append(Row(node.name, "run" if found is None else "reuse", "" if found else why, key))
+            told = why if found is None else _tell_rounding(found.rounding, self.host.execution.rounding)
+            self.rows.append(Row(node.name, "run" if found is None else "reuse", told, key))
+
+
+def _tell_rounding(made: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Return how a stored output was rounded, where it would be rounded otherwise here; else nothing."""
+    told = [
+        f"on {value}" if name == "device" else f"with {value} {name if value > 1 else name.removesuffix('s')}"
+        for name, value in made.items()
+    ]
+    others = [words for name, words in zip(made, told, strict=True) if made[name] != here.get(name)]
+    return f"made {' and '.join(others)}; here it would be the same up to rounding" if others else ""
 
 
 def _difference(inputs: dict[str, Any], store: Store) -> str:
@@ -191,7 +205,8 @@ def _difference(inputs: dict[str, Any], store: Store) -> str:
         if stored.get("stage") != inputs["stage"]:
             continue
         known = {".".join(map(str, path)): value for path, value in leaves(stored)}
-        changed = [
+        earlier = ["made by an earlier version, which had threads in its keys"] if known.pop("threads", None) else []
+        changed = earlier + [
             f"{name.removeprefix('fields.')} {_short(known.get(name))} -> {_short(wanted.get(name))}"
             for name in sorted(wanted.keys() | known.keys())
             if wanted.get(name) != known.get(name)

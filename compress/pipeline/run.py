@@ -57,6 +57,7 @@ class Options:
         threads: training threads; None for all cores that the process may use.
         device: where models are trained and run, as torch names it; None for the best there is.
         precision: of training's forward passes; None for the fastest that the device computes in hardware.
+        reproduce: whether the same bits are asked for: threads and device are in the keys.
         from_stage: start at this stage; what comes before must be in the store.
         until_stage: stop after this stage, or after ``teacher``; nothing is raced or judged.
         force: stages to run again although the store has their output.
@@ -78,6 +79,7 @@ class Options:
     threads: int | None = None
     device: str | None = None
     precision: Precision | None = None
+    reproduce: bool = False
     from_stage: str | None = None
     until_stage: str | None = None
     force: Sequence[str] = ()
@@ -96,7 +98,7 @@ class Options:
     @property
     def asked(self) -> Asked:
         """What of the execution is asked for."""
-        return Asked(self.threads, self.device, self.precision)
+        return Asked(self.threads, self.device, self.precision, self.reproduce)
 
 
 @dataclass(frozen=True)

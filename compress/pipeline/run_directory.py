@@ -12,7 +12,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -36,11 +36,13 @@ class Asked:
         threads: torch's intra-op threads.
         device: as torch names it.
         precision: of training's forward passes.
+        reproduce: whether the same bits are asked for; every command says so anew.
     """
 
     threads: int | None = None
     device: str | None = None
     precision: Precision | None = None
+    reproduce: bool = False
 
 
 def decide_execution(run_dir: Path, asked: Asked, *, say: Callable[[str], object]) -> Execution:
@@ -71,7 +73,8 @@ def decide_execution(run_dir: Path, asked: Asked, *, say: Callable[[str], object
             where=device,
             hint="say --precision float32; what was made in tf32 is then made anew",
         )
-    return Execution(asked.threads or (noted.threads if noted else count_allowed_cores()), precision, device)
+    threads = asked.threads or (noted.threads if noted else count_allowed_cores())
+    return Execution(threads, precision, device, asked.reproduce)
 
 
 def _noted_or_best(noted: Execution | None, *, say: Callable[[str], object]) -> str:
@@ -104,11 +107,12 @@ def settle_execution(run_dir: Path, asked: Asked, *, say: Callable[[str], object
     """
     path = run_dir / "execution.json"
     execution, noted = decide_execution(run_dir, asked, say=say), _read_execution(path)
-    kept = execution if asked.device or noted is None else replace(execution, device=noted.device)
+    device = execution.device if asked.device or noted is None else noted.device
+    kept = Execution(execution.threads, execution.precision, device)
     if noted != kept:
         with writable(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(asdict(kept)))
+        write_atomically(path, json.dumps({name: value for name, value in asdict(kept).items() if name != "reproduce"}))
     return execution
 
 

@@ -40,6 +40,12 @@ def name_device(name: str) -> str:
     return f"{name} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else name
 
 
+def name_kind(name: str) -> str:
+    """Return what a device is, whatever its number: ``cuda (NVIDIA H200)``, ``cpu``."""
+    device = torch.device(name)
+    return f"{device.type} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Return where a module's parameters are; the CPU where it has none."""
     return next((value.device for value in (*module.parameters(), *module.buffers())), torch.device("cpu"))

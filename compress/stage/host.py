@@ -1,14 +1,14 @@
-"""Host: where a result is made; nothing here decides what it is, but for the rounding that `Execution` names."""
+"""Host: where a result is made; nothing here decides what it is, but for the precision that `Execution` names."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
 from compress.progress import Reporter
-from compress.stage.device import name_device
+from compress.stage.device import name_device, name_kind
 from compress.store.store import Store
 
 Precision = Literal["float32", "bfloat16", "tf32"]
@@ -38,20 +38,32 @@ class Unrecorded:
 
 @dataclass(frozen=True)
 class Execution:
-    """How numbers are rounded; fixed for a whole pipeline.
+    """How numbers are computed; fixed for a whole pipeline.
 
-    Threads and precision are part of every key, because bits are promised on the CPU. The device is not: it changes the
-    last bits and nothing else, and what one device has made, another goes on with.
+    The precision is part of every key. Threads and device are not: they change the last bits and nothing else, and what
+    some have made, others go on with. They are kept with each artifact, and in keys where the same bits are asked for.
 
     Attributes:
         threads: torch's intra-op threads.
         precision: of training's forward passes; bfloat16 means autocast, tf32 products of rounded float32 on CUDA.
         device: where models are trained and run, as torch names it; surgery is verified on the CPU, in float64.
+        reproduce: whether the same bits are asked for, not only the same up to rounding.
     """
 
     threads: int
     precision: Precision
     device: str = "cpu"
+    reproduce: bool = False
+
+    @property
+    def rounding(self) -> dict[str, Any]:
+        """What decides the last bits alone, as JSON values: kept with each artifact."""
+        return {"threads": self.threads, "device": name_kind(self.device)}
+
+    @property
+    def in_keys(self) -> dict[str, Any]:
+        """What of the rounding is in keys: all of it where the same bits are asked for, else nothing."""
+        return {"rounding": self.rounding} if self.reproduce else {}
 
     def __str__(self) -> str:
         """In words: ``cuda:0 (NVIDIA H200), 8 threads, bfloat16``."""

@@ -185,8 +185,8 @@ class Stage(Values):
             "source": None if source is None else source.digest,
             "task": work.task.digest,
             "seed": work.seed,
-            "threads": host.execution.threads,
             "precision": host.execution.precision,
+            **host.execution.in_keys,
             "libraries": {name: importlib.metadata.version(name) for name in self.libraries},
         }
         if is_own(type(self)):  # known by the content of its file; its verb is but a name
@@ -208,7 +208,7 @@ class Stage(Values):
 
     def seed(self, source: Artifact | None, work: Work, host: Host) -> int:
         """Return a seed of this stage's own, in [0, 2^31)."""
-        return int(self.key(source, work, host)[:8], 16) % 2**31
+        return seed_of(self.inputs(source, work, host))
 
     def commit(
         self,
@@ -245,4 +245,14 @@ class Stage(Values):
                 (directory / name).write_text(text, encoding="utf-8")
             return facts
 
-        return host.store.commit(self.inputs(source, work, host), kind=self.produces, write=write)
+        inputs = self.inputs(source, work, host)
+        return host.store.commit(inputs, kind=self.produces, rounding=host.execution.rounding, write=write)
+
+
+def seed_of(inputs: Mapping[str, Any]) -> int:
+    """Return the seed, in [0, 2^31), of what these inputs decide; how it is rounded changes nothing in it.
+
+    Keys had the number of threads in them once, and seeds are still drawn as from the key of one thread.
+    """
+    decisive = {name: value for name, value in inputs.items() if name != "rounding"}
+    return int(hash_values(decisive | {"threads": 1})[:8], 16) % 2**31

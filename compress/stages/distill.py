@@ -100,7 +100,7 @@ class Distill(Optimization, Stage):
             save_model(module, directory, model=structure.model, signature=structure.signature)
             return {"generation": number}
 
-        return host.store.commit(inputs, kind="step", write=write)
+        return host.store.commit(inputs, kind="step", rounding=host.execution.rounding, write=write)
 
     def _fresh(self, source: Artifact, host: Host, *, seed: int) -> nn.Module:
         """Return the source's architecture with newly drawn weights.

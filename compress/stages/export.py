@@ -149,7 +149,8 @@ class Export(Stage):
                 },
             }
 
-        return host.store.commit(self.inputs(source, work, host), kind="bundle", write=write)
+        inputs = self.inputs(source, work, host)
+        return host.store.commit(inputs, kind="bundle", rounding=host.execution.rounding, write=write)
 
     def _variants(self, source: Artifact) -> tuple[Variant, ...]:
         wanted = self.list_variants(quantized=source.kind == "quantized")

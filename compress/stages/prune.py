@@ -16,6 +16,7 @@ from compress.models import Model, load_model, load_structure, save_model
 from compress.models.structure import Structure
 from compress.progress import Bar
 from compress.stage import Host, Need, Optimization, Quantity, Stage, Training, Work, coupling_faults
+from compress.stage.stage import seed_of
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
 from compress.surgery import encoders
@@ -180,7 +181,7 @@ class Prune(Stage):
             host,
             loss=self.guided_loss(work.loss),
             optimization=self.recover,
-            seed=int(hash_values(inputs)[:8], 16) % 2**31,
+            seed=seed_of(inputs),
             checkpoints=host.store.work(hash_values(inputs)),
             name=f"{self.title}, step {len(plans) + 1} of {self.steps}",
         )
@@ -190,7 +191,7 @@ class Prune(Stage):
             (directory / "plan.json").write_text(json.dumps(pruned.plan, indent=1))
             return {"after": asdict(pruned.choice.after)}
 
-        return host.store.commit(inputs, kind="step", write=write)
+        return host.store.commit(inputs, kind="step", rounding=host.execution.rounding, write=write)
 
     def _importance(
         self, module: nn.Module, groups: Sequence[Group], work: Work, host: Host, *, step: int

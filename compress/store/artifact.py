@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Artifact:
         digest: SHA-256 of the content itself; proves it.
         inputs: what the key was made of, by name.
         facts: what the maker wants known, JSON values.
+        rounding: threads and device, where they decided its last bits; nothing else of it would be another.
     """
 
     path: Path
@@ -33,11 +34,14 @@ class Artifact:
     digest: str
     inputs: dict[str, Any]
     facts: dict[str, Any]
+    rounding: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, path: Path, manifest: Manifest) -> "Artifact":
         """Return the artifact that a manifest describes."""
-        return cls(path, manifest.kind, manifest.key, manifest.digest, manifest.inputs, manifest.facts)
+        return cls(
+            path, manifest.kind, manifest.key, manifest.digest, manifest.inputs, manifest.facts, manifest.rounding
+        )
 
     def read_json(self, name: str) -> Any:
         """Return the content of a JSON file of this artifact."""

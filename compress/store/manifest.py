@@ -13,7 +13,7 @@ from compress.errors import ArtifactError
 from compress.store.digest import hash_values
 from compress.store.disk import readable
 
-FORMAT = 2  # 2: with a checksum
+FORMAT = 3  # 2: with a checksum; 3: with what it was rounded by
 NAME = "manifest.json"
 Kind = Literal["model", "quantized", "bundle", "scores", "outputs", "step", "simplest"]
 
@@ -46,6 +46,7 @@ class Manifest:
         digest: proves its content.
         inputs: what the key was made of.
         facts: what the maker wants known.
+        rounding: see `Artifact`; empty in earlier formats.
         created: UTC, in ISO 8601.
         files: by path within the directory.
     """
@@ -56,6 +57,7 @@ class Manifest:
     digest: str
     inputs: dict[str, Any]
     facts: dict[str, Any]
+    rounding: dict[str, Any]
     created: str
     files: dict[str, Content]
 
@@ -87,7 +89,7 @@ class Manifest:
                     where=directory,
                 )
             files = {name: Content(**entry) for name, entry in written.pop("files").items()}
-            found = cls(**written, files=files)
+            found = cls(**{"rounding": {}} | written, files=files)
             if found.kind not in get_args(Kind) or not isinstance(found.facts, dict):
                 raise damage(directory, f"no kind and facts: {found.kind}, {type(found.facts).__name__}")
             if found.key != hash_values(found.inputs):

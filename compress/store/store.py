@@ -17,10 +17,11 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -34,6 +35,7 @@ from compress.store.notes import Notes
 
 DRAFT = re.compile(r"\.draft-[0-9a-f]{16}-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}")
 NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 FOREIGN_DRAFT_S = 24 * 3600.0  # a draft of another machine is left alone for so long
 
 
@@ -150,7 +152,13 @@ class Store:
         return path
 
     def commit(
-        self, inputs: dict[str, Any], *, kind: Kind, write: Callable[[Path], dict[str, Any]], discard_work: bool = True
+        self,
+        inputs: dict[str, Any],
+        *,
+        kind: Kind,
+        write: Callable[[Path], dict[str, Any]],
+        rounding: Mapping[str, Any] = NOTHING,
+        discard_work: bool = True,
     ) -> Artifact:
         """Write and commit the artifact that these inputs decide; return the existing one if it is there already.
 
@@ -158,6 +166,7 @@ class Store:
             inputs: what decides the content; its hash is the key.
             kind: the kind of artifact.
             write: fills a given empty directory and returns the facts.
+            rounding: what decided the last bits alone, JSON values by name; see ``Artifact.rounding``.
             discard_work: remove the key's work directory once committed.
 
         Raises:
@@ -173,7 +182,7 @@ class Store:
             with writable(self.root):
                 draft.mkdir(parents=True)
                 facts = write(draft)
-                _manifest(draft, kind=kind, key=key, inputs=inputs, facts=facts).write(draft)
+                _manifest(draft, kind=kind, key=key, inputs=inputs, facts=facts, rounding=dict(rounding)).write(draft)
                 sync(draft)
                 made = self._place(draft, target)
                 sync_directory(target.parent)
@@ -301,7 +310,9 @@ def _reason(error: ArtifactError) -> str:
     return "; ".join(line.strip() for line in str(error).splitlines() if not line.startswith(("  where", "  next")))
 
 
-def _manifest(directory: Path, *, kind: Kind, key: str, inputs: dict[str, Any], facts: dict[str, Any]) -> Manifest:
+def _manifest(
+    directory: Path, *, kind: Kind, key: str, inputs: dict[str, Any], facts: dict[str, Any], rounding: dict[str, Any]
+) -> Manifest:
     files = {
         name: Content((directory / name).stat().st_size, hash_file(directory / name))
         for name in sorted(files_of(directory), key=lambda name: Path(name).parts)
@@ -313,6 +324,7 @@ def _manifest(directory: Path, *, kind: Kind, key: str, inputs: dict[str, Any], 
         digest=digest_of(files),
         inputs=inputs,
         facts=facts,
+        rounding=rounding,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         files=files,
     )

@@ -275,8 +275,8 @@ def _cache_outputs(teacher: Member, host: Host, samples: Samples, *, view: View 
             "view": None if view is None else view.number,
             "mixup": 0.0 if view is None else view.mixup,
             "shard": [number, SHARD, BATCH],
-            "threads": host.execution.threads,
             "precision": host.execution.precision,
+            **host.execution.in_keys,
             "torch": importlib.metadata.version("torch"),
         }
         found = host.store.find(hash_values(inputs))
@@ -311,7 +311,7 @@ def _commit(host: Host, inputs: dict[str, Any], logits: Tensor, features: Mappin
             np.save(directory / f"feature{position}.npy", bits.numpy())
         return {"samples": len(logits)}
 
-    return host.store.commit(inputs, kind="outputs", write=write)
+    return host.store.commit(inputs, kind="outputs", rounding=host.execution.rounding, write=write)
 
 
 def _check(logits: Tensor, *, classes: int) -> None:

@@ -10,7 +10,7 @@ teachers = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(teachers)
 
 
-def test_a_stored_teacher_is_found_whatever_number_of_threads_made_it(make_context):
+def test_a_stored_teacher_is_found_and_another_one_made(make_context):
     recipe = Recipe.load(ROOT / "compress" / "ready" / "digits.yaml", overrides=["teacher.train.epochs=1"])
     two = make_context(execution=Execution(threads=2, precision="float32"))
     made = teachers.find_or_make_teacher(recipe, *two)

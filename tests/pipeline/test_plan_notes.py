@@ -94,6 +94,27 @@ def test_a_run_makes_no_trial_that_a_plan_has_made(asked, tmp_path, monkeypatch)
     assert len(trials) == 1
 
 
+def test_a_plan_tells_how_what_is_reused_was_rounded_and_reproducing_reuses_none_of_it(asked, tmp_path):
+    quiet = Reporter(quiet=True)
+    options = Options(tmp_path / "store", until_stage="teacher", threads=1, force_teacher=True, reporter=quiet)
+    recipe = Recipe.load(tmp_path / "recipe.yaml")
+    made = run(recipe, options).shipped
+    rows = [
+        asked(threads=threads, reproduce=reproduce)[0].steps[0]
+        for threads, reproduce in ((1, False), (2, False), (1, True))
+    ]
+    assert [(row.action, row.why) for row in rows[:2]] == [
+        ("reuse", ""),
+        ("reuse", "made with 1 thread; here it would be the same up to rounding"),
+    ]
+    assert rows[2].action == "run"
+    again = run(recipe, replace(options, reproduce=True)).shipped
+    assert again.digest == made.digest
+    assert again.key != made.key
+    assert asked(threads=1, reproduce=True)[0].steps[0].action == "reuse"
+    assert asked(threads=2, reproduce=True)[0].steps[0].action == "run"
+
+
 def test_a_store_that_cannot_be_written_is_planned_for_each_time(asked, tmp_path):
     (tmp_path / "store").write_text("no folder")
     first, looked = asked()

@@ -13,6 +13,7 @@ import pytest
 HERE = Path(__file__).parent / "recorded"
 TIMED = ("images_per_s",)
 ACCURACY = 0.05  # of one another, on machines that round otherwise
+UNRECORDED = "unrecorded"  # a bundle names its ancestors' keys, and no run was recorded since keys are without threads
 TRAINED = 0.5  # an accuracy below is that of a model right after it was cut, which no other machine repeats
 MACHINE = ("cpu_model", "cpu_flags", "versions")  # bits are promised on one machine, with one set of versions
 
@@ -41,7 +42,7 @@ def differences(now: Any, before: Any, *, path: str = "") -> list[str]:
     if isinstance(now, dict) and isinstance(before, dict):
         names = sorted(now.keys() | before.keys())
         return [line for name in names for line in differences(now.get(name), before.get(name), path=f"{path}/{name}")]
-    return [] if now == before else [f"{path}: {before} before, {now} now"]
+    return [] if now == before or before == UNRECORDED else [f"{path}: {before} before, {now} now"]
 
 
 def compare(report: dict[str, Any], name: str) -> None:

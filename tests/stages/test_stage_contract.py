@@ -79,6 +79,20 @@ def test_the_key_depends_on_every_field_but_the_name(stage, changes, context, mo
 
 
 @each_stage
+def test_rounding_is_no_reason_to_make_it_again_unless_the_same_bits_are_asked_for(stage, changes, context, model):
+    source = source_of(stage, model)
+    key, seed = stage.key(source, *context), stage.seed(source, *context)
+    for rounding in ({"threads": 7}, {"device": "meta"}):
+        other = replace(context, execution=replace(context.execution, **rounding))
+        exact = replace(context, execution=replace(other.execution, reproduce=True))
+        assert stage.key(source, *other) == key
+        assert stage.key(source, *exact) != key
+        assert {stage.seed(source, *here) for here in (other, exact)} == {seed}
+    precise = replace(context, execution=replace(context.execution, precision="bfloat16"))
+    assert stage.key(source, *precise) != key
+
+
+@each_stage
 def test_it_commits_under_its_key_and_leaves_its_source_alone(stage, changes, context, model):
     from compress.store.artifact import read_artifact
 
@@ -86,6 +100,7 @@ def test_it_commits_under_its_key_and_leaves_its_source_alone(stage, changes, co
     made = stage.run(source, *context)
     assert made.kind == stage.produces
     assert made.key == stage.key(source, *context)
+    assert made.rounding == {"threads": 1, "device": "cpu"}
     assert context.store.find(made.key, verify=True) == made
     read_artifact(model.path, verify=True)
     assert stage.run(source, *context) == made

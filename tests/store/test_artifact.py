@@ -151,7 +151,7 @@ def test_content_is_read_once_while_nothing_changes(store, monkeypatch):
 def as_format_1(path: Path) -> None:
     """Write a manifest as it was written before there was a checksum."""
     manifest = json.loads((path / "manifest.json").read_text())
-    del manifest["checksum"]
+    del manifest["checksum"], manifest["rounding"]
     (path / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
 
 
@@ -165,6 +165,12 @@ def test_artifacts_of_the_first_format_are_read_and_verified_but_scores_are_made
     assert "scores of an earlier version" in said[0]
     change(model.path)
     assert store.find(model.key) is None
+
+
+def test_how_something_was_rounded_is_found_with_it_and_decides_nothing(store):
+    made = store.commit({"x": 1}, kind="model", write=write_two, rounding={"threads": 3})
+    assert store.find(made.key).rounding == {"threads": 3}
+    assert store.commit({"x": 1}, kind="model", write=write_two, rounding={"threads": 4}) == made
 
 
 def test_newer_format_is_refused_and_stays(store):
