@@ -83,6 +83,8 @@ if TYPE_CHECKING:
     from compress.stages.vocabulary import PruneVocabulary
     from compress.store.artifact import Artifact
     from compress.tasks import Augment, Encode, Judge, Normalize, OwnTask, Symbols, Task, Tokenize
+    from compress.training.decoding import Beam, Greedy, Sample
+    from compress.training.label import Label
 
 # Where each public name lives. It is imported on first use, so that the command line answers at once.
 _HOMES = {
@@ -91,6 +93,7 @@ _HOMES = {
     "AttentionTransfer": "compress.loss.features",
     "Augment": "compress.tasks",
     "Baseline": "compress.recipe",
+    "Beam": "compress.training.decoding",
     "Benchmark": "compress.recipe",
     "Bernoulli": "compress.loss.logits",
     "Cnn": "compress.models",
@@ -111,6 +114,7 @@ _HOMES = {
     "FeatureTerm": "compress.loss",
     "File": "compress.data.sources",
     "Gates": "compress.recipe",
+    "Greedy": "compress.training.decoding",
     "GuidedLoss": "compress.loss",
     "Hard": "compress.loss.logits",
     "HardToken": "compress.loss.logits",
@@ -123,6 +127,7 @@ _HOMES = {
     "ImageFolder": "compress.data.sources",
     "Judge": "compress.tasks",
     "Kl": "compress.loss.logits",
+    "Label": "compress.training.label",
     "LastFeature": "compress.loss.features",
     "Layers": "compress.loss.attention",
     "Limits": "compress.recipe",
@@ -151,6 +156,7 @@ _HOMES = {
     "Relations": "compress.loss.attention",
     "ResNet": "compress.models",
     "Rkd": "compress.loss.features",
+    "Sample": "compress.training.decoding",
     "Samples": "compress.data.samples",
     "Schedule": "compress.loss",
     "Scores": "compress.loss.attention",
@@ -193,6 +199,7 @@ __all__ = [
     "AttentionTransfer",
     "Augment",
     "Baseline",
+    "Beam",
     "Benchmark",
     "Bernoulli",
     "Cnn",
@@ -213,6 +220,7 @@ __all__ = [
     "FeatureTerm",
     "File",
     "Gates",
+    "Greedy",
     "GuidedLoss",
     "Hard",
     "HardToken",
@@ -225,6 +233,7 @@ __all__ = [
     "ImageFolder",
     "Judge",
     "Kl",
+    "Label",
     "LastFeature",
     "Layers",
     "Limits",
@@ -253,6 +262,7 @@ __all__ = [
     "Relations",
     "ResNet",
     "Rkd",
+    "Sample",
     "Samples",
     "Schedule",
     "Scores",

@@ -37,7 +37,7 @@ def data(count: int = 600, *, test: float = 0.1) -> Data:
 
 
 def task(found: Data, **fields) -> TransductionTask:
-    symbols = Symbols(**{"source": "characters", "target": "words", "max_length": 16, **fields})
+    symbols = Symbols(**{"text": "characters", "target_text": "words", "max_length": 16, **fields})
     return TransductionTask.of(found, symbols=symbols, judge=Judge())
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_origin
 from compress.config import HubOrFolder, Values
 from compress.config.user_code import Own, is_own, origin
 
-TAGS = ("family", "source")  # a choice is written as the one key of a mapping, not as a field
+TAGS = ("family", "source", "decoding")  # a choice is written as the one key of a mapping, not as a field
 
 
 def tag_of(kind: type[Values]) -> str | None:

@@ -1,8 +1,8 @@
 """Distill: trains a student on the guided loss; under another name it is also the recovery after pruning."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -15,7 +15,9 @@ from compress.stage import CACHE_LIMIT_GB, Host, Member, Need, Optimization, Sta
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
 from compress.training.guided import fit_guided
+from compress.training.label import AnyLabel, label
 from compress.training.loop import Fit
+from compress.training.writing import writing_task
 
 
 class Distill(Optimization, Stage):
@@ -29,6 +31,8 @@ class Distill(Optimization, Stage):
         cache_limit_gb: the teacher's tapped features are stored while they need no more than this, in units of 10^9
             bytes; else they are computed anew for each batch. Logits and last features are always stored.
         loss: overrides the pipeline's loss; the report then shows both fingerprints.
+        label: of a task that writes: what the teachers write is learnt instead of what is known to be right. The loss
+            then reads it as the label, and forces it.
     """
 
     version: ClassVar[int] = 2
@@ -38,6 +42,12 @@ class Distill(Optimization, Stage):
     generations: Annotated[int, Field(ge=1, le=100)] = 1
     cache_limit_gb: Annotated[float, Field(ge=0, le=1e6)] = CACHE_LIMIT_GB
     loss: GuidedLoss | None = None
+    label: Annotated[AnyLabel | None, Field(exclude_if=lambda found: found is None)] = None  # keys are what they were
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse generations of what only the first teacher wrote."""
+        if self.label is not None and self.generations > 1:
+            raise ValueError("label says what the teachers write, and later generations have teachers of their own")
 
     def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
         """Train a copy of the source and commit it.
@@ -49,6 +59,10 @@ class Distill(Optimization, Stage):
         structure = load_structure(source.path)
         module, taught = load_model(source.path, code=host.code), work
         inputs, seed = self.inputs(source, work, host), self.seed(source, work, host)
+        facts: dict[str, Any] = {}
+        if self.label is not None:
+            data, counts = label(work, host, self.label)
+            taught, facts = replace(work, data=data), {"label": asdict(counts)}
         for generation in range(1, self.generations):
             own = inputs | {"generation": generation}
             earlier = self._generation(module, source, taught, host, inputs=own, seed=seed + generation - 1)
@@ -68,6 +82,7 @@ class Distill(Optimization, Stage):
                 "images_per_s": result.images_per_s,
                 "final_loss": result.final_loss,
                 "loss_fingerprint": self.guided_loss(work.loss).fingerprint,
+                **facts,
             },
         )
 
@@ -125,6 +140,33 @@ class Distill(Optimization, Stage):
     def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:
         """The stage's own loss if it has one, else the pipeline's."""
         return self.loss or loss
+
+    def guided_by(self, loss: GuidedLoss) -> bool:
+        """Also where the teachers write what is learnt, whatever the loss reads."""
+        return self.label is not None or super().guided_by(loss)
+
+    def inputs(self, source: Artifact | None, work: Work, host: Host) -> dict[str, Any]:
+        """Replace the path of further sources by what is in the file."""
+        inputs = super().inputs(source, work, host)
+        if self.label is not None:
+            inputs["fields"]["label"] = self.label.identity()
+        return inputs
+
+    def check(self, module: nn.Module, work: Work) -> None:  # noqa: ARG002
+        """Refuse labels where nothing is written, and a file of further sources that cannot be read.
+
+        Raises:
+            StageError: for a task that decides.
+            DataError: for the file.
+        """
+        if self.label is not None:
+            writing_task(work.task)
+            self.label.identity()
+
+    def smoke(self) -> Self:
+        """One epoch, and labels with little effort."""
+        label = None if self.label is None else self.label.smoke()
+        return super().smoke().model_copy(update={"label": label})
 
     def misfits(self, loss: GuidedLoss) -> list[str]:
         """Coupled terms need the whole batch at once."""

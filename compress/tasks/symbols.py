@@ -21,14 +21,14 @@ class Symbols(Values):
     """What the texts of a task that writes consist of.
 
     Attributes:
-        source: ``characters`` of the text to be read, white space among them, or ``words`` between white space.
-        target: the same of the text to be written.
+        text: ``characters`` of the text to be read, white space among them, or ``words`` between white space.
+        target_text: the same of the text to be written.
         max_length: symbols that are read, and symbols and the end that are written; what is longer is cut, counted and
             reported.
     """
 
-    source: Kind = "characters"
-    target: Kind = "characters"
+    text: Kind = "characters"
+    target_text: Kind = "characters"
     max_length: Annotated[int, Field(ge=4, le=100_000)] = 64
 
 

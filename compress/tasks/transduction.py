@@ -59,8 +59,8 @@ class TransductionTask(Task):
                 where="train",
                 hint="the symbols that a model can write are those of train",
             )
-        source = Vocabulary.of(train.inputs.tolist(), kind=symbols.source)
-        target = Vocabulary.of((text for texts in train.labels for text in texts), kind=symbols.target)
+        source = Vocabulary.of(train.inputs.tolist(), kind=symbols.text)
+        target = Vocabulary.of((text for texts in train.labels for text in texts), kind=symbols.target_text)
         task = cls(vocabularies=Vocabularies(source, target, symbols.max_length), judge=judge)
         chosen = judge.choose(FITTING)
         if chosen not in FITTING or judge.merge:

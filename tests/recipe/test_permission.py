@@ -47,7 +47,7 @@ SIDES = {
     READ: {
         "Idx.directory", "ImageFolder.root", "Numpy.archive", "ArrayPair.inputs", "ArrayPair.labels",
         "Table.path", "Table.files", "HubData.path", "Tokenize.tokenizer", "HuggingFace.path", "Teacher.weights",
-        "Teacher.artifact", "PruneVocabulary.texts", "DataConfig.preprocess",
+        "Teacher.artifact", "PruneVocabulary.texts", "Label.sources", "DataConfig.preprocess",
     },
     CODE: {
         "File.path", "File.factory", "File.arguments", "UserFile.path", "UserFile.factory", "UserFile.arguments",

@@ -8,14 +8,17 @@ import torch
 import writing_zoo
 from setting import Setting
 
-from compress import Distill, Train
+from compress import Beam, Distill, Greedy, Label, Train
+from compress.errors import DataError, StageError
 from compress.loss import GuidedLoss
 from compress.models import load_model
 from compress.progress import Reporter
 from compress.stage import Execution
 from compress.stages.create import Create
 from compress.store.store import Store
+from compress.training import decoding, writing
 from compress.training.inference import predict
+from compress.training.label import label
 
 UPDATES = {"batch_size": 32, "optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.01}
 
@@ -71,3 +74,127 @@ def test_stored_outputs_are_those_of_every_sample_in_its_order(setting):
     with torch.no_grad():
         live = setting.task.forward(load_model(setting.teacher.path), batch)
     assert np.allclose(outputs(batch).logits[0], live, atol=1e-4)
+
+
+SEQUENCE = GuidedLoss(preset="sequence")
+
+
+def label_with(setting: Setting, **fields):
+    return label(setting.work, setting.host, Label.model_validate(fields))
+
+
+def written(samples) -> set[tuple[str, str]]:
+    return {(source, text) for source, (text,) in zip(samples.inputs, samples.labels, strict=True)}
+
+
+def right_rate(samples) -> float:
+    """Share of texts that are among the right ones, by the rule that the data follow."""
+    known: dict[str, set[str]] = {}
+    for word, sounds in writing_zoo.rows():
+        known.setdefault(word, set()).add(sounds)
+    found = written(samples)
+    return sum(text in known[source] for source, text in found) / len(found)
+
+
+def test_the_best_of_a_beam_is_learnt_once_for_each_source(setting):
+    data, counts = label_with(setting, decoding={"beam": {"size": 3}})
+    assert counts.sources == len(set(setting.data.train.inputs)) == len(set(data.train.inputs))
+    assert counts.texts == counts.sources
+    assert counts.learnt == len(data.train) == counts.sources - counts.runaway - counts.empty
+    assert counts.exact_match > 0.7
+    assert counts.exact_match == pytest.approx(right_rate(data.train), abs=0.02)
+    assert data.select is setting.data.select
+
+
+def test_interpolation_takes_what_is_nearest_and_rejection_what_is_right(setting):
+    first, _ = label_with(setting, decoding={"beam": {"size": 4, "best": 4}})
+    near, _ = label_with(setting, decoding={"beam": {"size": 4, "best": 4}}, choose="nearest")
+    assert right_rate(near.train) > right_rate(first.train)
+    only, counts = label_with(setting, decoding={"beam": {"size": 4, "best": 4}}, choose="all", max_error_rate=0)
+    assert right_rate(only.train) == 1
+    assert counts.wrong > 0
+    assert written(near.train) - written(only.train) == {
+        pair for pair in written(near.train) if pair not in set(writing_zoo.rows())
+    }
+
+
+def test_the_unlikeliest_are_dropped_and_what_is_given_may_stay(setting):
+    whole, _ = label_with(setting, decoding="greedy")
+    few, counts = label_with(setting, decoding="greedy", drop_fraction=0.25)
+    assert counts.unlikely == int(0.25 * len(whole.train))
+    assert right_rate(few.train) > right_rate(whole.train)
+    sure, counts = label_with(setting, decoding="greedy", min_log_probability=-0.1)
+    assert 0 < len(sure.train) == len(whole.train) - counts.unlikely < len(whole.train)
+    both, _ = label_with(setting, decoding="greedy", keep_given=True)
+    assert len(both.train) == len(whole.train) + len(setting.data.train)
+    with pytest.raises(StageError, match="nothing that the teachers wrote"):
+        label_with(setting, decoding="greedy", min_log_probability=-1e-12)
+
+
+def test_further_sources_are_written_but_for_those_of_a_role(setting, tmp_path):
+    words = [word for word, _ in writing_zoo.rows(900, seed=1)]
+    taken = {text for samples in setting.data.roles.values() for text in samples.inputs}
+    path = tmp_path / "words.txt"
+    path.write_text("\n".join([*words, "", *setting.data.test.inputs]))
+    data, counts = label_with(setting, decoding="greedy", sources=path)
+    assert counts.further == len(set(words) - taken)
+    assert not set(data.train.inputs) & set(setting.data.test.inputs)
+    missing = {*words, *setting.data.train.inputs} - (taken - {*setting.data.train.inputs}) - {*data.train.inputs}
+    assert len(missing) == counts.runaway + counts.empty
+    with pytest.raises(DataError, match="cannot be read"):
+        label_with(setting, decoding="greedy", sources=tmp_path / "none.txt")
+
+
+def test_what_was_written_is_stored_by_shard_and_used_again(setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "SHARD", 100)
+    setting = replace(setting, store=Store.open(tmp_path / "store"))
+    first, _ = label_with(setting, decoding={"sample": {"texts": 2}}, choose="all")
+    shards = [*(tmp_path / "store" / "artifacts").glob("*/texts.npz")]
+    assert len(shards) == -(-len(set(setting.data.train.inputs)) // 100)
+    shards[0].write_bytes(shards[0].read_bytes()[:-10])  # damage is made anew
+    monkeypatch.setattr(decoding.Beam, "write", None)
+    again, _ = label_with(setting, decoding={"sample": {"texts": 2}}, choose="all", max_error_rate=9)
+    assert first.train.digest == again.train.digest
+
+
+def test_an_ensemble_writes_together(setting):
+    fresh = Create(model=writing_zoo.TINY).run(None, *replace(setting, seed=1))
+    second = Train(epochs=6, **UPDATES).run(fresh, *setting)
+    together = replace(setting, ensemble=[(second, 0.25)])
+    _, counts = label_with(together, decoding="greedy")
+    assert counts.exact_match > 0.6
+
+
+def test_sequence_level_distillation_learns_what_the_teacher_wrote(setting):
+    student = Create(model=writing_zoo.SMALLER).run(None, *setting)
+    stage = Distill(epochs=8, loss=SEQUENCE, label=Label(decoding=Beam(size=3)), **UPDATES)
+    assert stage.guided_by(SEQUENCE)
+    taught = stage.run(student, *setting)
+    assert taught.facts["label"]["learnt"] > 0
+    assert forced(taught, setting) > forced(student, setting) + 0.3
+    assert taught.key == stage.key(student, *setting)
+    plain = Distill(epochs=8, loss=SEQUENCE, **UPDATES)
+    assert "label" not in plain.inputs(student, *setting)["fields"]
+    other = stage.model_copy(update={"label": Label(decoding=Beam(size=3), choose="first", drop_fraction=0.1)})
+    assert len({found.key(student, *setting) for found in (plain, stage, other)}) == 3
+
+
+def test_both_levels_at_once_force_what_was_written(setting):
+    student = Create(model=writing_zoo.SMALLER).run(None, *setting)
+    loss = GuidedLoss(preset="distil-whisper")
+    taught = Distill(epochs=4, loss=loss, label=Label(decoding=Greedy()), **UPDATES).run(student, *setting)
+    assert forced(taught, setting) > forced(student, setting) + 0.2
+
+
+def test_labels_that_make_no_sense_are_refused(setting, make_context):
+    with pytest.raises(ValueError, match="nothing to choose"):
+        Label(decoding=Greedy(), choose="nearest")
+    with pytest.raises(ValueError, match="later generations"):
+        Distill(label=Label(), generations=2)
+    with pytest.raises(ValueError, match="one of sequence, sequence-interpolation, rejection"):
+        Distill.model_validate({"label": "sequential"})
+    assert Distill.model_validate({"label": "sequence-interpolation"}).label.decoding == Beam(size=8, best=8)
+    with pytest.raises(StageError, match="nothing to write"):
+        Distill(label=Label()).check(torch.nn.Identity(), make_context().work)
+    smoke = Distill(label=Label(decoding=Beam(size=8, best=8))).smoke()
+    assert smoke.label.decoding.size == 2

@@ -9,7 +9,7 @@ import torch
 import writing_zoo
 from torch.nn import functional as F
 
-from compress import DataConfig, Judge, Recipe, Symbols, Table
+from compress import DataConfig, Judge, Recipe, Sample, Symbols, Table
 from compress.data.answers import objects
 from compress.data.roles import Split, assign
 from compress.data.samples import Data, Samples
@@ -167,10 +167,13 @@ def test_a_recipe_names_the_columns(tmp_path):
         data:
           source: {table: {path: words.csv, text: word, target_text: sounds}}
           split: {test: 40, select: 40, calibration: 40}
-          symbols: {target: words, max_length: 16}
+          symbols: {target_text: words, max_length: 16}
         teacher: {model: {transducer: {width: 32}}, train: {label_smoothing: 0.1}}
         student: {transducer: {width: 16}}
-        stages: [distill]
+        stages:
+          - distill: {label: {decoding: {beam: {size: 4, best: 2}}, choose: nearest, sources: words.csv}}
+          - distill: {name: again, label: rejection}
+          - export
     """
     recipe = Recipe.parse(text, origin="recipe.yaml", directory=Path(tmp_path))
     data = recipe.data.load()
@@ -178,6 +181,9 @@ def test_a_recipe_names_the_columns(tmp_path):
     assert isinstance(task, TransductionTask)
     assert task.max_length == 16
     assert "AH" in task.classes
+    assert recipe.stages[0].label.sources == tmp_path / "words.csv"
+    assert recipe.stages[1].label.decoding == Sample(texts=4)
+    assert Recipe.parse(recipe.to_yaml(), origin="again", directory=Path(tmp_path)) == recipe
     assert recipe.teacher.train.guided_loss(recipe.loss).terms.keys() == {"hard", "uniform"}
 
 
