@@ -87,8 +87,8 @@ def write_role(work: Work, host: Host, sources: Samples, how: AnyDecoding) -> It
             "task": task.digest,
             "samples": shard.digest,
             "rows": ROWS,
-            "threads": host.execution.threads,
             "precision": host.execution.precision,
+            **host.execution.in_keys,
             "torch": importlib.metadata.version("torch"),
         }
         key = hash_values(inputs)
@@ -97,7 +97,8 @@ def write_role(work: Work, host: Host, sources: Samples, how: AnyDecoding) -> It
             models = models or [load_model(member.artifact.path, code=host.code) for member in work.teachers]
             title = "labels" if len(starts) == 1 else f"labels, part {number + 1} of {len(starts)}"
             texts = write(models, task, shard, how, host, weights=weights, seed=int(key[:8], 16), name=title)
-            found = host.store.commit(inputs, kind="outputs", write=partial(_save, texts=texts))
+            rounding = host.execution.rounding
+            found = host.store.commit(inputs, kind="outputs", rounding=rounding, write=partial(_save, texts=texts))
         yield from _load(found.path)
 
 
