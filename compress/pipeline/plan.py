@@ -23,7 +23,7 @@ from compress.pipeline.nodes import RIVALS, Node, begin, nodes
 from compress.pipeline.pairing import Pairing, pairings
 from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
 from compress.pipeline.run_directory import decide_execution
-from compress.pipeline.surroundings import surroundings
+from compress.pipeline.surroundings import stamps, surroundings
 from compress.quantization.kernels import find_hindrance
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
@@ -84,7 +84,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
         CompressError: for data, models and files that a run would refuse.
     """
     root = options.store.expanduser().absolute()
-    around = surroundings(recipe, store=root, code=options.code)
+    around = surroundings(recipe, code=options.code)
     asked = {
         "plan": recipe.mask().model_dump(mode="json"),
         "until": options.until_stage,
@@ -97,6 +97,8 @@ def plan(recipe: Recipe, options: Options) -> Plan:
         "code": [str(path.absolute()) for path in options.code],
         "allow": list(options.allow),
     }
+    if around is not None:
+        around |= {"store": [stamp for name in ("artifacts", "runs") for stamp in stamps(root / name)]}
     notes = Notes(root)
     noted = None if around is None else notes.find(asked, of=around)
     if noted is not None:

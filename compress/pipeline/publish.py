@@ -11,6 +11,7 @@ import numpy as np
 from compress.benchmark.document import BenchmarkResult, Row
 from compress.benchmark.environment import describe
 from compress.benchmark.measure import Measurement
+from compress.benchmark.tables import doubts
 from compress.config.discretion import Discretion
 from compress.data import Data
 from compress.export.layers import layer_sizes
@@ -20,12 +21,13 @@ from compress.judge.contenders import Contender
 from compress.judge.race import Race
 from compress.judge.scores import Scores
 from compress.judge.simplest import Fitted
-from compress.pipeline.run_directory import place_bundle
+from compress.pipeline.run_directory import CARD, place_bundle
 from compress.pipeline.step import Step
 from compress.recipe import Recipe
 from compress.recipe.permission import find_asks
 from compress.recipe.recipe import parameters, to_text
 from compress.recipe.sections import Tracking
+from compress.report.card import card
 from compress.report.columns import csv_text
 from compress.report.document import (
     DataSection,
@@ -82,27 +84,62 @@ def publish(
         write_atomically(run_dir / name, text)
     names = [*texts]
     shipped = rows[-1]
+    run.tags(_tell(report))
     if report.benchmark is not None:
         waterfall(report).savefig(run_dir / "waterfall.png", dpi=130)
         names.append("waterfall.png")
         _record_race(report.benchmark, report.verdict, rows, run)
+        _record_gates(report.gates_on_select if report.verdict is None else report.verdict.gates, run)
     for name in names:
         run.artifact(run_dir / name)
     run.params(parameters(told))
     if shipped.artifact.kind == "bundle":
-        bundle = place_bundle(shipped.artifact.path, run_dir)
+        bundle = place_bundle(shipped.artifact.path, run_dir, card=_card(report, shipped.artifact.path))
         run.artifact(bundle)
         if report.verdict is not None and report.verdict.passed and register:
             _register(bundle, report.verdict, recipe.name, run)
 
 
+def _card(report: Report, bundle: Path) -> str:
+    labels, preprocessing = (
+        json.loads((bundle / name).read_text(encoding="utf-8")) for name in ("labels.json", "preprocessing.json")
+    )
+    return card(report, Manifest.read(bundle), labels=labels, preprocessing=preprocessing)
+
+
+def _tell(report: Report) -> dict[str, str]:
+    """Return what decides whether a run is looked at twice, as tags to filter by: its gates, and what disturbed it."""
+    told = {}
+    if report.benchmark is not None:
+        found = [doubt for comparison in report.benchmark.comparisons for doubt in doubts(comparison)]
+        told["compress.disturbed"] = "; ".join(found) or "no"
+    gates = report.gates_on_select if report.verdict is None else report.verdict.gates
+    if gates:
+        told["compress.gates"] = "passed" if all(gate.passed for gate in gates) else "missed"
+        told |= {f"compress.gate.{gate.name.replace(': ', '.')}": gate.gap for gate in gates}
+    return told
+
+
+def _record_gates(gates: Sequence[GateResult], run: Run) -> None:
+    """Record each gate's limit, what was found, and the bound that was held against the limit."""
+    for gate in gates:
+        name = f"gate.{gate.name.replace(': ', '.')}"
+        run.metrics(
+            {f"{name}/limit": gate.limit, f"{name}/found": gate.estimate, f"{name}/judged": gate.judged}, step=0
+        )
+
+
 def _record_race(benchmark: BenchmarkResult, verdict: Verdict | None, rows: Sequence[Step], run: Run) -> None:
     """Record what each row's file did in its tracked run, and the shipped one's in the pipeline's."""
-    tests = {} if verdict is None else {row.name: row.accuracy.value for row in verdict.test}
+    tests = {} if verdict is None else {row.name: row for row in verdict.test}
     primary, measured = benchmark.primary, benchmark.comparisons[0].measurements
     for row in rows:
         found = benchmark.row(row.title)
-        values = {"latency_p50_ms": found.latency_ms.get(primary), "test_accuracy": tests.get(row.title)}
+        values = {"latency_p50_ms": found.latency_ms.get(primary)}
+        if row.title in tests:
+            tested = tests[row.title]
+            change = None if tested.change is None else tested.change.value
+            values |= {"test_accuracy": tested.accuracy.value, "delta_accuracy": change}
         if row.title in measured:
             values |= _resources(measured[row.title])
         if primary in found.speedup:
@@ -112,6 +149,8 @@ def _record_race(benchmark: BenchmarkResult, verdict: Verdict | None, rows: Sequ
         row.run.metrics(_other_profiles(found, benchmark.profiles[1:]), step=0)
         if row is rows[-1]:
             run.headline(known | headline(row.scores, rows[0].scores))
+            if verdict is not None:
+                run.metrics({"teacher/test_accuracy": verdict.teacher.accuracy.value}, step=0)
 
 
 def _register(bundle: Path, verdict: Verdict, name: str, run: Run) -> None:
@@ -132,11 +171,12 @@ def _register(bundle: Path, verdict: Verdict, name: str, run: Run) -> None:
         outputs=outputs,
         example=example,
         tags={"test_accuracy": verdict.shipped.accuracy.value},
+        description=(bundle / CARD).read_text(encoding="utf-8"),
     )
 
 
 def headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:
-    """Return what MLflow charts of a scored file, with its change from the teacher where there is one."""
+    """Return what MLflow charts of a scored file; against the teacher where there is one."""
     facts = scores.facts
     values = select_headline(
         role=facts.role,
@@ -148,7 +188,6 @@ def headline(scores: Scores, teacher: Scores | None) -> dict[str, float]:
         teacher_kl_nats=facts.teacher_kl_nats,
     )
     if teacher is not None:
-        values["delta_accuracy"] = scores.accuracy - teacher.accuracy
         values["compression_x"] = teacher.facts.size_bytes / facts.size_bytes
     return values
 

@@ -21,12 +21,13 @@ from compress.judge.simplest import Fitted, fit_simplest
 from compress.judge.verdict import read_test
 from compress.models import load_model, load_structure
 from compress.pipeline.acceptance import accept
+from compress.pipeline.answer import Question
 from compress.pipeline.estimate import Measured, estimate
 from compress.pipeline.leads import measure_simplest
 from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes
 from compress.pipeline.pairing import pairings
 from compress.pipeline.publish import build_report, describe_data, headline, publish
-from compress.pipeline.run_directory import Asked, seconds_by_digest, settle_execution
+from compress.pipeline.run_directory import Asked, entitle, seconds_by_digest, settle_execution
 from compress.pipeline.step import Step
 from compress.progress import Reporter
 from compress.recipe import Recipe
@@ -63,11 +64,12 @@ class Options:
         force: stages to run again although the store has their output.
         smoke: a few steps of everything in a store of its own; gates are not judged, and no advice is given.
         strict: a warning of the advice ends the run before anything is distilled.
+        again: measure and judge anew what an earlier run has answered, and record it as another run.
         force_teacher: go on with a teacher that is no better than an answer that needs no model.
         directory: of the recipe: paths in what is published start there.
         allow: what else of the recipe may be done: launchers, interpreters, addresses of tracking servers, by name.
         judged: whether test is read for a verdict; without it the gates are looked at on select, as choices are.
-        label: the pipeline's name in MLflow; empty takes the recipe's.
+        label: the pipeline's name in MLflow; empty takes the recipe's and what sets it apart from others of that name.
         tags: of the pipeline's tracked run.
         reporter: progress and notices.
         interrupted: says whether to checkpoint and stop.
@@ -88,12 +90,18 @@ class Options:
     label: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
+    again: bool = False
     force_teacher: bool = False
     directory: Path = Path()
     allow: Sequence[str] = ()
     reporter: Reporter = field(default_factory=Reporter)
     interrupted: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 30.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything of the recipe is run, as far as it goes."""
+        return self.until_stage is None and not self.smoke
 
     @property
     def asked(self) -> Asked:
@@ -110,7 +118,7 @@ class Outcome:
         report: what was found out, as in ``report.json``.
         run_dir: recipe, report, tables, picture, and the bundle when there is one.
         shipped: the last artifact.
-        race: what was measured; None when the run stopped before.
+        race: what was measured; None when the run stopped before, or an earlier one has answered.
     """
 
     passed: bool | None
@@ -123,6 +131,8 @@ class Outcome:
 def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outcome:
     """Run a recipe from its teacher to its verdict, reusing what the store has.
 
+    While nothing that decides it has changed since a run that came to its end, that run's outcome is returned.
+
     Args:
         recipe: what to do.
         options: how.
@@ -132,6 +142,9 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
         CompressError: see ``errors.py``; everything committed before stays.
         KeyboardInterrupt: when interrupted; the same call continues.
     """
+    question = Question.ask(recipe, store=options.store, code=options.code, allow=options.allow)
+    if (known := _find_outcome(question, options)) is not None:
+        return known
     real, full = read(recipe, options)
     recipe, options, data = choose_little(real, options, full)
     if options.until_stage is None:
@@ -148,7 +161,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
         store.lock(f"run-{run_dir.name}", wait=None),
         Tracker.open(store.root, uri=recipe.tracking.uri, required=recipe.tracking.required) as tracker,
         tracker.run(
-            options.label or recipe.name,
+            options.label or entitle(recipe, store.root / "runs", run_dir.name, discretion_of(options)),
             experiment=experiment_name(recipe, data),
             key=run_dir.name,
             tags={"compress.role": "pipeline", **shared, **options.tags},
@@ -215,8 +228,39 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
                 run=parent,
                 register=not options.smoke,
             )
-    passed = all(gate.passed for gate in gates) if gates and not options.judged else verdict and verdict.passed
-    return Outcome(None if options.smoke else passed, report, run_dir, rows[-1].artifact, race)
+    if options.is_whole:
+        question.note_answer(run_dir)
+    return Outcome(_decide(report, options), report, run_dir, rows[-1].artifact, race)
+
+
+def _find_outcome(question: Question, options: Options) -> Outcome | None:
+    """Return what an earlier run has answered, if it is all that the options ask for."""
+    if not options.is_whole or options.again or options.strict or options.from_stage or options.force:
+        return None
+    found = question.find_answer()
+    if found is None:
+        return None
+    report, run_dir = found
+    shipped = Store(question.root).find(report.stages[-1].key)
+    how, asked = report.execution, options.asked
+    same = (asked.threads or how.threads, asked.device or how.device, asked.precision or how.precision)
+    if shipped is None or same != (how.threads, how.device, how.precision):
+        return None
+    if options.judged and report.verdict is None:
+        return None
+    options.reporter.say(
+        f"nothing has changed since {report.environment.date}: this is what was found then; --again measures anew"
+    )
+    return Outcome(_decide(report, options), report, run_dir, shipped, None)
+
+
+def _decide(report: Report, options: Options) -> bool | None:
+    """Return whether every gate holds, on test, or on select where test is not read; None when none was judged."""
+    if options.smoke:
+        return None
+    if options.judged:
+        return None if report.verdict is None else report.verdict.passed
+    return all(gate.passed for gate in report.gates_on_select) if report.gates_on_select else None
 
 
 @dataclass(frozen=True)
@@ -330,6 +374,7 @@ class Loop:
         teacher = next((step.scores for step in self.steps.values()), None)
         loss = stage.guided_loss(work.loss).fingerprint
         tags = {"compress.role": node.role, "compress.stage": node.name, "compress.loss": loss, **self.shared_tags}
+        tags["compress.recovered"] = "no" if stage.cuts and stage.training is None else "yes"
         with self.tracker.run(node.name, parent=self.parent, tags=tags) as run:
             fields = stage.model_dump(mode="json", exclude={"name", "verb"})
             run.params({node.name: discretion_of(self.options).tell(fields)})

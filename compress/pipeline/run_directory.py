@@ -6,26 +6,36 @@
     report.json      the result; beside it report.md and waterfall.png
     recipe.yaml      with every default
     plan.json        which steps were run and which reused, with their keys
-    bundle/          the shipped files
+    bundle/          the shipped files, and a card that says what was measured of them
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 import torch
+import yaml
 
 from compress.benchmark.environment import describe
 from compress.benchmark.runtimes.machine import count_allowed_cores
+from compress.config.discretion import Discretion
 from compress.errors import ArtifactError, EnvironmentFault, UsageError
+from compress.export.manifest import NAME, Content, Manifest
+from compress.recipe import Recipe
+from compress.recipe.differences import differences
+from compress.recipe.recipe import parameters
 from compress.report.document import Report
 from compress.stage import Execution, Precision
 from compress.stage.device import best_device, check_device
 from compress.store.disk import sync_file, writable, write_atomically
 from compress.store.document import OtherSchemaError, load
+
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -135,8 +145,31 @@ def seconds_by_digest(runs: Path, *, say: Callable[[str], None]) -> dict[str, fl
     return found
 
 
-def place_bundle(source: Path, run_dir: Path) -> Path:
+def entitle(recipe: Recipe, runs: Path, name: str, discretion: Discretion) -> str:
+    """Return a recipe's name and what sets it apart from other recipes of that name in a store.
+
+    Args:
+        recipe: about to be run.
+        runs: the store's ``runs``.
+        name: of its own run directory.
+        discretion: tells paths, as in the recipes that lie there.
+    """
+    told = [parameters(recipe.publish(discretion))]
+    for path in sorted(runs.glob(f"{recipe.name}-*/recipe.yaml")):
+        if path.parent.name != name:
+            with suppress(OSError, ValueError, yaml.YAMLError):  # a damaged one sets nothing apart
+                values = yaml.safe_load(path.read_text(encoding="utf-8"))
+                told += [parameters(values)] if isinstance(values, dict) else []
+    return f"{recipe.name} {differences(told)[0]}".rstrip()
+
+
+def place_bundle(source: Path, run_dir: Path, *, card: str) -> Path:
     """Copy a stored bundle to ``bundle``, taking the earlier one's place once it is whole; only under the run's lock.
+
+    Args:
+        source: the stored bundle.
+        run_dir: where ``bundle`` is.
+        card: what is said of it, as Markdown; one more of the bundle's files.
 
     Returns:
         Where it is now.
@@ -149,8 +182,14 @@ def place_bundle(source: Path, run_dir: Path) -> Path:
         shutil.rmtree(left, ignore_errors=True)
     draft.mkdir()
     for path in source.iterdir():
-        if path.name != "manifest.json":  # the store's own
+        if path.name not in ("manifest.json", NAME):  # the store's own, and what is written here
             _copy(path, draft / path.name)
+    content, manifest = card.encode(), Manifest.read(source)
+    written = {CARD: Content(hashlib.sha256(content).hexdigest(), len(content))}
+    (draft / CARD).write_bytes(content)
+    replace(manifest, files=manifest.files | written).write(draft)
+    for name in (CARD, NAME):
+        sync_file(draft / name)
     if bundle.exists():
         bundle.rename(earlier)
     draft.rename(bundle)

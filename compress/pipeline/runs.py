@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from rich import box
 from rich.table import Table
 
 from compress.errors import ArtifactError, InputError
 from compress.measures.pareto import optimal
 from compress.measures.units import format_bytes, format_ms, format_share, format_speedup
+from compress.recipe.differences import differences
 from compress.store.document import OtherSchemaError, load
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ class Run:
 
     Attributes:
         name: of its run directory.
+        settings: in which its recipe is unlike the others of its name; empty where there are none.
         data: digest of its data; only runs on the same data can be compared.
         profile: the primary one, under which it was timed.
         cpu: the model of the machine it was timed on; times of two machines are not compared.
@@ -40,6 +43,7 @@ class Run:
     """
 
     name: str
+    settings: str
     data: str
     profile: str
     cpu: str
@@ -69,11 +73,11 @@ def read_runs(store: Path, *, say: Callable[[str], object]) -> list[Run]:
     Raises:
         InputError: when there is none, or a report cannot be read.
     """
+    read = [run for path in sorted((store / "runs").glob("*/report.json")) if (run := _read(path, say)) is not None]
+    settings = differences([recipe for recipe, _ in read])
     found: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
-    for path in sorted((store / "runs").glob("*/report.json")):
-        run = _read(path, say)
-        if run is not None:
-            found[run.group].append(run)
+    for (_, run), told in zip(read, settings, strict=True):
+        found[run.group].append(replace(run, settings=told))
     if not found:
         raise InputError("no finished pipelines to compare", where=store, hint="run a recipe to its end first")
     return [run for group in found.values() for run in _mark(group)]
@@ -97,7 +101,7 @@ def table(runs: Sequence[Run]) -> Table:
         group = run.group
         made.add_row(
             "*" if run.optimal else "",
-            run.name,
+            _entitle(run),
             format_bytes(run.size_bytes),
             format_ms(run.latency_ms),
             format_speedup(run.speedup, measurable=run.measurable),
@@ -127,7 +131,7 @@ def plot(runs: Sequence[Run], path: Path) -> None:
                 run.latency_ms, value, yerr=[[value - low], [high - value]], color=colour, capsize=3, linewidth=1
             )
             axis.scatter(run.latency_ms, value, s=30 + 500 * run.size_bytes / largest, color=colour, alpha=0.45)
-            label = f"{run.name}\n{format_bytes(run.size_bytes)}"
+            label = f"{_entitle(run)}\n{format_bytes(run.size_bytes)}"
             axis.annotate(label, (run.latency_ms, value), xytext=(9, 7), textcoords="offset points", fontsize=8)
         front = sorted((run.latency_ms, 100 * run.accuracy.value) for run in group if run.optimal)
         axis.plot(*zip(*front, strict=True), color="#0a7a74", linestyle="--", linewidth=1, drawstyle="steps-post")
@@ -147,9 +151,14 @@ def documents(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [asdict(run) for run in runs]
 
 
-def _read(path: Path, say: Callable[[str], object]) -> Run | None:
-    """Return a run; None when it was not raced to its end, or its report is of another version."""
+def _entitle(run: Run) -> str:
+    return f"{run.name}\n{run.settings}" if run.settings else run.name
+
+
+def _read(path: Path, say: Callable[[str], object]) -> tuple[dict[str, Any], Run] | None:
+    """Return a recipe's settings and its run; None when that was not raced, or its report is of another version."""
     try:
+        from compress.recipe.recipe import parameters
         from compress.report.document import Report  # brings the harness, and so torch
 
         report = load(Report, path)
@@ -165,8 +174,9 @@ def _read(path: Path, say: Callable[[str], object]) -> Run | None:
         return None
     shipped, profile = benchmark.shipped, benchmark.primary
     assert shipped.accuracy is not None  # every file of a pipeline is scored
-    return Run(
+    run = Run(
         name=path.parent.name,
+        settings="",
         data=report.data.digest,
         profile=profile,
         cpu=report.environment.cpu_model,
@@ -180,6 +190,7 @@ def _read(path: Path, say: Callable[[str], object]) -> Run | None:
         passed=None if verdict is None else verdict.passed,
         optimal=False,
     )
+    return parameters(yaml.safe_load(report.recipe_yaml)), run
 
 
 def _mark(runs: Sequence[Run]) -> list[Run]:

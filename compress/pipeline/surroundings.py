@@ -1,4 +1,4 @@
-"""What a plan depends on besides the recipe, seen at a glance: nothing is read that can be told from outside."""
+"""What a plan or an answer depends on besides the recipe, seen at a glance: no content is read where stamps tell."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -16,14 +16,13 @@ from compress.stage.device import best_device, name_device
 Stamp = tuple[str, int, int]
 
 
-def surroundings(recipe: Recipe, *, store: Path, code: Sequence[Path]) -> dict[str, Any] | None:
-    """Return all that decides a plan besides the recipe, the options and the code, as JSON values.
+def surroundings(recipe: Recipe, *, code: Sequence[Path]) -> dict[str, Any] | None:
+    """Return all that decides a result besides the recipe, the options and our own code, as JSON values.
 
     Files are told by size and time of change, as ``make`` and ``rsync`` do.
 
     Args:
         recipe: its strings that name files are what it reads.
-        store: what it may reuse.
         code: the user's Python files that may be run.
 
     Returns:
@@ -36,7 +35,6 @@ def surroundings(recipe: Recipe, *, store: Path, code: Sequence[Path]) -> dict[s
     named |= {file for path in scripts for file in user_modules(path, folders=folders_of(code)).values()}
     return {
         "files": [stamp for path in sorted({*named, *code}) for stamp in stamps(path)],
-        "store": [stamp for name in ("artifacts", "runs") for stamp in stamps(store / name)],
         "machine": [count_allowed_cores(), sorted(cpu()[1]), name_device(best_device())],
     }
 

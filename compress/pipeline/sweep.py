@@ -188,7 +188,7 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
     for number, (recipe, values) in enumerate(zip(recipes, told, strict=True), start=1):
         options.reporter.say(f"variant {number} of {len(recipes)}: {' '.join(values)}")
         try:
-            outcome = run(recipe, replace(options, judged=False, label=names[number - 1]))
+            outcome = run(recipe, replace(options, judged=False, label=f"{recipe.name} {names[number - 1]}"))
         except StageError as error:  # one variant may ask for what cannot be; the others go on
             options.reporter.say(f"variant {number} failed: {error}")
             rows.append(Variant(settings=values, shipped=None, failure=error.message))
@@ -202,7 +202,7 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
     if chosen is not None:
         options.reporter.say(f"chosen on select: {' '.join(told[chosen])}; test is read for it")
         tags = {**options.tags, "compress.chosen": goal}
-        chosen_options = replace(options, tags=tags, label=f"chosen: {names[chosen]}")
+        chosen_options = replace(options, tags=tags, label=f"{recipes[chosen].name} {names[chosen]}, chosen")
         outcome = run(recipes[chosen], chosen_options, raced=races[chosen] if goal == "smallest" else None)
         verdict = outcome.report.verdict
         tested = None if verdict is None else verdict.shipped.accuracy
@@ -256,7 +256,7 @@ def _describe(outcome: Outcome) -> Shipped:
 
 
 def labels(overrides: Sequence[Sequence[str]]) -> list[str]:
-    """Return what tells variants apart, values first because MLflow's list cuts names: ``0.3 kept_macs_fraction``.
+    """Return what tells variants apart: ``kept_macs_fraction=0.3``.
 
     A field keeps its stage where two of them have one name.
     """
@@ -270,7 +270,7 @@ def labels(overrides: Sequence[Sequence[str]]) -> list[str]:
 def _shorten(value: str, fields: Sequence[str]) -> str:
     path, _, text = value.partition("=")
     field = path.rpartition(".")[2]
-    return f"{text} {field if fields.count(field) == 1 else path.removeprefix('stages.')}"
+    return f"{field if fields.count(field) == 1 else path.removeprefix('stages.')}={text}"
 
 
 def table(result: SweepResult) -> Table:

@@ -101,6 +101,7 @@ class Register:
         inputs: name, NumPy dtype and shape of each; a dynamic axis is its name.
         outputs: likewise.
         tags: of the version.
+        description: of the version, as Markdown.
         alias: moved to it.
         run: which exported it.
         ms: when.
@@ -113,6 +114,7 @@ class Register:
     inputs: list[list[Any]]
     outputs: list[list[Any]]
     tags: dict[str, str]
+    description: str = ""
     alias: str
     run: str
     ms: int

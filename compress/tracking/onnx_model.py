@@ -24,6 +24,7 @@ from mlflow.types import Schema, TensorSpec
 from compress.tracking.events import Register
 
 SHA256_TAG = "compress.sha256"
+MOST_DESCRIBED = 5000  # characters
 
 
 def register(
@@ -31,7 +32,8 @@ def register(
 ) -> None:
     """Log the file as a model of the run, register it as a version, and move the alias to that version.
 
-    Does nothing again that an interrupted attempt has done.
+    The same bytes are registered once: a file that is a version already, of an attempt that was interrupted or of
+    another run, only gets the alias.
 
     Args:
         client: for tracking and registry.
@@ -46,7 +48,7 @@ def register(
     name = event.name
     versions = [
         version
-        for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        for version in client.search_model_versions(f"name = '{name}'")
         if version.tags.get(SHA256_TAG) == event.sha256
     ]
     if not versions:
@@ -63,11 +65,19 @@ def register(
                 run_id=run_id,
                 model_id=model.model_id,
                 tags=event.tags | {SHA256_TAG: event.sha256},
+                description=_fit(event.description) or None,
                 await_creation_for=0,
             )
         ]
     client.set_registered_model_alias(name, event.alias, versions[0].version)
     client.set_tag(run_id, SHA256_TAG, event.sha256)
+
+
+def _fit(text: str) -> str:
+    """Return a description of at most as many characters as MLflow keeps, cut where a section ends."""
+    if len(text) <= MOST_DESCRIBED:
+        return text
+    return text[: text.rfind("\n## ", 0, MOST_DESCRIBED)].rstrip() + "\n"
 
 
 def _log_model(

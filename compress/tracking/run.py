@@ -164,6 +164,7 @@ class Run:
         example: Mapping[str, NDArray[Any]],
         data: Sequence[Path] = (),
         tags: Mapping[str, object] | None = None,
+        description: str = "",
         alias: str = "candidate",
     ) -> str:
         """Log an exported file as an MLflow ONNX model and register it as a version, byte for byte.
@@ -176,6 +177,7 @@ class Run:
             example: one small batch, by input name.
             data: the files beside it that hold its weights, if there are any.
             tags: of the version, such as headline numbers.
+            description: of the version, as Markdown.
             alias: moved to this version.
 
         Returns:
@@ -194,6 +196,7 @@ class Run:
             inputs=[[*row[:2], list(row[2])] for row in inputs],
             outputs=[[*row[:2], list(row[2])] for row in outputs],
             tags={key: str(value) for key, value in (tags or {}).items()},
+            description=description,
             alias=alias,
             run=self.record.id,
             ms=self.tree.now_ms(),

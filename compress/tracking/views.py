@@ -77,7 +77,11 @@ def views(newest: str, *, settings: Sequence[str]) -> Iterator[tuple[str, str, d
     yield (
         "compress-pareto",
         "Pareto of all students",
-        _state("tags.`compress.role` != 'pipeline'", _scatters(), order="metrics.`size_mb`"),
+        _state(
+            "tags.`compress.role` != 'pipeline' AND tags.`compress.recovered` = 'yes'",
+            _scatters(),
+            order="metrics.`size_mb`",
+        ),
     )
 
 

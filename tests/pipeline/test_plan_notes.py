@@ -71,9 +71,14 @@ def test_other_settings_data_code_or_store_are_looked_at_anew(asked, tmp_path):
     write_data(tmp_path, seed=1)
     assert asked()[1]
     assert not asked()[1]
-    (tmp_path / "store" / "artifacts").mkdir()
-    (tmp_path / "store" / "artifacts" / "something").write_text("new")
-    assert asked()[1]
+    for name in ("artifacts/0123/manifest.json", "artifacts/0123/model.safetensors", "runs/a/b.json"):
+        path = tmp_path / "store" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("new")
+        assert asked()[1]
+        assert not asked()[1]
+    (tmp_path / "store" / "mlflow.db").write_text("")
+    assert not asked()[1]
 
 
 def test_what_was_allowed_once_is_refused_when_it_no_longer_is(asked):

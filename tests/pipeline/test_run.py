@@ -74,11 +74,11 @@ def client_of(store: Path):
 
 
 def newest_run(store: Path, name: str, *, pipeline: str):
-    """The newest tracked run of a name in the pipelines of a recipe."""
+    """The newest tracked run whose name begins so in the pipelines of a recipe."""
     client = client_of(store)
     (found,) = client.search_runs(
         [experiment.experiment_id for experiment in client.search_experiments()],
-        f"tags.mlflow.runName = '{name}' AND tags.`compress.pipeline_id` LIKE '{pipeline}-%'",
+        f"tags.mlflow.runName LIKE '{name}%' AND tags.`compress.pipeline_id` LIKE '{pipeline}-%'",
         order_by=["start_time DESC"],
         max_results=1,
     )
@@ -165,9 +165,37 @@ def test_what_is_quantized_decides_alike_at_every_batch_size(finished):
     assert parity["distill"].max_abs < 1e-4 * parity["distill"].scale
 
 
-def test_a_second_run_reuses_everything(finished):
+def test_a_finished_run_answers_at_once_and_nothing_is_measured_or_registered_twice(finished, tmp_path, monkeypatch):
+    outcome, original = finished
+    store, said = tmp_path / "moved", []
+    shutil.copytree(original, store)  # with the times of all files
+    monkeypatch.setattr("compress.pipeline.run.read", lambda *_: pytest.fail("it was run"))
+    reporter = Reporter(quiet=True)
+    monkeypatch.setattr(reporter, "say", said.append)
+    answered = run(recipe(), replace(options(store), reporter=reporter))
+    assert (answered.passed, answered.report, answered.race) == (True, outcome.report, None)
+    assert answered.run_dir == store / "runs" / outcome.run_dir.name
+    assert answered.shipped.digest == outcome.shipped.digest
+    assert said == [
+        f"nothing has changed since {outcome.report.environment.date}: this is what was found then; "
+        "--again measures anew"
+    ]
+    assert run(recipe(), options(store, judged=False)).passed is True
+    for changes in ({"again": True}, {"threads": 2}, {"force": ("export",)}, {"until_stage": "distill"}):
+        with pytest.raises(pytest.fail.Exception):
+            run(recipe(), replace(options(store), **changes))
+    (answered.run_dir / "bundle" / "labels.json").write_text("{}")
+    with pytest.raises(pytest.fail.Exception):
+        run(recipe(), options(store))
+
+
+def test_a_run_that_is_asked_again_reuses_everything_and_registers_no_second_version(finished):
     outcome, store = finished
-    again = run(recipe(), options(store))
+    before = client_of(store).search_model_versions("name = 'tiny'")
+    assert "# tiny" in before[0].description
+    versions = {found.version for found in before}
+    again = run(recipe(), options(store, again=True))
+    assert {found.version for found in client_of(store).search_model_versions("name = 'tiny'")} == versions
     assert all(stage.reused for stage in again.report.stages)
     assert digests(again.report) == digests(outcome.report)
     assert again.run_dir == outcome.run_dir

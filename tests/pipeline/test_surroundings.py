@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 def seen(folder: Path, text: str = RECIPE, code: tuple[Path, ...] = ()):
     recipe = Recipe.parse(text, origin="recipe.yaml", directory=folder)
-    return surroundings(recipe, store=folder / "store", code=code)
+    return surroundings(recipe, code=code)
 
 
 def test_they_are_json_and_the_same_while_nothing_changes(folder):
@@ -41,17 +41,9 @@ def test_a_changed_file_of_the_data_shows_also_at_its_old_size(folder):
     assert seen(folder) != before
 
 
-@pytest.mark.parametrize("name", ["artifacts/0123/manifest.json", "artifacts/0123/model.safetensors", "runs/a/b.json"])
-def test_whatever_a_run_adds_to_the_store_shows(folder, name):
+def test_the_store_decides_nothing_here(folder):
     before = seen(folder)
-    (folder / "store" / name).parent.mkdir(parents=True)
-    (folder / "store" / name).write_text("{}")
-    assert seen(folder) != before
-
-
-def test_notes_and_the_tracked_runs_decide_no_plan(folder):
-    before = seen(folder)
-    for name in ("notes/1.json", "mlflow.db"):
+    for name in ("notes/1.json", "mlflow.db", "artifacts/0123/manifest.json"):
         (folder / "store" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "store" / name).write_text("{}")
     assert seen(folder) == before

@@ -52,8 +52,9 @@ def test_the_filters_of_the_views_find_their_runs(store, client):
     tags = {"compress.role": "pipeline", "compress.pipeline_id": "p1"}
     with Tracker.open(store) as tracker, tracker.run("p", experiment="digits", key="p1", tags=tags) as parent:
         stage_tags = {"compress.role": "stage", "compress.pipeline_id": "p1"}
-        with tracker.run("distill", parent=parent, tags=stage_tags) as stage:
-            stage.headline({"size_mb": 1.0})
+        for name, recovered in (("distill", "yes"), ("prune", "no")):
+            with tracker.run(name, parent=parent, tags=stage_tags | {"compress.recovered": recovered}) as stage:
+                stage.headline({"size_mb": 1.0})
     mlflow = client(database_uri(store))
     experiment = mlflow.get_experiment_by_name("digits")
     (newest,) = mlflow.search_runs([experiment.experiment_id], "tags.`compress.role` = 'pipeline'")
@@ -61,7 +62,8 @@ def test_the_filters_of_the_views_find_their_runs(store, client):
         identity: [run.info.run_name for run in mlflow.search_runs([experiment.experiment_id], state["searchFilter"])]
         for identity, _, state in views(newest.info.run_id, settings=[])
     }
-    assert found == {"compress-pipelines": ["p"], "compress-stages": ["distill"], "compress-pareto": ["distill"]}
+    assert {*found.pop("compress-stages")} == {"prune", "distill"}
+    assert found == {"compress-pipelines": ["p"], "compress-pareto": ["distill"]}
 
 
 def test_a_server_that_refuses_the_views_still_takes_the_run(store, client, monkeypatch):
