@@ -147,7 +147,8 @@ def _usage(manifest: Manifest, labels: Sequence[str], preprocessing: Mapping[str
         *(f"| output `{tensor['name']}` | {tensor['dtype']} | {_shape(tensor['shape'])} |" for tensor in outputs),
         "",
         "The same file, with the same names, goes into ONNX Runtime for C++ (`Ort::Session`), into a browser "
-        "(`onnxruntime-web`, `InferenceSession.create`), and behind NVIDIA's Triton server (`platform: onnxruntime_onnx`).",
+        "(`onnxruntime-web`, `InferenceSession.create`), and behind NVIDIA's Triton server "
+        "(`platform: onnxruntime_onnx`).",
     ]
     if shown:
         told += ["", f"Outputs are scores of, in this order: {shown}."]

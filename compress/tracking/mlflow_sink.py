@@ -20,6 +20,7 @@ from compress.config.secrets import mask_message
 from compress.errors import EnvironmentFault
 from compress.tracking.events import Register, Start
 from compress.tracking.outbox import Down, Points, Refused
+from compress.tracking.relocate import FOLDER
 from compress.tracking.views import experiment_tags, varying
 
 UID_TAG = "compress.run_uid"
@@ -53,7 +54,7 @@ def make_database(path: Path) -> None:
     with _translate():
         uri = f"sqlite:///{draft}"
         MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
-    location = (path.parent / "mlflow-artifacts" / "0").as_uri()  # of MLflow's own experiment, else where we are now
+    location = (path.parent / FOLDER / "0").as_uri()  # of MLflow's own experiment, else where we are now
     with contextlib.closing(sqlite3.connect(draft)) as database, database:
         database.execute("UPDATE experiments SET artifact_location = ?", (location,))
     with contextlib.suppress(FileExistsError):  # another process was faster

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress.errors import EnvironmentFault, InputError
+from compress.tracking.relocate import FOLDER, relocate
 from compress.tracking.tracker import DATABASE, database_uri
 from compress.tracking.views import TAG, address
 
@@ -39,10 +40,11 @@ def ui(store: Path, *, port: int = 5000) -> ServerCommand:
             "no runs to show", expected=f"{DATABASE} in the store", where=store, hint="run a pipeline first"
         )
     _check_free(port)
+    relocate(store / DATABASE)
     arguments = [
         sys.executable, "-m", "mlflow", "server",
         "--backend-store-uri", database_uri(store),
-        "--default-artifact-root", (store / "mlflow-artifacts").as_uri(),
+        "--default-artifact-root", (store / FOLDER).as_uri(),
         "--host", "127.0.0.1",
         "--port", str(port),
         "--workers", "1",

@@ -19,6 +19,7 @@ from compress.config.secrets import mask
 from compress.errors import ArtifactError, EnvironmentFault, LockedError
 from compress.tracking.courier import Courier
 from compress.tracking.outbox import Outbox, Sink
+from compress.tracking.relocate import FOLDER, relocate
 from compress.tracking.run import Run, Tree
 
 _log = logging.getLogger("compress.tracking")
@@ -57,7 +58,7 @@ class Tracker:
         if uri is None:
             _check_database(store / DATABASE)
         # A database has no server that knows where files go, and MLflow's default is the working directory.
-        artifact_root = None if target.startswith(("http:", "https:")) else store / "mlflow-artifacts"
+        artifact_root = None if target.startswith(("http:", "https:")) else store / FOLDER
 
         def connect() -> Sink:
             for name, value in MLFLOW_DEFAULTS.items():
@@ -66,6 +67,7 @@ class Tracker:
 
             if uri is None:
                 make_database(store / DATABASE)
+                relocate(store / DATABASE)
             return MlflowSink(target, artifact_root=artifact_root)
 
         # A folder per server: what waits for one is never sent to another.

@@ -2,6 +2,7 @@ import hashlib
 import itertools
 import logging
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -315,6 +316,32 @@ def test_a_registered_model_takes_its_weights_along(tmp_path: Path, store: Path,
     served = mlflow.pyfunc.load_model("models:/digits-student@candidate")
     expected = EXAMPLE @ np.arange(8, dtype=np.float32).reshape(4, 2)
     np.testing.assert_allclose(served.predict({"image": EXAMPLE})["logits"], expected)
+
+
+def test_a_store_that_was_copied_or_moved_has_its_files_and_writes_to_itself(tmp_path: Path, store: Path, client):
+    path = save_linear(tmp_path / "student.onnx")
+    with Tracker.open(store) as tracker, tracker.run("digits", experiment="digits", key="first") as run:
+        register(run, path)
+    copy, moved = tmp_path / "a copy", tmp_path / "moved"
+    shutil.copytree(store, copy)
+    with Tracker.open(copy) as tracker, tracker.run("digits", experiment="digits", key="second") as run:
+        run.artifact(path)
+    for place, runs in ((copy, 2), (store, 1)):
+        mlflow = client(database_uri(place))
+        (experiment,) = mlflow.search_experiments(filter_string="name = 'digits'")
+        found = mlflow.search_runs([experiment.experiment_id])
+        assert len(found) == runs
+        for address in (experiment.artifact_location, *(run.info.artifact_uri for run in found)):
+            assert address.startswith((place / "mlflow-artifacts").as_uri())
+    assert not list((store / "mlflow-artifacts").rglob("artifacts/student.onnx"))
+    shutil.move(store, moved)
+    ui(moved, port=5123)
+    version = client(database_uri(moved)).get_model_version_by_alias("digits-student", "candidate")
+    assert version.source.startswith((moved / "mlflow-artifacts").as_uri())
+    import mlflow
+
+    mlflow.set_tracking_uri(database_uri(moved))
+    assert mlflow.onnx.load_model("models:/digits-student@candidate") == onnx.load(path)
 
 
 EXAMPLE = np.arange(4, dtype=np.float32).reshape(1, 4)
