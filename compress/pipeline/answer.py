@@ -14,6 +14,7 @@ from compress.errors import ArtifactError
 from compress.pipeline.surroundings import stamps, surroundings
 from compress.recipe import Recipe
 from compress.report.document import Report
+from compress.store.digest import hash_values
 from compress.store.document import load
 from compress.store.notes import Notes
 
@@ -24,12 +25,12 @@ class Question:
 
     Attributes:
         root: the store's directory.
-        asked: what decides the answer and is given, JSON values.
+        asked: stands for what decides the answer and is given; a hash, since notes are no place for names and paths.
         around: what decides it and is found on this machine, when it was asked; None when that cannot be told.
     """
 
     root: Path
-    asked: dict[str, Any]
+    asked: dict[str, str]
     around: dict[str, Any] | None
 
     @classmethod
@@ -43,11 +44,8 @@ class Question:
             allow: what else of the recipe may be done.
         """
         root = store.expanduser().absolute()
-        asked = {
-            "answer": recipe.mask().model_dump(mode="json"),
-            "code": [str(path.absolute()) for path in code],
-            "allow": sorted(allow),
-        }
+        scripts = [str(path.absolute()) for path in code]
+        asked = {"answer": hash_values([recipe.mask().model_dump(mode="json"), scripts, sorted(allow)])}
         return cls(root, asked, surroundings(recipe, code=code))
 
     def find_answer(self) -> tuple[Report, Path] | None:

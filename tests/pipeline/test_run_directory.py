@@ -1,10 +1,12 @@
 import errno
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from compress.errors import ArtifactError, EnvironmentFault
+from compress.export.manifest import NEEDED, Bounds, Content, Manifest
 from compress.pipeline.run_directory import Asked, decide_execution, place_bundle, seconds_by_digest, settle_execution
 from compress.store.disk import writable, write_atomically
 
@@ -59,13 +61,26 @@ def test_a_full_disk_is_a_fault_of_the_environment(tmp_path, number):
         (tmp_path / "none").read_text()
 
 
+INPUT = {"name": "x", "dtype": "float32", "shape": ["batch", 1]}
+
+
 def test_a_bundle_is_replaced_whole(tmp_path, monkeypatch):
     stored, run_dir = tmp_path / "stored", tmp_path / "run"
     stored.mkdir()
     run_dir.mkdir()
     for name in ("manifest.json", "fp32.onnx"):
         (stored / name).write_text("first")
-    assert [path.name for path in place_bundle(stored, run_dir).iterdir()] == ["fp32.onnx"]
+    Manifest(
+        format_version=1,
+        primary="fp32.onnx",
+        variants={"fp32": Bounds("fp32.onnx", 1e-4, 0.98)},
+        lineage={},
+        signature={"inputs": [INPUT], "outputs": [INPUT]},
+        files=dict.fromkeys(("fp32.onnx", *NEEDED), Content("0" * 64, 5)),
+    ).write(stored)
+    placed = place_bundle(stored, run_dir, card="# A card")
+    assert {path.name for path in placed.iterdir()} == {"fp32.onnx", "bundle.json", "README.md"}
+    assert Manifest.read(placed).files["README.md"] == Content(hashlib.sha256(b"# A card").hexdigest(), 8)
     (stored / "fp32.onnx").write_text("second")
 
     def full(_descriptor):
@@ -74,9 +89,9 @@ def test_a_bundle_is_replaced_whole(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
         with pytest.raises(EnvironmentFault), writable(run_dir):
-            place_bundle(stored, run_dir)
+            place_bundle(stored, run_dir, card="")
     assert (run_dir / "bundle" / "fp32.onnx").read_text() == "first"
-    place_bundle(stored, run_dir)
+    place_bundle(stored, run_dir, card="")
     assert (run_dir / "bundle" / "fp32.onnx").read_text() == "second"
     assert [path.name for path in run_dir.iterdir()] == ["bundle"]
 
