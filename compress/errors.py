@@ -69,7 +69,7 @@ class CompressError(Exception):
         where: object = None,
         hint: str | None = None,
     ) -> None:
-        self.message, self.got, self.where = message, got, where
+        self.message, self.expected, self.got, self.where, self.hint = message, expected, got, where, hint
         lines = [message]
         for label, value in (("expected", expected), ("got", got), ("where", where), ("next", hint)):
             if value is not None:

@@ -11,7 +11,10 @@ from compress.cli.options import AsJson, Code, Launcher, Python
 
 
 def env(as_json: AsJson = False, python: Python = "", launcher: Launcher = "") -> None:
-    """Print versions, CPU features, and which runtimes work; where one does not, why and what to install."""
+    """Print versions, CPU features, and which runtimes work.
+
+    Where one does not, it says why and what to install.
+    """
     from dataclasses import asdict
 
     from compress.benchmark.environment import describe
@@ -60,7 +63,10 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the order in each round and of the intervals.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether B.onnx is faster than A.onnx, slower, or not measurably different; whichever it is, exit with 0."""
+    """Say whether B.onnx is faster than A.onnx, or slower.
+
+    Whichever it is, the exit code is 0.
+    """
     from dataclasses import asdict
 
     from compress.benchmark import pair

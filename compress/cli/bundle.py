@@ -15,7 +15,10 @@ def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The directory of an exported student.")],
     as_json: AsJson = False,
 ) -> None:
-    """Repeat a bundle's check on this machine; needs onnxruntime and numpy only."""
+    """Repeat a bundle's check on this machine.
+
+    Needs onnxruntime and numpy only.
+    """
     from dataclasses import asdict
 
     from compress.export.verify import verify_bundle

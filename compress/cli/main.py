@@ -1,9 +1,11 @@
 """The command line: thin, and quick to answer because every command imports what it needs itself."""
 
 import io
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -17,8 +19,8 @@ from compress.cli.run import run, sweep
 from compress.cli.tracking import promote, ui
 from compress.errors import EXIT_CODES, CompressError
 
-# In the order of --help.
-COMMANDS = (run, check, plan, validate, schema, init, verify, sweep, report, compare_runs, promote, ui, env, compare)
+# In the order of a user's day: begin, look ahead, run, look back, choose, ship, and what is asked now and then.
+COMMANDS = (init, plan, check, run, report, sweep, compare_runs, promote, ui, verify, compare, env, validate, schema)
 EPILOG = "\b\n" + "\n".join(["Exit codes:", *(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())])
 
 app = typer.Typer(
@@ -33,13 +35,30 @@ for command in COMMANDS:
     app.command()(command)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("compress-onnx"))
+        raise typer.Exit
+
+
+@app.callback()
+def _begin(
+    version: Annotated[  # noqa: ARG001 # its callback answers
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """Run the command line; our own errors are told without a traceback, with their exit code."""
     _take_utf8()
     try:
         app(prog_name="compressor")
     except CompressError as error:
-        say(f"error: {error}")
+        _refuse(error)
         raise SystemExit(error.exit_code) from None
     except Exception as error:
         from compress.config.user_code import failure, users_lines
@@ -47,8 +66,17 @@ def main() -> None:
         if not (lines := users_lines(error)):
             raise
         refusal = failure(error, Path(lines[-1].rpartition(":")[0]))
-        say(f"error: {refusal}")
+        _refuse(refusal)
         raise SystemExit(refusal.exit_code) from error
+
+
+def _refuse(error: CompressError) -> None:
+    """Say what is wrong; where one JSON object was asked for, that is it."""
+    say(f"error: {error}")
+    if "--json" in sys.argv[1:]:
+        parts = {"message": error.message, "expected": error.expected, "got": error.got, "where": error.where}
+        told = {key: str(value) for key, value in (parts | {"next": error.hint}).items() if value is not None}
+        typer.echo(json.dumps({"error": told | {"exit_code": error.exit_code}}))
 
 
 def _take_utf8() -> None:

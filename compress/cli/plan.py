@@ -43,7 +43,10 @@ def plan(
     reproduce: Reproduce = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what would run, what is reused and why not more, and which layers are compared; a note of it is kept."""
+    """Show what would run, and what is reused and why not more.
+
+    Also which layers are compared, and what is refused; a note of it is kept.
+    """
     from dataclasses import asdict
 
     from compress.pipeline.plan import plan as planned
@@ -94,7 +97,10 @@ def check(
     reproduce: Reproduce = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say with numbers whether distillation is likely to pay and what to change first; trains nothing but a pilot."""
+    """Say with numbers whether distillation is likely to pay.
+
+    Names what to change first; trains nothing but a pilot.
+    """
     from rich.console import Console
 
     from compress.advice.rules import WIDTH

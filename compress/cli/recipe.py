@@ -12,7 +12,7 @@ from compress.errors import UsageError
 
 
 def validate(recipe: RecipePath, overrides: Overrides = []) -> None:
-    """Check a recipe and print it with every default written out."""
+    """Check a recipe; print it with every default written out."""
     typer.echo(read_recipe(recipe, overrides).to_yaml(), nl=False)
 
 
@@ -24,18 +24,32 @@ def schema() -> None:
 
 
 def init(
-    name: Annotated[str, typer.Argument(help="One of the ready recipes, such as digits.")],
+    name: Annotated[
+        str, typer.Argument(help="text, image-folder, table or sequence for data of your own; digits to try.")
+    ],
     directory: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where to; default: ./NAME.")] = None,
 ) -> None:
-    """Write a ready recipe."""
+    """Write a recipe to start from; what to edit is marked in it."""
     from importlib.resources import files
 
-    ready = {entry.name.removesuffix(".yaml"): entry for entry in files("compress").joinpath("ready").iterdir()}
+    folder = files("compress").joinpath("ready")
+    ready = {entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")}
     if name not in ready:
         raise UsageError("there is no such ready recipe", expected=f"one of {', '.join(sorted(ready))}", got=name)
-    target = (directory or Path(name)) / "recipe.yaml"
-    if target.exists():
-        raise UsageError("there is a recipe already", where=target, hint="name another directory, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(ready[name].read_text(encoding="utf-8"), encoding="utf-8")
-    typer.echo(f"{target}\nnext: compressor run {shlex.quote(str(target))} --smoke")
+    parent = directory or Path(name)
+    target, model = parent / "recipe.yaml", parent / "my_model.py"
+    texts = {target: folder.joinpath(f"{name}.yaml")}
+    words = ["compressor", "run", str(target), "--smoke"]
+    if (code := folder.joinpath(f"{name}.py")).is_file():
+        texts[model] = code
+        words += ["--code", str(model)]
+    for path in texts:
+        if path.exists():
+            raise UsageError("there is a recipe already", where=path, hint="name another directory, or remove it")
+    parent.mkdir(parents=True, exist_ok=True)
+    edits = []
+    for path, entry in texts.items():
+        text = entry.read_text(encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
+        edits += [f"edit: {path}:{number}" for number, line in enumerate(text.split("\n"), 1) if "# <--" in line]
+    typer.echo("\n".join([*map(str, texts), *edits, f"next: {shlex.join(words)}"]))

@@ -15,7 +15,7 @@ def report(
     everything: Annotated[bool, typer.Option("--all", help="Every table, with percentiles and memory.")] = False,
     store: StorePath = STORE,
 ) -> None:
-    """Print again how a run ended, or with --all everything that it measured."""
+    """Print again how a run ended; with --all, all it measured."""
     from rich.console import Console
 
     from compress.cli.places import find_run, places
@@ -40,7 +40,10 @@ def compare_runs(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print and plot what every finished pipeline of a store shipped, and which of them no other beats."""
+    """Print and plot what every finished pipeline shipped.
+
+    Marks those that no other of the store beats.
+    """
     from rich.console import Console
 
     from compress.pipeline import runs

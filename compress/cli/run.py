@@ -39,6 +39,7 @@ def run(
     until_stage: Until = None,
     force: Force = [],
     smoke: Smoke = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew what an earlier run has answered.")] = False,
     strict: Strict = False,
     force_teacher: ForceTeacher = False,
     code: Code = [],
@@ -54,7 +55,7 @@ def run(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Run a recipe from its teacher to its verdict, reusing what the store has."""
+    """Run a recipe to its verdict, reusing what the store has."""
     from dataclasses import asdict
 
     from rich.console import Console
@@ -87,6 +88,7 @@ def run(
             until_stage=until_stage,
             force=force,
             smoke=smoke,
+            again=again,
             strict=strict,
             force_teacher=force_teacher,
             reporter=Reporter(quiet=quiet),
@@ -132,7 +134,10 @@ def sweep(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Run a recipe with every combination of values, choose on select, and read test once, for the chosen variant."""
+    """Run a recipe with every combination of values; choose one.
+
+    Chosen on select; test is read once, for the chosen variant.
+    """
     from dataclasses import asdict
 
     from rich.console import Console

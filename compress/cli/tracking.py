@@ -16,7 +16,10 @@ def promote(
     uri: Annotated[str | None, typer.Option(help="Another MLflow server than the store's database.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a version of a registered student the champion; serving asks for models:/NAME@champion."""
+    """Make a version of a registered student the champion.
+
+    Serving asks for models:/NAME@champion.
+    """
     from dataclasses import asdict
 
     from compress.tracking.registry import promote as promoted

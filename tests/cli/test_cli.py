@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typed import compressor
 
 from compress.loss import GuidedLoss
 from compress.loss.logits import Kl
@@ -35,18 +36,6 @@ student: {cnn: {widths: [4], strides: [2]}}
 stages:
   - distill: {epochs: 1, batch_size: 64}
 """
-
-
-def compressor(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m compress`` and return its exit code, stdout and stderr."""
-    return subprocess.run(
-        [sys.executable, "-m", "compress", *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture
@@ -124,6 +113,31 @@ def test_init_writes_a_valid_recipe_once(tmp_path):
     assert again.returncode == 2
     assert "there is a recipe already" in again.stderr
     assert "one of digits" in compressor("init", "digts", cwd=tmp_path).stderr
+
+
+def test_the_version_and_every_summary_are_whole_at_80_columns(tmp_path):
+    from importlib.metadata import version
+
+    assert compressor("--version", cwd=tmp_path).stdout == f"{version('compress-onnx')}\n"
+    told = compressor("--help", cwd=tmp_path, COLUMNS="80").stdout
+    commands = told[told.index("Commands:") : told.index("Exit codes:")]
+    assert "..." not in commands
+    assert [line.split()[0] for line in commands.splitlines()[1:] if line.strip()][:4] == [
+        "init",
+        "plan",
+        "check",
+        "run",
+    ]
+
+
+def test_what_is_refused_is_one_json_object_where_that_was_asked_for(tmp_path):
+    result = compressor("plan", "nothing.yaml", "--json", cwd=tmp_path)
+    told = json.loads(result.stdout)["error"]
+    assert told["exit_code"] == result.returncode == 3
+    assert told["where"] == "nothing.yaml"
+    assert told["message"] == "the recipe cannot be read"
+    assert "compressor init digits" in told["next"]
+    assert compressor("plan", "nothing.yaml", cwd=tmp_path).stdout == ""
 
 
 def test_env_says_which_runtimes_work(tmp_path):

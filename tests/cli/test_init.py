@@ -1,0 +1,74 @@
+"""Each recipe that `init` writes runs once its two marked lines are edited."""
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import text_zoo
+from PIL import Image
+from typed import compressor
+
+pytestmark = pytest.mark.parametrize("kind", ["image-folder", "sequence", "table", "text"])
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    (line,) = [line for line in text.splitlines() if old in line]
+    assert "# <--" in line
+    path.write_text(text.replace(old, new))
+
+
+def prepare(folder: Path, kind: str) -> None:
+    """Bring data of one's own, and edit what is marked."""
+    draw, recipe, labels = np.random.default_rng(0), folder / "recipe.yaml", np.arange(600) % 2
+    if kind == "image-folder":
+        for name in ("cat", "dog"):
+            (folder / "mine" / name).mkdir(parents=True)
+            for number in range(250):
+                pixels = draw.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "mine" / name / f"{number}.png")
+        edit(recipe, "root: photos, size: 64", "root: mine, size: 16")
+        edit(recipe, "width: 64, blocks: [2, 2, 2]", "width: 8, blocks: [1, 1]")
+    elif kind == "sequence":
+        np.savez(folder / "walks.npz", train_inputs=draw.normal(size=(600, 12, 2)), train_labels=labels)
+        edit(recipe, "sequences.npz", "walks.npz")
+        edit(folder / "my_model.py", "FEATURES, CLASSES = 3, 4", "FEATURES, CLASSES = 2, 2")
+    elif kind == "table":
+        rows = [f"{draw.normal():.3f},{draw.normal():.3f},{'xyz'[i % 3]},{label}" for i, label in enumerate(labels)]
+        (folder / "houses.csv").write_text("\n".join(["age,area,town,sold", *rows]))
+        edit(recipe, "path: rows.csv, numbers: [a, b], categories: [kind], label: label",
+             "path: houses.csv, numbers: [age, area], categories: [town], label: sold")  # fmt: skip
+    else:
+        text_zoo.write_reviews(folder / "mine.csv", count=600)
+        text_zoo.make_bert(folder / "bert", max_position_embeddings=128)
+        edit(recipe, "path: texts.csv", "path: mine.csv")
+        edit(recipe, "path: my-encoder", "path: bert")
+
+
+def begin(tmp_path: Path, kind: str) -> tuple[Path, list[str]]:
+    """Let `init` write a recipe, edit it, and return its folder and the command that it names as the next one."""
+    told = compressor("init", kind, "mine", cwd=tmp_path).stdout.splitlines()
+    assert sum(line.startswith("edit: ") for line in told) == 2
+    for line in told:
+        if line.startswith("edit: "):
+            path, _, number = line.removeprefix("edit: ").rpartition(":")
+            assert "# <--" in (tmp_path / path).read_text().splitlines()[int(number) - 1]
+    prepare(tmp_path / "mine", kind)
+    program, *words = shlex.split(told[-1].removeprefix("next: "))
+    assert program == "compressor"
+    return tmp_path, words
+
+
+def test_its_plan_refuses_nothing(kind, tmp_path):
+    folder, (_, *words) = begin(tmp_path, kind)
+    result = compressor("plan", *words, cwd=folder)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_the_next_command_takes_it_through_everything(kind, tmp_path):
+    folder, words = begin(tmp_path, kind)
+    result = compressor(*words, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert next(folder.glob("compress-store/smoke/runs/*/bundle/predict.py"))
