@@ -235,7 +235,9 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
 
 def _find_outcome(question: Question, options: Options) -> Outcome | None:
     """Return what an earlier run has answered, if it is all that the options ask for."""
-    if not options.is_whole or options.again or options.strict or options.from_stage or options.force:
+    if not options.is_whole or options.again or options.reproduce or options.strict:
+        return None
+    if options.from_stage or options.force:
         return None
     found = question.find_answer()
     if found is None:
