@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from compress.data.named import check_fields
 from compress.data.samples import Role, Samples
+from compress.data.stored import Stored
 from compress.errors import DataError, listing
 
 MIN_SELECT_SAMPLES = 32  # a bundle ships as many for its check on other machines; fewer choose nothing either
@@ -27,9 +28,9 @@ def check_inputs(roles: Mapping[Role, Samples]) -> None:
         if len(inputs) == 0:
             raise DataError(f"the {role} role is empty", expected="at least 1 sample", got=0, where=role)
         if inputs.dtype == object:
-            _check_text(role, inputs)
+            _check_text(role, samples.array)
         elif inputs.dtype.names is not None:
-            check_fields(role, inputs)
+            check_fields(role, samples.array)
         else:
             _check_numbers(role, inputs)
         if inputs.dtype != first.dtype or inputs.shape[1:] != first.shape[1:]:
@@ -40,10 +41,10 @@ def check_inputs(roles: Mapping[Role, Samples]) -> None:
                 where=role,
             )
         if labels is not None:
-            _check_labels(role, inputs, labels)
+            _check_labels(role, samples, labels)
 
 
-def _check_numbers(role: Role, inputs: NDArray[Any]) -> None:
+def _check_numbers(role: Role, inputs: NDArray[Any] | Stored) -> None:
     """Refuse what no task reads; which shape it needs, a task says."""
     if inputs.dtype not in (np.uint8, np.float32) or inputs.ndim < 2:
         raise DataError(
@@ -53,9 +54,14 @@ def _check_numbers(role: Role, inputs: NDArray[Any]) -> None:
             where=role,
             hint="convert them with .astype(np.float32)",
         )
-    if inputs.dtype == np.float32 and not np.isfinite(inputs).all():
-        bad = int(np.argmax(~np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1)))
-        raise DataError("an input is not finite", got="NaN or infinity", where=f"{role}, sample {bad}")
+    if inputs.dtype != np.float32:
+        return
+    before = 0
+    for part in Samples(inputs, None).parts():
+        if not np.isfinite(part).all():
+            bad = before + int(np.argmax(~np.isfinite(part.reshape(len(part), -1)).all(axis=1)))
+            raise DataError("an input is not finite", got="NaN or infinity", where=f"{role}, sample {bad}")
+        before += len(part)
 
 
 def _check_text(role: Role, inputs: NDArray[Any]) -> None:
@@ -69,18 +75,18 @@ def _check_text(role: Role, inputs: NDArray[Any]) -> None:
         )
 
 
-def _check_labels(role: Role, inputs: NDArray[Any], labels: NDArray[Any]) -> None:
-    if len(labels) != len(inputs) or labels.ndim > 2:
+def _check_labels(role: Role, samples: Samples, labels: NDArray[Any]) -> None:
+    if len(labels) != len(samples) or labels.ndim > 2:
         raise DataError(
             "inputs and labels do not pair",
-            expected=f"labels [{len(inputs)}], or [{len(inputs)}, outputs]",
+            expected=f"labels [{len(samples)}], or [{len(samples)}, outputs]",
             got=f"labels {list(labels.shape)}",
             where=role,
         )
     if isinstance(labels.flat[0], tuple):
         _check_written(role, labels)
     elif labels.dtype == object:
-        for position, (words, tags) in enumerate(zip(inputs, labels, strict=True)):
+        for position, (words, tags) in enumerate(zip(samples.array, labels, strict=True)):
             if len(words) != len(tags):
                 raise DataError(
                     "words and tags do not pair",

@@ -11,6 +11,7 @@ from compress.data.named import name_arrays
 from compress.data.ragged import Given, as_array, pad_sequences
 from compress.data.samples import Role, Samples
 from compress.data.source import AnyLayout, Layout, Raw, channels_first, class_numbers
+from compress.data.stored import MappedRows, Stored, is_mapped
 from compress.errors import DataError
 
 SERIES: tuple[Layout, ...] = ("NCL", "NTF")
@@ -73,7 +74,18 @@ def read_given(
     notes |= {
         f"{name}: padded to {steps} steps, with an input of their lengths": None for name, steps in padded.items()
     }
-    return Raw(found, classes, tuple(notes), layouts)
+    return Raw({role: _on_disk(samples, found) for role, samples in found.items()}, classes, tuple(notes), layouts)
+
+
+def _on_disk(samples: Samples, roles: Mapping[Role, Samples]) -> Samples:
+    """Return samples whose memory-mapped images stay on disk; other mapped arrays are read into memory."""
+    inputs = samples.inputs
+    if isinstance(inputs, Stored) or not is_mapped(inputs):
+        return samples
+    classified = all(found.labels is None or found.labels.ndim == 1 for found in roles.values())
+    if inputs.ndim == 4 and inputs.dtype in (np.uint8, np.float32) and classified:
+        return Samples(MappedRows(inputs, np.arange(len(inputs))), samples.labels)
+    return Samples(np.array(inputs), samples.labels)
 
 
 def _names(roles: Mapping[Role, tuple[Given, Any]], where: object) -> tuple[str, ...]:

@@ -1,17 +1,22 @@
 """A folder of image files, one sub-folder per class; what is no image of a class is skipped, and counted."""
 
+import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from compress.data.picture import Picture, check_depth, read_picture
+from compress.data.index import read_index
+from compress.data.picture import check_depth, read_picture
 from compress.data.read_image import Steps
 from compress.data.samples import ROLES, Role, Samples
 from compress.data.source import Raw
+from compress.data.stored import ImageFiles
 from compress.errors import DataError, listing
+from compress.progress import Reporter
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm")
 HIDDEN = "__MACOSX"  # what macOS puts into archives: shadows of the files, under their names
@@ -47,7 +52,43 @@ class RoleFiles:
     skipped: Counter[str]
 
 
-def read_folder(root: Path, steps: Steps) -> Raw:
+@dataclass(frozen=True)
+class Read:
+    """What became of some image files, in their order.
+
+    Attributes:
+        inputs: the images [N, C, H, W]; of files that cannot be read they mean nothing.
+        levels: the highest level of each 16-bit file.
+        faults: why files cannot be read.
+        notes: what a user should know of it.
+    """
+
+    inputs: NDArray[np.uint8] | ImageFiles
+    levels: dict[Path, int]
+    faults: dict[Path, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How image files are read.
+
+    Attributes:
+        steps: what is done to every image.
+        memory_bytes: images that take more when they are decoded stay on disk and are read through an index.
+        skip: leave out the files that cannot be read, and count them, instead of refusing the folder.
+        store: keeps the index; None keeps none.
+        reporter: shows how far it is.
+    """
+
+    steps: Steps
+    memory_bytes: float = math.inf
+    skip: bool = False
+    store: Path | None = None
+    reporter: Reporter = field(default_factory=lambda: Reporter(quiet=True))
+
+
+def read_folder(root: Path, manner: Manner) -> Raw:
     """Return the roles of ``root/role/class/*`` and the class names; ``root/class/*`` is all train.
 
     A train or calibration folder that holds images and no class folders is unlabelled. Classes are those that train has
@@ -55,7 +96,7 @@ def read_folder(root: Path, steps: Steps) -> Raw:
 
     Args:
         root: the folder.
-        steps: what is done to every image.
+        manner: how its images are read.
 
     Raises:
         DataError: when a folder or its images cannot be used; a corrupt image is named.
@@ -67,14 +108,65 @@ def read_folder(root: Path, steps: Steps) -> Raw:
     for found in files.values():
         skipped.update(found.skipped)
     classes = _find_classes(files, root)
-    pictures = {role: [read_picture(path, steps) for path in found.images] for role, found in files.items()}
-    deep = [picture for read in pictures.values() for picture in read if picture.brightest is not None]
-    check_depth(deep)
-    notes = [f"{len(deep):,} images of 16 bits are scaled to 8"] if deep else []
+    images = [path for found in files.values() for path in found.images]
+    channels = 1 if manner.steps.channels == "grayscale" else 3
+    large = len(images) * channels * math.prod(manner.steps.size) > manner.memory_bytes
+    read = _index(root, images, manner) if large else _decode(images, manner, channels)
+    if read.faults and not manner.skip:
+        path, fault = next(iter(read.faults.items()))
+        raise DataError(
+            "the image cannot be read" if len(read.faults) == 1 else f"{len(read.faults):,} images cannot be read",
+            got=fault,
+            where=path,
+            hint="replace or remove the file, or set on_error: skip to leave out such files",
+        )
+    check_depth(read.levels)
+    notes = [*read.notes]
+    notes += [f"{len(read.levels):,} images of 16 bits are scaled to 8"] if read.levels else []
+    if read.faults:
+        named = listing([path.relative_to(root).as_posix() for path in read.faults])
+        notes.append(f"{len(read.faults):,} of {len(images):,} images cannot be read and are left out: {named}")
     if skipped:
         notes.append(f"skipped in {root.name}: {_words(skipped)}")
-    roles: dict[Role, Samples] = {role: _samples(pictures[role], found.names, classes) for role, found in files.items()}
+    everything, number = Samples(read.inputs, None), {name: index for index, name in enumerate(classes)}
+    roles, before = dict[Role, Samples](), 0
+    for role, found in files.items():
+        sound = np.flatnonzero([path not in read.faults for path in found.images])
+        names = None if found.names is None else np.array([number[name] for name in found.names], np.int64)[sound]
+        roles[role] = Samples(everything.take(sound + before).inputs, names)
+        before += len(found.images)
     return Raw(roles, classes, tuple(notes))
+
+
+def _decode(images: Sequence[Path], manner: Manner, channels: int) -> Read:
+    """Read all images into memory.
+
+    Raises:
+        DataError: for the first that cannot be read, where none may be skipped.
+    """
+    pixels = np.zeros((len(images), channels, *manner.steps.size), np.uint8)
+    levels, faults = dict[Path, int](), dict[Path, str]()
+    for position, path in enumerate(images):
+        try:
+            picture = read_picture(path, manner.steps)
+        except DataError as error:
+            if not manner.skip:
+                raise
+            faults[path] = f"{error.message}: {error.got}"
+            continue
+        pixels[position] = picture.pixels
+        levels |= {} if picture.brightest is None else {path: picture.brightest}
+    return Read(pixels, levels, faults)
+
+
+def _index(root: Path, images: Sequence[Path], manner: Manner) -> Read:
+    index, told = read_index(root, images, store=manner.store, reporter=manner.reporter)
+    return Read(
+        ImageFiles(index, np.arange(len(images)), manner.steps, manner.store),
+        {images[row]: int(index.brightest[row]) for row in np.flatnonzero(index.brightest >= 0).tolist()},
+        {images[row]: fault for row, fault in index.faults.items()},
+        (*told, f"{len(images):,} images stay on disk and are read through an index"),
+    )
 
 
 def _look(folder: Path) -> Folder:
@@ -173,12 +265,6 @@ def _find_classes(files: dict[Role, RoleFiles], root: Path) -> tuple[str, ...]:
                 hint="move images of it into train, or take its folder away",
             )
     return tuple(sorted(known))
-
-
-def _samples(pictures: list[Picture], names: tuple[str, ...] | None, classes: tuple[str, ...]) -> Samples:
-    number = {name: index for index, name in enumerate(classes)}
-    labels = None if names is None else np.array([number[name] for name in names], np.int64)
-    return Samples(np.stack([picture.pixels for picture in pictures]), labels)
 
 
 def _words(counts: Counter[str]) -> str:

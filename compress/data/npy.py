@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from compress.errors import DataError
 
+MAPPED_BYTES = 2**30  # an .npy that is larger stays on disk, memory-mapped
 DEFLATE_RATIO = 1032  # bytes that one can become, at most (https://zlib.net/zlib_tech.html)
 
 Array = NDArray[np.generic]
 
 
 def read_numpy(path: Path) -> Array | dict[str, Array]:
-    """Return the array of an .npy, or those of an .npz by name.
+    """Return the array of an .npy, memory-mapped where it is large, or those of an .npz by name.
 
     Raises:
         DataError: when the file is missing, damaged or pickled, or a header promises more than follows it.
@@ -41,7 +42,8 @@ def read_numpy(path: Path) -> Array | dict[str, Array]:
                 where=path,
                 hint='a table of numbers: numpy.save("labels.npy", numpy.loadtxt("labels.csv", int))',
             )
-        stored = np.load(path, allow_pickle=False)
+        large = kind == npy.MAGIC_PREFIX and path.stat().st_size > MAPPED_BYTES
+        stored = np.load(path, allow_pickle=False, mmap_mode="r" if large else None)
         if isinstance(stored, np.ndarray):
             return stored
         with stored:

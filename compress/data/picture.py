@@ -1,9 +1,9 @@
 """One image file as 8-bit pixels; 16 bits are scaled, and levels of no known range are refused."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +37,18 @@ def read_picture(path: Path, steps: Steps) -> Picture:
     return Picture(path, to_array(fit(image, steps), steps), brightest)
 
 
-def open_picture(path: Path) -> tuple[Image.Image, int | None]:
+def open_picture(path: Path, content: IO[bytes] | None = None) -> tuple[Image.Image, int | None]:
     """Return one image of 8 bits, turned upright, and the highest level of a 16-bit file.
+
+    Args:
+        path: of the file.
+        content: what is in it, where it was read before.
 
     Raises:
         DataError: when it is damaged, or its levels are floats or 32-bit integers.
     """
     try:
-        return open_upright(path)
+        return open_upright(path if content is None else content)
     except LevelsError as error:
         raise DataError(
             "the range of the image's levels cannot be known",
@@ -58,19 +62,21 @@ def open_picture(path: Path) -> tuple[Image.Image, int | None]:
         raise DataError("the image cannot be read", got=error, where=path, hint="replace or remove the file") from error
 
 
-def check_depth(pictures: Sequence[Picture]) -> None:
+def check_depth(levels: Mapping[Path, int]) -> None:
     """Refuse 16-bit images that use the dark end of their range alone.
+
+    Args:
+        levels: the highest level of each 16-bit file.
 
     Raises:
         DataError: when the brightest level of all of them is below `DIM_LEVEL`.
     """
-    deep = [picture for picture in pictures if picture.brightest is not None]
-    brightest = max((picture.brightest or 0 for picture in deep), default=DIM_LEVEL)
+    brightest = max(levels.values(), default=DIM_LEVEL)
     if brightest < DIM_LEVEL:
         raise DataError(
             "the images of 16 bits use a small part of their range, and would be nearly black",
             expected="levels up to 65,535",
-            got=f"at most {brightest:,} in {len(deep):,} images",
-            where=deep[0].path,
+            got=f"at most {brightest:,} in {len(levels):,} images",
+            where=next(iter(levels)),
             hint="scale their levels to all 16 bits, or give them as float32 arrays in an .npz",
         )

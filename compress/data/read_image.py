@@ -6,6 +6,7 @@ This file is copied into every bundle of an image model, so that ``predict.py`` 
 import math
 from dataclasses import dataclass
 from os import PathLike
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ def read_image(path: str | PathLike[str], steps: Steps) -> NDArray[np.uint8]:
     return to_array(fit(open_upright(path)[0], steps), steps)
 
 
-def open_upright(path: str | PathLike[str]) -> tuple[Image.Image, int | None]:
+def open_upright(path: str | PathLike[str] | IO[bytes]) -> tuple[Image.Image, int | None]:
     """Return an image turned as its EXIF says, and the highest level of a file of 16 bits; see `read_image`."""
     with Image.open(path) as file:
         return _to_8_bits(ImageOps.exif_transpose(file), file.format)

@@ -1,4 +1,4 @@
-"""Samples in memory and the four roles they play."""
+"""Samples, in memory or on disk, and the four roles they play."""
 
 import hashlib
 import json
@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from compress.data.stored import Stored
 
 Role = Literal["train", "calibration", "select", "test"]
 ROLES: tuple[Role, ...] = ("train", "calibration", "select", "test")
@@ -22,13 +24,14 @@ class Samples:
         inputs: uint8 or float32 [N, C, H, W] for images; float32 [N, F] for tables, [N, C, L] or [N, T, F] for signals
             and sequences, [N, ...] for a task of the user's own; objects [N] for text, each a string, or a tuple of
             strings for two texts or the words of a sentence. Or [N] with named fields, `compress.data.named`: several
-            arrays, or the columns of a table.
+            arrays, or the columns of a table. Images may also stay on disk, `compress.data.stored`: what takes rows of
+            an array takes theirs.
         labels: what is right, or None when unlabelled: int64 [N] class numbers; uint8 [N, C] yes or no for each of
             several labels; float32 [N, C] targets of a regression; or objects [N], each the int64 tags of its words, or
             a tuple of the texts that are right to write.
     """
 
-    inputs: NDArray[Any]
+    inputs: NDArray[Any] | Stored
     labels: NDArray[Any] | None
 
     def __len__(self) -> int:
@@ -36,7 +39,26 @@ class Samples:
 
     def take(self, index: NDArray[np.integer]) -> "Samples":
         """Return the samples at these positions, in this order."""
-        return Samples(self.inputs[index], None if self.labels is None else self.labels[index])
+        inputs = self.inputs.take(index) if isinstance(self.inputs, Stored) else self.inputs[index]
+        return Samples(inputs, None if self.labels is None else self.labels[index])
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The inputs where they are in memory, as all are but images."""
+        assert isinstance(self.inputs, np.ndarray)
+        return self.inputs
+
+    def parts(self) -> Iterator[NDArray[Any]]:
+        """Yield the inputs as arrays in memory: all at once, or of those on disk some at a time."""
+        if isinstance(self.inputs, Stored):
+            yield from self.inputs.parts()
+        else:
+            yield self.inputs
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether inputs are read when they are asked for, so that it pays to ask ahead."""
+        return isinstance(self.inputs, Stored)
 
     @property
     def written(self) -> bool:
@@ -51,7 +73,9 @@ class Samples:
 
     @cached_property
     def hashes(self) -> tuple[bytes, ...]:
-        """One 16-byte BLAKE2b hash per sample, of its input alone: equal inputs are the same sample."""
+        """16 bytes per sample, a hash of its input alone: equal inputs are the same sample."""
+        if isinstance(self.inputs, Stored):
+            return tuple(self.inputs.hashes())
         return tuple(hashlib.blake2b(row, digest_size=16).digest() for row in _rows(self.inputs))
 
     @cached_property
@@ -59,7 +83,9 @@ class Samples:
         """SHA-256 over inputs, labels, shapes and dtypes."""
         state = hashlib.sha256(f"{self.inputs.dtype}{self.inputs.shape}{self.labels is None}".encode())
         for values in (self.inputs, self.labels):
-            if values is not None and values.dtype == object:
+            if isinstance(values, Stored):
+                values.digest(state)
+            elif values is not None and values.dtype == object:
                 for row in _rows(values):
                     state.update(len(row).to_bytes(8) + row)
             elif values is not None:

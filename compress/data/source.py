@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from compress.config import Values
 from compress.data.preprocess import Preprocess
 from compress.data.samples import Role, Samples
+from compress.data.stored import is_mapped
 from compress.errors import DataError
+from compress.progress import Reporter
 
 Layout = Literal["NCHW", "NHWC", "NCL", "NTF"]
 AnyLayout = Layout | dict[str, Layout]
@@ -34,6 +36,21 @@ class Raw:
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     layouts: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a source of image files is read, and where what is found out of it is kept.
+
+    Attributes:
+        preprocess: what is done to images; None is the source's own way.
+        store: keeps indexes of folders; None keeps none.
+        reporter: shows progress.
+    """
+
+    preprocess: Preprocess | None = None
+    store: Path | None = None
+    reporter: Reporter = field(default_factory=lambda: Reporter(quiet=True))
 
 
 class Source(Values):
@@ -64,17 +81,17 @@ class Source(Values):
             DataError: when something is missing or damaged.
         """
 
-    def open(self, preprocess: Preprocess | None, *, code: Sequence[Path]) -> Raw:
+    def open(self, opening: Opening, *, code: Sequence[Path]) -> Raw:
         """Return its samples, of image files as a model expects them.
 
         Args:
-            preprocess: how image files are read; None is the source's own way.
+            opening: how and where.
             code: the user's Python files that may be run.
 
         Raises:
             DataError: as ``load`` does; also when it reads no image files and is told how to.
         """
-        if preprocess is not None:
+        if opening.preprocess is not None:
             raise DataError(
                 "only image files are preprocessed",
                 expected="data.source: {image-folder: ...}",
@@ -108,7 +125,8 @@ def channels_first(inputs: NDArray[np.generic], *, layout: Layout) -> NDArray[np
     if inputs.ndim == 3:
         return inputs[:, None]
     if inputs.ndim == 4 and layout == "NHWC":
-        return np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
+        turned = inputs.transpose(0, 3, 1, 2)
+        return turned if is_mapped(inputs) else np.ascontiguousarray(turned)
     if inputs.ndim == 4 and inputs.shape[3] in (1, 3) and inputs.shape[1] > 4:
         raise DataError(
             "the images look channels-last", expected="[N, C, H, W]", got=list(inputs.shape), hint="set layout: NHWC"

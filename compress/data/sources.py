@@ -22,13 +22,13 @@ from compress.config.user_code import call_user, dump, run_user_file, user_funct
 from compress.data.arrays import Numpy
 from compress.data.given import read_given
 from compress.data.idx import read_idx
-from compress.data.images import read_folder
+from compress.data.images import Manner, read_folder
 from compress.data.own import OwnSource, form
 from compress.data.picture import Mode
-from compress.data.preprocess import Preprocess, Sides, squash
+from compress.data.preprocess import Sides, squash
 from compress.data.ragged import Given
 from compress.data.samples import ROLES, Role, Samples
-from compress.data.source import AnyLayout, Raw, Source, class_numbers
+from compress.data.source import AnyLayout, Opening, Raw, Source, class_numbers
 from compress.data.table import HubData, Table
 from compress.errors import DataError
 
@@ -114,6 +114,9 @@ class ImageFolder(Source):
         root: the folder.
         size: side of the square every image is resized to, or height and width; None where ``data.preprocess`` says it.
         mode: one channel or three, where it does not.
+        memory_gb: images that take more than this when they are decoded, in units of 10^9 bytes, are not read into
+            memory but stay on disk: an index of the files is kept in the store, and threads decode batches ahead.
+        on_error: what to do with files that cannot be read: ``refuse`` the folder, or ``skip`` and count them.
     """
 
     of_files: ClassVar[bool] = True
@@ -123,6 +126,14 @@ class ImageFolder(Source):
     root: Path
     size: Sides | None = None
     mode: Mode = "rgb"
+    memory_gb: Annotated[float, Field(ge=0)] = 1.0
+    on_error: Literal["refuse", "skip"] = "refuse"
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the keys that came later where they say nothing, so that stored runs are found as ever."""
+        later = {"memory_gb": 1.0, "on_error": "refuse"}
+        return {name: value for name, value in write(self).items() if name not in later or value != later[name]}
 
     def load(self, *, code: Sequence[Path]) -> Raw:
         """Return the roles that the folder names.
@@ -131,14 +142,15 @@ class ImageFolder(Source):
             DataError: when a folder is missing, an image is corrupt or its range cannot be known, or train has no image
                 of a class.
         """
-        return self.open(None, code=code)
+        return self.open(Opening(), code=code)
 
-    def open(self, preprocess: Preprocess | None, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
+    def open(self, opening: Opening, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
         """Return the roles that the folder names, read as a model expects it; see `load`.
 
         Raises:
             DataError: also when both or neither of ``size`` and ``preprocess`` say what images become.
         """
+        preprocess = opening.preprocess
         if (self.size is None) == (preprocess is None):
             raise DataError(
                 "nothing says what size images become" if preprocess is None else "the size of images is said twice",
@@ -146,11 +158,17 @@ class ImageFolder(Source):
                 got="neither" if preprocess is None else "both",
                 where="data.source",
             )
-        if preprocess is not None:
-            return read_folder(self.root, preprocess.steps)
-        assert self.size is not None
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        return read_folder(self.root, squash(size, channels=self.mode))
+        steps = preprocess.steps if preprocess is not None else squash(size, channels=self.mode) if size else None
+        assert steps is not None
+        manner = Manner(
+            steps,
+            memory_bytes=self.memory_gb * 1e9,
+            skip=self.on_error == "skip",
+            store=opening.store,
+            reporter=opening.reporter,
+        )
+        return read_folder(self.root, manner)
 
 
 class File(Source):

@@ -1,6 +1,8 @@
 """Samples as a file gets them: preprocessed, in batches, their outputs back in the samples' order."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from compress.data import Samples
+from compress.data.ahead import make_ahead
 from compress.export.session import Session
 from compress.tasks import Batch, Task
 from compress.tasks.batch import unit_rows
@@ -17,20 +20,30 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 BATCH = 256
+KEPT_BYTES = 2**30  # of preprocessed images on disk; more are decoded anew for every file
 PARITY_SAMPLES = 33
 
 
 class Feed:
-    """A role's preprocessed samples in batches, ready for ONNX Runtime; made once for many files."""
+    """A role's preprocessed samples in batches, ready for ONNX Runtime; made once for many files, where they fit."""
 
     def __init__(self, task: Task, samples: Samples, *, threads: int, batch_size: int = BATCH) -> None:
-        self._task, self._threads = task, threads
+        self._task, self._samples, self._threads = task, samples, threads
         everything = torch.arange(len(samples))
         positions = [*self._task.parts(samples, everything, size=batch_size)]
-        self._batches = [self._task.batch(samples, index) for index in positions]
+        self._positions = positions
+        self._kept = None if self._is_large() else [*self._make()]
         taken = torch.cat(positions)
         units = torch.from_numpy(self._task.units(samples))
         self._rows = unit_rows(units[taken], taken.argsort()).numpy()
+
+    def _is_large(self) -> bool:
+        """Whether the samples stay on disk because they would not fit."""
+        return self._samples.on_disk and 4 * math.prod(self._samples.inputs.shape) > KEPT_BYTES
+
+    def _make(self) -> Iterator[Batch]:
+        make = partial(self._task.batch, self._samples)
+        return make_ahead(make, self._positions) if self._samples.on_disk else map(make, self._positions)
 
     def outputs(self, model: "Path | bytes | ModelProto") -> NDArray[np.float32]:
         """Return what a file or a graph gives for every unit, float32 [units, C], in the role's order."""
@@ -38,7 +51,7 @@ class Feed:
 
     def through(self, call: Callable[..., Sequence[NDArray[Any]]]) -> NDArray[np.float32]:
         """Return the first outputs of a function from input arrays to output arrays, as ``outputs`` does."""
-        found = [self._task.rows(call(*arrays(batch))[0], batch) for batch in self._batches]
+        found = [self._task.rows(call(*arrays(batch))[0], batch) for batch in self._kept or self._make()]
         return np.concatenate(found)[self._rows]
 
 

@@ -543,7 +543,7 @@ def read(recipe: Recipe, options: Options) -> tuple[Recipe, Data]:
     if faults:  # a recipe that was read from a file has been told so already, with its places
         raise RecipeError("\n".join([f"the recipe has {len(faults)} fault(s):", *faults]))
     with options.reporter.bar("reading the data"):
-        return recipe, recipe.data.load(code=options.code)
+        return recipe, recipe.data.load(code=options.code, store=options.store, reporter=options.reporter)
 
 
 def choose_little(recipe: Recipe, options: Options, data: Data) -> tuple[Recipe, Options, Data]:

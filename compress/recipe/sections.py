@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -27,13 +26,14 @@ from compress.benchmark.runtimes.machine import count_allowed_cores
 from compress.config import Values
 from compress.config.permission import Ask
 from compress.config.secrets import address
-from compress.data import Data
+from compress.data import Data, Samples
 from compress.data.preprocess import AnyPreprocess, Preprocess
 from compress.data.roles import Overlap, Split, assign
-from compress.data.source import Raw, Source
+from compress.data.source import Opening, Raw, Source
 from compress.data.sources import AnySource
 from compress.errors import DataError, ModelError
 from compress.models import AnyModel
+from compress.progress import Reporter
 from compress.stages.export import Variant
 from compress.stages.train import Train
 from compress.tasks import (
@@ -163,7 +163,7 @@ class DataConfig(Values):
         if self.encode is not None and (classified or inputs.dtype == object):
             raise DataError("only tables and targets of arrays are encoded", where="data.encode")
         if classified:
-            normalize = self._normalization(data.train.inputs, teachers)
+            normalize = self._normalization(data.train, teachers)
             return ImageClassification.of(
                 data, augment=self.augment, normalize=normalize, judge=self.judge, preprocess=self.read_preprocess()
             )
@@ -236,13 +236,13 @@ class DataConfig(Values):
         stated = {name: own if isinstance(own, Normalize) else Normalize.identity(1) for name, own in named.items()}
         return ArrayTask.of(data, encode=encode, normalize=stated, judge=self.judge, given=given)
 
-    def _normalization(self, inputs: NDArray[Any], teachers: Sequence["Teacher"]) -> Normalize | None:
+    def _normalization(self, samples: Samples, teachers: Sequence["Teacher"]) -> Normalize | None:
         """Return what is stated, or what the configuration of given weights says; None stands for the train role's.
 
         Raises:
             ModelError: when there are given weights and neither says anything that fits the images.
         """
-        channels = inputs.shape[1]
+        channels = samples.inputs.shape[1]
         preprocess = self.read_preprocess()
         if preprocess is not None and preprocess.scaled is not None:
             if self.normalize is not None:
@@ -259,12 +259,12 @@ class DataConfig(Values):
         if isinstance(self.normalize, dict):
             raise DataError("images are a single input", got=f"data.normalize of {', '.join(self.normalize)}")
         given = [teacher for teacher in teachers if teacher.is_given]
-        if self.normalize is not None or not given or inputs.ndim != 4:
+        if self.normalize is not None or not given:
             return self.normalize
         told = [None if (own := teacher.normalization()) is None else own.over(channels) for teacher in given]
-        if told[0] is not None and all(own == told[0] for own in told) and _is_scaled(inputs):
+        if told[0] is not None and all(own == told[0] for own in told) and _is_scaled(samples):
             return told[0]
-        train = Normalize.of_train(inputs)
+        train = Normalize.of_train(samples.inputs)
         raise ModelError(
             UNSTATED,
             expected=STATED,
@@ -276,25 +276,31 @@ class DataConfig(Values):
             f"{{mean: {[*train.mean]}, std: {[*train.std]}}}",
         )
 
-    def load(self, *, code: Sequence[Path] = ()) -> Data:
+    def load(self, *, code: Sequence[Path] = (), store: Path | None = None, reporter: Reporter | None = None) -> Data:
         """Return the samples in their roles.
 
         Args:
             code: the user's Python files that may be run.
+            store: keeps what is found out of large folders; None keeps nothing.
+            reporter: shows how far it is.
 
         Raises:
             DataError: when the samples cannot be used as they are.
             InputError: when the source is a user's file that ``code`` does not name.
         """
-        return assign(self.open(self.source, code=code), split=self.split, overlap=self.overlap)
+        raw = self.open(self.source, code=code, store=store, reporter=reporter)
+        return assign(raw, split=self.split, overlap=self.overlap)
 
-    def open(self, source: Source, *, code: Sequence[Path]) -> Raw:
-        """Return the samples of this or another source, image files read as the data's.
+    def open(
+        self, source: Source, *, code: Sequence[Path], store: Path | None = None, reporter: Reporter | None = None
+    ) -> Raw:
+        """Return the samples of this or another source, image files read as the data's; see ``load``.
 
         Raises:
             DataError: when they cannot be read.
         """
-        return source.open(self.read_preprocess(), code=code)
+        opening = Opening(self.read_preprocess(), store, reporter or Reporter(quiet=True))
+        return source.open(opening, code=code)
 
     def read_preprocess(self) -> Preprocess | None:
         """Return how image files are read, from its file if it is in one; None where nothing is said.
@@ -305,9 +311,9 @@ class DataConfig(Values):
         return Preprocess.read(self.preprocess) if isinstance(self.preprocess, Path) else self.preprocess
 
 
-def _is_scaled(inputs: NDArray[Any]) -> bool:
+def _is_scaled(samples: Samples) -> bool:
     """Whether images are what configurations speak of: bytes, or numbers from 0 to 1."""
-    return inputs.dtype == np.uint8 or (inputs.min() >= 0 and inputs.max() <= 1)
+    return samples.inputs.dtype == np.uint8 or all(part.min() >= 0 and part.max() <= 1 for part in samples.parts())
 
 
 class Teacher(Values):

@@ -1,15 +1,17 @@
 """Quantize: int8 where it costs little, float where it costs too much; a torch model with its plan comes out."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 
+from compress.data.ahead import make_ahead
 from compress.errors import StageError
 from compress.export.feed import Feed
 from compress.export.stored import graph_of
@@ -201,10 +203,15 @@ class Quantize(Stage):
 def calibration_batches(work: Work) -> Batches:
     """The calibration role in fixed batches, preprocessed."""
     samples = work.data.calibration
-    return lambda: (
-        tuple(tensor.numpy() for tensor in work.task.batch(samples, index).inputs)
-        for index in torch.arange(len(samples)).split(BATCH)
-    )
+
+    def make(index: torch.Tensor) -> tuple[np.ndarray, ...]:
+        return tuple(tensor.numpy() for tensor in work.task.batch(samples, index).inputs)
+
+    def batches() -> Iterable[tuple[np.ndarray, ...]]:
+        positions = torch.arange(len(samples)).split(BATCH)
+        return make_ahead(make, positions) if samples.on_disk else map(make, positions)
+
+    return batches
 
 
 def select_scorer(stage: Stage, work: Work, host: Host) -> Scorer:

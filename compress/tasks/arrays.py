@@ -226,7 +226,7 @@ class ArrayTask(Task):
 
 def read_inputs(data: Data, *, encode: Encode, normalize: Mapping[str, Normalize] | None) -> tuple[Input, ...]:
     """Return what makes a model's inputs, in the order of the arrays; the columns of a table where the first one is."""
-    train = data.train.inputs
+    train = data.train.array
     if train.dtype.names is None:
         layout = _layout(train.ndim - 1, data.layouts.get(""), where="the inputs")
         _refuse_unknown(normalize, [UNNAMED[layout]])

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from compress.config import Values
 from compress.data.preprocess import Preprocess
 from compress.data.samples import Data, Samples
+from compress.data.stored import Stored
 from compress.errors import DataError
 from compress.measures.judge import Judge, single_label
 from compress.measures.tally import Tally
@@ -75,11 +76,17 @@ class Normalize(Values):
         return self if len(self.mean) == channels else None
 
     @classmethod
-    def of_train(cls, inputs: NDArray[np.generic]) -> Self:
-        """Return the mean and deviation of each channel of raw images [N, C, H, W], scaled as the task scales them."""
+    def of_train(cls, inputs: NDArray[Any] | Stored) -> Self:
+        """Return the mean and deviation of each channel of raw images [N, C, H, W], scaled as the task scales them.
+
+        Of images on disk, those of some of them, evenly spread: see `compress.data.stored`.
+        """
         axes, scale = (0, 2, 3), scale_of(inputs)
-        mean = inputs.mean(axis=axes, dtype=np.float64) * scale
-        std = np.maximum(inputs.std(axis=axes, dtype=np.float64) * scale, 1e-6)
+        if isinstance(inputs, Stored):
+            raw_mean, raw_std = inputs.statistics()
+        else:
+            raw_mean, raw_std = (of(axis=axes, dtype=np.float64) for of in (inputs.mean, inputs.std))
+        mean, std = raw_mean * scale, np.maximum(raw_std * scale, 1e-6)
         return cls(
             mean=tuple(round(float(value), 6) for value in mean), std=tuple(round(float(value), 6) for value in std)
         )
@@ -282,7 +289,7 @@ class ImageClassification(Task):
         return single_label(outputs.argmax(axis=1), labels, self.classes, self.judge) | self.judge.own(outputs, labels)
 
 
-def scale_of(inputs: NDArray[np.generic]) -> float:
+def scale_of(inputs: NDArray[Any] | Stored) -> float:
     """Return what raw images are multiplied by before anything else: bytes become 0 to 1, other numbers stay."""
     return 1 / 255 if inputs.dtype == np.uint8 else 1.0
 

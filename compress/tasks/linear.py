@@ -91,7 +91,7 @@ class LinearTags(Simplest):
         assert samples.labels is not None
         most = _most_features(self.outputs_count)
         vectorizer = _marker(max_features=most)
-        features = vectorizer.fit_transform(_described(samples.inputs))
+        features = vectorizer.fit_transform(_described(samples.array))
         learnt = _fit(features, np.concatenate(samples.labels), "single-label", self.outputs_count)
         return {"terms": _written(vectorizer.get_feature_names_out()), **learnt}
 
@@ -99,8 +99,8 @@ class LinearTags(Simplest):
         """Return one row for each word that has one."""
         terms = _read(parameters["terms"])
         vectorizer = _marker(vocabulary=terms)
-        rows = _apply(vectorizer.transform(_described(samples.inputs)), parameters)
-        starts = np.cumsum([0, *map(len, samples.inputs)])
+        rows = _apply(vectorizer.transform(_described(samples.array)), parameters)
+        starts = np.cumsum([0, *map(len, samples.array)])
         return rows[np.concatenate([starts[row] + self.seen(samples, row) for row in range(len(samples))])]
 
 
@@ -127,7 +127,7 @@ class LinearPixels(Simplest):
         from sklearn.linear_model import LogisticRegression
 
         assert samples.labels is not None
-        pixels = _pixels(samples.inputs)
+        pixels = np.concatenate([_pixels(part) for part in samples.parts()])
         mean, spread = pixels.mean(axis=0), pixels.std(axis=0)
         spread[spread < 1e-6] = 1.0
         each = pixels.size * self.outputs_count * 4  # forward, backward, and the line search
@@ -139,7 +139,7 @@ class LinearPixels(Simplest):
 
     def outputs(self, parameters: Parameters, samples: Samples) -> NDArray[np.float32]:
         """Return one row an image."""
-        return _apply(_pixels(samples.inputs), parameters)
+        return np.concatenate([_apply(_pixels(part), parameters) for part in samples.parts()])
 
 
 def _weigher(*, max_features: int | None = None, vocabulary: Sequence[str] | None = None) -> Any:

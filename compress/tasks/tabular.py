@@ -211,9 +211,9 @@ def table_input(
 
 def _refuse_gaps(roles: Mapping[Role, Samples], name: str) -> None:
     for role, samples in roles.items():
-        gaps = np.isnan(samples.inputs[name])
+        gaps = np.isnan(samples.array[name])
         if gaps.any():
-            row = samples.inputs[int(gaps.argmax())]
+            row = samples.array[int(gaps.argmax())]
             others = [field for field in row.dtype.names if field != name and not row[field].shape]
             beside = ", ".join(f"{field} {row[field]}" for field in others)
             raise DataError(

@@ -172,7 +172,7 @@ class Tokenizer:
         """
         key = (samples.digest, words)
         if key not in self._encoded:
-            inputs = samples.inputs.tolist()
+            inputs = samples.array.tolist()
             check_patterns(self._tokenizer.backend_tokenizer.to_str(), inputs)
             self._encoded[key] = self._encode(inputs, words=words)
         return self._encoded[key]

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from compress.data import Samples
+from compress.data.ahead import make_ahead
 from compress.loss import Tap
 from compress.loss.taps import capture_taps, evaluating
 from compress.stage import Compute
-from compress.tasks import Task, View
+from compress.tasks import Batch, Task, View
 from compress.tasks.batch import unit_rows
 from compress.training.numerics import choose_layout, lay_out_images, numerics, place_batch, placed
 
@@ -62,10 +64,14 @@ def forward_all(
         capture_taps(module, taps) as capture,
         host.reporter.bar(name, len(index)) if name else _silent() as bar,
     ):
-        for positions in task.parts(samples, index, size=BATCH):
+        parts = [*task.parts(samples, index, size=BATCH)]
+        make = partial(_read, task, samples, index, view)
+        for positions, read in zip(
+            parts, make_ahead(make, parts) if samples.on_disk else map(make, parts), strict=True
+        ):
             if host.interrupted():
                 raise KeyboardInterrupt
-            batch = place_batch(task.batch(samples, index[positions], view=view), host.device)
+            batch = place_batch(read, host.device)
             with host.autocast():
                 logits.append(task.forward(module, lay_out_images(batch, layout)).float().cpu())
             for tap, value in capture.take().items():
@@ -78,6 +84,10 @@ def forward_all(
         return found, {tap: torch.cat(values) for tap, values in features.items()}
     back, units = taken.argsort(), torch.from_numpy(task.units(samples))[index]
     return found[unit_rows(units[taken], back)], {tap: torch.cat(values)[back] for tap, values in features.items()}
+
+
+def _read(task: Task, samples: Samples, index: Tensor, view: View | None, positions: Tensor) -> Batch:
+    return task.batch(samples, index[positions], view=view)
 
 
 @contextmanager

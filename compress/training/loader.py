@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from compress.data import Samples
+from compress.data.ahead import make_ahead
 from compress.errors import StageError
 from compress.stage import Optimization
 from compress.tasks import Batch, Task, View
@@ -80,7 +82,12 @@ class RoleLoader:
         return self.task.batch(self.samples, torch.arange(min(2, len(self.samples))))
 
     def epoch(self, number: int, *, skip: int = 0) -> Iterator[Sequence[Batch]]:
-        """Yield the batches of each update of an epoch; see `Loader`."""
+        """Yield the batches of each update of an epoch; samples on disk are read ahead by threads; see `Loader`."""
+        updates = self._updates(number, skip)
+        return make_ahead(self._read, updates) if self.samples.on_disk else map(self._read, updates)
+
+    def _updates(self, number: int, skip: int) -> Iterator[list[tuple[Tensor, View | None]]]:
+        """Yield the positions and the view of every batch of each update."""
         size = self.optimization.batch_size
         generator = torch.Generator().manual_seed(self.seed * 100_003 + number)
         order = self.task.order(self.samples, generator, size=self._per_update)
@@ -90,4 +97,7 @@ class RoleLoader:
                 continue
             start = step * self._per_update
             rows = order[start : start + self._per_update].split(size)
-            yield [self.task.batch(self.samples, index, view=view) for index, view in zip(rows, drawn, strict=True)]
+            yield [*zip(rows, drawn, strict=True)]
+
+    def _read(self, update: Sequence[tuple[Tensor, View | None]]) -> list[Batch]:
+        return [self.task.batch(self.samples, index, view=view) for index, view in update]

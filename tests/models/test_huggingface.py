@@ -14,7 +14,7 @@ import transformers
 from PIL import Image
 
 from compress.data import Data, Samples
-from compress.data.images import read_folder
+from compress.data.images import Manner, read_folder
 from compress.data.preprocess import Preprocess, squash
 from compress.errors import ModelError
 from compress.models import HuggingFace, load_model, save_model
@@ -338,7 +338,7 @@ def test_image_files_enter_a_pipeline_as_they_enter_training(tmp_path, preproces
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{number:02}.png")
     plain = squash((8, 8), channels="rgb")
-    read = read_folder(tmp_path / "images", plain if preprocess is None else preprocess.steps)
+    read = read_folder(tmp_path / "images", Manner(plain if preprocess is None else preprocess.steps))
     stated = None if preprocess is None or preprocess.scaled is None else preprocess.scaled
     normalize = None if stated is None else Normalize(mean=stated[0], std=stated[1])
     data = Data(read.roles, read.classes)

@@ -16,7 +16,8 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, pipeline
 
 from compress.data import Data, Samples
-from compress.data.images import read_folder
+from compress.data.images import Manner, read_folder
+from compress.data.preprocess import squash
 from compress.export.session import Session
 from compress.loss import GuidedLoss
 from compress.models import HuggingFace
@@ -161,7 +162,7 @@ def test_an_image_classifier_of_three_channels_runs_in_a_pipeline(make_context, 
     for number in range(20):
         image = Image.fromarray(data.test.inputs[number].transpose(1, 2, 0))
         (image if number % 2 else image.resize((21, 17))).save(folder / f"{number:02}.png")
-    roles = read_folder(tmp_path / "images", size=(8, 8), mode="rgb").roles
+    roles = read_folder(tmp_path / "images", Manner(squash((8, 8), channels="rgb"))).roles
     inputs = ImageClassification.of(data, augment=None).batch(roles["train"], torch.arange(20)).inputs[0].numpy()
     told = classify([str(path) for path in sorted(folder.iterdir())])
     session, seen = Session(bundle.path / FILE), set()
