@@ -1,0 +1,210 @@
+"""What do images on disk cost? Index, roles, teacher pass and an epoch of distillation at 1, 4 and 16 times the files.
+
+    python benchmarks/scale/images.py [--files 10000] [--threads N]
+
+JPEG files are made of Fashion-MNIST (Debian's dataset-fashion-mnist), enlarged to 160 to 320 pixels a side with noise,
+no two alike, and read through an index at 64 x 64 pixels (``memory_gb: 0``, so that no size of them is read into
+memory). Each size runs in a process of its own, whose peak resident memory the kernel tells (VmHWM). The share of the
+loader is the time for which the step waits for its batch. Writes ``benchmarks/results/scale_images.json`` and ``.md``.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from compress.benchmark.environment import count_allowed_cores, describe
+from compress.data.idx import read_idx
+from compress.loss import bind
+from compress.models import load_model
+from compress.pipeline.run import Options, host_of, work_of
+from compress.pipeline.run_directory import Asked, decide_execution
+from compress.progress import Reporter
+from compress.recipe import Recipe
+from compress.stage import Member, Optimization
+from compress.stages.create import Create
+from compress.store.store import Store
+from compress.tasks import Batch
+from compress.training.loader import RoleLoader
+from compress.training.loop import fit
+from compress.training.teacher import teacher_outputs
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+TIMES = (1, 4, 16)
+SIDES = (160, 320)
+RECIPE = """
+name: scale
+data:
+  source: {{image-folder: {{root: {root}, memory_gb: 0}}}}
+  split: {{test: 64, select: 64, calibration: 64}}
+  preprocess: {{size: 64, resize_to: 72, interpolation: bilinear}}
+teacher: {{model: {{resnet: {{width: 32, blocks: [2, 2, 2], stem_stride: 2}}}}, train: {{epochs: 1}}}}
+student: {{resnet: {{width: 16, stem_stride: 2}}}}
+stages: [distill: {{epochs: 1, batch_size: 64}}]
+"""
+
+
+@dataclass
+class Timed:
+    """A loader whose reader's waiting is counted.
+
+    Attributes:
+        loader: ours.
+        waited_s: how long its batches were waited for.
+    """
+
+    loader: RoleLoader
+    waited_s: float = 0.0
+    steps_per_epoch: int = field(init=False)
+    example: Batch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.steps_per_epoch, self.example = self.loader.steps_per_epoch, self.loader.example
+
+    def epoch(self, number: int, *, skip: int = 0) -> Iterator[Sequence[Batch]]:
+        """Yield the loader's batches."""
+        batches = iter(self.loader.epoch(number, skip=skip))
+        while True:
+            started_s = time.perf_counter()
+            update = next(batches, None)
+            self.waited_s += time.perf_counter() - started_s
+            if update is None:
+                return
+            yield update
+
+
+def make_files(root: Path, count: int) -> None:
+    """Write JPEG files into a folder for each class."""
+    images = read_idx(FASHION / "train-images-idx3-ubyte.gz")
+    labels = read_idx(FASHION / "train-labels-idx1-ubyte.gz")
+    noise = np.random.default_rng(0).integers(0, 24, (max(SIDES), max(SIDES), 3), np.uint8)
+    for label in range(10):
+        (root / str(label)).mkdir(parents=True)
+    for number in range(count):
+        generator = np.random.default_rng(number)
+        width, height = (int(side) for side in generator.integers(SIDES[0], SIDES[1] + 1, 2))
+        large = Image.fromarray(images[number % len(images)]).resize((width, height), Image.Resampling.BICUBIC)
+        shift = generator.integers(0, max(SIDES), 2)
+        pixels = np.asarray(large)[..., None] // 2 + np.roll(noise, shift, (0, 1))[:height, :width]
+        Image.fromarray(pixels).save(root / str(labels[number % len(labels)]) / f"{number}.jpg", quality=85)
+
+
+def memory_mb() -> float:
+    """Return the peak of this process's resident memory, in units of 1,000,000 bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def measure(root: Path, store: Path, *, threads: int) -> dict[str, Any]:
+    """Return what index, roles, statistics, teacher pass and an epoch take, in seconds, and the peak of memory."""
+    recipe = Recipe.parse(RECIPE.format(root=root), origin="scale", directory=root)
+    clock, found = time.perf_counter, dict[str, Any]()
+
+    def lap(name: str, started_s: float) -> float:
+        found[name] = clock() - started_s
+        return clock()
+
+    now = clock()
+    recipe.data.load(store=store)
+    now = lap("index_and_roles_s", now)
+    data = recipe.data.load(store=store)
+    now = lap("roles_again_s", now)
+    work = work_of(recipe, data)
+    now = lap("statistics_s", now)
+    opened = Store.open(store)
+    execution = decide_execution(store, Asked(threads=threads))
+    host = host_of(Options(store=store, reporter=Reporter(quiet=True)), store=opened, execution=execution)
+    assert recipe.teacher.model is not None
+    assert recipe.student != "teacher"
+    teacher, student = (Create(model=model).run(None, work, host) for model in (recipe.teacher.model, recipe.student))
+    work = work_of(recipe, data)
+    work = type(work)(**{**work.__dict__, "teachers": (Member(teacher, work.task),)})
+    module, idle_mb = load_model(student.path), memory_mb()
+    now = clock()
+    outputs = teacher_outputs(work, host, data.train, views=(None,))
+    now = lap("teacher_pass_s", now)
+    optimization = Optimization(epochs=1, batch_size=64)
+    loader = Timed(RoleLoader(work.task, data.train, optimization, seed=0, views=lambda *_: None))
+    example = work.task.batch(data.select, torch.arange(2)).inputs
+    bound = bind(recipe.loss, module, load_model(teacher.path), example, seed=0)
+    now = clock()
+    fit(module, work.task, loader, host, loss=bound, teacher=outputs, optimization=optimization, seed=0, name="epoch")
+    lap("epoch_s", now)
+    files = sum(len(samples) for samples in data.roles.values())
+    return found | {
+        "files": files,
+        "train": len(data.train),
+        "loader_share": loader.waited_s / found["epoch_s"],
+        "memory_before_passes_mb": idle_mb,
+        "memory_peak_mb": memory_mb(),
+        "decoded_mb": files * 3 * 64 * 64 / 1e6,
+        "threads": execution.threads,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the result as Markdown."""
+    lines = [
+        "# Images on disk",
+        "",
+        "| files | index and roles, s | again, s | mean and deviation, s | teacher pass, images/s | epoch, images/s | "
+        "loader's share of the step | peak memory, MB | the same decoded, MB |",
+        "|" + "---:|" * 9,
+    ]
+    for row in result["sizes"]:
+        rates = (row["train"] / row[name] for name in ("teacher_pass_s", "epoch_s"))
+        cells = [f"{row['files']:,}", f"{row['index_and_roles_s']:.1f}", f"{row['roles_again_s']:.2f}"]
+        cells += [f"{row['statistics_s']:.1f}", *(f"{rate:,.0f}" for rate in rates), f"{row['loader_share']:.1%}"]
+        lines.append(f"| {' | '.join([*cells, *(f'{row[name]:,.0f}' for name in ('memory_peak_mb', 'decoded_mb'))])} |")
+    environment = result["environment"]
+    return "\n".join([
+        *lines,
+        "",
+        f"JPEG files of {SIDES[0]} to {SIDES[1]} pixels a side, read at 64 x 64; a residual network of 16 channels "
+        f"learns from one of 32. {result['sizes'][0]['threads']} thread(s) for torch, and as many decode ahead as there "
+        f"are cores ({result['cores']}). The loader's share is what the step waits for its batch. "
+        f"{environment['cpu_model']}; torch {environment['versions']['torch']}; {environment['date'][:10]}.",
+        "",
+    ])  # fmt: skip
+
+
+def main() -> None:
+    """Make the files, measure each size in a process of its own, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--threads", type=int, default=count_allowed_cores())
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--one", nargs=2, type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one is not None:
+        print(json.dumps(measure(*arguments.one, threads=arguments.threads)))
+        return
+    sizes: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as directory:
+        for times in TIMES:
+            root = Path(directory) / f"{times}x"
+            make_files(root, arguments.files * times // max(TIMES))
+            command = [sys.executable, __file__, "--threads", str(arguments.threads), "--one", str(root)]
+            done = subprocess.run([*command, f"{root}-store"], check=True, stdout=subprocess.PIPE, text=True)
+            sizes.append(json.loads(done.stdout.splitlines()[-1]))
+            print(sizes[-1], file=sys.stderr)
+    result = {"sizes": sizes, "cores": count_allowed_cores(), "environment": asdict(describe(seed=0))}
+    stem = arguments.output / "scale_images"
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(table(result))
+    print(stem.with_suffix(".md").read_text())
+
+
+if __name__ == "__main__":
+    main()
