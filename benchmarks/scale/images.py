@@ -122,9 +122,9 @@ def measure(root: Path, store: Path, *, threads: int) -> dict[str, Any]:
     now = lap("roles_again_s", now)
     work = work_of(recipe, data)
     now = lap("statistics_s", now)
-    opened = Store.open(store)
-    execution = decide_execution(store, Asked(threads=threads))
-    host = host_of(Options(store=store, reporter=Reporter(quiet=True)), store=opened, execution=execution)
+    opened, host_reporter = Store.open(store), Reporter(quiet=True)
+    execution = decide_execution(store, Asked(threads=threads), say=host_reporter.say)
+    host = host_of(Options(store=store, reporter=host_reporter), store=opened, execution=execution)
     assert recipe.teacher.model is not None
     assert recipe.student != "teacher"
     teacher, student = (Create(model=model).run(None, work, host) for model in (recipe.teacher.model, recipe.student))
@@ -172,8 +172,8 @@ def table(result: dict[str, Any]) -> str:
         *lines,
         "",
         f"JPEG files of {SIDES[0]} to {SIDES[1]} pixels a side, read at 64 x 64; a residual network of 16 channels "
-        f"learns from one of 32. {result['sizes'][0]['threads']} thread(s) for torch, and as many decode ahead as there "
-        f"are cores ({result['cores']}). The loader's share is what the step waits for its batch. "
+        f"learns from one of 32. {result['sizes'][0]['threads']} thread(s) for torch, and as many decode ahead as "
+        f"there are cores ({result['cores']}). The loader's share is what the step waits for its batch. "
         f"{environment['cpu_model']}; torch {environment['versions']['torch']}; {environment['date'][:10]}.",
         "",
     ])  # fmt: skip
