@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from safetensors import SafetensorError
 from torch import nn
 
@@ -14,6 +15,7 @@ from compress.config.permission import Ask
 from compress.config.user_code import call_user, folders_of, run_user_file, user_function
 from compress.config.user_modules import content_of
 from compress.errors import EnvironmentFault, ModelError
+from compress.models.outputs import Reading, read_outputs
 from compress.models.spec import Model, image_sizes
 from compress.tasks.image_classification import Normalize
 from compress.tasks.signature import Signature
@@ -32,6 +34,8 @@ class UserFile(Model):
         path: the Python file.
         factory: a function in it that returns an ``nn.Module``.
         arguments: passed to the factory by name.
+        output: key, field or position of the logits among several tensors that the model returns; None where one alone
+            can be meant; see `Reading`.
         sha256: of the file, and of the user's modules that it imports. A stored model has it instead of the file's
             directory, and is built by whichever file named on the command line has this content.
     """
@@ -42,10 +46,21 @@ class UserFile(Model):
     path: Path
     factory: str = "build"
     arguments: dict[str, Any] = {}
+    output: str | int | None = None
     sha256: str | None = None
 
-    def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:  # noqa: ARG002
-        """Return what the factory returns.
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without an output where none is named, so that stored models are found as ever."""
+        return {name: value for name, value in write(self).items() if name != "output" or value is not None}
+
+    def __str__(self) -> str:
+        """As a call: ``build(width=8) of my_model.py``."""
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        return f"{self.factory}({arguments}) of {self.path}"
+
+    def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:
+        """Return what the factory returns, which gives logits alone.
 
         Raises:
             InputError: when the file was not named, fails or has no such function.
@@ -63,6 +78,7 @@ class UserFile(Model):
                 got=type(model).__name__,
                 where=path,
             )
+        read_outputs(model, Reading(signature.outputs[0].shape, self.output, where=self))
         return model
 
     def check(self, module: nn.Module, task: Task, *, where: object) -> None:

@@ -27,6 +27,12 @@ class Model(Values):
     libraries: ClassVar[tuple[str, ...]] = ()
     from_user: ClassVar[bool] = False
 
+    def __str__(self) -> str:
+        """As a recipe spells it, without defaults: ``cnn {widths: [4, 8]}``."""
+        fields = self.model_dump(mode="json", exclude={"family"}, exclude_defaults=True)
+        told = ", ".join(f"{name}: {value}" for name, value in fields.items())
+        return f"{self.model_dump(include={'family'}).get('family', type(self).__name__)} {{{told}}}"
+
     @abstractmethod
     def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:
         """Return a freshly initialised module for the signature's inputs and outputs.

@@ -120,7 +120,15 @@ def _look(recipe: Recipe, options: Options) -> Plan:
     large = _build(first, work, host)
     small = duplicate(large) if fresh is None else _build(fresh, work, host)
     family = (fresh or first).stage.family()
+    if recipe.teacher.train is not None:
+        recipe.teacher.train.check(large, work)
+    built = [(first, large)] + ([] if fresh is None else [(fresh, small)])
     foreseen = [
+        f"{node.name}: {line}"
+        for node, module in built
+        for line in node.stage.foresee(module, node.stage.family(), work, host)
+    ]
+    foreseen += [
         f"{stage.title}: {line}" for stage in recipe.stages for line in accept(stage, small, family, work, host)
     ]
     pairs = pairings(recipe, work, student=small, teacher=large)

@@ -328,6 +328,8 @@ class Loop:
         fresh = begin(steps, "student")
         student = teacher if fresh is None else self.find_or_make(fresh, work)
         large, small = (load_model(artifact.path, code=self.host.code) for artifact in (teacher, student))
+        if self.recipe.teacher.train is not None:
+            self.recipe.teacher.train.check(large, work.reading(teacher))
         for stage in self.recipe.stages:
             accept(stage, small, load_structure(student.path).model, work.reading(student), self.host)
         pairings(self.recipe, work, student=small, teacher=large)

@@ -8,8 +8,9 @@ from torch import nn
 
 from compress.config.user_code import USER_ERRORS, folders_of, users_lines
 from compress.config.user_modules import content_of
-from compress.errors import ModelError
+from compress.errors import CompressError, ModelError
 from compress.models import AnyModel, Model, load_model, load_structure, load_weights
+from compress.models.outputs import check_outputs, describe_outputs
 from compress.stage import Host, Need, Stage, Work
 from compress.store.artifact import Artifact, read_artifact
 from compress.store.digest import hash_file
@@ -43,6 +44,8 @@ class Create(Stage):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed(source, work, host))
             module = self.build(work, host)
+        for line in self.foresee(module, self.model, work, host):
+            host.reporter.say(f"model: {line}")
         parameters = sum(value.numel() for value in module.parameters())
         return self.commit(
             module,
@@ -67,6 +70,11 @@ class Create(Stage):
         self._check_outputs(module, work)
         return module
 
+    def foresee(self, module: nn.Module, model: Model, work: Work, host: Host) -> tuple[str, ...]:  # noqa: ARG002
+        """What is made of the model's outputs, where they are no plain logits."""
+        told = describe_outputs(module, work.task.batch(work.data.select, torch.arange(2)).inputs)
+        return (told,) if told else ()
+
     def family(self) -> Model:
         """The one that the recipe names."""
         return self.model
@@ -79,6 +87,8 @@ class Create(Stage):
         try:
             with torch.no_grad():
                 outputs = work.task.forward(module, batch)
+        except CompressError:
+            raise
         except USER_ERRORS as error:
             raise ModelError(
                 "the model does not take the task's inputs",
@@ -94,7 +104,9 @@ class Create(Stage):
                 where=f"model {self.model}",
                 hint="give the model as many outputs as there are classes",
             )
-        if work.task.problem == "single-label":
+        single_label = work.task.problem == "single-label"
+        check_outputs(module, batch.inputs, single_label=single_label, where=f"model {self.model}")
+        if single_label:
             refuse_probabilities(outputs, module, where=f"model {self.model}")
 
     def inputs(self, source: Artifact | None, work: Work, host: Host) -> dict[str, Any]:

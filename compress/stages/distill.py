@@ -14,6 +14,7 @@ from compress.models import load_model, load_structure, save_model
 from compress.stage import CACHE_LIMIT_GB, Host, Member, Need, Optimization, Stage, Training, Work, coupling_faults
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
+from compress.training.checks import refuse_untrainable
 from compress.training.guided import fit_guided
 from compress.training.label import AnyLabel, label
 from compress.training.loop import Fit
@@ -171,6 +172,10 @@ class Distill(Optimization, Stage):
     def misfits(self, loss: GuidedLoss) -> list[str]:
         """Coupled terms need the whole batch at once."""
         return coupling_faults(self.loss or loss, self)
+
+    def check(self, module: nn.Module, work: Work) -> None:
+        """Refuse a model that does not run in training mode."""
+        refuse_untrainable(module, work.task, work.data.select, where=self.title)
 
     @property
     def training(self) -> Training:

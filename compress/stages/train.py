@@ -3,6 +3,7 @@
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
 from compress.loss import GuidedLoss, bind
 from compress.loss.logits import Hard, Uniform
@@ -10,6 +11,7 @@ from compress.models import load_model, load_structure
 from compress.stage import Host, Need, Optimization, Stage, Training, Work
 from compress.store.artifact import Artifact
 from compress.tasks import View
+from compress.training.checks import refuse_untrainable
 from compress.training.loader import RoleLoader
 from compress.training.loop import fit
 
@@ -68,6 +70,10 @@ class Train(Optimization, Stage):
         """The labels alone, smoothed or not."""
         share = self.label_smoothing
         return GuidedLoss(hard=Hard(weight=1 - share), uniform=Uniform(weight=share)) if share else LABELS_ALONE
+
+    def check(self, module: nn.Module, work: Work) -> None:
+        """Refuse a model that does not run in training mode."""
+        refuse_untrainable(module, work.task, work.data.select, where=self.title)
 
     @property
     def training(self) -> Training:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from compress.errors import StageError
+from compress.models.outputs import everything
 from compress.models.structure import HEAD_COUNTS, HEAD_WIDTHS
 from compress.surgery import layers
 from compress.surgery.groups import Group, Kept, find_removed
@@ -18,8 +18,11 @@ HEAD_SIZES = ("attention_head_size", "head_dim")
 
 
 def outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Every tensor that the model returns, in order, whatever containers hold them."""
-    return tuple(leaf for leaf in tree_leaves(model(*inputs)) if isinstance(leaf, Tensor))
+    """Every tensor of numbers that the model returns, in order, whatever containers hold them.
+
+    Those of heads that nobody reads are among them: what such a head computes goes on being computed.
+    """
+    return tuple(everything(model, *inputs).values())
 
 
 def attributes_agree(model: nn.Module) -> None:

@@ -7,11 +7,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from compress.config.user_code import USER_ERRORS, users_lines
+from compress.data.samples import Samples
 from compress.errors import CompressError, DataError, ModelError
 from compress.loss import GuidedLoss
 from compress.loss.taps import evaluating
+from compress.models.fold import duplicate
 from compress.stage import Precision
-from compress.tasks import Batch
+from compress.tasks import Batch, Task
 from compress.tasks.probabilities import refuse_probabilities
 from compress.tasks.task import Problem
 from compress.training.guided import refuse_equal
@@ -99,6 +102,40 @@ def refuse_pair(
         if batch.labels is None:
             raise refuse_unlabelled(loss)
         task.hard_loss(outputs, batch)
+
+
+def refuse_untrainable(module: nn.Module, task: Task, samples: Samples, *, where: str) -> None:
+    """Refuse a model that runs in evaluation mode and not in training mode, as one that wants targets there.
+
+    Args:
+        module: not changed.
+        task: reads samples for it.
+        samples: a role.
+        where: the stage that would train it.
+
+    Raises:
+        ModelError: with what it raised, and the user's own line; or with what it returned.
+    """
+    batch, tried = task.batch(samples, torch.arange(2)), duplicate(module).train()
+    expected = "from the same arguments, in both modes, the same logits"
+    hint = "its loss is the recipe's: take no targets in forward, and return the logits in training mode too"
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            outputs = task.forward(tried, batch)
+    except USER_ERRORS as error:
+        raise ModelError(
+            "the model does not run in training mode",
+            expected=expected,
+            got="\n".join(f"{type(error).__name__}: {error}".splitlines()[:1]),
+            where="; ".join([where, *users_lines(error)[-1:]]),
+            hint=hint,
+        ) from error
+    wanted = [batch.num_units, len(task.classes)]
+    if not isinstance(outputs, Tensor) or list(outputs.shape) != wanted:
+        got = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ModelError(
+            "the model returns something else in training mode", expected=expected, got=got, where=where, hint=hint
+        )
 
 
 def outputs_of(module: nn.Module, task: Objective, batch: Batch, *, role: str) -> Tensor:
