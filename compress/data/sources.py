@@ -1,6 +1,7 @@
 """Where samples come from, as values a recipe can hold: ``{idx: {directory: ...}}`` is ``Idx(directory=...)``."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -20,6 +21,7 @@ from pydantic.json_schema import SkipJsonSchema
 from compress.config import one_key
 from compress.config.user_code import call_user, dump, run_user_file, user_function
 from compress.data.arrays import Numpy
+from compress.data.datasets import is_dataset, name_inputs, read_dataset
 from compress.data.given import read_given
 from compress.data.idx import read_idx
 from compress.data.images import Manner, read_folder
@@ -174,9 +176,11 @@ class ImageFolder(Source):
 class File(Source):
     """A function in the user's own Python file; the file must be named on the command line (``--code``).
 
-    It returns roles to pairs of inputs and labels. Inputs are uint8 or float32 [N, C, H, W] or [N, H, W], numbers
-    [N, F], what ``layout`` says, a list of sequences [T, F], which are padded, or several of these by name,
-    ``{"left": ..., "right": ...}``. Labels are integers [N], numbers [N] or [N, C], 0 and 1 [N, C], or None.
+    It returns roles to pairs of inputs and labels, or to a `torch.utils.data.Dataset` or `DataLoader` (see
+    `read_dataset`); or one of those alone, from which roles are drawn. Inputs are uint8 or float32 [N, C, H, W] or
+    [N, H, W], numbers [N, F], what ``layout`` says, a list of sequences [T, F], which are padded, or several of these
+    by name, ``{"left": ..., "right": ...}``, or in a tuple, where they get the names ``input0``, ``input1``. Labels are
+    integers [N], numbers [N] or [N, C], 0 and 1 [N, C], or None.
 
     Attributes:
         path: the Python file.
@@ -206,21 +210,32 @@ class File(Source):
             DataError: when it returns something else than roles to pairs.
         """
         factory = user_function(run_user_file(self.path, code=code), self.factory, path=self.path)
-        returned = call_user(factory, path=self.path, **self.arguments) if callable(factory) else factory
+        returned: Any = call_user(factory, path=self.path, **self.arguments) if callable(factory) else factory
+        if is_dataset(returned):
+            returned = {"train": returned}
         if not isinstance(returned, Mapping) or not set(returned) <= set(ROLES):
             raise DataError(
                 f"{self.factory} does not return data",
-                expected=f"a mapping of some of {', '.join(ROLES)} to (inputs, labels)",
+                expected=f"a mapping of some of {', '.join(ROLES)} to (inputs, labels) or a data set",
                 got=list(returned) if isinstance(returned, Mapping) else type(returned).__name__,
                 where=self.path,
             )
         roles: dict[Role, tuple[Given, Any]] = {}
+        notes: list[str] = []
+        classes = self.classes
         for role, pair in returned.items():
+            if is_dataset(pair):
+                read = read_dataset(pair, path=self.path, where=role)
+                roles[role] = (read.inputs, read.labels)
+                notes += read.notes
+                classes = classes or read.classes
+                continue
             if not isinstance(pair, tuple) or len(pair) != 2:
                 raise DataError(f"{self.factory} gives {role} no pair", expected="(inputs, labels)", where=self.path)
             inputs, labels = pair
-            roles[role] = (inputs, labels)
-        return read_given(roles, layout=self.layout or "NCHW", classes=self.classes, where=self.path)
+            roles[role] = (name_inputs(inputs), labels)
+        raw = read_given(roles, layout=self.layout or "NCHW", classes=classes, where=self.path)
+        return replace(raw, notes=(*notes, *raw.notes))
 
 
 OurSource = Annotated[
