@@ -1,7 +1,7 @@
 """What an ONNX file holds, read without running it."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -10,8 +10,9 @@ import onnx
 from onnx import shape_inference
 
 from compress.errors import ModelError
+from compress.export.deployable import Deployable
 from compress.export.onnx_file import SMALL_BYTES, inner_tensors, num_bytes, read_graph, without_weights
-from compress.export.program_file import graph_files, is_program
+from compress.export.program_file import graph_files
 
 LENGTH = 64  # of an axis after the first that the signature leaves open
 # Where a product's two operands are among the inputs of its node.
@@ -50,14 +51,20 @@ def contents(path: Path) -> Contents:
             parameters += prod(tensor.dims)
             kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
             sizes["float32" if kind == "float" else kind] += num_bytes(tensor)
-    counted = program_macs(*models) if is_program(path) else total_macs(models[0])
+    counted = _together(models)
     return Contents(parameters, dict(sizes.most_common()), counted)
 
 
-def program_macs(encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> int | None:
-    """All that a program computes to write 64 symbols from as many, each with a cache of 64; None where unknown."""
-    once, each = total_macs(encoder), total_macs(decoder)
-    return None if once is None or each is None else once + LENGTH * each
+def macs_of(model: Deployable) -> int | None:
+    """The multiply-accumulates of one sample, as `contents` counts them."""
+    return _together([*model.graphs.values()])
+
+
+def _together(graphs: Sequence[onnx.ModelProto]) -> int | None:
+    """Of a graph, or of an encoder that runs once and a decoder that runs for each of 64 symbols with a cache of 64."""
+    counts = [total_macs(graph) for graph in graphs]
+    known = [count for count in counts if count is not None]
+    return known[0] + LENGTH * sum(known[1:]) if len(known) == len(counts) else None
 
 
 def total_macs(model: onnx.ModelProto) -> int | None:

@@ -31,6 +31,7 @@ from compress.benchmark.runtimes.interface import Block, Started, Usability
 from compress.benchmark.runtimes.own import is_own, split
 from compress.config.user_code import read_user_file
 from compress.errors import CompressError, EnvironmentFault, InputError, ModelError
+from compress.export import decoding
 from compress.export.onnx_file import external_files
 
 _SHIPPED = Path(__file__).with_name("runtimes")
@@ -117,6 +118,7 @@ class Worker:
         self._reader.start()
         sources = {f"runtimes.{path.stem}": path.read_text(encoding="utf-8") for path in _SHIPPED.glob("*.py")}
         sources["runtimes"] = sources.pop("runtimes.__init__")
+        sources["runtimes.decoding"] = Path(decoding.__file__).read_text(encoding="utf-8")
         with contextlib.suppress(BrokenPipeError):  # the first request tells why it is gone
             self._requests.write(json.dumps(sources).encode() + b"\n")
 

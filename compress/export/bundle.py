@@ -2,7 +2,7 @@
 
 ::
 
-    fp32.onnx int8-x86.onnx ...   the variants, all from one artifact
+    fp32.onnx int8-x86.onnx ...   the variants, all from one artifact; of a program fp32.json and its graphs
     fp32.onnx.data ...            the weights of a variant that is larger than 2 GB
     bundle.json                   which is primary; sha256 and size of every other file; lineage, signature, bounds
     labels.json                   class names in the order of the logits
@@ -10,6 +10,7 @@
     reference.npz                 ``input/<name>`` and, for each variant and fp32 in any case, ``<variant>/<output>``
     predict.py                    labels images, tables and arrays with onnxruntime and numpy, text with tokenizers
     read_image.py                 reads image files for it as training read them; needs Pillow
+    decoding.py vocabulary.json   for models that write: what drives a program, and its symbols
     tokenizer.json config.json    for models of text, and for optimum and transformers
     preprocessor_config.json      for a pipeline of transformers that reads images
 """
@@ -20,13 +21,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from compress.data import read_image
 from compress.errors import StageError
+from compress.export.deployable import Deployable
 from compress.export.manifest import FORMAT_VERSION, MIN_REFERENCE_ROWS, NAME, Bounds, Content, Manifest
 from compress.export.metadata import Metadata, write_metadata
-from compress.export.onnx_file import external_files, write_model
+from compress.export.onnx_file import external_files
+from compress.export.program_file import ProgramSession, file_of, graph_files, open_model
 from compress.export.session import Session, can_be_exact
 
 # How far outputs on another machine may be from the reference, relative to max(1, largest output). fp16 keeps 11 bits;
@@ -55,8 +57,8 @@ session = ort.InferenceSession(str(here / bundle["primary"]), """
 def write_bundle(
     directory: Path,
     *,
-    fp32: onnx.ModelProto,
-    variants: Mapping[str, onnx.ModelProto],
+    fp32: Deployable,
+    variants: Mapping[str, Deployable],
     primary: str,
     metadata: Metadata,
     inputs: tuple[np.ndarray, ...],
@@ -66,8 +68,8 @@ def write_bundle(
 
     Args:
         directory: exists.
-        fp32: the float graph that the variants are made from; the reference holds its outputs in any case.
-        variants: name to graph; a name starts with its precision (``fp32``, ``fp16-gpu``, ``int8-x86``). The graphs
+        fp32: the float model that the variants are made from; the reference holds its outputs in any case.
+        variants: name to model; a name starts with its precision (``fp32``, ``fp16-gpu``, ``int8-x86``). The graphs
             get our metadata, in place.
         primary: the name of the variant that the headline is about.
         metadata: its ``variant`` is replaced by each variant's name.
@@ -86,36 +88,43 @@ def write_bundle(
     if rows < MIN_REFERENCE_ROWS:
         raise StageError("a bundle needs reference inputs", expected=f"{MIN_REFERENCE_ROWS} rows or more", got=rows)
     reference = {f"input/{spec.name}": array for spec, array in zip(metadata.signature.inputs, inputs, strict=True)}
-    reference |= _outputs("fp32", Session(fp32), inputs)
+    reference |= _outputs("fp32", fp32.open(), inputs)
     described: dict[str, Bounds] = {}
     for name, model in variants.items():
         precision = name.partition("-")[0]
         if precision not in TOLERANCES:
             raise StageError("a variant is named after its precision", expected=sorted(TOLERANCES), got=name)
-        write_metadata(model, metadata.model_copy(update={"variant": name}))
-        path = directory / f"{name}.onnx"
-        write_model(model, path)
-        reference |= _outputs(name, Session(path), inputs)
+        for graph in model.graphs.values():
+            write_metadata(graph, metadata.model_copy(update={"variant": name}))
+        path = model.write(directory, name)
+        reference |= _outputs(name, open_model(path), inputs)
         described[name] = Bounds(path.name, TOLERANCES[precision], MIN_AGREEMENT)
     (directory / "labels.json").write_text(json.dumps(metadata.labels, indent=1))
     (directory / "preprocessing.json").write_text(json.dumps(metadata.preprocessing, indent=1))
     np.savez_compressed(directory / "reference.npz", allow_pickle=False, **reference)
     for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8")
-    # Read, not imported: it is a script from its first line to its last.
-    kinds = {"predict_text.py": "tokenizer.json" in files, "predict_arrays.py": "arrays" in metadata.preprocessing}
+    # Read, not imported: they are scripts from their first line to their last.
+    writes, scripts = variants[primary].writing is not None, Path(__file__).parent
+    kinds = {
+        "predict_sequence.py": writes,
+        "predict_text.py": "tokenizer.json" in files,
+        "predict_arrays.py": "arrays" in metadata.preprocessing,
+    }
     name = next((script for script, fits in kinds.items() if fits), "predict.py")
-    script = Path(__file__).with_name(name).read_text()
-    if external_files(directory / f"{primary}.onnx"):
+    script, shipped = (scripts / name).read_text(), file_of(directory, primary)
+    if not writes and external_files(shipped):
         script = script.replace(FROM_MEMORY, FROM_FILES)
-    if primary.startswith("int8") and not can_be_exact(directory / f"{primary}.onnx"):
+    if primary.startswith("int8") and not all(map(can_be_exact, graph_files(shipped))):
         script = script.replace(EXACT, INEXACT)
     (directory / "predict.py").write_text(script)
     if "scale" in metadata.preprocessing and name == "predict.py":
         (directory / "read_image.py").write_text(Path(read_image.__file__).read_text())
+    if writes:
+        (directory / "decoding.py").write_text((scripts / "decoding.py").read_text())
     manifest = Manifest(
         format_version=FORMAT_VERSION,
-        primary=f"{primary}.onnx",
+        primary=shipped.name,
         variants=described,
         lineage=metadata.lineage.model_dump(mode="json"),
         signature=metadata.signature.model_dump(mode="json"),
@@ -125,7 +134,7 @@ def write_bundle(
     return manifest
 
 
-def _outputs(name: str, session: Session, inputs: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
+def _outputs(name: str, session: Session | ProgramSession, inputs: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
     """What a variant computes, by its name in the reference.
 
     Raises:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from compress.data import Samples
 from compress.data.ahead import make_ahead
+from compress.export.program_file import open_model
 from compress.export.session import Session
 from compress.tasks import Batch, Task
 from compress.tasks.batch import unit_rows
@@ -47,6 +48,8 @@ class Feed:
 
     def outputs(self, model: "Path | bytes | ModelProto") -> NDArray[np.float32]:
         """Return what a file or a graph gives for every unit, float32 [units, C], in the role's order."""
+        if isinstance(model, Path):
+            return self.through(open_model(model, threads=self._threads))
         return self.through(Session(model, threads=self._threads))
 
     def through(self, call: Callable[..., Sequence[NDArray[Any]]]) -> NDArray[np.float32]:

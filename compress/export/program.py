@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.errors import StageError
-from compress.export.decoding import Decoder, Writing
+from compress.export.decoding import Decoder, Writing, Written
 from compress.export.deployable import Deployable
 from compress.export.graph import OPSET, to_onnx
 from compress.export.parity import FP32_TOLERANCE, difference
@@ -203,6 +203,50 @@ def check_program(
             where=where,
         )
     return {key: max(report[key] for report in reports) for key in reports[0]} | {"argmax_agreement": equal}
+
+
+def check_texts(
+    opened: Callable[[bool], Decoder], inputs: Sequence[NDArray[Any]], *, min_agreement: float, where: object = None
+) -> dict[str, float]:
+    """Compare a program that no module equals, such as int8, with itself: one by one, two at a time, unoptimised.
+
+    The reference writes for all sources at once with ONNX Runtime's optimisations. Ranges that are found at run time
+    depend on the batch, so that texts may differ.
+
+    Args:
+        opened: opens the program, with or without optimisations.
+        inputs: source ids and mask [N, S], real ones.
+        min_agreement: smallest share of equal texts, 0 to 1; 0 only reports.
+        where: named in messages.
+
+    Returns:
+        The worst case: the keys of `difference` of the log-probabilities, and ``argmax_agreement``, of texts.
+
+    Raises:
+        StageError: too few texts are equal.
+    """
+    rows = len(inputs[0])
+    reference = opened(True).write(*inputs)
+    reports: list[dict[str, float]] = []
+    for optimize, size in ((True, 1), (True, 2), (False, rows)):
+        decoder = opened(optimize)
+        parts = [decoder.write(*(values[at : at + size] for values in inputs)) for at in range(0, rows, size)]
+        reports.append(text_difference(reference, Written(*map(np.concatenate, zip(*parts, strict=True)))))
+        if reports[-1]["argmax_agreement"] < min_agreement:
+            raise StageError(
+                "the program writes otherwise at another batch size or without ORT's optimisations",
+                expected=f"the same texts for {min_agreement:.2%} of {rows} sources",
+                got=f"{reports[-1]['argmax_agreement']:.2%}",
+                where=f"{where}, batch {size}, ORT optimisations {'on' if optimize else 'off'}",
+                hint="keep the most sensitive layers in float (keep_float), or lower min_agreement",
+            )
+    return {key: (min if key == "argmax_agreement" else max)(report[key] for report in reports) for key in reports[0]}
+
+
+def text_difference(reference: Written, other: Written) -> dict[str, float]:
+    """Return how far apart log-probabilities are, as `difference` does, and the share of equal texts."""
+    apart = difference(reference.log_probability, other.log_probability)
+    return apart | {"argmax_agreement": float((reference.tokens == other.tokens).all(axis=1).mean())}
 
 
 def compare_texts(first: Decoder, second: Decoder, source_ids: NDArray[Any], source_mask: NDArray[Any]) -> float:

@@ -6,7 +6,6 @@ onnxruntime and numpy alone.
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ import numpy as np
 
 from compress.errors import ArtifactError
 from compress.export.decoding import Decoder, Writing
+from compress.export.manifest import PLAIN
 from compress.export.session import Session
 
 FORMAT = 1
 SUFFIX = ".json"
 ENCODER, DECODER = "encoder", "decoder"
 GRAPHS = (ENCODER, DECODER)
-PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")  # a file's name: no folder, no drive, not hidden
 INPUTS = ("source_ids", "source_mask")
 OUTPUTS = ("tokens", "log_probability")
 
@@ -120,6 +119,12 @@ class ProgramSession:
         return self.decoder.write(*arrays)[:2]
 
 
+def file_of(directory: Path, stem: str) -> Path:
+    """Return the path of a model in a directory, whether it is a graph or a program."""
+    program = directory / f"{stem}{SUFFIX}"
+    return program if program.exists() else directory / f"{stem}.onnx"
+
+
 def open_model(path: Path, *, threads: int = 1, optimize: bool = True) -> Session | ProgramSession:
     """Load a model from its file, that of a program with its graphs.
 
@@ -131,8 +136,13 @@ def open_model(path: Path, *, threads: int = 1, optimize: bool = True) -> Sessio
     Raises:
         ArtifactError: when ONNX Runtime cannot load it, or a graph is not the one that the program was written with.
     """
-    if not is_program(path):
-        return Session(path, threads=threads, optimize=optimize)
+    if is_program(path):
+        return open_program(path, threads=threads, optimize=optimize)
+    return Session(path, threads=threads, optimize=optimize)
+
+
+def open_program(path: Path, *, threads: int = 1, optimize: bool = True) -> ProgramSession:
+    """Load a program; see `open_model`."""
     program = ProgramFile.read(path)
     for name, file in program.graphs.items():
         if not file.is_file() or _sha256(file) != program.sha256[name]:

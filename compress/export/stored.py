@@ -6,17 +6,22 @@ its code reads besides that file cannot be seen.
 """
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
 import torch
 from torch import nn
 
+from compress.export.decoding import Writing
+from compress.export.deployable import ALONE, Deployable
 from compress.export.graph import OPSET, fill, trace
+from compress.export.program import Part, split
 from compress.export.trace import Trace, tensors
 from compress.models import Model, describe
 from compress.stage import Host
 from compress.store.notes import Notes
+from compress.tasks import Task
 from compress.tasks.signature import Signature
 
 MAX_KEPT_BYTES = 2**22  # compressed; a graph has some thousand, constants besides weights may have more
@@ -55,6 +60,47 @@ def graph_of(
     return graph
 
 
+def deployable_of(
+    module: nn.Module,
+    model: Model,
+    signature: Signature,
+    task: Task,
+    example: tuple[torch.Tensor, ...],
+    host: Host,
+    *,
+    opset: int = OPSET,
+) -> Deployable:
+    """Return what ships of a module, in float: its graph, or the program of one that writes.
+
+    Args:
+        module: see `graph_of`, as for the other arguments.
+        model: the family.
+        signature: what it takes and gives.
+        task: as the module reads samples; says how long it may write.
+        example: one tensor per input of the module, at least 2 along every dynamic axis.
+        host: in whose store traces are kept.
+        opset: the ONNX opset.
+
+    Raises:
+        StageError: see `to_onnx`.
+    """
+    graphs = {
+        name: graph_of(part.module, model, part.signature, part.example, host, opset=opset)
+        for name, part in _parts(module, model, signature, example).items()
+    }
+    if model.writing is None:
+        return Deployable(graphs)
+    assert task.token_limits is not None, "what writes is limited in length"
+    return Deployable(graphs, Writing(max_length=task.token_limits[1], **model.writing))
+
+
+def _parts(
+    module: nn.Module, model: Model, signature: Signature, example: tuple[torch.Tensor, ...]
+) -> Mapping[str, Part]:
+    """Return what becomes a graph each, by its name."""
+    return {ALONE: Part(module, signature, example)} if model.writing is None else split(module)
+
+
 def prove_export(
     module: nn.Module, model: Model, signature: Signature, example: tuple[torch.Tensor, ...], host: Host
 ) -> None:
@@ -70,9 +116,10 @@ def prove_export(
     Raises:
         StageError: see `to_onnx`.
     """
-    name = _name(module, model, signature, example, opset=OPSET)
-    if model.from_user or Notes(host.store.root).find(name, of=None) is None:
-        graph_of(module, model, signature, example, host)
+    for part in _parts(module, model, signature, example).values():
+        name = _name(part.module, model, part.signature, part.example, opset=OPSET)
+        if model.from_user or Notes(host.store.root).find(name, of=None) is None:
+            graph_of(part.module, model, part.signature, part.example, host)
 
 
 def _name(

@@ -17,6 +17,7 @@ from compress.benchmark.process import check_usable, usable_runtime
 from compress.benchmark.runtimes.worker import LENGTHS
 from compress.errors import EnvironmentFault, StageError
 from compress.export.feed import arrays
+from compress.export.program_file import is_program
 from compress.judge.contenders import Contender, find_needed_rows
 from compress.judge.runtime_accuracy import is_ours, score_in_runtimes
 from compress.measures.intervals import Estimate
@@ -85,7 +86,7 @@ def run_race(
                 path=entry.scores.onnx_path,
                 num_params=entry.scores.facts.parameters,
                 tally=entry.scores.tally,
-                decisions=work.task.decisions(entry.scores.logits),
+                decisions=work.task.deployed.decisions(entry.scores.logits),
                 macs=entry.scores.facts.macs,
                 runtime_accuracy=accuracy.get(entry.name, {}),
             )
@@ -121,9 +122,9 @@ def write_samples(contenders: Sequence[Contender], work: Work, directory: Path) 
 
 def sample_select(work: Work) -> dict[str, NDArray[Any]]:
     """Return the first samples of select by input, with their lengths where those vary."""
-    samples = work.data.select
-    batch = work.task.batch(samples, torch.arange(min(RACED_SAMPLES, len(samples))))
-    found = dict(zip([tensor.name for tensor in work.task.signature.inputs], arrays(batch), strict=True))
+    samples, task = work.data.select, work.task.deployed
+    batch = task.batch(samples, torch.arange(min(RACED_SAMPLES, len(samples))))
+    found = dict(zip([tensor.name for tensor in task.signature.inputs], arrays(batch), strict=True))
     return found if batch.mask is None else found | {LENGTHS: batch.mask.sum(dim=1).numpy()}
 
 
@@ -154,6 +155,8 @@ def measure(
         if host.interrupted():
             raise KeyboardInterrupt
         why = "" if profile.name in needed or is_ours(profile) else _unusable(profile, host.code)
+        if is_program(contenders[0].scores.onnx_path) and not profile.takes_files:
+            why = "programs are driven by ONNX Runtime alone"
         if why:
             names = _raceable(contenders, profile)
             reference, seed = contenders[0].name, recipe.seed

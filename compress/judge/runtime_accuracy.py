@@ -90,7 +90,7 @@ def _score_rows(
             continue
         finally:
             done()
-        found[entry.name] = score_in_runtime(logits, reference, work.task, samples, seed=seed)
+        found[entry.name] = score_in_runtime(logits, reference, work.task.deployed, samples, seed=seed)
         reference = logits if entry.name == teacher else reference
     return found
 
@@ -103,14 +103,14 @@ def _run(
     entry: Contender, *, profile: Profile, work: Work, host: Host, samples: Samples, inputs: Mapping[str, Path]
 ) -> NDArray[np.float32]:
     """Return a file's outputs on samples where the profile runs, float32 [units, C]."""
-    work = work.reading(entry.artifact)
-    names = [tensor.name for tensor in work.task.signature.inputs]
+    task = work.reading(entry.artifact).task.deployed
+    names = [tensor.name for tensor in task.signature.inputs]
     with Worker(profile.place) as worker:
         worker.load(
             runtime=profile.runtime, model=entry.scores.onnx_path, inputs=inputs[entry.name],
             threads=profile.threads, code=host.code,
         )  # fmt: skip
-        feed = Feed(work.task, samples, threads=host.execution.threads, batch_size=ELSEWHERE_BATCH)
+        feed = Feed(task, samples, threads=host.execution.threads, batch_size=ELSEWHERE_BATCH)
         return feed.through(lambda *given: worker.outputs(dict(zip(names, given, strict=True))))
 
 

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compress.benchmark.model_file import total_macs
+from compress.benchmark.model_file import macs_of
 from compress.data import Role
 from compress.errors import StageError
-from compress.export.feed import Feed, first_inputs, parity_inputs
-from compress.export.onnx_file import copy_model, size_bytes, write_model
-from compress.export.parity import check_decisions, check_parity
-from compress.export.stored import graph_of
+from compress.export.checks import check_against_itself, check_against_module
+from compress.export.feed import Feed
+from compress.export.onnx_file import copy_model, size_bytes
+from compress.export.program_file import file_of
+from compress.export.stored import deployable_of
 from compress.measures.divergence import kl_nats
 from compress.models import load_model, load_structure
-from compress.quantization.plan import QuantPlan
-from compress.quantization.writer import write_quantized
+from compress.quantization.plans import quantized, read_plans
 from compress.report.document import Facts
 from compress.stage import Host, Work
 from compress.store.artifact import Artifact
@@ -33,7 +33,6 @@ from compress.store.document import parse
 from compress.tasks import Tally, Task
 
 VERSION = 5  # 5: macro-F1 leaves out classes that do not occur, correlations targets that do not vary
-DECISION_SAMPLES = 129  # where decisions are judged: two may differ at 98%
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,8 @@ class Scores:
     """How one file did on one role.
 
     Attributes:
-        artifact: the committed scores; ``model.onnx`` is the file that was scored.
-        logits: float32 [units, C] of the role's samples, in their order.
+        artifact: the committed scores, with the file that was scored.
+        logits: float32 [units, C] of the role's samples, in their order; of a program the symbols, int64 [N, length].
         tally: the task's measure of them, sample by sample.
         measures: every measure that fits the task, by name.
     """
@@ -54,8 +53,8 @@ class Scores:
 
     @property
     def onnx_path(self) -> Path:
-        """The file that was scored."""
-        return self.artifact.path / "model.onnx"
+        """The file that was scored; of a program the one that names its graphs."""
+        return file_of(self.artifact.path, "model")
 
     @cached_property
     def facts(self) -> Facts:
@@ -102,6 +101,7 @@ def score(
             size, or its outputs are not finite.
     """
     samples, work = work.data.roles[role], work.reading(artifact)
+    task = work.task.deployed
     inputs = {
         "scorer": VERSION,
         "artifact": artifact.digest,
@@ -115,21 +115,20 @@ def score(
     }
 
     def write(directory: Path) -> dict[str, Any]:
-        path = directory / "model.onnx"
-        facts = write_probe(artifact, work, host, path, variant=variant)
-        logits = Feed(work.task, samples, threads=host.execution.threads).outputs(path)
+        path, facts = write_probe(artifact, work, host, directory, variant=variant)
+        logits = Feed(task, samples, threads=host.execution.threads).outputs(path)
         if not np.isfinite(logits).all():
             raise StageError("the exported file's outputs are not finite", got="NaN or infinity", where=artifact.path)
         np.save(directory / "logits.npy", logits)
         facts |= {"role": role, "samples": len(samples), "size_bytes": size_bytes(path)}
-        facts["accuracy"] = work.task.tally(logits, samples).value
-        return facts | ({} if teacher is None else against(teacher.logits, logits, work.task))
+        facts["accuracy"] = task.tally(logits, samples).value
+        return facts | ({} if teacher is None else against(teacher.logits, logits, task))
 
     with host.reporter.bar(f"scoring on {role}"):
         found = host.store.commit(inputs, kind="scores", rounding=host.execution.rounding, write=write)
     logits = np.load(found.path / "logits.npy")
-    measures = work.task.tallies(logits, samples)
-    return Scores(artifact=found, logits=logits, tally=measures[work.task.measure], measures=measures)
+    measures = task.tallies(logits, samples)
+    return Scores(artifact=found, logits=logits, tally=measures[task.measure], measures=measures)
 
 
 def against(teacher: NDArray[np.float32], logits: NDArray[np.float32], task: Task) -> Nearness:
@@ -149,37 +148,36 @@ def against(teacher: NDArray[np.float32], logits: NDArray[np.float32], task: Tas
     return near
 
 
-def write_probe(artifact: Artifact, work: Work, host: Host, path: Path, *, variant: str | None) -> dict[str, Any]:
-    """Write the artifact's ONNX form; return its parity, parameters and MACs.
+def write_probe(
+    artifact: Artifact, work: Work, host: Host, directory: Path, *, variant: str | None
+) -> tuple[Path, dict[str, Any]]:
+    """Write the artifact's ONNX form as ``model``; return its path, and its parity, parameters and MACs.
 
     A float probe is compared with its torch module; a bundle's float file was, when it was written. Other files equal
     no module: their decisions are compared between batch sizes and optimisation levels.
     """
+    task, select = work.task, work.data.select
+    least = _min_agreement(artifact)
     if artifact.kind == "bundle":
         name = variant or artifact.facts["primary"]
-        copy_model(artifact.path / f"{name}.onnx", path)
-        parity = artifact.facts["parity"] if name == "fp32" else _decisions(artifact, work, path)
-        return {"parameters": artifact.facts["parameters"], "macs": artifact.facts["macs"], "parity": parity}
+        shipped = file_of(artifact.path, name)
+        path = directory / f"model{shipped.suffix}"
+        copy_model(shipped, path)
+        parity = artifact.facts["parity"] if name == "fp32" else check_against_itself(path, task, select, least)
+        return path, {"parameters": artifact.facts["parameters"], "macs": artifact.facts["macs"], "parity": parity}
     module = load_model(artifact.path, code=host.code)
     structure = load_structure(artifact.path)
-    example = work.task.batch(work.data.select, torch.arange(2)).inputs
-    proto = graph_of(module, structure.model, structure.signature, example, host)
+    example = task.batch(select, torch.arange(2)).inputs
+    made = deployable_of(module, structure.model, structure.signature, task, example, host)
     facts: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "macs": total_macs(proto),
+        "macs": macs_of(made),
     }
     if artifact.kind == "quantized":
-        proto = write_quantized(proto, QuantPlan.model_validate(artifact.read_json("quant_plan.json")))
-        write_model(proto, path)
-        return facts | {"parity": _decisions(artifact, work, path)}
-    write_model(proto, path)
-    checked = [check_parity(module, path, inputs) for inputs in parity_inputs(work.task, work.data.select)]
-    return facts | {"parity": max(checked, key=lambda found: found["max_abs"])}
-
-
-def _decisions(artifact: Artifact, work: Work, path: Path) -> dict[str, float]:
-    inputs = first_inputs(work.task, work.data.select, DECISION_SAMPLES)
-    return check_decisions(path, inputs, min_agreement=_min_agreement(artifact))
+        path = quantized(made, read_plans(artifact.path)).write(directory, "model")
+        return path, facts | {"parity": check_against_itself(path, task, select, least)}
+    path = made.write(directory, "model")
+    return path, facts | {"parity": check_against_module(path, module, task, select)}
 
 
 def _min_agreement(artifact: Artifact) -> float:

@@ -35,7 +35,7 @@ def read_test(
     rivals = [entry for entry in contenders if entry.name == race.rival]
     entries = [contenders[0], *rivals, *find_gated(recipe, contenders), shipped]
     scores = _score_test(entries, work, host)
-    test = read_rows(entries, scores, work.task, seed=recipe.seed)
+    test = read_rows(entries, scores, work.task.deployed, seed=recipe.seed)
     changes = {row.name: row.change for row in test[1 + len(rivals) :] if row.change is not None}
     over_rival = None if race.rival is None else race.primary.speedup(shipped.name, over=race.rival)
     gates = judge_gates(recipe, contenders, race, changes=changes)
@@ -49,7 +49,7 @@ def read_test(
         else None,
         gates=gates,
         passed=all(gate.passed for gate in gates) if gates else None,
-        mistakes=mistakes(scores[0], scores[-1], work.task, work.data.test),
+        mistakes=mistakes(scores[0], scores[-1], work.task.deployed, work.data.test),
         simplest=None if fitted is None else fitted.stand(scores[0], scores[-1], "test"),
     )
 

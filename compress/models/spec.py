@@ -57,6 +57,11 @@ class Model(Values):
         """
 
     @property
+    def writing(self) -> Mapping[str, Any] | None:
+        """How it writes when it is deployed: fields of `compress.export.decoding.Writing`; None where it does not."""
+        return None
+
+    @property
     def published(self) -> bool:
         """Whether it comes with weights that others trained."""
         return False

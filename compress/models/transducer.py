@@ -5,9 +5,9 @@ Sizes are named N: sequences, S: source length, T: target length, V: target symb
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -35,6 +35,8 @@ class EncoderDecoder(Model):
         dropout: probability of zeroing a number of an embedding, of a block's output or between its layers, [0, 1).
         max_length: the longest source, and the longest target with its end.
         positions: a table that is learned, or sines and cosines.
+        beams: texts that are followed for each source when it is deployed; 1 takes the likeliest symbol each time.
+        length_penalty: of such a beam: a text ranks by its log-probability over its length to this power.
     """
 
     family: Literal["transducer"] = "transducer"
@@ -46,6 +48,8 @@ class EncoderDecoder(Model):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     max_length: Annotated[int, Field(ge=4, le=100_000)] = 256
     positions: Positions = "learned"
+    beams: Annotated[int, Field(ge=1, le=64)] = 1
+    length_penalty: Annotated[float, Field(ge=0, le=10)] = 1.0
 
     def model_post_init(self, _context: object) -> None:
         """Refuse heads of different widths."""
@@ -70,8 +74,13 @@ class EncoderDecoder(Model):
         return Transducer(
             source_symbols=symbols,
             target_symbols=len(signature.classes),
-            **self.model_dump(exclude={"family"}),
+            **self.model_dump(exclude={"family", "beams", "length_penalty"}),
         )
+
+    @property
+    def writing(self) -> Mapping[str, Any]:
+        """Its beam."""
+        return {"beams": self.beams, "length_penalty": self.length_penalty}
 
     def check(self, module: nn.Module, task: Task, *, where: object) -> None:
         """Refuse sequences that are longer than there are positions.

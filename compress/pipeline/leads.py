@@ -15,7 +15,7 @@ def measure_naive(recipe: Recipe, work: Work, host: Host) -> list[Measure]:
     """Measure how far each teacher is ahead of the nearest answer that needs no model, on all of select."""
     found: list[Measure] = []
     for name, scores, reads in _teachers(recipe, work, host):
-        leads = lead_over_naive(scores.logits, reads.task, work.data.select)
+        leads = lead_over_naive(scores.logits, reads.task.deployed, work.data.select)
         if (rival := nearest(leads)) is not None:
             told = f"{100 * scores.accuracy:.1f}% {reads.task.measure}, over {rival}"
             found.append(Measure("lead", leads[rival], name, told))

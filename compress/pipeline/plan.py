@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from compress.errors import ArtifactError
-from compress.export.stored import graph_of, prove_export
+from compress.export.stored import deployable_of, prove_export
 from compress.models import describe
 from compress.models.fold import duplicate
 from compress.pipeline.acceptance import accept
@@ -24,7 +24,7 @@ from compress.pipeline.pairing import Pairing, pairings
 from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
 from compress.pipeline.run_directory import decide_execution
 from compress.pipeline.surroundings import stamps, surroundings
-from compress.quantization.kernels import find_hindrance
+from compress.quantization.programs import find_obstacle
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 from compress.stage import Host, Member, Work
@@ -251,8 +251,8 @@ def _find_absent(teacher: Node, module: nn.Module, work: Work, host: Host) -> di
     found = None if family.from_user else notes.find(name, of=None)
     if found is None:
         example = work.task.batch(work.data.select, torch.arange(2)).inputs
-        graph = graph_of(module, family, signature, example, host)
-        whys = {rival: find_hindrance(graph, mode=mode) for rival, mode in RIVALS.items()}
+        model = deployable_of(module, family, signature, work.task, example, host)
+        whys = {rival: find_obstacle(model, mode=mode) for rival, mode in RIVALS.items()}
         found = {rival: why for rival, why in whys.items() if why is not None}
         if not family.from_user:
             notes.keep(name, found, of=None)

@@ -254,7 +254,7 @@ def build_report(
         recipe_sha256=recipe.sha256,
         recipe_yaml=to_text(recipe.publish(discretion)),
         command=command(recipe, host, discretion),
-        task=TaskSection(work.task.problem, work.task.measure),
+        task=TaskSection(work.task.deployed.problem, work.task.measure),
         loss=LossSection(recipe.loss.model_dump(mode="json"), recipe.loss.fingerprint),
         execution=ExecutionSection(host.execution.threads, host.execution.precision, host.execution.device),
         data=describe_data(work.data, work.task),

@@ -369,7 +369,7 @@ class Loop:
         if node.given is not None:
             node.given.check(step.scores.accuracy)
             if not (self.options.smoke or self.options.force_teacher):
-                reads = work.reading(step.artifact).task
+                reads = work.reading(step.artifact).task.deployed
                 refuse_naive(step.scores.logits, reads, work.data.select, name=node.name)
 
     def record(self, node: Node, work: Work) -> Step:

@@ -105,7 +105,7 @@ def quantize(
     """
     mode = mode or usual_mode(model, min_int8_macs_fraction=bounds.min_int8_macs_fraction)
     quantizer = Quantizer(
-        model, mode=mode, keep_float=_find_kept(model, keep_float, where=where), reduce_range=reduce_range
+        model, mode=mode, keep_float=find_kept(list_layers(model), keep_float, where=where), reduce_range=reduce_range
     )
     histograms = {} if mode == "dynamic" else observe(model, quantizer.values, batches)
     ranges = {name: find(histogram) for name, histogram in histograms.items()}
@@ -164,7 +164,7 @@ def find_reach(
     mode = mode or usual_mode(model, min_int8_macs_fraction=bound)
     if (hindrance := kernels.find_hindrance(model, mode=mode)) is not None:
         raise StageError("nothing can run in int8", got=hindrance, where=where, hint="leave quantize out")
-    kept = _find_kept(model, keep_float, where=where)
+    kept = find_kept(list_layers(model), keep_float, where=where)
     placed = (place_static if mode == "static" else place_dynamic)(model.graph, keep_float=kept)
     weighted = kernels.weighted_macs(model)
     share = sum(count for name, count in weighted.items() if name in placed.layers) / max(sum(weighted.values()), 1)
@@ -182,12 +182,31 @@ def find_reach(
     return Reach(mode, share, reasons)
 
 
-def _find_kept(model: onnx.ModelProto, globs: Sequence[str], *, where: str) -> dict[str, str]:
-    """Return the layers that a glob keeps in float, with the reason."""
-    names = [node.name for node in layers(GraphView(model.graph))]
+def list_layers(model: onnx.ModelProto) -> list[str]:
+    """Return the names of a graph's layers, in its order."""
+    return [node.name for node in layers(GraphView(model.graph))]
+
+
+def matching(model: onnx.ModelProto, globs: Sequence[str]) -> list[str]:
+    """Return the globs that match a layer of a graph."""
+    names = list_layers(model)
+    return [glob for glob in globs if any(fnmatchcase(name, glob) for name in names)]
+
+
+def find_kept(names: Sequence[str], globs: Sequence[str], *, where: str) -> dict[str, str]:
+    """Return the layers that a glob keeps in float, with the reason.
+
+    Args:
+        names: of the layers.
+        globs: of module paths.
+        where: named in messages.
+
+    Raises:
+        StageError: when a glob matches nothing.
+    """
     for glob in globs:
         if not any(fnmatchcase(name, glob) for name in names):
-            raise StageError("keep_float matches no layer", expected=f"one of {names}", got=glob, where=where)
+            raise StageError("keep_float matches no layer", expected=f"one of {[*names]}", got=glob, where=where)
     return {name: f"keep_float: {glob}" for glob in globs for name in names if fnmatchcase(name, glob)}
 
 

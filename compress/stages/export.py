@@ -1,34 +1,31 @@
 """Export: the bundle that ships, every variant from one artifact."""
 
 import copy
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
-from compress.benchmark.model_file import total_macs
+from compress.benchmark.model_file import macs_of
 from compress.errors import StageError
 from compress.export.bundle import MIN_REFERENCE_ROWS, write_bundle
-from compress.export.feed import first_inputs, parity_inputs
+from compress.export.checks import check_against_module, compare
+from compress.export.deployable import Deployable
+from compress.export.feed import first_inputs
 from compress.export.graph import OPSET
 from compress.export.half import to_half
 from compress.export.metadata import Ancestor, Lineage, Metadata
 from compress.export.onnx_file import size_bytes
-from compress.export.parity import difference
-from compress.export.session import Session
-from compress.export.stored import graph_of
-from compress.export.write import check_graph
+from compress.export.program_file import file_of
+from compress.export.stored import deployable_of
 from compress.models import load_model, load_structure
-from compress.quantization.plan import QuantPlan
-from compress.quantization.writer import write_quantized
+from compress.quantization.plans import quantized, read_plans
 from compress.stage import Host, Need, Stage, Work
 from compress.store.artifact import Artifact, ancestry
 from compress.store.manifest import Kind
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 Variant = Literal["fp32", "fp16-gpu", "int8-x86"]
 
@@ -104,19 +101,20 @@ class Export(Stage):
         primary = self.primary_of(wanted)
         module, structure = load_model(source.path, code=host.code), load_structure(source.path)
         example = work.task.batch(work.data.select, torch.arange(2)).inputs
-        rows = first_inputs(work.task, work.data.select, self.reference_rows)
+        rows = first_inputs(work.task.deployed, work.data.select, self.reference_rows)
         reference = rows
         if self.synthetic_reference:
-            reference = work.task.noise(self.reference_rows, seed=work.seed)
-        inputs = [rows, *parity_inputs(work.task, work.data.select)]
-        fp32 = graph_of(module, structure.model, structure.signature, example, host, opset=self.opset)
-        parity = check_graph(fp32, module, inputs)
+            reference = work.task.deployed.noise(self.reference_rows, seed=work.seed)
+        fp32 = deployable_of(module, structure.model, structure.signature, work.task, example, host, opset=self.opset)
+        with tempfile.TemporaryDirectory() as directory:
+            path = fp32.write(Path(directory), "fp32")
+            parity = check_against_module(path, module, work.task, work.data.select, first=self.reference_rows)
         metadata = Metadata(
             variant=primary,
             lineage=lineage_of(source, work),
             labels=work.task.classes,
             preprocessing=work.task.preprocessing,
-            signature=structure.signature,
+            signature=structure.signature if fp32.writing is None else work.task.deployed.signature,
         )
 
         def write(directory: Path) -> dict[str, Any]:
@@ -135,17 +133,15 @@ class Export(Stage):
                     ),
                 },
             )
-            with torch.no_grad():
-                logits = module(*map(torch.from_numpy, rows)).numpy()
-            against = {name: difference(logits, Session(directory / f"{name}.onnx")(*rows)[0]) for name in wanted}
+            files = {name: file_of(directory, name) for name in wanted}
             return {
                 "parameters": sum(parameter.numel() for parameter in module.parameters()),
-                "macs": total_macs(fp32),
+                "macs": macs_of(fp32),
                 "parity": parity,
                 "primary": primary,
                 "sha256": manifest.sha256,
                 "variants": {
-                    name: against[name] | {"size_bytes": size_bytes(directory / f"{name}.onnx")} for name in wanted
+                    name: compare(file, module, rows) | {"size_bytes": size_bytes(file)} for name, file in files.items()
                 },
             }
 
@@ -181,10 +177,16 @@ def lineage_of(source: Artifact, work: Work) -> Lineage:
     return Lineage(teacher=teacher, stages=tuple(stages))
 
 
-def variant_of(fp32: "ModelProto", name: Variant, source: Artifact) -> "ModelProto":
-    """The graph of one variant."""
+def variant_of(fp32: Deployable, name: Variant, source: Artifact) -> Deployable:
+    """One variant.
+
+    Raises:
+        StageError: for half precision of a program.
+    """
     if name == "fp16-gpu":
-        return to_half(fp32)
+        if fp32.writing is not None:
+            raise StageError("a program has no half precision", expected="fp32 or int8-x86", got=name)
+        return fp32.map(lambda _, graph: to_half(graph))
     if name == "int8-x86":
-        return write_quantized(fp32, QuantPlan.model_validate(source.read_json("quant_plan.json")))
+        return quantized(fp32, read_plans(source.path))
     return copy.deepcopy(fp32)

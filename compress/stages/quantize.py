@@ -4,22 +4,26 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
 from compress.data.ahead import make_ahead
 from compress.errors import StageError
+from compress.export.deployable import ALONE, Deployable
 from compress.export.feed import Feed
-from compress.export.stored import graph_of
+from compress.export.stored import deployable_of
 from compress.loss import GuidedLoss
 from compress.models import Model, load_model, load_structure
 from compress.quantization import kernels
 from compress.quantization.calibration import Batches, finder
 from compress.quantization.placement import Mode
+from compress.quantization.plans import FILE, dump_plans
+from compress.quantization.programs import quantize_program, reach_of_program
 from compress.quantization.quantize import Bounds, find_reach, quantize
 from compress.quantization.sensitivity import Choice, Score, Scorer
 from compress.stage import Host, Need, Quantity, Stage, Work
@@ -29,6 +33,11 @@ from compress.tasks import Batch
 from compress.training.teacher import teacher_outputs
 from compress.training.teaching import targets_of
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Facts = dict[str, Any]
+Files = dict[str, str]
 BATCH = 64  # one batch of activations is held at a time
 Fraction = Annotated[float, Field(ge=0, le=1)]
 ALL_INT8 = 0.95  # of the multiply-accumulates; the rest is seldom worth the accuracy
@@ -38,7 +47,8 @@ class Quantize(Stage):
     """Plans int8 for the source; its weights stay as they are, and export writes the plan.
 
     Layers are ranked by the guided loss on select with only that layer in int8, against the teacher's cached outputs;
-    the fewest that keep the accuracy stay in float. The written file must then really run in int8.
+    the fewest that keep the accuracy stay in float. The written file must then really run in int8. The graphs of a
+    program are quantized whole, and refused when what they write loses more than is allowed.
 
     Attributes:
         mode: ``static`` (ranges from the calibration role; for convolutions) or ``dynamic`` (ranges of each batch; for
@@ -96,34 +106,12 @@ class Quantize(Stage):
         structure = load_structure(source.path)
         module = load_model(source.path, code=host.code)
         example = work.task.batch(work.data.select, torch.arange(2)).inputs
-        model = graph_of(module, structure.model, structure.signature, example, host)
-        feed = Feed(work.task, work.data.select, threads=host.execution.threads)
-        made = quantize(
-            model,
-            calibration_batches(work),
-            find=finder(self.calibration, percent=self.percentile),
-            decide=lambda graph: work.task.decisions(feed.outputs(graph)),
-            mode=self.mode,
-            keep_float=self.keep_float,
-            reduce_range=self.reduce_range,
-            scorer=None if self.max_accuracy_drop is None else select_scorer(self, work, host),
-            max_accuracy_drop=self.max_accuracy_drop or 0.0,
-            bounds=Bounds(self.min_int8_macs_fraction, self.min_agreement, self.max_weight_bytes_fraction),
-            where=self.title,
-            reporter=host.reporter,
-        )
-        files = {"quant_plan.json": made.plan.model_dump_json(indent=1)}
-        if made.choice is not None:
-            files["quant_curve.json"] = json.dumps(describe(made.choice), indent=1)
-        facts = {
-            "mode": made.plan.mode,
-            "kernels": made.report.kernels,
-            "int8_macs_fraction": made.report.int8_macs_fraction,
-            "float_layers": made.report.float_layers,
-            "weight_bytes_fraction": made.weight_bytes_fraction,
-            "agreement": made.agreement,
-            "loss_fingerprint": self.guided_loss(work.loss).fingerprint,
-        }
+        model = deployable_of(module, structure.model, structure.signature, work.task, example, host)
+        if model.writing is None:
+            facts, files = self._quantize_graph(model.graphs[ALONE], work, host)
+        else:
+            facts, files = self._quantize_program(model, work, host)
+        facts["loss_fingerprint"] = self.guided_loss(work.loss).fingerprint
         return self.commit(
             module,
             source,
@@ -159,13 +147,74 @@ class Quantize(Stage):
             StageError: names what would stay in float, and why.
         """
         example = work.task.batch(work.data.select, torch.arange(2)).inputs
-        graph = graph_of(module, model, work.task.signature, example, host)
-        reach = find_reach(
-            graph, mode=self.mode, keep_float=self.keep_float, bound=self.min_int8_macs_fraction, where=self.title
-        )
+        made = deployable_of(module, model, work.task.signature, work.task, example, host)
+        bound, where = self.min_int8_macs_fraction, self.title
+        if made.writing is None:
+            graph = made.graphs[ALONE]
+            reach = find_reach(graph, mode=self.mode, keep_float=self.keep_float, bound=bound, where=where)
+        else:
+            reach = reach_of_program(made, mode=self.mode, keep_float=self.keep_float, bound=bound, where=where)
         stays = "; ".join(f"{name} ({reason})" for name, reason in list(reach.float_layers.items())[: kernels.SHOWN])
         share = f"{reach.mode} int8 kernels can take {reach.int8_macs_fraction:.1%} of the MACs with a weight"
         return (share + (f"; in float: {stays}" if stays else ""),)
+
+    def _quantize_graph(self, model: "ModelProto", work: Work, host: Host) -> tuple[Facts, Files]:
+        """Return what came of quantizing one graph, and the files of its plan."""
+        feed = Feed(work.task, work.data.select, threads=host.execution.threads)
+        made = quantize(
+            model,
+            calibration_batches(work),
+            find=finder(self.calibration, percent=self.percentile),
+            decide=lambda graph: work.task.decisions(feed.outputs(graph)),
+            mode=self.mode,
+            keep_float=self.keep_float,
+            reduce_range=self.reduce_range,
+            scorer=None if self.max_accuracy_drop is None else select_scorer(self, work, host),
+            max_accuracy_drop=self.max_accuracy_drop or 0.0,
+            bounds=Bounds(self.min_int8_macs_fraction, self.min_agreement, self.max_weight_bytes_fraction),
+            where=self.title,
+            reporter=host.reporter,
+        )
+        files = {FILE: dump_plans({ALONE: made.plan})}
+        if made.choice is not None:
+            files["quant_curve.json"] = json.dumps(describe(made.choice), indent=1)
+        return describe_result(made.plan.mode, made.report, made.weight_bytes_fraction, made.agreement), files
+
+    def _quantize_program(self, model: Deployable, work: Work, host: Host) -> tuple[Facts, Files]:
+        """Return what came of quantizing a program: what it writes is judged, and no layer is ranked.
+
+        Raises:
+            StageError: when a bound is missed, or more accuracy is lost than is allowed.
+        """
+        task, select, threads = work.task.deployed, work.data.select, host.execution.threads
+        feed, written = Feed(task, select, threads=threads), list[NDArray[Any]]()
+
+        def decide(program: Deployable) -> NDArray[Any]:
+            written.append(feed.through(program.open(threads=threads)))
+            decided = task.decisions(written[-1])
+            assert decided is not None, "a text is a decision"
+            return decided
+
+        made = quantize_program(
+            model,
+            decide=decide,
+            mode=self.mode,
+            keep_float=self.keep_float,
+            reduce_range=self.reduce_range,
+            bounds=Bounds(self.min_int8_macs_fraction, self.min_agreement, self.max_weight_bytes_fraction),
+            where=self.title,
+        )
+        before, after = (task.tally(texts, select).value for texts in written)
+        if self.max_accuracy_drop is not None and before - after > self.max_accuracy_drop:
+            raise StageError(
+                "the int8 program loses too much",
+                expected=f"at most {self.max_accuracy_drop:g} less {task.measure} on select than {before:.4f}",
+                got=f"{after:.4f}",
+                where=self.title,
+                hint="keep layers in float (keep_float), or raise max_accuracy_drop",
+            )
+        files = {FILE: dump_plans(made.plans)}
+        return describe_result("dynamic", made.report, made.weight_bytes_fraction, made.agreement), files
 
     def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:
         """The stage's own loss if it has one, else the pipeline's."""
@@ -232,6 +281,20 @@ def select_scorer(stage: Stage, work: Work, host: Host) -> Scorer:
         )
 
     return score
+
+
+def describe_result(
+    mode: Mode, report: kernels.KernelReport, weight_bytes_fraction: float, agreement: float | None
+) -> Facts:
+    """What is worth knowing of an int8 model."""
+    return {
+        "mode": mode,
+        "kernels": report.kernels,
+        "int8_macs_fraction": report.int8_macs_fraction,
+        "float_layers": report.float_layers,
+        "weight_bytes_fraction": weight_bytes_fraction,
+        "agreement": agreement,
+    }
 
 
 def describe(choice: Choice) -> Mapping[str, Any]:

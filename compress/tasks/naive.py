@@ -36,7 +36,9 @@ def lead_over_naive(outputs: NDArray[np.floating], task: Task, samples: Samples)
         samples: a labelled role.
     """
     order = np.random.default_rng(SEED).permutation(len(outputs))
-    naive = {CONSTANT[task.problem]: _constant(outputs, task, samples), SHUFFLED: outputs[order]}
+    naive = {SHUFFLED: outputs[order]}
+    if task.problem in CONSTANT:
+        naive = {CONSTANT[task.problem]: _constant(outputs, task, samples)} | naive
     ours, leads = task.tally(outputs, samples), {}
     for name, answers in naive.items():
         theirs = task.tally(answers, samples)

@@ -23,7 +23,7 @@ from compress.tasks.batch import Batch, View
 from compress.tasks.signature import Signature
 from compress.tasks.simplest import Simplest
 
-Problem = Literal["single-label", "multi-label", "regression"]
+Problem = Literal["single-label", "multi-label", "regression", "written"]
 
 
 class Task(ABC):
@@ -77,12 +77,20 @@ class Task(ABC):
     @property
     @abstractmethod
     def problem(self) -> Problem:
-        """What the outputs of a unit are: one distribution, independent probabilities, or numbers."""
+        """What the outputs of a unit are: one distribution, independent probabilities, numbers, or a written text."""
 
     @property
     @abstractmethod
     def measure(self) -> str:
         """The measure that gates and choices are about."""
+
+    @property
+    def deployed(self) -> "Task":
+        """The task as a deployed model sees it: what it is given, what it gives, and how that is judged.
+
+        Another one where a model is trained otherwise than it is used: one that writes is given a source alone.
+        """
+        return self
 
     @property
     def augmented(self) -> bool:

@@ -23,6 +23,7 @@ from compress.tasks.signature import Signature
 from compress.tasks.signature import Tensor as Declared
 from compress.tasks.symbols import BEGIN, END, Ragged, Symbols, Vocabularies, Vocabulary
 from compress.tasks.task import Problem, Task, refuse_unlabelled
+from compress.tasks.written import WrittenTask
 
 FILE = "vocabulary.json"
 FITTING = ("exact-match", "token-accuracy")
@@ -108,6 +109,11 @@ class TransductionTask(Task):
         )
         logits = Declared(name="logits", dtype="float32", shape=("batch", "target", target))
         return Signature(inputs=inputs, outputs=(logits,), classes=self.classes)
+
+    @property
+    def deployed(self) -> WrittenTask:
+        """A source in, what is written for it out."""
+        return WrittenTask(self)
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -101,6 +101,12 @@ def _log_model(
 def _write_directory(
     directory: Path, path: Path, example: Path, *data: Path, description: Model, event: Register
 ) -> None:
+    signature = ModelSignature(_schema(event.inputs), _schema(event.outputs))
+    if path.suffix != ".onnx":  # a program: MLflow has no flavour that runs one, so its files are kept as they are
+        directory.mkdir()
+        description.signature = signature
+        _copy(path, *data, directory=directory, description=description)
+        return
     with np.load(example, allow_pickle=False) as stored:
         inputs = {name: stored[name] for name in stored.files}
     with warnings.catch_warnings():
@@ -109,7 +115,7 @@ def _write_directory(
             onnx.load(path, load_external_data=False),  # the files are copied below
             directory,
             mlflow_model=description,
-            signature=ModelSignature(_schema(event.inputs), _schema(event.outputs)),
+            signature=signature,
             input_example=inputs,
             pip_requirements=[
                 f"{package}=={metadata.version(package)}" for package in ("onnx", "onnxruntime", "numpy")
@@ -117,14 +123,20 @@ def _write_directory(
             onnx_execution_providers=["CPUExecutionProvider"],
             save_as_external_data=False,
         )
-    model = directory / "model.onnx"
+    model = _copy(path, *data, directory=directory, description=description)
+    with model.open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == event.sha256
+
+
+def _copy(path: Path, *data: Path, directory: Path, description: Model) -> Path:
+    """Put a model's files into MLflow's directory, and describe them; return the copy of the first."""
+    model = directory / f"model{path.suffix}"
     shutil.copyfile(path, model)
     for file in data:  # by the names that the graph calls them
         shutil.copyfile(file, directory / file.name)
     description.model_size_bytes = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     description.save(str(directory / "MLmodel"))
-    with model.open("rb") as file:
-        assert hashlib.file_digest(file, "sha256").hexdigest() == event.sha256
+    return model
 
 
 def _schema(tensors: list[list[Any]]) -> Schema:

@@ -18,6 +18,7 @@ from compress.data.checks import MIN_SELECT_SAMPLES
 from compress.data.preprocess import Preprocess
 from compress.errors import ArtifactError, StageError
 from compress.export.bundle import MIN_REFERENCE_ROWS, write_bundle
+from compress.export.deployable import ALONE, Deployable
 from compress.export.graph import to_onnx
 from compress.export.half import to_half
 from compress.export.metadata import Ancestor, Lineage, Metadata, read_metadata
@@ -49,7 +50,8 @@ def metadata(signature):
 def variants(make_net, signature, rows):
     fp32 = to_onnx(make_net(), signature, (torch.zeros(2, 1, 8, 8),))
     plan = plan_without_training(fp32, lambda: [(rows,)], mode="static", find=minmax)
-    return {"fp32": fp32, "int8-x86": write_quantized(fp32, plan), "fp16-gpu": to_half(fp32)}
+    graphs = {"fp32": fp32, "int8-x86": write_quantized(fp32, plan), "fp16-gpu": to_half(fp32)}
+    return {name: Deployable.of(graph) for name, graph in graphs.items()}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ class Brightness(torch.nn.Module):
 
 
 def test_predict_preprocesses_images_and_raw_arrays(tmp_path, signature, metadata, rows):
-    fp32 = to_onnx(Brightness(), signature, (torch.zeros(2, 1, 8, 8),))
+    fp32 = Deployable.of(to_onnx(Brightness(), signature, (torch.zeros(2, 1, 8, 8),)))
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     write_bundle(
@@ -421,7 +423,7 @@ def test_a_machine_that_computes_something_else_does_not_pass(bundle):
 
 
 def exactness(session: Session) -> str:
-    return session._session.get_session_options().get_session_config_entry("session.x64quantprecision")
+    return session.raw.get_session_options().get_session_config_entry("session.x64quantprecision")
 
 
 @pytest.fixture
@@ -475,8 +477,8 @@ def test_a_file_that_cannot_be_exact_is_loaded_as_it_is_and_its_predict_does_not
         Session(int8, exact_int8=True)  # what the fallback is for; drop it when ONNX Runtime can
     write_bundle(
         tmp_path,
-        fp32=fp32,
-        variants={"int8-x86": int8},
+        fp32=Deployable.of(fp32),
+        variants={"int8-x86": Deployable.of(int8)},
         primary="int8-x86",
         metadata=metadata,
         inputs=(rows,),
@@ -518,7 +520,7 @@ def test_the_float_outputs_are_in_the_reference_when_only_int8_ships(tmp_path, v
     assert not (tmp_path / "fp32.onnx").exists()
     with np.load(tmp_path / "reference.npz") as archive:
         floats, integers = archive["fp32/logits"], archive["int8-x86/logits"]
-    np.testing.assert_array_equal(floats, Session(variants["fp32"].SerializeToString())(rows)[0])
+    np.testing.assert_array_equal(floats, variants["fp32"].open()(rows)[0])
     assert (floats != integers).any()
     assert list(verify_bundle(tmp_path).variants) == ["int8-x86"]
 
@@ -543,7 +545,7 @@ def test_few_inputs_and_unknown_names_are_refused(tmp_path, variants, metadata, 
 
 
 def test_half_precision_halves_the_weights_and_keeps_float_inputs(variants, rows):
-    half, full = variants["fp16-gpu"], variants["fp32"]
+    half, full = (variants[name].graphs[ALONE] for name in ("fp16-gpu", "fp32"))
     types = {tensor.data_type for tensor in half.graph.initializer if len(tensor.dims) > 1}
     assert types == {onnx.TensorProto.FLOAT16}
     np.testing.assert_allclose(

@@ -14,6 +14,7 @@ from torch import nn
 from compress.data.named import name_arrays
 from compress.data.samples import Data, Samples
 from compress.export.bundle import EXACT, FROM_MEMORY, write_bundle
+from compress.export.deployable import Deployable
 from compress.export.graph import to_onnx
 from compress.export.metadata import Lineage, Metadata
 from compress.measures.judge import Judge
@@ -52,7 +53,7 @@ def write(folder, inputs, *, labels=None, classes=("cost", "time"), encode=PLAIN
     task = ArrayTask.of(data, encode=encode, normalize=None, judge=Judge())
     module = (Sums if len(task.signature.inputs) == 1 else BothSums)(len(classes))
     batch = task.batch(samples, torch.arange(COUNT))
-    fp32 = to_onnx(module, task.signature, tuple(tensor[:2] for tensor in batch.inputs))
+    fp32 = Deployable.of(to_onnx(module, task.signature, tuple(tensor[:2] for tensor in batch.inputs)))
     metadata = Metadata(
         variant="",
         lineage=Lineage(teacher=None, stages=()),

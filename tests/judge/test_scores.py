@@ -3,9 +3,10 @@ from dataclasses import asdict
 import pytest
 
 from compress.errors import StageError
+from compress.export.checks import DECISION_SAMPLES
 from compress.export.feed import first_inputs
 from compress.export.parity import check_decisions
-from compress.judge.scores import DECISION_SAMPLES, score
+from compress.judge.scores import score
 from compress.stages.export import Export
 from compress.stages.quantize import Quantize
 

@@ -12,6 +12,7 @@ from .interface import Load, Loaded, Unusable
 from .onnxruntime_sessions import CUDA, TENSORRT, WEBGPU, CpuSession, DeviceSession
 from .openvino_models import CpuModel
 from .own import define, is_own
+from .programs import CpuProgram, is_program
 from .torch_modules import CpuModule, CudaModule, check_compiler, check_cpu, check_cuda
 
 
@@ -36,7 +37,12 @@ _TORCH = ("torch", "compress.models")
 _GET_TORCH = "pip install compress-onnx"
 
 RUNTIMES = {
-    "ort-cpu": Runtime(("onnxruntime",), CpuSession, takes_files=True, install="pip install onnxruntime"),
+    "ort-cpu": Runtime(
+        ("onnxruntime",),
+        lambda load: CpuProgram(load) if is_program(load.model) else CpuSession(load),
+        takes_files=True,
+        install="pip install onnxruntime",
+    ),
     "ort-cuda": Runtime(
         ("onnxruntime",), lambda load: DeviceSession(load, CUDA), takes_files=True, install=CUDA.install, on_device=True
     ),

@@ -66,14 +66,14 @@ class CpuSession:
 
     def __init__(self, load: Load) -> None:
         check_one_wheel()
-        self._session = _cpu_session(load)
+        self._session = open_cpu(load)
         self._names = [node.name for node in self._session.get_outputs()]
         self._inputs = [node.name for node in self._session.get_inputs()]
-        self.settings = _settings(self._session)
+        self.settings = settings_of(self._session)
 
     def feed(self, batch: Batch) -> Batch:
         """The batch, its names checked."""
-        _check_names(batch, self._inputs)
+        check_names(batch, self._inputs)
         return batch
 
     def run(self, feed: Batch) -> list[Any]:
@@ -107,7 +107,7 @@ class DeviceSession(CpuSession):
         self._device = device
         self._names = [node.name for node in self._session.get_outputs()]
         self._inputs = [node.name for node in self._session.get_inputs()]
-        self.settings = _settings(self._session) | {
+        self.settings = settings_of(self._session) | {
             "provider_options": dict(device.options),
             "compute_reads_outputs": not device.waits,
             "adapter": "software" if plugged and _is_software(plugged[0]) else "hardware",
@@ -186,7 +186,7 @@ def _options(load: Load) -> "onnxruntime.SessionOptions":
     return options
 
 
-def _cpu_session(load: Load) -> "onnxruntime.InferenceSession":
+def open_cpu(load: Load) -> "onnxruntime.InferenceSession":
     """A session as a bundle's predict.py opens it: with exact int8 products where the CPU's would saturate."""
     import onnxruntime
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail  # pyright: ignore[reportAttributeAccessIssue]
@@ -221,7 +221,8 @@ def _session(
     return session
 
 
-def _settings(session: "onnxruntime.InferenceSession") -> dict[str, Any]:
+def settings_of(session: "onnxruntime.InferenceSession") -> dict[str, Any]:
+    """Versions, and where a session's nodes run."""
     import onnxruntime
 
     nodes: Counter[str] | None = None
@@ -267,6 +268,7 @@ def _is_software(device: "onnxruntime.OrtEpDevice") -> bool:
     return device.device.type == onnxruntime.OrtHardwareDeviceType.CPU
 
 
-def _check_names(batch: Batch, expected: list[str]) -> None:
+def check_names(batch: Batch, expected: list[str]) -> None:
+    """Refuse samples of other inputs than the model's; ValueError then."""
     if sorted(batch) != sorted(expected):
         raise ValueError(f"the model's inputs are {expected}, the samples hold {sorted(batch)}")
