@@ -20,12 +20,14 @@ from compress.benchmark.runtimes.machine import count_allowed_cores
 from compress.benchmark.runtimes.own import is_own
 from compress.errors import InputError
 from compress.export.onnx_file import size_bytes
+from compress.export.program_file import is_program
 from compress.measures.intervals import percentile_bound
 
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 NUM_QUANTILES = 21  # every 5%
 STABLE_WITHIN = 0.05  # of the last three warm-up blocks, as perf_analyzer does within 10%
 SWITCHES_PER_S = 100.0  # involuntary context switches of an undisturbed worker stay far below
+WRITTEN_SYMBOLS = 32  # of the texts whose symbols are timed; speed is compared at one length
 MULTISTREAM_SAMPLES = 8  # of one query, as in MLPerf
 
 Scenario = Literal["single_stream", "multistream", "server", "offline"]
@@ -164,6 +166,9 @@ class Measurement:
     """Elements of the file's initializers; None for a directory."""
     initializer_bytes: dict[str, int] = field(default_factory=dict)
     """Bytes of the file's weights by data type."""
+    writing_ms: dict[str, float] = field(default_factory=dict)
+    """Of a program: milliseconds to the first symbol and for each further one, greedy and with its beam, of texts of
+    one length; the median over launches. Empty for other files."""
     macs: int | None = None
     """Multiply-accumulates of one sample as `model_file.macs` counts them; None for a directory and where unknown."""
 
@@ -204,6 +209,7 @@ class Subject:
         self._loads: list[Started] = []
         self._memory: list[dict[str, int | None]] = []
         self._warm_ups: list[WarmUp] = []
+        self._writing_ms: list[dict[str, float]] = []
         self._block_times_ms: list[list[float]] = []
         self._compute_ms: list[float] = []
         self._block_elapsed_ms: list[float] = []
@@ -283,13 +289,15 @@ class Subject:
         return self._worker.outputs(batch)
 
     def end(self) -> None:
-        """Note the peak memory of this launch.
+        """Note the peak memory of this launch, and of a program what symbols take.
 
         Raises:
             WorkerError: when the worker is gone.
         """
         assert self._worker is not None
         self._memory.append(self._worker.memory_bytes())
+        if is_program(self._path):
+            self._writing_ms.append(self._worker.writing_ms(symbols=WRITTEN_SYMBOLS))
 
     def measurement(self) -> Measurement:
         """The numbers of all launches."""
@@ -325,6 +333,10 @@ class Subject:
             parameters=None if inside is None else inside.parameters,
             initializer_bytes={} if inside is None else inside.initializer_bytes,
             macs=None if inside is None else inside.macs,
+            writing_ms={
+                name: stdlib_statistics.median(launch[name] for launch in self._writing_ms)
+                for name in (self._writing_ms or [{}])[0]
+            },
         )
 
     def _half_launch_p99_ms(self) -> list[float]:

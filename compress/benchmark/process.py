@@ -247,6 +247,14 @@ class Worker:
         with np.load(io.BytesIO(base64.b64decode(reply["outputs"])), allow_pickle=False) as stored:
             return [stored[name] for name in stored.files]
 
+    def writing_ms(self, *, symbols: int) -> dict[str, float]:
+        """Milliseconds that a program takes for the first and for each further symbol of texts of one length.
+
+        Raises:
+            WorkerError: when the worker is gone or does not answer.
+        """
+        return self._ask({"do": "writing", "symbols": symbols}, limit_s=self._load_limit_s)["writing_ms"]
+
     def memory_bytes(self) -> dict[str, int | None]:
         """Peak resident bytes at the end of each phase so far; None where the system does not tell.
 

@@ -108,6 +108,18 @@ def accuracy_rows(result: BenchmarkResult) -> list[tuple[str, list[list[str]]]]:
     ]
 
 
+def writing_rows(result: BenchmarkResult) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The title, head and cells of what symbols take to write, for each profile under which programs were timed."""
+    found: list[tuple[str, list[str], list[list[str]]]] = []
+    for comparison, profile in zip(result.comparisons, result.profiles, strict=True):
+        timed = {name: entry.writing_ms for name, entry in comparison.measurements.items() if entry.writing_ms}
+        kinds = list(dict.fromkeys(kind for times in timed.values() for kind in times))
+        rows = [[name, *(format_ms(times.get(kind)) for kind in kinds)] for name, times in timed.items()]
+        if rows:
+            found.append((f"ms for each symbol of texts of one length, in {profile}", ["model", *kinds], rows))
+    return found
+
+
 def profile_heads(result: BenchmarkResult) -> list[str]:
     """What stands above each profile's times: its name, and what ranks there if not the median."""
     heads = []
@@ -215,6 +227,9 @@ def markdown(result: BenchmarkResult) -> str:
         lines += ["", _line([TAIL_HEAD, *result.profiles])]
         lines += [_line(["---", *["---:"] * len(result.profiles)])]
         lines += [_line([row.name, *_tail_cells(row, result)]) for row in result.rows]
+    for title, head, rows in writing_rows(result):
+        lines += ["", f"{title}:", "", _line(head), _line(["---", *["---:"] * (len(head) - 1)])]
+        lines += map(_line, rows)
     for title, rows in accuracy_rows(result):
         lines += ["", f"{title}:", "", _line(SCORED_HEAD), _line(["---", *["---:"] * (len(SCORED_HEAD) - 1)])]
         lines += map(_line, rows)

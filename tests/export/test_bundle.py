@@ -149,7 +149,7 @@ def test_predict_reads_files_as_the_recipe_says(tmp_path, signature, metadata, r
     """Bright in the centre and dark around it: a crop of the centre is of another class than the whole image."""
     preprocess = Preprocess(size=8, resize_to=20, interpolation="nearest", channels="grayscale")
     told = metadata.preprocessing | {"files": asdict(preprocess.steps)}
-    fp32 = to_onnx(Brightness(), signature, (torch.zeros(2, 1, 8, 8),))
+    fp32 = Deployable.of(to_onnx(Brightness(), signature, (torch.zeros(2, 1, 8, 8),)))
     pixels = np.zeros((40, 60), np.uint16)
     pixels[12:28, 22:38] = 65535
     Image.fromarray(pixels).save(tmp_path / "centre.png")

@@ -11,6 +11,7 @@ import writing_zoo
 
 from compress import Quantize
 from compress.benchmark.process import Worker
+from compress.benchmark.tables import markdown
 from compress.errors import ArtifactError, StageError
 from compress.export.feed import first_inputs
 from compress.export.onnx_file import external_files, size_bytes
@@ -28,7 +29,7 @@ schema: 1
 name: spelling
 data:
   source: {table: {path: words.csv, text: word, target_text: sounds}}
-  symbols: {source: characters, target: words, max_length: 16}
+  symbols: {text: characters, target_text: words, max_length: 16}
 teacher:
   model:
     transducer: {width: 32, heads: 2, feed_forward: 64, encoder_layers: 1, decoder_layers: 1, max_length: 16, beams: 3}
@@ -94,6 +95,13 @@ def test_every_row_is_a_program_that_writes_in_the_runtime(outcome):
     assert rows["export"].accuracy is not None
     assert rows["export"].latency_ms["ort-cpu-b1-t1"] > 0
     assert rows["teacher"].failures["torch-cpu-b1-t1"] == "programs are driven by ONNX Runtime alone"
+    timed = outcome.report.benchmark.comparisons[0].measurements
+    assert all(value > 0 for value in timed["teacher"].writing_ms.values())
+    assert [*timed["teacher"].writing_ms] == [
+        "first symbol, greedy", "each symbol, greedy", "first symbol, beam 3", "each symbol, beam 3",
+    ]  # fmt: skip
+    assert [*timed["export"].writing_ms] == ["first symbol, greedy", "each symbol, greedy"]
+    assert "| model | first symbol, greedy | each symbol, greedy |" in markdown(outcome.report.benchmark)
     assert outcome.report.task.measure == "exact-match"
     assert outcome.report.verdict.test[-1].measures.keys() >= {"exact-match", "token-error-rate", "length-ratio"}
     teacher = next(row for row in outcome.report.stages if row.name == "teacher")

@@ -1,14 +1,18 @@
 """A program: an encoder and a decoder on the CPU, driven as they are deployed, from sources to written texts."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .interface import Batch, Load
 from .onnxruntime_sessions import check_names, check_one_wheel, open_cpu, settings_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
 INPUTS = ["source_ids", "source_mask"]
@@ -44,6 +48,35 @@ class CpuProgram:
         """Write whole texts."""
         return self.decoder.write(*feed)
 
+    def time_writing(self, feeds: "Sequence[tuple[NDArray[Any], NDArray[Any]]]", *, symbols: int) -> dict[str, float]:
+        """Return milliseconds to the first symbol and for each further one, greedy and with the program's beam.
+
+        Every text is as long as every other: no end is written. Medians over the feeds, of the best of three.
+
+        Args:
+            feeds: as `run` takes them.
+            symbols: that are written of each text, above 1; fewer where the program writes no more.
+        """
+        how = self.decoder.writing
+        found: dict[str, float] = {}
+        length = max(2, min(symbols, how.max_length))
+        for beams in sorted({1, how.beams}):
+            endless = replace(how, end=how.pad, beams=beams)  # what is never written ends nothing
+            took: list[list[float]] = []
+            for steps in (1, length):
+                decoder = replace(self.decoder, writing=replace(endless, max_length=steps))
+                took.append([min(_time_ms(decoder.write, feed) for _ in range(3)) for feed in feeds])
+            further = [(whole - first) / (length - 1) for first, whole in zip(*took, strict=True)]
+            name = "greedy" if beams == 1 else f"beam {beams}"
+            found |= {f"first symbol, {name}": median(took[0]), f"each symbol, {name}": median(further)}
+        return found
+
     def outputs(self, result: Any) -> "list[NDArray[Any]]":
         """Symbols and log-probabilities."""
         return [result.tokens, result.log_probability]
+
+
+def _time_ms(call: "Callable[..., object]", feed: "tuple[NDArray[Any], NDArray[Any]]") -> float:
+    started = time.perf_counter_ns()
+    call(*feed)
+    return (time.perf_counter_ns() - started) / 1e6

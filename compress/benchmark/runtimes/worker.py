@@ -9,6 +9,7 @@ process with its traceback there: `process.Worker` turns it into a message.
     {"do": "block", "block_ms": 100, ...} -> the fields of Block
     {"do": "outputs", "size": 1234}       -> outputs for the batch in the .npz that follows the line
     {"do": "memory"}                      -> memory_bytes: peak after each phase so far
+    {"do": "writing", "symbols": 32}      -> writing_ms: of a program, see `programs.CpuProgram.time_writing`
     {"do": "usable", "name": ...}         -> found: the fields of Usability, and logged: whether standard error tells
                                              more
     {"do": "close"}                       -> {} and the process ends
@@ -33,6 +34,7 @@ from . import Runtime, find
 from .interface import Batch, Block, Load, Loaded, Started, Unusable, Usability, time_calls
 from .machine import cpu, energy_uj, peak_memory_bytes, pin, status
 from .own import content
+from .programs import CpuProgram
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,6 +159,11 @@ class Model:
         found = self._loaded.outputs(self._loaded.run(self._loaded.feed(batch)))
         _check_finite(found)
         return found
+
+    def writing_ms(self, symbols: int) -> dict[str, float]:
+        """What a program takes for the first and for each further symbol of texts of one length."""
+        assert isinstance(self._loaded, CpuProgram), "only programs write"
+        return self._loaded.time_writing(self._feeds, symbols=symbols)
 
     def block(
         self, *, block_ms: float, calls_per_query: int, arrivals_per_s: float | None, compute: bool
@@ -309,6 +316,8 @@ class Answers:
             held = io.BytesIO()
             np.savez(held, *found)
             return {"outputs": base64.b64encode(held.getvalue()).decode()}
+        if action == "writing":
+            return {"writing_ms": model.writing_ms(request["symbols"])}
         if action == "memory":
             model.memory_bytes["runs"] = peak_memory_bytes()
             return {"memory_bytes": model.memory_bytes}
