@@ -436,7 +436,8 @@ def test_killed_inside_prune_quantize_and_race_it_ends_with_the_same_bits(finish
 
 def contents(artifact: Artifact) -> tuple:
     files = {path.name: hash_file(path) for path in artifact.path.iterdir() if path.name != "manifest.json"}
-    return artifact.key, artifact.digest, artifact.inputs, artifact.facts, files
+    facts = {name: value for name, value in artifact.facts.items() if name != "images_per_s"}  # made anew, timed anew
+    return artifact.key, artifact.digest, artifact.inputs, facts, files
 
 
 @pytest.mark.parametrize(("count", "runs"), [(60, 1), pytest.param(1000, 8, marks=pytest.mark.slow)])
