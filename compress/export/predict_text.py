@@ -6,6 +6,7 @@ them with a tab in between. Needs onnxruntime, numpy and tokenizers.
 
 # pyright: reportAttributeAccessIssue=false
 
+import faulthandler
 import hashlib
 import json
 import os
@@ -33,7 +34,7 @@ if "ssse3" in flags and "vnni" not in flags:  # int8 products would saturate her
 session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 tokenizer = Tokenizer.from_str((here / "tokenizer.json").read_text(encoding="utf-8"))
 names = [value.name for value in session.get_inputs()]
-sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack letters of the labels
+sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # a terminal may lack letters of the labels
 sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # whatever the locale says, as for arguments
 arguments = [os.fsencode(text).decode("utf-8", "replace") for text in sys.argv[1:]]
 for text in arguments or (line.rstrip("\n") for line in sys.stdin):
@@ -41,11 +42,14 @@ for text in arguments or (line.rstrip("\n") for line in sys.stdin):
     texts = text.split("\t") if preprocessing["texts"] == 2 else [text]
     if len(texts) != preprocessing["texts"]:
         sys.exit(f"expected two texts with a tab in between, got {text!r}")
+    # A regular expression of the tokenizer's own may never end, and nothing in Python can interrupt it.
+    faulthandler.dump_traceback_later(60 + len(text) / 10_000, exit=True)
     found = (
         tokenizer.encode(text.split(), is_pretokenized=True)
         if per_word
         else tokenizer.encode(texts[0], texts[1] if len(texts) == 2 else None)
     )
+    faulthandler.cancel_dump_traceback_later()
     values = {"input_ids": found.ids, "attention_mask": found.attention_mask, "token_type_ids": found.type_ids}
     logits = np.asarray(session.run(None, {name: np.array([values[name]], np.int64) for name in names})[0])[0]
     if per_word:

@@ -7,6 +7,7 @@ what it holds is data, never code.
 """
 
 import hashlib
+import json
 import mmap
 import os
 import platform
@@ -15,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,8 @@ from compress.export.processor import NOTABLE, cpu_flags, saturates
 from compress.export.program_file import graph_files, open_model
 from compress.export.session import EXACT_INT8, RUN_ERRORS, can_be_exact
 
+TOKENIZER = "tokenizer.json"
+MAX_TOKENIZER_BYTES = 2**28  # ten times that of the largest vocabularies
 MAX_REFERENCE_BYTES = 2**33  # of the arrays, which may be compressed to almost nothing
 # What reading and running raise for arrays and graphs that are not as a bundle of ours has them.
 UNFIT = (
@@ -94,9 +98,11 @@ def verify_bundle(path: Path) -> Verified:
 
     Raises:
         ArtifactError: a file is missing, truncated, changed or unreadable, or the bundle is of another format.
+        ModelError: a regular expression of its tokenizer does not come to an end.
     """
     manifest = Manifest.read(path)
     _check_files(path, manifest)
+    untried = _try_patterns(path / TOKENIZER) if TOKENIZER in manifest.files else []
     try:
         reference = _read_reference(path / "reference.npz")
         inputs = [reference[f"input/{name}"] for name in manifest.inputs]
@@ -114,7 +120,7 @@ def verify_bundle(path: Path) -> Verified:
         primary=manifest.primary,
         sha256=manifest.sha256,
         cpu=Machine(platform.machine(), tuple(sorted(flags & NOTABLE))),
-        warnings=_warnings(path, manifest, known=bool(flags)),
+        warnings=_warnings(path, manifest, known=bool(flags)) + untried,
         variants=variants,
     )
 
@@ -178,6 +184,31 @@ def _check_files(path: Path, manifest: Manifest) -> None:
                     "a program names a graph that the manifest does not list", got=graph.name, where=path
                 )
             _check_weights(graph, unlisted)
+
+
+def _try_patterns(path: Path) -> list[str]:
+    """Refuse a tokenizer whose own regular expressions do not end on texts that are made to tire them.
+
+    Returns:
+        A warning where they cannot be tried, because this machine has no tokenizers.
+    """
+    try:
+        if path.stat().st_size > MAX_TOKENIZER_BYTES:
+            raise ValueError(f"{path.stat().st_size} bytes, expected at most {MAX_TOKENIZER_BYTES}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no mapping")
+        plain = json.dumps(content)  # without the escapes that the file may have
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError("the tokenizer of the bundle cannot be read", got=_first_line(error), where=path) from error
+    if '"Regex"' not in plain:
+        return []
+    if not all(map(find_spec, ("torch", "tokenizers"))):
+        return [f"{path.name} has regular expressions of its own, which are not tried without torch and tokenizers"]
+    from compress.tasks.patterns import check_hostile
+
+    check_hostile(plain)
+    return []
 
 
 def _check_weights(model: Path, unlisted: Sequence[bytes]) -> None:

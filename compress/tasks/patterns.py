@@ -5,6 +5,7 @@ so that ``a*a*a*b`` takes hours for a text of ten thousand letters. Nothing can 
 expressions are first run in a process that can be ended; all others are those of the library, and linear.
 """
 
+import itertools
 import json
 import subprocess
 import sys
@@ -16,11 +17,17 @@ from compress.errors import ModelError
 
 LEAST_S = 60.0  # that every trial may take, start of the interpreter included
 CHARACTERS_PER_S = 10_000  # a hundredth of what tokenizers read on a slow core
+MOST_NAMED = 16  # characters of the expressions that texts are made of
+USUAL = "aA0 .\n"  # and one of each kind, for expressions that name kinds
+RUN_LENGTH, PAIRS = 5_000, 500  # of one character; of two in turn
 _TRIAL = """
 import json, sys
 from tokenizers import Tokenizer
 request = json.load(sys.stdin)
-tokenizer = Tokenizer.from_str(request["tokenizer"])
+try:
+    tokenizer = Tokenizer.from_str(request["tokenizer"])
+except Exception as error:
+    sys.exit(f"no tokenizer: {error}")
 tokenizer.no_truncation()
 tokenizer.no_padding()
 for first in range(0, len(request["texts"]), 256):
@@ -42,7 +49,7 @@ def check_patterns(tokenizer: str, inputs: Sequence[Any]) -> None:
         inputs: texts, pairs of texts, or sequences of words.
 
     Raises:
-        ModelError: when they do.
+        ModelError: when they do, or the library cannot read the tokenizer.
     """
     patterns = own_patterns(tokenizer)
     texts = sorted({text for entry in inputs for text in ([entry] if isinstance(entry, str) else entry)})
@@ -61,9 +68,32 @@ def check_patterns(tokenizer: str, inputs: Sequence[Any]) -> None:
     except subprocess.TimeoutExpired:
         raise _endless(patterns, f"no end after {limit_s:.0f} s for {len(texts):,} texts") from None
     told = trial.stderr.decode(errors="replace").splitlines()
+    if told and told[-1].startswith("no tokenizer: "):
+        raise ModelError("the tokenizer cannot be read", got=told[-1].removeprefix("no tokenizer: "))
     if trial.returncode:
         given_up = next((line for line in told if line.startswith("Onig: ")), None)
         raise _endless(patterns, given_up or (told[-1] if told else f"exit code {trial.returncode}"))
+
+
+def check_hostile(tokenizer: str) -> None:
+    """Refuse a tokenizer whose own regular expressions do not end on texts made for that, since theirs are not known.
+
+    Those are long runs of the characters that the expressions name, alone and in pairs, and then another one, which
+    keeps expressions busy that repeat what repeats. One that is slow on other texts alone is not found so.
+
+    Args:
+        tokenizer: the content of its ``tokenizer.json``, from anybody.
+
+    Raises:
+        ModelError: when they do not, or the library cannot read the tokenizer.
+    """
+    named = {character for pattern in own_patterns(tokenizer) for character in pattern if character.isalnum()}
+    alphabet = sorted({*sorted(named)[:MOST_NAMED], *USUAL})
+    runs = [character * RUN_LENGTH for character in alphabet]
+    runs += [(first + second) * PAIRS for first, second in itertools.permutations(alphabet, 2)]
+    # All that they name follows, because what a text lacks altogether is not looked for.
+    rest = "".join(sorted({*alphabet, *"".join(own_patterns(tokenizer))}))
+    check_patterns(tokenizer, [run + end + rest for run in runs for end in ("!", "z!")])
 
 
 @contextmanager

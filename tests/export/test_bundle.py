@@ -16,7 +16,7 @@ from PIL import Image
 
 from compress.data.checks import MIN_SELECT_SAMPLES
 from compress.data.preprocess import Preprocess
-from compress.errors import ArtifactError, StageError
+from compress.errors import ArtifactError, InputError, StageError
 from compress.export.bundle import MIN_REFERENCE_ROWS, write_bundle
 from compress.export.deployable import ALONE, Deployable
 from compress.export.graph import to_onnx
@@ -392,6 +392,37 @@ def test_nothing_a_bundle_holds_is_a_traceback(bundle):
         (bundle / "bundle.json").write_bytes(listed)
     assert refused > 10
     assert verify_bundle(bundle).passed
+
+
+TOKENIZER = {
+    "version": "1.0",
+    "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False},
+    "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (json.dumps(TOKENIZER), r"does not come to an end(?s:.*)\(a\+\)\+\$"),
+        (json.dumps(TOKENIZER).replace("Regex", r"\u0052egex"), "does not come to an end"),
+        (json.dumps(TOKENIZER | {"model": {}}), "the tokenizer cannot be read"),
+        ("[" * 100_000, "the tokenizer of the bundle cannot be read"),
+        ("[]", "the tokenizer of the bundle cannot be read"),
+    ],
+)
+def test_a_tokenizer_that_never_ends_or_is_none_is_refused(bundle, text, words):
+    (bundle / "tokenizer.json").write_text(text)
+    relist(bundle, "tokenizer.json")
+    with pytest.raises(InputError, match=words):
+        verify_bundle(bundle)
+
+
+def test_expressions_that_cannot_be_tried_are_told(bundle, monkeypatch):
+    (bundle / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    relist(bundle, "tokenizer.json")
+    monkeypatch.setattr("compress.export.verify.find_spec", lambda name: None)
+    assert any("expressions of its own, which are not tried" in line for line in verify_bundle(bundle).warnings)
 
 
 @pytest.mark.parametrize("primary", ["../outside.onnx", "/etc/passwd", "labels.json"])

@@ -1,6 +1,7 @@
 """A tokenizer's own regular expressions end, or are refused; nothing waits for them."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -51,6 +52,29 @@ def test_a_pattern_without_end_is_ended(cutting, monkeypatch):
 def test_a_pattern_that_ends_cuts_as_it_always_did(cutting):
     encoded = cutting(r"\w+", "pre_tokenizer").encode(samples("good film", "bad"), words=False)
     assert len(encoded.split()) == 2
+
+
+@pytest.mark.parametrize(("pattern", "limit_s"), [("(a+)+$", 60), ("a*a*a*b", 2), ("(?:xy|x|y)*q", 60)])
+def test_a_pattern_from_anybody_is_tried_on_texts_that_are_made_to_tire_it(cutting, monkeypatch, pattern, limit_s):
+    monkeypatch.setattr(patterns, "LEAST_S", limit_s)
+    monkeypatch.setattr(patterns, "CHARACTERS_PER_S", 1_000_000)
+    tokenizer = cutting(pattern, "pre_tokenizer")._tokenizer.backend_tokenizer.to_str()
+    with pytest.raises(ModelError, match=r"(?s)come to an end.*" + re.escape(pattern)):
+        patterns.check_hostile(tokenizer)
+
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+@pytest.mark.parametrize("pattern", [GPT2, r"\w+|[^\w\s]+", r"\s+$", "[.!?]+"])
+def test_patterns_as_tokenizers_have_them_pass(cutting, pattern):
+    patterns.check_hostile(cutting(pattern, "pre_tokenizer")._tokenizer.backend_tokenizer.to_str())
+
+
+def test_what_is_no_tokenizer_is_told(cutting):
+    content = json.loads(cutting("a+", "pre_tokenizer")._tokenizer.backend_tokenizer.to_str())
+    with pytest.raises(ModelError, match="cannot be read"):
+        patterns.check_hostile(json.dumps(content | {"model": {"type": "none"}}))
 
 
 def test_tokenizers_without_patterns_of_their_own_are_not_tried(tmp_path, monkeypatch):
