@@ -3,13 +3,14 @@
 # make test-slow   everything, slow tests included
 # make test-optimum   the shipped folder in optimum's ORTModel, and what depends on the version of transformers, with
 #                     transformers 4.57, in an environment of its own
+# make test-lowest   what users meet, with the lowest versions that pyproject.toml allows, in an environment of its own
 # make clean   removes the environment
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-optimum lint clean
+.PHONY: demo test test-slow test-optimum test-lowest lint clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -52,5 +53,21 @@ TRANSFORMERS_TESTS := tests/surgery/test_encoders.py tests/models/test_huggingfa
 test-optimum: $(VENV)-optimum/.installed
 	COMPRESS_NEEDS_OPTIMUM=1 $(VENV)-optimum/bin/python -m pytest -m "not slow" tests/optimum $(TRANSFORMERS_TESTS)
 
+$(VENV)-lowest/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/pip install --quiet --upgrade pip
+	$(VENV)-lowest/bin/pip install --quiet --constraint constraints-lowest.txt torch
+	$(VENV)-lowest/bin/pip install --quiet --constraint constraints-lowest.txt --editable '.[hf]' \
+		pytest pytest-timeout pytest-xdist hypothesis
+	touch $@
+
+# Something of every library that has a lower bound, in about a minute on two cores.
+LOWEST_TESTS := tests/test_public_names.py tests/recipe tests/data tests/measures tests/tracking/test_database.py \
+	tests/tracking/test_registry.py tests/report/test_views.py tests/models/test_structure.py tests/surgery/test_cut.py \
+	tests/quantization/test_writer.py tests/export/test_bundle.py tests/pipelines/test_text.py
+
+test-lowest: $(VENV)-lowest/.installed
+	$(VENV)-lowest/bin/python -m pytest -m "not slow" -n auto --dist loadfile $(LOWEST_TESTS)
+
 clean:
-	rm -rf $(VENV) $(VENV)-optimum
+	rm -rf $(VENV) $(VENV)-optimum $(VENV)-lowest

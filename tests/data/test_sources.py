@@ -219,7 +219,11 @@ def test_a_folder_of_which_nothing_is_read_says_what_was_skipped(tmp_path):
 def test_levels_of_16_bits_are_scaled_to_8(suffix, mode, channels, tmp_path):
     (tmp_path / "cat").mkdir()
     levels = np.array([[0, 128, 129, 257], [32767, 32768, 65534, 65535]], np.uint16)
-    Image.fromarray(levels).save(tmp_path / "cat" / f"0{suffix}")
+    path = tmp_path / "cat" / f"0{suffix}"
+    if suffix == ".pgm":  # which Pillow reads, but writes only from version 11 on
+        path.write_bytes(b"P5 4 2 65535\n" + levels.astype(">u2").tobytes())
+    else:
+        Image.fromarray(levels).save(path)
     raw = ImageFolder(root=tmp_path, size=(2, 4), mode=mode).load(code=())
     expected = np.round(levels / 65535 * 255)
     np.testing.assert_array_equal(raw.roles["train"].inputs[0], np.broadcast_to(expected, (channels, 2, 4)))

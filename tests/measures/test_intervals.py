@@ -106,7 +106,7 @@ def test_the_paired_change_agrees_with_resampling_one_by_one():
     correct = np.where(rng.random(1500) < 0.03, ~reference, reference)
     ours = intervals.estimate_change(correct, reference, seed=0)
     difference = correct.astype(float) - reference.astype(float)
-    theirs = stats.bootstrap((difference,), np.mean, method="percentile", n_resamples=10_000, rng=1)
+    theirs = stats.bootstrap((difference,), np.mean, method="percentile", n_resamples=10_000, random_state=1)
     assert ours.value == pytest.approx(difference.mean())
     interval = theirs.confidence_interval
     assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), abs=1.01 / 1500)
