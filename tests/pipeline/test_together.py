@@ -43,7 +43,7 @@ def build():
         time.sleep(0.02)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 """
-PATIENCE_S = 240
+PATIENCE_S = 600
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -104,6 +104,7 @@ def pipelines(port: int) -> dict[str, str]:
     return {}
 
 
+@pytest.mark.timeout(2 * PATIENCE_S)
 def test_ui_and_a_sweep_work_on_the_store_of_a_run_that_goes_on(start, tmp_path):
     run = start("run", "run", "recipe.yaml", "--code", "mine.py", "--threads", "1")
     wait_for(lambda: (tmp_path / "building").exists())
