@@ -35,7 +35,8 @@ def read_separated(text: str, path: Path) -> tuple["pd.DataFrame", tuple[str, ..
     A .csv whose header has no comma is separated by the semicolons or tabs that it has.
 
     Raises:
-        DataError: when quotes are not closed, close too early or join rows, or rows have too many fields or columns.
+        DataError: when quotes are not closed, close too early or join rows, rows have too many fields or columns, or
+            two columns have one name.
     """
     import pandas as pd
 
@@ -53,6 +54,17 @@ def read_separated(text: str, path: Path) -> tuple["pd.DataFrame", tuple[str, ..
             where=path,
             hint="quote texts that contain the separator",
         )
+    named = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, header=None, nrows=1).iloc[
+        0
+    ]
+    if twice := sorted({str(name) for name in named[named.duplicated()] if name}):
+        raise DataError(
+            "two columns have one name, and which is meant is not clear",
+            expected="names of their own",
+            got=", ".join(twice),
+            where=path,
+            hint="rename or remove one of them",
+        )
     lines = sum(1 for line in io.StringIO(text, newline=None) if line.strip(" \n")) - 1  # pandas skips blank ones, too
     if path.suffix.lower() == ".tsv" and len(frame) != lines:
         joined = next((field for field in fields if _breaks(text, field)), None)
@@ -64,8 +76,8 @@ def read_separated(text: str, path: Path) -> tuple["pd.DataFrame", tuple[str, ..
             hint=QUOTE_HINT,
         )
     notes = _notes(text, fields, rows=len(frame), lines=lines)
-    named = SEPARATORS[separator]
-    sniffed = () if separator == "," or path.suffix.lower() == ".tsv" else (f"its columns are separated by {named}",)
+    kind = SEPARATORS[separator]
+    sniffed = () if separator == "," or path.suffix.lower() == ".tsv" else (f"its columns are separated by {kind}",)
     return frame, (*sniffed, *notes)
 
 

@@ -13,6 +13,7 @@ from compress.pipeline.nodes import TEACHER, nodes
 from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
 from compress.pipeline.run_directory import decide_execution
 from compress.recipe import Recipe
+from compress.report.words import note_lines
 from compress.stage import Host, Member, Work
 from compress.store.store import Store
 
@@ -44,7 +45,7 @@ def check(recipe: Recipe, options: Options, *, on_cost: Callable[[Cost], None] |
             on_cost(cost(lesson, work, host, make))
             also = pilot(lesson, work, host, make)
         found = advise(recipe, work, host, also=also)
-    notes = [*found.notes]
+    notes = [*note_lines(data.notes), *found.notes]
     if fitted is not None and not work.teachers:
         reached = f"{100 * fitted.tally('select').value:.1f}% {work.task.measure} on select"
         notes.append(f"a teacher is to be better than the simplest model, which reaches {reached}: {fitted}")

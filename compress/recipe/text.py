@@ -14,6 +14,7 @@ from compress.recipe.faults import Fault, Place
 MAX_CHARACTERS = 256 * 1024
 MAX_VALUES = 20_000  # after aliases are expanded: ten nested lists of ten aliases are ten billion
 MAX_FIGURES = 300  # no float has more before its point, and Python converts no more than 4,300
+OCTAL = re.compile(r"[-+]?0[0-7_]+")
 TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null"))
 NUMBERS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
 
@@ -210,6 +211,9 @@ class _Reading:
         if node.tag in NUMBERS and isinstance(node, yaml.ScalarNode):
             if ":" in node.value:
                 self.fault(node, path, f"YAML reads {node.value} in base 60: write the number, or quote the text")
+                return None
+            if OCTAL.fullmatch(node.value):
+                self.fault(node, path, f"YAML reads {node.value} in base 8: write it without the 0, or quote the text")
                 return None
             if len(node.value) > MAX_FIGURES:
                 self.fault(node, path, f"a number has at most {MAX_FIGURES} figures, not {len(node.value):,}")

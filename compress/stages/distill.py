@@ -153,13 +153,14 @@ class Distill(Optimization, Stage):
             inputs["fields"]["label"] = self.label.identity()
         return inputs
 
-    def check(self, module: nn.Module, work: Work) -> None:  # noqa: ARG002
-        """Refuse labels where nothing is written, and a file of further sources that cannot be read.
+    def check(self, module: nn.Module, work: Work) -> None:
+        """Refuse a model that cannot train, labels where nothing is written, and further sources that cannot be read.
 
         Raises:
             StageError: for a task that decides.
             DataError: for the file.
         """
+        refuse_untrainable(module, work.task, work.data.select, where=self.title)
         if self.label is not None:
             writing_task(work.task)
             self.label.identity()
@@ -172,10 +173,6 @@ class Distill(Optimization, Stage):
     def misfits(self, loss: GuidedLoss) -> list[str]:
         """Coupled terms need the whole batch at once."""
         return coupling_faults(self.loss or loss, self)
-
-    def check(self, module: nn.Module, work: Work) -> None:
-        """Refuse a model that does not run in training mode."""
-        refuse_untrainable(module, work.task, work.data.select, where=self.title)
 
     @property
     def training(self) -> Training:

@@ -353,3 +353,11 @@ def test_what_would_take_gigabytes_or_end_in_a_traceback_is_refused(name, conten
 def test_a_class_of_thousands_of_figures_is_a_name(tmp_path):
     path = write_lines(tmp_path / "rows.csv", ["text,label", "x,1", f"y,{'9' * 5000}"])
     assert loaded(path, text="text", label="label").classes == ("1", "9" * 5000)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
+def test_two_columns_of_one_name_are_refused(name, tmp_path):
+    separator = "," if name.endswith("csv") else "\t"
+    (tmp_path / name).write_text("\n".join(separator.join(row) for row in (["text", "label", "text"], ["a", "0", "b"])))
+    with pytest.raises(DataError, match=r"(?s)two columns have one name.*got: +text"):
+        read_table(tmp_path / name)

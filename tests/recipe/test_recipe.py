@@ -10,6 +10,7 @@ from compress.models import Cnn, ResNet
 from compress.recipe import Baseline, DataConfig, Gates, Recipe, Teacher
 from compress.recipe.recipe import parameters
 from compress.recipe.schema import keys_at
+from compress.recipe.text import read
 from compress.stages.distill import Distill
 from compress.stages.export import Export
 from compress.stages.train import Train
@@ -377,3 +378,10 @@ def test_a_limit_of_latency_names_a_profile_that_times_files():
 def test_a_long_list_is_one_parameter():
     values = {"arguments": {"weights": list(range(3000)), "few": [1, 2]}}
     assert parameters(values) == {"arguments.weights": list(range(3000)), "arguments.few.0": 1, "arguments.few.1": 2}
+
+
+@pytest.mark.parametrize("number", ["010", "-07", "0_12"])
+def test_a_number_that_yaml_reads_in_base_8_is_refused(number):
+    document = read(f"seed: {number}", origin="recipe.yaml")
+    assert [str(fault) for fault in document.faults if f"YAML reads {number} in base 8" in str(fault)]
+    assert not read("seed: 0\nother: 0.5\nname: '010'\n", origin="recipe.yaml").faults
