@@ -9,14 +9,16 @@ from typing import Annotated, Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, FiniteFloat
+from PIL import Image
+from pydantic import Field, FiniteFloat, SerializerFunctionWrapHandler, model_serializer
 from torch import nn
 from torch.nn import functional as F
 
 from compress.config import Values
 from compress.data.preprocess import Preprocess
+from compress.data.read_image import Steps, fit, to_array
 from compress.data.samples import Data, Samples
-from compress.data.stored import Stored
+from compress.data.stored import ImageFiles, Stored
 from compress.errors import DataError
 from compress.measures.judge import Judge, single_label
 from compress.measures.tally import Tally
@@ -24,28 +26,50 @@ from compress.tasks.batch import Batch, View
 from compress.tasks.linear import LinearPixels
 from compress.tasks.signature import Signature, Tensor
 from compress.tasks.task import Problem, Task
+from compress.tasks.vary import ColourJitter, Erase, RandAugment, ResizedCrop
 
 MEASURES = ("accuracy", "macro-f1", "matthews")
 MIXED_VIEWS = 4  # of samples that are mixed but not augmented
 
 
 class Augment(Values):
-    """Random crops and flips, drawn from a fixed number of views.
+    """Random crops, flips, colours and more, drawn from a fixed number of views.
 
     View v of sample i is the same image in every epoch, stage and run with the same seed, so that a teacher's outputs
     are computed once per view and reused (TinyViT, Wu et al. 2022, arXiv 2207.10666, stores seeds to the same end).
 
     Attributes:
-        crop_padding: pixels of zero padding on each side before a random crop of the original size.
+        crop_padding: pixels of zero padding on each side before a random crop of the original size; none beside
+            ``resized_crop``.
         flip: mirror left to right with probability one half.
         views: how many different views of each sample exist.
         seed: draws the views; apart from the training seed, so that seeds and stages share them.
+        resized_crop: a random part of the image, resized: of image files on disk a part of the file, of others of the
+            image as it was read.
+        colour_jitter: other brightness, contrast and saturation.
+        rand_augment: random operations on the picture.
+        erase: a rectangle of the mean colour.
     """
 
     crop_padding: Annotated[int, Field(ge=0, le=64)] = 2
     flip: bool = False
     views: Annotated[int, Field(ge=1, le=64)] = 4
     seed: int = 0
+    resized_crop: ResizedCrop | None = None
+    colour_jitter: ColourJitter | None = None
+    rand_augment: RandAugment | None = None
+    erase: Erase | None = None
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the keys that came later where they say nothing, so that stored runs are found as ever."""
+        later = ("resized_crop", "colour_jitter", "rand_augment", "erase")
+        return {name: value for name, value in write(self).items() if name not in later or value is not None}
+
+    @property
+    def of_pictures(self) -> bool:
+        """Whether it changes pictures one by one."""
+        return any(part is not None for part in (self.resized_crop, self.colour_jitter, self.rand_augment, self.erase))
 
 
 class Normalize(Values):
@@ -145,6 +169,13 @@ class ImageClassification(Task):
                 "image classification needs images",
                 expected="uint8 or float32 [samples, channels, height, width]",
                 got=f"{inputs.dtype} {list(inputs.shape)}",
+            )
+        if augment is not None and augment.of_pictures and (inputs.dtype != np.uint8 or inputs.shape[1] not in (1, 3)):
+            raise DataError(
+                "only pictures are cropped, coloured and erased at random",
+                expected="uint8 images of 1 or 3 channels, or data.augment with crop_padding and flip alone",
+                got=f"{inputs.dtype} {list(inputs.shape[1:])}",
+                where="data.augment",
             )
         judge = judge or Judge()
         judge.group_classes(data.classes)
@@ -252,7 +283,11 @@ class ImageClassification(Task):
                 inputs=(torch.lerp(right, left, own[index].view(-1, 1, 1, 1)),), labels=None, index=index, view=view
             )
         positions = index.numpy()
-        images = torch.from_numpy(np.ascontiguousarray(samples.inputs[positions]))
+        if view is not None and self.augment is not None and self.augment.of_pictures:
+            drawn = [self._picture(samples, int(position), self.augment, view=view) for position in positions]
+            images = torch.from_numpy(np.stack(drawn))
+        else:
+            images = torch.from_numpy(np.ascontiguousarray(samples.inputs[positions]))
         if view is not None and self.augment is not None:
             images = self._augmented(images, index, view=view, count=len(samples))
         mean = torch.tensor(self.mean).view(-1, 1, 1)
@@ -261,9 +296,32 @@ class ImageClassification(Task):
         labels = None if samples.labels is None else torch.from_numpy(samples.labels[positions])
         return Batch(inputs=(inputs,), labels=labels, index=index, view=view)
 
+    def _picture(self, samples: Samples, position: int, augment: Augment, *, view: View) -> NDArray[np.uint8]:
+        """Return a view of one image, uint8 [C, H, W], drawn by (seed, sample, view) alone."""
+        generator = np.random.default_rng([augment.seed % 2**32, view.number, position])
+        channels, *size = self.shape
+        bgr = self.preprocess is not None and self.preprocess.channels == "bgr"
+        steps = Steps((size[0], size[1]), channels="grayscale" if channels == 1 else "bgr" if bgr else "rgb")
+        inputs = samples.inputs
+        if augment.resized_crop is not None and isinstance(inputs, ImageFiles):
+            image = inputs.open(position).convert("L" if channels == 1 else "RGB")
+        else:
+            pixels = inputs[position]
+            image = Image.fromarray(pixels[0] if channels == 1 else np.moveaxis(pixels[::-1] if bgr else pixels, 0, 2))
+        if augment.resized_crop is not None:
+            image = augment.resized_crop.apply(image, steps.size, generator)
+        for change in (augment.colour_jitter, augment.rand_augment):
+            image = image if change is None else change.apply(image, generator)
+        found = np.array(to_array(fit(image, steps), steps))
+        if augment.erase is not None:
+            fill = np.clip(np.round(np.array(self.mean) / self.scale), 0, 255).astype(np.uint8)
+            augment.erase.apply(found, fill, generator)
+        return found
+
     def _augmented(self, images: torch.Tensor, index: torch.Tensor, *, view: View, count: int) -> torch.Tensor:
         assert self.augment is not None
-        pad, flip, seed = self.augment.crop_padding, self.augment.flip, self.augment.seed
+        pad = self.augment.crop_padding if self.augment.resized_crop is None else 0
+        flip, seed = self.augment.flip, self.augment.seed
         tops, lefts, flips = _draws(seed=seed, padding=pad, flip=flip, view=view.number, count=count)
         _, height, width = self.shape
         if pad:

@@ -60,7 +60,7 @@ class TransductionTask(Task):
                 where="train",
                 hint="the symbols that a model can write are those of train",
             )
-        source = Vocabulary.of(train.inputs.tolist(), kind=symbols.text)
+        source = Vocabulary.of(train.array.tolist(), kind=symbols.text)
         target = Vocabulary.of((text for texts in train.labels for text in texts), kind=symbols.target_text)
         task = cls(vocabularies=Vocabularies(source, target, symbols.max_length), judge=judge)
         chosen = judge.choose(FITTING)
@@ -138,7 +138,7 @@ class TransductionTask(Task):
     def sources(self, samples: Samples) -> Ragged:
         """Return the numbers of a role's sources, none of them empty."""
         if samples.digest not in self._sides:
-            found = [self.vocabularies.source.encode(text) for text in samples.inputs]
+            found = [self.vocabularies.source.encode(text) for text in samples.array]
             self._sides[samples.digest] = Ragged.of(found, most=self.max_length)
         return self._sides[samples.digest]
 
