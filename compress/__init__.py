@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from compress.benchmark.own import OwnRuntime
     from compress.data.arrays import ArrayPair
     from compress.data.own import OwnSource
+    from compress.data.preprocess import Preprocess
     from compress.data.roles import Split
     from compress.data.samples import Samples
     from compress.data.source import Raw, Source
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from compress.stages.vocabulary import PruneVocabulary
     from compress.store.artifact import Artifact
     from compress.tasks import Augment, Encode, Judge, Normalize, OwnTask, Symbols, Task, Tokenize
+    from compress.tasks.vary import ColourJitter, Erase, RandAugment, ResizedCrop
     from compress.training.decoding import Beam, Greedy, Sample
     from compress.training.label import Label
 
@@ -98,6 +100,7 @@ _HOMES = {
     "Bernoulli": "compress.loss.logits",
     "Cnn": "compress.models",
     "Colleague": "compress.recipe",
+    "ColourJitter": "compress.tasks.vary",
     "Compared": "compress.loss",
     "CompressError": "compress.errors",
     "Cosine": "compress.loss.features",
@@ -110,6 +113,7 @@ _HOMES = {
     "Encode": "compress.tasks",
     "EncoderDecoder": "compress.models",
     "Ends": "compress.stages.shorten",
+    "Erase": "compress.tasks.vary",
     "Export": "compress.stages.export",
     "FeatureTerm": "compress.loss",
     "File": "compress.data.sources",
@@ -147,14 +151,17 @@ _HOMES = {
     "OwnTask": "compress.tasks",
     "OwnTerm": "compress.loss",
     "Pair": "compress.loss",
+    "Preprocess": "compress.data.preprocess",
     "ProfileChoice": "compress.recipe",
     "Prune": "compress.stages.prune",
     "PruneVocabulary": "compress.stages.vocabulary",
     "Quantize": "compress.stages.quantize",
+    "RandAugment": "compress.tasks.vary",
     "Raw": "compress.data.source",
     "Recipe": "compress.recipe",
     "Relations": "compress.loss.attention",
     "ResNet": "compress.models",
+    "ResizedCrop": "compress.tasks.vary",
     "Rkd": "compress.loss.features",
     "Sample": "compress.training.decoding",
     "Samples": "compress.data.samples",
@@ -204,6 +211,7 @@ __all__ = [
     "Bernoulli",
     "Cnn",
     "Colleague",
+    "ColourJitter",
     "Compared",
     "CompressError",
     "Cosine",
@@ -216,6 +224,7 @@ __all__ = [
     "Encode",
     "EncoderDecoder",
     "Ends",
+    "Erase",
     "Export",
     "FeatureTerm",
     "File",
@@ -253,14 +262,17 @@ __all__ = [
     "OwnTask",
     "OwnTerm",
     "Pair",
+    "Preprocess",
     "ProfileChoice",
     "Prune",
     "PruneVocabulary",
     "Quantize",
+    "RandAugment",
     "Raw",
     "Recipe",
     "Relations",
     "ResNet",
+    "ResizedCrop",
     "Rkd",
     "Sample",
     "Samples",
