@@ -160,10 +160,10 @@ class Distill(Optimization, Stage):
             StageError: for a task that decides.
             DataError: for the file.
         """
-        refuse_untrainable(module, work.task, work.data.select, where=self.title)
         if self.label is not None:
             writing_task(work.task)
             self.label.identity()
+        refuse_untrainable(module, work.task, work.data.select, where=self.title)
 
     def smoke(self) -> Self:
         """One epoch, and labels with little effort."""
