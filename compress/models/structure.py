@@ -18,11 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress.errors import ArtifactError
+from compress.models.attention import Wiring, read_wirings, rewire, wirings_of
 from compress.models.fold import computed_weights, fold
 from compress.models.spec import Model
 from compress.tasks.signature import Signature
 
 FORMAT = 2  # 2: lists of layers may have become shorter
+REWIRED = 3  # attention modules may be other ones than the family builds
 
 # The attributes that say a layer's size, per class: what surgery changes and loading must set again.
 SIZES: dict[type[nn.Module], tuple[str, ...]] = {
@@ -43,6 +45,7 @@ SIZES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.LayerNorm: ("normalized_shape",),
     nn.Embedding: ("num_embeddings", "embedding_dim"),
     nn.PReLU: ("num_parameters",),
+    nn.RNNBase: ("input_size", "hidden_size"),
 }
 
 # What attention modules of transformers count in whole heads, and what they measure in channels of all heads together.
@@ -61,12 +64,14 @@ class Structure:
         sizes: module path to the size attributes of that layer, for layers of the classes in ``SIZES``, attention
             modules, and (without attributes) modules that hold parameters of their own.
         lengths: path of each list of modules to how many it has.
+        attention: path of each attention module that surgery put in the family's place, to its wiring.
     """
 
     model: Model
     signature: Signature
     sizes: dict[str, dict[str, Any]]
     lengths: dict[str, int]
+    attention: dict[str, Wiring]
 
 
 def save_model(module: nn.Module, directory: Path, *, model: Model, signature: Signature) -> None:
@@ -95,14 +100,15 @@ def describe(module: nn.Module, *, model: Model, signature: Signature) -> dict[s
         model: the family that it was built from.
         signature: what it was built for.
     """
+    rewired = wirings_of(module)
     return {
-        "format": FORMAT,
+        "format": REWIRED if rewired else FORMAT,
         "model": model.strip(module).model_dump(mode="json"),
         "signature": signature.model_dump(mode="json"),
         "sizes": {path: found for path, layer in module.named_modules() if (found := _sizes(layer)) is not None},
         "lengths": {path: len(found) for path, found in module.named_modules() if isinstance(found, nn.ModuleList)},
         "tensors": {name: list(value.shape) for name, value in module.state_dict().items()},
-    }
+    } | ({"attention": rewired} if rewired else {})
 
 
 def load_structure(directory: Path) -> Structure:
@@ -116,8 +122,8 @@ def load_structure(directory: Path) -> Structure:
     path = directory / "structure.json"
     try:
         content = json.loads(path.read_text())
-        if content["format"] > FORMAT:
-            raise ArtifactError("the model was written by a newer compress", expected=FORMAT, got=content["format"])
+        if content["format"] > REWIRED:
+            raise ArtifactError("the model was written by a newer compress", expected=REWIRED, got=content["format"])
         model = TypeAdapter[Model](AnyModel).validate_python(content["model"])
         if model.model_dump().get("pretrained"):  # it would fetch them from wherever the file says
             raise ArtifactError("a stored model has its own weights", got="pretrained: true", where=path)
@@ -126,6 +132,7 @@ def load_structure(directory: Path) -> Structure:
             signature=Signature.model_validate(content["signature"]),
             sizes=content["sizes"],
             lengths=content.get("lengths", {}),  # not in format 1
+            attention=read_wirings(content.get("attention", {})),
         )
     except (OSError, json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
         raise ArtifactError("the stored model's structure cannot be read", got=error, where=path) from error
@@ -152,6 +159,9 @@ def load_model(directory: Path, *, code: Sequence[Path] = ()) -> nn.Module:
         module = structure.model.build(structure.signature, code=code)
     computed = [f"{path}.{name}" if path else name for path, name in computed_weights(module)]
     fold(module, only=frozenset(computed) & tensors.keys())
+    rewire(module, structure.attention)
+    fresh_of: dict[int, nn.Parameter] = {}  # what layers share, they share reshaped
+    olds: list[nn.Parameter] = []  # kept, so that no other tensor gets the id of one
     for name, length in structure.lengths.items():
         _shorten(module, name, length)
     for name, sizes in structure.sizes.items():
@@ -167,7 +177,9 @@ def load_model(directory: Path, *, code: Sequence[Path] = ()) -> nn.Module:
                 continue
             fresh = torch.empty_like(stored)
             if isinstance(old, nn.Parameter):
-                setattr(layer, tensor_name, nn.Parameter(fresh, requires_grad=old.requires_grad))
+                made = fresh_of.setdefault(id(old), nn.Parameter(fresh, requires_grad=old.requires_grad))
+                setattr(layer, tensor_name, made)
+                olds.append(old)
             else:
                 layer.register_buffer(tensor_name, fresh)
     try:

@@ -129,7 +129,9 @@ def _look(recipe: Recipe, options: Options) -> Plan:
         for line in node.stage.foresee(module, node.stage.family(), work, host)
     ]
     foreseen += [
-        f"{stage.title}: {line}" for stage in recipe.stages for line in accept(stage, small, family, work, host)
+        f"{stage.title}: {line}"
+        for position, stage in enumerate(recipe.stages)
+        for line in accept(stage, small, family, work, host, after=recipe.stages[:position])
     ]
     pairs = pairings(recipe, work, student=small, teacher=large)
     walk = _Walk(options, host, _find_absent(first, large, work, host) if options.until_stage is None else {})

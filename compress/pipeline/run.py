@@ -330,8 +330,9 @@ class Loop:
         large, small = (load_model(artifact.path, code=self.host.code) for artifact in (teacher, student))
         if self.recipe.teacher.train is not None:
             self.recipe.teacher.train.check(large, work.reading(teacher))
-        for stage in self.recipe.stages:
-            accept(stage, small, load_structure(student.path).model, work.reading(student), self.host)
+        reading, family = work.reading(student), load_structure(student.path).model
+        for position, stage in enumerate(self.recipe.stages):
+            accept(stage, small, family, reading, self.host, after=self.recipe.stages[:position])
         pairings(self.recipe, work, student=small, teacher=large)
 
     def visit(self, node: Node, work: Work) -> None:

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -136,7 +136,14 @@ class Stage(Values):
             CompressError: when it never can.
         """
 
-    def foresee(self, module: nn.Module, model: Model, work: Work, host: Host) -> tuple[str, ...]:
+    def keeps(self, measure: Literal["macs", "parameters"]) -> float | None:
+        """Return the largest share of a model's cost that its result has; None where it is not known before a run."""
+        del measure
+        return None if self.cuts else 1.0
+
+    def foresee(
+        self, module: nn.Module, model: Model, work: Work, host: Host, *, after: Sequence["Stage"] = ()
+    ) -> tuple[str, ...]:
         """Refuse what only a trial on the model shows, and return what is known of the result: one sentence each.
 
         Asked after ``check``, before anything trains; ``plan`` tells the sentences.
@@ -146,11 +153,12 @@ class Stage(Values):
             model: the family that it was built from.
             work: as ``check`` gets it.
             host: where proofs are noted.
+            after: the stages between that module and this one.
 
         Raises:
             CompressError: when the stage never can work on the model.
         """
-        del module, model, work, host
+        del module, model, work, host, after
         return ()
 
     def gentler(self, path: str) -> str:  # noqa: ARG002

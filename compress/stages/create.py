@@ -1,6 +1,7 @@
 """Create: a model from its family, with fresh or given weights; where every chain begins."""
 
 from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -70,8 +71,11 @@ class Create(Stage):
         self._check_outputs(module, work)
         return module
 
-    def foresee(self, module: nn.Module, model: Model, work: Work, host: Host) -> tuple[str, ...]:  # noqa: ARG002
+    def foresee(
+        self, module: nn.Module, model: Model, work: Work, host: Host, *, after: Sequence[Stage] = ()
+    ) -> tuple[str, ...]:
         """What is made of the model's outputs, where they are no plain logits."""
+        del model, host, after
         told = describe_outputs(module, work.task.batch(work.data.select, torch.arange(2)).inputs)
         return (told,) if told else ()
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -13,6 +14,7 @@ from torch import nn
 from compress.errors import StageError
 from compress.loss import GuidedLoss
 from compress.models import Model, load_model, load_structure, save_model
+from compress.models.fold import folded
 from compress.models.structure import Structure
 from compress.progress import Bar
 from compress.stage import Host, Need, Optimization, Quantity, Stage, Training, Work, coupling_faults
@@ -23,7 +25,7 @@ from compress.surgery import encoders
 from compress.surgery.find import DEFAULT_UNITS
 from compress.surgery.groups import Group
 from compress.surgery.importance import Importance, magnitude
-from compress.surgery.prune import Pruned, find_reach, prune, tell_left
+from compress.surgery.prune import Pruned, Reach, find_reach, prune, tell_left
 from compress.surgery.widths import Measure, Ranking
 from compress.tasks import Batch
 from compress.training.guided import fit_guided
@@ -291,37 +293,69 @@ class Prune(Stage):
         if found is not None:
             encoders.groups(found, self.units, protected=frozenset())
 
-    def foresee(self, module: nn.Module, model: Model, work: Work, host: Host) -> tuple[str, ...]:
-        """Tell what stays and what share can be reached; refuse a share that cannot. Encoders have their own table.
+    def keeps(self, measure: Measure) -> float | None:
+        """Return the share that it is to keep, in its own measure."""
+        return self._target[1] if measure == self._measure else None
+
+    def foresee(
+        self, module: nn.Module, model: Model, work: Work, host: Host, *, after: Sequence[Stage] = ()
+    ) -> tuple[str, ...]:
+        """Tell what stays and what share can be reached; refuse a share, or a tolerance, that cannot be met.
+
+        Behind other cuts a share is one of what they leave: it is refused where that is known, and told otherwise.
 
         Raises:
             StageError: names the layers that stay, and the reachable shares.
             ModelError: when the model cannot be traced.
         """
         del model, host
-        if encoders.encoder(module) is not None:
-            return ()
         field, target = self._target
+        measure = self._measure
         reach = find_reach(
             module,
             self._example(work),
-            measure=self._measure,
+            measure=measure,
+            units=self.units,
             round_to=self.round_to,
             protected=self.protected,
             where=self.title,
         )
-        if target < reach.smallest:
+        shares = [stage.keeps(measure) for stage in after]
+        left = prod(share for share in shares if share is not None)
+        smallest = min(reach.smallest / left, 1.0)
+        if target < smallest and None not in shares:
             raise StageError(
                 f"{field} cannot be reached",
-                expected=f"{reach.smallest:.4f} to 1",
+                expected=f"{smallest:.4f} to 1" + (f", of the {left:g} that is left before" if left < 1 else ""),
                 got=target,
                 where=self.title,
                 hint="; ".join(("ask for at least that, or lower round_to", *map(str, reach.left[:SHOWN]))),
             )
-        lines = [f"{field} can be anything from {reach.smallest:.4f} on"]
+        known = f"{field} can be anything from {reach.smallest:.4f} on"
+        lines = [known if {*shares} <= {1.0} else f"{known}, as a share of the model before all cuts"]
+        if self.tolerance is not None and {*shares} <= {1.0}:
+            lines += self._foresee_tolerance(module, reach, self.tolerance)
         if reach.folded:
             lines.append(f"computed weights become plain ones: {', '.join(reach.folded)}")
         return (*lines, *tell_left(reach.left))
+
+    def _foresee_tolerance(self, module: nn.Module, reach: Reach, tolerance: float) -> list[str]:
+        """Tell that widths may not come near enough to the target; where the ranking decides no width, they do not."""
+        field, target = self._target
+        first = target ** (1 / self.steps)
+        nearest = reach.nearest(folded(module), measure=self._measure, target=first, round_to=self.round_to)
+        if first - nearest <= tolerance:
+            return []
+        told = f"with even shares {nearest:.4f} is the nearest below {first:.4f}: tolerance {tolerance:g} is missed"
+        if self.ranking == "uniform":
+            raise StageError(
+                f"{field} cannot be met within the tolerance",
+                expected=f"a share from {first - tolerance:.4f} to {first:.4f}",
+                got=f"{nearest:.4f} is the nearest below",
+                where=self.title,
+                hint="ask for the nearest, raise tolerance, or lower round_to",
+            )
+        return [f"{told}, and by the scores it may be"]
 
     def smoke(self) -> Self:
         """One step, one small batch."""

@@ -1,7 +1,7 @@
 """Quantize: int8 where it costs little, float where it costs too much; a torch model with its plan comes out."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -21,7 +21,7 @@ from compress.loss import GuidedLoss
 from compress.models import Model, load_model, load_structure
 from compress.quantization import kernels
 from compress.quantization.calibration import Batches, finder
-from compress.quantization.placement import Mode
+from compress.quantization.placement import Mode, usual_mode
 from compress.quantization.plans import FILE, dump_plans
 from compress.quantization.programs import quantize_program, reach_of_program
 from compress.quantization.quantize import Bounds, find_reach, quantize
@@ -140,23 +140,29 @@ class Quantize(Stage):
                     hint="leave quantize out, and export fp32",
                 )
 
-    def foresee(self, module: nn.Module, model: Model, work: Work, host: Host) -> tuple[str, ...]:
+    def foresee(
+        self, module: nn.Module, model: Model, work: Work, host: Host, *, after: Sequence[Stage] = ()
+    ) -> tuple[str, ...]:
         """Tell what share int8 kernels can cover, and refuse one that is too little.
+
+        Where the model is cut before, shares change with what is left: they are told, and not refused.
 
         Raises:
             StageError: names what would stay in float, and why.
         """
         example = work.task.batch(work.data.select, torch.arange(2)).inputs
         made = deployable_of(module, model, work.task.signature, work.task, example, host)
-        bound, where = self.min_int8_macs_fraction, self.title
+        cut, where = any(stage.cuts for stage in after), self.title
+        bound = 0.0 if cut else self.min_int8_macs_fraction
         if made.writing is None:
             graph = made.graphs[ALONE]
-            reach = find_reach(graph, mode=self.mode, keep_float=self.keep_float, bound=bound, where=where)
+            mode = self.mode or usual_mode(graph, min_int8_macs_fraction=self.min_int8_macs_fraction)
+            reach = find_reach(graph, mode=mode, keep_float=self.keep_float, bound=bound, where=where)
         else:
             reach = reach_of_program(made, mode=self.mode, keep_float=self.keep_float, bound=bound, where=where)
         stays = "; ".join(f"{name} ({reason})" for name, reason in list(reach.float_layers.items())[: kernels.SHOWN])
         share = f"{reach.mode} int8 kernels can take {reach.int8_macs_fraction:.1%} of the MACs with a weight"
-        return (share + (f"; in float: {stays}" if stays else ""),)
+        return (share + (", before it is cut" if cut else "") + (f"; in float: {stays}" if stays else ""),)
 
     def _quantize_graph(self, model: "ModelProto", work: Work, host: Host) -> tuple[Facts, Files]:
         """Return what came of quantizing one graph, and the files of its plan."""

@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.surgery import layers
 from compress.surgery.groups import Group, Kept, inside
 
-# Fused attention on the CPU, which torch 2.13 does not count.
+# Kernels of the CPU that torch 2.13 does not count: fused attention, and a layer of an LSTM.
 FUSED_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FUSED_RECURRENT = torch.ops.aten.mkldnn_rnn_layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +37,16 @@ class Cost:
 class CostModel:
     """A model's cost as a function of how many channels each group keeps.
 
-    Every convolution and linear layer costs its weight's size once per position, and both its dimensions shrink with
-    the groups that it is part of. The products of an attention module in a group shrink with its heads. Other matrix
-    products are taken to cost what they cost unpruned. A layer that is gone costs nothing, whatever is kept of it.
+    Every convolution and linear layer costs its weight's size once per position, a recurrent layer those of all its
+    weights once per step, and both their dimensions shrink with the groups that they are part of. The products of an
+    attention module in a group shrink with its heads. Other matrix products are taken to cost what they cost unpruned.
+    A layer that is gone costs nothing, whatever is kept of it.
     """
 
     shapes: Mapping[tuple[str, str], tuple[int, ...]]
     """(module path, parameter name) -> shape; a shared parameter appears once."""
-    weights: Mapping[str, tuple[int, tuple[int, ...]]]
-    """Module path -> (times its weight is applied to one sample, the weight's shape)."""
+    weights: Mapping[tuple[str, str], tuple[int, tuple[int, ...]]]
+    """(module path, parameter name) -> (times that weight is applied to one sample, its shape)."""
     products: Mapping[str, int]
     """Path of an attention module in a group -> MACs of one sample in it, outside its linear layers."""
     other_macs: int
@@ -86,8 +89,8 @@ class CostModel:
 
         parameters = sum(elements(path, name, shape) for (path, name), shape in self.shapes.items() if there(path))
         macs = sum(
-            positions * elements(path, "weight", shape)
-            for path, (positions, shape) in self.weights.items()
+            positions * elements(path, name, shape)
+            for (path, name), (positions, shape) in self.weights.items()
             if there(path)
         )
         attention = sum(
@@ -119,7 +122,11 @@ def cost_model(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, 
             if id(parameter) not in seen:
                 shapes[path, name] = tuple(parameter.shape)
                 seen.add(id(parameter))
-    weights = {path: (count, _weight_shape(model.get_submodule(path))) for path, count in positions.items()}
+    weights = {
+        (path, name): (count, shape)
+        for path, count in positions.items()
+        for name, shape in _weight_shapes(model.get_submodule(path)).items()
+    }
     layer_macs = sum(count * prod(shape) for count, shape in weights.values())
     sizes: dict[tuple[str, layers.Side], int] = {}
     dims: dict[tuple[str, str], tuple[tuple[str, layers.Side, int], ...]] = {}
@@ -139,7 +146,8 @@ def cost_model(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, 
             alike = len(per_channel.unique()) == 1
             used.append((member.path, member.side, int(per_channel[0]) if alike else per_channel))
             if found.kind == "Attention":
-                linear = sum(n * prod(shape) for path, (n, shape) in weights.items() if inside(path, [member.path]))
+                inner = [applied for (path, _), applied in weights.items() if inside(path, [member.path])]
+                linear = sum(count * prod(shape) for count, shape in inner)
                 products[member.path] = counted.get(member.path, 0) - linear
         uses[group.name] = tuple(used)
     other_macs = counted[""] - layer_macs - sum(products.values())
@@ -161,19 +169,27 @@ def _layers(model: nn.Module, groups: Sequence[Group]) -> dict[str, tuple[str, i
     }
 
 
-def _weight_shape(module: nn.Module) -> tuple[int, ...]:
+def _weight_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The weights that a layer multiplies with; those of a recurrent layer by their names."""
+    named = {name: tuple(tensor.shape) for name, tensor in module.named_parameters(recurse=False)}
+    if isinstance(module, nn.RNNBase):
+        return {name: shape for name, shape in named.items() if name.startswith("weight")}
     assert isinstance(module, layers.PRODUCERS)
-    return tuple(module.weight.shape)
+    return {"weight": tuple(module.weight.shape)}
 
 
 @torch.no_grad()
 def _count(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Counter[str], dict[str, int]]:
-    """Positions of every convolution and linear layer, and MACs by module path ("" is all) as torch counts them."""
+    """Positions of every layer with weights, and MACs by module path ("" is all) as torch counts them."""
     one = tuple(tensor[:1] for tensor in inputs)  # what is shared by all samples counts once
     positions: Counter[str] = Counter()
 
     def record(path: str) -> Any:
         def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+            if isinstance(module, nn.RNNBase):
+                given = arguments[0].data if isinstance(arguments[0], PackedSequence) else arguments[0]
+                positions[path] += given.numel() // given.shape[-1]
+                return
             # A transposed convolution applies its weight once per input position, all others once per output position.
             tensor = arguments[0] if isinstance(module, layers.TRANSPOSED) else output
             positions[path] += tensor.numel() // tensor.shape[layers.channel_dim(module)]
@@ -183,11 +199,12 @@ def _count(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Counter[str], 
     hooks = [
         module.register_forward_hook(record(path))
         for path, module in model.named_modules()
-        if isinstance(module, layers.PRODUCERS)
+        if isinstance(module, (*layers.PRODUCERS, nn.RNNBase))
     ]
     training = model.training
     model.eval()
-    counter = FlopCounterMode(display=False, custom_mapping={FUSED_ATTENTION: _fused_attention_flops})
+    uncounted = {FUSED_ATTENTION: _fused_attention_flops, FUSED_RECURRENT: _fused_recurrent_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=uncounted)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one kernel for a whole layer, which nobody counts
     try:
@@ -210,3 +227,8 @@ def _count(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Counter[str], 
 def _fused_attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
     """Two products of [L, d] with [S, d] for each head, two operations a MAC; arguments are shapes [N, H, L, d]."""
     return 2 * query[0] * query[1] * query[2] * key[2] * (query[3] + value[3])
+
+
+def _fused_recurrent_flops(inputs: Sequence[int], read: Sequence[int], kept: Sequence[int], *_: Any, **__: Any) -> int:
+    """Weights [4 H, F] and [4 H, H] once a step, two operations a MAC; arguments are shapes, the first [T, N, F]."""
+    return 2 * inputs[0] * inputs[1] * (read[0] * read[1] + kept[0] * kept[1])

@@ -36,6 +36,10 @@ def apply(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:
     # Layouts first: cutting one side of a grouped convolution can make it look like another kind of layer.
     planned = {key: layers.find(model, *key) for key in gone}
     lists = {key for key, (module, _) in planned.items() if isinstance(module, nn.ModuleList)}
+    shared = [
+        [(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names]
+        for names in layers.find_shared(model)
+    ]
     # Whole layers last: paths are those of the uncut model.
     for (path, side), (module, found) in sorted(planned.items(), key=lambda item: item[0] in lists):
         assert found is not None
@@ -47,3 +51,7 @@ def apply(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:
         parameters = list(module.parameters(recurse=False))
         device = parameters[0].device if parameters else None
         layers.select(module, side, found, keep.nonzero().flatten().to(device))
+    for owners in shared:
+        kept_one = getattr(*owners[0])
+        for module, name in owners[1:]:
+            setattr(module, name, kept_one)

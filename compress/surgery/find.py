@@ -4,8 +4,8 @@ Transformers' encoders have a table (`encoders`); torch-pruning traces everythin
 taken on trust: each layer must be in `layers`, and a trial cut of a copy must equal the masked copy. Channels for which
 that does not hold stay, with the reason, and the others are proved without them.
 
-A branch that runs in training mode alone is cut along; a layer that never runs keeps its shape. A tensor that
-`forward` builds with a fixed number of channels fails the trial.
+A branch that runs in training mode alone is cut along and proved there, too, dropout off; a layer that never runs keeps
+its shape. A tensor that `forward` builds with a fixed number of channels fails the trial.
 """
 
 import copy
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from compress.errors import ModelError, StageError
 from compress.surgery import cut, encoders, layers, verify
+from compress.surgery.attention import heads
+from compress.surgery.failure import tell_failure
 from compress.surgery.groups import Group, Member, inside
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def find(
     *,
     protected: frozenset[str] = frozenset(),
     units: Sequence[encoders.Unit] = DEFAULT_UNITS,
+    trial: bool = True,
 ) -> Found:
     """Find every group of channels that can be removed from the model, in the model's order.
 
@@ -71,47 +74,59 @@ def find(
         protected: paths of modules, or of containers of modules, whose outputs keep all their channels. Layers of a
             transformer that are in one stay.
         units: what may be cut in a transformer; other models have channels alone.
+        trial: whether what the table says of a transformer is proved, too; of other models everything is.
 
     Raises:
-        ModelError: torch-pruning fails on the whole model. Or the model is of a family of transformers that cannot be
-            cut, or has a parameter that its family has not.
+        ModelError: the model does not run, or torch-pruning fails on the whole of it. Or the model is of a family of
+            transformers that cannot be cut, or has a parameter that its family has not.
     """
     _check_protected(model, protected)
     encoder = encoders.encoder(model)
-    trial = copy.deepcopy(model).cpu().double().eval()
     if encoder is not None:
         mapped = encoders.groups(encoder, units, protected=protected)
-        _prove_all(trial, mapped, _trial_inputs(tuple(tensor[:2] for tensor in example_inputs)))
+        if trial:
+            exact = copy.deepcopy(model).cpu().double().eval()
+            _prove_all(exact, mapped, _trial_inputs(tuple(tensor[:2] for tensor in example_inputs)))
         return Found(tuple(mapped))
+    from compress.surgery.tied import merge_tied
     from compress.surgery.trace import couplings  # brings torch-pruning
 
     inputs = _trial_inputs(example_inputs)
-    traced = copy.deepcopy(trial)
-    shared = _find_shared_parameters(trial)
-    groups: list[Group] = []
+    exact = copy.deepcopy(model).cpu().double().eval()
+    shared = {name.rpartition(".")[0]: names for names in layers.find_shared(exact) for name in names}
+    counted = heads(exact)
+    inner = {member.path for group in counted for member in group.members if member.side == "out"}
+    groups = [group for group in counted if not any(inside(name, protected) for name in (group.name, *_outs(group)))]
     left: dict[str, Left] = {}
     found = [
         coupling
-        for coupling in couplings(traced, inputs)
+        for coupling in merge_tied(couplings(copy.deepcopy(exact), inputs), exact)
         if not coupling.at_edge
+        and coupling.root not in inner
         and not any(inside(part.path, protected) for part in coupling.parts if part.side == "out")
     ]
     for coupling in found:
         try:
-            groups.append(_group(coupling, trial, shared))
+            groups.append(_group(coupling, exact, shared))
         except ModelError as error:
             left[coupling.root] = Left(coupling.root, coupling.width, _sentence(error))
+    order = {path: position for position, (path, _) in enumerate(exact.named_modules())}
+    groups.sort(key=lambda group: order.get(group.name, len(order)))
     faults = _find_overlaps(groups)
     sound = [group for group in groups if group.name not in faults]
-    faults |= _find_faults(_disturb(trial), sound, inputs)
-    for coupling in found:
-        if coupling.root in faults:
-            between = f" (between: {', '.join(coupling.operations)})" if coupling.operations else ""
-            left[coupling.root] = Left(coupling.root, coupling.width, faults[coupling.root] + between)
+    faults |= _find_faults(_disturb(exact), sound, inputs)
+    between = {coupling.root: f" (between: {', '.join(coupling.operations)})" for coupling in found}
+    for group in groups:
+        if group.name in faults:
+            left[group.name] = Left(group.name, group.width, faults[group.name] + between.get(group.name, ""))
     return Found(
         tuple(group for group in sound if group.name not in faults),
-        tuple(left[coupling.root] for coupling in found if coupling.root in left),
+        tuple(sorted(left.values(), key=lambda item: order.get(item.name, len(order)))),
     )
+
+
+def _outs(group: Group) -> list[str]:
+    return [member.path for member in group.members if member.side == "out"]
 
 
 def _sentence(error: ModelError) -> str:
@@ -138,22 +153,14 @@ def _trial_inputs(example_inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(result)
 
 
-def _find_shared_parameters(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Module path -> names of parameters that it shares with another module."""
-    names_of: dict[int, list[str]] = {}
-    for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            names_of.setdefault(id(parameter), []).append(f"{path}.{name}")
-    tied = [tuple(names) for names in names_of.values() if len(names) > 1]
-    return {name.rpartition(".")[0]: names for names in tied for name in names}
-
-
 def _group(coupling: "Coupling", model: nn.Module, shared: dict[str, tuple[str, ...]]) -> Group:
     """Turn a coupling into a group.
 
     Raises:
         ModelError: part of it cannot be cut.
     """
+    from compress.surgery.tied import covers_tied
+
     found: dict[tuple[str, layers.Side], layers.Layout] = {}
     parts = [part for part in coupling.parts if not layers.is_indifferent(layers.place(model, part.path)[0])]
     for part in parts:
@@ -162,7 +169,7 @@ def _group(coupling: "Coupling", model: nn.Module, shared: dict[str, tuple[str, 
             got = f"{type(module).__name__}, {part.side} side"
             raise ModelError("a layer depends on these channels and cannot lose any", got=got, where=part.path)
         owner = part.path.rpartition(".")[0] if known.kind == "Parameter" else part.path
-        if owner in shared:
+        if owner in shared and not covers_tied(coupling, model, shared[owner]):
             got = ", ".join(shared[owner])
             raise ModelError("a layer shares its parameters with another", got=got, where=part.path)
         found[part.path, part.side] = known
@@ -297,15 +304,25 @@ def _trial_error(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor
         kept[group.name] = group.pick(torch.rand(group.width, generator=generator), group.unit * max(1, steps // 2))
     smaller = copy.deepcopy(model)
     cut.apply(smaller, groups, kept)
+    mode = ""
     try:
         verify.against_masked(model, smaller, groups, kept, inputs)
-        if _trains(model, inputs) and not _trains(smaller, inputs):
+        mode = "in training mode, "
+        if _has_training_branch(model, inputs):
+            verify.against_masked(model, smaller, groups, kept, inputs, training=True)
+        elif _trains(model, inputs) and not _trains(smaller, inputs):
             return "the smaller model does not run in training mode"
-    except StageError as error:
-        return error.message
-    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-        return str(error).splitlines()[0]
+    except StageError:
+        return f"{mode}an operation on them is not understood: without some of them it gives other numbers"
+    except Exception as error:  # noqa: BLE001 - a model's own code may raise anything
+        return f"{mode}their number is written out at {tell_failure(error)}, or before it"
     return None
+
+
+def _has_training_branch(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    from compress.surgery.trace import has_training_branch
+
+    return has_training_branch(copy.deepcopy(model), inputs)
 
 
 def _trains(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:

@@ -9,7 +9,10 @@ own path. Some kinds (`MAPPED`) lose channels only where a map of a transformer 
 whole attention modules, which hold no tensor but count heads; and lists of layers, whose "channels" are the layers
 themselves.
 
-Lacks on purpose: recurrent cells and `nn.MultiheadAttention`.
+A recurrent layer has as many hidden units in all its layers and directions; unit h of each leaves together.
+
+Lacks on purpose: recurrent layers with a projection, and `nn.MultiheadAttention`, in whose place surgery puts attention
+that has a linear layer for what this one keeps as a bare parameter (`models.attention`).
 """
 
 from dataclasses import dataclass, replace
@@ -19,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.loss.attention import NAMES
+from compress.models.attention import Attention
 from compress.models.structure import HEAD_COUNTS, HEAD_WIDTHS
 
 Side = Literal["out", "in"]
@@ -32,6 +36,7 @@ RUNNING_NORMS = (*BATCH_NORMS, *INSTANCE_NORMS)
 PRODUCERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 _KINDS = (*PRODUCERS, *RUNNING_NORMS, nn.GroupNorm, nn.PReLU)
 MAPPED = ("Parameters", "Attention", "ModuleList")
+GATES: dict[type, int] = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,8 @@ class Layout:
     size: int
     """Number of channels on this side."""
     dims: tuple[tuple[str, int], ...]
-    """(tensor name, dimension) pairs that carry one slice per channel (per channel of a block, see `blocks`)."""
+    """(tensor name, dimension) pairs that carry one slice per channel (per channel of a block, see `blocks`), or all
+    channels in order several times, as a recurrent layer does for its gates."""
     attributes: tuple[str, ...]
     """Integer attributes that equal `size`."""
     blocks: int = 1
@@ -76,6 +82,8 @@ def layout(module: nn.Module, side: Side) -> Layout | None:
             if side == "out"
             else Layout("Linear", module.in_features, (("weight", 1),), ("in_features",))
         )
+    elif isinstance(module, nn.RNNBase):
+        found = None if module.proj_size else _recurrent(module, side)
     elif side == "in":
         return None
     elif (mapped := _map(module)) is not None:
@@ -119,6 +127,9 @@ def is_indifferent(module: nn.Module) -> bool:
 
 def _map(module: nn.Module) -> Layout | None:
     """Describe what is cut in the last dimension, much of it only by the map of a family."""
+    if isinstance(module, Attention):
+        counts = tuple(name for name in HEAD_COUNTS if name in vars(module))
+        return Layout("Attention", module.output.in_features, (), (), run=module.wiring.head_width, counts=counts)
     if isinstance(module, nn.ModuleList):
         return Layout("ModuleList", len(module), (), ())
     if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
@@ -144,6 +155,16 @@ def attention_projections(module: nn.Module) -> tuple[nn.Linear, ...] | None:
     names = next((names for names in NAMES if set(names) <= set(children)), ())
     found = tuple(layer for name in names if isinstance(layer := children[name], nn.Linear))
     return found if len(found) == 3 and any(name in vars(module) for name in HEAD_COUNTS) else None
+
+
+def _recurrent(module: nn.RNNBase, side: Side) -> Layout:
+    names = [name for name, _ in module.named_parameters(recurse=False)]
+    first = tuple((name, 1) for name in names if name.startswith("weight_ih_l0"))
+    if side == "in":
+        return Layout(type(module).__name__, module.input_size, first, ("input_size",))
+    rows = [(name, 0) for name in names]
+    columns = [(name, 1) for name in names if name.startswith("weight") and (name, 1) not in first]
+    return Layout(type(module).__name__, module.hidden_size, (*rows, *columns), ("hidden_size",))
 
 
 def _convolution(module: nn.Module, side: Side, *, kind: str) -> Layout | None:
@@ -186,7 +207,8 @@ def rows(module: nn.Module, side: Side, found: Layout) -> list[Tensor]:
         if side == "in" and found.blocks > 1:
             result.append(_by_block(tensor, found.blocks).movedim(2, 1).flatten(0, 1).flatten(1))
         else:
-            result.append(tensor.movedim(dim, 0).reshape(tensor.shape[dim], -1))
+            times = tensor.shape[dim] // found.size
+            result.append(tensor.unflatten(dim, (times, -1)).movedim(dim + 1, 0).reshape(found.size, -1))
     return result
 
 
@@ -206,10 +228,8 @@ def select(module: nn.Module, side: Side, found: Layout, keep: Tensor) -> None:
         found: that side's layout before anything was cut (cutting one side can make the layer look like another kind).
         keep: on the layer's device.
     """
-    parameters = dict(module.named_parameters(recurse=False))
-    buffers = dict(module.named_buffers(recurse=False))
     for name, dim in found.dims:
-        tensor = parameters[name] if name in parameters else buffers[name]
+        tensor: Tensor = getattr(module, name)
         source = tensor.detach()
         if side == "in" and found.blocks > 1:
             per_block = found.size // found.blocks
@@ -217,8 +237,9 @@ def select(module: nn.Module, side: Side, found: Layout, keep: Tensor) -> None:
             pairs = zip(_by_block(source, found.blocks), local, strict=True)
             smaller = torch.cat([block.index_select(1, index) for block, index in pairs])
         else:
-            smaller = source.index_select(dim, keep)
-        if name in parameters:
+            starts = range(0, source.shape[dim], found.size)
+            smaller = source.index_select(dim, torch.cat([keep + start for start in starts]))
+        if isinstance(tensor, nn.Parameter):
             setattr(module, name, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
         else:
             setattr(module, name, smaller)
@@ -252,5 +273,29 @@ def expect_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
         shapes = dict.fromkeys(("weight", "bias"), module.normalized_shape)
     elif isinstance(module, nn.Embedding):
         shapes["weight"] = (module.num_embeddings, module.embedding_dim)
+    elif isinstance(module, nn.RNNBase) and not module.proj_size:
+        shapes = _expect_recurrent(module)
     own = {name for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))}
     return {name: shape for name, shape in shapes.items() if name in own}
+
+
+def _expect_recurrent(module: nn.RNNBase) -> dict[str, tuple[int, ...]]:
+    rows = GATES[type(module)] * module.hidden_size
+    inner = module.hidden_size * (1 + module.bidirectional)
+    read = {"weight_hh": module.hidden_size}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, _ in module.named_parameters(recurse=False):
+        kind = name.rpartition("_l")[0]
+        first = name.rpartition("_l")[2].partition("_")[0] == "0"
+        columns = read.get(kind, module.input_size if first else inner)
+        shapes[name] = (rows,) if kind.startswith("bias") else (rows, columns)
+    return shapes
+
+
+def find_shared(model: nn.Module) -> list[tuple[str, ...]]:
+    """The names of every parameter that several modules have."""
+    names_of: dict[int, list[str]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            names_of.setdefault(id(parameter), []).append(f"{path}.{name}" if path else name)
+    return [tuple(names) for names in names_of.values() if len(names) > 1]

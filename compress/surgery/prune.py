@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from compress.errors import StageError
 from compress.models.fold import computed_weights, folded
 from compress.surgery import cut, encoders, verify
-from compress.surgery.cost import cost_model
+from compress.surgery.attention import rewired
+from compress.surgery.cost import CostModel, cost_model
 from compress.surgery.find import DEFAULT_UNITS, Found, Left, find
 from compress.surgery.groups import Group, keep_all
-from compress.surgery.importance import Importance
+from compress.surgery.importance import Importance, magnitude
 from compress.surgery.plan import describe
 from compress.surgery.widths import Choice, Measure, Ranking, choose, legal_widths
 
@@ -106,7 +107,7 @@ def prune(
             removed, or the result is not the masked model.
         ModelError: when a layer that depends on prunable channels cannot be cut; it is named.
     """
-    module, given = folded(module), module
+    module, given = rewired(folded(module), example), module
     found = _find(module, example, protected=protected, units=units, where=where)
     groups = found.groups
     importance, costs = scores(module, groups), cost_model(module, groups, example)
@@ -145,11 +146,23 @@ class Reach:
         smallest: least share of the cost that can be kept.
         left: channels that stay, with the reason.
         folded: weights that become plain ones.
+        groups: what can be cut.
+        costs: prices a choice.
     """
 
     smallest: float
     left: tuple[Left, ...]
     folded: tuple[str, ...]
+    groups: tuple[Group, ...] = field(repr=False)
+    costs: CostModel = field(repr=False)
+
+    def nearest(self, module: nn.Module, *, measure: Measure, target: float, round_to: int | None) -> float:
+        """Share of the cost, at most the target, that is kept where every group loses the same share of its width."""
+        scores = magnitude(module, self.groups).scores
+        choice = choose(
+            self.groups, scores, self.costs, ranking="uniform", measure=measure, target=target, round_to=round_to
+        )
+        return choice.reached
 
 
 def find_reach(
@@ -157,24 +170,27 @@ def find_reach(
     example: tuple[Tensor, ...],
     *,
     measure: Measure,
+    units: Sequence[encoders.Unit] = DEFAULT_UNITS,
     round_to: int | None = None,
     protected: Sequence[str] = (),
     where: str = "prune",
 ) -> Reach:
-    """Return how far `prune` could go, after a trial and without scores; arguments as there.
+    """Return how far `prune` could go, without scores; arguments as there.
+
+    After a trial, but for transformers, of which a table says what can be cut.
 
     Raises:
         StageError: when a glob matches nothing, or there is nothing to cut.
         ModelError: when the model cannot be traced.
     """
-    given, module = module, folded(module)
-    found = _find(module, example, protected=protected, units=DEFAULT_UNITS, where=where)
+    given, module = module, rewired(folded(module), example)
+    found = _find(module, example, protected=protected, units=units, where=where, trial=False)
     costs = cost_model(module, found.groups, example)
     least = {
         group.name: group.pick(torch.zeros(group.width), legal_widths(group, round_to)[0]) for group in found.groups
     }
     smallest, whole = (asdict(costs.cost(kept))[measure] for kept in (least, keep_all(found.groups)))
-    return Reach(smallest / whole, found.left, _computed(given))
+    return Reach(smallest / whole, found.left, _computed(given), found.groups, costs)
 
 
 def tell_left(left: Sequence[Left]) -> list[str]:
@@ -196,13 +212,14 @@ def _find(
     protected: Sequence[str],
     units: Sequence[encoders.Unit],
     where: str,
+    trial: bool = True,
 ) -> Found:
     """What can be cut, and something can.
 
     Raises:
         StageError: when a glob matches nothing, or there is nothing to cut.
     """
-    found = find(module, example, protected=_matching(module, protected, where=where), units=units)
+    found = find(module, example, protected=_matching(module, protected, where=where), units=units, trial=trial)
     if not found.groups:
         raise StageError(
             "the model has no channels that could be removed",

@@ -5,7 +5,7 @@ and proved elsewhere: it treats every operation that it does not know as element
 reshapes, splits and concatenations. Those are corrected here from the shapes that autograd recorded.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -21,6 +21,8 @@ from torch_pruning.ops import OPTYPE
 
 from compress.errors import ModelError
 from compress.surgery import layers
+from compress.surgery.failure import tell_failure
+from compress.surgery.standins import stand_in
 from compress.surgery.verify import outputs
 
 
@@ -58,14 +60,15 @@ def couplings(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Coupling]:
     Where layers run in training mode alone, as auxiliary heads do, they are traced too.
 
     Args:
-        model: a copy that may be run in training mode, on the CPU; left in eval mode, gradient flags are restored.
+        model: a copy that may be run in training mode, on the CPU, and is not used again: it gets stand-ins.
         inputs: positional arguments.
 
     Raises:
-        ModelError: torch-pruning fails on the model.
+        ModelError: torch-pruning fails on the model, or the model on the inputs.
     """
     edge: list[Any] = []
-    training = not runs(model, inputs, training=True) <= runs(model, inputs)
+    training = has_training_branch(model, inputs)
+    aliases = stand_in(model, inputs)
 
     def forward(traced: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         # A leaf input has no autograd node, so what is added to it would look free; a clone has one.
@@ -97,11 +100,21 @@ def couplings(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Coupling]:
     finally:
         model.eval()
     _correct_indices(graph)
-    return list(_couplings(graph, model, frozenset(node for node in edge if node is not None)))
+    return list(_couplings(graph, model, frozenset(node for node in edge if node is not None), aliases))
+
+
+def has_training_branch(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether layers run in training mode that do not otherwise, as auxiliary heads do; left in eval mode."""
+    evaluated = runs(model, inputs)
+    return not runs(model, inputs, training=True) <= evaluated
 
 
 def runs(model: nn.Module, inputs: tuple[Tensor, ...], *, training: bool = False) -> frozenset[nn.Module]:
-    """The layers that produce channels and run on these inputs; in training mode none where the model cannot run."""
+    """The layers that produce channels and run on these inputs; in training mode none where the model cannot run.
+
+    Raises:
+        ModelError: the model cannot run in evaluation mode; says where.
+    """
     seen: set[nn.Module] = set()
     hooks = [
         module.register_forward_hook(lambda module, *_: seen.add(module))
@@ -111,10 +124,12 @@ def runs(model: nn.Module, inputs: tuple[Tensor, ...], *, training: bool = False
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             model.train(training)(*inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
-        if not training:
-            raise
-        return frozenset()
+    except Exception as error:  # noqa: BLE001 - a model's own code may raise anything
+        if training:
+            return frozenset()
+        raise ModelError(
+            "the model does not run on the samples", got=str(error).splitlines()[:1], where=tell_failure(error)
+        ) from error
     finally:
         model.eval()
         for hook in hooks:
@@ -302,9 +317,20 @@ def _axis(node: Any, ndim: int | None = None, *, before: bool = False) -> int:
             ):
                 return layers.channel_dim(near.module) % ndim
             flattens = len(_written(near)) == 2 and len(_written(current)) == ndim
+            if flattens and not before and len(remaining := _remaining(near.grad_fn, ndim)) == 1:
+                return remaining[0]
             if not flattens or _written(near)[0] != _written(current)[0]:  # positions joined with the batch are tokens
                 waiting.append(near)
     return 1
+
+
+def _remaining(function: Any, ndim: int) -> list[int]:
+    """The dimensions behind the first that an operation does not reduce or select from; none where it does neither."""
+    saved = getattr(function, "_saved_dim", None)
+    if saved is None or not function.name().startswith(("Mean", "Sum", "Max", "Min", "Amax", "Amin", "Select")):
+        return []
+    gone = {_signed(dim) % ndim for dim in (saved if isinstance(saved, tuple) else (saved,))}
+    return [dim for dim in range(1, ndim) if dim not in gone]
 
 
 def _read(node: Any) -> list[tuple[int, ...]]:
@@ -321,12 +347,15 @@ def _written(node: Any) -> tuple[int, ...]:
     return tuple(node.grad_fn._input_metadata[0].shape)
 
 
-def _couplings(graph: Any, model: nn.Module, edge: frozenset[Any]) -> Iterator[Coupling]:
-    paths = {module: path for path, module in model.named_modules()}
+def _couplings(
+    graph: Any, model: nn.Module, edge: frozenset[Any], aliases: Mapping[nn.Module, str]
+) -> Iterator[Coupling]:
+    paths = {module: aliases.get(module, path) for path, module in model.named_modules()}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     seen: set[Any] = set()
     for root, path in paths.items():
-        if not isinstance(root, layers.PRODUCERS) or root in seen or root not in graph.module2node:
+        roots = isinstance(root, (*layers.PRODUCERS, nn.Embedding))
+        if not roots or root in seen or root not in graph.module2node:
             continue
         width = graph.get_out_channels(root)
         parts: list[Part] = []

@@ -6,15 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
 
 from compress.errors import StageError
+from compress.models.attention import Attention
 from compress.models.outputs import everything
 from compress.models.structure import HEAD_COUNTS, HEAD_WIDTHS
 from compress.surgery import layers
 from compress.surgery.groups import Group, Kept, find_removed
 
 HEAD_SIZES = ("attention_head_size", "head_dim")
+DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
 
 
 def outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -39,7 +44,8 @@ def attributes_agree(model: nn.Module) -> None:
                 raise StageError(
                     "A tensor does not fit its layer's attributes", expected=shape, got=got, where=f"{path}.{name}"
                 )
-        if (projections := layers.attention_projections(module)) is not None:
+        projections = None if isinstance(module, Attention) else layers.attention_projections(module)
+        if projections is not None:
             _heads_agree(module, projections, path)
 
 
@@ -71,14 +77,16 @@ def against_masked(
     inputs: tuple[Tensor, ...],
     *,
     tolerance: float = 1e-9,
+    training: bool = False,
 ) -> float:
     """Compare the pruned model with a copy of the original in which the removed channels are zeroed.
 
     Both are compared in float64 and eval mode, on copies, on the CPU, at the given batch and at batch 1. The mask works
     on activations, not on weights, so it shares no slicing with the cut: outputs of every layer that lost channels are
     zeroed there (normalisation after scale and shift), and so are the inputs of every layer that reads them, since an
-    activation function need not map zero to zero. Two things are not masks: the mean and variance of a layer
-    normalisation are those of the kept channels, and a layer that is gone hands on what it was given.
+    activation function need not map zero to zero. Three things are not masks: the mean and variance of a layer
+    normalisation are those of the kept channels, and a layer that is gone hands on what it was given. A recurrent layer
+    shows no activations: there the candidate of a removed unit's state is zeroed, so that the state stays zero.
 
     Args:
         original: the model before the cut; not changed.
@@ -87,6 +95,7 @@ def against_masked(
         kept: the channels that were kept.
         inputs: positional arguments with the batch in dimension 0, at least 2 samples.
         tolerance: largest allowed difference, as a fraction of the largest output of the masked copy.
+        training: compare in training mode instead, dropout off and both drawing the same numbers, at the given batch.
 
     Returns:
         The largest difference found, as a fraction of the largest output.
@@ -95,7 +104,7 @@ def against_masked(
         StageError: tensors and attributes disagree, outputs have another shape, or they differ.
     """
     attributes_agree(pruned)
-    masked, smaller = (copy.deepcopy(model).cpu().double().eval() for model in (original, pruned))
+    masked, smaller = (copy.deepcopy(model).cpu().double().train(training) for model in (original, pruned))
     for path, side, hook in _masks(masked, groups, kept):
         module = masked.get_submodule(path)
         if side == "out":
@@ -104,8 +113,8 @@ def against_masked(
             module.register_forward_pre_hook(hook)
     exact = tuple(tensor.cpu().double() if tensor.is_floating_point() else tensor.cpu() for tensor in inputs)
     worst = 0.0
-    for batch in (exact, tuple(tensor[:1] for tensor in exact)):
-        for wanted, got in zip(outputs(masked, batch), outputs(smaller, batch), strict=True):
+    for batch in (exact,) if training else (exact, tuple(tensor[:1] for tensor in exact)):
+        for wanted, got in zip(_outputs_of(masked, batch), _outputs_of(smaller, batch), strict=True):
             if wanted.shape != got.shape:
                 raise StageError(
                     "Pruning changed the shape of an output", expected=tuple(wanted.shape), got=tuple(got.shape)
@@ -120,6 +129,33 @@ def against_masked(
                 )
             worst = max(worst, difference / scale if scale else 0.0)
     return worst
+
+
+def _outputs_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a model returns where nothing is drawn but by numbers that are the same for every model."""
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+            module.dropout = 0.0
+    with torch.random.fork_rng(devices=[]), _Undropped():
+        torch.manual_seed(0)
+        return outputs(model, inputs)
+
+
+class _Undropped(TorchFunctionMode):
+    """Dropout as a function drops nothing: what it draws depends on the number of channels."""
+
+    def __torch_function__(self, func: Callable[..., Any], _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = dict(kwargs or {})
+        if func in DROPOUTS:
+            return args[0] if args else named["input"]
+        if func is F.scaled_dot_product_attention:
+            args, named = (
+                (*args[:4], *((0.0,) if len(args) > 4 else ()), *args[5:]),
+                named | ({} if len(args) > 4 else {"dropout_p": 0.0}),
+            )
+        return func(*args, **named)
 
 
 def _masks(model: nn.Module, groups: Sequence[Group], kept: Kept) -> list[tuple[str, layers.Side, Callable[..., Any]]]:
@@ -139,13 +175,22 @@ def _masks(model: nn.Module, groups: Sequence[Group], kept: Kept) -> list[tuple[
             continue  # the layers inside, or around, are masked
         mask = torch.ones(found.size, dtype=torch.float64)
         mask[torch.cat(indices)] = 0
-        if isinstance(module, nn.LayerNorm):
+        if isinstance(module, nn.RNNBase) and side == "out":
+            _silence(module, mask)
+        elif isinstance(module, nn.LayerNorm):
             hooks.append((path, side, _normalise_kept(mask)))
         elif isinstance(module, nn.GroupNorm) and module.num_groups == 1:
             hooks.append((path, side, _normalise_kept_maps(mask)))
         else:
             hooks.append((path, side, _mask_output(mask) if side == "out" else _mask_input(mask)))
     return hooks
+
+
+def _silence(module: nn.RNNBase, mask: Tensor) -> None:
+    """Zero what proposes new states of some units of a recurrent layer: the third gate of an LSTM and of a GRU."""
+    gate = min(2, layers.GATES[type(module)] - 1)
+    for parameter in module.parameters(recurse=False):
+        parameter[gate * len(mask) : (gate + 1) * len(mask)].mul_(mask.view(-1, *[1] * (parameter.ndim - 1)))
 
 
 def scale_channels(tensor: Tensor, factors: Tensor, dim: int) -> Tensor:

@@ -15,10 +15,12 @@ from compress.errors import DataError
 from compress.measures.judge import Judge, absolute_errors, multi_label, regression, single_label
 from compress.measures.tally import Tally, r2
 from compress.tasks.batch import Batch, View
+from compress.tasks.boosted import BoostedTrees
 from compress.tasks.image_classification import Normalize
-from compress.tasks.inputs import UNNAMED, ArrayInput, IdInput, array_input, check_lengths, statistics
+from compress.tasks.inputs import CHANNEL_AXES, UNNAMED, ArrayInput, IdInput, array_input, check_lengths, statistics
 from compress.tasks.signature import Signature
 from compress.tasks.signature import Tensor as Declared
+from compress.tasks.summaries import LinearSummaries, summarise
 from compress.tasks.tabular import Encode, TableInput, table_input
 from compress.tasks.task import Problem, Task
 
@@ -217,6 +219,23 @@ class ArrayTask(Task):
         told = self._in_data_units(outputs)
         errors = absolute_errors(told, labels, self.classes)
         return {"r2": r2(told, labels)} | regression(told, labels) | errors | self.judge.own(told, labels)
+
+    def simplest(self) -> BoostedTrees | LinearSummaries:
+        """Return boosted trees where all inputs are columns, else a linear model on statistics of each channel."""
+        columns = all(len(tensor.shape) <= 2 for tensor in self.signature.inputs)
+        kind = BoostedTrees if columns else LinearSummaries
+        return kind(self.problem, len(self.classes), self.state, self._features, self.labels)
+
+    def _features(self, samples: Samples) -> NDArray[np.float32]:
+        """Return all inputs of a role as columns, [N, F]: signals and sequences summed up, images as they are."""
+        found: list[NDArray[Any]] = []
+        for part in self.inputs:
+            tensors = [tensor.numpy() for tensor in part.read(samples.array)]
+            if isinstance(part, ArrayInput) and part.layout in ("NCL", "NTF"):
+                steps = None if part.lengths is None else samples.array[part.lengths]
+                tensors = [summarise(np.moveaxis(tensors[0], CHANNEL_AXES[part.layout], 1), steps)]
+            found += [tensor.reshape(len(samples), -1) for tensor in tensors]
+        return np.concatenate(found, axis=1).astype(np.float32)
 
     def noise(self, rows: int, *, seed: int) -> tuple[NDArray[Any], ...]:
         """Return made-up inputs; the first sample has the largest ids."""

@@ -57,14 +57,18 @@ class LinearText(Simplest):
         vectorizer = _weigher(max_features=most)
         features = vectorizer.fit_transform(samples.inputs)
         terms, inverse = _written(vectorizer.get_feature_names_out()), vectorizer.idf_.astype(np.float32)
-        return {"terms": terms, "idf": inverse, **_fit(features, samples.labels, self.problem, self.outputs_count)}
+        return {
+            "terms": terms,
+            "idf": inverse,
+            **fit_linear(features, samples.labels, self.problem, self.outputs_count),
+        }
 
     def outputs(self, parameters: Parameters, samples: Samples) -> NDArray[np.float32]:
         """Return one row a text."""
         terms = _read(parameters["terms"])
         vectorizer = _weigher(vocabulary=terms)
         vectorizer.idf_ = parameters["idf"]
-        return _apply(vectorizer.transform(samples.inputs), parameters)
+        return apply_linear(vectorizer.transform(samples.inputs), parameters)
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,14 @@ class LinearTags(Simplest):
         most = _most_features(self.outputs_count)
         vectorizer = _marker(max_features=most)
         features = vectorizer.fit_transform(_described(samples.array))
-        learnt = _fit(features, np.concatenate(samples.labels), "single-label", self.outputs_count)
+        learnt = fit_linear(features, np.concatenate(samples.labels), "single-label", self.outputs_count)
         return {"terms": _written(vectorizer.get_feature_names_out()), **learnt}
 
     def outputs(self, parameters: Parameters, samples: Samples) -> NDArray[np.float32]:
         """Return one row for each word that has one."""
         terms = _read(parameters["terms"])
         vectorizer = _marker(vocabulary=terms)
-        rows = _apply(vectorizer.transform(_described(samples.array)), parameters)
+        rows = apply_linear(vectorizer.transform(_described(samples.array)), parameters)
         starts = np.cumsum([0, *map(len, samples.array)])
         return rows[np.concatenate([starts[row] + self.seen(samples, row) for row in range(len(samples))])]
 
@@ -139,7 +143,7 @@ class LinearPixels(Simplest):
 
     def outputs(self, parameters: Parameters, samples: Samples) -> NDArray[np.float32]:
         """Return one row an image."""
-        return np.concatenate([_apply(_pixels(part), parameters) for part in samples.parts()])
+        return np.concatenate([apply_linear(_pixels(part), parameters) for part in samples.parts()])
 
 
 def _weigher(*, max_features: int | None = None, vocabulary: Sequence[str] | None = None) -> Any:
@@ -205,15 +209,15 @@ def _most_features(outputs: int) -> int:
     return min(MAX_FEATURES, MAX_WEIGHTS // outputs)
 
 
-def _fit(features: Any, labels: NDArray[Any], problem: Problem, outputs: int) -> dict[str, NDArray[np.float32]]:
-    """Return weights [features, outputs] and intercepts [outputs] of sparse features."""
+def fit_linear(features: Any, labels: NDArray[Any], problem: Problem, outputs: int) -> dict[str, NDArray[np.float32]]:
+    """Return weights [features, outputs] and intercepts [outputs]."""
     from sklearn.linear_model import Ridge
     from sklearn.svm import LinearSVC
 
     if problem == "single-label":
         return _classify(LinearSVC(random_state=0), features, labels, outputs)
     if problem == "regression":
-        model = _train(Ridge(), features, labels)
+        model = train_on_one_core(Ridge(), features, labels)
         weights, intercepts = model.coef_.reshape(outputs, -1), np.broadcast_to(model.intercept_, outputs)
         return {"weights": weights.T.astype(np.float32), "intercepts": intercepts.astype(np.float32)}
     learnt = [_classify(LinearSVC(random_state=0), features, column.astype(np.int64), 2) for column in labels.T]
@@ -229,13 +233,13 @@ def _classify(model: Any, features: Any, labels: NDArray[Any], outputs: int) -> 
     classes = np.unique(labels)
     intercepts[classes] = 0
     if len(classes) > 1:
-        _train(model, features, labels)
+        train_on_one_core(model, features, labels)
         seen = classes if len(classes) > 2 else classes[1:]
         weights[:, seen], intercepts[seen] = model.coef_.T, model.intercept_
     return {"weights": weights, "intercepts": intercepts}
 
 
-def _train(model: Any, features: Any, labels: NDArray[Any]) -> Any:
+def train_on_one_core(model: Any, features: Any, labels: NDArray[Any]) -> Any:
     """Fit a model of scikit-learn on one core, so that its bits do not depend on how many there are; return it."""
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
@@ -245,7 +249,8 @@ def _train(model: Any, features: Any, labels: NDArray[Any]) -> Any:
         return model.fit(features, labels)
 
 
-def _apply(features: Any, parameters: Parameters) -> NDArray[np.float32]:
+def apply_linear(features: Any, parameters: Parameters) -> NDArray[np.float32]:
+    """Return outputs [N, outputs] of features [N, F] by weights and intercepts."""
     return np.asarray(features @ parameters["weights"] + parameters["intercepts"], np.float32)
 
 

@@ -260,3 +260,25 @@ def test_what_cannot_be_reached_is_refused_before_anything_trains(context):
         foresee(Prune(kept_macs_fraction=0.5, protected=("*",)), WrittenOut(), context)
     with pytest.raises(StageError, match="matches no module"):
         foresee(Prune(kept_macs_fraction=0.5, protected=("nothing",)), WrittenOut(), context)
+
+
+def test_what_a_prune_behind_another_cannot_reach_is_refused_before_anything_runs(context):
+    model, family = WrittenOut(), ResNet(width=8, blocks=[1])
+    first = Prune(kept_macs_fraction=0.7, round_to=4)
+    smallest = float(foresee(first, model, context)[0].rpartition("from ")[2].partition(" ")[0])
+    second = Prune(kept_macs_fraction=smallest + 0.01, round_to=4, name="again")
+    assert "of the model before all cuts" not in foresee(second, model, context)[0]
+    with pytest.raises(StageError, match=r"(?s)cannot be reached.*of the 0\.7 that is left before"):
+        second.foresee(model, family, context.work, context.host, after=(first,))
+    of_parameters = Prune(kept_params_fraction=0.5, name="other")
+    told = second.foresee(model, family, context.work, context.host, after=(of_parameters,))
+    assert told[0].endswith("of the model before all cuts")
+
+
+def test_a_tolerance_that_no_width_meets_is_refused_and_told_where_scores_decide(context):
+    tight = {"kept_macs_fraction": 0.6, "tolerance": 0.0001, "round_to": 8}
+    with pytest.raises(StageError, match=r"(?s)within the tolerance.*nearest below"):
+        foresee(Prune(ranking="uniform", **tight), WrittenOut(), context)
+    told = foresee(Prune(**tight), WrittenOut(), context)
+    assert any("is the nearest below 0.6000: tolerance 0.0001 is missed" in line for line in told)
+    assert len(foresee(Prune(**tight | {"tolerance": 0.9}), WrittenOut(), context)) == len(told) - 1

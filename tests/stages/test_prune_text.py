@@ -8,6 +8,7 @@ import pytest
 import text_zoo
 import torch
 
+from compress.errors import StageError
 from compress.loss import GuidedLoss
 from compress.loss.logits import Hard
 from compress.models import load_model
@@ -53,6 +54,13 @@ def test_an_encoder_of_text_is_pruned_at_the_length_of_the_select_samples(path, 
     data = recipe.data.load(code=())
     context = replace(make_context(loss=GuidedLoss(hard=Hard())), data=data, task=recipe.task(data))
     source = Create(model=recipe.teacher.model).run(None, *context)
+    module, asked = load_model(source.path), (recipe.teacher.model, context.work, context.host)
+    (told,) = Prune(kept_macs_fraction=0.9).foresee(module, *asked)
+    assert told.startswith("kept_macs_fraction can be anything from 0.")
+    with pytest.raises(StageError, match="cannot be reached"):
+        Prune(kept_macs_fraction=0.001).foresee(module, *asked)
+    with pytest.raises(StageError, match="matches no module"):
+        Prune(kept_macs_fraction=0.9, protected=("nothing",)).foresee(module, *asked)
     made = Prune(kept_macs_fraction=0.5, round_to=8, importance_batches=2, importance_batch_size=16).run(
         source, *context
     )

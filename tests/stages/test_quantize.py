@@ -8,6 +8,7 @@ from compress.export.graph import to_onnx
 from compress.models import load_model, load_structure
 from compress.quantization.plan import QuantPlan
 from compress.quantization.writer import write_quantized
+from compress.stages.prune import Prune
 from compress.stages.quantize import Quantize
 
 
@@ -117,3 +118,11 @@ def test_too_little_int8_and_globs_without_a_layer_are_refused_before(context, t
         foresee(Quantize(mode="dynamic"), context, trained_digits)
     with pytest.raises(StageError, match="matches no layer"):
         foresee(Quantize(keep_float=("layers.9.*",)), context, trained_digits)
+
+
+def test_behind_a_cut_the_share_of_the_uncut_model_is_told_and_refuses_nothing(context, trained_digits):
+    structure, cut = load_structure(trained_digits.path), Prune(kept_macs_fraction=0.5)
+    stage = Quantize(keep_float=("layers.0",), min_int8_macs_fraction=1.0)
+    asked = (load_model(trained_digits.path), structure.model, context.work, context.host)
+    (told,) = stage.foresee(*asked, after=(cut,))
+    assert "of the MACs with a weight, before it is cut; in float: layers.0" in told

@@ -1,0 +1,77 @@
+"""What a trace is shown instead of modules whose inside autograd does not show: layers that carry the same channels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.models.attention import Attention
+from compress.surgery import layers
+
+
+class _Straight(Attention):
+    """Attention as a trace may see it: the tokens' channels in, and out of the layer that reads the heads."""
+
+    def forward(self, *given: Tensor, **named: Any) -> Any:
+        x = given[0] if given else named["query"]
+        width = self.output.in_features
+        written = sum(self.get_submodule(path)(x)[..., :width] for path in self.wiring.inputs)
+        result = self.output(written)
+        return (result, None) if self.wiring.multihead else result
+
+
+class _Unit(nn.Module):
+    """A recurrent layer as a trace may see it: each hidden unit is the same one in all layers and directions."""
+
+    def __init__(self, rnn: nn.RNNBase) -> None:
+        super().__init__()
+        self.unit = nn.Linear(rnn.input_size, rnn.hidden_size, dtype=torch.float64)
+        self.batch_first, self.cell = rnn.batch_first, isinstance(rnn, nn.LSTM)
+        self.directions, self.layers = 1 + rnn.bidirectional, rnn.num_layers
+
+    def forward(self, x: Tensor, _: Any = None) -> Any:
+        states = self.unit(x)
+        last = states[:, -1] if self.batch_first else states[-1]
+        hidden = last.unsqueeze(0).expand(self.directions * self.layers, -1, -1)
+        final = (hidden, hidden) if self.cell else hidden
+        # Each direction by an operation of its own: a trace tells parts of a concatenation apart by what made them.
+        return torch.cat([states * (1 + number) for number in range(self.directions)], dim=-1), final
+
+
+def stand_in(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[nn.Module, str]:
+    """Put stand-ins into a model, in place.
+
+    Args:
+        model: a copy in float64, to be traced and thrown away.
+        inputs: positional arguments for one call.
+
+    Returns:
+        Layers in stand-ins, with the path of the module that they stand for.
+    """
+    plain: set[nn.Module] = set()
+    hooks = [
+        module.register_forward_pre_hook(lambda module, given: plain.add(module) if _is_plain(given) else None)
+        for module in model.modules()
+        if isinstance(module, nn.RNNBase)
+    ]
+    try:
+        with torch.no_grad():
+            model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    aliases: dict[nn.Module, str] = {}
+    for path, module in [*model.named_modules()]:
+        if isinstance(module, Attention):
+            module.__class__ = _Straight
+        elif isinstance(module, nn.RNNBase) and module in plain and layers.layout(module, "out") is not None and path:
+            owner, _, name = path.rpartition(".")
+            unit = _Unit(module)
+            setattr(model.get_submodule(owner), name, unit)
+            aliases[unit.unit] = path
+    return aliases
+
+
+def _is_plain(given: tuple[Any, ...]) -> bool:
+    """Whether a batch of padded sequences is all that a recurrent layer is given."""
+    return isinstance(given[0], Tensor) and given[0].dim() == 3 and len(given) == 1
