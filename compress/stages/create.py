@@ -1,7 +1,7 @@
 """Create: a model from its family, with fresh or given weights; where every chain begins."""
 
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
