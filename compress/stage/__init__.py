@@ -1,5 +1,6 @@
 """The contract of stages: what one is, what it works on, where it happens, and how it trains."""
 
+from compress.stage.group import Group
 from compress.stage.host import Compute, Execution, Host, Precision, Recorder, Unrecorded
 from compress.stage.stage import Need, Quantity, Stage
 from compress.stage.training import CACHE_LIMIT_GB, Optimization, Training, coupling_faults
@@ -9,6 +10,7 @@ __all__ = [
     "CACHE_LIMIT_GB",
     "Compute",
     "Execution",
+    "Group",
     "Host",
     "Member",
     "Need",

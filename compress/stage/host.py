@@ -9,6 +9,7 @@ import torch
 
 from compress.progress import Reporter
 from compress.stage.device import name_device, name_kind
+from compress.stage.group import Group
 from compress.store.store import Store
 
 Precision = Literal["float32", "bfloat16", "tf32"]
@@ -80,6 +81,7 @@ class Compute:
         reporter: progress and notices.
         interrupted: says whether to checkpoint and stop.
         checkpoint_every_s: seconds between checkpoints inside training.
+        group: the processes that share training.
     """
 
     execution: Execution
@@ -87,6 +89,7 @@ class Compute:
     reporter: Reporter = field(default_factory=Reporter)
     interrupted: Callable[[], bool] = lambda: False
     checkpoint_every_s: float = 30.0
+    group: Group = field(default_factory=Group)
 
     @property
     def device(self) -> torch.device:

@@ -46,7 +46,12 @@ class Train(Optimization, Stage):
             module,
             work.task,
             RoleLoader(
-                work.task, work.data.train, self, seed=seed, views=lambda epoch, _: View(epoch) if augmented else None
+                work.task,
+                work.data.train,
+                self,
+                seed=seed,
+                views=lambda epoch, _: View(epoch) if augmented else None,
+                group=host.group,
             ),
             host,
             loss=bind(self.guided_loss(work.loss), module, None, (), seed=0),

@@ -44,6 +44,7 @@ def fit_guided(
         optimization,
         seed=seed,
         views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
+        group=host.group,
     )
     teacher = None
     if loss.needs_teacher:
@@ -56,14 +57,15 @@ def fit_guided(
     taught = None
     if loss.needs_teacher:
         _refuse_other_tokens(bound, work, name=name)
-        taught = teacher_outputs(
-            work,
-            host,
-            work.data.train,
-            views=views,
-            taps=bound.teacher_shapes,
-            limit_bytes=cache_limit_gb * 1e9,
-        )
+        with host.group.in_turn():
+            taught = teacher_outputs(
+                work,
+                host,
+                work.data.train,
+                views=views,
+                taps=bound.teacher_shapes,
+                limit_bytes=cache_limit_gb * 1e9,
+            )
     with placed(host, *(() if taught is None else taught.running)):
         return fit(
             module,

@@ -1,7 +1,7 @@
 """Loaders: where training gets its batches from; ours draws them from a role by (seed, epoch) alone."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -11,6 +11,7 @@ from compress.data import Samples
 from compress.data.ahead import make_ahead
 from compress.errors import StageError
 from compress.stage import Optimization
+from compress.stage.group import Group
 from compress.tasks import Batch, Task, View
 
 Views = Callable[[int, torch.Generator], View | None]
@@ -49,6 +50,7 @@ class RoleLoader:
         optimization: says how many samples are in a batch, and how many batches in an update.
         seed: decides order and views.
         views: gives the view of a batch from the epoch and a generator.
+        group: the processes that share an update's batches: process r has the batches r, r + size, ...
     """
 
     task: Task
@@ -56,9 +58,17 @@ class RoleLoader:
     optimization: Optimization
     seed: int
     views: Views
+    group: Group = field(default_factory=Group)
 
     def __post_init__(self) -> None:
-        """Refuse a role that is smaller than one update."""
+        """Refuse a role that is smaller than one update, and an update that the processes cannot share."""
+        if self.optimization.accumulate % self.group.size:
+            raise StageError(
+                "the batches of an update cannot be shared among the processes",
+                expected=f"accumulate: a multiple of {self.group.size}",
+                got=self.optimization.accumulate,
+                hint="raise accumulate, and lower batch_size by as much: the update stays the same",
+            )
         if not self.steps_per_epoch:
             raise StageError(
                 "the train role is smaller than one update",
@@ -97,7 +107,7 @@ class RoleLoader:
                 continue
             start = step * self._per_update
             rows = order[start : start + self._per_update].split(size)
-            yield [*zip(rows, drawn, strict=True)]
+            yield [*zip(rows, drawn, strict=True)][self.group.rank :: self.group.size]
 
     def _read(self, update: Sequence[tuple[Tensor, View | None]]) -> list[Batch]:
         return [self.task.batch(self.samples, index, view=view) for index, view in update]

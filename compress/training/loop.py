@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from compress.errors import StageError
 from compress.loss import BoundLoss, GuidedLoss, LossTerms
-from compress.stage import Compute, Optimization, coupling_faults
+from compress.stage import Compute, Optimization, Unrecorded, coupling_faults
 from compress.tasks import Batch
 from compress.training.checkpoint import restore_checkpoint, save_checkpoint
 from compress.training.loader import Loader
 from compress.training.numerics import choose_layout, lay_out, lay_out_images, numerics, place_batch, placed
 from compress.training.optimisation import learning_rate, make_optimizer
+from compress.training.sharing import SharedUpdate
 from compress.training.teaching import Objective, Teaching, targets_of
 
 LOGGED_POINTS = 1000  # of one training; every step counts in one of them
@@ -61,7 +62,8 @@ def fit(
         module: trained in place; left in evaluation mode.
         task: runs the module on a batch, computes the hard loss.
         loader: the batches of each update.
-        host: execution, progress, recorder.
+        host: execution, progress, recorder; and the group: each of its processes makes the same call with its own
+            batches, and all end with the same weights.
         loss: the guided loss, bound to the module; its projectors are trained and checkpointed too.
         teacher: says what the teachers make of a batch; None when the loss needs no teacher.
         optimization: schedule and update rule; what is in a batch and in an update, the loader says.
@@ -73,24 +75,28 @@ def fit(
     Raises:
         StageError: when the loss is no longer finite, or compares a whole batch that ``accumulate`` splits.
         DataError: when the loss reads labels and a batch has none.
-        KeyboardInterrupt: when ``host.interrupted`` says so, after writing a checkpoint.
+        EnvironmentFault: when another process of the group has ended.
+        KeyboardInterrupt: when ``host.interrupted`` says so, in any process, after writing a checkpoint.
     """
     for fault in coupling_faults(loss.loss, optimization):
         raise StageError(fault, where=name)
-    total_steps = loader.steps_per_epoch * optimization.epochs
+    total_steps, group = loader.steps_per_epoch * optimization.epochs, host.group
     layout = choose_layout(module, task, loader.example)
     hint = "lower batch_size, and raise accumulate by as much: the update stays the same"
     with numerics(host, seed=seed), placed(host, module, loss, hint=hint), loss.attach(module):
         module.train()
         lay_out(module, layout)
-        forward = partial(_forward, module, task, host, loss=loss, teacher=teacher, layout=layout)
+        made = partial(_forward, module, task, host, loss=loss, teacher=teacher, layout=layout)
         trained = nn.ModuleDict({"model": module, "loss": loss})
         updates = make_optimizer(module, loss, optimization)
         first = 0
         if checkpoints is not None:
-            first = restore_checkpoint(trained, updates, checkpoints, say=host.reporter.say)
+            with host.group.in_turn():
+                first = restore_checkpoint(trained, updates, checkpoints, say=host.reporter.say)
         # Apart, so that large gradients of projectors do not hold the student back.
         clipped = [values for values in (list(module.parameters()), list(loss.parameters())) if values]
+        shared = SharedUpdate(group, trained, seed=seed if optimization.accumulate > 1 else None)
+        recorder = host.recorder if group.writes else Unrecorded()
         window = Window(loss.loss)
         logged_steps, samples_seen = -(-total_steps // LOGGED_POINTS), 0
         started_s, saved_s = time.monotonic(), time.monotonic()
@@ -98,15 +104,11 @@ def fit(
             bar.advance(first)
             for step, batches in _updates(loader, epochs=optimization.epochs, first=first, on_epoch=on_epoch):
                 rate = learning_rate(step, total_steps, optimization)
-                for group in updates.param_groups:
-                    group["lr"] = rate
+                for rule in updates.param_groups:
+                    rule["lr"] = rate
                 updates.zero_grad(set_to_none=True)
-                units, samples = (sum(counts) for counts in zip(*map(_counts, batches), strict=True))
-                progress = (step + 0.5) / total_steps
-                for batch in batches:
-                    terms = forward(batch, progress=progress)
-                    terms.objective(units=units, samples=samples).backward()
-                    window.add(terms.average())
+                forward = partial(made, progress=(step + 0.5) / total_steps)
+                samples = _sum_gradients(batches, forward, shared, window, step=step)
                 for parameters in clipped:
                     nn.utils.clip_grad_norm_(parameters, optimization.clip_norm)
                 updates.step()
@@ -116,10 +118,10 @@ def fit(
                     means = window.take(name=name, step=done)
                     bar.advance(0, note=f"loss {means['total']:.4f}")
                     curves = {f"train/loss_{term}": value for term, value in means.items()}
-                    host.recorder.metrics({**curves, "train/learning_rate": rate}, step=done)
-                stop = host.interrupted()
+                    recorder.metrics({**curves, "train/learning_rate": rate}, step=done)
+                stop = group.any(host.interrupted())
                 due = stop or time.monotonic() - saved_s > host.checkpoint_every_s
-                if checkpoints is not None and due and done < total_steps:
+                if group.writes and checkpoints is not None and due and done < total_steps:
                     save_checkpoint(trained, updates, checkpoints, step=done)
                     saved_s = time.monotonic()
                 if stop:
@@ -144,6 +146,26 @@ def _updates(
                 on_epoch(epoch)
             yield step, batches
             step += 1
+
+
+def _sum_gradients(
+    batches: Sequence[Batch],
+    forward: Callable[[Batch], LossTerms],
+    shared: SharedUpdate,
+    window: "Window",
+    *,
+    step: int,
+) -> int:
+    """Leave the gradients of an update in the parameters; return how many samples it has, of all processes."""
+    units, samples = shared.group.total(*map(sum, zip(*map(_counts, batches), strict=True)))
+    for number, batch in enumerate(batches):
+        shared.begin(step, number)
+        terms = forward(batch)
+        terms.objective(units=units, samples=samples).backward()
+        for means in shared.add(terms.average()):
+            window.add(means)
+    shared.release()
+    return samples
 
 
 def _counts(batch: Batch) -> tuple[int, int]:

@@ -1,0 +1,96 @@
+"""Processes that share a training end with the bits of one that accumulates; one that dies ends the others."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from in_group import train
+from torch import nn
+
+from compress.errors import StageError
+from compress.stage import Optimization
+from compress.stage.group import Group
+from compress.training.loader import RoleLoader
+from compress.training.sharing import SharedUpdate
+
+
+def run(folder: Path, size: int, *, dies_at: int = -1) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of each process of a group."""
+    meeting = folder / f"meeting-{time.monotonic_ns()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__).parents[1] / "in_group.py")]
+            + [str(rank), str(size), str(meeting), str(folder), str(dies_at)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    ended = [process.communicate(timeout=180) for process in processes]
+    return [(process.returncode, *told) for process, told in zip(processes, ended, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("alone"), Group())
+
+
+def bits(ended) -> set[str]:
+    assert all(code == 0 for code, _, _ in ended), ended
+    return {told.strip() for _, told, _ in ended}
+
+
+def test_two_processes_end_with_the_bits_of_one_and_go_on_after_one_has_died(alone, tmp_path):
+    dead = run(tmp_path, 2, dies_at=4)
+    assert [code for code, _, _ in dead] == [1, 9]
+    assert "another process that shares this training has ended" in dead[0][2]
+    assert list((tmp_path / "checkpoints").glob("checkpoint.safetensors"))
+    assert bits(run(tmp_path, 2)) == {alone}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(10))
+def test_a_training_that_was_killed_goes_on_in_another_number_of_processes_to_the_same_bits(alone, tmp_path, attempt):
+    sizes = (2, 4) if attempt % 2 else (4, 2)
+    run(tmp_path, sizes[0], dies_at=attempt)
+    assert bits(run(tmp_path, sizes[1])) == {alone}
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_what_four_began(alone, tmp_path):
+    run(tmp_path, 4, dies_at=3)
+    assert train(tmp_path, Group()) == alone
+
+
+class Twofold(Group):
+    """A group whose other process has three times what this one has."""
+
+    def gather(self, value):
+        return [value, 3 * value]
+
+
+def test_gradients_are_summed_statistics_averaged_and_what_has_no_gradient_keeps_none():
+    module = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+    trained = nn.ModuleDict({"model": module, "unused": nn.Linear(2, 2)})
+    module(torch.randn(3, 2, 5, 5)).square().sum().backward()
+    own = [value.grad.clone() for value in module.parameters()]
+    mean, count = module[1].running_mean.clone(), module[1].num_batches_tracked.clone()
+    shared = SharedUpdate(Twofold(0, 2), trained, seed=None)
+    assert [float(means["hard"]) for means in shared.add({"hard": torch.tensor(2.0)})] == [2.0, 6.0]
+    shared.release()
+    for value, before in zip(module.parameters(), own, strict=True):
+        assert torch.equal(value.grad, before + 3 * before)
+        assert value.grad.stride() == value.stride()
+    assert trained["unused"].weight.grad is None
+    assert torch.allclose(module[1].running_mean, 2 * mean)
+    assert module[1].num_batches_tracked == count
+
+
+def test_an_update_that_cannot_be_shared_is_refused(make_context):
+    context, optimization = make_context(), Optimization(batch_size=10, accumulate=3)
+    with pytest.raises(StageError, match="a multiple of 2"):
+        RoleLoader(context.task, context.data.train, optimization, seed=0, views=lambda *_: None, group=Group(0, 2))
