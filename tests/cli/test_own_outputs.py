@@ -172,7 +172,7 @@ def test_one_logit_teaches_one_of_several_heads_that_is_cut_quantized_and_shippe
     assert "[0, z] of the two classes" in ran.stderr
     assert "of the model's outputs aux [2, 2], logits [2, 2] the logits are logits" in ran.stderr
     bundle = Path(report["run_dir"]) / "bundle"
-    names = [tensor.name for tensor in read_graph(bundle / "model.fp32.onnx").graph.initializer]
+    names = [tensor.name for tensor in read_graph(bundle / "fp32.onnx").graph.initializer]
     assert any("output" in name for name in names)
     assert not any("aux" in name for name in names)
     checked = compressor("-m", "compress", "verify", str(bundle), cwd=project)
