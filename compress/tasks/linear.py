@@ -55,7 +55,7 @@ class LinearText(Simplest):
         assert samples.labels is not None
         most = _most_features(self.outputs_count)
         vectorizer = _weigher(max_features=most)
-        features = vectorizer.fit_transform(samples.inputs)
+        features = vectorizer.fit_transform(samples.array)
         terms, inverse = _written(vectorizer.get_feature_names_out()), vectorizer.idf_.astype(np.float32)
         return {
             "terms": terms,
@@ -68,7 +68,7 @@ class LinearText(Simplest):
         terms = _read(parameters["terms"])
         vectorizer = _weigher(vocabulary=terms)
         vectorizer.idf_ = parameters["idf"]
-        return apply_linear(vectorizer.transform(samples.inputs), parameters)
+        return apply_linear(vectorizer.transform(samples.array), parameters)
 
 
 @dataclass(frozen=True)

@@ -141,13 +141,13 @@ def label(work: Work, host: Host, how: Label) -> tuple[Data, Counts]:
     task, train = writing_task(work.task), gather(work.data.train)
     assert train.labels is not None
     further = [] if how.sources is None else _further(how.sources, work.data)
-    sources = Samples(np.concatenate([train.inputs, objects(further)]), None)
+    sources = Samples(np.concatenate([train.array, objects(further)]), None)
     counts = Counts(sources=len(sources), further=len(further))
     kept: list[tuple[str, Written]] = []
     right_firsts = 0
     references = [*train.labels, *([()] * len(further))]
     for source, known, texts in zip(
-        sources.inputs, references, write_role(work, host, sources, how.decoding), strict=True
+        sources.array, references, write_role(work, host, sources, how.decoding), strict=True
     ):
         right = [tuple(task.vocabularies.target.encode(text)) for text in known]
         right_firsts += bool(texts) and texts[0].ended and texts[0].ids in right
@@ -156,7 +156,7 @@ def label(work: Work, host: Host, how: Label) -> tuple[Data, Counts]:
     pairs = [(source, (task.vocabularies.target.decode(text.ids),)) for source, text in kept]
     if how.keep_given:
         assert work.data.train.labels is not None
-        pairs += zip(work.data.train.inputs, work.data.train.labels, strict=True)
+        pairs += zip(work.data.train.array, work.data.train.labels, strict=True)
     counts.learnt, counts.exact_match = len(pairs), right_firsts / len(train)
     if not pairs:
         raise StageError(
@@ -202,7 +202,7 @@ def _drop_unlikely(kept: list[tuple[str, Written]], how: Label, counts: Counts) 
 def _further(path: Path, data: Data) -> list[str]:
     """Return the lines of a file that no role has, each once."""
     lines = _read(path, lambda file: decode(file.read_bytes(), file)).splitlines()
-    taken = {text for samples in data.roles.values() for text in samples.inputs}
+    taken = {text for samples in data.roles.values() for text in samples.array}
     return [line for line in dict.fromkeys(line.strip() for line in lines) if line and line not in taken]
 
 
