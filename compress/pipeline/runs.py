@@ -13,7 +13,6 @@ from rich.table import Table
 from compress.errors import ArtifactError, InputError
 from compress.measures.pareto import optimal
 from compress.measures.units import format_bytes, format_ms, format_share, format_speedup
-from compress.recipe.differences import differences
 from compress.store.document import OtherSchemaError, load
 
 if TYPE_CHECKING:
@@ -74,12 +73,14 @@ def read_runs(store: Path, *, say: Callable[[str], object]) -> list[Run]:
         InputError: when there is none, or a report cannot be read.
     """
     read = [run for path in sorted((store / "runs").glob("*/report.json")) if (run := _read(path, say)) is not None]
+    if not read:
+        raise InputError("no finished pipelines to compare", where=store, hint="run a recipe to its end first")
+    from compress.recipe.differences import differences  # brings all of the recipe
+
     settings = differences([recipe for recipe, _ in read])
     found: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for (_, run), told in zip(read, settings, strict=True):
         found[run.group].append(replace(run, settings=told))
-    if not found:
-        raise InputError("no finished pipelines to compare", where=store, hint="run a recipe to its end first")
     return [run for group in found.values() for run in _mark(group)]
 
 

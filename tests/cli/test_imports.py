@@ -63,7 +63,7 @@ for name in ("fcntl", "pwd", "grp", "resource", "termios"):
     sys.modules[name] = None  # an import of it fails
 import compress
 for module in pkgutil.walk_packages(compress.__path__, "compress."):
-    programs = (".__main__", ".predict", ".predict_arrays", ".predict_text", ".bootstrap")
+    programs = (".__main__", ".predict", ".predict_arrays", ".predict_sequence", ".predict_text", ".bootstrap")
     if not module.name.endswith(programs):
         __import__(module.name)
 for name in ("fork", "killpg", "pread", "sysconf", "getloadavg", "sched_getaffinity", "sched_setaffinity", "getpgid",

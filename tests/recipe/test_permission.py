@@ -40,7 +40,7 @@ SIDES = {
           ("text", "target_text", "pair", "words", "label", "labels", "targets", "tags", "numbers", "categories")),
         "File.layout", "Numpy.layout", "DataConfig.normalize",
         "HubData.subset", "HubData.splits", "HubData.revision", "Judge.merge", "Prune.protected", "Quantize.keep_float",
-        "HuggingFace.change", "HuggingFace.config",
+        "HuggingFace.change", "HuggingFace.config", "UserFile.output",
         *(f"{term}.pairs" for term in ("Hint", "Hidden", "Cosine", "AttentionTransfer", "Rkd", "LastFeature", "Layers",
                                        "DynamicLayers", "Scores", "Relations")),
     },
