@@ -40,7 +40,7 @@ def init(
     target, model = parent / "recipe.yaml", parent / "my_model.py"
     texts = {target: folder.joinpath(f"{name}.yaml")}
     words = ["compressor", "run", str(target), "--smoke"]
-    if (code := folder.joinpath(f"{name}.py")).is_file():
+    if (code := folder.joinpath(f"{name}.py.txt")).is_file():
         texts[model] = code
         words += ["--code", str(model)]
     for path in texts:
