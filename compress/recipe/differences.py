@@ -30,9 +30,9 @@ def differences(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _tell(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
     paths = {path: None for recipe in recipes for path in recipe if path.partition(".")[0] not in UNTOLD}
-    parts = {path: _part(path, recipes) for path in paths}
-    varied = [path for path, part in parts.items() if part == path and len({str(r.get(path)) for r in recipes}) > 1]
-    missing = list(dict.fromkeys(part for path, part in parts.items() if part != path))
+    common = [path for path in paths if all(path in recipe for recipe in recipes)]
+    varied = [path for path in common if len({str(recipe[path]) for recipe in recipes}) > 1]
+    missing = list(dict.fromkeys(_part(path, recipes) for path in paths if path not in common))
     fields = [path.rpartition(".")[2] for path in varied]
     names = {
         path: field if fields.count(field) == 1 else path.removeprefix("stages.")

@@ -37,8 +37,9 @@ def prepare(folder: Path, kind: str) -> None:
     elif kind == "table":
         rows = [f"{draw.normal():.3f},{draw.normal():.3f},{'xyz'[i % 3]},{label}" for i, label in enumerate(labels)]
         (folder / "houses.csv").write_text("\n".join(["age,area,town,sold", *rows]))
-        edit(recipe, "path: rows.csv, numbers: [a, b], categories: [kind], label: label",
-             "path: houses.csv, numbers: [age, area], categories: [town], label: sold")  # fmt: skip
+        edit(recipe, "rows.csv", "houses.csv")
+        edit(recipe, "numbers: [a, b]", "numbers: [age, area]")
+        recipe.write_text(recipe.read_text().replace("[kind]", "[town]").replace("label: label", "label: sold"))
     else:
         text_zoo.write_reviews(folder / "mine.csv", count=600)
         text_zoo.make_bert(folder / "bert", max_position_embeddings=128)

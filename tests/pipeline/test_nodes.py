@@ -90,7 +90,7 @@ def test_run_plan_check_smoke_estimate_and_sweep_walk_the_same_nodes(path, tmp_p
     assert smoke.report.estimate is not None
     assert set(rows) <= set(smoke.report.estimate.seconds)
 
-    _, chosen = sweep(path, ["stages.distill.epochs=1"], options, goal="smallest")
+    _, chosen = sweep(path, ["stages.distill.epochs=1"], replace(options, again=True), goal="smallest")
     assert chosen is not None
     assert [row.name for row in chosen.report.stages] == rows
     assert all(row.reused for row in chosen.report.stages)

@@ -24,6 +24,12 @@ def test_a_stage_that_others_lack_is_one_word():
     assert differences([BASE, more]) == ["no recover no loss", "recover loss"]
 
 
+def test_a_field_or_a_choice_that_others_lack_is_one_word_too():
+    given = BASE | {"teacher.artifact": "a"}
+    made = BASE | {"teacher.model.cnn.width": 4}
+    assert differences([given, made]) == ["teacher.artifact no teacher.model", "no teacher.artifact teacher.model"]
+
+
 def test_many_and_long_differences_are_cut_and_counted():
     first = BASE | {f"data.{name}": "x" * 40 for name in "abcde"}
     second = BASE | {f"data.{name}": "y" for name in "abcde"}

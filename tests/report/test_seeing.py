@@ -240,7 +240,7 @@ def test_pipelines_are_compared_in_the_browser_without_setting_up_a_chart(swept,
     [
         # The teacher, it quantized in two ways, and five stages; the same of all four pipelines.
         ("compress-stages", "select_accuracy", "mlflow-stages", 8),
-        ("compress-pareto", "size_mb", "mlflow-pareto", 32),
+        ("compress-pareto", "size_mb", "mlflow-pareto", 28),
     ],
 )
 def test_the_other_views_show_their_charts(server, browser, view, key, name, points):
