@@ -108,8 +108,11 @@ def test_markdown_is_written_from_the_same_document(document: BenchmarkResult):
 
 
 def test_the_tables_show_the_highest_percentile_and_the_peak_memory(document: BenchmarkResult):
-    measured = document.comparisons[0].measurements["teacher"]
-    name, value = list(measured.percentile_ms.items())[-1]
+    first, *others = document.comparisons
+    name, value = "p99", 1.25  # a busy machine may have measured too few calls for any
+    measured = replace(first.measurements["teacher"], percentile_ms={"p50": 1.0, name: value})
+    first = replace(first, measurements=first.measurements | {"teacher": measured})
+    document = replace(document, comparisons=(first, *others))
     cell = f"{name} {value:.3g} {measured.memory_bytes['runs'] / 1e6:.0f} MB"
     (line,) = [line for line in tables.markdown(document).splitlines() if cell in line]
     assert line.startswith("| teacher | ")
