@@ -18,6 +18,10 @@ from compress.report.ending import summary
 from compress.report.words import TEST_HEAD, fill_test_cells, gate_lines
 
 MOST_LABELS = 20
+PROGRAM = (
+    "The primary file names the two graphs that write, an encoder and a decoder that keeps keys and values; "
+    "`decoding.py` drives them, and is what to call in code of your own."
+)
 TO_STATE = "*not stated: write it here before you pass this file on*"
 
 
@@ -127,11 +131,30 @@ def _doubt(benchmark: BenchmarkResult) -> str:
 def _usage(manifest: Manifest, labels: Sequence[str], preprocessing: Mapping[str, Any]) -> str:
     inputs, outputs = manifest.signature["inputs"], manifest.signature["outputs"]
     shown = ", ".join(labels[:MOST_LABELS]) + (f" and {len(labels) - MOST_LABELS} more" * (len(labels) > MOST_LABELS))
-    feeds = ", ".join(f'"{tensor["name"]}": {tensor["name"]}' for tensor in inputs)
     told = [
-        "`python predict.py --help` says what it takes; it needs onnxruntime and numpy alone, and what its first lines "
-        "name. `compressor verify .` repeats on your machine the check that was made where it was exported.",
+        "The first lines of `predict.py` say what it takes and needs. `compressor verify .` repeats on your machine the "
+        "check that was made where it was exported.",
         "",
+        *(_session(manifest) if manifest.primary.endswith(".onnx") else [PROGRAM]),
+        "",
+        "| tensor | type | shape |",
+        "|---|---|---|",
+        *(f"| input `{tensor['name']}` | {tensor['dtype']} | {_shape(tensor['shape'])} |" for tensor in inputs),
+        *(f"| output `{tensor['name']}` | {tensor['dtype']} | {_shape(tensor['shape'])} |" for tensor in outputs),
+    ]
+    if shown:
+        told += ["", f"Outputs are scores of, in this order: {shown}."]
+    if preprocessing:
+        steps = ", ".join(f"`{key}` {value}" for key, value in preprocessing.items())
+        told += ["", f"What comes before the model, as in `preprocessing.json`: {steps}."]
+    return "\n".join(told)
+
+
+def _session(manifest: Manifest) -> list[str]:
+    """Return how one graph is run in code of one's own."""
+    inputs, outputs = manifest.signature["inputs"], manifest.signature["outputs"]
+    feeds = ", ".join(f'"{tensor["name"]}": {tensor["name"]}' for tensor in inputs)
+    return [
         "In code of your own:",
         "",
         "```python",
@@ -141,21 +164,10 @@ def _usage(manifest: Manifest, labels: Sequence[str], preprocessing: Mapping[str
         f"({', '.join(tensor['name'] for tensor in outputs)},) = session.run(None, {{{feeds}}})",
         "```",
         "",
-        "| tensor | type | shape |",
-        "|---|---|---|",
-        *(f"| input `{tensor['name']}` | {tensor['dtype']} | {_shape(tensor['shape'])} |" for tensor in inputs),
-        *(f"| output `{tensor['name']}` | {tensor['dtype']} | {_shape(tensor['shape'])} |" for tensor in outputs),
-        "",
         "The same file, with the same names, goes into ONNX Runtime for C++ (`Ort::Session`), into a browser "
         "(`onnxruntime-web`, `InferenceSession.create`), and behind NVIDIA's Triton server "
         "(`platform: onnxruntime_onnx`).",
     ]
-    if shown:
-        told += ["", f"Outputs are scores of, in this order: {shown}."]
-    if preprocessing:
-        steps = ", ".join(f"`{key}` {value}" for key, value in preprocessing.items())
-        told += ["", f"What comes before the model, as in `preprocessing.json`: {steps}."]
-    return "\n".join(told)
 
 
 def _shape(axes: Sequence[Any]) -> str:

@@ -66,6 +66,15 @@ def test_a_float_file_has_no_word_on_saturation_and_many_labels_are_counted(repo
     assert "class 19 and 980 more" in text
 
 
+def test_two_graphs_that_write_are_not_told_to_be_one_session(report, manifest):
+    program = replace(manifest, primary="int8-x86.json", variants={"int8-x86": Bounds("int8-x86.json", None, 0.98)})
+    program = replace(program, files={"int8-x86.json": Content("0" * 64, 1)})
+    text = card(report, program, labels=[], preprocessing={})
+    assert "decoding.py" in text
+    assert "InferenceSession" not in text
+    assert 'InferenceSession("int8-x86.onnx")' in card(report, manifest, labels=LABELS, preprocessing={})
+
+
 def test_without_a_verdict_or_a_race_it_says_so(report, manifest):
     bare = replace(report, verdict=None, benchmark=None)
     text = card(bare, manifest, labels=LABELS, preprocessing={})
