@@ -142,9 +142,11 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
         CompressError: see ``errors.py``; everything committed before stays.
         KeyboardInterrupt: when interrupted; the same call continues.
     """
-    question = Question.ask(recipe, store=options.store, code=options.code, allow=options.allow)
-    if (known := _find_outcome(question, options)) is not None:
-        return known
+    question = None
+    if options.is_whole:
+        question = Question.ask(recipe, store=options.store, code=options.code, allow=options.allow)
+        if (known := _find_outcome(question, options)) is not None:
+            return known
     real, full = read(recipe, options)
     recipe, options, data = choose_little(real, options, full)
     if options.until_stage is None:
@@ -228,16 +230,14 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
                 run=parent,
                 register=not options.smoke,
             )
-    if options.is_whole:
+    if question is not None:
         question.note_answer(run_dir)
     return Outcome(_decide(report, options), report, run_dir, rows[-1].artifact, race)
 
 
 def _find_outcome(question: Question, options: Options) -> Outcome | None:
     """Return what an earlier run has answered, if it is all that the options ask for."""
-    if not options.is_whole or options.again or options.reproduce or options.strict:
-        return None
-    if options.from_stage or options.force:
+    if options.again or options.reproduce or options.strict or options.from_stage or options.force:
         return None
     found = question.find_answer()
     if found is None:

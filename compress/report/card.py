@@ -132,8 +132,8 @@ def _usage(manifest: Manifest, labels: Sequence[str], preprocessing: Mapping[str
     inputs, outputs = manifest.signature["inputs"], manifest.signature["outputs"]
     shown = ", ".join(labels[:MOST_LABELS]) + (f" and {len(labels) - MOST_LABELS} more" * (len(labels) > MOST_LABELS))
     told = [
-        "The first lines of `predict.py` say what it takes and needs. `compressor verify .` repeats on your machine the "
-        "check that was made where it was exported.",
+        "The first lines of `predict.py` say what it takes and needs. `compressor verify .` repeats on your machine "
+        "the check that was made where it was exported.",
         "",
         *(_session(manifest) if manifest.primary.endswith(".onnx") else [PROGRAM]),
         "",
