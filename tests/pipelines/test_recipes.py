@@ -62,7 +62,7 @@ def test_a_smoke_run_takes_the_recipe_through_everything(path, smoke):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["passed"] is None
-    assert 0.001 < report["estimate"]["hours"] < 10
+    assert report["estimate"]["hours"] > report["estimate"]["seconds"]["teacher"] / 3600 > 0
     assert report["estimate"]["seconds"]["teacher"] >= round(report["stages"][0]["made_s"], 1)
     stages = [
         next(iter(stage)) if isinstance(stage, dict) else stage for stage in yaml.safe_load(path.read_text())["stages"]
