@@ -3,7 +3,6 @@
 Times can depend on the values: drawn inputs compare two files fairly, and say less about either than real samples do.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -59,23 +58,6 @@ def draw(path: Path, *, seed: int) -> dict[str, Array]:
     return found
 
 
-def check_same_inputs(first: Path, second: Path) -> None:
-    """Refuse two models that cannot be fed the same samples.
-
-    Raises:
-        ModelError: when one is no ONNX file.
-        InputError: when their inputs differ in name, type, number of axes or fixed lengths.
-    """
-    ours, theirs = (_signature(path) for path in (first, second))
-    if ours.keys() != theirs.keys() or not all(_agree(ours[name], theirs[name]) for name in ours):
-        raise InputError(
-            "the two models take different inputs, and are compared on the same ones",
-            expected=_in_words(ours),
-            got=_in_words(theirs),
-            where=second,
-        )
-
-
 def table_rows(graph: onnx.GraphProto) -> dict[str, int]:
     """How many rows the table has that an input looks up, by input; the smallest of several."""
     sizes = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
@@ -100,26 +82,3 @@ def _shape(given: onnx.ValueInfoProto, path: Path) -> tuple[int, ...]:
             f"nothing says which shape {given.name} has", where=path, hint="give samples with --inputs FILE.npz"
         )
     return axes[0].dim_value or SAMPLES, *(axis.dim_value or LENGTH for axis in axes[1:])
-
-
-Signature = Mapping[str, tuple[int, tuple[int, ...]]]
-
-
-def _signature(path: Path) -> Signature:
-    """Type and lengths (0: open) by input."""
-    graph = read_graph(path).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    kinds = {given.name: given.type.tensor_type for given in graph.input if given.name not in weights}
-    return {name: (kind.elem_type, tuple(axis.dim_value for axis in kind.shape.dim)) for name, kind in kinds.items()}
-
-
-def _agree(ours: tuple[int, tuple[int, ...]], theirs: tuple[int, tuple[int, ...]]) -> bool:
-    same = ours[0] == theirs[0] and len(ours[1]) == len(theirs[1])
-    return same and all(one == other or 0 in (one, other) for one, other in zip(ours[1], theirs[1], strict=True))
-
-
-def _in_words(signature: Signature) -> str:
-    return ", ".join(
-        f"{name} {onnx.TensorProto.DataType.Name(kind).lower()} [{', '.join(str(length or '?') for length in shape)}]"
-        for name, (kind, shape) in signature.items()
-    )

@@ -13,18 +13,21 @@ from pydantic import ConfigDict
 
 from compress.benchmark.accuracy import Accuracy, accuracies, outputs
 from compress.benchmark.compare import PRESETS, SILENT, Comparison, SpeedVerdict, compare
-from compress.benchmark.drawn_inputs import check_same_inputs, draw
+from compress.benchmark.drawn_inputs import draw
 from compress.benchmark.environment import Environment, describe
 from compress.benchmark.given_samples import check_labels, count_samples, doubt_chance, read_labels
+from compress.benchmark.matching import match_inputs, rename
 from compress.benchmark.measure import Measurement, Profile, Scenario
 from compress.benchmark.process import check_usable
 from compress.errors import InputError, ModelError
+from compress.export.manifest import Manifest
+from compress.export.program_file import is_program
 from compress.measures.intervals import Estimate
 from compress.measures.units import format_bytes, format_count, format_ms, format_rate, format_share
 from compress.progress import Reporter
 from compress.store.document import STRICT
 
-SCHEMA = 2
+SCHEMA = 3
 COLUMNS = 100
 UNBROKEN = "\N{NO-BREAK SPACE}"  # where lines are not folded; a plain space when they have been
 
@@ -43,6 +46,7 @@ class Pair:
         accuracy: of both; empty without labels.
         profile: its name.
         inputs: whether samples were given, or drawn from A's signature.
+        matched: what B calls each input of A.
         comparison: every measurement.
         environment: where and when.
     """
@@ -57,6 +61,7 @@ class Pair:
     accuracy: dict[str, Accuracy]
     profile: str
     inputs: Literal["given", "drawn"]
+    matched: dict[str, str]
     comparison: Comparison
     environment: Environment
 
@@ -76,9 +81,10 @@ def compare_files(
     """Measure the second file against the first.
 
     Args:
-        first: the reference.
-        second: judged against it.
-        inputs: .npz of real samples, as `runtimes.worker.batches` takes them; None draws some from the signature.
+        first: the reference; an ONNX file, or a bundle, of which it is the primary file.
+        second: judged against it; likewise.
+        inputs: .npz of real samples for the first, as `runtimes.worker.batches` takes them; None draws some from the
+            signature. The second gets them under its own names; see `match_inputs`.
         labels: .npy of their classes, int [samples]; None leaves accuracy out.
         profile: where and how.
         preset: a name of `compare.PRESETS`.
@@ -96,35 +102,39 @@ def compare_files(
         raise InputError("unknown preset", expected=", ".join(PRESETS), got=preset)
     if not profile.takes_files:
         raise InputError("this runtime runs the module of an artifact, not a file", got=profile.runtime)
-    models = {"A": first, "B": second}
-    if missing := [str(path) for path in models.values() if not path.is_file()]:
+    if missing := [str(path) for path in (first, second) if not path.exists()]:
         raise InputError("there is no such file", got=", ".join(missing))
+    models = {"A": _file_of(first), "B": _file_of(second)}
     if labels is not None and inputs is None:
         raise InputError("labels are of samples, and none are given", hint="give them with --inputs FILE.npz")
-    check_same_inputs(first, second)
-    count = None if inputs is None else count_samples(inputs, model=first)
+    matched = match_inputs(models["A"], models["B"])
+    count = None if inputs is None else count_samples(inputs, model=models["A"])
     truth = None if labels is None or count is None else read_labels(labels, samples=count)
     check_usable(profile.runtime, profile.place, code=code)
     with contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compressor-")))
         samples = inputs
         if samples is None:
-            samples = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compressor-")), "inputs.npz")
-            np.savez(samples, allow_pickle=False, **draw(first, seed=seed))
+            samples = place / "inputs.npz"
+            np.savez(samples, allow_pickle=False, **draw(models["A"], seed=seed))
+        own = rename(samples, matched, directory=place)
         found = compare(
             models,
             reference="A",
-            inputs=samples,
+            inputs=own,
             profile=profile,
             preset=PRESETS[preset],
             seed=seed,
             code=code,
             reporter=reporter,
         )
-    for name, reason in found.failures.items():
-        raise ModelError(f"{name} could not be measured", got=reason, where=models[name])
+        for name, reason in found.failures.items():
+            raise ModelError(f"{name} could not be measured", got=reason, where=models[name])
+        logits = {}
+        if truth is not None:
+            logits = {name: outputs(path, own[name], profile=profile, code=code) for name, path in models.items()}
     judged = {}
-    if truth is not None and labels is not None and inputs is not None:
-        logits = {name: outputs(path, inputs, profile=profile, code=code) for name, path in models.items()}
+    if truth is not None and labels is not None:
         shapes = {found.shape for found in logits.values()}
         if len(shapes) > 1 or logits["A"].ndim != 2 or logits["A"].shape[:1] != truth.shape:
             raise InputError(
@@ -144,9 +154,30 @@ def compare_files(
         accuracy=judged,
         profile=profile.name,
         inputs="drawn" if inputs is None else "given",
+        matched=matched,
         comparison=found,
         environment=describe(seed=seed),
     )
+
+
+def _file_of(path: Path) -> Path:
+    """Return an ONNX file, or the primary one of a bundle.
+
+    Raises:
+        ArtifactError: for a directory that is no bundle.
+        InputError: for a bundle of several graphs.
+    """
+    if not path.is_dir():
+        return path
+    primary = path / Manifest.read(path).primary
+    if is_program(primary):
+        raise InputError(
+            "this bundle's model is a program of two graphs, and one graph is compared with one",
+            got=primary.name,
+            where=path,
+            hint="name one of its graphs",
+        )
+    return primary
 
 
 def text(pair: Pair) -> str:
@@ -167,6 +198,9 @@ def text(pair: Pair) -> str:
         *(why for found in comparison.measurements.values() for why in found.degraded),
     }
     lines += [f"degraded: {reason}" for reason in sorted(doubts)]
+    if any(name != other for name, other in pair.matched.items()):
+        matches = ", ".join(f"{name} = {other}" for name, other in pair.matched.items())
+        lines.append(f"inputs of A = those of B, by position, shape and kind: {matches}")
     if pair.inputs == "drawn":
         lines.append("inputs: drawn from A's signature; --inputs takes real samples")
     lines += [f"accuracy: {doubt}" for doubt in {entry.doubt for entry in pair.accuracy.values()} if doubt]

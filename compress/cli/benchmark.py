@@ -40,8 +40,8 @@ def env(as_json: AsJson = False, python: Python = "", launcher: Launcher = "") -
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A.onnx", help="The reference.")],
-    second: Annotated[Path, typer.Argument(metavar="B.onnx", help="Judged against it.")],
+    first: Annotated[Path, typer.Argument(metavar="A", help="The reference: an ONNX file, or a bundle.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Judged against it; likewise.")],
     inputs: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Real samples: .npz, one array per model input; default: drawn."),
@@ -63,9 +63,9 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the order in each round and of the intervals.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether B.onnx is faster than A.onnx, or slower.
+    """Say whether one model is faster than another, or slower.
 
-    Whichever it is, the exit code is 0.
+    Inputs that they call otherwise are matched by position, shape and kind. Whichever it is, the exit code is 0.
     """
     from dataclasses import asdict
 
