@@ -67,7 +67,7 @@ def make_database(path: Path) -> None:
 
 @contextlib.contextmanager
 def _without_waiting_for_the_disk() -> Iterator[None]:
-    """SQLite writes without a wait after each of MLflow's hundreds of steps: a draft that a power cut spoils is none."""
+    """SQLite waits for the disk after none of MLflow's hundreds of steps: a draft that a power cut spoils is none."""
 
     def relax(connection: sqlite3.Connection, _: object) -> None:
         connection.execute("PRAGMA synchronous = OFF")
