@@ -55,7 +55,7 @@ TRANSFORMERS_TESTS := tests/surgery/test_encoders.py tests/models/test_huggingfa
 	tests/export/test_transformers.py tests/quantization/test_transformers.py tests/loss/test_attention.py
 
 test-optimum: $(VENV)-optimum/.installed
-	COMPRESS_NEEDS_OPTIMUM=1 $(VENV)-optimum/bin/python -m pytest -m "not slow" tests/optimum $(TRANSFORMERS_TESTS)
+	COMPRESS_NEEDS_OPTIMUM=1 $(VENV)-optimum/bin/python -m pytest -m "not slow" -n auto --dist loadfile tests/optimum $(TRANSFORMERS_TESTS)
 
 $(VENV)-lowest/.installed: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(VENV)-lowest
