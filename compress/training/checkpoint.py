@@ -35,7 +35,8 @@ def save_checkpoint(trained: nn.Module, updates: torch.optim.Optimizer, director
         EnvironmentFault: when the disk is full or not writable.
     """
     state, device = updates.state_dict(), device_of(trained)
-    tensors = {name: value.contiguous().cpu() for name, value in trained.state_dict().items()}
+    # Copies, because tied weights have several names, and safetensors refuses names that share memory.
+    tensors = {name: value.cpu().clone().contiguous() for name, value in trained.state_dict().items()}
     for index, entries in state["state"].items():
         for name, value in entries.items():
             if value is not None:

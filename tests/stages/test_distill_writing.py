@@ -51,6 +51,16 @@ def test_a_teacher_learns_by_teacher_forcing(setting):
     assert forced(setting.teacher, setting) > 0.85  # in one of twenty the next symbol is a matter of taste
 
 
+def test_an_interrupted_training_of_tied_weights_goes_on_to_the_same_bits(setting, tmp_path):
+    stage, model = Train(epochs=1, **UPDATES), Create(model=writing_zoo.SMALLER.model_copy(update={"dropout": 0.2}))
+    undisturbed, disturbed = (replace(setting, store=Store.open(tmp_path / name)) for name in ("one", "other"))
+    expected = stage.run(model.run(None, *undisturbed), *undisturbed)
+    created, asked = model.run(None, *disturbed), iter([False] * 5)
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(created, *replace(disturbed, interrupted=lambda: next(asked, True)))
+    assert stage.run(created, *disturbed).digest == expected.digest
+
+
 def test_word_level_distillation_compares_every_symbol(setting):
     student = Create(model=writing_zoo.SMALLER).run(None, *setting)
     taught = Distill(epochs=8, **UPDATES).run(student, *setting)
