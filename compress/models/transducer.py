@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.errors import ModelError
+from compress.models.dropout import Dropout
 from compress.models.spec import Model
 from compress.tasks.signature import Signature
 from compress.tasks.task import Task
@@ -201,7 +202,7 @@ class Embedding(nn.Module):
             nn.init.normal_(self.places.weight)
         else:
             self.register_buffer("places", sinusoids(max_length, width), persistent=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
         """Return the embeddings of symbols that begin at a position."""
@@ -217,7 +218,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.attention_norm, self.attention = nn.LayerNorm(width), Attention(width, heads)
         self.feed_forward = FeedForward(width, feed_forward, dropout=dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, seen: Tensor) -> Tensor:
         """Return the layer's output; ``seen`` is false where there is padding, [N, 1, 1, S]."""
@@ -234,7 +235,7 @@ class DecoderLayer(nn.Module):
         self.attention_norm, self.attention = nn.LayerNorm(width), Attention(width, heads)
         self.cross_norm, self.cross = nn.LayerNorm(width), Attention(width, heads)
         self.feed_forward = FeedForward(width, feed_forward, dropout=dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, hidden: Tensor, seen: Tensor | None, past: Cache, cross: Cache, source_seen: Tensor
@@ -254,7 +255,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, units: int, *, dropout: float) -> None:
         super().__init__()
-        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout)
         self.inner, self.outer = nn.Linear(width, units), nn.Linear(units, width)
 
     def forward(self, hidden: Tensor) -> Tensor:

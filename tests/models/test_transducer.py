@@ -7,6 +7,7 @@ from torch import nn
 from compress import EncoderDecoder, load_model
 from compress.errors import ModelError
 from compress.models import Transducer, save_model
+from compress.models.dropout import Dropout
 from compress.models.transducer import sinusoids
 from compress.tasks import Signature, Tensor
 from compress.tasks.symbols import BEGIN, PAD
@@ -129,6 +130,30 @@ def test_gradients_reach_every_parameter():
     source, mask, target = inputs()
     nn.functional.cross_entropy(module(source, mask, target).flatten(0, 1), target.flatten()).backward()
     assert all(value.grad is not None and value.grad.isfinite().all() for value in module.parameters())
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(probability):
+    torch.manual_seed(0)
+    values = torch.ones(1001, 301, requires_grad=True)
+    found = Dropout(probability)(values)
+    rounded = round(probability * 256) / 256
+    assert float((found == 0).float().mean()) == pytest.approx(rounded, abs=0.003)
+    assert float(found.detach().max()) == pytest.approx(1 / (1 - rounded))
+    assert float(found.detach().mean()) == pytest.approx(1, abs=0.02)
+    assert not torch.equal(found[0] == 0, found[1] == 0)
+    assert torch.equal(torch.autograd.grad(found.sum(), values)[0], found)
+
+
+def test_dropout_is_drawn_by_the_seed_and_not_at_all_in_evaluation_or_at_0():
+    values = torch.randn(5, 7, dtype=torch.bfloat16)
+    torch.manual_seed(3)
+    first = Dropout(0.5)(values)
+    torch.manual_seed(3)
+    assert torch.equal(Dropout(0.5)(values), first)
+    assert first.dtype == values.dtype
+    assert Dropout(0.5).eval()(values) is values
+    assert Dropout(0.001)(values) is values
 
 
 def test_a_task_of_another_kind_is_refused():
