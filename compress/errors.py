@@ -9,7 +9,7 @@
     │   ├── DataError               the data
     │   ├── ModelError              a model or its weights
     │   └── ArtifactError           a stored artifact, truncated or tampered with
-    ├── EnvironmentFault         5  a package, device, runtime or writable disk is missing
+    ├── EnvironmentFault         5  a package, device, runtime or writable disk is missing, or another process ended
     ├── StageError               6  a stage could not do what was asked
     ├── LockedError              7  another process is writing the same thing
     └── AdviceError              8  advice warns, and --strict was asked
@@ -32,7 +32,7 @@ EXIT_CODES: dict[int, str] = {
     2: "wrong command line",
     3: "an input is refused: recipe, data, model or artifact",
     4: "a gate is missed (the student and the report are saved), or verify finds that a bundle's outputs differ",
-    5: "a package, runtime, device or writable disk is missing",
+    5: "a package, runtime, device or writable disk is missing, or a process that shares the run has ended",
     6: "a stage failed; earlier stages are saved",
     7: "another process holds the same store entry",
     8: "advice warns, and --strict was asked",

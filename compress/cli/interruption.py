@@ -29,8 +29,12 @@ class Interruption:
 
 
 @contextmanager
-def watch() -> Iterator[Interruption]:
-    """Turn the first SIGINT or SIGTERM of the block into a request; the second ends the process by that signal."""
+def watch(*, quiet: bool = False) -> Iterator[Interruption]:
+    """Turn the first SIGINT or SIGTERM of the block into a request; the second ends the process by that signal.
+
+    Args:
+        quiet: say nothing of it.
+    """
     state = Interruption()
 
     def ask(number: int, _frame: FrameType | None) -> None:
@@ -38,7 +42,8 @@ def watch() -> Iterator[Interruption]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         state.number = number
-        sys.stderr.write("\nstopping at the next checkpoint; once more stops at once\n")
+        if not quiet:
+            sys.stderr.write("\nstopping at the next checkpoint; once more stops at once\n")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -10,7 +10,7 @@ from compress.errors import UsageError
 
 if TYPE_CHECKING:
     from compress.recipe import Recipe
-    from compress.stage import Precision
+    from compress.stage import Precision, Reduction
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 Overrides = Annotated[
@@ -36,6 +36,13 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Training threads; defa
 Device = Annotated[
     str | None,
     typer.Option("--device", metavar="NAME", help="Where to train: cpu, cuda, cuda:1, mps; default: the best."),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option("--processes", min=1, metavar="N", help="That share training; torchrun's are found by themselves."),
+]
+ReductionOf = Annotated[
+    str | None, typer.Option("--reduction", metavar="WORD", help="Of gradients: exact or fast; default: exact on CPUs.")
 ]
 Reproduce = Annotated[
     bool, typer.Option("--reproduce", help="To the bit: reuse only what threads and device of this run made.")
@@ -77,6 +84,22 @@ def read_precision(word: str | None) -> "Precision | None":
             return known
     if word is not None:
         raise UsageError("no such precision", expected=", ".join(get_args(Precision)), got=word, where="--precision")
+    return None
+
+
+def read_reduction(word: str | None) -> "Reduction | None":
+    """Return the value of ``--reduction``, or None where it was not given.
+
+    Raises:
+        UsageError: when there is no such reduction.
+    """
+    from compress.stage import Reduction
+
+    for known in get_args(Reduction):
+        if word == known:
+            return known
+    if word is not None:
+        raise UsageError("no such reduction", expected=", ".join(get_args(Reduction)), got=word, where="--reduction")
     return None
 
 

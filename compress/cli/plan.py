@@ -15,6 +15,7 @@ from compress.cli.options import (
     Force,
     Overrides,
     PrecisionOf,
+    Processes,
     RecipePath,
     Reproduce,
     Smoke,
@@ -41,6 +42,7 @@ def plan(
     device: Device = None,
     precision: PrecisionOf = None,
     reproduce: Reproduce = False,
+    processes: Processes = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what would run, and what is reused and why not more.
@@ -52,6 +54,7 @@ def plan(
     from compress.pipeline.plan import plan as planned
     from compress.pipeline.run import Options
     from compress.report.words import note_lines
+    from compress.stage import Group
 
     loaded = read_recipe(recipe, overrides)
     check_stages(loaded, {"--until": [until_stage], "--force": force})
@@ -63,6 +66,7 @@ def plan(
         device=device,
         precision=read_precision(precision),
         reproduce=reproduce,
+        group=Group(size=processes or 1, local_size=processes or 1),
         until_stage=until_stage,
         force=force,
         smoke=smoke,

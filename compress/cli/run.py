@@ -3,7 +3,7 @@
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,9 @@ from compress.cli.options import (
     ForceTeacher,
     Overrides,
     PrecisionOf,
+    Processes,
     RecipePath,
+    ReductionOf,
     Reproduce,
     Smoke,
     StorePath,
@@ -28,8 +30,12 @@ from compress.cli.options import (
     check_stages,
     read_precision,
     read_recipe,
+    read_reduction,
 )
 from compress.errors import GATE_MISSED, UsageError
+
+if TYPE_CHECKING:
+    from compress.pipeline.run import Outcome
 
 
 def run(
@@ -49,6 +55,8 @@ def run(
     device: Device = None,
     precision: PrecisionOf = None,
     reproduce: Reproduce = False,
+    processes: Processes = None,
+    reduction: ReductionOf = None,
     as_json: AsJson = False,
     readme: Annotated[
         Path | None, typer.Option("--readme", metavar="FILE", help="Write the result between its markers.")
@@ -58,15 +66,11 @@ def run(
     """Run a recipe to its verdict, reusing what the store has."""
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from compress.cli.interruption import watch
-    from compress.cli.places import places
-    from compress.pipeline import estimate
+    from compress.cli.processes import gather
     from compress.pipeline import run as pipeline
     from compress.progress import Reporter
     from compress.report.markdown import around_result, write_into
-    from compress.report.terminal import print_ending
 
     loaded = read_recipe(recipe, overrides)
     check_stages(loaded, {"--from": [from_stage], "--until": [until_stage], "--force": force})
@@ -74,7 +78,9 @@ def run(
         if smoke or until_stage:
             raise UsageError("--readme takes the result of a whole run", got="--smoke" if smoke else "--until")
         around_result(readme)
-    with watch() as interrupted:
+    if smoke and processes is not None:
+        raise UsageError("a smoke run is one process's", got=f"--processes {processes}")
+    with gather(processes) as crew, watch(quiet=not crew.group.writes) as interrupted:
         options = pipeline.Options(
             store=store,
             directory=recipe.parent,
@@ -84,6 +90,8 @@ def run(
             device=device,
             precision=read_precision(precision),
             reproduce=reproduce,
+            group=crew.group,
+            reduction=read_reduction(reduction),
             from_stage=from_stage,
             until_stage=until_stage,
             force=force,
@@ -91,30 +99,45 @@ def run(
             again=again,
             strict=strict,
             force_teacher=force_teacher,
-            reporter=Reporter(quiet=quiet),
-            interrupted=interrupted,
+            reporter=Reporter(quiet=quiet or not crew.group.writes),
+            interrupted=crew.watch(interrupted),
         )
         try:
+            if not crew.group.writes:
+                pipeline.help_run(loaded, options)
+                return
             outcome = pipeline.run(loaded, options)
         except KeyboardInterrupt:
-            say_how_to_go_on()
+            if crew.group.writes:
+                say_how_to_go_on()
             raise typer.Exit(interrupted.exit_code) from None
     if readme is not None:
         write_into(readme, outcome.report)
     if as_json:
         typer.echo(json.dumps({"passed": outcome.passed, "run_dir": str(outcome.run_dir), **asdict(outcome.report)}))
     else:
-        print_ending(outcome.report, Console())
-        if outcome.report.estimate is not None:
-            typer.echo(estimate.sentence(outcome.report.estimate))
-        if until_stage:
-            typer.echo(f"artifact: {outcome.shipped.path}")
-        typer.echo("\n".join(places(outcome.run_dir)))
-        if loaded.tracking.uri is None:
-            typer.echo(f"MLflow: {shlex.join(['compressor', 'ui', '--store', str(outcome.run_dir.parents[1])])}")
+        _tell(outcome, stopped=until_stage is not None, has_server=loaded.tracking.uri is not None)
     if outcome.passed is False:
         say("a gate is missed; the student and the report are saved")
         raise typer.Exit(GATE_MISSED)
+
+
+def _tell(outcome: "Outcome", *, stopped: bool, has_server: bool) -> None:
+    """Print what a run came to, and where it lies."""
+    from rich.console import Console
+
+    from compress.cli.places import places
+    from compress.pipeline import estimate
+    from compress.report.terminal import print_ending
+
+    print_ending(outcome.report, Console())
+    if outcome.report.estimate is not None:
+        typer.echo(estimate.sentence(outcome.report.estimate))
+    if stopped:
+        typer.echo(f"artifact: {outcome.shipped.path}")
+    typer.echo("\n".join(places(outcome.run_dir)))
+    if not has_server:
+        typer.echo(f"MLflow: {shlex.join(['compressor', 'ui', '--store', str(outcome.run_dir.parents[1])])}")
 
 
 def sweep(

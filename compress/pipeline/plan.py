@@ -21,6 +21,7 @@ from compress.models.fold import duplicate
 from compress.pipeline.acceptance import accept
 from compress.pipeline.nodes import RIVALS, Node, begin, nodes
 from compress.pipeline.pairing import Pairing, pairings
+from compress.pipeline.processes import refuse_sizes
 from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
 from compress.pipeline.run_directory import decide_execution
 from compress.pipeline.surroundings import stamps, surroundings
@@ -94,6 +95,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
         "device": options.device,
         "precision": options.precision,
         "reproduce": options.reproduce,
+        "processes": [options.group.size, options.reduction],
         "code": [str(path.absolute()) for path in options.code],
         "allow": list(options.allow),
     }
@@ -111,6 +113,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
 
 def _look(recipe: Recipe, options: Options) -> Plan:
     recipe, options, data = prepare(recipe, options)
+    refuse_sizes(recipe, data, options.group, until=options.until_stage)
     store = Store(options.store.expanduser().absolute())
     execution = decide_execution(store.root / "runs" / run_name(recipe, data), options.asked, say=options.reporter.say)
     work, host = work_of(recipe, data), host_of(options, store=store, execution=execution)

@@ -26,6 +26,7 @@ from compress.pipeline.estimate import Measured, estimate
 from compress.pipeline.leads import measure_simplest
 from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes
 from compress.pipeline.pairing import pairings
+from compress.pipeline.processes import begin_together, execution_here, follow, lead, refuse_sizes, share
 from compress.pipeline.publish import build_report, describe_data, headline, publish
 from compress.pipeline.run_directory import Asked, entitle, seconds_by_digest, settle_execution
 from compress.pipeline.step import Step
@@ -34,7 +35,7 @@ from compress.recipe import Recipe
 from compress.recipe.permission import check_allowed
 from compress.report.document import Report
 from compress.report.words import data_line, note_lines
-from compress.stage import Execution, Host, Member, Precision, Recorder, Unrecorded, Work
+from compress.stage import Execution, Group, Host, Member, Precision, Recorder, Reduction, Unrecorded, Work
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
 from compress.store.disk import writable
@@ -57,6 +58,8 @@ class Options:
         code: the user's Python files that may be run, and folders of them.
         threads: training threads; None for all cores that the process may use.
         device: where models are trained and run, as torch names it; None for the best there is.
+        group: the processes that share what trains; each of them makes the same call.
+        reduction: how they add gradients; None for exactly on a CPU, and fast elsewhere.
         precision: of training's forward passes; None for the fastest that the device computes in hardware.
         reproduce: whether the same bits are asked for: threads and device are in the keys.
         from_stage: start at this stage; what comes before must be in the store.
@@ -82,6 +85,8 @@ class Options:
     device: str | None = None
     precision: Precision | None = None
     reproduce: bool = False
+    group: Group = field(default_factory=Group)
+    reduction: Reduction | None = None
     from_stage: str | None = None
     until_stage: str | None = None
     force: Sequence[str] = ()
@@ -106,7 +111,7 @@ class Options:
     @property
     def asked(self) -> Asked:
         """What of the execution is asked for."""
-        return Asked(self.threads, self.device, self.precision, self.reproduce)
+        return Asked(self.threads, self.device, self.precision, self.reproduce, self.group, self.reduction)
 
 
 @dataclass(frozen=True)
@@ -140,8 +145,33 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
 
     Raises:
         CompressError: see ``errors.py``; everything committed before stays.
+        LostProcessError: when another process of the group has ended.
         KeyboardInterrupt: when interrupted; the same call continues.
     """
+    with lead(options.group):
+        return _run(recipe, options, raced)
+
+
+def help_run(recipe: Recipe, options: Options) -> None:
+    """Share what trains in a run that the first process of the group does, until that has come to its end.
+
+    Args:
+        recipe: as the first process has it.
+        options: as the first process has them, but for the group.
+
+    Raises:
+        CompressError: see ``errors.py``; the first process meets the same, or finds that this one has ended.
+    """
+    told = options.group.tell()
+    if told is None:  # an earlier run has answered
+        return
+    recipe, options, data = prepare(recipe, options)
+    work, store = work_of(recipe, data), Store(options.store.expanduser().absolute())
+    host = host_of(options, store=store, execution=execution_here(Execution(**told), options.group))
+    follow(recipe, work, host, options.group, until=options.until_stage)
+
+
+def _run(recipe: Recipe, options: Options, raced: Race | None) -> Outcome:
     question = None
     if options.is_whole:
         question = Question.ask(recipe, store=options.store, code=options.code, allow=options.allow)
@@ -149,6 +179,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
             return known
     real, full = read(recipe, options)
     recipe, options, data = choose_little(real, options, full)
+    refuse_sizes(recipe, data, options.group, until=options.until_stage)
     if options.until_stage is None:
         check_runtimes(recipe, code=options.code)
     store = Store.open(options.store, say=options.reporter.say)
@@ -176,6 +207,7 @@ def run(recipe: Recipe, options: Options, *, raced: Race | None = None) -> Outco
         if work.task.input_formula:
             options.reporter.say(f"input: {work.task.input_formula}")
         options.reporter.say(f"training: {execution}")
+        begin_together(options.group, execution)
         loop = Loop(recipe, options, tracker, parent, shared, host)
         work = loop.walk(work)
         rows = list(loop.steps.values())
@@ -428,6 +460,7 @@ class Loop:
                     where=host.store.root,
                     hint="run without --from once",
                 )
+            host = share(node, source, work, host, self.options.group)
             artifact = node.stage.run(source, work, host)  # pyright: ignore[reportArgumentType] # origins take None
         if source is not None and artifact.digest == source.digest:
             raise StageError("the stage changed nothing", where=node.name, hint="remove it, or ask more of it")

@@ -14,7 +14,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -30,12 +30,13 @@ from compress.recipe import Recipe
 from compress.recipe.differences import differences
 from compress.recipe.recipe import parameters
 from compress.report.document import Report
-from compress.stage import Execution, Precision
+from compress.stage import Execution, Group, Precision, Reduction
 from compress.stage.device import best_device, check_device
 from compress.store.disk import sync_file, writable, write_atomically
 from compress.store.document import OtherSchemaError, load
 
 CARD = "README.md"
+NOTED = ("threads", "precision", "device")
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,16 @@ class Asked:
         device: as torch names it.
         precision: of training's forward passes.
         reproduce: whether the same bits are asked for; every command says so anew.
+        group: the processes that share training.
+        reduction: how they add gradients.
     """
 
     threads: int | None = None
     device: str | None = None
     precision: Precision | None = None
     reproduce: bool = False
+    group: Group = field(default_factory=Group)
+    reduction: Reduction | None = None
 
 
 def decide_execution(run_dir: Path, asked: Asked, *, say: Callable[[str], object]) -> Execution:
@@ -83,8 +88,32 @@ def decide_execution(run_dir: Path, asked: Asked, *, say: Callable[[str], object
             where=device,
             hint="say --precision float32; what was made in tf32 is then made anew",
         )
-    threads = asked.threads or (noted.threads if noted else count_allowed_cores())
-    return Execution(threads, precision, device, asked.reproduce)
+    threads, beside = asked.threads or (noted.threads if noted else count_allowed_cores()), asked.group.local_size
+    if beside > 1:
+        _refuse_few(device, beside)
+        threads = asked.threads or min(threads, max(1, count_allowed_cores() // beside))
+    reduction = asked.reduction or ("exact" if torch.device(device).type == "cpu" else "fast")
+    return Execution(threads, precision, device, asked.reproduce, asked.group.size, reduction)
+
+
+def _refuse_few(device: str, processes: int) -> None:
+    """Refuse more processes on this machine than it has accelerators; a CPU, and a device without number, is shared.
+
+    Raises:
+        EnvironmentFault: when there are too few.
+    """
+    first = torch.device(device)
+    if first.index is None:
+        return
+    there = torch.get_device_module(first).device_count() - first.index
+    if there < processes:
+        raise EnvironmentFault(
+            "every process needs a device of its own",
+            expected=f"{processes} from {device} on",
+            got=there,
+            where="--processes",
+            hint="start as many processes as there are devices, or say --device cpu",
+        )
 
 
 def _noted_or_best(noted: Execution | None, *, say: Callable[[str], object]) -> str:
@@ -118,11 +147,12 @@ def settle_execution(run_dir: Path, asked: Asked, *, say: Callable[[str], object
     path = run_dir / "execution.json"
     execution, noted = decide_execution(run_dir, asked, say=say), _read_execution(path)
     device = execution.device if asked.device or noted is None else noted.device
-    kept = Execution(execution.threads, execution.precision, device)
+    threads = execution.threads if asked.threads or noted is None else noted.threads
+    kept = Execution(threads, execution.precision, device)
     if noted != kept:
         with writable(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({name: value for name, value in asdict(kept).items() if name != "reproduce"}))
+        write_atomically(path, json.dumps({name: value for name, value in asdict(kept).items() if name in NOTED}))
     return execution
 
 

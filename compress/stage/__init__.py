@@ -1,9 +1,9 @@
 """The contract of stages: what one is, what it works on, where it happens, and how it trains."""
 
 from compress.stage.group import Group
-from compress.stage.host import Compute, Execution, Host, Precision, Recorder, Unrecorded
+from compress.stage.host import Compute, Execution, Host, Precision, Recorder, Reduction, Unrecorded
 from compress.stage.stage import Need, Quantity, Stage
-from compress.stage.training import CACHE_LIMIT_GB, Optimization, Training, coupling_faults
+from compress.stage.training import CACHE_LIMIT_GB, Optimization, Training, coupling_faults, size_faults
 from compress.stage.work import Member, Work
 
 __all__ = [
@@ -18,9 +18,11 @@ __all__ = [
     "Precision",
     "Quantity",
     "Recorder",
+    "Reduction",
     "Stage",
     "Training",
     "Unrecorded",
     "Work",
     "coupling_faults",
+    "size_faults",
 ]

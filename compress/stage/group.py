@@ -1,13 +1,20 @@
 """Group: the processes that share a training. Each computes some parts of every update; all end with the same sum."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
 from compress.errors import EnvironmentFault
+
+
+class LostProcessError(EnvironmentFault):
+    """Another process that shares a training has ended."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +24,14 @@ class Group:
     Attributes:
         rank: of this process, from 0; the first one alone writes.
         size: how many there are.
+        local_rank: of this process among those of its machine.
+        local_size: how many there are on its machine.
     """
 
     rank: int = 0
     size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
 
     @classmethod
     def joined(cls) -> "Group":
@@ -38,7 +49,7 @@ class Group:
         """Return every process's value, of one shape and type, by rank.
 
         Raises:
-            EnvironmentFault: when another process has ended.
+            LostProcessError: when another process has ended.
         """
         if self.size == 1:
             return [value]
@@ -46,6 +57,27 @@ class Group:
         with _together():
             distributed.all_gather(found, value)
         return found
+
+    def add(self, value: Tensor) -> Tensor:
+        """Return the sum of every process's value, in whatever order is fastest; raises as ``gather`` does."""
+        if self.size > 1:
+            with _together():
+                distributed.all_reduce(value)
+        return value
+
+    def tell(self, value: Any = None) -> Any:
+        """Return the first process's JSON value to all of them, whatever the others give; raises as ``gather`` does."""
+        if self.size == 1:
+            return value
+        content = json.dumps(value).encode() if self.writes else b""
+        length = torch.tensor([len(content)])
+        with _together():
+            distributed.broadcast(length, 0)
+            told = torch.zeros(int(length), dtype=torch.uint8)
+            if self.writes:
+                told.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+            distributed.broadcast(told, 0)
+        return json.loads(bytes(told.tolist()))
 
     def total(self, *counts: int) -> tuple[int, ...]:
         """Return sums over all processes; raises as ``gather`` does."""
@@ -67,12 +99,22 @@ class Group:
             self.total(0)
 
 
+def unshared(root: Path) -> EnvironmentFault:
+    """Return the refusal of processes that do not see what the others write."""
+    return EnvironmentFault(
+        "a process does not find in the store what another one has committed",
+        expected="one store for all processes",
+        where=root,
+        hint="name a directory of a file system that all machines share with --store",
+    )
+
+
 @contextmanager
 def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise EnvironmentFault(
+        raise LostProcessError(
             "another process that shares this training has ended",
             got=str(error).splitlines()[0],
             hint="it says why; the same command goes on from the last checkpoint, with any number of processes",

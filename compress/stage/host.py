@@ -13,6 +13,7 @@ from compress.stage.group import Group
 from compress.store.store import Store
 
 Precision = Literal["float32", "bfloat16", "tf32"]
+Reduction = Literal["exact", "fast"]
 
 
 class Recorder(Protocol):
@@ -49,17 +50,23 @@ class Execution:
         precision: of training's forward passes; bfloat16 means autocast, tf32 products of rounded float32 on CUDA.
         device: where models are trained and run, as torch names it; surgery is verified on the CPU, in float64.
         reproduce: whether the same bits are asked for, not only the same up to rounding.
+        processes: that share training and the teachers' passes.
+        reduction: how they add gradients: ``exact`` in the order of an update's batches, to the bits of one process, or
+            ``fast``, in whatever order is.
     """
 
     threads: int
     precision: Precision
     device: str = "cpu"
     reproduce: bool = False
+    processes: int = 1
+    reduction: Reduction = "exact"
 
     @property
     def rounding(self) -> dict[str, Any]:
         """What decides the last bits alone, as JSON values: kept with each artifact."""
-        return {"threads": self.threads, "device": name_kind(self.device)}
+        added = {"processes": self.processes} if self.reduction == "fast" and self.processes > 1 else {}
+        return {"threads": self.threads, "device": name_kind(self.device), **added}
 
     @property
     def in_keys(self) -> dict[str, Any]:
@@ -68,7 +75,9 @@ class Execution:
 
     def __str__(self) -> str:
         """In words: ``cuda:0 (NVIDIA H200), 8 threads, bfloat16``."""
-        return f"{name_device(self.device)}, {self.threads} thread{'s' * (self.threads > 1)}, {self.precision}"
+        shared = f"{self.processes} processes ({self.reduction} sums), each on " if self.processes > 1 else ""
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"{shared}{name_device(self.device)}, {threads}, {self.precision}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -254,7 +254,8 @@ class Stage(Values):
             return facts
 
         inputs = self.inputs(source, work, host)
-        return host.store.commit(inputs, kind=self.produces, rounding=host.execution.rounding, write=write)
+        with host.group.in_turn():
+            return host.store.commit(inputs, kind=self.produces, rounding=host.execution.rounding, write=write)
 
 
 def seed_of(inputs: Mapping[str, Any]) -> int:

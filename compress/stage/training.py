@@ -53,6 +53,29 @@ def coupling_faults(loss: GuidedLoss, optimization: Optimization) -> list[str]:
     return [f"accumulate above 1 splits the batch, which {names} compares as a whole; raise batch_size instead"]
 
 
+def size_faults(optimization: Optimization, *, samples: int, processes: int) -> list[str]:
+    """Return why a role has no update of this kind, or processes cannot share one.
+
+    Args:
+        optimization: says how many samples are in an update, and of how many batches it is the sum.
+        samples: of the train role.
+        processes: that share each update.
+    """
+    faults: list[str] = []
+    if optimization.accumulate % processes:
+        faults.append(
+            f"an update of {optimization.accumulate} batch{'es' * (optimization.accumulate > 1)} cannot be shared by "
+            f"{processes} processes; expected accumulate: a multiple of {processes}, with a smaller batch_size"
+        )
+    needed = optimization.batch_size * optimization.accumulate
+    if samples < needed:
+        faults.append(
+            f"the train role is smaller than one update: {samples:,} samples; expected at least {needed:,} "
+            "(batch_size x accumulate)"
+        )
+    return faults
+
+
 @dataclass(frozen=True)
 class Training:
     """What a stage trains, for plans, predictions and advice.

@@ -62,7 +62,8 @@ class Distill(Optimization, Stage):
         inputs, seed = self.inputs(source, work, host), self.seed(source, work, host)
         facts: dict[str, Any] = {}
         if self.label is not None:
-            data, counts = label(work, host, self.label)
+            with host.group.in_turn():  # the first process has the teachers write, the others read that
+                data, counts = label(work, host, self.label)
             taught, facts = replace(work, data=data), {"label": asdict(counts)}
         for generation in range(1, self.generations):
             own = inputs | {"generation": generation}
@@ -116,7 +117,8 @@ class Distill(Optimization, Stage):
             save_model(module, directory, model=structure.model, signature=structure.signature)
             return {"generation": number}
 
-        return host.store.commit(inputs, kind="step", rounding=host.execution.rounding, write=write)
+        with host.group.in_turn():
+            return host.store.commit(inputs, kind="step", rounding=host.execution.rounding, write=write)
 
     def _fresh(self, source: Artifact, host: Host, *, seed: int) -> nn.Module:
         """Return the source's architecture with newly drawn weights.

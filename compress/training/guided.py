@@ -57,15 +57,14 @@ def fit_guided(
     taught = None
     if loss.needs_teacher:
         _refuse_other_tokens(bound, work, name=name)
-        with host.group.in_turn():
-            taught = teacher_outputs(
-                work,
-                host,
-                work.data.train,
-                views=views,
-                taps=bound.teacher_shapes,
-                limit_bytes=cache_limit_gb * 1e9,
-            )
+        taught = teacher_outputs(
+            work,
+            host,
+            work.data.train,
+            views=views,
+            taps=bound.teacher_shapes,
+            limit_bytes=cache_limit_gb * 1e9,
+        )
     with placed(host, *(() if taught is None else taught.running)):
         return fit(
             module,

@@ -10,7 +10,7 @@ from torch import Tensor
 from compress.data import Samples
 from compress.data.ahead import make_ahead
 from compress.errors import StageError
-from compress.stage import Optimization
+from compress.stage import Optimization, size_faults
 from compress.stage.group import Group
 from compress.tasks import Batch, Task, View
 
@@ -62,20 +62,8 @@ class RoleLoader:
 
     def __post_init__(self) -> None:
         """Refuse a role that is smaller than one update, and an update that the processes cannot share."""
-        if self.optimization.accumulate % self.group.size:
-            raise StageError(
-                "the batches of an update cannot be shared among the processes",
-                expected=f"accumulate: a multiple of {self.group.size}",
-                got=self.optimization.accumulate,
-                hint="raise accumulate, and lower batch_size by as much: the update stays the same",
-            )
-        if not self.steps_per_epoch:
-            raise StageError(
-                "the train role is smaller than one update",
-                expected=f"at least {self._per_update} samples (batch_size x accumulate)",
-                got=len(self.samples),
-                hint="lower batch_size",
-            )
+        for fault in size_faults(self.optimization, samples=len(self.samples), processes=self.group.size):
+            raise StageError(fault)
 
     @property
     def _per_update(self) -> int:

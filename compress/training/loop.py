@@ -95,7 +95,8 @@ def fit(
                 first = restore_checkpoint(trained, updates, checkpoints, say=host.reporter.say)
         # Apart, so that large gradients of projectors do not hold the student back.
         clipped = [values for values in (list(module.parameters()), list(loss.parameters())) if values]
-        shared = SharedUpdate(group, trained, seed=seed if optimization.accumulate > 1 else None)
+        parted = seed if optimization.accumulate > 1 else None
+        shared = SharedUpdate(group, trained, seed=parted, reduction=host.execution.reduction)
         recorder = host.recorder if group.writes else Unrecorded()
         window = Window(loss.loss)
         logged_steps, samples_seen = -(-total_steps // LOGGED_POINTS), 0
@@ -159,9 +160,9 @@ def _sum_gradients(
     """Leave the gradients of an update in the parameters; return how many samples it has, of all processes."""
     units, samples = shared.group.total(*map(sum, zip(*map(_counts, batches), strict=True)))
     for number, batch in enumerate(batches):
-        shared.begin(step, number)
-        terms = forward(batch)
-        terms.objective(units=units, samples=samples).backward()
+        with shared.part(step, number):
+            terms = forward(batch)
+            terms.objective(units=units, samples=samples).backward()
         for means in shared.add(terms.average()):
             window.add(means)
     shared.release()

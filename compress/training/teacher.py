@@ -19,6 +19,7 @@ from compress.loss import Tap
 from compress.loss.taps import capture_taps
 from compress.models import load_model
 from compress.stage import Host, Member, Work
+from compress.stage.group import unshared
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
 from compress.tasks import Batch, Task, View
@@ -193,8 +194,9 @@ def teacher_outputs(
     """Return the teachers' outputs on a role, from the store where they are there already.
 
     A teacher runs in evaluation mode without gradients, in the pipeline's precision, in a fixed order and batch size.
-    Each view is committed in shards, so an interrupted pass continues. Vectors are always cached; other taps while all
-    of them together stay below the limit and samples have one size, else they come from a live pass of each batch.
+    Each view is committed in shards, so an interrupted pass continues; processes that share a training compute some
+    each. Vectors are always cached; other taps while all of them together stay below the limit and samples have one
+    size, else they come from a live pass of each batch.
 
     Args:
         work: with the teachers.
@@ -207,16 +209,24 @@ def teacher_outputs(
     Raises:
         StageError: when there is no teacher.
         ModelError: when a teacher's outputs do not match the task's classes, or are not finite.
+        EnvironmentFault: when another process of the group has ended, or the group has no store in common.
     """
     first, taps = work.teacher, taps or {}
     limit_bytes = limit_bytes if first.task.fixed_size else 0.0
     stored = choose_taps(taps, samples=len(samples) * len(views), limit_bytes=limit_bytes)
-    cached = {
-        view: tuple(
-            _cache_outputs(member, host, samples, view=view, taps=stored if member is first else ())
+    count = -(-len(samples) // SHARD)
+    wanted = {
+        view: [
+            [Part(member, view, stored if member is first else (), number, count) for number in range(count)]
             for member in work.teachers
-        )
+        ]
         for view in views
+    }
+    every = [part for members in wanted.values() for parts in members for part in parts]
+    found = _make_missing(every, samples, host)
+    cached = {
+        view: tuple(_read({part: found[part] for part in parts}, samples) for parts in members)
+        for view, members in wanted.items()
     }
     total = sum(member.weight for member in work.teachers)
     return TeacherOutputs(
@@ -258,42 +268,97 @@ def live_features(module: nn.Module, task: Task, host: Host, batch: Batch, taps:
         return capture.take()
 
 
-def _cache_outputs(teacher: Member, host: Host, samples: Samples, *, view: View | None, taps: Sequence[Tap]) -> Cached:
-    """Return one teacher's outputs on one view; each shard is found or computed by itself."""
-    module: nn.Module | None = None
-    logits: list[NDArray[np.float32]] = []
-    features: dict[Tap, list[NDArray[Any]]] = {tap: [] for tap in taps}
-    starts = range(0, len(samples), SHARD)
-    for number, start in enumerate(starts):
-        index = torch.arange(start, min(start + SHARD, len(samples)))
-        inputs = {
-            "outputs": ["logits", *map(str, taps)],
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One shard of one teacher's outputs on one view of a role: what is computed, or found in the store, at a time."""
+
+    teacher: Member
+    view: View | None
+    taps: tuple[Tap, ...]
+    number: int
+    of: int
+
+    def index(self, samples: Samples) -> Tensor:
+        """Return its samples."""
+        start = self.number * SHARD
+        return torch.arange(start, min(start + SHARD, len(samples)))
+
+    def inputs(self, samples: Samples, host: Host) -> dict[str, Any]:
+        """Return all that decides it, as JSON values."""
+        return {
+            "outputs": ["logits", *map(str, self.taps)],
             "version": VERSION,
-            "teacher": teacher.artifact.digest,
+            "teacher": self.teacher.artifact.digest,
             "samples": samples.digest,
-            "task": teacher.task.digest,
-            "view": None if view is None else view.number,
-            "mixup": 0.0 if view is None else view.mixup,
-            "shard": [number, SHARD, BATCH],
+            "task": self.teacher.task.digest,
+            "view": None if self.view is None else self.view.number,
+            "mixup": 0.0 if self.view is None else self.view.mixup,
+            "shard": [self.number, SHARD, BATCH],
             "precision": host.execution.precision,
             **host.execution.in_keys,
             "torch": importlib.metadata.version("torch"),
         }
-        found = host.store.find(hash_values(inputs))
-        if found is None:
-            module = module or load_model(teacher.artifact.path, code=host.code)
-            name = "teacher outputs" if view is None else f"teacher outputs, view {view}"
-            title = name if len(starts) == 1 else f"{name}, part {number + 1} of {len(starts)}"
-            computed = forward_all(module, teacher.task, host, samples, index=index, view=view, taps=taps, name=title)
-            _check(computed[0], classes=len(teacher.task.classes))
-            found = _commit(host, inputs, *computed)
-        logits.append(np.load(found.path / "logits.npy", mmap_mode="r"))
-        for position, tap in enumerate(taps):
-            features[tap].append(np.load(found.path / f"feature{position}.npy", mmap_mode="r"))
-    units = torch.from_numpy(teacher.task.units(samples))
+
+    @property
+    def title(self) -> str:
+        """Its name in progress."""
+        name = "teacher outputs" if self.view is None else f"teacher outputs, view {self.view}"
+        return name if self.of == 1 else f"{name}, part {self.number + 1} of {self.of}"
+
+
+def _make_missing(parts: Sequence[Part], samples: Samples, host: Host) -> dict[Part, Artifact]:
+    """Return the parts from the store, after those that it lacks were computed: by each process of the group some.
+
+    The first process says which are missing; each commits what it has computed.
+
+    Raises:
+        EnvironmentFault: when one does not see what another has committed.
+    """
+    group, found = host.group, dict[Part, Artifact | None]()
+    if group.writes:
+        found = {part: host.store.find(hash_values(part.inputs(samples, host))) for part in parts}
+    missing = group.tell([number for number, part in enumerate(parts) if found.get(part) is None])
+    own = [parts[number] for number in missing[group.rank :: group.size]]
+    modules: dict[Path, nn.Module] = {}
+    for part in own:
+        path = part.teacher.artifact.path
+        if path not in modules:
+            modules[path] = load_model(path, code=host.code)
+        computed = forward_all(
+            modules[path],
+            part.teacher.task,
+            host,
+            samples,
+            index=part.index(samples),
+            view=part.view,
+            taps=part.taps,
+            name=part.title,
+        )
+        _check(computed[0], classes=len(part.teacher.task.classes))
+        found[part] = _commit(host, part.inputs(samples, host), *computed)
+    group.total(0)  # all are there
+    return {part: found.get(part) or _find_of_others(part.inputs(samples, host), host) for part in parts}
+
+
+def _find_of_others(inputs: dict[str, Any], host: Host) -> Artifact:
+    """Return what another process of the group has committed."""
+    found = host.store.find(hash_values(inputs))
+    if found is None:
+        raise unshared(host.store.root)
+    return found
+
+
+def _read(parts: Mapping[Part, Artifact], samples: Samples) -> Cached:
+    """Return one teacher's outputs on one view from their shards, in their order."""
+    first = next(iter(parts))
+    paths = [found.path for found in parts.values()]
+    units = torch.from_numpy(first.teacher.task.units(samples))
     return Cached(
-        _in_memory(logits),
-        {tap: _in_memory(parts) for tap, parts in features.items()},
+        _in_memory([np.load(path / "logits.npy", mmap_mode="r") for path in paths]),
+        {
+            tap: _in_memory([np.load(path / f"feature{position}.npy", mmap_mode="r") for path in paths])
+            for position, tap in enumerate(first.taps)
+        },
         None if bool((units == 1).all()) else units,
     )
 

@@ -14,6 +14,7 @@ from compress.errors import StageError
 from compress.stage import Optimization
 from compress.stage.group import Group
 from compress.training.loader import RoleLoader
+from compress.training.running import RunningStatistics
 from compress.training.sharing import SharedUpdate
 
 
@@ -72,22 +73,52 @@ class Twofold(Group):
     def gather(self, value):
         return [value, 3 * value]
 
+    def add(self, value):
+        return value + 3 * value
 
-def test_gradients_are_summed_statistics_averaged_and_what_has_no_gradient_keeps_none():
+
+@pytest.mark.parametrize("reduction", ["exact", "fast"])
+def test_gradients_are_summed_buffers_averaged_and_what_has_no_gradient_keeps_none(reduction):
     module = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+    module.register_buffer("own", torch.tensor(1.0))
     trained = nn.ModuleDict({"model": module, "unused": nn.Linear(2, 2)})
-    module(torch.randn(3, 2, 5, 5)).square().sum().backward()
+    shared = SharedUpdate(Twofold(0, 2), trained, seed=0, reduction=reduction)
+    with shared.part(0, 0):
+        module(torch.randn(3, 2, 5, 5)).square().sum().backward()
     own = [value.grad.clone() for value in module.parameters()]
-    mean, count = module[1].running_mean.clone(), module[1].num_batches_tracked.clone()
-    shared = SharedUpdate(Twofold(0, 2), trained, seed=None)
     assert [float(means["hard"]) for means in shared.add({"hard": torch.tensor(2.0)})] == [2.0, 6.0]
     shared.release()
     for value, before in zip(module.parameters(), own, strict=True):
         assert torch.equal(value.grad, before + 3 * before)
         assert value.grad.stride() == value.stride()
     assert trained["unused"].weight.grad is None
-    assert torch.allclose(module[1].running_mean, 2 * mean)
-    assert module[1].num_batches_tracked == count
+    assert float(module.own) == 2.0
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.5, None])
+def test_batch_norms_move_on_as_if_one_process_had_seen_the_parts_in_turn(momentum):
+    torch.manual_seed(0)
+    batches = [torch.randn(8, 3) + number for number in range(4)]
+    alone, parted = nn.BatchNorm1d(3, momentum=momentum), nn.BatchNorm1d(3, momentum=momentum)
+    for batch in batches:
+        alone(batch)
+    running, seen = RunningStatistics(parted), []
+    for batch in batches:
+        with running.apart():
+            parted(batch)
+        seen.append(running.seen)
+    assert torch.equal(parted.running_mean, torch.zeros(3))
+    running.move(seen[:2])
+    running.move(seen[2:])
+    with running.apart():
+        pass
+    running.move([running.seen])  # a part that the norm did not see
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(parted.state_dict()[name], value)
+    with pytest.raises(ValueError, match="more than 1 value"), running.apart():
+        parted(batches[0][:1])
+    assert parted.momentum == momentum
+    torch.testing.assert_close(parted.running_var, alone.running_var)
 
 
 def test_an_update_that_cannot_be_shared_is_refused(make_context):

@@ -1,0 +1,123 @@
+"""Several processes run a pipeline: the first one does all of it, and has the others share the stages that train.
+
+The first process alone decides, commits, scores, measures, records and speaks. Where a stage trains it names the stage,
+its source and its teachers, and all of them run it: they share each update and the teachers' passes. The others write
+nothing but teacher outputs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from compress.data import Data
+from compress.errors import RecipeError
+from compress.pipeline.nodes import Node, nodes
+from compress.recipe import Recipe
+from compress.stage import Execution, Group, Host, Member, Work, size_faults
+from compress.stage.device import check_device
+from compress.stage.group import unshared
+from compress.store.artifact import Artifact
+from compress.store.store import Store
+
+
+@dataclass(frozen=True)
+class Order:
+    """What all processes are to do next.
+
+    Attributes:
+        node: the row whose stage trains.
+        source: the key of what it starts from.
+        teachers: the key and the weight of each.
+    """
+
+    node: str
+    source: str
+    teachers: list[tuple[str, float]]
+
+
+def is_shared(node: Node) -> bool:
+    """Whether the processes share a node's stage: it trains, and not only between steps of another kind."""
+    training = node.stage.training
+    return training is not None and not training.within
+
+
+def refuse_sizes(recipe: Recipe, data: Data, group: Group, *, until: str | None) -> None:
+    """Refuse stages whose updates the train role has too few samples for, or the processes cannot share.
+
+    Raises:
+        RecipeError: with every such stage.
+    """
+    faults: list[str] = []
+    for node in nodes(recipe, until=until):
+        training = node.stage.training
+        if training is not None and node.is_row:
+            size = group.size if is_shared(node) else 1
+            found = size_faults(training.optimization, samples=len(data.train), processes=size)
+            faults += [f"{node.name}: {fault}" for fault in found]
+    if faults:
+        raise RecipeError("\n".join(["some updates do not fit the samples or the processes:", *faults]))
+
+
+@contextmanager
+def lead(group: Group) -> Iterator[None]:
+    """Let the other processes go when the block has come to its end; where it fails, they find that this one has."""
+    yield
+    group.tell(None)
+
+
+def begin_together(group: Group, execution: Execution) -> None:
+    """Tell the other processes how numbers are computed, which the first one has decided."""
+    group.tell(asdict(execution))
+
+
+def share(node: Node, source: Artifact | None, work: Work, host: Host, group: Group) -> Host:
+    """Have the other processes run a stage too, if it is shared; return where this process runs it."""
+    if group.size == 1 or source is None or not is_shared(node):
+        return host
+    teachers = [(member.artifact.key, member.weight) for member in work.teachers]
+    group.tell(asdict(Order(node.name, source.key, teachers)))
+    return replace(host, group=group)
+
+
+def execution_here(execution: Execution, group: Group) -> Execution:
+    """Return the execution on this process's own device: accelerators of a machine are numbered as its processes are.
+
+    Raises:
+        EnvironmentFault: when there is no such device.
+    """
+    device = torch.device(execution.device)
+    if device.index is None or group.local_size == 1:
+        return execution
+    return replace(execution, device=check_device(f"{device.type}:{device.index + group.local_rank}"))
+
+
+def follow(recipe: Recipe, work: Work, host: Host, group: Group, *, until: str | None) -> None:
+    """Share the stages that the first process names, until it has come to its end.
+
+    Args:
+        recipe: as it is run.
+        work: before there is a teacher.
+        host: of this process.
+        group: with the first process.
+        until: where the run stops.
+
+    Raises:
+        CompressError: as the stages do, in all processes alike.
+        LostProcessError: when another process has ended.
+    """
+    rows = {node.name: node for node in nodes(recipe, until=until) if node.is_row}
+    while (told := group.tell()) is not None:
+        order = Order(**told)
+        source = _find(order.source, host.store)
+        members = [Member(_find(key, host.store), work.task, weight) for key, weight in order.teachers]
+        reading = replace(work, teachers=tuple(members)).reading(source)
+        rows[order.node].stage.run(source, reading, replace(host, group=group))
+
+
+def _find(key: str, store: Store) -> Artifact:
+    found = store.find(key)
+    if found is None:
+        raise unshared(store.root)
+    return found
