@@ -34,6 +34,8 @@ class Distill(Optimization, Stage):
         loss: overrides the pipeline's loss; the report then shows both fingerprints.
         label: of a task that writes: what the teachers write is learnt instead of what is known to be right. The loss
             then reads it as the label, and forces it.
+        views: of augmented or mixed samples: ``stored`` takes each batch from the fixed number of views, whose teacher
+            outputs are computed once; ``fresh`` takes a new view each epoch, on which the teachers run in every step.
     """
 
     version: ClassVar[int] = 2
@@ -44,6 +46,7 @@ class Distill(Optimization, Stage):
     cache_limit_gb: Annotated[float, Field(ge=0, le=1e6)] = CACHE_LIMIT_GB
     loss: GuidedLoss | None = None
     label: Annotated[AnyLabel | None, Field(exclude_if=lambda found: found is None)] = None  # keys are what they were
+    views: Annotated[Literal["stored", "fresh"], Field(exclude_if=lambda found: found == "stored")] = "stored"
 
     def model_post_init(self, _context: object) -> None:
         """Refuse generations of what only the first teacher wrote."""
@@ -100,6 +103,7 @@ class Distill(Optimization, Stage):
             checkpoints=host.store.work(key),
             name=self.title + suffix,
             cache_limit_gb=self.cache_limit_gb,
+            fresh=self.views == "fresh",
         )
 
     def _generation(
@@ -159,13 +163,23 @@ class Distill(Optimization, Stage):
         """Refuse a model that cannot train, labels where nothing is written, and further sources that cannot be read.
 
         Raises:
-            StageError: for a task that decides.
+            StageError: for a task that decides, or fresh views of samples that have none.
             DataError: for the file.
         """
         if self.label is not None:
             writing_task(work.task)
             self.label.identity()
+        if self.views == "fresh" and not self._varies(work):
+            raise StageError(
+                "there are no fresh views: every sample is the same in each epoch",
+                expected="data.augment, or a loss with mixup",
+                where=self.title,
+                hint="leave `views` out",
+            )
         refuse_untrainable(module, work.task, work.data.select, where=self.title)
+
+    def _varies(self, work: Work) -> bool:
+        return work.task.views(mixup=self.guided_loss(work.loss).mixup) != (None,)
 
     def smoke(self) -> Self:
         """One epoch, and labels with little effort."""

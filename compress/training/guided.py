@@ -9,10 +9,11 @@ from compress.errors import StageError
 from compress.loss import BoundLoss, GuidedLoss, bind
 from compress.models import load_model
 from compress.stage import CACHE_LIMIT_GB, Host, Optimization, Work
+from compress.tasks import View
 from compress.training.loader import RoleLoader
 from compress.training.loop import Fit, fit
 from compress.training.numerics import placed
-from compress.training.teacher import teacher_outputs
+from compress.training.teacher import live_teachers, teacher_outputs
 
 
 def fit_guided(
@@ -26,10 +27,12 @@ def fit_guided(
     checkpoints: Path,
     name: str,
     cache_limit_gb: float = CACHE_LIMIT_GB,
+    fresh: bool = False,
 ) -> Fit:
     """Train a module in place on the guided loss against the work's teachers; see `fit`.
 
-    Teacher and student see the identical view of every sample, drawn from the task's fixed views.
+    Teacher and student see the identical view of every sample: one of the task's fixed views, whose teacher outputs are
+    stored, or a fresh one in each epoch, on which the teachers run.
 
     Raises:
         StageError: when the train role is smaller than one update, the loss is no longer finite, there is no teacher,
@@ -43,7 +46,9 @@ def fit_guided(
         work.data.train,
         optimization,
         seed=seed,
-        views=lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))],
+        views=(lambda epoch, _: View(epoch, loss.mixup))
+        if fresh
+        else (lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))]),
         group=host.group,
     )
     teacher = None
@@ -57,13 +62,11 @@ def fit_guided(
     taught = None
     if loss.needs_teacher:
         _refuse_other_tokens(bound, work, name=name)
-        taught = teacher_outputs(
-            work,
-            host,
-            work.data.train,
-            views=views,
-            taps=bound.teacher_shapes,
-            limit_bytes=cache_limit_gb * 1e9,
+        taps = bound.teacher_shapes
+        taught = (
+            live_teachers(work, host, work.data.train, taps=tuple(taps))
+            if fresh
+            else teacher_outputs(work, host, work.data.train, views=views, taps=taps, limit_bytes=cache_limit_gb * 1e9)
         )
     with placed(host, *(() if taught is None else taught.running)):
         return fit(

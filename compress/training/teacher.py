@@ -26,7 +26,7 @@ from compress.tasks import Batch, Task, View
 from compress.tasks.batch import unit_rows
 from compress.training.inference import BATCH, forward_all
 from compress.training.numerics import place_batch
-from compress.training.teaching import Taught
+from compress.training.teaching import Taught, live_teacher
 
 Shape = tuple[int, ...]
 VERSION = 1  # raised by hand when the same inputs come to mean other outputs
@@ -175,6 +175,60 @@ class TeacherOutputs:
                 hint="delete the store's outputs and run again; if it comes back, the model's output is not a function "
                 "of its input",
             )
+
+
+@dataclass(frozen=True)
+class LiveTeachers:
+    """The teachers, run anew on each batch of a role: for views that are taken once.
+
+    Attributes:
+        teachers: the first one's features are read, all logits are averaged.
+        running: their modules, to be `placed` and in evaluation mode while they are asked.
+        host: execution.
+        samples: the role.
+        task: by which the student reads samples; a teacher that reads them otherwise has a batch made anew for it.
+        taps: what is read of the first teacher.
+    """
+
+    teachers: tuple[Member, ...]
+    running: tuple[nn.Module, ...]
+    host: Host
+    samples: Samples
+    task: Task
+    taps: tuple[Tap, ...]
+
+    def __call__(self, batch: Batch) -> Taught:
+        """Return what the teachers say of a batch of this role, where the batch's inputs are."""
+        logits, features = list[Tensor](), dict[Tap, Tensor]()
+        for member, module in zip(self.teachers, self.running, strict=True):
+            read = batch
+            if member.task is not self.task:
+                read = place_batch(member.task.batch(self.samples, batch.index, view=batch.view), self.host.device)
+            taps = () if logits else self.taps
+            said = live_teacher(module, member.task, self.host, taps)(read)
+            logits += said.logits
+            features |= said.features
+        total = sum(member.weight for member in self.teachers)
+        return Taught(tuple(logits), tuple(member.weight / total for member in self.teachers), features)
+
+    def check(self, epoch: int) -> None:
+        """Nothing is stored that could differ."""
+
+
+def live_teachers(work: Work, host: Host, samples: Samples, *, taps: tuple[Tap, ...]) -> LiveTeachers:
+    """Return the work's teachers as they are run on each batch of a role.
+
+    Raises:
+        StageError: when there is no teacher.
+        ModelError: when a teacher's outputs do not match the task's classes, or are not finite.
+    """
+    first, modules = work.teacher, []
+    for member in (first, *work.teachers[1:]):
+        module = load_model(member.artifact.path, code=host.code)
+        tried = forward_all(module.eval(), member.task, host, samples, index=torch.arange(min(2, len(samples))))
+        _check(tried[0], classes=len(member.task.classes))
+        modules.append(module)
+    return LiveTeachers(work.teachers, tuple(modules), host, samples, work.task, taps)
 
 
 def num_checked(samples: int) -> int:
