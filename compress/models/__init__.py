@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from compress.config import one_key
 from compress.models.cnn import Cnn
-from compress.models.external import Timm, UserFile
+from compress.models.external import Timm, TorchVision, UserFile
 from compress.models.huggingface import HuggingFace
 from compress.models.mlp import Mlp
 from compress.models.mobilenet import MobileNet
@@ -18,7 +18,7 @@ from compress.models.weights import load_weights
 
 AnyModel = Annotated[
     Annotated[
-        Cnn | EncoderDecoder | HuggingFace | Mlp | MobileNet | ResNet | Timm | UserFile,
+        Cnn | EncoderDecoder | HuggingFace | Mlp | MobileNet | ResNet | Timm | TorchVision | UserFile,
         Field(discriminator="family"),
     ],
     BeforeValidator(one_key("family")),
@@ -34,6 +34,7 @@ __all__ = [
     "Model",
     "ResNet",
     "Timm",
+    "TorchVision",
     "Transducer",
     "UserFile",
     "describe",

@@ -1,5 +1,6 @@
-"""Models that come from elsewhere: a user's Python file, timm; Hugging Face's have a file of their own."""
+"""Models that come from elsewhere: a user's Python file, timm, torchvision; Hugging Face's have a file of their own."""
 
+import importlib
 import inspect
 import re
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from compress.tasks.task import Task
 # What the libraries raise for unknown names, unfit weights and configurations, and hubs that do not answer.
 LIBRARY_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 TRIED = 2  # samples of made-up inputs
+COLOURS = 3
 TIMM_NAME = re.compile(r"[\w.-]+")  # with its weights' tag; a hub or folder is named by a colon and slashes
 
 
@@ -199,16 +201,69 @@ class Timm(Model):
         return self.model_copy(update={"pretrained": False})
 
 
+class TorchVision(Model):
+    """A torchvision architecture, built for the task's classes, without weights: those are given as a file.
+
+    Of an Inception or GoogLeNet, the auxiliary heads are left out of the training: the logits alone are taken.
+
+    Attributes:
+        name: as ``torchvision.models.list_models`` gives it.
+        arguments: passed to the architecture by name, such as ``{width_mult: 0.5}``.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ("torchvision",)
+
+    family: Literal["torchvision"] = "torchvision"
+    name: str
+    arguments: dict[str, bool | int | float | str] = {}
+
+    def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:  # noqa: ARG002
+        """Return ``torchvision.models.get_model``.
+
+        Raises:
+            EnvironmentFault: when torchvision is not installed or does not import.
+            ModelError: when it has no such model, or it takes no images of so many channels.
+        """
+        models = _extra("torchvision.models", extra="vision")
+        channels, _, _, classes = image_sizes(signature, family=self.family)
+        if channels != COLOURS:
+            raise ModelError(
+                "models of torchvision take images of three channels",
+                expected=COLOURS,
+                got=channels,
+                where=f"model {self.name}",
+                hint="change the first layer in a function of your own: model: {file: {path: mine.py}}",
+            )
+        try:
+            module = models.get_model(self.name, weights=None, num_classes=classes, **self.arguments)
+        except LIBRARY_ERRORS as error:
+            raise ModelError(
+                "torchvision cannot build the model",
+                expected="one of torchvision.models.list_models(module=torchvision.models)",
+                got=error,
+                where=f"model {self.name}",
+            ) from error
+        read_outputs(module, Reading(signature.outputs[0].shape, None, where=self))
+        return module
+
+
 def _timm() -> Any:
-    """Return timm, which is an extra.
+    return _extra("timm", extra="timm")
+
+
+def _extra(name: str, *, extra: str) -> Any:
+    """Return a module of a library that is an extra.
 
     Raises:
         EnvironmentFault: when it is not installed or does not import.
     """
+    library = name.partition(".")[0]
     try:
-        import timm  # pyright: ignore[reportMissingImports]
+        return importlib.import_module(name)
     except (ImportError, RuntimeError) as error:
         raise EnvironmentFault(
-            "timm does not import", got=error, where="a model of timm", hint="pip install 'compress-onnx[timm]'"
+            f"{library} does not import",
+            got=error,
+            where=f"a model of {library}",
+            hint=f"pip install 'compress-onnx[{extra}]'",
         ) from error
-    return timm

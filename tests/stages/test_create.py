@@ -1,10 +1,14 @@
 """Create: what is built outside compress is known by its content, never by where it lies."""
 
+import numpy as np
 import pytest
+import torch
 
-from compress.errors import EnvironmentFault
-from compress.models import Timm, UserFile
+from compress.data import Data, Samples
+from compress.errors import EnvironmentFault, ModelError
+from compress.models import Timm, TorchVision, UserFile, load_model
 from compress.stages.create import Create
+from compress.stages.train import Train
 
 MODEL = """
 import torch
@@ -46,3 +50,30 @@ def test_a_model_whose_library_is_missing_is_told(make_context):
         Create(model=Timm(name="resnet18")).key(None, *make_context())
     with pytest.raises(EnvironmentFault, match="timm does not import"):
         Timm(name="resnet18").build(make_context().task.signature, code=())
+
+
+def test_a_model_of_torchvision_is_built_by_name_for_the_classes_or_refused(make_context):
+    """torchvision is an extra: without it that is told, with it an architecture is built, trained and stored."""
+    grey = make_context()
+    colours = Data(
+        roles={role: Samples(np.repeat(of.array, 3, axis=1), of.labels) for role, of in grey.data.roles.items()},
+        classes=grey.data.classes,
+    )
+    context = make_context(data=colours)
+    model = TorchVision(name="shufflenet_v2_x0_5")
+    try:
+        import torchvision  # noqa: F401 # pyright: ignore[reportMissingImports]
+    except (ImportError, RuntimeError):
+        with pytest.raises(EnvironmentFault, match="torchvision does not import"):
+            model.build(context.task.signature, code=())
+        return
+    made = Create(model=model).run(None, *context)
+    trained = Train(epochs=1, batch_size=128).run(made, *context)
+    images = torch.rand(2, 3, 8, 8)
+    assert load_model(trained.path)(images).shape == (2, 10)
+    with pytest.raises(ModelError, match="three channels"):
+        model.build(grey.task.signature, code=())
+    with pytest.raises(ModelError, match="cannot build"):
+        TorchVision(name="resnet17").build(context.task.signature, code=())
+    inception = TorchVision(name="googlenet", arguments={"aux_logits": False, "init_weights": False})
+    assert inception.build(context.task.signature, code=()).eval()(torch.rand(2, 3, 64, 64)).shape == (2, 10)
