@@ -9,6 +9,7 @@ from compress.data import Data
 from compress.pipeline.nodes import nodes
 from compress.recipe import Recipe
 from compress.report.document import Prediction
+from compress.stage import Writing
 
 FORWARD_SHARE = 1 / 3  # of a training step: one forward pass, and a backward pass twice as dear
 WORKER_START_S = 0.5
@@ -36,7 +37,8 @@ def estimate(
     """Predict the real run.
 
     Training scales with epochs and samples at the measured throughput, which a few steps understate; the teacher's
-    outputs cost its forward passes; everything else scales with the select role.
+    outputs cost its forward passes; what it writes costs as much a symbol as in the smoke run, and is as long as
+    train's texts; everything else scales with the select role.
 
     Args:
         recipe: the real one.
@@ -50,7 +52,8 @@ def estimate(
         for node in nodes(recipe)
         if node.name in rows and node.is_row and node.stage.training is not None
     }
-    samples, scale = len(data.train), len(data.select) / smoke_select
+    task, scale = recipe.task(data), len(data.select) / smoke_select
+    learnt = {name: _count_learnt(data, training.writing) for name, (training, _) in trainings.items()}
     own_rate = {name for name, (training, _) in trainings.items() if not training.within}
     seconds = {name: row.seconds * scale for name, row in rows.items() if name not in own_rate}
     student = [name for name, (training, role) in trainings.items() if role == "stage" and not training.within]
@@ -62,18 +65,25 @@ def estimate(
         part = f"{name}, recovery" if training.within else name
         rate = student_rate if training.within else rows[name].facts.get("images_per_s")
         if rate:
-            seconds[part] = training.epochs * samples / rate
+            seconds[part] = training.epochs * learnt[name] / rate
         else:
             unknown.append(part)
-    views = len(recipe.task(data).views(mixup=recipe.loss.mixup))
+        if training.writing is not None:
+            written = rows[name].facts["label"]
+            symbols = _count_sources(data, training.writing) * training.writing.rows * task.units(data.train).mean()
+            seconds[f"{name}, labels"] = symbols * written["seconds"] / written["symbols"]
+    views = len(task.views(mixup=recipe.loss.mixup))
     teacher_rate = rows["teacher"].facts.get("images_per_s")
+    samples = max([len(data.train), *learnt.values()])
     if teacher_rate and recipe.loss.needs_teacher:
         seconds["teacher outputs"] = views * samples * FORWARD_SHARE / teacher_rate
     preset = PRESETS[recipe.benchmark.preset]
     blocks = preset.rounds + preset.launches * WARM_UP_BLOCKS
     raced_s = (num_raced + 1) * (blocks * preset.block_ms / 1e3 + preset.launches * WORKER_START_S)
     seconds["benchmark"] = len(recipe.benchmark.list_profiles()) * raced_s
-    outputs = 4 * len(data.classes) * (views * samples + (len(rows) + 3) * len(data.select))
+    units = [float(task.units(role).mean()) for role in (data.train, data.select)]
+    kept = (views * samples * units[0], (len(rows) + 3) * len(data.select) * units[1])
+    outputs = round(4 * len(task.classes) * sum(kept))
     return Prediction(
         seconds={name: round(value, 1) for name, value in seconds.items()},
         hours=sum(seconds.values()) / 3600,
@@ -81,6 +91,18 @@ def estimate(
         disk_bytes=outputs + 3 * sum(row.size_bytes for row in rows.values()),
         unknown=tuple(unknown),
     )
+
+
+def _count_sources(data: Data, writing: Writing) -> int:
+    """Return how many sources teachers read."""
+    return len(set(data.train.array)) + writing.further
+
+
+def _count_learnt(data: Data, writing: Writing | None) -> int:
+    """Return how many samples an epoch has."""
+    if writing is None:
+        return len(data.train)
+    return _count_sources(data, writing) * writing.texts + writing.given * len(data.train)
 
 
 def sentence(predicted: Prediction) -> str:

@@ -3,7 +3,7 @@
 from compress.stage.group import Group
 from compress.stage.host import Compute, Execution, Host, Precision, Recorder, Reduction, Unrecorded
 from compress.stage.stage import Need, Quantity, Stage
-from compress.stage.training import CACHE_LIMIT_GB, Optimization, Training, coupling_faults, size_faults
+from compress.stage.training import CACHE_LIMIT_GB, Optimization, Training, Writing, coupling_faults, size_faults
 from compress.stage.work import Member, Work
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Training",
     "Unrecorded",
     "Work",
+    "Writing",
     "coupling_faults",
     "size_faults",
 ]

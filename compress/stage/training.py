@@ -77,6 +77,23 @@ def size_faults(optimization: Optimization, *, samples: int, processes: int) -> 
 
 
 @dataclass(frozen=True)
+class Writing:
+    """What teachers write before a training, for predictions.
+
+    Attributes:
+        rows: texts that are followed at a time for each source.
+        texts: that are learnt of each source, at most.
+        further: how many sources there are besides those of train, those that a role has among them.
+        given: whether the texts of train are learnt besides.
+    """
+
+    rows: int
+    texts: int
+    further: int
+    given: bool
+
+
+@dataclass(frozen=True)
 class Training:
     """What a stage trains, for plans, predictions and advice.
 
@@ -85,12 +102,14 @@ class Training:
         times: how often; generations, for example.
         within: whether it is a part of the stage that a smoke run leaves out, so that nothing measures its speed.
         cache_limit_gb: the teacher's tapped features are stored while they need no more, in units of 10^9 bytes.
+        writing: what the teachers write for it; None when it learns the texts or labels of train.
     """
 
     optimization: Optimization
     times: int = 1
     within: bool = False
     cache_limit_gb: float = CACHE_LIMIT_GB
+    writing: Writing | None = None
 
     @property
     def epochs(self) -> int:

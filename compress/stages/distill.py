@@ -193,4 +193,5 @@ class Distill(Optimization, Stage):
     @property
     def training(self) -> Training:
         """Each generation."""
-        return Training(self, times=self.generations, cache_limit_gb=self.cache_limit_gb)
+        writing = None if self.label is None else self.label.writing()
+        return Training(self, times=self.generations, cache_limit_gb=self.cache_limit_gb, writing=writing)

@@ -3,7 +3,7 @@
 Writing is dear and stored (`compress.training.writing`); what of it is learnt is chosen afterwards, at no cost.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,7 +17,7 @@ from compress.data.answers import gather, objects
 from compress.data.encoding import decode
 from compress.errors import DataError, StageError
 from compress.measures.edits import nearest
-from compress.stage import Host, Work
+from compress.stage import Host, Work, Writing
 from compress.store.digest import hash_file
 from compress.training.decoding import AnyDecoding, Beam
 from compress.training.writing import Written, write_role, writing_task
@@ -62,6 +62,16 @@ class Label(Values):
         if self.decoding.count == 1 and self.choose != "first":
             raise ValueError(f"each source has one text, and nothing to choose; leave out choose: {self.choose}")
 
+    def writing(self) -> Writing:
+        """Return what is written, for predictions.
+
+        Raises:
+            DataError: when the file cannot be read.
+        """
+        further = 0 if self.sources is None else len(_lines(self.sources))
+        texts = self.decoding.count if self.choose == "all" else 1
+        return Writing(rows=self.decoding.rows, texts=texts, further=further, given=self.keep_given)
+
     def identity(self) -> dict[str, Any]:
         """Return what decides the texts, as JSON values: the fields, the file by its content.
 
@@ -103,6 +113,9 @@ class Counts:
         unlikely: that were dropped for their log-probability.
         learnt: what the student learns.
         exact_match: share of the sources with a known text whose first text is right.
+        seconds: that writing took, when it was done.
+        symbols: that were read in them: of each source those of its longest text with the end, times all that are
+            followed.
     """
 
     sources: int = 0
@@ -114,6 +127,8 @@ class Counts:
     unlikely: int = 0
     learnt: int = 0
     exact_match: float = 0.0
+    seconds: float = 0.0
+    symbols: int = 0
 
     def __str__(self) -> str:
         """In one line."""
@@ -146,9 +161,7 @@ def label(work: Work, host: Host, how: Label) -> tuple[Data, Counts]:
     kept: list[tuple[str, Written]] = []
     right_firsts = 0
     references = [*train.labels, *([()] * len(further))]
-    for source, known, texts in zip(
-        sources.array, references, write_role(work, host, sources, how.decoding), strict=True
-    ):
+    for source, known, texts in zip(sources.array, references, _write(work, host, sources, how, counts), strict=True):
         right = [tuple(task.vocabularies.target.encode(text)) for text in known]
         right_firsts += bool(texts) and texts[0].ended and texts[0].ids in right
         kept += [(source, text) for text in _choose(texts, right, how, counts)]
@@ -165,6 +178,15 @@ def label(work: Work, host: Host, how: Label) -> tuple[Data, Counts]:
     host.reporter.say(f"labels: {counts}")
     learnt = Samples(objects(source for source, _ in pairs), objects(texts for _, texts in pairs))
     return replace(work.data, roles={**work.data.roles, "train": learnt}), counts
+
+
+def _write(work: Work, host: Host, sources: Samples, how: Label, counts: Counts) -> Iterator[list[Written]]:
+    """Yield what is written for each source, and count how long it took."""
+    for shard in write_role(work, host, sources, how.decoding):
+        counts.seconds += shard.seconds
+        longest = (max((len(text.ids) + 1 for text in texts), default=0) for texts in shard.texts)
+        counts.symbols += how.decoding.rows * sum(longest)
+        yield from shard.texts
 
 
 def _choose(texts: list[Written], right: Sequence[tuple[int, ...]], how: Label, counts: Counts) -> list[Written]:
@@ -201,9 +223,14 @@ def _drop_unlikely(kept: list[tuple[str, Written]], how: Label, counts: Counts) 
 
 def _further(path: Path, data: Data) -> list[str]:
     """Return the lines of a file that no role has, each once."""
-    lines = _read(path, lambda file: decode(file.read_bytes(), file)).splitlines()
     taken = {text for samples in data.roles.values() for text in samples.array}
-    return [line for line in dict.fromkeys(line.strip() for line in lines) if line and line not in taken]
+    return [line for line in _lines(path) if line not in taken]
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the different lines of a file that are not empty."""
+    lines = _read(path, lambda file: decode(file.read_bytes(), file)).splitlines()
+    return [line for line in dict.fromkeys(line.strip() for line in lines) if line]
 
 
 def _read(path: Path, how: Callable[[Path], str]) -> str:

@@ -1,6 +1,7 @@
 """What teachers write for a role, once per (teachers, sources, decoding), stored like their outputs."""
 
 import importlib.metadata
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,21 @@ from compress.tasks.symbols import PAD
 from compress.training.decoding import AnyDecoding, Candidates, Voices, refuse_silent
 from compress.training.numerics import numerics, placed
 
-VERSION = 1  # raised by hand when the same inputs come to mean other texts
+VERSION = 2  # raised by hand when the same inputs come to mean other texts
 SHARD = 4096  # sources per committed directory
 ROWS = 512  # texts of an ordinary length that are written at a time
+
+
+class Shard(NamedTuple):
+    """What was written for some sources.
+
+    Attributes:
+        texts: of each source.
+        seconds: that it took when it was written.
+    """
+
+    texts: list[list["Written"]]
+    seconds: float
 
 
 class Written(NamedTuple):
@@ -56,8 +69,8 @@ def writing_task(task: Task) -> TransductionTask:
     return task
 
 
-def write_role(work: Work, host: Host, sources: Samples, how: AnyDecoding) -> Iterator[list[Written]]:
-    """Yield what the work's teachers write together for each source, from the store where it is there already.
+def write_role(work: Work, host: Host, sources: Samples, how: AnyDecoding) -> Iterator[Shard]:
+    """Yield what the work's teachers write together, source after source, from the store where it is there already.
 
     Each shard is committed by itself, so an interrupted pass continues.
 
@@ -96,10 +109,16 @@ def write_role(work: Work, host: Host, sources: Samples, how: AnyDecoding) -> It
         if found is None:
             models = models or [load_model(member.artifact.path, code=host.code) for member in work.teachers]
             title = "labels" if len(starts) == 1 else f"labels, part {number + 1} of {len(starts)}"
+            started_s = time.monotonic()
             texts = write(models, task, shard, how, host, weights=weights, seed=int(key[:8], 16), name=title)
             rounding = host.execution.rounding
-            found = host.store.commit(inputs, kind="outputs", rounding=rounding, write=partial(_save, texts=texts))
-        yield from _load(found.path)
+            found = host.store.commit(
+                inputs,
+                kind="outputs",
+                rounding=rounding,
+                write=partial(_save, texts=texts, seconds=time.monotonic() - started_s),
+            )
+        yield Shard(_load(found.path), found.facts["seconds"])
 
 
 def write(
@@ -162,7 +181,7 @@ def _read(candidates: Candidates) -> list[list[Written]]:
     ]
 
 
-def _save(directory: Path, *, texts: Sequence[Sequence[Written]]) -> dict[str, Any]:
+def _save(directory: Path, *, texts: Sequence[Sequence[Written]], seconds: float) -> dict[str, Any]:
     flat = [text for row in texts for text in row]
     np.savez(
         directory / "texts.npz",
@@ -173,7 +192,7 @@ def _save(directory: Path, *, texts: Sequence[Sequence[Written]]) -> dict[str, A
         log_probability=np.array([text.log_probability for text in flat], np.float64),
         ended=np.array([text.ended for text in flat], bool),
     )
-    return {"sources": len(texts), "texts": len(flat)}
+    return {"sources": len(texts), "texts": len(flat), "seconds": seconds}
 
 
 def _load(directory: Path) -> list[list[Written]]:

@@ -1,6 +1,8 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+import writing_zoo
 
 from compress.pipeline.estimate import Measured, estimate, sentence
 from compress.recipe import Recipe
@@ -15,6 +17,19 @@ student: teacher
 stages:
   - prune: {kept_macs_fraction: 0.5, steps: 4, recover: {epochs: 5}}
 benchmark: {preset: quick, profiles: [{}]}
+"""
+
+WRITING = """
+name: written
+data:
+  source: {{table: {{path: {words}, text: word, target_text: sounds}}}}
+  symbols: {{text: characters, target_text: words, max_length: 16}}
+teacher: {{artifact: nowhere}}
+student: {{transducer: {{width: 16, heads: 2, max_length: 16}}}}
+loss: word
+stages:
+  - distill: {{epochs: 3, label: {{decoding: {{beam: {{size: 4}}}}, keep_given: true, sources: {more}}}}}
+benchmark: {{preset: quick, profiles: [{{}}]}}
 """
 
 
@@ -40,6 +55,21 @@ def test_what_no_rate_was_measured_for_is_named(digits):
     assert "without prune, recovery, not measured here" in sentence(found)
     trained = predicted(RECIPE, digits, {"teacher": {"images_per_s": 250.0}, "prune": {}})
     assert trained.seconds["prune, recovery"] == 3 * 5 * 1000 / 250
+
+
+def test_what_teachers_write_and_students_learn_of_it_is_counted(tmp_path):
+    data = writing_zoo.data()
+    (tmp_path / "more.txt").write_text("kkk\nooo\n\nooo\n")
+    recipe = WRITING.format(words=writing_zoo.write_table(tmp_path / "words.csv"), more=tmp_path / "more.txt")
+    facts = {"images_per_s": 100.0, "label": {"seconds": 2.0, "symbols": 400}}
+    rows = {"teacher": {"images_per_s": 50.0}, "distill": facts}
+    found = predicted(recipe, data, rows).seconds
+    sources = len(set(data.train.inputs)) + 2
+    symbols = sources * 4 * np.mean([len(texts[0].split()) + 1 for texts in data.train.labels])
+    assert found["distill, labels"] == pytest.approx(symbols / 200, abs=0.1)
+    learnt = sources + len(data.train)
+    assert found["distill"] == pytest.approx(3 * learnt / 100, abs=0.1)
+    assert found["teacher outputs"] == pytest.approx(learnt / 3 / 50, abs=0.1)
 
 
 def test_outputs_for_mixed_samples_are_counted_for_every_view(digits):

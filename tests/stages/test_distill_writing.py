@@ -110,6 +110,8 @@ def test_the_best_of_a_beam_is_learnt_once_for_each_source(setting):
     data, counts = label_with(setting, decoding={"beam": {"size": 3}})
     assert counts.sources == len(set(setting.data.train.inputs)) == len(set(data.train.inputs))
     assert counts.texts == counts.sources
+    assert counts.seconds > 0
+    assert counts.symbols >= 3 * sum(len(text.split()) + 1 for (text,) in data.train.labels)
     assert counts.learnt == len(data.train) == counts.sources - counts.runaway - counts.empty
     assert counts.exact_match > 0.7
     assert counts.exact_match == pytest.approx(right_rate(data.train), abs=0.02)
