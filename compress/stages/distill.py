@@ -34,6 +34,8 @@ class Distill(Optimization, Stage):
         loss: overrides the pipeline's loss; the report then shows both fingerprints.
         label: of a task that writes: what the teachers write is learnt instead of what is known to be right. The loss
             then reads it as the label, and forces it.
+        outputs: how the teachers' logits are stored: ``whole`` in float32, ``packed`` in half precision up to 256
+            classes, above that of those that hold 99% of the probability, and what is left over.
         views: of augmented or mixed samples: ``stored`` takes each batch from the fixed number of views, whose teacher
             outputs are computed once; ``fresh`` takes a new view each epoch, on which the teachers run in every step.
     """
@@ -46,6 +48,7 @@ class Distill(Optimization, Stage):
     cache_limit_gb: Annotated[float, Field(ge=0, le=1e6)] = CACHE_LIMIT_GB
     loss: GuidedLoss | None = None
     label: Annotated[AnyLabel | None, Field(exclude_if=lambda found: found is None)] = None  # keys are what they were
+    outputs: Annotated[Literal["whole", "packed"], Field(exclude_if=lambda found: found == "whole")] = "whole"
     views: Annotated[Literal["stored", "fresh"], Field(exclude_if=lambda found: found == "stored")] = "stored"
 
     def model_post_init(self, _context: object) -> None:
@@ -104,6 +107,7 @@ class Distill(Optimization, Stage):
             name=self.title + suffix,
             cache_limit_gb=self.cache_limit_gb,
             fresh=self.views == "fresh",
+            pack=self.outputs == "packed",
         )
 
     def _generation(

@@ -13,7 +13,7 @@ from compress.tasks import View
 from compress.training.loader import RoleLoader
 from compress.training.loop import Fit, fit
 from compress.training.numerics import placed
-from compress.training.teacher import live_teachers, teacher_outputs
+from compress.training.teacher import LiveTeachers, TeacherOutputs, live_teachers, teacher_outputs
 
 
 def fit_guided(
@@ -28,6 +28,7 @@ def fit_guided(
     name: str,
     cache_limit_gb: float = CACHE_LIMIT_GB,
     fresh: bool = False,
+    pack: bool = False,
 ) -> Fit:
     """Train a module in place on the guided loss against the work's teachers; see `fit`.
 
@@ -59,15 +60,21 @@ def fit_guided(
     example = work.task.batch(work.data.select, torch.arange(2)).inputs
     # Projectors are drawn apart from the student's own weights, which may come from the same seed.
     bound = bind(loss, module, teacher, example, seed=seed + 500_009)
-    taught = None
+    taught: LiveTeachers | TeacherOutputs | None = None
     if loss.needs_teacher:
         _refuse_other_tokens(bound, work, name=name)
-        taps = bound.teacher_shapes
-        taught = (
-            live_teachers(work, host, work.data.train, taps=tuple(taps))
-            if fresh
-            else teacher_outputs(work, host, work.data.train, views=views, taps=taps, limit_bytes=cache_limit_gb * 1e9)
-        )
+        if fresh:
+            taught = live_teachers(work, host, work.data.train, taps=tuple(bound.teacher_shapes))
+        else:
+            taught = teacher_outputs(
+                work,
+                host,
+                work.data.train,
+                views=views,
+                taps=bound.teacher_shapes,
+                limit_bytes=cache_limit_gb * 1e9,
+                pack=pack,
+            )
     with placed(host, *(() if taught is None else taught.running)):
         return fit(
             module,

@@ -24,8 +24,10 @@ from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
 from compress.tasks import Batch, Task, View
 from compress.tasks.batch import unit_rows
+from compress.training import packing
 from compress.training.inference import BATCH, forward_all
 from compress.training.numerics import place_batch
+from compress.training.packing import Packed
 from compress.training.teaching import Taught, live_teacher
 
 Shape = tuple[int, ...]
@@ -45,14 +47,16 @@ class Cached:
     """Outputs of one teacher on one view of a role: memory-mapped, one part per shard, or one part in memory.
 
     Attributes:
-        logits: float32 [units, C] each.
+        logits: float32 [units, C] each; none where they are packed.
         features: tap to its tensors [n, ...]; bfloat16 is stored as its int16 bits.
         units: how many rows of logits each sample has, int64 [N]; None where each has one.
+        packed: the logits, where they are stored in less.
     """
 
     logits: tuple[NDArray[np.float32], ...]
     features: Mapping[Tap, tuple[NDArray[Any], ...]]
     units: Tensor | None
+    packed: Packed | None = None
 
     def of(self, index: Tensor) -> tuple[Tensor, dict[Tap, Tensor]]:
         """Return logits [units, C] and features [B, ...] of some samples."""
@@ -60,7 +64,12 @@ class Cached:
 
     def logits_of(self, index: Tensor) -> Tensor:
         """Return the logits of some samples' units, float32 [units, C]."""
-        return _rows(self.logits, index if self.units is None else unit_rows(self.units, index))
+        rows = self.rows(index)
+        return _rows(self.logits, rows) if self.packed is None else self.packed.of(rows)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return the rows of some samples' units."""
+        return index if self.units is None else unit_rows(self.units, index)
 
 
 def _rows(parts: Sequence[NDArray[Any]], index: Tensor) -> Tensor:
@@ -159,12 +168,15 @@ class TeacherOutputs:
                 view=view,
                 taps=list(features),
             )
-            self._compare("logits", now, logits, where=f"epoch {epoch}, view {view}")
+            if cached.packed is not None:
+                now, logits = cached.packed.compare(now, cached.rows(index))
+            self._compare("logits", now, logits, where=f"epoch {epoch}, view {view}", half=cached.packed is not None)
             for tap, kept in features.items():
                 self._compare(f"tap {tap}", now_features[tap], kept, where=f"epoch {epoch}, view {view}")
 
-    def _compare(self, what: str, now: Tensor, kept: Tensor, *, where: str) -> None:
-        largest, mean = TOLERANCE[self.host.execution.precision]
+    def _compare(self, what: str, now: Tensor, kept: Tensor, *, where: str, half: bool = False) -> None:
+        precision = self.host.execution.precision
+        largest, mean = max(TOLERANCE[precision], TOLERANCE["tf32"]) if half else TOLERANCE[precision]  # as many bits
         gap, scale = (now.float() - kept.float()).abs(), max(1.0, float(kept.abs().max()))
         if not (float(gap.max()) <= largest * scale and float(gap.mean()) <= mean * scale):
             raise StageError(
@@ -244,6 +256,7 @@ def teacher_outputs(
     views: Sequence[View | None],
     taps: Mapping[Tap, Shape] | None = None,
     limit_bytes: float = 0.0,
+    pack: bool = False,
 ) -> TeacherOutputs:
     """Return the teachers' outputs on a role, from the store where they are there already.
 
@@ -259,6 +272,7 @@ def teacher_outputs(
         views: which views of it.
         taps: what is read of the first teacher besides its logits, and the shapes of one sample.
         limit_bytes: of the cached taps that are no vectors, all views together.
+        pack: store logits in less; see `compress.training.packing`. What that costs is said.
 
     Raises:
         StageError: when there is no teacher.
@@ -268,11 +282,12 @@ def teacher_outputs(
     first, taps = work.teacher, taps or {}
     limit_bytes = limit_bytes if first.task.fixed_size else 0.0
     stored = choose_taps(taps, samples=len(samples) * len(views), limit_bytes=limit_bytes)
+    kept_of = [_choose_kept(member, samples, views[0], host) if pack else None for member in work.teachers]
     count = -(-len(samples) // SHARD)
     wanted = {
         view: [
-            [Part(member, view, stored if member is first else (), number, count) for number in range(count)]
-            for member in work.teachers
+            [Part(member, view, stored if member is first else (), number, count, kept) for number in range(count)]
+            for member, kept in zip(work.teachers, kept_of, strict=True)
         ]
         for view in views
     }
@@ -331,6 +346,8 @@ class Part:
     taps: tuple[Tap, ...]
     number: int
     of: int
+    kept: int | None = None
+    """Classes whose logits are stored, packed; None stores all of them as they are."""
 
     def index(self, samples: Samples) -> Tensor:
         """Return its samples."""
@@ -351,6 +368,7 @@ class Part:
             "precision": host.execution.precision,
             **host.execution.in_keys,
             "torch": importlib.metadata.version("torch"),
+            **({} if self.kept is None else {"packed": [packing.VERSION, self.kept]}),
         }
 
     @property
@@ -389,7 +407,7 @@ def _make_missing(parts: Sequence[Part], samples: Samples, host: Host) -> dict[P
             name=part.title,
         )
         _check(computed[0], classes=len(part.teacher.task.classes))
-        found[part] = _commit(host, part.inputs(samples, host), *computed)
+        found[part] = _commit(host, part.inputs(samples, host), *computed, kept=part.kept)
     group.total(0)  # all are there
     return {part: found.get(part) or _find_of_others(part.inputs(samples, host), host) for part in parts}
 
@@ -407,13 +425,15 @@ def _read(parts: Mapping[Part, Artifact], samples: Samples) -> Cached:
     first = next(iter(parts))
     paths = [found.path for found in parts.values()]
     units = torch.from_numpy(first.teacher.task.units(samples))
+    whole = [] if first.kept is not None else [np.load(path / "logits.npy", mmap_mode="r") for path in paths]
     return Cached(
-        _in_memory([np.load(path / "logits.npy", mmap_mode="r") for path in paths]),
+        _in_memory(whole) if whole else (),
         {
             tap: _in_memory([np.load(path / f"feature{position}.npy", mmap_mode="r") for path in paths])
             for position, tap in enumerate(first.taps)
         },
         None if bool((units == 1).all()) else units,
+        None if whole else Packed.load(paths, _gather, classes=len(first.teacher.task.classes)),
     )
 
 
@@ -422,9 +442,28 @@ def _in_memory(parts: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
     return tuple(parts) if sum(part.nbytes for part in parts) > SMALL else (np.concatenate(parts),)
 
 
-def _commit(host: Host, inputs: dict[str, Any], logits: Tensor, features: Mapping[Tap, Tensor]) -> Artifact:
+def _choose_kept(teacher: Member, samples: Samples, view: View | None, host: Host) -> int:
+    """Return how many classes of a teacher are stored, as measured on some samples, and say what that costs."""
+    told = None
+    if host.group.writes:
+        index = torch.linspace(0, len(samples) - 1, min(packing.PROBED, len(samples))).round().long().unique()
+        module = load_model(teacher.artifact.path, code=host.code)
+        logits, _ = forward_all(module, teacher.task, host, samples, index=index, view=view)
+        _check(logits, classes=len(teacher.task.classes))
+        fidelity = packing.measure(logits, all_of_them=teacher.task.problem != "single-label")
+        host.reporter.say(f"teacher outputs are stored in less: {fidelity}, on {len(index)} samples")
+        told = fidelity.kept
+    return host.group.tell(told)
+
+
+def _commit(
+    host: Host, inputs: dict[str, Any], logits: Tensor, features: Mapping[Tap, Tensor], *, kept: int | None
+) -> Artifact:
     def write(directory: Path) -> dict[str, Any]:
-        np.save(directory / "logits.npy", logits.numpy())
+        if kept is None:
+            np.save(directory / "logits.npy", logits.numpy())
+        else:
+            packing.save(directory, logits, kept=kept)
         for position, value in enumerate(features.values()):
             bits = value.contiguous().view(torch.int16) if value.dtype == torch.bfloat16 else value.float()
             np.save(directory / f"feature{position}.npy", bits.numpy())

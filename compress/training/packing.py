@@ -1,0 +1,139 @@
+"""Logits stored in less: in half precision up to 256 classes, above that of the most likely ones and what is left over.
+
+TinyViT (Wu et al. 2022, arXiv 2207.10666) keeps the probabilities of the ten or a hundred most likely classes and
+spreads the rest evenly. Here the number is measured, and what it costs is told.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+WHOLE = 256  # classes up to which all are kept
+RETAINED = 0.99  # of the probability that the kept ones hold on average, at least
+FEWEST = 8
+PROBED = 512  # samples that it is measured on
+VERSION = 1  # raised by hand when the same files come to mean other logits
+FILES = ("kept", "classes", "offsets")
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How much of the teachers' outputs is kept, on samples that it was measured on.
+
+    Attributes:
+        kept: classes of which logits are stored.
+        classes: all of them.
+        mass: probability that the kept ones hold, on average.
+        nats: divergence of what is read back from the whole, KL(whole || read back), on average.
+    """
+
+    kept: int
+    classes: int
+    mass: float
+    nats: float
+
+    def __str__(self) -> str:
+        """In one line."""
+        if self.kept == self.classes:
+            return f"half precision, {self.nats:.2g} nats from the whole"
+        return f"{self.kept} of {self.classes:,} classes hold {self.mass:.2%}; {self.nats:.2g} nats from the whole"
+
+
+def measure(logits: Tensor, *, all_of_them: bool = False) -> Fidelity:
+    """Return how many classes are to be kept: the fewest, of powers of two, that hold `RETAINED` on average.
+
+    Args:
+        logits: of some units, float32 [units, C].
+        all_of_them: keep all whatever their number, as outputs that are no probabilities of classes need it.
+    """
+    classes = logits.shape[1]
+    log_p = logits.double().log_softmax(1)
+    held = log_p.exp().sort(1, descending=True).values.cumsum(1).mean(0)
+    kept = classes
+    if classes > WHOLE and not all_of_them:
+        powers = [2**power for power in range(FEWEST.bit_length() - 1, classes.bit_length()) if 2**power < classes]
+        kept = next((count for count in powers if float(held[count - 1]) >= RETAINED), classes)
+    back = unpack(*pack(logits, kept=kept), classes=classes).double().log_softmax(1)
+    nats = float((log_p.exp() * (log_p - back)).sum(1).mean())
+    return Fidelity(kept, classes, float(held[kept - 1]), nats)
+
+
+def pack(logits: Tensor, *, kept: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return what is stored of logits.
+
+    Args:
+        logits: float32 [units, C].
+        kept: how many are kept of each unit; C keeps all.
+
+    Returns:
+        Kept logits less their unit's offset, float16 [units, kept]; which classes they are of, [units, kept], or none
+        where all are kept; offset, and logit of each other class less the offset, float32 [units, 2].
+    """
+    units, classes = logits.shape
+    if kept == classes:
+        return logits.half().numpy(), np.zeros((units, 0), np.uint16), np.zeros((units, 2), np.float32)
+    offset = logits.logsumexp(1, keepdim=True)
+    top = (logits - offset).topk(kept, dim=1)
+    left = (1 - top.values.double().exp().sum(1, keepdim=True)).clamp(min=1e-12) / (classes - kept)
+    numbers = np.uint16 if classes <= np.iinfo(np.uint16).max + 1 else np.int32
+    offsets = torch.cat([offset, left.log().float()], 1)
+    return top.values.half().numpy(), top.indices.numpy().astype(numbers), offsets.numpy()
+
+
+def unpack(kept: NDArray[Any], classes_of: NDArray[Any], offsets: NDArray[Any], *, classes: int) -> Tensor:
+    """Return logits, float32 [units, C]: the kept ones, and of each unit's others the mean of what they share."""
+    values = torch.from_numpy(kept.astype(np.float32))
+    if kept.shape[1] == classes:
+        return values
+    offset, left = torch.from_numpy(np.array(offsets)).split(1, dim=1)
+    found = (offset + left).expand(len(values), classes).clone()
+    return found.scatter_(1, torch.from_numpy(classes_of.astype(np.int64)), values + offset)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Packed logits of a role's units, memory-mapped.
+
+    Attributes:
+        shards: what `pack` gave for each, in their order.
+        classes: C.
+        gather: returns some rows of arrays that follow each other.
+    """
+
+    shards: Sequence[tuple[NDArray[Any], ...]]
+    classes: int
+    gather: Callable[[Sequence[NDArray[Any]], NDArray[np.int64]], NDArray[Any]]
+
+    @classmethod
+    def load(cls, paths: Sequence[Path], gather: Callable[..., NDArray[Any]], *, classes: int) -> "Packed":
+        """Open what `save` wrote into these directories."""
+        opened = [tuple(np.load(path / f"{name}.npy", mmap_mode="r") for name in FILES) for path in paths]
+        return cls(opened, classes, gather)
+
+    def _rows(self, rows: Tensor) -> list[NDArray[Any]]:
+        return [self.gather([shard[place] for shard in self.shards], rows.numpy()) for place in range(len(FILES))]
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return the logits of some units, float32 [units, C]."""
+        kept, classes_of, offsets = self._rows(rows)
+        return unpack(kept, classes_of, offsets, classes=self.classes)
+
+    def compare(self, now: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return of other logits of some units those that are kept, and the kept ones, float32 [units, kept] each."""
+        kept, classes_of, _ = self._rows(rows)
+        if kept.shape[1] == self.classes:
+            return now, torch.from_numpy(kept.astype(np.float32))
+        places = torch.from_numpy(classes_of.astype(np.int64))
+        return now.gather(1, places), self.of(rows).gather(1, places)
+
+
+def save(directory: Path, logits: Tensor, *, kept: int) -> None:
+    """Write packed logits."""
+    for name, values in zip(FILES, pack(logits, kept=kept), strict=True):
+        np.save(directory / f"{name}.npy", values)

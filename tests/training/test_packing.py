@@ -1,0 +1,77 @@
+"""Packed logits: what is kept, what comes back, and that training on them is training on the whole up to that."""
+
+import pytest
+import torch
+
+from compress.loss import GuidedLoss
+from compress.models import Cnn
+from compress.stages.create import Create
+from compress.stages.distill import Distill
+from compress.training.packing import RETAINED, measure, pack, unpack
+from compress.training.teacher import teacher_outputs
+
+
+def peaked(classes: int, *, scale: float) -> torch.Tensor:
+    return scale * torch.randn(200, classes, generator=torch.Generator().manual_seed(0)) + 5.0
+
+
+def test_up_to_256_classes_all_are_kept_in_half_precision():
+    logits = peaked(256, scale=3.0)
+    found = measure(logits)
+    assert (found.kept, found.mass) == (256, pytest.approx(1.0))
+    assert found.nats < 1e-4
+    torch.testing.assert_close(unpack(*pack(logits, kept=256), classes=256), logits, rtol=1e-3, atol=1e-3)
+
+
+def test_above_the_fewest_are_kept_that_hold_enough_and_the_others_share_what_is_left():
+    logits = peaked(1000, scale=6.0)
+    found = measure(logits)
+    p = logits.softmax(1)
+    held = p.sort(1, descending=True).values[:, : found.kept].sum(1).mean()
+    assert 8 < found.kept < 256
+    assert held >= RETAINED
+    assert p.sort(1, descending=True).values[:, : found.kept // 2].sum(1).mean() < RETAINED
+    back = unpack(*pack(logits, kept=found.kept), classes=1000)
+    torch.testing.assert_close(back.logsumexp(1), logits.logsumexp(1), rtol=0, atol=5e-3)
+    top = logits.topk(found.kept, dim=1)
+    torch.testing.assert_close(back.gather(1, top.indices), top.values, rtol=1e-2, atol=1e-2)
+    kl = (p * (p.log() - back.log_softmax(1))).sum(1).mean()
+    assert float(kl) == pytest.approx(found.nats, abs=1e-4)
+    assert 0 < found.nats < 0.1
+    assert measure(logits, all_of_them=True).kept == 1000
+
+
+def test_outputs_that_no_few_classes_hold_are_kept_whole():
+    assert measure(torch.zeros(4, 1000)).kept == 1000
+
+
+@pytest.mark.parametrize("whole", [256, 4])
+def test_a_student_learns_from_packed_outputs_what_it_learns_from_whole_ones(
+    make_context, trained_digits, monkeypatch, whole
+):
+    monkeypatch.setattr("compress.training.packing.WHOLE", whole)
+    monkeypatch.setattr("compress.training.packing.FEWEST", 2)
+    context = make_context(teacher=trained_digits, ensemble=((trained_digits, 1.0),))
+    train = context.data.train
+    stored = [teacher_outputs(context.work, context.host, train, views=(None,), pack=pack) for pack in (False, True)]
+    batch = context.task.batch(train, torch.tensor([7, 3, 900]))
+    exact, packed = (outputs(batch) for outputs in stored)
+    for one, other in zip(exact.logits, packed.logits, strict=True):
+        torch.testing.assert_close(one.softmax(1), other.softmax(1), rtol=0, atol=0.02)
+    for epoch in range(2):
+        stored[1].check(epoch)
+    sizes = [
+        sum(path.stat().st_size for path in context.store.root.glob(f"artifacts/*/{name}.npy"))
+        for name in ("logits", "kept")
+    ]
+    assert sizes[1] * 1.9 < sizes[0]
+
+
+def test_distill_takes_packed_outputs_and_its_key_says_so(make_context, trained_digits):
+    context = make_context(teacher=trained_digits, loss=GuidedLoss(preset="hinton"))
+    source = Create(model=Cnn(widths=(8, 8), strides=(2, 1))).run(None, *context)
+    stage = Distill(epochs=1, batch_size=100, outputs="packed")
+    stage.run(source, *context)
+    assert not list(context.store.root.glob("artifacts/*/logits.npy"))
+    assert "outputs" not in Distill().model_dump(mode="json")
+    assert stage.key(source, *context) != Distill(epochs=1, batch_size=100).key(source, *context)
