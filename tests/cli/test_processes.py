@@ -28,7 +28,7 @@ name: tiny
 data: {source: digits, augment: {crop_padding: 1, views: 2}}
 teacher:
   model: {resnet: {width: 8, blocks: [1, 1]}}
-  train: {epochs: 2, batch_size: 32, accumulate: 2}
+  train: {epochs: 2, batch_size: 16, accumulate: 4}
 student: {cnn: {widths: [4, 8], strides: [2, 1]}}
 stages:
   - distill: {epochs: 2, batch_size: 16, accumulate: 4, generations: 2}
@@ -166,7 +166,7 @@ def test_torchrun_starts_the_processes_of_a_run(tmp_path):
 
 def test_plan_and_run_refuse_every_stage_whose_updates_the_processes_cannot_share(tmp_path):
     options = tiny_pipeline.options(tmp_path, group=Group(size=4, local_size=4))
-    asked = recipe("stages.distill.batch_size=1024")
+    asked = recipe("stages.distill.batch_size=1024", "teacher.train.accumulate=2")
     for act in (plan, run):
         with pytest.raises(RecipeError) as refused:
             act(asked, options)
