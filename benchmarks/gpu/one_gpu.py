@@ -84,7 +84,7 @@ class Batches:
 
 def subjects(*, smoke: bool) -> tuple[Subject, ...]:
     """Return images and texts."""
-    wide, side, length = (8, 16, 8) if smoke else (64, 64, 128)
+    wide, side, length = (32, 16, 8) if smoke else (64, 64, 128)
 
     def images(width: int) -> Callable[[], nn.Module]:
         return lambda: ResidualNetwork(channels=3, classes=CLASSES, width=width, blocks=(1, 1), stem_stride=2)

@@ -23,6 +23,7 @@ def run(script: str, *arguments: str, output: Path) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 def test_two_processes_are_compared_with_one(tmp_path):
     little = ("--rounds", "2", "--width", "4", "--batch", "4", "--accumulate", "2", "--updates", "2")
     done = run("scale/processes.py", *little, output=tmp_path)
