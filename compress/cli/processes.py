@@ -135,8 +135,6 @@ def _started(processes: int) -> Iterator[Crew]:
                 time.sleep(1.0)  # until it is seen who has ended, and how
                 crew.check()
                 raise
-            for child in children:
-                child.process.wait(60)
     finally:
         for child in children:
             child.process.terminate()
