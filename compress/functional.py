@@ -2,7 +2,8 @@
 
 A batch is what a `DataLoader` of torch gives, or anything alike: inputs, a pair (inputs, labels), or a mapping of named
 inputs with ``labels`` among them or not. An example is what a module is called with: a tensor, or a tuple of them, the
-samples in dimension 0. The stages of a pipeline call the same functions below this module.
+samples in dimension 0. Of several outputs the logits are those called ``logits`` (a key or field), or else the only
+ones [samples, outputs]. The stages of a pipeline call the same functions below this module.
 
 All names are imported from here; ``compress.export`` is the package of that name, and no function.
 """
@@ -24,6 +25,7 @@ from compress.export.write import Exported, read_signature
 from compress.loss import GuidedLoss, bound
 from compress.loss.logits import Hard
 from compress.loss.taps import evaluating
+from compress.models.outputs import USUAL as USUAL_OUTPUT
 from compress.progress import Reporter
 from compress.quantization import quantize as quantization
 from compress.quantization.calibration import finder
@@ -303,11 +305,14 @@ def quantize(
     batches = read_calibration(calibration, inputs)
     signature = read_signature(module, inputs, axes=axes)
 
+    names = [output.name for output in signature.outputs]
+    logits = names.index(USUAL_OUTPUT) if USUAL_OUTPUT in names else 0
+
     def decide(graph: "ModelProto") -> NDArray[Any] | None:
         if problem == "regression":
             return None
         session = Session(graph)
-        outputs = np.concatenate([session(*batch)[0] for batch in batches])
+        outputs = np.concatenate([session(*batch)[logits] for batch in batches])
         return outputs.argmax(axis=-1) if problem == "single-label" else outputs > 0
 
     with Reporter(quiet=quiet).bar("quantize"):

@@ -336,3 +336,37 @@ def test_axes_that_vary_are_those_of_the_inputs_and_of_the_outputs_that_follow_t
         export(module, example, tmp_path / "nowhere" / "x.onnx")
     with pytest.raises(StageError, match="at least 2 along axis 1"):
         export(module, (example[0][:, :1], example[1][:, :1]), tmp_path / "x.onnx", axes={1: "length"})
+
+
+class Several(nn.Module):
+    """Returns its outputs in a form that is told."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.body, self.form = mlp(seed=2), form
+
+    def forward(self, x):
+        return self.form(self.body(x), x)
+
+
+@pytest.mark.parametrize(
+    ("form", "clear"),
+    [
+        (lambda logits, x: {"features": x, "logits": logits}, True),
+        (lambda logits, x: (logits, x[:, None]), True),  # the only one of its form
+        (lambda logits, x: (x, logits), False),
+        (lambda logits, x: {"one": logits, "two": logits}, False),
+    ],
+)
+def test_of_several_outputs_those_called_logits_or_the_only_ones_are_learnt(batches, tmp_path, form, clear):
+    student = Several(form)
+    if not clear:
+        with pytest.raises(CompressError, match="(?s)logits is not clear.*alone of that form or called logits"):
+            distill(student, mlp(seed=1), batches, **QUICK)
+        return
+    before = copy.deepcopy(student.state_dict())
+    distill(student, mlp(seed=1), batches, **QUICK)
+    assert any(not torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    written = export(student, batches[0][0], tmp_path / "several.onnx")
+    names = [output.name for output in written.signature.outputs]
+    assert names in (["features", "logits"], ["output0", "output1"])

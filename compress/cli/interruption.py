@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from compress.config.user_code import raise_users
+
 
 @dataclass
 class Interruption:
@@ -51,3 +53,17 @@ def watch(*, quiet: bool = False) -> Iterator[Interruption]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def refuse_unasked(error: KeyboardInterrupt, interrupted: Interruption) -> None:
+    """Refuse an interruption that nobody asked for: the user's own code raised it.
+
+    Args:
+        error: as it was caught inside of `watch`.
+        interrupted: of that block.
+
+    Raises:
+        InputError: with the user's own line.
+    """
+    if not interrupted():
+        raise_users(error)

@@ -1,11 +1,12 @@
 """The command line: thin, and quick to answer because every command imports what it needs itself."""
 
+import functools
 import io
 import json
 import os
 import sys
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -31,8 +32,31 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,  # its tracebacks print local variables, and those hold secrets
 )
+
+
+def _telling(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that refuses whatever the user's own code raises, with the user's line.
+
+    Inside of click, which takes some of it for an end that was asked for.
+    """
+
+    @functools.wraps(command)
+    def told(*arguments: Any, **named: Any) -> None:
+        try:
+            command(*arguments, **named)
+        except CompressError:
+            raise
+        except (Exception, SystemExit, GeneratorExit) as error:
+            from compress.config.user_code import raise_users
+
+            raise_users(error)
+            raise
+
+    return told
+
+
 for command in COMMANDS:
-    app.command()(command)
+    app.command()(_telling(command))
 
 
 def _tell_version(asked: bool) -> None:
@@ -60,14 +84,6 @@ def main() -> None:
     except CompressError as error:
         _refuse(error)
         raise SystemExit(error.exit_code) from None
-    except Exception as error:
-        from compress.config.user_code import failure, users_lines
-
-        if not (lines := users_lines(error)):
-            raise
-        refusal = failure(error, Path(lines[-1].rpartition(":")[0]))
-        _refuse(refusal)
-        raise SystemExit(refusal.exit_code) from error
 
 
 def _refuse(error: CompressError) -> None:

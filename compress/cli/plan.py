@@ -108,7 +108,7 @@ def check(
     from rich.console import Console
 
     from compress.advice.rules import WIDTH
-    from compress.cli.interruption import watch
+    from compress.cli.interruption import refuse_unasked, watch
     from compress.pipeline.check import check as checked
     from compress.pipeline.run import Options
     from compress.progress import Reporter
@@ -128,7 +128,8 @@ def check(
         )
         try:
             advice = checked(loaded, options, on_cost=(lambda cost: say(str(cost))) if pilot else None)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            refuse_unasked(error, interrupted)
             raise typer.Exit(interrupted.exit_code) from None
     if as_json:
         typer.echo(json.dumps(advice.document(), allow_nan=False))

@@ -66,7 +66,7 @@ def run(
     """Run a recipe to its verdict, reusing what the store has."""
     from dataclasses import asdict
 
-    from compress.cli.interruption import watch
+    from compress.cli.interruption import refuse_unasked, watch
     from compress.cli.processes import gather
     from compress.pipeline import run as pipeline
     from compress.progress import Reporter
@@ -107,7 +107,8 @@ def run(
                 pipeline.help_run(loaded, options)
                 return
             outcome = pipeline.run(loaded, options)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            refuse_unasked(error, interrupted)
             if crew.group.writes:
                 say_how_to_go_on()
             raise typer.Exit(interrupted.exit_code) from None
@@ -165,7 +166,7 @@ def sweep(
 
     from rich.console import Console
 
-    from compress.cli.interruption import watch
+    from compress.cli.interruption import refuse_unasked, watch
     from compress.pipeline import run as pipeline
     from compress.pipeline.sweep import sweep as swept
     from compress.pipeline.sweep import table
@@ -188,7 +189,8 @@ def sweep(
         )
         try:
             result, outcome = swept(recipe, choices, options, goal="fastest" if fastest else "smallest")
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            refuse_unasked(error, interrupted)
             say_how_to_go_on()
             raise typer.Exit(interrupted.exit_code) from None
     if as_json:

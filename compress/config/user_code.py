@@ -23,10 +23,11 @@ from pydantic import ConfigDict, Field, SerializationInfo, model_serializer
 
 from compress.config.user_modules import content_of, is_users, sha256, user_modules, with_modules
 from compress.config.values import Values
-from compress.errors import InputError, nearest
+from compress.errors import CompressError, InputError, nearest
 
-# What a user's code may raise, which is anything; a script that is imported may even try to exit.
-USER_ERRORS = (Exception, SystemExit)
+# What a user's code may raise, which is anything; a script that is imported may even try to exit. KeyboardInterrupt is
+# left out: Ctrl-C raises it wherever the program is.
+USER_ERRORS = (Exception, SystemExit, GeneratorExit)
 CONTENT = "__compress_sha256__"  # in a loaded module of the user's: its file as it was then
 
 
@@ -348,11 +349,36 @@ def _importing(folders: Sequence[Path]) -> Iterator[None]:
         sys.path[:] = [*before, *(folder for folder in added if folder not in before)]
 
 
+@contextmanager
+def telling_users() -> Iterator[None]:
+    """Refuse what the user's own code raises in the block; everything else passes.
+
+    Raises:
+        InputError: with the user's own line.
+    """
+    try:
+        yield
+    except CompressError:
+        raise
+    except USER_ERRORS as error:
+        raise_users(error)
+        raise
+
+
+def raise_users(error: BaseException) -> None:
+    """Raise the refusal of what the user's code raised; return where an error did not pass any code of the user's.
+
+    Raises:
+        InputError: with the user's own line.
+    """
+    if lines := users_lines(error):
+        raise failure(error, Path(lines[-1].rpartition(":")[0])) from error
+
+
 def failure(error: BaseException, path: Path) -> InputError:
     """Return the refusal that says what a user's file raised, and at which line of the user's."""
-    return InputError(
-        f"your code fails: {path.name}", got=f"{type(error).__name__}: {error}", where=line_of(error, path)
-    )
+    told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return InputError(f"your code fails: {path.name}", got=told, where=line_of(error, path))
 
 
 def line_of(error: BaseException, path: Path) -> str:

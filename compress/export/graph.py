@@ -12,7 +12,9 @@ import onnx.numpy_helper
 import torch
 from torch import nn
 
-from compress.errors import StageError
+from compress.config.user_code import users_lines
+from compress.config.user_modules import is_users
+from compress.errors import ModelError, StageError
 from compress.export.names import name_by_module
 from compress.export.onnx_file import check_model
 from compress.export.trace import Trace
@@ -41,7 +43,8 @@ def to_onnx(
         The checked graph, weights inline.
 
     Raises:
-        StageError: the module cannot be exported with these shapes, or not in this opset.
+        ModelError: the module cannot be exported with these shapes, with the line of the user's code that it is about.
+        StageError: likewise where no line is the user's; or not in this opset.
     """
     return fill(trace(model, signature, example, opset=opset), model, signature, opset=opset)
 
@@ -50,7 +53,8 @@ def trace(model: nn.Module, signature: Signature, example: tuple[torch.Tensor, .
     """Return what `to_onnx` needs to know of an architecture; shapes and types of the example count, not its values.
 
     Raises:
-        StageError: the module cannot be exported with these shapes.
+        ModelError: the module cannot be exported with these shapes, with the line of the user's code that it is about.
+        StageError: likewise where no line is the user's.
     """
     from compress.export.attention import TRANSLATIONS  # brings onnxscript, which nothing else needs
 
@@ -74,11 +78,16 @@ def trace(model: nn.Module, signature: Signature, example: tuple[torch.Tensor, .
                 verbose=False,
                 optimize=False,
             )
-        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise StageError(
+        except Exception as error:
+            causes = _causes(error)
+            lines = [line for cause in causes for line in users_lines(cause)[-1:]]
+            if not lines and not isinstance(error, torch.onnx.errors.OnnxExporterError | RuntimeError):
+                raise
+            # What the user's code does is the user's to change; a model of a library that cannot be exported is a fate.
+            raise (ModelError if lines else StageError)(
                 "the model cannot be exported to ONNX",
-                got=_root_cause(error),
-                where=type(model).__name__,
+                got=f"{type(causes[0]).__name__}: {str(causes[0]).strip()[:600]}",
+                where="; ".join([type(model).__name__, *lines[:1]]),
                 hint="check that forward() does not branch on values or on the size of a dynamic axis",
             ) from error
     if program is None:
@@ -90,12 +99,13 @@ def fill(traced: Trace, model: nn.Module, signature: Signature, *, opset: int = 
     """Return the checked graph of a model whose architecture was traced, as `to_onnx` does.
 
     Raises:
-        StageError: the graph does not fit the signature, or is not in this opset.
+        ModelError: the graph does not fit the signature, where the user's code says what is computed.
+        StageError: likewise of other models; or it is not in this opset.
     """
     with _quiet():
         proto = traced.fill(folded(model))
     _check_opset(proto, opset)
-    _check_outputs(proto, signature)
+    _check_outputs(proto, signature, model)
     name_by_module(proto)
     pool_spatial_means(proto)
     strip_metadata(proto)
@@ -127,11 +137,9 @@ def _dynamic_shapes(signature: Signature, example: tuple[torch.Tensor, ...]) -> 
     return tuple(shapes)
 
 
-def _root_cause(error: BaseException) -> str:
-    """The innermost message; the exporter wraps it in pages of advice about its own internals."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip()[:600]}"
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error after what it comes from; the exporter wraps that in pages of advice about its own internals."""
+    return [error] if error.__cause__ is None else [*_causes(error.__cause__), error]
 
 
 @contextlib.contextmanager
@@ -156,7 +164,7 @@ def _check_opset(proto: onnx.ModelProto, opset: int) -> None:
         )
 
 
-def _check_outputs(proto: onnx.ModelProto, signature: Signature) -> None:
+def _check_outputs(proto: onnx.ModelProto, signature: Signature, model: nn.Module) -> None:
     for declared, value in zip(signature.outputs, proto.graph.output, strict=True):
         dims = value.type.tensor_type.shape.dim
         fits = len(dims) == len(declared.shape) and all(
@@ -164,15 +172,31 @@ def _check_outputs(proto: onnx.ModelProto, signature: Signature) -> None:
             for axis, dim in zip(declared.shape, dims, strict=True)
         )
         if not fits:
-            raise StageError(
+            line = _line_of_forward(model)
+            raise (ModelError if line else StageError)(
                 "the exported output does not fit the signature",
                 expected=declared.shape,
                 got=tuple(dim.dim_param or dim.dim_value for dim in dims),
-                where=f"output {declared.name!r}",
+                where="; ".join([f"output {declared.name!r}", *line]),
                 hint="a number where the batch is expected comes from len(x) in forward(); write x.shape[0]"
-                if declared.shape[0] == "batch"
+                if declared.shape[0] == "batch" and dims[0].dim_param != "batch"
                 else None,
             )
+
+
+def _line_of_forward(model: nn.Module) -> list[str]:
+    """The line of the user's code that calls len(), else that of a forward of the user's; none where there is none."""
+    begun: list[str] = []
+    for kind in dict.fromkeys(type(module) for module in model.modules()):
+        forward = inspect.unwrap(kind.forward)
+        code = getattr(forward, "__code__", None)
+        if code is None or not is_users(code.co_filename):
+            continue
+        begun.append(f"{code.co_filename}:{code.co_firstlineno}")
+        for number, line in enumerate(inspect.getsourcelines(forward)[0], code.co_firstlineno):
+            if "len(" in line:
+                return [f"{code.co_filename}:{number}"]
+    return begun[:1]
 
 
 def pool_spatial_means(proto: onnx.ModelProto) -> None:

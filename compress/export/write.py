@@ -12,14 +12,15 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves_with_path
 
-from compress.errors import EnvironmentFault, StageError
+from compress.errors import EnvironmentFault, ModelError, StageError
 from compress.export.graph import OPSET, to_onnx
 from compress.export.metadata import Lineage, Metadata, write_metadata
 from compress.export.onnx_file import size_bytes, write_model
 from compress.export.parity import check_parity
 from compress.loss.taps import evaluating
+from compress.models.outputs import USUAL
 from compress.store.digest import hash_file
 from compress.tasks.signature import Signature, Tensor
 
@@ -122,8 +123,9 @@ def read_signature(
 ) -> Signature:
     """Return what a module takes and gives, as it shows on an example.
 
-    Inputs are named as the arguments of ``forward``, a single output is named ``logits``. An axis of an output is
-    dynamic when its size changes with that of a dynamic axis of the inputs.
+    Inputs are named as the arguments of ``forward``, outputs by the keys or fields that they are returned under; those
+    of a tuple are ``output0`` and so on, and a single one is ``logits``. An axis of an output is dynamic when its size
+    changes with that of a dynamic axis of the inputs.
 
     Args:
         module: run in evaluation mode without gradients; not changed.
@@ -132,6 +134,7 @@ def read_signature(
         classes: names along the last axis of the first output.
 
     Raises:
+        ModelError: when the module returns something else than tensors in tuples, lists and dicts.
         StageError: when the example is too short along a dynamic axis.
     """
     axes = BATCH_AXIS | dict(axes or {})
@@ -153,12 +156,12 @@ def read_signature(
     dynamic: list[dict[int, str]] = [{} for _ in found]
     for number, axis_name in axes.items():
         shorter = _run(module, tuple(_shorten(tensor, number) for tensor in example))
-        for shape, before, after in zip(dynamic, found, shorter, strict=True):
+        for shape, before, after in zip(dynamic, found.values(), shorter.values(), strict=True):
             shape |= {axis: axis_name for axis, size in _sizes(before) if after.shape[axis] != size}
-    titles = ["logits"] if len(found) == 1 else [f"output{number}" for number in range(len(found))]
+    titles = [USUAL] if len(found) == 1 else [f"output{key}" if key.isdecimal() else key for key in found]
     outputs = tuple(
         Tensor(name=title, dtype=_dtype(tensor), shape=tuple(shape.get(axis, size) for axis, size in _sizes(tensor)))
-        for title, tensor, shape in zip(titles, found, dynamic, strict=True)
+        for title, tensor, shape in zip(titles, found.values(), dynamic, strict=True)
     )
     return Signature(inputs=inputs, outputs=outputs, classes=tuple(classes))
 
@@ -170,9 +173,21 @@ def _argument_names(module: nn.Module, count: int) -> list[str]:
     return [*named, *(f"input{number}" for number in range(len(named), count))]
 
 
-def _run(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+def _run(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+    """Every tensor that the module returns, by the way to it, in the order in which the exporter writes them."""
     with evaluating(module), torch.no_grad():
-        return [leaf for leaf in tree_leaves(module(*inputs)) if isinstance(leaf, torch.Tensor)]
+        returned = module(*inputs)
+    leaves = [(path, leaf) for path, leaf in tree_leaves_with_path(returned) if leaf is not None]
+    odd = [type(leaf).__name__ for _, leaf in leaves if not isinstance(leaf, torch.Tensor)]
+    if odd or not leaves:
+        raise ModelError(
+            "the module returns what no file can hold",
+            expected="a tensor, or tensors in tuples, lists and dicts",
+            got=", ".join(odd) or "nothing",
+            where=type(module).__name__,
+            hint="wrap the module in one that returns its tensors alone",
+        )
+    return {".".join(str(part).strip("[].'") for part in path): leaf for path, leaf in leaves}
 
 
 def _shorten(tensor: torch.Tensor, axis: int) -> torch.Tensor:

@@ -19,9 +19,9 @@ AVERAGED = "n_averaged"  # a counter beside the weights of torch.optim.swa_utils
 def load_weights(module: nn.Module, path: Path) -> None:
     """Load a file of weights into a module, strictly.
 
-    A checkpoint may hold the weights under a key of its own (``state_dict``, ``model``, ``ema``, ...) beside other
-    things, and all names may have one prefix (``module.`` of DataParallel, ``_orig_mod.`` of torch.compile, ``model.``
-    of Lightning). Half precision becomes the module's own.
+    A checkpoint may hold the weights under a key of its own (``state_dict``, ``model``, ``ema``, ``model.state_dict``,
+    ...) beside other things, and all names may have one prefix (``module.`` of DataParallel, ``_orig_mod.`` of
+    torch.compile, ``model.`` of Lightning). Half precision becomes the module's own.
 
     Args:
         module: changed in place.
@@ -36,12 +36,13 @@ def load_weights(module: nn.Module, path: Path) -> None:
     faults = {key: _list_faults(tensors, target) for key, tensors in found.items()}
     fitting = [key for key in found if not faults[key]]
     if len(fitting) > 1:
+        spelt = "".join(f"[{part!r}]" for part in fitting[-1].split("."))
         raise ModelError(
             "the file holds several sets of weights that fit the model",
             expected="one",
             got=", ".join(fitting),
             where=path,
-            hint=f"save the one that you mean: torch.save(torch.load({path.name!r})[{fitting[-1]!r}], ...)",
+            hint=f"save the one that you mean: torch.save(torch.load({path.name!r}){spelt}, ...)",
         )
     if not fitting:
         key = min(faults, key=lambda key: len(faults[key]))
@@ -57,13 +58,14 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 def _state_dicts(path: Path) -> dict[str, Mapping[str, Tensor]]:
-    """Return what a file holds: the weights themselves under ``""``, or every set of weights by its key."""
+    """Return what a file holds: the weights themselves under ``""``, or every set of weights by its key or keys."""
     content = _read(path)
     if _is_state_dict(content):
         return {"": content}
-    nested = (
-        {key: value for key, value in content.items() if _is_state_dict(value)} if isinstance(content, dict) else {}
-    )
+    entries = list(content.items()) if isinstance(content, dict) else []
+    inner = [(outer, held) for outer, held in entries if isinstance(held, dict)]
+    entries += [(f"{outer}.{key}", value) for outer, held in inner for key, value in held.items()]
+    nested = {str(key): value for key, value in entries if _is_state_dict(value)}
     if not nested:
         keys = listing(sorted(map(str, content))) if isinstance(content, dict) else type(content).__name__
         raise ModelError(
@@ -77,7 +79,9 @@ def _state_dicts(path: Path) -> dict[str, Mapping[str, Tensor]]:
 
 
 def _is_state_dict(content: object) -> bool:
-    return isinstance(content, dict) and bool(content) and all(isinstance(value, Tensor) for value in content.values())
+    if not isinstance(content, dict) or not content:
+        return False
+    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
 
 
 def _strip_prefix(tensors: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -84,7 +84,12 @@ def nodes(recipe: Recipe, *, until: str | None = None) -> tuple[Node, ...]:
 
 def begin(steps: tuple[Node, ...], role: NodeRole) -> Node | None:
     """Return where the first model of a role begins; None when there is none."""
-    return next((node for node in steps if node.role == role and node.source is None), None)
+    return next(iter(origins(steps, role)), None)
+
+
+def origins(steps: tuple[Node, ...], role: NodeRole) -> list[Node]:
+    """Return where the models of a role begin."""
+    return [node for node in steps if node.role == role and node.source is None]
 
 
 def _teacher(name: str, role: NodeRole, given: Teacher, *, weight: float = 1.0) -> Iterator[Node]:

@@ -14,21 +14,23 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from compress.errors import ArtifactError
+from compress.config.user_code import telling_users
+from compress.errors import ArtifactError, InputError, StageError
 from compress.export.stored import deployable_of, prove_export
 from compress.models import describe
 from compress.models.fold import duplicate
 from compress.pipeline.acceptance import accept
-from compress.pipeline.nodes import RIVALS, Node, begin, nodes
+from compress.pipeline.nodes import RIVALS, Node, begin, nodes, origins
 from compress.pipeline.pairing import Pairing, pairings
 from compress.pipeline.processes import refuse_sizes
-from compress.pipeline.run import Options, host_of, prepare, run_name, work_of
+from compress.pipeline.run import Options, explain, host_of, prepare, run_name, work_of
 from compress.pipeline.run_directory import decide_execution
 from compress.pipeline.surroundings import stamps, surroundings
 from compress.quantization.programs import find_obstacle
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
 from compress.stage import Host, Member, Work
+from compress.stages.train import Train
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
 from compress.store.manifest import NAME, Manifest, NewerFormatError
@@ -125,6 +127,8 @@ def _look(recipe: Recipe, options: Options) -> Plan:
     family = (fresh or first).stage.family()
     if recipe.teacher.train is not None:
         recipe.teacher.train.check(large, work)
+    for node in origins(steps, "ensemble"):
+        _try(node, recipe.ensemble[node.name].teacher.train, work, host)
     built = [(first, large)] + ([] if fresh is None else [(fresh, small)])
     foreseen = [
         f"{node.name}: {line}"
@@ -137,7 +141,13 @@ def _look(recipe: Recipe, options: Options) -> Plan:
         for line in accept(stage, small, family, work, host, after=recipe.stages[:position])
     ]
     pairs = pairings(recipe, work, student=small, teacher=large)
-    walk = _Walk(options, host, _find_absent(first, large, work, host) if options.until_stage is None else {})
+    absent = _find_absent(first, large, work, host) if options.until_stage is None else {}
+    for node in origins(steps, "baseline"):
+        try:
+            _try(node, recipe.baselines[node.name].train, work, host)
+        except (StageError, InputError) as error:  # a run leaves it out
+            absent[node.name] = explain(error)
+    walk = _Walk(options, host, absent)
     for node in (node for node in steps if not node.is_taught):
         walk.visit(node, work)
     teachers = [(node, walk.found[node]) for node in steps if node.given is not None]
@@ -171,7 +181,8 @@ class _Walk:
     def visit(self, node: Node, work: Work) -> None:
         """Look for a node's output, and note for a row why it is or is not reused."""
         if node.name in self.absent:
-            self.rows.append(Row(node.name, "none", self.absent[node.name], None))
+            if node.is_row:
+                self.rows.append(Row(node.name, "none", self.absent[node.name], None))
             return
         stage, key, found = node.stage, None, None
         source = None if node.source is None else self.found[node.source]
@@ -247,6 +258,14 @@ def _build(node: Node, work: Work, host: Host) -> nn.Module:
     example = work.task.batch(work.data.select, torch.arange(2)).inputs
     prove_export(module, node.stage.family(), work.task.signature, example, host)
     return module
+
+
+def _try(node: Node, train: Train | None, work: Work, host: Host) -> None:
+    """Build a model that is trained beside the pipeline's own, as a run will; raises what the run would."""
+    with telling_users():
+        module = _build(node, work, host)
+        if train is not None:
+            train.check(module, work)
 
 
 def _find_absent(teacher: Node, module: nn.Module, work: Work, host: Host) -> dict[str, str]:

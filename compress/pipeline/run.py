@@ -10,6 +10,7 @@ from compress.advice.advise import advise
 from compress.advice.rules import judge
 from compress.benchmark.environment import describe
 from compress.config.discretion import Discretion
+from compress.config.user_code import telling_users
 from compress.data import Data
 from compress.data.roles import subset
 from compress.errors import CompressError, InputError, RecipeError, StageError
@@ -24,7 +25,7 @@ from compress.pipeline.acceptance import accept
 from compress.pipeline.answer import Question
 from compress.pipeline.estimate import Measured, estimate
 from compress.pipeline.leads import measure_simplest
-from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes
+from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes, origins
 from compress.pipeline.pairing import pairings
 from compress.pipeline.processes import begin_together, execution_here, follow, lead, refuse_sizes, share
 from compress.pipeline.publish import build_report, describe_data, headline, publish
@@ -362,6 +363,10 @@ class Loop:
         large, small = (load_model(artifact.path, code=self.host.code) for artifact in (teacher, student))
         if self.recipe.teacher.train is not None:
             self.recipe.teacher.train.check(large, work.reading(teacher))
+        for node in origins(steps, "ensemble"):
+            given, made = self.recipe.ensemble[node.name].teacher, self.find_or_make(node, work)
+            if given.train is not None:
+                given.train.check(load_model(made.path, code=self.host.code), work.reading(made))
         reading, family = work.reading(student), load_structure(student.path).model
         for position, stage in enumerate(self.recipe.stages):
             accept(stage, small, family, reading, self.host, after=self.recipe.stages[:position])
@@ -381,7 +386,8 @@ class Loop:
             self.leave_out(node, self.absent[node.source])
             return
         try:
-            self._visit(node, work)
+            with telling_users():
+                self._visit(node, work)
         except (StageError, InputError) as error:
             if not node.is_comparison or self._must_exist(node):
                 raise

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch_pruning import _helpers
 from torch_pruning.ops import OPTYPE
 
+from compress.config.user_code import users_lines
 from compress.errors import ModelError
 from compress.surgery import layers
 from compress.surgery.failure import tell_failure
@@ -96,7 +97,8 @@ def couplings(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Coupling]:
             )
     except (AttributeError, AssertionError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         got = f"{type(error).__name__}: {error}"
-        raise ModelError("torch-pruning cannot map this model", got=got, where=type(model).__name__) from error
+        where = "; ".join([type(model).__name__, *users_lines(error)[-1:]])
+        raise ModelError("torch-pruning cannot map this model", got=got, where=where) from error
     finally:
         model.eval()
     _correct_indices(graph)
@@ -128,7 +130,9 @@ def runs(model: nn.Module, inputs: tuple[Tensor, ...], *, training: bool = False
         if training:
             return frozenset()
         raise ModelError(
-            "the model does not run on the samples", got=str(error).splitlines()[:1], where=tell_failure(error)
+            "the model does not run on the samples",
+            got=f"{type(error).__name__}: {error}".splitlines()[0],
+            where="; ".join([tell_failure(error), *users_lines(error)[-1:]]),
         ) from error
     finally:
         model.eval()

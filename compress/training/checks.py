@@ -173,7 +173,12 @@ def _call(run: Callable[[], Any], module: nn.Module, inputs: tuple[Tensor, ...],
             f"the {role} does not run on these inputs",
             expected="inputs that it can be called with",
             got=f"{type(error).__name__}: {str(error).strip()[:600]}",
-            where=f"{type(module).__name__}, inputs " + ", ".join(str(list(value.shape)) for value in inputs),
+            where="; ".join(
+                [
+                    f"{type(module).__name__}, inputs " + ", ".join(str(list(value.shape)) for value in inputs),
+                    *users_lines(error)[-1:],
+                ]
+            ),
         ) from error
 
 

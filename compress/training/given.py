@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.errors import DataError, ModelError
-from compress.loss.taps import first_tensor
+from compress.models.outputs import USUAL, in_words, tensors_of
 from compress.tasks import Batch
 from compress.tasks.task import Problem, hard_loss
 
@@ -45,22 +45,30 @@ class Plain:
     names: tuple[str, ...] = ()
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the outputs of a batch, [N, outputs]: the first tensor that the module returns.
+        """Return the outputs of a batch, [N, outputs]: of several tensors of such a shape the one called ``logits``.
+
+        In training mode, where modules return the outputs of auxiliary heads too, it is the first of all of one shape.
 
         Raises:
-            ModelError: when that has another shape.
+            ModelError: when there is none, or it is not clear which one it is.
         """
         named = dict(zip(self.names, batch.inputs, strict=True)) if self.names else {}
-        output = first_tensor(model(**named) if named else model(*batch.inputs))
-        if output is None or output.dim() != 2 or len(output) != batch.num_units:
-            raise ModelError(
-                "the module gives no outputs [samples, outputs]",
-                expected=f"a tensor [{batch.num_units}, outputs], or one as the first thing of what it returns",
-                got=None if output is None else list(output.shape),
-                where=type(model).__name__,
-                hint="wrap the module in one that returns its logits alone",
-            )
-        return output
+        found = tensors_of(model(**named) if named else model(*batch.inputs))
+        fitting = {name: value for name, value in found.items() if value.dim() == 2 and len(value) == batch.num_units}
+        alike = len({value.shape for value in fitting.values()}) == 1
+        if USUAL in fitting:
+            return fitting[USUAL]
+        if len(fitting) == 1 or (alike and model.training):
+            return next(iter(fitting.values()))
+        raise ModelError(
+            "which of the module's outputs are its logits is not clear"
+            if fitting
+            else "the module gives no outputs [samples, outputs]",
+            expected=f"a tensor [{batch.num_units}, outputs], alone of that form or called {USUAL}",
+            got=in_words(found),
+            where=type(model).__name__,
+            hint=f"wrap the module in one that returns its logits alone, or a dict of them: {{{USUAL!r}: ...}}",
+        )
 
     def hard_loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the loss of each sample against its label, float32 [N]; see `Task.hard_loss`.

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import StageError
+from compress.errors import ModelError
 from compress.export import graph as graphs
 from compress.export.attention import TRANSLATIONS
 from compress.export.graph import fill, trace
@@ -119,5 +119,5 @@ def test_the_values_of_weights_cannot_decide_a_graph(signature):
             flat = x.flatten(1)
             return self.head(flat if self.head.weight.sum() > 0 else -flat)
 
-    with pytest.raises(StageError, match="cannot be exported"):
+    with pytest.raises(ModelError, match="cannot be exported"):
         trace(Branching(), signature, EXAMPLE)

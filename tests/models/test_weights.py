@@ -51,8 +51,12 @@ def net(seed: int = 0) -> nn.Sequential:
         lambda model: {f"model._orig_mod.{name}": value for name, value in model.state_dict().items()},
         lambda model: AveragedModel(model).state_dict(),
         lambda model: {"ema": model.half().state_dict(), "best": torch.tensor(0.5)},
+        lambda model: {
+            "model": {"state_dict": nn.DataParallel(model).half().state_dict(), "name": "net"},
+            "optimizer": {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(4, 3)}}, "param_groups": []},
+        },
     ],
-    ids=["state_dict", "DataParallel", "compiled in Lightning", "averaged", "half precision"],
+    ids=["state_dict", "DataParallel", "compiled in Lightning", "averaged", "half precision", "two deep"],
 )
 def test_checkpoints_of_training_scripts_are_read(tmp_path, wrap):
     path, target = tmp_path / "checkpoint.pt", net(1)
