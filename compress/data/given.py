@@ -12,7 +12,7 @@ from compress.data.ragged import Given, as_array, pad_sequences
 from compress.data.samples import Role, Samples
 from compress.data.source import AnyLayout, Layout, Raw, channels_first, class_numbers
 from compress.data.stored import MappedRows, Stored, is_mapped
-from compress.errors import DataError
+from compress.errors import DataError, listing
 
 SERIES: tuple[Layout, ...] = ("NCL", "NTF")
 
@@ -30,7 +30,7 @@ def read_given(
         roles: inputs, an array or several by name in the order in which a model takes them, and labels. Sequences of
             different lengths, a list of [T, F], are padded with zeros and get an input with their lengths.
         layout: order of the axes, of all inputs or by name; what is not named is ``NCHW``.
-        classes: names of the outputs.
+        classes: names of the outputs; labels that are names have them in their order when they are not given.
         where: named in messages.
 
     Raises:
@@ -53,6 +53,7 @@ def read_given(
     found: dict[Role, Samples] = {}
     notes: dict[str, None] = {}
     layouts: dict[str, str] = {}
+    roles, classes = _number_names(roles, classes, where=where)
     named = {
         role: {name: _series(inputs[name], order[name], named=True) for name in names}
         for role, (inputs, _) in roles.items()
@@ -75,6 +76,39 @@ def read_given(
         f"{name}: padded to {steps} steps, with an input of their lengths": None for name, steps in padded.items()
     }
     return Raw({role: _on_disk(samples, found) for role, samples in found.items()}, classes, tuple(notes), layouts)
+
+
+def _number_names(
+    roles: Mapping[Role, tuple[Given, Any]], classes: tuple[str, ...], *, where: object
+) -> tuple[dict[Role, tuple[Given, Any]], tuple[str, ...]]:
+    """Return roles whose labels are numbers where they were names, and the classes: those given, or sorted names.
+
+    Raises:
+        DataError: when a name is no class that was given, or some roles have names and others numbers.
+    """
+    values = {role: as_array(labels, f"{role} labels") for role, (_, labels) in roles.items() if labels is not None}
+    named = {role: array.astype(str) for role, array in values.items() if _holds_names(array)}
+    if not named:
+        return {**roles}, classes
+    if numbers := sorted(set(values) - set(named)):
+        raise DataError(
+            "some roles have names as labels and others have numbers",
+            expected="names in all of them, or numbers",
+            got=f"names in {', '.join(named)}, numbers in {', '.join(numbers)}",
+            where=where,
+        )
+    found = sorted(set().union(*(array.tolist() for array in named.values())))
+    order = classes or tuple(found)
+    if unknown := [name for name in found if name not in order]:
+        raise DataError("a label is no class", expected=listing(order), got=listing(unknown), where=where)
+    number = {name: index for index, name in enumerate(order)}
+    told = {role: np.array([number[name] for name in array.tolist()], np.int64) for role, array in named.items()}
+    return {role: (inputs, told.get(role, labels)) for role, (inputs, labels) in roles.items()}, order
+
+
+def _holds_names(values: NDArray[Any]) -> bool:
+    texts = values.dtype.kind == "O" and len(values) > 0 and all(isinstance(value, str) for value in values.tolist())
+    return values.ndim == 1 and (values.dtype.kind == "U" or texts)
 
 
 def _on_disk(samples: Samples, roles: Mapping[Role, Samples]) -> Samples:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from compress.errors import StageError
 from compress.export.session import Session
@@ -207,5 +208,4 @@ def _worse(key: str, report: dict[str, float], worst: dict[str, float]) -> float
 @torch.no_grad()
 def _run(module: nn.Module, batch: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
     outputs = module(*(torch.from_numpy(array) for array in batch))
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return tuple(output.float().numpy() for output in outputs)
+    return tuple(leaf.float().numpy() for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor))

@@ -147,3 +147,16 @@ def test_roles_whose_labels_are_of_different_kinds_are_refused():
     }
     with pytest.raises(DataError, match=r"(?s)different kinds of labels.*test: one a sample"):
         class_names(roles, ())
+
+
+def test_labels_that_are_names_are_classes_in_their_order_or_in_that_which_is_given():
+    rows, names = np.zeros((4, 3), np.float32), np.array(["walk", "rest", "run", "rest"])
+    raw = read_given({"train": (rows, names)}, layout="NCHW", classes=(), where="here")
+    assert raw.classes == ("rest", "run", "walk")
+    assert raw.roles["train"].labels.tolist() == [2, 0, 1, 0]
+    given = read_given({"train": (rows, list(names))}, layout="NCHW", classes=("run", "walk", "rest"), where="here")
+    assert given.roles["train"].labels.tolist() == [1, 2, 0, 2]
+    with pytest.raises(DataError, match="(?s)no class.*expected: +run, walk.*got: +rest"):
+        read_given({"train": (rows, names)}, layout="NCHW", classes=("run", "walk"), where="here")
+    with pytest.raises(DataError, match="names in train, numbers in test"):
+        read_given({"train": (rows, names), "test": (rows, np.arange(4))}, layout="NCHW", classes=(), where="here")
