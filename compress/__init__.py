@@ -11,6 +11,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 if TYPE_CHECKING:
     from compress.benchmark.own import OwnRuntime
     from compress.data.arrays import ArrayPair
+    from compress.data.image_table import ImageTable
     from compress.data.own import OwnSource
     from compress.data.preprocess import Preprocess
     from compress.data.roles import Split
@@ -130,6 +131,7 @@ _HOMES = {
     "HuggingFace": "compress.models",
     "Idx": "compress.data.sources",
     "ImageFolder": "compress.data.sources",
+    "ImageTable": "compress.data.image_table",
     "Judge": "compress.tasks",
     "Kl": "compress.loss.logits",
     "Label": "compress.training.label",
@@ -242,6 +244,7 @@ __all__ = [
     "HuggingFace",
     "Idx",
     "ImageFolder",
+    "ImageTable",
     "Judge",
     "Kl",
     "Label",

@@ -135,6 +135,27 @@ def squash(size: tuple[int, int], *, channels: Literal["rgb", "grayscale"]) -> S
     return Steps(size=size, channels=channels)
 
 
+def choose_steps(
+    size: Sides | None, mode: Literal["rgb", "grayscale"], preprocess: Preprocess | None, *, source: str
+) -> Steps:
+    """Return what is done to image files: what ``data.preprocess`` says, or squashed to a source's own size.
+
+    Raises:
+        DataError: when both or neither say what images become.
+    """
+    if (size is None) == (preprocess is None):
+        raise DataError(
+            "nothing says what size images become" if preprocess is None else "the size of images is said twice",
+            expected=f"one of data.source.{source}.size and data.preprocess",
+            got="neither" if preprocess is None else "both",
+            where="data.source",
+        )
+    if preprocess is not None:
+        return preprocess.steps
+    assert size is not None
+    return squash((size, size) if isinstance(size, int) else size, channels=mode)
+
+
 def _sides(given: int | tuple[int, int]) -> tuple[int, int]:
     return (given, given) if isinstance(given, int) else given
 

@@ -24,10 +24,11 @@ from compress.data.arrays import Numpy
 from compress.data.datasets import is_dataset, name_inputs, read_dataset
 from compress.data.given import read_given
 from compress.data.idx import read_idx
+from compress.data.image_table import ImageTable
 from compress.data.images import Manner, read_folder
 from compress.data.own import OwnSource, form
 from compress.data.picture import Mode
-from compress.data.preprocess import Sides, squash
+from compress.data.preprocess import Sides, choose_steps
 from compress.data.ragged import Given
 from compress.data.samples import ROLES, Role, Samples
 from compress.data.source import AnyLayout, Opening, Raw, Source, class_numbers
@@ -152,19 +153,8 @@ class ImageFolder(Source):
         Raises:
             DataError: also when both or neither of ``size`` and ``preprocess`` say what images become.
         """
-        preprocess = opening.preprocess
-        if (self.size is None) == (preprocess is None):
-            raise DataError(
-                "nothing says what size images become" if preprocess is None else "the size of images is said twice",
-                expected="one of data.source.image-folder.size and data.preprocess",
-                got="neither" if preprocess is None else "both",
-                where="data.source",
-            )
-        size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        steps = preprocess.steps if preprocess is not None else squash(size, channels=self.mode) if size else None
-        assert steps is not None
         manner = Manner(
-            steps,
+            choose_steps(self.size, self.mode, opening.preprocess, source=self.source),
             memory_bytes=self.memory_gb * 1e9,
             skip=self.on_error == "skip",
             store=opening.store,
@@ -239,7 +229,7 @@ class File(Source):
 
 
 OurSource = Annotated[
-    Annotated[Digits | File | HubData | Idx | ImageFolder | Numpy | Table, Field(discriminator="source")],
+    Annotated[Digits | File | HubData | Idx | ImageFolder | ImageTable | Numpy | Table, Field(discriminator="source")],
     BeforeValidator(one_key("source")),
 ]
 AnySource = Annotated[

@@ -1,0 +1,300 @@
+"""Images in a column of Parquet files, encoded as JPEG or PNG files are: how data sets of images are handed on."""
+
+import io
+import json
+import math
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from compress.data.picture import Mode, check_depth, open_picture
+from compress.data.preprocess import Sides, choose_steps
+from compress.data.read_image import Steps, fit, to_array
+from compress.data.samples import Role, Samples
+from compress.data.source import Opening, Raw, Source, class_numbers
+from compress.data.stored import MappedRows
+from compress.errors import DataError, listing
+from compress.store.digest import hash_values
+
+ROWS = 64  # that are read at a time
+SUFFIX = ".parquet"
+
+
+class ImageTable(Source):
+    """Rows of Parquet files with an image and its class: a file, or a folder of files, for all roles or for each.
+
+    Images are bytes of image files, or structs with them in ``bytes``, as Hugging Face's ``datasets`` writes them.
+
+    Attributes:
+        path: all rows, from which the roles are drawn.
+        files: or a file or folder for each role; roles without one are drawn from train.
+        image: column of the images.
+        label: column of their classes, as texts or numbers; None where there are none. Names of numbers are read from
+            what ``datasets`` writes beside them.
+        size: side of the square every image is resized to, or height and width; None where ``data.preprocess`` says it.
+        mode: one channel or three, where it does not.
+        memory_gb: images that take more than this when they are decoded, in units of 10^9 bytes, are decoded into a
+            file in the store, which is memory-mapped.
+        on_error: what to do with images that cannot be read: ``refuse`` the table, or ``skip`` and count them.
+    """
+
+    of_files: ClassVar[bool] = True
+    of_images: ClassVar[bool] = True
+
+    source: Literal["image-table"] = "image-table"
+    path: Path | None = None
+    files: dict[Role, Path] = {}
+    image: str = "image"
+    label: str | None = "label"
+    size: Sides | None = None
+    mode: Mode = "rgb"
+    memory_gb: Annotated[float, Field(ge=0)] = 1.0
+    on_error: Literal["refuse", "skip"] = "refuse"
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse both or neither of ``path`` and ``files``."""
+        if (self.path is None) == (not self.files):
+            raise ValueError("expected either path (all rows) or files (by role)")
+
+    @property
+    def title(self) -> str:
+        """The name of the file or folder."""
+        return (self.path or next(iter(self.files.values()))).stem
+
+    def load(self, *, code: Sequence[Path]) -> Raw:
+        """Return the rows; see `open`."""
+        return self.open(Opening(), code=code)
+
+    def open(self, opening: Opening, *, code: Sequence[Path]) -> Raw:  # noqa: ARG002
+        """Return the rows, read as a model expects them.
+
+        Raises:
+            DataError: when a file is missing, damaged or has no such columns, an image cannot be read, or both or
+                neither of ``size`` and ``preprocess`` say what images become.
+        """
+        steps = choose_steps(self.size, self.mode, opening.preprocess, source=self.source)
+        given: Mapping[Role, Path] = {"train": self.path} if self.path is not None else self.files
+        read: dict[Role, Read] = {role: self._read(path, steps, opening) for role, path in given.items()}
+        names = next((found.names for found in read.values() if found.names), ())
+        texts = {text for found in read.values() for text in found.labels if isinstance(text, str)}
+        classes = tuple(sorted(texts)) or names
+        roles: dict[Role, Samples] = {
+            role: Samples(found.images, _numbers(found.labels, classes)) for role, found in read.items()
+        }
+        return Raw(roles, classes, tuple(note for found in read.values() for note in found.notes))
+
+    def _read(self, path: Path, steps: Steps, opening: Opening) -> "Read":
+        """Read one role."""
+        parts = [_Part.open(file, self.image, self.label) for file in _shards(path)]
+        rows = sum(part.rows for part in parts)
+        shape = (rows, 1 if steps.channels == "grayscale" else 3, *steps.size)
+        found = Read(names=parts[0].names)
+        if math.prod(shape) <= self.memory_gb * 1e9 or opening.store is None:
+            images = np.zeros(shape, np.uint8)
+            kept = self._fill(images, parts, steps, opening, found)
+            found.images = images[kept] if len(kept) < rows else images
+        else:
+            found.images = self._decode_to_file(shape, parts, steps, opening, found)
+        if found.faults:
+            told = f"{len(found.faults):,} of {rows:,} images cannot be read and are left out: {listing(found.faults)}"
+            found.notes.append(told)
+        if path.is_dir():
+            found.notes.append(f"{path.name}: {len(parts):,} files")
+        return found
+
+    def _decode_to_file(
+        self, shape: tuple[int, ...], parts: "Sequence[_Part]", steps: Steps, opening: Opening, found: "Read"
+    ) -> MappedRows:
+        """Decode into a file of the store, or find it there: it goes by name, size and time of change of the files."""
+        assert opening.store is not None
+        stamps = [[str(part.path.absolute()), *_stamp(part.path)] for part in parts]
+        name = hash_values({"images": stamps, "steps": repr(steps), "columns": [self.image, self.label]})[:32]
+        place = opening.store / "indexes" / f"{name}.npy"
+        told = place.with_suffix(".json")
+        if not (place.exists() and told.exists()):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            draft = place.with_name(f".{uuid.uuid4().hex}.npy")
+            try:
+                images = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
+                kept = self._fill(images, parts, steps, opening, found)
+                images.flush()
+                told.write_text(json.dumps({"kept": kept.tolist(), "labels": found.labels, "faults": found.faults}))
+                draft.replace(place)
+            finally:
+                draft.unlink(missing_ok=True)
+        noted = json.loads(told.read_text())
+        found.labels, found.faults = noted["labels"], noted["faults"]
+        found.notes.append(f"{len(noted['kept']):,} images are decoded on disk and memory-mapped")
+        return MappedRows(np.load(place, mmap_mode="r"), np.array(noted["kept"], np.int64))
+
+    def _fill(
+        self, images: NDArray[np.uint8], parts: "Sequence[_Part]", steps: Steps, opening: Opening, found: "Read"
+    ) -> NDArray[np.int64]:
+        """Decode all images in their order; return the rows of those that can be read."""
+        kept: list[int] = []
+        levels: dict[Path, int] = {}
+        with opening.reporter.bar("decoding the images", len(images)) as bar:
+            for row, (where, content, label) in enumerate(cell for part in parts for cell in part.cells()):
+                bar.advance()
+                try:
+                    image, brightest = open_picture(where, io.BytesIO(content))
+                except DataError as error:
+                    if self.on_error == "refuse":
+                        raise
+                    found.faults.append(f"{where}: {error.got}")
+                    continue
+                images[row] = to_array(fit(image, steps), steps)
+                levels |= {} if brightest is None else {where: brightest}
+                kept.append(row)
+                found.labels.append(label)
+        check_depth(levels)
+        return np.array(kept, np.int64)
+
+
+@dataclass
+class Read:
+    """What a role's files hold.
+
+    Attributes:
+        names: of the classes, where the files say them.
+        images: [N, C, H, W].
+        labels: of each image; None where there is none.
+        faults: which images cannot be read, and why.
+        notes: what a user should know.
+    """
+
+    names: tuple[str, ...]
+    images: NDArray[np.uint8] | MappedRows = field(default_factory=lambda: np.zeros((0, 1, 1, 1), np.uint8))
+    labels: list[Any] = field(default_factory=list[Any])
+    faults: list[str] = field(default_factory=list[str])
+    notes: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One Parquet file, whose columns have been looked at.
+
+    Attributes:
+        path: of the file.
+        rows: how many it has.
+        image: column of the images.
+        label: column of the classes, or None.
+        inside: whether images are structs.
+        names: of the classes, where it says them.
+    """
+
+    path: Path
+    rows: int
+    image: str
+    label: str | None
+    inside: bool
+    names: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path, image: str, label: str | None) -> "_Part":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            file = pq.ParquetFile(path)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError("the Parquet file cannot be read", got=str(error).splitlines()[0], where=path) from error
+        schema = file.schema_arrow
+        wanted = [image, *([] if label is None else [label])]
+        if missing := [name for name in wanted if name not in schema.names]:
+            raise DataError(
+                "the table has no such column",
+                expected=listing(schema.names),
+                got=", ".join(missing),
+                where=path,
+                hint="name the columns with image: and label:, or leave classes out with label: null",
+            )
+        kind = schema.field(image).type
+        inside = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+        held = kind.field("bytes").type if inside else kind
+        if not (pa.types.is_binary(held) or pa.types.is_large_binary(held)):
+            raise DataError(
+                "the column holds no images",
+                expected="bytes of image files, or structs with such in `bytes`",
+                got=str(kind),
+                where=f"{path}, column {image}",
+            )
+        if label is not None:
+            told = schema.field(label).type
+            if not (pa.types.is_integer(told) or pa.types.is_string(told) or pa.types.is_large_string(told)):
+                raise DataError(
+                    "the column holds no classes",
+                    expected="texts or whole numbers",
+                    got=str(told),
+                    where=f"{path}, column {label}",
+                )
+        return cls(path, file.metadata.num_rows, image, label, inside, _names(schema.metadata or {}, label))
+
+    def cells(self) -> Iterator[tuple[Path, bytes, Any]]:
+        """Yield where each image is, its bytes and its class.
+
+        Raises:
+            DataError: when a row has none, or the file is damaged.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = [self.image, *([] if self.label is None else [self.label])]
+        row = 0
+        try:
+            for batch in pq.ParquetFile(self.path).iter_batches(batch_size=ROWS, columns=columns):
+                images = batch.column(self.image).to_pylist()
+                labels = [None] * len(images) if self.label is None else batch.column(self.label).to_pylist()
+                for image, label in zip(images, labels, strict=True):
+                    where = Path(f"{self.path}, row {row}")
+                    content = image.get("bytes") if self.inside and image is not None else image
+                    if content is None or (self.label is not None and label is None):
+                        raise DataError("a row has no image or no class", where=where)
+                    yield where, content, label
+                    row += 1
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                "the Parquet file cannot be read", got=str(error).splitlines()[0], where=f"{self.path}, after row {row}"
+            ) from error
+
+
+def _names(metadata: Mapping[bytes, bytes], label: str | None) -> tuple[str, ...]:
+    """Return the names of classes that ``datasets`` writes beside a table; none where there are none."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        return tuple(map(str, features[label]["names"]))
+    except (ValueError, KeyError, TypeError):
+        return ()
+
+
+def _shards(path: Path) -> list[Path]:
+    """Return the Parquet files of a path, in the order of their names.
+
+    Raises:
+        DataError: when there are none.
+    """
+    found = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path] if path.is_file() else []
+    if not found:
+        raise DataError("there is no Parquet file", expected=f"a {SUFFIX} file, or a folder of them", where=path)
+    return found
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _numbers(labels: Sequence[Any], classes: Sequence[str]) -> NDArray[np.int64] | None:
+    """Return labels as the numbers of their classes; None where there are none."""
+    if not labels or labels[0] is None:
+        return None
+    if isinstance(labels[0], str):
+        number = {name: position for position, name in enumerate(classes)}
+        return np.array([number[label] for label in labels], np.int64)
+    return class_numbers(labels)
