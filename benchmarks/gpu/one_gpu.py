@@ -24,10 +24,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-import compress
 from compress.benchmark import PRESETS, Place, Profile, compare
 from compress.benchmark.environment import describe
 from compress.benchmark.process import usable_runtimes
+from compress.functional import distill, export, prune
 from compress.models.resnet import ResidualNetwork
 from compress.stage import Precision
 from compress.stage.device import best_device, check_device
@@ -120,7 +120,7 @@ def against_cpu(subject: Subject, batches: Batches, device: str) -> dict[str, An
     logits: list[Tensor] = []
     for place in ("cpu", device):
         teacher, student = seeded(subject.teacher, 2).to(place).eval(), seeded(subject.student, 3).to(place)
-        compress.distill(student, teacher, batches, epochs=1, learning_rate=1e-3, optimizer="adamw", quiet=True)
+        distill(student, teacher, batches, epochs=1, learning_rate=1e-3, optimizer="adamw", quiet=True)
         with torch.no_grad():
             logits.append(student(given.to(place)).cpu())
     gap, largest = float((logits[0] - logits[1]).abs().max()), float(logits[0].abs().max())
@@ -174,8 +174,8 @@ def study(subject: Subject, device: str, folder: Path, *, smoke: bool) -> dict[s
         if precision == "tf32" and not device.startswith("cuda"):
             continue
         teacher, student = seeded(subject.teacher, 2).to(device), seeded(subject.student, 3).to(device)
-        fitted = compress.distill(teacher, None, batches, loss={"hard": {}}, epochs=2, precision=precision, **quick)
-        learnt = compress.distill(student, teacher.eval(), batches, epochs=2, precision=precision, **quick)
+        fitted = distill(teacher, None, batches, loss={"hard": {}}, epochs=2, precision=precision, **quick)
+        learnt = distill(student, teacher.eval(), batches, epochs=2, precision=precision, **quick)
         found["training"][precision] = {
             "teacher_samples_per_s": fitted.images_per_s,
             "distill_samples_per_s": learnt.images_per_s,
@@ -184,13 +184,13 @@ def study(subject: Subject, device: str, folder: Path, *, smoke: bool) -> dict[s
         if precision == "float32":
             kept = teacher, student
     teacher, student = kept
-    pruned = compress.prune(student, example.to(device), kept_macs_fraction=0.6, loader=batches, batches=2, quiet=True)
-    compress.distill(pruned.module, teacher, batches, epochs=1, **quick)
+    pruned = prune(student, example.to(device), kept_macs_fraction=0.6, loader=batches, batches=2, quiet=True)
+    distill(pruned.module, teacher, batches, epochs=1, **quick)
     models = {"teacher": teacher, "student": student, "pruned": pruned.module}
     files: dict[str, Path] = {}
     for name, module in models.items():
         files[name] = folder / f"{subject.name}-{name}.onnx"
-        compress.export(copy.deepcopy(module).cpu().eval(), example[:2], files[name], quiet=True)
+        export(copy.deepcopy(module).cpu().eval(), example[:2], files[name], quiet=True)
     inputs = folder / f"{subject.name}.npz"
     (given,) = onnx.load(files["teacher"], load_external_data=False).graph.input
     np.savez(inputs, allow_pickle=False, **{given.name: example.numpy()})
