@@ -5,6 +5,7 @@ its source and its teachers, and all of them run it: they share each update and 
 nothing but teacher outputs.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -54,7 +55,9 @@ def refuse_sizes(recipe: Recipe, data: Data, group: Group, *, until: str | None)
         training = node.stage.training
         if training is not None and node.is_row:
             size = group.size if is_shared(node) else 1
-            found = size_faults(training.optimization, samples=len(data.train), processes=size)
+            # How many samples teachers write is known once they have.
+            samples = len(data.train) if training.writing is None else sys.maxsize
+            found = size_faults(training.optimization, samples=samples, processes=size)
             faults += [f"{node.name}: {fault}" for fault in found]
     if faults:
         raise RecipeError("\n".join(["some updates do not fit the samples or the processes:", *faults]))
