@@ -14,7 +14,6 @@ from torch import nn
 from compress.errors import StageError
 from compress.loss import GuidedLoss
 from compress.models import Model, load_model, load_structure, save_model
-from compress.models.fold import folded
 from compress.models.structure import Structure
 from compress.progress import Bar
 from compress.stage import Host, Need, Optimization, Quantity, Stage, Training, Work, coupling_faults
@@ -334,16 +333,16 @@ class Prune(Stage):
         known = f"{field} can be anything from {reach.smallest:.4f} on"
         lines = [known if {*shares} <= {1.0} else f"{known}, as a share of the model before all cuts"]
         if self.tolerance is not None and {*shares} <= {1.0}:
-            lines += self._foresee_tolerance(module, reach, self.tolerance)
+            lines += self._foresee_tolerance(reach, self.tolerance)
         if reach.folded:
             lines.append(f"computed weights become plain ones: {', '.join(reach.folded)}")
         return (*lines, *tell_left(reach.left))
 
-    def _foresee_tolerance(self, module: nn.Module, reach: Reach, tolerance: float) -> list[str]:
+    def _foresee_tolerance(self, reach: Reach, tolerance: float) -> list[str]:
         """Tell that widths may not come near enough to the target; where the ranking decides no width, they do not."""
         field, target = self._target
         first = target ** (1 / self.steps)
-        nearest = reach.nearest(folded(module), measure=self._measure, target=first, round_to=self.round_to)
+        nearest = reach.nearest(measure=self._measure, target=first, round_to=self.round_to)
         if first - nearest <= tolerance:
             return []
         told = f"with even shares {nearest:.4f} is the nearest below {first:.4f}: tolerance {tolerance:g} is missed"

@@ -148,6 +148,7 @@ class Reach:
         folded: weights that become plain ones.
         groups: what can be cut.
         costs: prices a choice.
+        module: as it would be cut, which groups name the parts of.
     """
 
     smallest: float
@@ -155,10 +156,11 @@ class Reach:
     folded: tuple[str, ...]
     groups: tuple[Group, ...] = field(repr=False)
     costs: CostModel = field(repr=False)
+    module: nn.Module = field(repr=False)
 
-    def nearest(self, module: nn.Module, *, measure: Measure, target: float, round_to: int | None) -> float:
+    def nearest(self, *, measure: Measure, target: float, round_to: int | None) -> float:
         """Share of the cost, at most the target, that is kept where every group loses the same share of its width."""
-        scores = magnitude(module, self.groups).scores
+        scores = magnitude(self.module, self.groups).scores
         choice = choose(
             self.groups, scores, self.costs, ranking="uniform", measure=measure, target=target, round_to=round_to
         )
@@ -190,7 +192,7 @@ def find_reach(
         group.name: group.pick(torch.zeros(group.width), legal_widths(group, round_to)[0]) for group in found.groups
     }
     smallest, whole = (asdict(costs.cost(kept))[measure] for kept in (least, keep_all(found.groups)))
-    return Reach(smallest / whole, found.left, _computed(given), found.groups, costs)
+    return Reach(smallest / whole, found.left, _computed(given), found.groups, costs, module)
 
 
 def tell_left(left: Sequence[Left]) -> list[str]:
