@@ -17,7 +17,7 @@ from compress.tasks.naive import CAUSES
 
 Evidence = Literal["calibrated", "rule of thumb", "exact"]
 Side = Literal["above", "below", "outside", "not above"]
-WIDTH = 100  # columns
+WIDTH = 100  # columns, below which a table says less
 FIRST = ("lead", "simplest")  # probes whose warnings begin what is shown: they are about all the rest
 
 
@@ -327,12 +327,15 @@ class Advice:
         for finding in self.findings:
             if finding.flagged and finding.probe in FIRST:
                 console.print(f"WARNING {finding.title}: {finding.measured}; {finding.detail}", highlight=False)
-        table = Table(box=None, pad_edge=False, width=WIDTH)
-        for name in ("probe", "measured, interval", "warns", "", "threshold is"):
+        heads = ("probe", "measured, interval", "warns", "", "threshold is")
+        table = Table(box=None, pad_edge=False)
+        shown = len(heads) - (console.width < WIDTH)
+        for name in heads[:shown]:
             table.add_column(name, overflow="fold")
         for finding in self.findings:
             verdict = "WARNING" if finding.flagged else "ok"
-            table.add_row(finding.title, finding.measured, finding.limit, verdict, finding.evidence)
+            cells = (finding.title, finding.measured, finding.limit, verdict, finding.evidence)
+            table.add_row(*cells[:shown])
         console.print(table)
         for finding in self.findings:
             if finding.detail or finding.flagged:

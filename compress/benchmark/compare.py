@@ -131,6 +131,17 @@ class Comparison:
     model_s: float = 0.0
     """What of it the models took, the twin included: loads, first runs, warm-ups and blocks. The rest is ours."""
 
+    def rename(self, names: Mapping[str, str]) -> Self:
+        """Return the same with other names of models, from old to new; others keep theirs."""
+        return replace(
+            self,
+            reference=names.get(self.reference, self.reference),
+            measurements={names.get(name, name): found for name, found in self.measurements.items()},
+            failures={names.get(name, name): why for name, why in self.failures.items()},
+            against_cpu={names.get(name, name): found for name, found in self.against_cpu.items()},
+            unchecked={names.get(name, name): why for name, why in self.unchecked.items()},
+        )
+
     @property
     def ranked(self) -> bool:
         """Whether times say which model is faster; those of a software adapter do not."""

@@ -1,7 +1,8 @@
 """The result of a benchmark: rows, every measurement with its rounds, environment. JSON is its dump."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 from pydantic import ConfigDict
 
@@ -100,6 +101,20 @@ class BenchmarkResult:
     def by_profile(self) -> dict[str, Comparison]:
         """The comparisons by name of their profile."""
         return dict(zip(self.profiles, self.comparisons, strict=True))
+
+    def rename(self, names: Mapping[str, str], *, order: Sequence[str]) -> Self:
+        """Return the same result with other names of rows.
+
+        Args:
+            names: from old to new; other rows keep theirs.
+            order: of the rows, by their new names.
+        """
+        rows = {names.get(row.name, row.name): row for row in self.rows}
+        return replace(
+            self,
+            rows=tuple(replace(rows[name], name=name) for name in order),
+            comparisons=tuple(comparison.rename(names) for comparison in self.comparisons),
+        )
 
     def row(self, name: str) -> Row:
         """Return the row of a name.

@@ -6,11 +6,11 @@ They read the result and nothing else, so a stored one prints as it did on its d
 import re
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table
 
 from compress.benchmark.compare import Comparison
 from compress.benchmark.document import BenchmarkResult, Row, RuntimeAccuracy
+from compress.benchmark.fitting import fitted_table
 from compress.measures.units import (
     format_bytes,
     format_count,
@@ -21,6 +21,7 @@ from compress.measures.units import (
     format_speedup,
 )
 
+WIDTH = 100  # columns, where nobody says how many there are
 TAIL_HEAD = "highest supported percentile, ms; peak memory"
 COST_HEAD = (
     "model", "percentiles, ms at most", "load ms", "first run ms", "samples/s", "peak after import", "after load",
@@ -30,61 +31,41 @@ SCORED_HEAD = ("model", "accuracy %", "change", "McNemar p", "agree %", "KL, nat
 HEAD = ("model", "size", "params", "accuracy %", "change", "p50 ms", "speedup")
 
 
-def table(result: BenchmarkResult) -> Table:
-    """The rows under the primary profile, at most 100 columns wide; rich colours it on a terminal only."""
-    caption = "\n".join([*_noise_lines(result), _footnote(result)])
-    made = Table(
+def table(result: BenchmarkResult, *, width: int = WIDTH) -> Table:
+    """The rows under the primary profile; rich colours it on a terminal only."""
+    return fitted_table(
+        HEAD,
+        [_cells(row, result) for row in result.rows],
+        width=width,
+        dispensable=("params", "change", "accuracy %", "p50 ms"),
         title=result.title,
-        caption=caption,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
+        caption="\n".join([*_noise_lines(result), _footnote(result)]),
+        styles=["dim" if row.name == result.reference else "red" * bool(row.failures) for row in result.rows],
     )
-    made.add_column(HEAD[0], min_width=10, overflow="fold")
-    for head in HEAD[1:]:
-        made.add_column(head, justify="right", no_wrap=True)
-    for row in result.rows:
-        style = "dim" if row.name == result.reference else "red" if row.failures else None
-        made.add_row(*_cells(row, result), style=style)
-    return made
 
 
-def profile_table(result: BenchmarkResult) -> Table:
+def profile_table(result: BenchmarkResult, *, width: int = WIDTH) -> Table:
     """Median latency and speedup of every row under every profile."""
-    made = Table(title="p50 ms (speedup)", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    made.add_column("model", overflow="fold")
-    for head in profile_heads(result):
-        made.add_column(head, justify="right", overflow="fold")
-    for row in result.rows:
-        made.add_row(row.name, *(_profile_cell(row, result, profile) for profile in result.profiles))
-    return made
+    heads = ["model", *profile_heads(result)]
+    rows = [[row.name, *(_profile_cell(row, result, name) for name in result.profiles)] for row in result.rows]
+    return fitted_table(heads, rows, width=width, dispensable=heads[:1:-1], title="p50 ms (speedup)")
 
 
-def tail_table(result: BenchmarkResult) -> Table:
+def tail_table(result: BenchmarkResult, *, width: int = WIDTH) -> Table:
     """The highest percentile that the calls support, and peak memory, of every row under every profile."""
-    made = Table(title=TAIL_HEAD, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    made.add_column("model", overflow="fold")
-    for name in result.profiles:
-        made.add_column(name, justify="right", overflow="fold")
-    for row in result.rows:
-        made.add_row(row.name, *_tail_cells(row, result))
-    return made
+    heads = ["model", *result.profiles]
+    rows = [[row.name, *_tail_cells(row, result)] for row in result.rows]
+    return fitted_table(heads, rows, width=width, dispensable=heads[:1:-1], title=TAIL_HEAD)
 
 
-def accuracy_tables(result: BenchmarkResult) -> list[Table]:
+def accuracy_tables(result: BenchmarkResult, *, width: int = WIDTH) -> list[Table]:
     """What each file scores in the very runtime that was timed, and how far its outputs are from the CPU's."""
     tables = []
     for title, rows in accuracy_rows(result):
-        made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
         shown = len(SCORED_HEAD) - all(row[-1] == "-" for row in rows)  # what is on the CPU is not off it
-        made.add_column(SCORED_HEAD[0], min_width=10, overflow="fold")
-        made.add_column(SCORED_HEAD[1], justify="right", min_width=18, overflow="fold")  # or why it failed
-        for head in SCORED_HEAD[2:shown]:
-            made.add_column(head, justify="right", no_wrap=True)
-        for row in rows:
-            made.add_row(*row[:shown])
-        tables.append(made)
+        cells = [row[:shown] for row in rows]
+        dispensable = ("KL, nats", "off CPU", "McNemar p", "agree %", "change")
+        tables.append(fitted_table(SCORED_HEAD[:shown], cells, width=width, dispensable=dispensable, title=title))
     return tables
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from compress.cli.messages import loading
 from compress.cli.options import AsJson, Code, Launcher, Python
 
 
@@ -15,10 +16,11 @@ def env(as_json: AsJson = False, python: Python = "", launcher: Launcher = "") -
 
     Where one does not, it says why and what to install.
     """
-    from dataclasses import asdict
+    with loading():
+        from dataclasses import asdict
 
-    from compress.benchmark.environment import describe
-    from compress.benchmark.process import Place, usable_runtimes
+        from compress.benchmark.environment import describe
+        from compress.benchmark.process import Place, usable_runtimes
 
     found = asdict(describe(seed=0))
     runtimes = usable_runtimes(Place(python, tuple(shlex.split(launcher))))
@@ -67,12 +69,13 @@ def compare(
 
     Inputs that they call otherwise are matched by position, shape and kind. Whichever it is, the exit code is 0.
     """
-    from dataclasses import asdict
+    with loading():
+        from dataclasses import asdict
 
-    from compress.benchmark import pair
-    from compress.benchmark.measure import Profile
-    from compress.benchmark.process import Place
-    from compress.progress import Reporter
+        from compress.benchmark import pair
+        from compress.benchmark.measure import Profile
+        from compress.benchmark.process import Place
+        from compress.progress import Reporter
 
     place = Place(python, tuple(shlex.split(launcher)))
     profile = Profile(runtime, batch_size, threads, scenario, arrivals_per_s, place)  # pyright: ignore[reportArgumentType] # it checks

@@ -1,4 +1,4 @@
-"""The command that judges a bundle."""
+"""Commands about a bundle: judge it, and lay it out for the program that serves it."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from compress.cli.messages import say
-from compress.cli.options import AsJson
-from compress.errors import GATE_MISSED
+from compress.cli.messages import loading, say
+from compress.cli.options import STORE, AsJson, StorePath
+from compress.errors import GATE_MISSED, UsageError
 
 
 def verify(
@@ -19,9 +19,10 @@ def verify(
 
     Needs onnxruntime and numpy only.
     """
-    from dataclasses import asdict
+    with loading():
+        from dataclasses import asdict
 
-    from compress.export.verify import verify_bundle
+        from compress.export.verify import verify_bundle
 
     result = verify_bundle(bundle)
     if as_json:
@@ -35,3 +36,40 @@ def verify(
         say(f"warning: {warning}")
     if not result.passed:
         raise typer.Exit(GATE_MISSED)
+
+
+def package(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, its name in the store, or a bundle.")],
+    layout: Annotated[
+        str, typer.Option("--for", metavar="PROGRAM", help="triton, transformers.js, optimum, mlflow or plain.")
+    ],
+    target: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Where to; default: NAME-PROGRAM here.")
+    ] = None,
+    store: StorePath = STORE,
+) -> None:
+    """Lay a bundle out for the program that serves it."""
+    with loading():
+        from compress.cli.places import find_run
+        from compress.export.manifest import NAME, Manifest
+        from compress.export.package import check_single
+        from compress.export.package import package as packaged
+        from compress.export.verify import check_files
+
+    bundle = Path(run) if (Path(run) / NAME).is_file() else find_run(run, store=store) / "bundle"
+    name = (bundle.parent if bundle.name == "bundle" else bundle).absolute().name
+    place = target or Path(f"{name}-{layout}")
+    if layout == "mlflow":
+        from compress.tracking.served import save
+
+        manifest = Manifest.read(bundle)
+        check_files(bundle, manifest)
+        check_single(bundle, manifest)
+        told = save(bundle, place, files=manifest.files)
+    elif layout in ("plain", "triton", "transformers.js", "optimum"):
+        told = packaged(bundle, place, layout=layout, name=name)
+    else:
+        raise UsageError(
+            "there is no such layout", expected="triton, transformers.js, optimum, mlflow or plain", got=layout
+        )
+    typer.echo(f"{place}\nload it with: {told}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from compress.cli.benchmark import compare, env
-from compress.cli.bundle import verify
+from compress.cli.bundle import package, verify
 from compress.cli.messages import say
 from compress.cli.plan import check, plan
 from compress.cli.recipe import init, schema, validate
@@ -21,7 +21,23 @@ from compress.cli.tracking import promote, ui
 from compress.errors import EXIT_CODES, CompressError
 
 # In the order of a user's day: begin, look ahead, run, look back, choose, ship, and what is asked now and then.
-COMMANDS = (init, plan, check, run, report, sweep, compare_runs, promote, ui, verify, compare, env, validate, schema)
+COMMANDS = (
+    init,
+    plan,
+    check,
+    run,
+    report,
+    sweep,
+    compare_runs,
+    promote,
+    ui,
+    verify,
+    package,
+    compare,
+    env,
+    validate,
+    schema,
+)
 EPILOG = "\b\n" + "\n".join(["Exit codes:", *(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())])
 
 app = typer.Typer(

@@ -2,6 +2,8 @@
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -9,6 +11,33 @@ import typer
 def say(text: str) -> None:
     """Write a line to stderr."""
     typer.echo(text, err=True)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Show that something happens while a command loads its libraries; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("loading the libraries"):
+        yield
+
+
+def fold(text: str) -> str:
+    """Return a text whose lines fit the terminal on stdout, split between words; elsewhere as it is.
+
+    What reads a pipe finds whole lines.
+    """
+    from rich.console import Console
+
+    from compress.report.ending import fold as folded
+
+    console = Console()
+    if not console.is_terminal:
+        return text
+    return "\n".join(line for given in text.split("\n") for line in folded(given, console.width))
 
 
 def say_how_to_go_on() -> None:

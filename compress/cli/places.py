@@ -34,7 +34,14 @@ def find_run(run: str, *, store: Path) -> Path:
 
 
 def places(run_dir: Path) -> list[str]:
-    """Return where the bundle and the page of a run are, and the command that prints all the rest."""
-    bundle = [f"bundle: {run_dir / 'bundle'}"] if (run_dir / "bundle").is_dir() else []
-    command = shlex.join(["compressor", "report", str(run_dir), "--all"])
-    return [*bundle, f"report: {run_dir / 'report.html'}", f"everything: {command}"]
+    """Return where the bundle and the page of a run are, and the commands for its tables and for MLflow."""
+    shown = near(run_dir)
+    bundle = [f"bundle:  {shown / 'bundle'}"] if (run_dir / "bundle").is_dir() else []
+    details = shlex.join(["compressor", "report", str(shown), "--all"])
+    return [*bundle, f"report:  {shown / 'report.html'}", f"details: {details}"]
+
+
+def near(path: Path) -> Path:
+    """Return a path as it is shown: from the working directory where it lies below that, else from the root."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from compress.cli.messages import say
+from compress.cli.messages import fold, loading, say
 from compress.cli.options import (
     STORE,
     Allow,
@@ -49,12 +49,13 @@ def plan(
 
     Also which layers are compared, and what is refused; a note of it is kept.
     """
-    from dataclasses import asdict
+    with loading():
+        from dataclasses import asdict
 
-    from compress.pipeline.plan import plan as planned
-    from compress.pipeline.run import Options
-    from compress.report.words import note_lines
-    from compress.stage import Group
+        from compress.pipeline.plan import plan as planned
+        from compress.pipeline.run import Options
+        from compress.report.words import note_lines
+        from compress.stage import Group
 
     loaded = read_recipe(recipe, overrides)
     check_stages(loaded, {"--until": [until_stage], "--force": force})
@@ -75,16 +76,11 @@ def plan(
     if as_json:
         typer.echo(json.dumps(asdict(found)))
         return
-    for line in note_lines(found.notes):
-        typer.echo(line)
-    if found.input_formula:
-        typer.echo(f"input: {found.input_formula}")
-    for row in found.steps:
-        typer.echo(f"{row.name:<22}{row.action:<8}{row.why}".rstrip())
-    for pair in found.pairs:
-        typer.echo(str(pair))
-    for line in found.foreseen:
-        typer.echo(line)
+    lines = note_lines(found.notes)
+    lines += [f"input: {found.input_formula}"] if found.input_formula else []
+    lines += [f"{row.name:<22}{row.action:<8}{row.why}".rstrip() for row in found.steps]
+    lines += [*map(str, found.pairs), *found.foreseen]
+    typer.echo(fold("\n".join(lines)))
 
 
 def check(
@@ -105,13 +101,13 @@ def check(
 
     Names what to change first; trains nothing but a pilot.
     """
-    from rich.console import Console
+    with loading():
+        from rich.console import Console
 
-    from compress.advice.rules import WIDTH
-    from compress.cli.interruption import refuse_unasked, watch
-    from compress.pipeline.check import check as checked
-    from compress.pipeline.run import Options
-    from compress.progress import Reporter
+        from compress.cli.interruption import refuse_unasked, watch
+        from compress.pipeline.check import check as checked
+        from compress.pipeline.run import Options
+        from compress.progress import Reporter
 
     loaded = read_recipe(recipe, overrides)
     with watch() as interrupted:
@@ -134,6 +130,6 @@ def check(
     if as_json:
         typer.echo(json.dumps(advice.document(), allow_nan=False))
     else:
-        advice.show(Console(width=WIDTH))
+        advice.show(Console())
     if strict:
         advice.refuse()

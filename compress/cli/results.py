@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from compress.cli.messages import say
+from compress.cli.messages import loading, say
 from compress.cli.options import STORE, AsJson, StorePath
 
 
@@ -16,20 +16,19 @@ def report(
     store: StorePath = STORE,
 ) -> None:
     """Print again how a run ended; with --all, all it measured."""
-    from rich.console import Console
+    with loading():
+        from rich.console import Console
 
-    from compress.cli.places import find_run, places
-    from compress.report.document import Report
-    from compress.report.terminal import print_all, print_ending
-    from compress.store.document import load
+        from compress.cli.places import find_run, places
+        from compress.report.document import Report
+        from compress.report.terminal import print_all, print_ending
+        from compress.store.document import load
 
     directory = find_run(run, store=store)
     found = load(Report, directory / "report.json")
     if everything:
-        # The tables need 100 columns; a narrower terminal wraps whole lines rather than losing columns.
-        print_all(found, Console(width=max(Console().width, 100)))
-    else:
-        print_ending(found, Console())
+        print_all(found, Console())
+    print_ending(found, Console())
     typer.echo("\n".join(places(directory)))
 
 
@@ -44,9 +43,10 @@ def compare_runs(
 
     Marks those that no other of the store beats.
     """
-    from rich.console import Console
+    with loading():
+        from rich.console import Console
 
-    from compress.pipeline import runs
+        from compress.pipeline import runs
 
     found = runs.read_runs(store, say=say)
     target = picture or store / "pareto.png"
@@ -54,5 +54,6 @@ def compare_runs(
     if as_json:
         typer.echo(json.dumps({"plot": str(target), "runs": runs.documents(found)}))
     else:
-        Console(width=max(Console().width, 100)).print(runs.table(found))
+        console = Console()
+        console.print(runs.table(found, width=console.width))
         typer.echo(f"plot: {target}")

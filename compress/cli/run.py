@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compress.cli.messages import say, say_how_to_go_on
+from compress.cli.messages import fold, loading, say, say_how_to_go_on
 from compress.cli.options import (
     STORE,
     Allow,
@@ -62,15 +62,17 @@ def run(
         Path | None, typer.Option("--readme", metavar="FILE", help="Write the result between its markers.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every table, before the answer.")] = False,
 ) -> None:
     """Run a recipe to its verdict, reusing what the store has."""
-    from dataclasses import asdict
+    with loading():
+        from dataclasses import asdict
 
-    from compress.cli.interruption import refuse_unasked, watch
-    from compress.cli.processes import gather
-    from compress.pipeline import run as pipeline
-    from compress.progress import Reporter
-    from compress.report.markdown import around_result, write_into
+        from compress.cli.interruption import refuse_unasked, watch
+        from compress.cli.processes import gather
+        from compress.pipeline import run as pipeline
+        from compress.progress import Reporter
+        from compress.report.markdown import around_result, write_into
 
     loaded = read_recipe(recipe, overrides)
     check_stages(loaded, {"--from": [from_stage], "--until": [until_stage], "--force": force})
@@ -114,31 +116,34 @@ def run(
             raise typer.Exit(interrupted.exit_code) from None
     if readme is not None:
         write_into(readme, outcome.report)
+    if outcome.passed is False:
+        say("a gate is missed; the student and the report are saved")
     if as_json:
         typer.echo(json.dumps({"passed": outcome.passed, "run_dir": str(outcome.run_dir), **asdict(outcome.report)}))
     else:
-        _tell(outcome, stopped=until_stage is not None, has_server=loaded.tracking.uri is not None)
+        _tell(outcome, stopped=until_stage is not None, has_server=loaded.tracking.uri is not None, verbose=verbose)
     if outcome.passed is False:
-        say("a gate is missed; the student and the report are saved")
         raise typer.Exit(GATE_MISSED)
 
 
-def _tell(outcome: "Outcome", *, stopped: bool, has_server: bool) -> None:
+def _tell(outcome: "Outcome", *, stopped: bool, has_server: bool, verbose: bool) -> None:
     """Print what a run came to, and where it lies."""
     from rich.console import Console
 
-    from compress.cli.places import places
+    from compress.cli.places import near, places
     from compress.pipeline import estimate
-    from compress.report.terminal import print_ending
+    from compress.report.terminal import print_all, print_ending
 
-    print_ending(outcome.report, Console())
+    if verbose:
+        print_all(outcome.report, Console())
     if outcome.report.estimate is not None:
-        typer.echo(estimate.sentence(outcome.report.estimate))
+        typer.echo(fold(estimate.sentence(outcome.report.estimate)))
     if stopped:
         typer.echo(f"artifact: {outcome.shipped.path}")
+    print_ending(outcome.report, Console())
     typer.echo("\n".join(places(outcome.run_dir)))
     if not has_server:
-        typer.echo(f"MLflow: {shlex.join(['compressor', 'ui', '--store', str(outcome.run_dir.parents[1])])}")
+        typer.echo(f"MLflow:  {shlex.join(['compressor', 'ui', '--store', str(near(outcome.run_dir.parents[1]))])}")
 
 
 def sweep(
@@ -162,16 +167,18 @@ def sweep(
 
     Chosen on select; test is read once, for the chosen variant.
     """
-    from dataclasses import asdict
+    with loading():
+        from dataclasses import asdict
 
-    from rich.console import Console
+        from rich.console import Console
 
-    from compress.cli.interruption import refuse_unasked, watch
-    from compress.pipeline import run as pipeline
-    from compress.pipeline.sweep import sweep as swept
-    from compress.pipeline.sweep import table
-    from compress.progress import Reporter
-    from compress.report.words import verdict_lines
+        from compress.cli.interruption import refuse_unasked, watch
+        from compress.cli.places import places
+        from compress.pipeline import run as pipeline
+        from compress.pipeline.sweep import sweep as swept
+        from compress.pipeline.sweep import table
+        from compress.progress import Reporter
+        from compress.report.terminal import print_ending
 
     with watch() as interrupted:
         options = pipeline.Options(
@@ -193,17 +200,17 @@ def sweep(
             refuse_unasked(error, interrupted)
             say_how_to_go_on()
             raise typer.Exit(interrupted.exit_code) from None
-    if as_json:
-        typer.echo(json.dumps(asdict(result)))
-    else:
-        Console(width=max(Console().width, 100)).print(table(result))
-        if outcome is not None and outcome.report.verdict is not None:
-            typer.echo("\n".join(verdict_lines(outcome.report.verdict)))
-        if outcome is not None:
-            typer.echo(f"report: {outcome.run_dir / 'report.html'}\nbundle: {outcome.run_dir / 'bundle'}")
     if outcome is None:
         say("no variant passes its gates on select; test was not read, and every variant is saved")
     elif not outcome.passed:
         say("the chosen variant misses a gate on test; it and its report are saved")
+    if as_json:
+        typer.echo(json.dumps(asdict(result)))
+    else:
+        console = Console()
+        console.print(table(result, width=console.width))
+        if outcome is not None:
+            print_ending(outcome.report, console)
+            typer.echo("\n".join(places(outcome.run_dir)))
     if outcome is None or not outcome.passed:
         raise typer.Exit(GATE_MISSED)

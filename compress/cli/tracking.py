@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from compress.cli.messages import say
+from compress.cli.messages import loading, say
 from compress.cli.options import STORE, AsJson, StorePath
 
 
@@ -20,9 +20,10 @@ def promote(
 
     Serving asks for models:/NAME@champion.
     """
-    from dataclasses import asdict
+    with loading():
+        from dataclasses import asdict
 
-    from compress.tracking.registry import promote as promoted
+        from compress.tracking.registry import promote as promoted
 
     done = promoted(name, store=store, uri=uri, version=version)
     if as_json:

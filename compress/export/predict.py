@@ -1,14 +1,15 @@
 """Label images with the primary model: python predict.py [photo.jpg or images.npy ...]; see preprocessing.json.
 
 Image files need Pillow; read_image.py reads them as training did. Arrays are raw images [N, C, H, W]: uint8, or numbers
-from 0 to 1; where the model was trained on other numbers, those. After --inputs, arrays are taken as they are,
-preprocessed already. Prints one label (or class index) per row; without an argument for the rows of reference.npz.
-Needs onnxruntime and numpy.
+from 0 to 1; where the model was trained on other numbers, those. A file called - is read from standard input. Prints
+one label (or class index) per row; without an argument for the rows of reference.npz. Needs onnxruntime and numpy.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportMissingImports=false
 
+import argparse
 import hashlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -16,6 +17,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("files", nargs="*", metavar="FILE", help="an image or a .npy array; - is standard input")
+parser.add_argument("--inputs", action="store_true", help="arrays are taken as they are, preprocessed already")
+parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="rows in one call of the model (64)")
+parser.add_argument("--probabilities", action="store_true", help="every label with its probability, likeliest first")
+parser.add_argument("--json", action="store_true", help="a JSON object per row: label and probabilities")
+asked = parser.parse_args()
 here = Path(__file__).parent
 bundle, labels, told = (
     json.loads((here / f"{name}.json").read_text(encoding="utf-8")) for name in ("bundle", "labels", "preprocessing")
@@ -38,14 +46,15 @@ mean, std = (np.array(told.get(*part), np.float32).reshape(-1, 1, 1) for part in
 
 def read(path: str) -> np.ndarray:
     """Return the array in a file, or the image in it as training read it, uint8 [1, C, H, W]."""
-    if path.endswith(".npy"):
-        return np.load(path)
+    content = sys.stdin.buffer.read() if path == "-" else b""
+    if path.endswith(".npy") or content.startswith(b"\x93NUMPY"):
+        return np.load(io.BytesIO(content) if content else path)
     sys.path.insert(0, str(here))
     from read_image import Steps, read_image
 
     plain = {"size": shape[1:], "channels": "grayscale" if shape[0] == 1 else "rgb"}
     steps = {key: tuple(item) if isinstance(item, list) else item for key, item in told.get("files", plain).items()}
-    return read_image(path, Steps(**steps))[None]
+    return read_image(io.BytesIO(content) if content else path, Steps(**steps))[None]
 
 
 def preprocess(rows: np.ndarray) -> np.ndarray:
@@ -77,16 +86,25 @@ def inputs_of(path: str, *, ready: bool) -> np.ndarray:
     return rows.astype(np.float32)
 
 
+def tell(logits: np.ndarray) -> str:
+    """Return what the outputs of a row say."""
+    chances = np.exp(logits - logits.max(), dtype=np.float64)
+    names = labels or [str(index) for index in range(len(chances))]
+    pairs = [(names[index], float(chances[index] / chances.sum())) for index in np.argsort(-chances, kind="stable")]
+    if asked.json:
+        return json.dumps({"label": pairs[0][0], "probabilities": dict(pairs)}, ensure_ascii=False)
+    return " ".join(f"{name} {chance:.4f}" for name, chance in pairs) if asked.probabilities else pairs[0][0]
+
+
 sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack letters of the labels
-arguments = sys.argv[1:]
-paths = [path for path in arguments if path != "--inputs"]
-for path in paths or [""]:
+for path in asked.files or [""]:
     try:
-        reference = None if paths else np.load(here / "reference.npz")[f"input/{name}"]
-        rows = inputs_of(path, ready="--inputs" in arguments) if reference is None else reference
+        reference = None if asked.files else np.load(here / "reference.npz")[f"input/{name}"]
+        rows = inputs_of(path, ready=asked.inputs) if reference is None else reference
     except ImportError:
         sys.exit(f"{path}: image files need Pillow: pip install pillow")
     except (OSError, ValueError) as error:
         sys.exit(f"{path}: {error}")
-    for index in np.asarray(session.run(None, {name: rows})[0]).argmax(-1):
-        sys.stdout.write(f"{labels[index] if labels else index}\n")
+    for start in range(0, len(rows), max(1, asked.batch_size)):
+        for logits in np.asarray(session.run(None, {name: rows[start : start + max(1, asked.batch_size)]})[0]):
+            sys.stdout.write(f"{tell(logits)}\n")

@@ -1,11 +1,13 @@
 """Judge rows or arrays with the primary model: python predict.py [rows.csv, rows.json or arrays.npz ...].
 
 Rows are a CSV with the columns that training had (commas, semicolons or tabs), or JSON: a list of objects, or an object
-a line. Arrays are raw, as training read them: an .npz with one by name for each input, or an .npy of the only one. For
-each sample it prints a class with its probability, all labels with theirs, or numbers in the units of training; without
-an argument for the rows of reference.npz. Needs onnxruntime and numpy.
+a line, as a file called - is read from standard input. Arrays are raw, as training read them: an .npz with one by name
+for each input, or an .npy of the only one. For each sample it prints a class with its probability, all labels with
+theirs, or numbers in the units of training; without an argument for the rows of reference.npz. Needs onnxruntime and
+numpy.
 """
 
+import argparse
 import csv
 import hashlib
 import io
@@ -18,6 +20,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("files", nargs="*", metavar="FILE", help="rows or arrays; - is JSON lines on standard input")
+parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="samples in one call of the model (256)")
+parser.add_argument("--probabilities", action="store_true", help="of classes, each with its probability")
+parser.add_argument("--json", action="store_true", help="a JSON object per sample")
+asked = parser.parse_args()
 here = Path(__file__).parent
 bundle, labels, told = (
     json.loads((here / f"{name}.json").read_text(encoding="utf-8")) for name in ("bundle", "labels", "preprocessing")
@@ -41,10 +49,10 @@ def read(path: str) -> dict:
         return dict(np.load(path))
     if path.endswith(".npy"):
         return {told["arrays"][0].get("name", ""): np.load(path)}
-    text = Path(path).read_text(encoding="utf-8-sig")
+    text = sys.stdin.buffer.read().decode() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
     if path.endswith(".json"):
         rows = json.loads(text)
-    elif path.endswith((".jsonl", ".ndjson")):
+    elif path == "-" or path.endswith((".jsonl", ".ndjson")):
         rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     else:
         header = text.strip().partition("\n")[0]
@@ -137,17 +145,22 @@ def tell(outputs: np.ndarray) -> str:
     """Return what the outputs of a sample say."""
     if told["problem"] == "regression":
         units = told.get("targets", {"mean": 0, "std": 1})
-        values = outputs * np.array(units["std"]) + np.array(units["mean"])
-        return " ".join(f"{label} {value:.6g}" for label, value in zip(labels, values, strict=True))
+        values = dict(zip(labels, (outputs * np.array(units["std"]) + np.array(units["mean"])).tolist(), strict=True))
+        return json.dumps(values) if asked.json else " ".join(f"{name} {value:.6g}" for name, value in values.items())
     if told["problem"] == "multi-label":
-        chances = 1 / (1 + np.exp(-outputs.astype(np.float64)))
-        return " ".join(f"{label} {chance:.2f}" for label, chance in zip(labels, chances, strict=True))
+        values = dict(zip(labels, (1 / (1 + np.exp(-outputs.astype(np.float64)))).tolist(), strict=True))
+        return json.dumps(values) if asked.json else " ".join(f"{name} {value:.2f}" for name, value in values.items())
     chances = np.exp(outputs - outputs.max())
-    return f"{labels[outputs.argmax()]} {(chances / chances.sum()).max():.2f}"
+    values = dict(zip(labels, (chances / chances.sum()).tolist(), strict=True))
+    label = labels[outputs.argmax()]
+    if asked.json:
+        return json.dumps({"label": label, "probabilities": values})
+    shown = values if asked.probabilities else {label: values[label]}
+    return " ".join(f"{name} {value:.2f}" for name, value in shown.items())
 
 
 names = [value.name for value in session.get_inputs()]
-for path in sys.argv[1:] or [""]:
+for path in asked.files or [""]:
     try:
         if path:
             given, ready = read(path), {}
@@ -160,5 +173,7 @@ for path in sys.argv[1:] or [""]:
             raise ValueError("the inputs differ in length")
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         sys.exit(f"{path}: {error}")
-    for outputs in np.asarray(session.run(None, {name: ready[name] for name in names})[0]):
-        sys.stdout.write(f"{tell(outputs)}\n")
+    for start in range(0, len(ready[names[0]]), max(1, asked.batch_size)):
+        part = {name: ready[name][start : start + max(1, asked.batch_size)] for name in names}
+        for outputs in np.asarray(session.run(None, part)[0]):
+            sys.stdout.write(f"{tell(outputs)}\n")

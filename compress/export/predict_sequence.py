@@ -6,6 +6,7 @@ that did not come to its end. Needs onnxruntime and numpy.
 
 # pyright: reportAttributeAccessIssue=false
 
+import argparse
 import hashlib
 import json
 import os
@@ -16,6 +17,10 @@ import numpy as np
 import onnxruntime as ort
 from decoding import Decoder, Writing  # pyright: ignore[reportMissingImports] # beside this script
 
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("texts", nargs="*", metavar="TEXT", help="without any, one per line on standard input")
+parser.add_argument("--json", action="store_true", help="a JSON object per text: what is written, and whether it ended")
+asked = parser.parse_args()
 here = Path(__file__).parent
 bundle, vocabulary = (
     json.loads((here / f"{name}.json").read_text(encoding="utf-8")) for name in ("bundle", "vocabulary")
@@ -48,7 +53,7 @@ numbers = {symbol: number for number, symbol in enumerate(source["symbols"], sta
 names = ["", "", "", "<unknown>", *target["symbols"]]
 sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack letters of the texts
 sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # whatever the locale says, as for arguments
-arguments = [os.fsencode(text).decode("utf-8", "replace") for text in sys.argv[1:]]
+arguments = [os.fsencode(text).decode("utf-8", "replace") for text in asked.texts]
 for text in arguments or (line.rstrip("\n") for line in sys.stdin):
     symbols = [*text] if source["kind"] == "characters" else text.split()
     if not symbols:
@@ -62,4 +67,6 @@ for text in arguments or (line.rstrip("\n") for line in sys.stdin):
     if not ended[0]:
         sys.stderr.write(f"{text}: cut after {writer.writing.max_length} symbols, without an end\n")
     written = [names[number] for number in tokens[0] if number > 0]
-    sys.stdout.write(("" if target["kind"] == "characters" else " ").join(written) + "\n")
+    whole = ("" if target["kind"] == "characters" else " ").join(written)
+    found = {"text": text, "written": whole, "ended": bool(ended[0])}
+    sys.stdout.write((json.dumps(found, ensure_ascii=False) if asked.json else whole) + "\n")

@@ -6,8 +6,10 @@ them with a tab in between. Needs onnxruntime, numpy and tokenizers.
 
 # pyright: reportAttributeAccessIssue=false
 
+import argparse
 import faulthandler
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -15,8 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("texts", nargs="*", metavar="TEXT", help="without any, one per line on standard input")
+parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="texts read at a time (1)")
+parser.add_argument(
+    "--probabilities", action="store_true", help="of classes, each with its probability, likeliest first"
+)
+parser.add_argument("--json", action="store_true", help="a JSON object per text")
+asked = parser.parse_args()
 here = Path(__file__).parent
 bundle, labels, preprocessing = (
     json.loads((here / f"{name}.json").read_text(encoding="utf-8")) for name in ("bundle", "labels", "preprocessing")
@@ -34,11 +44,13 @@ if "ssse3" in flags and "vnni" not in flags:  # int8 products would saturate her
 session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 tokenizer = Tokenizer.from_str((here / "tokenizer.json").read_text(encoding="utf-8"))
 names = [value.name for value in session.get_inputs()]
+per_word = len(bundle["signature"]["outputs"][0]["shape"]) == 3
 sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # a terminal may lack letters of the labels
 sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # whatever the locale says, as for arguments
-arguments = [os.fsencode(text).decode("utf-8", "replace") for text in sys.argv[1:]]
-for text in arguments or (line.rstrip("\n") for line in sys.stdin):
-    per_word = len(bundle["signature"]["outputs"][0]["shape"]) == 3
+
+
+def encode(text: str) -> Encoding:
+    """Return the tokens of a text; of two, with a tab in between."""
     texts = text.split("\t") if preprocessing["texts"] == 2 else [text]
     if len(texts) != preprocessing["texts"]:
         sys.exit(f"expected two texts with a tab in between, got {text!r}")
@@ -50,17 +62,46 @@ for text in arguments or (line.rstrip("\n") for line in sys.stdin):
         else tokenizer.encode(texts[0], texts[1] if len(texts) == 2 else None)
     )
     faulthandler.cancel_dump_traceback_later()
-    values = {"input_ids": found.ids, "attention_mask": found.attention_mask, "token_type_ids": found.type_ids}
-    logits = np.asarray(session.run(None, {name: np.array([values[name]], np.int64) for name in names})[0])[0]
+    return found
+
+
+def run(encodings: list[Encoding]) -> dict[int, np.ndarray]:
+    """Return the logits by position; texts of one length share a call, so that none is padded."""
+    found: dict[int, np.ndarray] = {}
+    for length in {len(encoding.ids) for encoding in encodings}:
+        places = [place for place, encoding in enumerate(encodings) if len(encoding.ids) == length]
+        columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+        feeds = {
+            name: np.array([getattr(encodings[place], columns[name]) for place in places], np.int64) for name in names
+        }
+        found |= dict(zip(places, np.asarray(session.run(None, feeds)[0]), strict=True))
+    return found
+
+
+def tell(text: str, encoding: Encoding, logits: np.ndarray) -> str:
+    """Return what the outputs of a text say."""
     if per_word:
-        firsts = {word: token for token, word in reversed([*enumerate(found.word_ids)]) if word is not None}
-        tags = [f"{word}/{labels[logits[firsts[n]].argmax()]}" for n, word in enumerate(text.split()) if n in firsts]
-        sys.stdout.write(" ".join(tags) + "\n")
-    elif preprocessing["problem"] == "regression":
-        sys.stdout.write(" ".join(f"{label} {value:.4f}" for label, value in zip(labels, logits, strict=True)) + "\n")
-    elif preprocessing["problem"] == "multi-label":
-        chances = 1 / (1 + np.exp(-logits))
-        sys.stdout.write(" ".join(f"{label} {p:.2f}" for label, p in zip(labels, chances, strict=True)) + "\n")
-    else:
-        chances = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-        sys.stdout.write(f"{labels[logits.argmax()]} {chances.max():.2f}\n")
+        firsts = {word: token for token, word in reversed([*enumerate(encoding.word_ids)]) if word is not None}
+        tags = [(word, labels[logits[firsts[n]].argmax()]) for n, word in enumerate(text.split()) if n in firsts]
+        shown = json.dumps({"text": text, "words": tags}, ensure_ascii=False)
+        return shown if asked.json else " ".join(f"{word}/{label}" for word, label in tags)
+    if preprocessing["problem"] in ("regression", "multi-label"):
+        digits = 4 if preprocessing["problem"] == "regression" else 2
+        numbers = logits if preprocessing["problem"] == "regression" else 1 / (1 + np.exp(-logits))
+        values = dict(zip(labels, numbers.tolist(), strict=True))
+        shown = json.dumps({"text": text, "values": values}, ensure_ascii=False)
+        return shown if asked.json else " ".join(f"{label} {value:.{digits}f}" for label, value in values.items())
+    chances = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    pairs = [(labels[index], float(chances[index])) for index in np.argsort(-chances, kind="stable")]
+    if asked.json:
+        return json.dumps({"text": text, "label": pairs[0][0], "probabilities": dict(pairs)}, ensure_ascii=False)
+    return " ".join(f"{label} {chance:.2f}" for label, chance in (pairs if asked.probabilities else pairs[:1]))
+
+
+arguments = [os.fsencode(text).decode("utf-8", "replace") for text in asked.texts]
+waiting = iter(arguments or (line.rstrip("\n") for line in sys.stdin))
+while texts := list(itertools.islice(waiting, max(1, asked.batch_size))):
+    encodings = [encode(text) for text in texts]
+    outputs = run(encodings)
+    for place, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+        sys.stdout.write(f"{tell(text, encoding, outputs[place])}\n")

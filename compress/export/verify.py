@@ -101,7 +101,7 @@ def verify_bundle(path: Path) -> Verified:
         ModelError: a regular expression of its tokenizer does not come to an end.
     """
     manifest = Manifest.read(path)
-    _check_files(path, manifest)
+    check_files(path, manifest)
     untried = _try_patterns(path / TOKENIZER) if TOKENIZER in manifest.files else []
     try:
         reference = _read_reference(path / "reference.npz")
@@ -147,7 +147,7 @@ def _warnings(path: Path, manifest: Manifest, *, known: bool) -> list[str]:
     ]
 
 
-def _check_files(path: Path, manifest: Manifest) -> None:
+def check_files(path: Path, manifest: Manifest) -> None:
     """Check every file against the manifest: a plain file of the size it gives, and then its content."""
     for name, entry in manifest.files.items():
         try:

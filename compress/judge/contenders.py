@@ -17,7 +17,7 @@ class Contender:
         name: row name.
         artifact: what the file is the ONNX form of.
         scores: its scores on select.
-        variant: of a bundle; None for its primary one, and for everything else.
+        variant: of a bundle; None for the one that it was written for, and for everything else.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Contender:
 
 def find_gated(recipe: Recipe, contenders: Sequence[Contender]) -> list[Contender]:
     """Return the files besides the primary one that have gates of their own."""
-    return [entry for entry in contenders if entry.variant in recipe.gates.variants]
+    return [entry for entry in contenders[:-1] if entry.variant in recipe.gates.variants]
 
 
 def limits_of(recipe: Recipe, entry: Contender, shipped: Contender) -> Limits:

@@ -83,7 +83,14 @@ def moves(
 
 
 def remedy(
-    quantity: Quantity, found: Sequence[Move], *, missing: float, float_file: bool, measured_passes: bool
+    quantity: Quantity,
+    found: Sequence[Move],
+    *,
+    missing: float,
+    float_file: bool,
+    measured_passes: bool,
+    better: str = "",
+    int8_is_slow: bool = False,
 ) -> str:
     """Return what to change first, and what each stage bought and cost.
 
@@ -93,14 +100,18 @@ def remedy(
         missing: what is left to buy of size or time: the value asked over the one judged, below 1.
         float_file: whether the file is one that is never quantized.
         measured_passes: whether the measured value passes and only its interval's bound does not.
+        better: the bundle's other file that serves the gates better and holds this one; empty where none does.
+        int8_is_slow: whether the teacher became slower when it was only quantized.
     """
-    if measured_passes:
+    if better:
+        first = f"ship {better}: it holds this gate on select; `primary: auto` under `export` has it judged"
+    elif measured_passes:
         more = "more test samples" if quantity == "accuracy" else "`benchmark.preset: strict`"
         first = f"the value measured passes, its interval does not: {more} would narrow it"
     elif quantity == "accuracy":
         first = _for_accuracy(found)
     else:
-        first = _for_cost(quantity, found, missing=missing, float_file=float_file)
+        first = _for_cost(quantity, found, missing=missing, float_file=float_file, int8_is_slow=int8_is_slow)
     return f"{first}. By stage, on select: {'; '.join(map(str, found))}"
 
 
@@ -117,15 +128,28 @@ def _for_accuracy(found: Sequence[Move]) -> str:
     return f"most accuracy is lost by {worst.name} ({worst.points:+.2f} points): {setting}"
 
 
-def _for_cost(quantity: Quantity, found: Sequence[Move], *, missing: float, float_file: bool) -> str:
-    """Among the stages that can still give, the one that bought most for the accuracy it cost."""
-    if not float_file and not any(move.stage.produces == "quantized" for move in found):
+def _for_cost(
+    quantity: Quantity, found: Sequence[Move], *, missing: float, float_file: bool, int8_is_slow: bool
+) -> str:
+    """Among the stages that can still give, the one that bought most for the accuracy it cost.
+
+    A stage that made it worse is not asked for more of the same.
+    """
+    quantized = [move for move in found if move.stage.produces == "quantized"]
+    if not float_file and not quantized and not (quantity == "speed" and int8_is_slow):
         return "nothing is quantized: add `quantize` before `export`, int8 weights take a quarter of float32"
+    slower = next((move for move in quantized if move.bought(quantity) * BOUGHT < 1), None)
+    if slower is not None:
+        enough = "" if slower.bought(quantity) <= missing else ", which is not all that is missing"
+        return (
+            f"int8 is {_times(slower.bought(quantity), 'faster', 'slower')} than float32 here{enough}: ship fp32, with "
+            "`variants: [fp32, int8-x86]` and `primary: auto` under `export`"
+        )
     able: dict[str, str] = {}
     for move in found:
         path = f"stages.{move.stage.title}"
         setting = move.stage.cheaper(path, quantity, missing=missing, facts=move.facts)
-        able |= {move.name: setting} if setting else {}
+        able |= {move.name: setting} if setting and move.bought(quantity) >= 1 else {}
     if not able:
         pruned = any(move.stage.scales for move in found)
         return "no stage has enough left to give: " + (

@@ -4,6 +4,7 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from compress.report.columns import csv_text
 from compress.report.document import (
     DataSection,
     ExecutionSection,
+    FileFit,
     GateResult,
     LossSection,
     Prediction,
@@ -80,6 +82,7 @@ def publish(
         "recipe.yaml": to_text(told),
         "plan.json": json.dumps([_describe(row) for row in rows], indent=1) + "\n",
     }
+    run_dir.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_atomically(run_dir / name, text)
     names = [*texts]
@@ -94,17 +97,25 @@ def publish(
         run.artifact(run_dir / name)
     run.params(parameters(told))
     if shipped.artifact.kind == "bundle":
-        bundle = place_bundle(shipped.artifact.path, run_dir, card=_card(report, shipped.artifact.path))
+        manifest = lead_with(Manifest.read(shipped.artifact.path), shipped.primary)
+        bundle = place_bundle(
+            shipped.artifact.path, run_dir, manifest=manifest, card=_card(report, shipped.artifact.path, manifest)
+        )
         run.artifact(bundle)
         if report.verdict is not None and report.verdict.passed and register:
             _register(bundle, report.verdict, recipe.name, run)
 
 
-def _card(report: Report, bundle: Path) -> str:
+def lead_with(manifest: Manifest, variant: str) -> Manifest:
+    """Return what a bundle holds with another primary file; with none named, as it is."""
+    return replace(manifest, primary=manifest.variants[variant].file) if variant else manifest
+
+
+def _card(report: Report, bundle: Path, manifest: Manifest) -> str:
     labels, preprocessing = (
         json.loads((bundle / name).read_text(encoding="utf-8")) for name in ("labels.json", "preprocessing.json")
     )
-    return card(report, Manifest.read(bundle), labels=labels, preprocessing=preprocessing)
+    return card(report, manifest, labels=labels, preprocessing=preprocessing)
 
 
 def _tell(report: Report) -> dict[str, str]:
@@ -225,6 +236,7 @@ def build_report(
     discretion: Discretion,
     race: Race | None,
     gates_on_select: Sequence[GateResult],
+    files: Sequence[FileFit],
     verdict: Verdict | None,
     prediction: Prediction | None,
     fitted: Fitted | None,
@@ -243,6 +255,7 @@ def build_report(
         discretion: tells paths; the report is for others to read.
         race: what was measured; None when the run stopped before.
         gates_on_select: the gates as a choice may look at them.
+        files: how each file of the bundle serves the gates.
         verdict: None where test was not read.
         prediction: of the real run, by a smoke run.
         fitted: the simplest model of the task; None where nothing is held against it.
@@ -264,6 +277,7 @@ def build_report(
         estimate=prediction,
         benchmark=None if race is None else race.result,
         gates_on_select=tuple(gates_on_select),
+        files=tuple(files),
         verdict=verdict,
         simplest=None if fitted is None else fitted.facts,
         simplest_on_select=None if fitted is None else fitted.stand(rows[0].scores, rows[-1].scores, "select"),
@@ -308,7 +322,7 @@ def _stage_row(row: Step, *, made_s: float | None) -> StageRow:
         reused=row.reused,
         made_s=made_s,
         loss_fingerprint=row.loss_fingerprint,
-        facts=row.artifact.facts,
+        facts=row.facts,
         scores=row.scores.facts,
         layers=tuple(layer_sizes(row.scores.onnx_path)),
     )

@@ -13,9 +13,10 @@ from compress.config.discretion import Discretion
 from compress.config.user_code import telling_users
 from compress.data import Data
 from compress.data.roles import subset
-from compress.errors import CompressError, InputError, RecipeError, StageError
+from compress.errors import ArtifactError, CompressError, InputError, RecipeError, StageError
 from compress.judge.contenders import Contender
-from compress.judge.gates import judge_on_select
+from compress.judge.gates import fit_files, judge_on_select
+from compress.judge.primary import choose_primary
 from compress.judge.race import Race, check_runtimes, run_race
 from compress.judge.scores import Scores, score
 from compress.judge.simplest import Fitted, fit_simplest
@@ -34,12 +35,14 @@ from compress.pipeline.step import Step
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.recipe.permission import check_allowed
-from compress.report.document import Report
+from compress.report.answer import describe_fit
+from compress.report.document import FileFit, Report
 from compress.report.words import data_line, note_lines
 from compress.stage import Execution, Group, Host, Member, Precision, Recorder, Reduction, Unrecorded, Work
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
 from compress.store.disk import writable
+from compress.store.document import load
 from compress.store.store import Store
 from compress.tasks.naive import refuse_naive
 from compress.tracking import Run, Tracker
@@ -47,6 +50,7 @@ from compress.tracking import Run, Tracker
 SMOKE_SAMPLES = 512
 MOST_TOLD = 160  # characters of why a comparison is left out
 UNRECORDED = Unrecorded()
+PARTS = "parts"  # of the store: reports of runs that stopped early, where a whole one is in their place
 PLANS = ("plan.json", "quant_plan.json", "quant_curve.json")  # what a stage decided, recorded also when it is reused
 
 
@@ -122,7 +126,8 @@ class Outcome:
     Attributes:
         passed: whether every gate holds, on test, or on select when test was not read; None when none was judged.
         report: what was found out, as in ``report.json``.
-        run_dir: recipe, report, tables, picture, and the bundle when there is one.
+        run_dir: recipe, report, tables, picture, and the bundle when there is one. Of a run that stopped early it is
+            another directory where an earlier one came to its end: that one's report stays.
         shipped: the last artifact.
         race: what was measured; None when the run stopped before, or an earlier one has answered.
     """
@@ -203,18 +208,17 @@ def _run(recipe: Recipe, options: Options, raced: Race | None) -> Outcome:
     ):
         execution = settle_execution(run_dir, options.asked, say=options.reporter.say)
         work, host = work_of(recipe, data), host_of(options, store=store, execution=execution, recorder=parent)
-        for line in (data_line(describe_data(data, work.task)), *note_lines(data.notes)):
+        formula = [f"input: {work.task.input_formula}"] if work.task.input_formula else []
+        told = (data_line(describe_data(data, work.task)), *note_lines(data.notes), *formula, f"training: {execution}")
+        for line in told:
             options.reporter.say(line)
-        if work.task.input_formula:
-            options.reporter.say(f"input: {work.task.input_formula}")
-        options.reporter.say(f"training: {execution}")
         begin_together(options.group, execution)
         loop = Loop(recipe, options, tracker, parent, shared, host)
         work = loop.walk(work)
         rows = list(loop.steps.values())
         teacher, fitted = rows[0], loop.fit_simplest(work)
         variants = loop.other_variants(rows[-1], work, teacher=teacher.scores)
-        race, verdict, gates = None, None, ()
+        race, led, verdict, gates, files = None, None, None, (), ()
         if not options.until_stage:
             contenders = [Contender(row.title, row.artifact, row.scores) for row in rows]
             contenders[-1:-1] = variants
@@ -222,18 +226,18 @@ def _run(recipe: Recipe, options: Options, raced: Race | None) -> Outcome:
             if race is None or not race.is_of(contenders):
                 rivals = [row.title for row in rows if row.title in RIVALS]
                 race = run_race(recipe, work, host, contenders, rivals=rivals, directory=run_dir)
-            gates = judge_on_select(recipe, contenders, race)
-            verdict = read_test(recipe, work, host, contenders, race, fitted=fitted) if options.judged else None
+            contenders, led = choose_primary(recipe, contenders, race)
+            files = fit_files(recipe, contenders, led)
+            rows[-1], variants = settle_primary(
+                rows[-1], contenders, teacher=teacher, files=files, say=options.reporter.say
+            )
+            gates = judge_on_select(recipe, contenders, led)
+            verdict = read_test(recipe, work, host, contenders, led, fitted=fitted) if options.judged else None
         earlier_s = seconds_by_digest(run_dir.parent, say=options.reporter.say)
         made_s = earlier_s | {row.artifact.digest: row.seconds for row in rows if not row.reused}
         prediction = None
         if options.smoke and race is not None:
-            measured = {
-                row.title: Measured(
-                    made_s.get(row.artifact.digest, row.seconds), row.artifact.facts, row.scores.facts.size_bytes
-                )
-                for row in rows
-            }
+            measured = {row.title: measure_cost(row, made_s) for row in rows}
             prediction = estimate(
                 real, full, smoke_select=len(data.select), rows=measured, num_raced=len(race.result.rows)
             )
@@ -245,19 +249,21 @@ def _run(recipe: Recipe, options: Options, raced: Race | None) -> Outcome:
             variants,
             absent={node.name: why for node, why in loop.absent.items() if node.is_row},
             discretion=discretion_of(options),
-            race=race,
+            race=led,
             gates_on_select=gates,
+            files=files,
             verdict=verdict,
             prediction=prediction,
             fitted=fitted,
             made_s=made_s,
             started_s=started_s,
         )
+        written_to = choose_place(run_dir, options)
         with writable(run_dir), options.reporter.bar("report"):
             publish(
                 report,
                 rows,
-                run_dir,
+                written_to,
                 recipe=recipe,
                 discretion=discretion_of(options),
                 run=parent,
@@ -265,7 +271,50 @@ def _run(recipe: Recipe, options: Options, raced: Race | None) -> Outcome:
             )
     if question is not None:
         question.note_answer(run_dir)
-    return Outcome(_decide(report, options), report, run_dir, rows[-1].artifact, race)
+    return Outcome(_decide(report, options), report, written_to, rows[-1].artifact, race)
+
+
+def choose_place(run_dir: Path, options: Options) -> Path:
+    """Return where the report is written: not over that of a run that came to its end by one that stops early."""
+    if options.until_stage is None:
+        return run_dir
+    try:
+        whole = load(Report, run_dir / "report.json").benchmark is not None
+    except ArtifactError:
+        return run_dir
+    return run_dir.parents[1] / PARTS / run_dir.name if whole else run_dir
+
+
+def measure_cost(row: Step, made_s: Mapping[str, float]) -> Measured:
+    """Return what a row took in a smoke run, from which the real run's costs are foretold."""
+    seconds = made_s.get(row.artifact.digest, row.seconds)
+    return Measured(seconds, row.artifact.facts, row.scores.facts.size_bytes)
+
+
+def settle_primary(
+    step: Step,
+    contenders: Sequence[Contender],
+    *,
+    teacher: Step,
+    files: Sequence[FileFit],
+    say: Callable[[str], object],
+) -> tuple[Step, list[Contender]]:
+    """Return the shipped row with the scores of the file that leads, and the bundle's other files.
+
+    Args:
+        step: of the bundle, with the scores of the file that it was written for.
+        contenders: all files, the one that leads last.
+        teacher: that it is compared with.
+        files: how they serve the gates.
+        say: told when the leading file is another one.
+    """
+    others = [entry for entry in contenders[:-1] if entry.variant is not None]
+    if contenders[-1].variant is None:
+        return step, others
+    say(f"primary: auto takes {contenders[-1].variant}; on select {'; '.join(map(describe_fit, reversed(files)))}")
+    step = replace(step, scores=contenders[-1].scores, primary=contenders[-1].variant)
+    step.run.headline(headline(step.scores, teacher.scores))
+    return step, others
 
 
 def _find_outcome(question: Question, options: Options) -> Outcome | None:

@@ -193,12 +193,13 @@ def entitle(recipe: Recipe, runs: Path, name: str, discretion: Discretion) -> st
     return f"{recipe.name} {differences(told)[0]}".rstrip()
 
 
-def place_bundle(source: Path, run_dir: Path, *, card: str) -> Path:
+def place_bundle(source: Path, run_dir: Path, *, manifest: Manifest, card: str) -> Path:
     """Copy a stored bundle to ``bundle``, taking the earlier one's place once it is whole; only under the run's lock.
 
     Args:
         source: the stored bundle.
         run_dir: where ``bundle`` is.
+        manifest: of the stored bundle, with the file that is primary here.
         card: what is said of it, as Markdown; one more of the bundle's files.
 
     Returns:
@@ -214,7 +215,7 @@ def place_bundle(source: Path, run_dir: Path, *, card: str) -> Path:
     for path in source.iterdir():
         if path.name not in ("manifest.json", NAME):  # the store's own, and what is written here
             _copy(path, draft / path.name)
-    content, manifest = card.encode(), Manifest.read(source)
+    content = card.encode()
     written = {CARD: Content(hashlib.sha256(content).hexdigest(), len(content))}
     (draft / CARD).write_bytes(content)
     replace(manifest, files=manifest.files | written).write(draft)

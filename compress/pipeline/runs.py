@@ -1,5 +1,7 @@
 """All pipelines of a store beside each other: what each shipped, and which of them no other beats."""
 
+import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -7,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from rich import box
 from rich.table import Table
 
+from compress.benchmark.fitting import fitted_table
+from compress.benchmark.tables import WIDTH
 from compress.errors import ArtifactError, InputError
-from compress.measures.pareto import optimal
+from compress.measures.pareto import surely_optimal
 from compress.measures.units import format_bytes, format_ms, format_share, format_speedup
 from compress.store.document import OtherSchemaError, load
 
@@ -32,13 +35,13 @@ class Run:
         measure: what accuracy means.
         size_bytes: of the shipped file.
         latency_ms: median per call.
+        latency_bounds_ms: its interval, widened by the noise floor of its comparison.
         accuracy: on select, with its interval.
         accuracy_test: on test; None for a variant of a sweep that was not chosen.
         speedup: over its own teacher; None where it is not ranked.
         measurable: whether that is more than the noise.
         passed: whether its gates hold on test; None without a verdict or gates.
-        optimal: whether no other run of its group is at least as small, as fast and as accurate; times of different
-            runs are not paired.
+        optimal: whether no other run of its group is at least as small, and not surely slower or less accurate.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Run:
     measure: str
     size_bytes: int
     latency_ms: float
+    latency_bounds_ms: tuple[float, float]
     accuracy: "Estimate"
     accuracy_test: "Estimate | None"
     speedup: "Estimate | None"
@@ -84,33 +88,34 @@ def read_runs(store: Path, *, say: Callable[[str], object]) -> list[Run]:
     return [run for group in found.values() for run in _mark(group)]
 
 
-def table(runs: Sequence[Run]) -> Table:
-    """Return the runs as a table of at most 100 columns; ``*`` marks the Pareto set."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption_justify="left")
-    made.caption = (
-        "* no other run on the same data and machine is at least as small, as fast and as accurate\n"
-        "~ a speedup within the noise"
-    )
-    made.add_column("", no_wrap=True)
-    made.add_column("run", overflow="fold", min_width=16)
-    for head in ("size", "p50 ms", "speedup", "select %", "test %", "gates"):
-        made.add_column(head, justify="right", no_wrap=True)
-    group = None
+def table(runs: Sequence[Run], *, width: int = WIDTH) -> Table:
+    """Return the runs as a table; ``*`` marks those that no other is surely better than."""
+    rows, styles = [], []
     for run in runs:
-        if group is not None and group != run.group:
-            made.add_section()
-        group = run.group
-        made.add_row(
-            "*" if run.optimal else "",
-            _entitle(run),
-            format_bytes(run.size_bytes),
-            format_ms(run.latency_ms),
-            format_speedup(run.speedup, measurable=run.measurable),
-            format_share(run.accuracy, sign=""),
-            "-" if run.accuracy_test is None else f"{100 * run.accuracy_test.value:.2f}",
-            {True: "passed", False: "MISSED", None: "-"}[run.passed],
-            style="bold" if run.optimal else None,
+        gates = {True: "passed", False: "MISSED", None: "-"}[run.passed]
+        rows.append(
+            [
+                f"{'*' if run.optimal else ' '} {_entitle(run)}".replace("\n", "\n  "),
+                format_bytes(run.size_bytes),
+                format_ms(run.latency_ms),
+                format_speedup(run.speedup, measurable=run.measurable),
+                format_share(run.accuracy, sign=""),
+                "-" if run.accuracy_test is None else f"{100 * run.accuracy_test.value:.2f}",
+                gates,
+            ]
         )
+        styles.append("bold" if run.optimal else "")
+    made = fitted_table(
+        ["  run", "size", "p50 ms", "speedup", "select %", "test %", "gates"],
+        rows,
+        width=width,
+        dispensable=("speedup", "test %", "select %"),
+        caption="* no other run on the same data and machine is as small, unless surely slower or less accurate\n"
+        "~ a speedup within the noise",
+        styles=styles,
+    )
+    for index, (run, after) in enumerate(itertools.pairwise(runs)):
+        made.rows[index].end_section = run.group != after.group
     return made
 
 
@@ -175,6 +180,8 @@ def _read(path: Path, say: Callable[[str], object]) -> tuple[dict[str, Any], Run
         return None
     shipped, profile = benchmark.shipped, benchmark.primary
     assert shipped.accuracy is not None  # every file of a pipeline is scored
+    timed = benchmark.by_profile[profile]
+    took, floor = timed.latency_ms(shipped.name), math.exp(timed.floor or 0.0)
     run = Run(
         name=path.parent.name,
         settings="",
@@ -184,6 +191,7 @@ def _read(path: Path, say: Callable[[str], object]) -> tuple[dict[str, Any], Run
         measure=report.task.measure,
         size_bytes=shipped.size_bytes,
         latency_ms=shipped.latency_ms[profile],
+        latency_bounds_ms=(took.low / floor, took.high * floor),
         accuracy=shipped.accuracy,
         accuracy_test=None if verdict is None else verdict.shipped.accuracy,
         speedup=shipped.speedup.get(profile),
@@ -195,7 +203,10 @@ def _read(path: Path, say: Callable[[str], object]) -> tuple[dict[str, Any], Run
 
 
 def _mark(runs: Sequence[Run]) -> list[Run]:
-    """Return runs by size, marked where no other is at least as small, as fast and as accurate."""
+    """Return runs by size, marked where no other one rules them out."""
     ordered = sorted(runs, key=lambda run: run.size_bytes)
-    marks = optimal([(run.size_bytes, run.latency_ms, -run.accuracy.value) for run in ordered])
+    bounds = [(run.accuracy.low, run.accuracy.high) for run in ordered]
+    marks = surely_optimal(
+        [(run.size_bytes, run.latency_bounds_ms, accuracy) for run, accuracy in zip(ordered, bounds, strict=True)]
+    )
     return [replace(run, optimal=mark) for run, mark in zip(ordered, marks, strict=True)]

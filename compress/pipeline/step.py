@@ -1,6 +1,7 @@
 """A row of the pipeline."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from compress.judge.scores import Scores
 from compress.report.document import Role
@@ -12,7 +13,8 @@ from compress.tracking import Run
 class Step:
     """A row of the pipeline: what was made or reused, its scores on select, its tracked run, the loss if it has one.
 
-    Its role is ``teacher``, ``ensemble``, ``baseline`` or ``stage``.
+    Its role is ``teacher``, ``ensemble``, ``baseline`` or ``stage``. Of a bundle, ``primary`` is the variant that the
+    scores are of; empty for everything else.
     """
 
     title: str
@@ -23,3 +25,9 @@ class Step:
     run: Run
     seconds: float
     loss_fingerprint: str | None
+    primary: str = ""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the stage wants known, with the variant that the scores are of."""
+        return self.artifact.facts | ({"primary": self.primary} if self.primary else {})

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from rich import box
 from rich.table import Table
 
+from compress.benchmark.fitting import fitted_table
+from compress.benchmark.tables import WIDTH
 from compress.errors import RecipeError, StageError, UsageError
 from compress.judge.race import Race
 from compress.measures.intervals import Estimate
@@ -273,29 +274,34 @@ def _shorten(value: str, fields: Sequence[str]) -> str:
     return f"{field if fields.count(field) == 1 else path.removeprefix('stages.')}={text}"
 
 
-def table(result: SweepResult) -> Table:
-    """Return the variants as a table of at most 100 columns: ``>`` the chosen one, ``*`` the Pareto set on select."""
-    made = Table(title=f"{result.recipe}, the {result.goal} that passes", box=box.SIMPLE_HEAD, pad_edge=False)
-    made.caption, made.caption_justify = "> chosen   * Pareto set on select   ~ within the noise", "left"
-    made.add_column("", no_wrap=True)
-    made.add_column("variant", overflow="fold", min_width=16)
-    for head in ("size", "p50 ms", "speedup", "select %", "test %", "gates"):
-        made.add_column(head, justify="right", no_wrap=True)
+def table(result: SweepResult, *, width: int = WIDTH) -> Table:
+    """Return the variants as a table: ``>`` the chosen one, ``*`` the Pareto set on select."""
     names = labels([row.settings for row in result.rows])
+    rows, styles = [], []
     for index, (name, row) in enumerate(zip(names, result.rows, strict=True)):
         shipped, test = row.shipped, row.accuracy_test
         if shipped is None:
-            made.add_row("", f"{name}: {row.failure}", *["-"] * 5, "failed", style="red")
+            rows.append([f"   {name}: {row.failure}", *["-"] * 5, "failed"])
+            styles.append("red")
             continue
-        made.add_row(
-            f"{'>' if index == result.chosen else ' '}{'*' if shipped.optimal else ''}",
-            name,
-            format_bytes(shipped.size_bytes),
-            format_ms(shipped.latency_ms),
-            f"{'' if shipped.measurable else '~'}{format_factor(shipped.speedup.value)}x",
-            format_share(shipped.accuracy, sign=""),
-            "-" if test is None else f"{100 * test.value:.2f}",
-            "pass" if row.passed else "miss",
-            style="bold" if index == result.chosen else None,
+        rows.append(
+            [
+                f"{'>' if index == result.chosen else ' '}{'*' if shipped.optimal else ' '} {name}",
+                format_bytes(shipped.size_bytes),
+                format_ms(shipped.latency_ms),
+                f"{'' if shipped.measurable else '~'}{format_factor(shipped.speedup.value)}x",
+                format_share(shipped.accuracy, sign=""),
+                "-" if test is None else f"{100 * test.value:.2f}",
+                "pass" if row.passed else "miss",
+            ]
         )
-    return made
+        styles.append("bold" if index == result.chosen else "")
+    return fitted_table(
+        ["   variant", "size", "p50 ms", "speedup", "select %", "test %", "gates"],
+        rows,
+        width=width,
+        dispensable=("speedup", "test %"),
+        title=f"{result.recipe}, the {result.goal} that passes",
+        caption="> chosen   * Pareto set on select   ~ within the noise",
+        styles=styles,
+    )

@@ -4,6 +4,7 @@ Shares are from 0 to 1. What a run did not come to is None or empty: one that st
 of a sweep no verdict.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -154,6 +155,7 @@ class GateResult:
         passed: whether the gate holds.
         profile: that it was timed under; empty for what is not timed.
         remedy: of a missed gate, what to change first, and what each stage bought and cost.
+        disturbed: what disturbed the measurement that it was judged by; empty for what is not timed.
     """
 
     name: str
@@ -163,6 +165,14 @@ class GateResult:
     passed: bool
     profile: str = ""
     remedy: str = ""
+    disturbed: tuple[str, ...] = ()
+
+    @property
+    def room(self) -> float:
+        """How many times the limit is kept, below 1 where it is missed; infinite where nothing is lost."""
+        if self.at_least:
+            return self.judged / self.limit
+        return self.limit / self.judged if self.judged > 0 else math.inf
 
     @property
     def field(self) -> str:
@@ -180,6 +190,27 @@ class GateResult:
         relation = "at least" if self.at_least else "at most"
         judged = f"{self.judged:.4g} at the interval's bound ({self.estimate:.4g} measured)"
         return f"{self.name}: {relation} {self.limit:g} asked, {judged}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFit:
+    """How a file of the bundle serves the recipe's own gates on select, whether or not it is the primary one.
+
+    Attributes:
+        name: of its row.
+        variant: its name in the bundle.
+        tightest: the gate with the least room; empty, as ``room``, where no gate limits anything.
+        room: how many times that gate's limit is kept, below 1 where it is missed; None where nothing is lost.
+        missed: names of the gates that it misses.
+        best: whether its tightest gate has more room than that of any other file.
+    """
+
+    name: str
+    variant: str
+    tightest: str
+    room: float | None
+    missed: tuple[str, ...]
+    best: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,6 +402,7 @@ class Report:
         seconds: that the run took.
         simplest: the simplest model of the task; None where there is none, and in smoke runs.
         simplest_on_select: how it stands there.
+        files: how each file of the bundle serves the gates on select, where there are gates; the shipped one last.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -394,6 +426,7 @@ class Report:
     absent: dict[str, str] = field(default_factory=dict)
     simplest: SimplestModel | None = None
     simplest_on_select: Standing | None = None
+    files: tuple[FileFit, ...] = ()
 
     @property
     def chain(self) -> tuple[StageRow, ...]:

@@ -1,4 +1,4 @@
-"""How a run ends: what changed hands, one table of every file, gates and doubts; lines of text for 80 columns."""
+"""How a run ends: one table of every file, gates and doubts; and what changed hands, as lines of text."""
 
 import textwrap
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def notes(report: Report, *, width: int) -> list[str]:
     if held:
         found.append(f"gates that hold: {', '.join(held)}")
     found += gate_lines(gate for gate in gates if not gate.passed)
-    return [line for text in ["", *found] for line in _fold(text, width)] if found else []
+    return [line for text in ["", *found] for line in fold(text, width)] if found else []
 
 
 def _size(other: Row, shipped: Row) -> str:
@@ -151,8 +151,14 @@ def _align(rows: Sequence[Sequence[str]], *, right: bool, gap: str = GAP) -> lis
     ]
 
 
-def _fold(text: str, width: int) -> list[str]:
-    """Return a text in lines of at most a width, except for words that are longer."""
-    indent = " " * (len(text) - len(text.lstrip()) + len(GAP))
-    folded = textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+def fold(text: str, width: int, *, indent: str = GAP) -> list[str]:
+    """Return a text in lines of at most a width, except for words that are longer.
+
+    Args:
+        text: one line; how far it is indented holds for all.
+        width: columns.
+        indent: of further lines besides.
+    """
+    more = " " * (len(text) - len(text.lstrip())) + indent
+    folded = textwrap.wrap(text, width, subsequent_indent=more, break_long_words=False, break_on_hyphens=False)
     return folded or [""]

@@ -8,8 +8,9 @@ from importlib.resources import files
 from string import Template
 
 from compress.measures.units import format_bytes, format_factor, format_ms, format_speedup
+from compress.report.answer import answer, find_doubts
 from compress.report.document import Report
-from compress.report.markup import interval, points, with_unit
+from compress.report.markup import interval, with_minus, with_unit
 from compress.report.page_charts import latency, pareto, stages
 from compress.report.page_tables import classes, layers, mistakes, models
 from compress.report.words import truncation
@@ -49,28 +50,17 @@ def page(report: Report) -> str:
 
 
 def _lead(report: Report) -> str:
-    verdict = report.verdict
-    if report.benchmark is None:
-        return '<p class="lead">The run stopped before the benchmark: nothing was timed or judged.</p>'
-    if verdict is None:
-        return '<p class="lead">A variant of a sweep: test was not read, everything here is about select.</p>'
-    teacher, shipped = report.benchmark.row(report.benchmark.reference), report.benchmark.shipped
-    factor = teacher.size_bytes / shipped.size_bytes
-    if factor > 1:
-        size = f"{format_factor(factor)} times smaller than"
-    else:
-        size = f"{format_factor(1 / factor)} times as large as"
-    primary = report.benchmark.primary
-    faster = shipped.speedup[primary]
-    change = points(verdict.shipped.change, sign="+")
-    sure = "" if shipped.measurable[primary] else "~"
-    word = {True: "passed", False: "missed", None: ""}[verdict.passed]
-    told = {True: "Every gate holds", False: "A gate is missed", None: ""}[verdict.passed]
-    badge = f'<p class="verdict {word}">{told}</p>' if word else ""
+    """Return the badge and the sentence that a run ends with on the terminal, too."""
+    found = answer(report)
+    badge = f'<p class="verdict {found.outcome}">{escape(found.title)}</p>'
+    if not found.size:
+        return badge
+    claims = " and ".join(f"<b>{escape(claim)}</b>" for claim in (found.size, found.speed) if claim)
     return (
-        f'{badge}<p class="lead">The shipped file is <b>{size}</b> the teacher and '
-        f"<b>{sure}{format_factor(faster.value)} times as fast</b> in ONNX Runtime; "
-        f"{escape(report.task.measure)} on test, read once, changed by <b>{change} points</b>.</p>"
+        f'{badge}<p class="lead">The shipped file is {claims}; <b>{escape(with_minus(found.change))}</b>. '
+        f"{escape(found.where)}</p>"
+        + "".join(f'<p class="warn">Disturbed: {escape(doubt)}.</p>' for doubt in find_doubts(report))
+        + (f'<p class="note">{escape(found.file)}</p>' if found.file else "")
     )
 
 

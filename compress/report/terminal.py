@@ -1,14 +1,15 @@
-"""The report on a terminal: first what changed hands, in a screenful; all the tables on request."""
+"""The report on a terminal: every file in a line, what stands in the way, and last the answer; tables on request."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from compress.benchmark import tables
+from compress.benchmark.fitting import fitted_table
+from compress.report.answer import Outcome, answer
 from compress.report.document import Report
-from compress.report.ending import file_lines, notes, summary
+from compress.report.ending import file_lines, fold, notes, summary
 from compress.report.words import (
     absent_lines,
     fill_test_cells,
@@ -19,41 +20,54 @@ from compress.report.words import (
 )
 
 TEST_HEAD = ("model", "accuracy %", "change in points", "agreement")
+STYLES: dict[Outcome, str] = {
+    "passed": "bold green", "disturbed": "bold yellow", "missed": "bold red", "unjudged": "bold",
+}  # fmt: skip
 
 
 def print_ending(report: Report, console: Console) -> None:
-    """Print what changed hands, every file in a line, the gates, and what disturbed the measurement.
+    """Print every file in a line, the gates, what disturbed the measurement, and last the answer.
 
     Names are neither cut nor wrapped. Colours appear on a terminal only.
     """
-    told = summary(report)
-    for line in told:
-        _print(console, line, style="bold")
-    if told:
-        _print(console, "")
     head, *rows = file_lines(report, width=console.width)
     _print(console, head, style="dim")
     for line in rows:
         _print(console, line)
     for line in notes(report, width=console.width):
         _print(console, line, style="red" if line.startswith("gate MISSED") else "")
+    _print(console, "")
+    print_answer(report, console)
+
+
+def print_answer(report: Report, console: Console) -> None:
+    """Print the verdict in its colour, what ships against the teacher, and which file to take."""
+    found = answer(report)
+    _print(console, found.title, style=STYLES[found.outcome])
+    for text in filter(None, [found.sentence, found.rival, found.file]):
+        for line in fold(text, console.width, indent=""):
+            _print(console, line)
 
 
 def print_all(report: Report, console: Console) -> None:
-    """Print every table, at most 100 columns wide."""
+    """Print every table, as wide as the terminal."""
+    width = console.width
+    for line in summary(report):
+        _print(console, line, style="bold")
     if report.benchmark is not None:
-        console.print(tables.table(report.benchmark))
-        console.print(tables.profile_table(report.benchmark))
-        console.print(tables.tail_table(report.benchmark))
-        for table in tables.accuracy_tables(report.benchmark):
+        console.print(tables.table(report.benchmark, width=width))
+        console.print(tables.profile_table(report.benchmark, width=width))
+        console.print(tables.tail_table(report.benchmark, width=width))
+        for table in tables.accuracy_tables(report.benchmark, width=width):
             console.print(table)
     for line in (*simplest_lines(report), *absent_lines(report)):
         console.print(line, highlight=False)
     if report.verdict is not None:
-        console.print(_table("Verdict (test, read once)", TEST_HEAD, map(fill_test_cells, report.verdict.test)))
+        cells = [*map(fill_test_cells, report.verdict.test)]
+        console.print(_table("Verdict (test, read once)", TEST_HEAD, cells, width=width))
         heads, rows = other_measures(report.verdict)
         if rows:
-            console.print(_table("Other measures on test, not gated", heads, rows))
+            console.print(_table("Other measures on test, not gated", heads, rows, width=width))
         for line in verdict_lines(report.verdict):
             console.print(line, highlight=False)
     console.print(loss_line(report), highlight=False)
@@ -64,10 +78,5 @@ def _print(console: Console, line: str, *, style: str = "") -> None:
     console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="left" if index == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> Table:
+    return fitted_table(heads, rows, width=width, dispensable=heads[:1:-1], title=title)

@@ -36,7 +36,7 @@ class Export(Stage):
     Attributes:
         variants: which files to ship; by default fp32, and int8-x86 when the source has a quant plan.
         primary: the variant that the headline and the gates are about; by default int8-x86 if there is one, else the
-            first.
+            first. ``auto`` takes the one that serves the gates best on select, once all are measured.
         opset: of every variant.
         reference_rows: inputs of the select role that ship with their outputs, to check another machine by.
         synthetic_reference: ship noise instead, when data may not leave; parity is measured on real inputs anyway.
@@ -50,7 +50,7 @@ class Export(Stage):
 
     verb: Literal["export"] = "export"
     variants: tuple[Variant, ...] | None = None
-    primary: Variant | None = None
+    primary: Variant | Literal["auto"] | None = None
     opset: int = Field(default=OPSET, ge=18, le=23)
     reference_rows: int = Field(default=64, ge=MIN_REFERENCE_ROWS, le=1024)
     synthetic_reference: bool = False
@@ -59,7 +59,7 @@ class Export(Stage):
     def _consistent(self) -> Self:
         if self.variants is not None and (not self.variants or len(set(self.variants)) < len(self.variants)):
             raise ValueError(f"variants must name at least one variant, each once; got {list(self.variants)}")
-        if self.variants is not None and self.primary is not None and self.primary not in self.variants:
+        if self.variants is not None and self.primary not in (None, "auto", *self.variants):
             raise ValueError(f"primary must be one of the variants {list(self.variants)}; got {self.primary!r}")
         if self.variants is None and self.primary == "fp16-gpu":
             raise ValueError("fp16-gpu is no default variant; name it under variants too")
@@ -87,8 +87,10 @@ class Export(Stage):
         return (primary, *(name for name in written if name != primary))
 
     def primary_of(self, written: Sequence[Variant]) -> Variant:
-        """Return the variant that the headline is about, among those that are shipped."""
-        return self.primary or ("int8-x86" if "int8-x86" in written else written[0])
+        """Return the variant that the bundle is written for, among those that are shipped."""
+        if self.primary is None or self.primary == "auto":
+            return "int8-x86" if "int8-x86" in written else written[0]
+        return self.primary
 
     def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
         """Write, compare and commit.
@@ -139,6 +141,7 @@ class Export(Stage):
                 "macs": macs_of(fp32),
                 "parity": parity,
                 "primary": primary,
+                **({"auto": True} if self.primary == "auto" else {}),
                 "sha256": manifest.sha256,
                 "variants": {
                     name: compare(file, module, rows) | {"size_bytes": size_bytes(file)} for name, file in files.items()

@@ -260,8 +260,14 @@ def test_a_missed_gate_is_4_and_everything_is_saved(missed):
 def test_a_run_says_where_the_bundle_is_and_how_to_open_mlflow(missed):
     directory, result = missed
     (run_dir,) = (directory / "my store" / "runs").iterdir()
-    assert f"bundle: {run_dir / 'bundle'}\n" in result.stdout
-    assert f"MLflow: compressor ui --store '{directory / 'my store'}'\n" in result.stdout
+    shown = run_dir.relative_to(directory)
+    *_, bundle, report, details, server = result.stdout.splitlines()
+    assert bundle == f"bundle:  {shown / 'bundle'}"
+    assert report == f"report:  {shown / 'report.html'}"
+    assert details == f"details: compressor report '{shown}' --all"
+    assert server == "MLflow:  compressor ui --store 'my store'"
+    assert re.search(r"^Missed.*: max_size_mb$", result.stdout, re.MULTILINE)
+    assert "The shipped file is " in result.stdout
 
 
 def test_a_run_says_what_it_learns_from_before_it_starts(missed):

@@ -110,9 +110,9 @@ def test_predict_needs_onnxruntime_and_numpy_alone(bundle, rows):
     assert len(done.stdout.split()) == 3
 
 
-def predict(bundle, *arguments):
+def predict(bundle, *arguments, **more):
     command = [sys.executable, str(bundle / "predict.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
 
 
 class Brightness(torch.nn.Module):
@@ -137,6 +137,19 @@ def test_predict_preprocesses_images_and_raw_arrays(tmp_path, signature, metadat
         assert predict(bundle, tmp_path / f"{name}.npy").stdout.split() == expected
     np.save(tmp_path / "ready.npy", inputs)
     assert predict(bundle, "--inputs", tmp_path / "ready.npy").stdout.split() == expected
+    with (tmp_path / "bytes.npy").open("rb") as given:
+        done = predict(bundle, "-", "--json", "--batch-size", "4", stdin=given)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [entry["label"] for entry in found] == expected
+    for entry in found:
+        assert list(entry["probabilities"])[0] == entry["label"]
+        assert sum(entry["probabilities"].values()) == pytest.approx(1)
+    likely = predict(bundle, "--probabilities", tmp_path / "bytes.npy").stdout.splitlines()
+    assert [line.split()[0] for line in likely] == expected
+    assert likely[0].split()[1] == f"{found[0]['probabilities'][expected[0]]:.4f}"
+    told = predict(bundle, "--help")
+    assert told.returncode == 0
+    assert all(word in told.stdout for word in ("Label images", "--json", "--batch-size", "--probabilities"))
     files = [tmp_path / f"{number}.png" for number in range(6)]
     for file, image in zip(files, raw[:, 0], strict=True):
         Image.fromarray(image).save(file)

@@ -59,3 +59,16 @@ def test_an_expression_without_end_ends_the_script(bundle):
     assert done.stdout == "first 1.00\n"  # what came before
     assert "Timeout (0:00:0" in done.stderr
     assert "predict.py" in done.stderr
+
+
+def test_texts_are_read_in_batches_and_told_as_json_in_their_order(bundle):
+    made = bundle(" ")
+    given = "bad good\ngood bad\n"
+    one, two = (predict(made, "--json", "--batch-size", str(size), input=given) for size in (1, 2))
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    assert one.stdout == two.stdout
+    found = [json.loads(line) for line in one.stdout.splitlines()]
+    assert [(entry["text"], entry["label"]) for entry in found[:2]] == [("bad good", "second"), ("good bad", "first")]
+    assert sum(found[0]["probabilities"].values()) == pytest.approx(1)
+    assert predict(made, "bad good", "--probabilities").stdout == "second 1.00 first 0.00\n"
+    assert "one per line on standard input" in predict(made, "--help").stdout

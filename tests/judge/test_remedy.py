@@ -116,3 +116,22 @@ def test_an_interval_that_is_too_wide_asks_for_more_samples_not_for_another_mode
         "the value measured passes, its interval does not: more test"
     )
     assert "`benchmark.preset: strict`" in told("speed", measured_passes=True)
+
+
+def test_a_stage_that_made_it_worse_is_not_asked_for_more():
+    slower = ROWS | {"recover": row(0.925, 420, 0.25)}  # pruned, and slower than before
+    assert "kept_params_fraction=" not in told("speed", rows=slower)
+    assert told("speed", rows=slower).startswith("no stage has enough left to give: choose a smaller `student`")
+    assert "kept_params_fraction=" in told("size", rows=slower)
+
+
+def test_int8_that_is_slower_than_float32_is_not_shipped():
+    slower = ROWS | {"quantize": row(0.924, 120, 0.2), "export": row(0.924, 125, 0.2)}
+    assert told("speed", rows=slower).startswith("int8 is 1.25x slower than float32 here: ship fp32")
+    assert "not all that is missing: ship fp32" in told("speed", rows=slower, missing=0.5)
+    floats = tuple(stage for stage in STAGES if not isinstance(stage, Quantize))
+    assert told("speed", stages=floats, int8_is_slow=True).startswith("prune with recover has most to give")
+
+
+def test_another_file_that_holds_the_gate_goes_before_every_setting():
+    assert told("speed", better="fp32").startswith("ship fp32: it holds this gate on select")

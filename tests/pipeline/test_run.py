@@ -337,6 +337,16 @@ def test_force_runs_a_stage_again_and_until_stops(finished, tmp_path):
     assert forced.passed is None
 
 
+def test_a_run_that_stops_early_leaves_the_report_of_a_whole_one(finished):
+    outcome, store = finished
+    before = {path: path.read_bytes() for path in outcome.run_dir.iterdir() if path.is_file()}
+    assert b'"benchmark":null' not in before[outcome.run_dir / "report.json"]
+    early = run(recipe(), options(store, until_stage="distill"))
+    assert {path: path.read_bytes() for path in outcome.run_dir.iterdir() if path.is_file()} == before
+    assert early.run_dir.parent == store / "parts"
+    assert load(Report, early.run_dir / "report.json") == early.report
+
+
 def test_several_teachers_are_rows_and_the_student_learns_from_their_average(finished):
     _, store = finished
     model = "{cnn: {widths: [16, 32], strides: [1, 2]}}"

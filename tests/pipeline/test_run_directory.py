@@ -78,7 +78,7 @@ def test_a_bundle_is_replaced_whole(tmp_path, monkeypatch):
         signature={"inputs": [INPUT], "outputs": [INPUT]},
         files=dict.fromkeys(("fp32.onnx", *NEEDED), Content("0" * 64, 5)),
     ).write(stored)
-    placed = place_bundle(stored, run_dir, card="# A card")
+    placed = place_bundle(stored, run_dir, manifest=Manifest.read(stored), card="# A card")
     assert {path.name for path in placed.iterdir()} == {"fp32.onnx", "bundle.json", "README.md"}
     assert Manifest.read(placed).files["README.md"] == Content(hashlib.sha256(b"# A card").hexdigest(), 8)
     (stored / "fp32.onnx").write_text("second")
@@ -89,9 +89,9 @@ def test_a_bundle_is_replaced_whole(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
         with pytest.raises(EnvironmentFault), writable(run_dir):
-            place_bundle(stored, run_dir, card="")
+            place_bundle(stored, run_dir, manifest=Manifest.read(stored), card="")
     assert (run_dir / "bundle" / "fp32.onnx").read_text() == "first"
-    place_bundle(stored, run_dir, card="")
+    place_bundle(stored, run_dir, manifest=Manifest.read(stored), card="")
     assert (run_dir / "bundle" / "fp32.onnx").read_text() == "second"
     assert [path.name for path in run_dir.iterdir()] == ["bundle"]
 

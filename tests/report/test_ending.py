@@ -1,4 +1,4 @@
-"""How a run ends: three numbers against two rivals, every file in a line of 80 columns, what stands in the way."""
+"""How a run ends: every file in a line of 80 columns, what stands in the way, and last the answer."""
 
 import io
 from dataclasses import replace
@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from compress.measures.intervals import Estimate
-from compress.report.document import Report, SimplestModel, Standing
+from compress.report.answer import answer
+from compress.report.document import FileFit, Report, SimplestModel, Standing
 from compress.report.ending import file_lines, notes, summary
 from compress.report.markdown import markdown
 from compress.report.page import page
@@ -113,9 +114,10 @@ def test_what_disturbed_the_measurement_is_one_line(report):
 def test_a_run_that_stopped_early_ends_with_its_files(report):
     early = replace(report, benchmark=None, verdict=None, gates_on_select=())
     assert summary(early) == notes(early, width=80) == []
-    head, *lines = printed(early).splitlines()
+    head, *lines, gap, title = printed(early).splitlines()
     assert head.split() == ["size", "select"]
     assert [line.split()[0] for line in lines] == [stage.name for stage in report.stages]
+    assert (gap, title) == ("", "Not judged: the run stopped after export")
 
 
 def test_without_test_everything_is_about_select(report):
@@ -148,3 +150,74 @@ def test_who_is_ahead_of_the_simplest_model_and_who_loses_to_it_is_told(report):
     assert line.endswith("what ships is not surely ahead: 1.00 points [-1.00, 2.00]")
     for view in (markdown, page):
         assert "a linear model on pixels" in view(known)
+
+
+def fits(*rooms: tuple[str, float]) -> tuple[FileFit, ...]:
+    best = max(rooms, key=lambda pair: pair[1])
+    return tuple(
+        FileFit(
+            name="export" if (variant, room) == rooms[-1] else f"export:{variant}",
+            variant=variant,
+            tightest="min_speedup",
+            room=room,
+            missed=("min_speedup",) if room < 1 else (),
+            best=(variant, room) == best,
+        )
+        for variant, room in rooms
+    )
+
+
+def test_the_last_thing_is_the_verdict_the_sentence_and_the_file(report):
+    known = replace(report, files=fits(("fp32", 1.2), ("int8-x86", 1.4)))
+    title, *lines = printed(known).rstrip("\n").split("\n\n")[-1].splitlines()
+    assert title == "Passed on a disturbed machine: every gate holds"
+    told = " ".join(lines)
+    assert told.startswith(
+        "The shipped file is 13.1 times smaller than the teacher and 2.13 times as fast [2.11, 2.15];"
+    )
+    assert "accuracy on test changed by -1.11 points [-2.51, +0.00]. Timed with ort-cpu, batch 1, 1 thread, on" in told
+    assert "It is 3.76 times smaller than teacher-static (quantized, nothing else) and 1.60 times as fast" in told
+    assert told.endswith(
+        "Ship int8-x86: on select int8-x86 has 1.40x of room at its tightest gate, min_speedup; fp32 has 1.20x of room "
+        "at its tightest gate, min_speedup."
+    )
+    assert max(map(len, lines)) <= 80
+
+
+def test_where_another_file_serves_the_gates_better_it_is_named(report):
+    told = answer(replace(report, files=fits(("fp32", 1.9), ("int8-x86", 0.9)))).file
+    assert told.startswith("Ship int8-x86, or try fp32: on select int8-x86 misses min_speedup, fp32 has 1.90x of room")
+    assert told.endswith("`primary: auto` under `export` has it judged.")
+
+
+def test_the_verdict_has_its_words_and_its_colour(report):
+    still = replace(
+        report,
+        benchmark=replace(
+            report.benchmark,
+            comparisons=tuple(
+                replace(
+                    found,
+                    degraded=[],
+                    measurements={key: replace(one, degraded=[]) for key, one in found.measurements.items()},
+                )
+                for found in report.benchmark.comparisons
+            ),
+        ),
+    )
+    first, *others = report.verdict.gates
+    missed = replace(
+        still, verdict=replace(report.verdict, passed=False, gates=(replace(first, passed=False), *others))
+    )
+    found = [answer(one) for one in (still, report, missed, replace(report, verdict=None))]
+    assert [one.outcome for one in found] == ["passed", "disturbed", "missed", "unjudged"]
+    assert [one.title for one in found] == [
+        "Passed: every gate holds",
+        "Passed on a disturbed machine: every gate holds",
+        "Missed: max_accuracy_drop",
+        "Not judged: a variant of a sweep, for which test was not read",
+    ]
+    told = printed(missed, force_terminal=True, color_system="standard")
+    assert "\x1b[1;31mMissed: max_accuracy_drop" in told
+    for one, shown in zip((still, report, missed), found, strict=False):
+        assert f'class="verdict {shown.outcome}">{shown.title}<' in page(one)

@@ -135,7 +135,7 @@ def test_a_run_that_stopped_early_still_has_a_page(report):
     report |= {"benchmark": None, "verdict": None, "variants": {}, "gates_on_select": []}
     parsed = Parsed(page(read(report)))
     assert [section["id"] for section in parsed.of("section")] == ["stages", "layers", "models", "environment"]
-    assert "stopped before the benchmark" in parsed.text
+    assert "Not judged: the run stopped after export" in parsed.text
 
 
 def test_a_variant_that_was_not_judged_shows_its_gates_on_select(report):

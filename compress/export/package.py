@@ -1,0 +1,154 @@
+"""A bundle in the layout of the program that serves it: copies of what that program reads, under the names it expects.
+
+::
+
+    plain             the bundle as it is
+    triton            NAME/config.pbtxt, NAME/labels.txt, NAME/1/model.onnx: a model repository of NVIDIA's Triton
+    transformers.js   config.json, tokenizer.json, ..., onnx/model.onnx, onnx/model_quantized.onnx
+    optimum           config.json, tokenizer.json, ..., model.onnx: what ORTModel reads
+
+MLflow's is in `tracking.served`.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from compress.errors import UsageError
+from compress.export.manifest import NAME, Manifest
+from compress.export.verify import check_files
+
+Layout = Literal["plain", "triton", "transformers.js", "optimum", "mlflow"]
+CARD = "README.md"
+# https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto
+TRITON_TYPES = {
+    "bool": "TYPE_BOOL", "uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "int64": "TYPE_INT64",
+    "float16": "TYPE_FP16", "float32": "TYPE_FP32", "float64": "TYPE_FP64",
+}  # fmt: skip
+MAX_BATCH_SIZE = 64  # that Triton gathers; `config.pbtxt` is the place to change it
+# https://huggingface.co/docs/transformers.js/guides/dtypes: the file of each precision
+BROWSER_FILES = {"fp32": "model.onnx", "fp16-gpu": "model_fp16.onnx", "int8-x86": "model_quantized.onnx"}
+
+
+def package(bundle: Path, target: Path, *, layout: Layout, name: str) -> str:
+    """Write a bundle in another layout.
+
+    Args:
+        bundle: the directory of an exported student; its files are checked first.
+        target: a directory that does not exist yet.
+        layout: of which program, but not MLflow's.
+        name: of the model, where the layout has one.
+
+    Returns:
+        A line that says how to load it.
+
+    Raises:
+        ArtifactError: when the bundle is damaged.
+        UsageError: when the target exists, or the program cannot run what the bundle holds.
+    """
+    manifest = Manifest.read(bundle)
+    check_files(bundle, manifest)
+    if target.exists():
+        raise UsageError("the target exists", where=target, hint="name another directory with --to, or remove it")
+    writers: dict[str, Callable[[Path, Manifest, Path, str], str]] = {
+        "plain": _write_plain,
+        "triton": _write_triton,
+        "transformers.js": _write_browser,
+        "optimum": _write_optimum,
+    }
+    if layout != "plain":
+        check_single(bundle, manifest)
+    return writers[layout](bundle, manifest, target, name)
+
+
+def check_single(bundle: Path, manifest: Manifest) -> None:
+    """Refuse what is more than one file.
+
+    Raises:
+        UsageError: for a program, and for a file whose weights lie beside it.
+    """
+    beside = [file for file in manifest.files if file.endswith(".onnx.data")]
+    if not manifest.primary.endswith(".onnx") or beside:
+        raise UsageError(
+            "this layout takes a model of one file",
+            expected="a bundle whose variants are .onnx files of less than 2 GB",
+            got=beside[0] if beside else manifest.primary,
+            where=bundle,
+            hint="--for plain",
+        )
+
+
+def _write_plain(bundle: Path, manifest: Manifest, target: Path, name: str) -> str:
+    del name
+    target.mkdir(parents=True)
+    for file in (NAME, *manifest.files):
+        shutil.copyfile(bundle / file, target / file)
+    return f"python {target / 'predict.py'} --help"
+
+
+def _write_triton(bundle: Path, manifest: Manifest, target: Path, name: str) -> str:
+    model = target / name
+    (model / "1").mkdir(parents=True)
+    shutil.copyfile(bundle / manifest.primary, model / "1" / "model.onnx")
+    (model / "config.pbtxt").write_text(triton_config(manifest, name=name), encoding="utf-8")
+    return f"tritonserver --model-repository {target}"
+
+
+def triton_config(manifest: Manifest, *, name: str) -> str:
+    """Return Triton's ``config.pbtxt`` of a primary file: batches are gathered where its first axis is free."""
+    tensors = [*manifest.signature["inputs"], *manifest.signature["outputs"]]
+    batched = all(isinstance(tensor["shape"][0], str) for tensor in tensors)
+    lines = [f'name: "{name}"', 'platform: "onnxruntime_onnx"', f"max_batch_size: {MAX_BATCH_SIZE if batched else 0}"]
+    lines += [_triton_tensor("input", tensor, batched=batched) for tensor in manifest.signature["inputs"]]
+    lines += [_triton_tensor("output", tensor, batched=batched) for tensor in manifest.signature["outputs"]]
+    return "\n".join([*lines, *["dynamic_batching { }"] * batched]) + "\n"
+
+
+def _triton_tensor(kind: str, tensor: dict[str, Any], *, batched: bool) -> str:
+    axes = tensor["shape"][1 if batched else 0 :]
+    dims = ", ".join(str(axis) if isinstance(axis, int) else "-1" for axis in axes)
+    return f'{kind} {{ name: "{tensor["name"]}" data_type: {TRITON_TYPES[tensor["dtype"]]} dims: [ {dims} ] }}'
+
+
+def _write_browser(bundle: Path, manifest: Manifest, target: Path, name: str) -> str:
+    del name
+    _copy_configuration(bundle, manifest, target)
+    (target / "onnx").mkdir()
+    for variant, bounds in manifest.variants.items():
+        shutil.copyfile(bundle / bounds.file, target / "onnx" / BROWSER_FILES[variant])
+    task = "text-classification" if "tokenizer.json" in manifest.files else "image-classification"
+    dtype = "q8" if "int8-x86" in manifest.variants else "fp32"
+    return f'await pipeline("{task}", "{target.name}", {{ dtype: "{dtype}" }})'
+
+
+def _write_optimum(bundle: Path, manifest: Manifest, target: Path, name: str) -> str:
+    del name
+    _copy_configuration(bundle, manifest, target)
+    shutil.copyfile(bundle / manifest.primary, target / "model.onnx")
+    kind = "SequenceClassification" if "tokenizer.json" in manifest.files else "ImageClassification"
+    return f'ORTModelFor{kind}.from_pretrained("{target}")'
+
+
+def _copy_configuration(bundle: Path, manifest: Manifest, target: Path) -> None:
+    """Copy what Hugging Face's libraries read beside a model.
+
+    Raises:
+        UsageError: when the student is no model of theirs.
+    """
+    if "config.json" not in manifest.files:
+        raise UsageError(
+            "this layout is for models of Hugging Face's families",
+            expected="a bundle with config.json",
+            where=bundle,
+            hint="--for triton, mlflow or plain take any model",
+        )
+    target.mkdir(parents=True)
+    kept = {"config.json", "preprocessor_config.json", CARD, *_list_tokenizer(manifest)}
+    for file in sorted(kept & manifest.files.keys()):
+        shutil.copyfile(bundle / file, target / file)
+
+
+def _list_tokenizer(manifest: Manifest) -> list[str]:
+    names = ("tokenizer", "special_tokens", "vocab", "added_tokens")
+    return [file for file in manifest.files if file.startswith(names)]

@@ -1,0 +1,204 @@
+"""Layouts of a bundle, each loaded by what it is for where that runs here: the same bytes, the same answers."""
+
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+from typed import compressor
+
+from compress.errors import ArtifactError, UsageError
+from compress.export.bundle import write_bundle
+from compress.export.deployable import Deployable
+from compress.export.manifest import Manifest
+from compress.export.metadata import Lineage, Metadata
+from compress.export.package import package
+from compress.export.session import Session
+from compress.tasks.signature import Signature, Tensor
+
+SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "Removed", "invert": False}
+WORDS = {"type": "WordLevel", "vocab": {"x": 0, "bad": 1, "good": 7}, "unk_token": "x"}
+
+
+def model(name: str, dtype: int, shape: list[str | int], operator: str, **fields):
+    given = helper.make_tensor_value_info(name, dtype, shape)
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])
+    nodes = [helper.make_node(operator, [name], ["logits"], **fields)]
+    graph = helper.make_graph(nodes, "g", [given], [logits])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def bundle_of(folder: Path, graph, tensor: Tensor, rows: np.ndarray, files: dict[str, str], **preprocessing) -> Path:
+    folder.mkdir()
+    metadata = Metadata(
+        variant="",
+        lineage=Lineage(teacher=None, stages=()),
+        labels=("first", "second"),
+        preprocessing=preprocessing,
+        signature=Signature(inputs=(tensor,), outputs=(Tensor(name="logits", dtype="float32", shape=("batch", 2)),)),
+    )
+    fp32 = Deployable.of(graph)
+    write_bundle(
+        folder,
+        fp32=fp32,
+        variants={"fp32": fp32, "int8-x86": fp32},
+        primary="int8-x86",
+        metadata=metadata,
+        inputs=(rows,),
+        files=files,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> Path:
+    """The bundle of an encoder that sees which of two words has the larger number."""
+    files = {
+        "tokenizer.json": json.dumps({"version": "1.0", "added_tokens": [], "pre_tokenizer": SPLIT, "model": WORDS}),
+        "tokenizer_config.json": json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}),
+        "config.json": json.dumps({"model_type": "bert", "id2label": {"0": "first", "1": "second"}}),
+    }
+    tensor = Tensor(name="input_ids", dtype="int64", shape=("batch", "length"))
+    graph = model("input_ids", TensorProto.INT64, ["batch", 2], "Cast", to=TensorProto.FLOAT)
+    rows = np.random.default_rng(0).integers(0, 8, (32, 2))
+    folder = tmp_path_factory.mktemp("texts") / "bundle"
+    return bundle_of(folder, graph, tensor, rows, files, texts=1, problem="single-label")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """The bundle of a network that sees which of two pixels is the brighter one."""
+    tensor = Tensor(name="image", dtype="float32", shape=("batch", 1, 1, 2))
+    graph = model("image", TensorProto.FLOAT, ["batch", 1, 1, 2], "Flatten")
+    rows = np.random.default_rng(0).random((32, 1, 1, 2)).astype(np.float32)
+    folder = tmp_path_factory.mktemp("images") / "bundle"
+    return bundle_of(folder, graph, tensor, rows, {}, scale=1 / 255, mean=[0.5], std=[0.25])
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def answers(bundle: Path, *words: str | Path) -> list[tuple[str, float]]:
+    command = [sys.executable, bundle / "predict.py", "--json", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return [(entry["label"], entry["probabilities"][entry["label"]]) for entry in found]
+
+
+def schema():
+    """Triton's own schema, from the package of its client, without all that this package imports."""
+    spec = importlib.util.find_spec("tritonclient")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs tritonclient")
+    path = Path(next(iter(spec.submodule_search_locations))) / "grpc" / "model_config_pb2.py"
+    found = importlib.util.spec_from_file_location("model_config_pb2", path)
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_triton_gets_the_file_in_a_numbered_folder_and_what_it_takes(texts, tmp_path):
+    package(texts, tmp_path / "repository", layout="triton", name="spam")
+    folder = tmp_path / "repository" / "spam"
+    assert digest(folder / "1" / "model.onnx") == Manifest.read(texts).sha256
+    assert (folder / "config.pbtxt").read_text().splitlines() == [
+        'name: "spam"',
+        'platform: "onnxruntime_onnx"',
+        "max_batch_size: 64",
+        'input { name: "input_ids" data_type: TYPE_INT64 dims: [ -1 ] }',
+        'output { name: "logits" data_type: TYPE_FP32 dims: [ 2 ] }',
+        "dynamic_batching { }",
+    ]
+    ids = np.array([[1, 7], [7, 1]])
+    assert (Session(folder / "1" / "model.onnx")(ids)[0] == ids).all()
+
+
+def test_its_configuration_is_of_tritons_schema(images, tmp_path):
+    from google.protobuf import text_format
+
+    protocol = schema()
+    package(images, tmp_path / "repository", layout="triton", name="digits")
+    text = (tmp_path / "repository" / "digits" / "config.pbtxt").read_text()
+    found = text_format.Parse(text, protocol.ModelConfig())
+    assert (found.name, found.platform, found.max_batch_size) == ("digits", "onnxruntime_onnx", 64)
+    assert [(entry.name, [*entry.dims]) for entry in found.input] == [("image", [1, 1, 2])]
+    assert found.input[0].data_type == protocol.TYPE_FP32
+    assert found.HasField("dynamic_batching")
+
+
+@pytest.mark.parametrize(
+    ("layout", "models"),
+    [
+        ("transformers.js", {"onnx/model.onnx": "fp32", "onnx/model_quantized.onnx": "int8-x86"}),
+        ("optimum", {"model.onnx": "int8-x86"}),
+    ],
+)
+def test_hugging_faces_libraries_get_configuration_tokenizer_and_files_by_their_names(texts, tmp_path, layout, models):
+    from transformers import PreTrainedTokenizerFast
+
+    package(texts, tmp_path / "out", layout=layout, name="spam")
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"config.json", "tokenizer.json", "tokenizer_config.json", *models}
+    for name, variant in models.items():
+        assert digest(tmp_path / "out" / name) == digest(texts / f"{variant}.onnx")
+    assert PreTrainedTokenizerFast.from_pretrained(tmp_path / "out")("bad good")["input_ids"] == [1, 7]
+
+
+def test_mlflow_answers_texts_as_the_bundle_does(texts, tmp_path):
+    import mlflow
+
+    from compress.tracking.served import save
+
+    told = save(texts, tmp_path / "model", files=Manifest.read(texts).files)
+    assert told == f"mlflow models serve --model-uri {tmp_path / 'model'} --env-manager local"
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    found = loaded.predict(pd.DataFrame({"text": ["bad good", "good bad"]}))
+    expected = answers(texts, "bad good", "good bad")
+    assert list(found["label"]) == [label for label, _ in expected] == ["second", "first"]
+    assert list(found["probability"]) == pytest.approx([chance for _, chance in expected])
+
+
+def test_mlflow_answers_the_bytes_of_image_files_as_the_bundle_does(images, tmp_path):
+    import mlflow
+
+    from compress.tracking.served import save
+
+    paths = []
+    for name, pixels in (("left", [[200, 10]]), ("right", [[10, 200]])):
+        paths.append(tmp_path / f"{name}.png")
+        Image.fromarray(np.array(pixels, np.uint8)).save(paths[-1])
+    save(images, tmp_path / "model", files=Manifest.read(images).files)
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    found = loaded.predict(pd.DataFrame({"image": [path.read_bytes() for path in paths]}))
+    expected = answers(images, *paths)
+    assert list(found["label"]) == [label for label, _ in expected] == ["first", "second"]
+    assert list(found["probability"]) == pytest.approx([chance for _, chance in expected])
+
+
+def test_the_command_lays_it_out_and_says_how_to_load_it(images, tmp_path):
+    done = compressor("package", images, "--for", "plain", "--to", "out", cwd=tmp_path)
+    assert done.stdout.splitlines() == ["out", "load it with: python out/predict.py --help"], done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in images.iterdir()}
+    unknown = compressor("package", images, "--for", "tritn", cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert "triton, transformers.js, optimum, mlflow or plain" in unknown.stderr
+
+
+def test_what_a_program_cannot_run_what_is_damaged_and_what_exists_are_refused(images, tmp_path):
+    with pytest.raises(UsageError, match="the target exists"):
+        package(images, tmp_path, layout="plain", name="digits")
+    with pytest.raises(UsageError, match="for models of Hugging Face's families"):
+        package(images, tmp_path / "out", layout="optimum", name="digits")
+    assert not (tmp_path / "out").exists()
+    package(images, tmp_path / "copy", layout="plain", name="digits")
+    (tmp_path / "copy" / "int8-x86.onnx").write_bytes(b"other")
+    with pytest.raises(ArtifactError):
+        package(tmp_path / "copy", tmp_path / "out", layout="triton", name="digits")
