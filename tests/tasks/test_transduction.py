@@ -15,6 +15,7 @@ from compress.data.roles import Split, assign
 from compress.data.samples import Data, Samples
 from compress.data.source import Raw
 from compress.errors import DataError, ModelError
+from compress.models import Mlp
 from compress.stages.create import Adopt, Create
 from compress.tasks import TransductionTask
 from compress.tasks.symbols import BEGIN, END, PAD, UNKNOWN, Vocabularies
@@ -146,6 +147,11 @@ def test_a_model_with_fewer_positions_is_refused(task, data, make_context):
     short = writing_zoo.TINY.model_copy(update={"max_length": 8})
     with pytest.raises(ModelError, match="too few positions"):
         Create(model=short).run(None, *replace(make_context(), data=data, task=task))
+
+
+def test_a_model_that_decides_is_no_model_that_writes(task):
+    with pytest.raises(ModelError, match="choose a family that fits the task"):
+        Mlp().build(task.signature, code=())
 
 
 @pytest.mark.parametrize(
