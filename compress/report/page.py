@@ -24,6 +24,7 @@ def page(report: Report) -> str:
     """
     sections = [
         ("gates", "Gates", _gates(report)),
+        ("deploy", "Deploy", _deploy(report)),
         ("pareto", "Accuracy against latency", pareto(report)),
         ("stages", "Stage by stage", stages(report)),
         ("latency", "Latency", latency(report)),
@@ -60,7 +61,6 @@ def _lead(report: Report) -> str:
         f'{badge}<p class="lead">The shipped file is {claims}; <b>{escape(with_minus(found.change))}</b>. '
         f"{escape(found.where)}</p>"
         + "".join(f'<p class="warn">Disturbed: {escape(doubt)}.</p>' for doubt in find_doubts(report))
-        + (f'<p class="note">{escape(found.file)}</p>' if found.file else "")
     )
 
 
@@ -120,6 +120,25 @@ def _gates(report: Report) -> str:
         f'<p class="note">Judged on {"test" if on_test else "select"} with the exported file, at the unfavourable end '
         "of each interval: 95% for accuracy, 99% for times.</p>"
         f'<ul class="gates">{"".join(items)}</ul>'
+    )
+
+
+def _deploy(report: Report) -> str:
+    """Return which file to take, and what to type; nothing where there is no bundle."""
+    facts, told = report.stages[-1].facts, answer(report)
+    if "primary" not in facts or not told.file:
+        return ""
+    lines = [
+        "cp -r bundle /srv/model && cd /srv/model",
+        "pip install onnxruntime numpy",
+        "python predict.py --help",
+        "compressor verify .",
+        "compressor package . --for triton",
+    ]
+    return (
+        f'<p>{escape(told.file)}</p><p class="note">In the directory of this page. The README of the bundle says what '
+        "else it needs; the last two lines are for where this package is installed.</p>"
+        f'<pre tabindex="0" aria-label="Commands"><code>{escape(chr(10).join(lines))}</code></pre>'
     )
 
 

@@ -67,7 +67,18 @@ def read(values: dict) -> Report:
 def test_the_page_holds_every_section_and_the_numbers_of_the_report(report):
     parsed = Parsed(page(read(report)))
     shown = [section["id"] for section in parsed.of("section")]
-    assert shown == ["gates", "pareto", "stages", "latency", "classes", "mistakes", "layers", "models", "environment"]
+    assert shown == [
+        "gates",
+        "deploy",
+        "pareto",
+        "stages",
+        "latency",
+        "classes",
+        "mistakes",
+        "layers",
+        "models",
+        "environment",
+    ]
     links = [link["href"] for link in parsed.of("a")]
     assert {f"#{key}" for key in shown} <= set(links)
     for row in report["benchmark"]["rows"]:
