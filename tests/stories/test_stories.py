@@ -1,0 +1,172 @@
+"""Strangers' projects, each in its own empty folder: from a recipe to plan, run, verify and predict.py.
+
+The files in ``projects`` are written as their authors would write them: tutorials, papers' code, homework.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import nn
+from typer.testing import CliRunner
+
+from compress.cli.main import app
+from compress.export.verify import verify_bundle
+
+pytestmark = pytest.mark.slow
+
+PROJECTS = Path(__file__).parent / "projects"
+RECIPE = """\
+schema: 1
+name: {name}
+data:
+  source: {source}
+  split: {{test: 0.2, select: 0.15, calibration: 64}}
+teacher:
+  model: {{file: {{path: {model}.py, arguments: {{big: true}}}}}}
+  train: {{epochs: {epochs}, batch_size: 32, optimizer: adamw, learning_rate: 0.003}}
+student: {{file: {{path: {model}.py}}}}
+{more}stages:
+  - distill: {{epochs: {epochs}, batch_size: 32, optimizer: adamw, learning_rate: 0.003}}
+  - prune: {{kept_macs_fraction: 0.8, tolerance: 0.5}}
+  - distill: {{epochs: 1, batch_size: 32, name: recover}}
+{quantize}  - export
+benchmark: {{preset: smoke, profiles: [{{}}]}}
+"""
+QUANTIZE = "  - quantize: {max_accuracy_drop: 0.3, min_agreement: 0.5, min_int8_macs_fraction: 0.5}\n"
+IMAGES = "{file: {path: fashion.py, factory: load_mnist}}"
+STORIES: dict[str, dict] = {
+    "cifar_tutorial": {"source": "{file: {path: fashion.py, factory: cifar}}"},
+    "vit": {"source": IMAGES},
+    "swiglu": {"source": "{file: {path: swiglu.py}}"},
+}
+
+
+def compressor(*arguments: str) -> str:
+    done = CliRunner().invoke(app, [*arguments], catch_exceptions=False)
+    assert done.exit_code == 0, f"{arguments}\n{done.output}"
+    return done.output
+
+
+def predicted(folder: Path, *arguments: str | Path) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=folder, capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def tell(folder: Path, *code: str, chance: float = 0.0) -> tuple[dict, Path]:
+    """Plan and run the recipe of a folder, and verify its bundle; return report and bundle.
+
+    Args:
+        folder: the working directory.
+        code: files that may be run.
+        chance: the shipped file must be better than that on select.
+    """
+    options = [word for path in code for word in ("--code", path)] + ["--store", "store"]
+    planned = json.loads(compressor("plan", "recipe.yaml", *options, "--json"))
+    assert {step["name"] for step in planned["steps"]} >= {"teacher", "distill", "export"}
+    report = json.loads(compressor("run", "recipe.yaml", *options, "--force-teacher", "--quiet", "--json"))
+    bundle = Path(report["run_dir"]) / "bundle"
+    assert verify_bundle(bundle).passed
+    shipped = next(stage for stage in report["stages"] if stage["name"] == "export")
+    assert shipped["scores"]["accuracy"] > chance, report["stages"]
+    return report, bundle
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_model_as_others_write_it_ships(name, tmp_path, monkeypatch):
+    for path in PROJECTS.glob("*.py"):
+        if path.stem in (name, "fashion"):
+            shutil.copy(path, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    told = {"epochs": 2, "more": "", "quantize": QUANTIZE} | STORIES[name]
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(name=name.replace("_", "-"), model=name, **told))
+    _, bundle = tell(tmp_path, f"{name}.py", "fashion.py", chance=0.3)
+    assert len(predicted(tmp_path, bundle / "predict.py")) >= 32
+
+
+def test_a_checkpoint_of_data_parallel_in_half_precision_and_a_folder_of_odd_pictures(  # noqa: PLR0915 - a story
+    tmp_path, monkeypatch
+):
+    """A teacher that was trained elsewhere, and the photographs in the forms that people have them in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n"
+        "def build(n=8):\n"
+        "    return nn.Sequential(nn.Conv2d(3, n, 3, padding=1), nn.BatchNorm2d(n), nn.ReLU(), nn.MaxPool2d(2),\n"
+        "        nn.Conv2d(n, n, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * n, 3))\n"
+    )
+    digits = load_digits(n_class=3)
+    kinds = ("rgb.jpg", "grey.jpeg", "palette.png", "trns.png", "la.png", "rgba.png", "cmyk.JPG", "turned.jpg")
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        kind, _, suffix = kinds[number % len(kinds)].partition(".")
+        grey = Image.fromarray((pixels * 15).astype(np.uint8)).resize((24, 24))
+        folder = tmp_path / "photos" / ("nought", "one", "two")[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        path, options = folder / f"IMG {number:04}.{suffix}", {}
+        alpha = Image.fromarray(np.full((24, 24), number % 255, np.uint8))
+        image = grey.convert("RGB")
+        if kind == "grey":
+            image = grey
+        elif kind == "palette":
+            image = image.quantize(16)
+        elif kind == "trns":
+            image, options = image.quantize(16), {"transparency": bytes(range(0, 256, 16))}
+        elif kind == "la":
+            image = Image.merge("LA", (grey, alpha))
+        elif kind == "rgba":
+            image = Image.merge("RGBA", (*image.split(), alpha))
+        elif kind == "cmyk":
+            image = image.convert("CMYK")
+        elif kind == "turned":
+            options = {"exif": Image.Exif()}
+            options["exif"][0x0112] = 6
+            image = image.rotate(90)
+        image.save(path, **options)
+    (tmp_path / "photos" / "one" / "Thumbs.db").write_bytes(b"no image")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        from net import build  # pyright: ignore[reportMissingImports]
+    finally:
+        sys.path.remove(str(tmp_path))
+    torch.manual_seed(0)
+    images = torch.tensor(np.stack([digits.images * 15 / 255] * 3, 1), dtype=torch.float32)
+    images, teacher = nn.functional.interpolate(images, 24, mode="bicubic").clamp(0, 1), build(16)
+    optimizer = torch.optim.Adam(teacher.parameters(), 0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(teacher((images - 0.5) / 0.5), torch.tensor(digits.target)).backward()
+        optimizer.step()
+    saved = {"model": {"state_dict": nn.DataParallel(teacher).half().state_dict()}, "epoch": 40}
+    torch.save(saved, tmp_path / "checkpoint.pth")
+    (tmp_path / "recipe.yaml").write_text(
+        "schema: 1\nname: photos\n"
+        "data:\n"
+        "  source: {image-folder: {root: photos, size: [24, 24]}}\n"
+        "  split: {test: 0.2, select: 0.2, calibration: 64}\n"
+        "  normalize: {mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}\n"
+        "teacher: {model: {file: {path: net.py, arguments: {n: 16}}}, weights: checkpoint.pth}\n"
+        "student: {file: {path: net.py}}\n"
+        "stages:\n"
+        "  - distill: {epochs: 6, batch_size: 32}\n"
+        "  - quantize: {max_accuracy_drop: 0.3, min_agreement: 0.5}\n"
+        "  - export: {variants: [fp32, int8-x86]}\n"
+        "benchmark: {preset: smoke, profiles: [{}]}\n"
+    )
+    report, bundle = tell(tmp_path, "net.py", chance=0.8)
+    assert report["stages"][0]["scores"]["accuracy"] > 0.95
+    paths = sorted((tmp_path / "photos").glob("*/IMG*"))[::5]
+    told = predicted(tmp_path, bundle / "predict.py", *paths)
+    right = [path.parent.name == label for path, label in zip(paths, told, strict=True)]
+    assert np.mean(right) > 0.8
