@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.errors import DataError
+from compress.errors import DataError, ModelError
 from compress.export import write
 from compress.export.graph import OPSET, to_onnx
 from compress.export.session import Session
@@ -40,6 +40,7 @@ from compress.surgery.groups import Group
 from compress.surgery.importance import Importance, magnitude
 from compress.surgery.prune import Pruned
 from compress.surgery.widths import Measure, Ranking
+from compress.tasks.signature import Signature
 from compress.tasks.task import Problem
 from compress.training.checks import AnyLoss, Example, arguments, call, outputs_of, readable_loss, refuse_pair
 from compress.training.given import Given, GivenLoader, Plain, problem_of, read_batch, read_calibration
@@ -305,8 +306,7 @@ def quantize(
     batches = read_calibration(calibration, inputs)
     signature = read_signature(module, inputs, axes=axes)
 
-    names = [output.name for output in signature.outputs]
-    logits = names.index(USUAL_OUTPUT) if USUAL_OUTPUT in names else 0
+    logits = 0 if problem == "regression" else _find_logits(signature)
 
     def decide(graph: "ModelProto") -> NDArray[Any] | None:
         if problem == "regression":
@@ -326,6 +326,21 @@ def quantize(
             reduce_range=reduce_range,
             bounds=bounds,
         )
+
+
+def _find_logits(signature: Signature) -> int:
+    """Return the position of the output that decides: the one called ``logits``, else the only [samples, outputs]."""
+    outputs = signature.outputs
+    named = [index for index, output in enumerate(outputs) if output.name == USUAL_OUTPUT]
+    flat = [index for index, output in enumerate(outputs) if len(output.shape) == 2]
+    found = named or flat or range(len(outputs))
+    if len(found) > 1:
+        raise ModelError(
+            "which of the module's outputs are its logits is not clear",
+            expected=f"one called {USUAL_OUTPUT!r}, or a single one of shape [samples, outputs]",
+            got=", ".join(f"{output.name} {list(output.shape)}" for output in outputs),
+        )
+    return found[0]
 
 
 def export(

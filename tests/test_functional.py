@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compress.errors import CompressError, DataError, ModelError, StageError
 from compress.functional import bind, distill, export, prune, quantize
+from compress.quantization.quantize import Bounds
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -370,3 +371,14 @@ def test_of_several_outputs_those_called_logits_or_the_only_ones_are_learnt(batc
     written = export(student, batches[0][0], tmp_path / "several.onnx")
     names = [output.name for output in written.signature.outputs]
     assert names in (["features", "logits"], ["output0", "output1"])
+
+
+def test_decisions_are_compared_on_the_output_that_decides(batches):
+    example = batches[0][0]
+    for form in (
+        lambda logits, x: {"features": x[:, None], "scores": logits},
+        lambda logits, x: {"a": x, "logits": logits},
+    ):
+        quantize(Several(form), example, example, mode="dynamic", bounds=Bounds(min_agreement=0.5))
+    with pytest.raises(ModelError, match=r"(?s)are its logits is not clear.*one \[.*two \["):
+        quantize(Several(lambda logits, x: {"one": logits, "two": logits}), example, example, mode="dynamic")

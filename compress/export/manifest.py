@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -133,6 +133,10 @@ class Manifest:
     def write(self, directory: Path) -> None:
         """Write it into a bundle."""
         (directory / NAME).write_text(json.dumps(asdict(self), indent=1))
+
+    def lead_with(self, variant: str) -> Self:
+        """Return what the bundle holds with another primary file; with none named, as it is."""
+        return replace(self, primary=self.variants[variant].file) if variant else self
 
     @property
     def sha256(self) -> str:

@@ -4,7 +4,6 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,18 +96,13 @@ def publish(
         run.artifact(run_dir / name)
     run.params(parameters(told))
     if shipped.artifact.kind == "bundle":
-        manifest = lead_with(Manifest.read(shipped.artifact.path), shipped.primary)
+        manifest = Manifest.read(shipped.artifact.path).lead_with(shipped.primary)
         bundle = place_bundle(
             shipped.artifact.path, run_dir, manifest=manifest, card=_card(report, shipped.artifact.path, manifest)
         )
         run.artifact(bundle)
         if report.verdict is not None and report.verdict.passed and register:
             _register(bundle, report.verdict, recipe.name, run)
-
-
-def lead_with(manifest: Manifest, variant: str) -> Manifest:
-    """Return what a bundle holds with another primary file; with none named, as it is."""
-    return replace(manifest, primary=manifest.variants[variant].file) if variant else manifest
 
 
 def _card(report: Report, bundle: Path, manifest: Manifest) -> str:

@@ -276,12 +276,13 @@ def _run(recipe: Recipe, options: Options, raced: Race | None) -> Outcome:
 
 def choose_place(run_dir: Path, options: Options) -> Path:
     """Return where the report is written: not over that of a run that came to its end by one that stops early."""
-    if options.until_stage is None:
+    earlier = run_dir / "report.json"
+    if options.until_stage is None or not earlier.exists():
         return run_dir
     try:
-        whole = load(Report, run_dir / "report.json").benchmark is not None
-    except ArtifactError:
-        return run_dir
+        whole = load(Report, earlier).benchmark is not None
+    except ArtifactError:  # of another version, or damaged: it may be of a whole run
+        whole = True
     return run_dir.parents[1] / PARTS / run_dir.name if whole else run_dir
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from compress.export.manifest import Manifest
 from compress.judge.scores import Scores
 from compress.report.document import Role
 from compress.store.artifact import Artifact
@@ -29,5 +30,8 @@ class Step:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the stage wants known, with the variant that the scores are of."""
-        return self.artifact.facts | ({"primary": self.primary} if self.primary else {})
+        """What the stage wants known, with the variant that the scores are of and its file's digest."""
+        if not self.primary:
+            return self.artifact.facts
+        manifest = Manifest.read(self.artifact.path).lead_with(self.primary)
+        return self.artifact.facts | {"primary": self.primary, "sha256": manifest.sha256}

@@ -261,6 +261,9 @@ class Recipe(Values):
         """Return the variants whose gates judge no file, and why: only files besides the primary one have their own."""
         if any(isinstance(stage, OwnStage) for stage in self.stages):
             return []  # what those ship is not known yet
+        if self.gates.variants and any(stage.leaves_primary_open for stage in self.stages):
+            said = "primary: auto leaves open which file has limits of its own; name the primary file under export"
+            return [(("gates", "variants"), f"{said}, or state every limit under gates themselves")]
         quantized = any(stage.produces == "quantized" for stage in self.stages)
         shipped = [names for stage in self.stages if (names := stage.ships(quantized=quantized))]
         written: tuple[str, ...] = shipped[-1] if shipped else ()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compress.benchmark.document import BenchmarkResult, Row
+from compress.benchmark.runtimes import find
 from compress.benchmark.tables import doubts
 from compress.measures.intervals import Estimate
 from compress.measures.units import format_factor
@@ -27,7 +28,7 @@ class Answer:
         change: of the task's measure, with its interval.
         where: runtime, batch, threads, hardware and day of the times.
         rival: the same against the teacher with quantization only; empty where test was not read, or there is none.
-        file: which file to ship, and why; empty where there is no bundle.
+        file: which file to ship, and why, or that the one that was judged is none to ship; empty without a bundle.
     """
 
     outcome: Outcome
@@ -150,24 +151,34 @@ def _where(report: Report, benchmark: BenchmarkResult) -> str:
         return "Nothing was timed."
     profile, environment = benchmark.comparisons[0].profile, report.environment
     threads = f"{profile.threads} thread{'s' * (profile.threads != 1)}"
-    return (
-        f"Timed with {profile.runtime}, batch {profile.batch_size}, {threads}, on {environment.cpu_model}, "
-        f"{environment.day}."
-    )
+    what = f"Timed with {profile.runtime}, batch {profile.batch_size}, {threads}"
+    if profile.scenario != "single_stream":
+        what += f", {profile.scenario.replace('_', ' ')}"
+    # Only this machine's processor is known, and it is not what computes elsewhere.
+    if profile.place.launcher:
+        return f"{what}, on {profile.place.name}, {environment.day}."
+    if find(profile.runtime).on_device:
+        return f"{what}, on its device beside {environment.cpu_model}, {environment.day}."
+    return f"{what}, on {environment.cpu_model}, {environment.day}."
 
 
 def _file(report: Report) -> str:
     """Return which file to ship; another than was judged only where it serves the gates better on select."""
+    primary = report.stages[-1].facts.get("primary")
+    if report.estimate is not None or not primary:
+        return ""
+    gates = report.gates_on_select if report.verdict is None else report.verdict.gates
+    lead = "Ship" if all(gate.passed for gate in gates) else "Do not ship"
     shipped = next((fit for fit in report.files if fit.name == report.stages[-1].name), None)
     if shipped is None:
-        primary = report.stages[-1].facts.get("primary")
-        return f"Ship {primary}." if primary else ""
+        return f"{lead} {primary}."
     others = [fit for fit in report.files if fit is not shipped]
     better = [fit for fit in others if fit.best]
     if better:
+        then = ", or" if lead == "Ship" else ";"
         return (
-            f"Ship {shipped.variant}, or try {better[0].variant}: on select {describe_fit(shipped)}, "
+            f"{lead} {shipped.variant}{then} try {better[0].variant}: on select {describe_fit(shipped)}, "
             f"{describe_fit(better[0])}; `primary: auto` under `export` has it judged."
         )
     told = "; ".join(map(describe_fit, (shipped, *others)))
-    return f"Ship {shipped.variant}: on select {told}." if others else f"Ship {shipped.variant}."
+    return f"{lead} {shipped.variant}: on select {told}." if others else f"{lead} {shipped.variant}."

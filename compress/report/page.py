@@ -128,6 +128,8 @@ def _deploy(report: Report) -> str:
     facts, told = report.stages[-1].facts, answer(report)
     if "primary" not in facts or not told.file:
         return ""
+    if told.outcome == "missed":
+        return f"<p>{escape(told.file)}</p>"
     lines = [
         "cp -r bundle /srv/model && cd /srv/model",
         "pip install onnxruntime numpy",

@@ -112,6 +112,11 @@ class Stage(Values):
         """
         return ()
 
+    @property
+    def leaves_primary_open(self) -> bool:
+        """Whether the race chooses which of the files that it ships is the primary one."""
+        return False
+
     def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:
         """Return the loss this stage uses: the pipeline's, unless the stage overrides it."""
         return loss

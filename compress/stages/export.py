@@ -86,6 +86,11 @@ class Export(Stage):
         primary = self.primary_of(written)
         return (primary, *(name for name in written if name != primary))
 
+    @property
+    def leaves_primary_open(self) -> bool:
+        """Whether the race chooses the primary file."""
+        return self.primary == "auto"
+
     def primary_of(self, written: Sequence[Variant]) -> Variant:
         """Return the variant that the bundle is written for, among those that are shipped."""
         if self.primary is None or self.primary == "auto":

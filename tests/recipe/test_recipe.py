@@ -358,6 +358,7 @@ def test_the_schema_describes_the_yaml_form():
         ("export: {variants: [fp32]}", "int8-x86", "no stage exports int8-x86"),
         ("export: {variants: [fp32]}", "fp32", "fp32 is the primary variant"),
         ("export: {variants: [fp32]}", "fp64", "gates.variants.fp64"),
+        ("export: {variants: [fp32, fp16-gpu], primary: auto}", "fp32", "primary: auto leaves open which file"),
     ],
 )
 def test_gates_of_a_variant_that_is_not_shipped_beside_the_primary_are_told(export, variant, words):

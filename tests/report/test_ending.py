@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from compress.benchmark.process import Place
 from compress.measures.intervals import Estimate
 from compress.report.answer import answer
-from compress.report.document import FileFit, Report, SimplestModel, Standing
+from compress.report.document import FileFit, Prediction, Report, SimplestModel, Standing
 from compress.report.ending import file_lines, notes, summary
 from compress.report.markdown import markdown
 from compress.report.page import page
@@ -188,6 +189,37 @@ def test_where_another_file_serves_the_gates_better_it_is_named(report):
     told = answer(replace(report, files=fits(("fp32", 1.9), ("int8-x86", 0.9)))).file
     assert told.startswith("Ship int8-x86, or try fp32: on select int8-x86 misses min_speedup, fp32 has 1.90x of room")
     assert told.endswith("`primary: auto` under `export` has it judged.")
+
+
+def test_a_file_that_missed_a_gate_or_a_smoke_run_is_none_to_ship(report):
+    first, *others = report.verdict.gates
+    gates = (replace(first, passed=False), *others)
+    missed = replace(report, verdict=replace(report.verdict, passed=False, gates=gates))
+    assert answer(missed).file == "Do not ship int8-x86."
+    assert "Do not ship int8-x86." in page(missed)
+    assert "cp -r bundle" in page(report)
+    assert "cp -r bundle" not in page(missed)
+    two = answer(replace(missed, files=fits(("fp32", 1.9), ("int8-x86", 0.9)))).file
+    assert two.startswith(
+        "Do not ship int8-x86; try fp32: on select int8-x86 misses min_speedup, fp32 has 1.90x of room"
+    )
+    assert answer(replace(report, verdict=None, gates_on_select=gates)).file == "Do not ship int8-x86."
+    smoke = replace(report, estimate=Prediction(seconds={"teacher": 1.0}, hours=0.1, disk_bytes=1, unknown=()))
+    assert answer(smoke).file == ""
+    assert "cp -r bundle" not in page(smoke)
+
+
+def test_times_of_another_machine_name_no_processor_of_this_one(report):
+    def timed(**changes) -> str:
+        first, *others = report.benchmark.comparisons
+        elsewhere = replace(first, profile=replace(first.profile, **changes))
+        return answer(replace(report, benchmark=replace(report.benchmark, comparisons=(elsewhere, *others)))).where
+
+    cpu, day = report.environment.cpu_model, report.environment.day
+    assert timed() == f"Timed with ort-cpu, batch 1, 1 thread, on {cpu}, {day}."
+    assert timed(place=Place("", ("ssh", "edge-box"))) == f"Timed with ort-cpu, batch 1, 1 thread, on edge-box, {day}."
+    assert timed(scenario="offline") == f"Timed with ort-cpu, batch 1, 1 thread, offline, on {cpu}, {day}."
+    assert timed(runtime="ort-cuda") == f"Timed with ort-cuda, batch 1, 1 thread, on its device beside {cpu}, {day}."
 
 
 def test_the_verdict_has_its_words_and_its_colour(report):
