@@ -3,13 +3,15 @@
 ::
 
     plain             the bundle as it is
-    triton            NAME/config.pbtxt, NAME/labels.txt, NAME/1/model.onnx: a model repository of NVIDIA's Triton
+    triton            NAME/config.pbtxt, NAME/labels.txt, NAME/1/model.onnx: a model repository of NVIDIA's Triton;
+                      preprocessing and tokenizer stay in the bundle, for whoever calls it
     transformers.js   config.json, tokenizer.json, ..., onnx/model.onnx, onnx/model_quantized.onnx
     optimum           config.json, tokenizer.json, ..., model.onnx: what ORTModel reads
 
 MLflow's is in `tracking.served`.
 """
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,18 +19,22 @@ from typing import Any, Literal
 
 from compress.errors import UsageError
 from compress.export.manifest import NAME, Manifest
-from compress.export.verify import check_files
+from compress.export.session import EXACT_INT8
+from compress.export.verify import TOKENIZER, check_files
 
 Layout = Literal["plain", "triton", "transformers.js", "optimum", "mlflow"]
 CARD = "README.md"
+LABELS = "labels.txt"
 # https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto
 TRITON_TYPES = {
     "bool": "TYPE_BOOL", "uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "int64": "TYPE_INT64",
     "float16": "TYPE_FP16", "float32": "TYPE_FP32", "float64": "TYPE_FP64",
 }  # fmt: skip
 MAX_BATCH_SIZE = 64  # that Triton gathers; `config.pbtxt` is the place to change it
-# https://huggingface.co/docs/transformers.js/guides/dtypes: the file of each precision
+# https://huggingface.co/docs/transformers.js/guides/dtypes: the file of each precision, and what asks for it
 BROWSER_FILES = {"fp32": "model.onnx", "fp16-gpu": "model_fp16.onnx", "int8-x86": "model_quantized.onnx"}
+BROWSER_DTYPES = {"fp32": "fp32", "fp16-gpu": "fp16", "int8-x86": "q8"}
+PROCESSOR = "preprocessor_config.json"
 
 
 def package(bundle: Path, target: Path, *, layout: Layout, name: str) -> str:
@@ -41,7 +47,7 @@ def package(bundle: Path, target: Path, *, layout: Layout, name: str) -> str:
         name: of the model, where the layout has one.
 
     Returns:
-        A line that says how to load it.
+        How to load it, and below that what to know before.
 
     Raises:
         ArtifactError: when the bundle is damaged.
@@ -91,34 +97,61 @@ def _write_triton(bundle: Path, manifest: Manifest, target: Path, name: str) -> 
     model = target / name
     (model / "1").mkdir(parents=True)
     shutil.copyfile(bundle / manifest.primary, model / "1" / "model.onnx")
-    (model / "config.pbtxt").write_text(triton_config(manifest, name=name), encoding="utf-8")
-    return f"tritonserver --model-repository {target}"
+    labels = json.loads((bundle / "labels.json").read_text(encoding="utf-8"))
+    named = manifest.signature["outputs"][0]["shape"][1:] == [len(labels)]  # Triton numbers all values of a sample
+    if named:
+        lines = [" ".join(label.splitlines()) for label in labels]
+        (model / LABELS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    (model / "config.pbtxt").write_text(triton_config(manifest, name=name, named=named), encoding="utf-8")
+    told = [f"tritonserver --model-repository {target}", "it takes tensors: preprocessing is the caller's part"]
+    # Triton's backend hands on the few session entries that it names in its source (src/onnxruntime.cc), not this one.
+    told += [
+        f"on x86 without VNNI its int8 differs from what was verified: Triton cannot set {EXACT_INT8}, so serve it "
+        "where /proc/cpuinfo has vnni, quantize with reduce_range, or export fp32 as the primary file"
+    ] * manifest.primary.startswith("int8")
+    return "\n".join(told)
 
 
-def triton_config(manifest: Manifest, *, name: str) -> str:
-    """Return Triton's ``config.pbtxt`` of a primary file: batches are gathered where its first axis is free."""
+def triton_config(manifest: Manifest, *, name: str, named: bool) -> str:
+    """Return Triton's ``config.pbtxt`` of a primary file: batches are gathered where its first axis is free.
+
+    Args:
+        manifest: of the bundle.
+        name: of the model.
+        named: whether ``labels.txt`` names the values of the first output.
+    """
     tensors = [*manifest.signature["inputs"], *manifest.signature["outputs"]]
     batched = all(isinstance(tensor["shape"][0], str) for tensor in tensors)
     lines = [f'name: "{name}"', 'platform: "onnxruntime_onnx"', f"max_batch_size: {MAX_BATCH_SIZE if batched else 0}"]
     lines += [_triton_tensor("input", tensor, batched=batched) for tensor in manifest.signature["inputs"]]
-    lines += [_triton_tensor("output", tensor, batched=batched) for tensor in manifest.signature["outputs"]]
+    for index, tensor in enumerate(manifest.signature["outputs"]):
+        file = f' label_filename: "{LABELS}"' if named and index == 0 else ""
+        lines.append(_triton_tensor("output", tensor, batched=batched, more=file))
     return "\n".join([*lines, *["dynamic_batching { }"] * batched]) + "\n"
 
 
-def _triton_tensor(kind: str, tensor: dict[str, Any], *, batched: bool) -> str:
+def _triton_tensor(kind: str, tensor: dict[str, Any], *, batched: bool, more: str = "") -> str:
     axes = tensor["shape"][1 if batched else 0 :]
     dims = ", ".join(str(axis) if isinstance(axis, int) else "-1" for axis in axes)
-    return f'{kind} {{ name: "{tensor["name"]}" data_type: {TRITON_TYPES[tensor["dtype"]]} dims: [ {dims} ] }}'
+    return f'{kind} {{ name: "{tensor["name"]}" data_type: {TRITON_TYPES[tensor["dtype"]]} dims: [ {dims} ]{more} }}'
 
 
 def _write_browser(bundle: Path, manifest: Manifest, target: Path, name: str) -> str:
     del name
+    kind = _kind(manifest)
+    if kind == "image" and "config.json" in manifest.files and PROCESSOR not in manifest.files:
+        raise UsageError(
+            "transformers.js cannot read images for this student",
+            expected=f"a bundle with {PROCESSOR}",
+            where=bundle,
+            hint="--for plain or mlflow",
+        )
     _copy_configuration(bundle, manifest, target)
     (target / "onnx").mkdir()
     for variant, bounds in manifest.variants.items():
         shutil.copyfile(bundle / bounds.file, target / "onnx" / BROWSER_FILES[variant])
-    task = "text-classification" if "tokenizer.json" in manifest.files else "image-classification"
-    dtype = "q8" if "int8-x86" in manifest.variants else "fp32"
+    task = f"{kind}-classification"
+    dtype = next(BROWSER_DTYPES[name] for name, bounds in manifest.variants.items() if bounds.file == manifest.primary)
     return f'await pipeline("{task}", "{target.name}", {{ dtype: "{dtype}" }})'
 
 
@@ -126,8 +159,15 @@ def _write_optimum(bundle: Path, manifest: Manifest, target: Path, name: str) ->
     del name
     _copy_configuration(bundle, manifest, target)
     shutil.copyfile(bundle / manifest.primary, target / "model.onnx")
-    kind = "SequenceClassification" if "tokenizer.json" in manifest.files else "ImageClassification"
-    return f'ORTModelFor{kind}.from_pretrained("{target}")'
+    named = {"text": "Sequence", "token": "Token", "image": "Image"}[_kind(manifest)]
+    return f'ORTModelFor{named}Classification.from_pretrained("{target}")'
+
+
+def _kind(manifest: Manifest) -> Literal["text", "token", "image"]:
+    """Return what is classified: texts, each of their tokens (outputs [batch, length, classes]), or images."""
+    if TOKENIZER not in manifest.files:
+        return "image"
+    return "token" if len(manifest.signature["outputs"][0]["shape"]) == 3 else "text"
 
 
 def _copy_configuration(bundle: Path, manifest: Manifest, target: Path) -> None:
@@ -144,7 +184,7 @@ def _copy_configuration(bundle: Path, manifest: Manifest, target: Path) -> None:
             hint="--for triton, mlflow or plain take any model",
         )
     target.mkdir(parents=True)
-    kept = {"config.json", "preprocessor_config.json", CARD, *_list_tokenizer(manifest)}
+    kept = {"config.json", PROCESSOR, CARD, *_list_tokenizer(manifest)}
     for file in sorted(kept & manifest.files.keys()):
         shutil.copyfile(bundle / file, target / file)
 

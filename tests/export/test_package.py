@@ -2,15 +2,18 @@
 
 import hashlib
 import importlib.util
+import itertools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from typed import compressor
 
@@ -21,17 +24,23 @@ from compress.export.manifest import Manifest
 from compress.export.metadata import Lineage, Metadata
 from compress.export.package import package
 from compress.export.session import Session
+from compress.quantization.calibration import minmax
+from compress.quantization.writer import plan_without_training, write_quantized
 from compress.tasks.signature import Signature, Tensor
 
 SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "Removed", "invert": False}
 WORDS = {"type": "WordLevel", "vocab": {"x": 0, "bad": 1, "good": 7}, "unk_token": "x"}
 
 
-def model(name: str, dtype: int, shape: list[str | int], operator: str, **fields):
+def model(name: str, dtype: int, shape: list[str | int], operator: str, *, layers: int = 1, **fields):
     given = helper.make_tensor_value_info(name, dtype, shape)
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])
-    nodes = [helper.make_node(operator, [name], ["logits"], **fields)]
-    graph = helper.make_graph(nodes, "g", [given], [logits])
+    weight = numpy_helper.from_array(np.array([[1, 0.25], [0.25, 1]], np.float32), "weight")
+    values = ["read", *(f"hidden {layer}" for layer in range(1, layers)), "logits"]
+    nodes = [helper.make_node(operator, [name], ["read"], name="read", **fields)]
+    for left, right in itertools.pairwise(values):
+        nodes.append(helper.make_node("MatMul", [left, "weight"], [right], name=f"to {right}"))
+    graph = helper.make_graph(nodes, "g", [given], [logits], [weight])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
@@ -44,11 +53,12 @@ def bundle_of(folder: Path, graph, tensor: Tensor, rows: np.ndarray, files: dict
         preprocessing=preprocessing,
         signature=Signature(inputs=(tensor,), outputs=(Tensor(name="logits", dtype="float32", shape=("batch", 2)),)),
     )
+    int8 = write_quantized(graph, plan_without_training(graph, lambda: [(rows,)], mode="static", find=minmax))
     fp32 = Deployable.of(graph)
     write_bundle(
         folder,
         fp32=fp32,
-        variants={"fp32": fp32, "int8-x86": fp32},
+        variants={"fp32": fp32, "int8-x86": Deployable.of(int8)},
         primary="int8-x86",
         metadata=metadata,
         inputs=(rows,),
@@ -77,9 +87,25 @@ def images(tmp_path_factory) -> Path:
     """The bundle of a network that sees which of two pixels is the brighter one."""
     tensor = Tensor(name="image", dtype="float32", shape=("batch", 1, 1, 2))
     graph = model("image", TensorProto.FLOAT, ["batch", 1, 1, 2], "Flatten")
-    rows = np.random.default_rng(0).random((32, 1, 1, 2)).astype(np.float32)
+    rows = np.random.default_rng(0).uniform(-2, 2, (32, 1, 1, 2)).astype(np.float32)
     folder = tmp_path_factory.mktemp("images") / "bundle"
     return bundle_of(folder, graph, tensor, rows, {}, scale=1 / 255, mean=[0.5], std=[0.25])
+
+
+def edited(bundle: Path, target: Path, name: str, **fields: Any) -> Path:
+    """Return a copy of a bundle where one of its JSON files says something else."""
+    shutil.copytree(bundle, target)
+    path = target / f"{name}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return target
+
+
+def answering_words(bundle: Path, target: Path) -> Path:
+    """Return a copy of a bundle that says that it answers each word."""
+    signature = Manifest.read(bundle).signature
+    (logits,) = signature["outputs"]
+    words = [logits | {"shape": ["batch", "length", 2]}]
+    return edited(bundle, target, "bundle", signature=signature | {"outputs": words})
 
 
 def digest(path: Path) -> str:
@@ -106,7 +132,7 @@ def schema():
 
 
 def test_triton_gets_the_file_in_a_numbered_folder_and_what_it_takes(texts, tmp_path):
-    package(texts, tmp_path / "repository", layout="triton", name="spam")
+    told = package(texts, tmp_path / "repository", layout="triton", name="spam")
     folder = tmp_path / "repository" / "spam"
     assert digest(folder / "1" / "model.onnx") == Manifest.read(texts).sha256
     assert (folder / "config.pbtxt").read_text().splitlines() == [
@@ -114,11 +140,23 @@ def test_triton_gets_the_file_in_a_numbered_folder_and_what_it_takes(texts, tmp_
         'platform: "onnxruntime_onnx"',
         "max_batch_size: 64",
         'input { name: "input_ids" data_type: TYPE_INT64 dims: [ -1 ] }',
-        'output { name: "logits" data_type: TYPE_FP32 dims: [ 2 ] }',
+        'output { name: "logits" data_type: TYPE_FP32 dims: [ 2 ] label_filename: "labels.txt" }',
         "dynamic_batching { }",
     ]
-    ids = np.array([[1, 7], [7, 1]])
-    assert (Session(folder / "1" / "model.onnx")(ids)[0] == ids).all()
+    assert (folder / "labels.txt").read_text() == "first\nsecond\n"
+    assert Session(folder / "1" / "model.onnx")(np.array([[1, 7], [7, 1]]))[0].argmax(1).tolist() == [1, 0]
+    assert told.splitlines()[0] == f"tritonserver --model-repository {tmp_path / 'repository'}"
+    assert "preprocessing is the caller's part" in told
+    assert "Triton cannot set session.x64quantprecision" in told
+    floats = edited(texts, tmp_path / "floats", "bundle", primary="fp32.onnx")
+    assert "x64quantprecision" not in package(floats, tmp_path / "other", layout="triton", name="spam")
+
+
+def test_triton_gets_no_labels_of_words_since_it_numbers_all_values_of_a_sample(texts, tmp_path):
+    words = answering_words(texts, tmp_path / "words")
+    package(words, tmp_path / "repository", layout="triton", name="names")
+    assert "label_filename" not in (tmp_path / "repository" / "names" / "config.pbtxt").read_text()
+    assert not (tmp_path / "repository" / "names" / "labels.txt").exists()
 
 
 def test_its_configuration_is_of_tritons_schema(images, tmp_path):
@@ -131,6 +169,7 @@ def test_its_configuration_is_of_tritons_schema(images, tmp_path):
     assert (found.name, found.platform, found.max_batch_size) == ("digits", "onnxruntime_onnx", 64)
     assert [(entry.name, [*entry.dims]) for entry in found.input] == [("image", [1, 1, 2])]
     assert found.input[0].data_type == protocol.TYPE_FP32
+    assert [(entry.name, entry.label_filename) for entry in found.output] == [("logits", "labels.txt")]
     assert found.HasField("dynamic_batching")
 
 
@@ -150,6 +189,36 @@ def test_hugging_faces_libraries_get_configuration_tokenizer_and_files_by_their_
     for name, variant in models.items():
         assert digest(tmp_path / "out" / name) == digest(texts / f"{variant}.onnx")
     assert PreTrainedTokenizerFast.from_pretrained(tmp_path / "out")("bad good")["input_ids"] == [1, 7]
+
+
+def test_what_loads_it_names_the_primary_file_and_the_task(texts, tmp_path):
+    def told(bundle: Path, layout: Any) -> str:
+        return package(bundle, tmp_path / f"{bundle.name}-{layout}", layout=layout, name="spam")
+
+    floats = edited(texts, tmp_path / "floats", "bundle", primary="fp32.onnx")
+    words = answering_words(texts, tmp_path / "words")
+    assert told(texts, "transformers.js").endswith('("text-classification", "bundle-transformers.js", { dtype: "q8" })')
+    assert '{ dtype: "fp32" }' in told(floats, "transformers.js")
+    assert 'pipeline("token-classification"' in told(words, "transformers.js")
+    assert told(texts, "optimum").startswith("ORTModelForSequenceClassification.")
+    assert told(words, "optimum").startswith("ORTModelForTokenClassification.")
+
+
+def test_transformers_js_needs_to_be_told_how_images_are_read(tmp_path):
+    tensor = Tensor(name="image", dtype="float32", shape=("batch", 1, 1, 2))
+    graph = model("image", TensorProto.FLOAT, ["batch", 1, 1, 2], "Flatten")
+    rows = np.random.default_rng(0).uniform(-2, 2, (32, 1, 1, 2)).astype(np.float32)
+    told = {"config.json": "{}", "preprocessor_config.json": "{}"}
+    for names, refused in ((["config.json"], True), ([*told], False)):
+        files = {name: told[name] for name in names}
+        bundle = bundle_of(tmp_path / f"bundle{len(names)}", graph, tensor, rows, files, scale=1 / 255)
+        target = tmp_path / f"out{len(names)}"
+        if refused:
+            with pytest.raises(UsageError, match="preprocessor_config.json"):
+                package(bundle, target, layout="transformers.js", name="digits")
+            assert not target.exists()
+        else:
+            assert '"image-classification"' in package(bundle, target, layout="transformers.js", name="digits")
 
 
 def test_mlflow_answers_texts_as_the_bundle_does(texts, tmp_path):
