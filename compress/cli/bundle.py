@@ -65,7 +65,7 @@ def package(
         manifest = Manifest.read(bundle)
         check_files(bundle, manifest)
         check_single(bundle, manifest)
-        told = save(bundle, place, files=manifest.files)
+        told = save(bundle, place)
     elif layout in ("plain", "triton", "transformers.js", "optimum"):
         told = packaged(bundle, place, layout=layout, name=name)
     else:

@@ -16,6 +16,7 @@ import onnxruntime as ort
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Served(PythonModel):
@@ -29,7 +30,7 @@ class Served(PythonModel):
             for name in ("bundle", "labels", "preprocessing")
         )
         self.shape = bundle["signature"]["inputs"][0]["shape"][1:]
-        self.session = ort.InferenceSession(str(self.here / bundle["primary"]), providers=["CPUExecutionProvider"])
+        self.session = _open(self.here / bundle["primary"])
         self.names = [value.name for value in self.session.get_inputs()]
         self.tokenizer: Any = None
         if (self.here / "tokenizer.json").exists():
@@ -56,13 +57,18 @@ class Served(PythonModel):
         return np.asarray(self.session.run(None, feeds)[0])[0]
 
     def encode(self, text: str) -> dict[str, np.ndarray]:
-        """Return the tokens of a text by input."""
-        found = self.tokenizer.encode(*(text.split("\t") if self.told["texts"] == 2 else [text]))
+        """Return the tokens of a text by input; ValueError for one text where the model takes two."""
+        texts = text.split("\t") if self.told["texts"] == 2 else [text]
+        if len(texts) != self.told["texts"]:
+            raise ValueError(f"expected two texts with a tab in between, got {text!r}")
+        found = self.tokenizer.encode(*texts)
         columns = {"input_ids": found.ids, "attention_mask": found.attention_mask, "token_type_ids": found.type_ids}
         return {name: np.array([columns[name]], np.int64) for name in self.names}
 
     def decode(self, content: bytes) -> np.ndarray:
-        """Return an image file as the model's input, float32 [1, C, H, W]."""
+        """Return an image file as the model's input, float32 [1, C, H, W]; ValueError where training had no uint8."""
+        if self.told["scale"] == 1:
+            raise ValueError("expected numbers as in training, got an image file, whose pixels are uint8")
         reader = _import(self.here / "read_image.py")
         plain = {"size": self.shape[1:], "channels": "grayscale" if self.shape[0] == 1 else "rgb"}
         steps = self.told.get("files", plain)
@@ -82,6 +88,19 @@ class Served(PythonModel):
         index = int(chances.argmax())
         label = self.labels[index] if self.labels else str(index)
         return {"label": label, "probability": float(chances[index] / chances.sum())}
+
+
+def _open(path: Path) -> ort.InferenceSession:
+    """Return a model file as a session, whose int8 products are exact where the bundle's predict.py has them so."""
+    cpu, options = Path("/proc/cpuinfo"), ort.SessionOptions()
+    flags = cpu.read_text(encoding="utf-8") if cpu.exists() else ""
+    if "ssse3" in flags and "vnni" not in flags:  # int8 products would saturate here
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Fail:  # where two layers share one int8 weight; predict.py does not ask for it then
+            options = ort.SessionOptions()
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _import(path: Path) -> ModuleType:

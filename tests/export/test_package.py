@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,15 @@ def answering_words(bundle: Path, target: Path) -> Path:
     (logits,) = signature["outputs"]
     words = [logits | {"shape": ["batch", "length", 2]}]
     return edited(bundle, target, "bundle", signature=signature | {"outputs": words})
+
+
+def exactness(loaded) -> str | None:
+    """What the session behind a loaded MLflow model was told about int8 products; None: nothing."""
+    options = loaded.unwrap_python_model().session.get_session_options()
+    try:
+        return options.get_session_config_entry("session.x64quantprecision")
+    except RuntimeError:
+        return None
 
 
 def digest(path: Path) -> str:
@@ -226,7 +236,7 @@ def test_mlflow_answers_texts_as_the_bundle_does(texts, tmp_path):
 
     from compress.tracking.served import save
 
-    told = save(texts, tmp_path / "model", files=Manifest.read(texts).files)
+    told = save(texts, tmp_path / "model")
     assert told == f"mlflow models serve --model-uri {tmp_path / 'model'} --env-manager local"
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     found = loaded.predict(pd.DataFrame({"text": ["bad good", "good bad"]}))
@@ -244,12 +254,78 @@ def test_mlflow_answers_the_bytes_of_image_files_as_the_bundle_does(images, tmp_
     for name, pixels in (("left", [[200, 10]]), ("right", [[10, 200]])):
         paths.append(tmp_path / f"{name}.png")
         Image.fromarray(np.array(pixels, np.uint8)).save(paths[-1])
-    save(images, tmp_path / "model", files=Manifest.read(images).files)
+    save(images, tmp_path / "model")
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     found = loaded.predict(pd.DataFrame({"image": [path.read_bytes() for path in paths]}))
     expected = answers(images, *paths)
     assert list(found["label"]) == [label for label, _ in expected] == ["first", "second"]
     assert list(found["probability"]) == pytest.approx([chance for _, chance in expected])
+
+
+def test_mlflows_model_holds_the_bundles_files_alone_and_no_path_of_where_it_was_made(texts, tmp_path, monkeypatch):
+    from compress.tracking.served import SCRIPT, save
+
+    bundle = tmp_path / "made" / "bundle"
+    shutil.copytree(texts, bundle)
+    (bundle / "notes.txt").write_text("mine")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "made"))
+    save(bundle, tmp_path / "model")
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    held = {path.name for path in files if path.parent.name == "bundle"}
+    assert held == {"bundle.json", *Manifest.read(texts).files}
+    here = [str(tmp_path).encode(), str(SCRIPT.parent).encode()]
+    assert [path for path in files if any(place in path.read_bytes() for place in here)] == []
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "layers", "expected"),
+    [("ssse3 avx2", 1, "1"), ("ssse3 avx2", 2, None), ("ssse3 avx512_vnni", 1, None), ("asimd", 1, None)],
+)
+def test_mlflow_multiplies_int8_without_saturation_where_the_file_can_be_loaded_so(tmp_path, flags, layers, expected):
+    import mlflow
+
+    from compress.tracking.served import save
+
+    tensor = Tensor(name="image", dtype="float32", shape=("batch", 1, 1, 2))
+    graph = model("image", TensorProto.FLOAT, ["batch", 1, 1, 2], "Flatten", layers=layers)  # of one weight
+    rows = np.random.default_rng(0).uniform(-2, 2, (32, 1, 1, 2)).astype(np.float32)
+    save(bundle_of(tmp_path / "bundle", graph, tensor, rows, {}, scale=1 / 255), tmp_path / "model")
+    (script,) = (tmp_path / "model").rglob("served_model.py")
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    script.write_text(script.read_text().replace("/proc/cpuinfo", str(tmp_path / "cpuinfo")))
+    assert exactness(mlflow.pyfunc.load_model(str(tmp_path / "model"))) == expected
+
+
+def test_mlflow_refuses_what_it_would_answer_with_nonsense(texts, images, tmp_path):
+    from compress.tracking.served import save
+
+    with pytest.raises(UsageError, match="an answer for each word"):
+        save(answering_words(texts, tmp_path / "words"), tmp_path / "model")
+    with pytest.raises(UsageError, match="trained on uint8 images"):
+        save(edited(images, tmp_path / "floats", "preprocessing", scale=1), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_mlflow_takes_two_texts_where_the_model_does_and_no_image_files_where_it_saw_numbers(texts, images, tmp_path):
+    import mlflow
+
+    from compress.tracking.served import save
+
+    pairs = edited(texts, tmp_path / "pairs", "preprocessing", texts=2)
+    save(pairs, tmp_path / "model")
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    found = loaded.predict(pd.DataFrame({"text": ["bad\tgood", "good\tbad"]}))
+    assert [*found["label"]] == [label for label, _ in answers(pairs, "bad\tgood", "good\tbad")] == ["second", "first"]
+    for text in ("bad good", "bad\tgood\tbad"):
+        with pytest.raises(Exception, match="expected two texts with a tab in between"):
+            loaded.predict(pd.DataFrame({"text": [text]}))
+
+    save(images, tmp_path / "other")
+    (told,) = (tmp_path / "other").rglob("preprocessing.json")
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"scale": 1}))
+    with pytest.raises(Exception, match="expected numbers as in training"):
+        mlflow.pyfunc.load_model(str(tmp_path / "other")).predict(pd.DataFrame({"image": [b""]}))
 
 
 def test_the_command_lays_it_out_and_says_how_to_load_it(images, tmp_path):
