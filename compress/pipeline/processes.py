@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from compress.config.user_code import telling_users
 from compress.data import Data
-from compress.errors import RecipeError
+from compress.errors import InputError, RecipeError, StageError
 from compress.pipeline.nodes import Node, nodes
 from compress.recipe import Recipe
 from compress.stage import Execution, Group, Host, Member, Work, size_faults
 from compress.stage.device import check_device
-from compress.stage.group import unshared
+from compress.stage.group import FailedProcessError, unshared
 from compress.store.artifact import Artifact
 from compress.store.store import Store
 
@@ -75,13 +76,34 @@ def begin_together(group: Group, execution: Execution) -> None:
     group.tell(asdict(execution))
 
 
-def share(node: Node, source: Artifact | None, work: Work, host: Host, group: Group) -> Host:
-    """Have the other processes run a stage too, if it is shared; return where this process runs it."""
+def run_stage(node: Node, source: Artifact | None, work: Work, host: Host, group: Group) -> Artifact:
+    """Return the output of a node's stage, which the other processes run too if it is shared.
+
+    Raises:
+        CompressError: as the stage does.
+        FailedProcessError: when it fails in another process.
+        LostProcessError: when another process has ended.
+    """
     if group.size == 1 or source is None or not is_shared(node):
-        return host
+        return node.stage.run(source, work, host)  # pyright: ignore[reportArgumentType] # origins take None
     teachers = [(member.artifact.key, member.weight) for member in work.teachers]
     group.tell(asdict(Order(node.name, source.key, teachers)))
-    return replace(host, group=group)
+    with failing_together(group):
+        return node.stage.run(source, work, replace(host, group=group))
+
+
+@contextmanager
+def failing_together(group: Group) -> Iterator[None]:
+    """Have a shared stage fail in all processes when it fails in one; then they may go on without it, still in step."""
+    try:
+        with telling_users():
+            yield
+        group.meet()
+    except FailedProcessError:
+        raise
+    except (StageError, InputError) as error:
+        group.fail(error)
+        raise
 
 
 def execution_here(execution: Execution, group: Group) -> Execution:
@@ -91,13 +113,15 @@ def execution_here(execution: Execution, group: Group) -> Execution:
         EnvironmentFault: when there is no such device.
     """
     device = torch.device(execution.device)
-    if device.index is None or group.local_size == 1:
+    if device.index is None or group.local_rank == 0:
         return execution
     return replace(execution, device=check_device(f"{device.type}:{device.index + group.local_rank}"))
 
 
 def follow(recipe: Recipe, work: Work, host: Host, group: Group, *, until: str | None) -> None:
     """Share the stages that the first process names, until it has come to its end.
+
+    As there, what is only to be compared with is left out where it cannot be made.
 
     Args:
         recipe: as it is run.
@@ -115,8 +139,13 @@ def follow(recipe: Recipe, work: Work, host: Host, group: Group, *, until: str |
         order = Order(**told)
         source = _find(order.source, host.store)
         members = [Member(_find(key, host.store), work.task, weight) for key, weight in order.teachers]
-        reading = replace(work, teachers=tuple(members)).reading(source)
-        rows[order.node].stage.run(source, reading, replace(host, group=group))
+        reading, node = replace(work, teachers=tuple(members)).reading(source), rows[order.node]
+        try:
+            with failing_together(group):
+                node.stage.run(source, reading, replace(host, group=group))
+        except (StageError, InputError):
+            if not node.is_comparison:
+                raise
 
 
 def _find(key: str, store: Store) -> Artifact:

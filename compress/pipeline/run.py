@@ -28,7 +28,7 @@ from compress.pipeline.estimate import Measured, estimate
 from compress.pipeline.leads import measure_simplest
 from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes, origins
 from compress.pipeline.pairing import pairings
-from compress.pipeline.processes import begin_together, execution_here, follow, lead, refuse_sizes, share
+from compress.pipeline.processes import begin_together, execution_here, follow, lead, refuse_sizes, run_stage
 from compress.pipeline.publish import build_report, describe_data, headline, publish
 from compress.pipeline.run_directory import Asked, entitle, seconds_by_digest, settle_execution
 from compress.pipeline.step import Step
@@ -516,8 +516,7 @@ class Loop:
                     where=host.store.root,
                     hint="run without --from once",
                 )
-            host = share(node, source, work, host, self.options.group)
-            artifact = node.stage.run(source, work, host)  # pyright: ignore[reportArgumentType] # origins take None
+            artifact = run_stage(node, source, work, host, self.options.group)
         if source is not None and artifact.digest == source.digest:
             raise StageError("the stage changed nothing", where=node.name, hint="remove it, or ask more of it")
         return artifact, False

@@ -1,8 +1,8 @@
 """Group: the processes that share a training. Each computes some parts of every update; all end with the same sum."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from compress.errors import EnvironmentFault
+from compress.errors import CompressError, EnvironmentFault, StageError
+
+COUNTS = 2  # at most, that each process tells the others when they meet
 
 
 class LostProcessError(EnvironmentFault):
     """Another process that shares a training has ended."""
+
+
+class FailedProcessError(StageError):
+    """Another process has failed at what is shared; all of them leave it, and may go on together."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,14 @@ class Group:
         size: how many there are.
         local_rank: of this process among those of its machine.
         local_size: how many there are on its machine.
+        meeting: where they wait for one another, on the CPU and for as long as it takes; None for torch's own group.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    meeting: "distributed.ProcessGroup | None" = None
 
     @classmethod
     def joined(cls) -> "Group":
@@ -50,9 +58,11 @@ class Group:
 
         Raises:
             LostProcessError: when another process has ended.
+            FailedProcessError: when another process has failed.
         """
         if self.size == 1:
             return [value]
+        self._meet()
         found = [torch.empty_like(value) for _ in range(self.size)]
         with _together():
             distributed.all_gather(found, value)
@@ -61,6 +71,7 @@ class Group:
     def add(self, value: Tensor) -> Tensor:
         """Return the sum of every process's value, in whatever order is fastest; raises as ``gather`` does."""
         if self.size > 1:
+            self._meet()
             with _together():
                 distributed.all_reduce(value)
         return value
@@ -70,24 +81,36 @@ class Group:
         if self.size == 1:
             return value
         content = json.dumps(value).encode() if self.writes else b""
-        length = torch.tensor([len(content)])
-        with _together():
-            distributed.broadcast(length, 0)
-            told = torch.zeros(int(length), dtype=torch.uint8)
-            if self.writes:
-                told.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-            distributed.broadcast(told, 0)
-        return json.loads(bytes(told.tolist()))
+        length = self._meet(len(content))[0][0]
+        return json.loads(self._broadcast(content, length=length, source=0))
 
     def total(self, *counts: int) -> tuple[int, ...]:
-        """Return sums over all processes; raises as ``gather`` does."""
+        """Return sums over all processes, of at most `COUNTS` numbers; raises as ``gather`` does."""
         if self.size == 1:
             return counts
-        return tuple(torch.stack(self.gather(torch.tensor(counts))).sum(0).tolist())
+        return tuple(map(sum, zip(*self._meet(*counts), strict=True)))[: len(counts)]
 
     def any(self, flag: bool) -> bool:
         """Return whether it is true in some process; raises as ``gather`` does."""
         return bool(self.total(int(flag))[0])
+
+    def meet(self) -> None:
+        """Wait for all processes; raises as ``gather`` does."""
+        self.total()
+
+    def fail(self, error: CompressError) -> None:
+        """Have the others leave what is shared, each at its next call, because this process has failed at it.
+
+        Args:
+            error: what they are told.
+
+        Raises:
+            LostProcessError: when another process has ended.
+        """
+        if self.size > 1:
+            told = " ".join(str(part) for part in (f"{error.message}:", error.got, error.where) if part is not None)
+            with suppress(FailedProcessError):
+                self._meet(failure=told.encode())
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
@@ -97,6 +120,30 @@ class Group:
         yield
         if self.size > 1 and self.writes:
             self.total(0)
+
+    def _meet(self, *counts: int, failure: bytes = b"") -> list[list[int]]:
+        """Wait for all processes and return the counts of each, by rank.
+
+        Everything shared begins so: NCCL, which would wait for one that has failed or is gone, is then not begun.
+        """
+        assert len(counts) <= COUNTS
+        row = torch.tensor([len(failure), *counts, *[0] * (COUNTS - len(counts))])
+        found = [torch.empty_like(row) for _ in range(self.size)]
+        with _together():
+            distributed.all_gather(found, row, group=self.meeting)
+        rows: list[list[int]] = [row.tolist() for row in found]
+        for rank, (length, *_) in enumerate(rows):
+            if length:
+                told = self._broadcast(failure, length=length, source=rank)
+                raise FailedProcessError(f"process {rank + 1} of {self.size} fails", got=told.decode())
+        return [others for _, *others in rows]
+
+    def _broadcast(self, content: Sequence[int], *, length: int, source: int) -> bytes:
+        """Return the content that the process of rank ``source`` gives, whose length all know."""
+        told = torch.tensor(list(content) if self.rank == source else [0] * length, dtype=torch.uint8)
+        with _together():
+            distributed.broadcast(told, source)
+        return bytes(told.tolist())
 
 
 def unshared(root: Path) -> EnvironmentFault:
