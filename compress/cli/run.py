@@ -69,7 +69,7 @@ def run(
         from dataclasses import asdict
 
         from compress.cli.interruption import refuse_unasked, watch
-        from compress.cli.processes import gather
+        from compress.cli.processes import count_processes, gather
         from compress.pipeline import run as pipeline
         from compress.progress import Reporter
         from compress.report.markdown import around_result, write_into
@@ -80,8 +80,8 @@ def run(
         if smoke or until_stage:
             raise UsageError("--readme takes the result of a whole run", got="--smoke" if smoke else "--until")
         around_result(readme)
-    if smoke and processes is not None:
-        raise UsageError("a smoke run is one process's", got=f"--processes {processes}")
+    if smoke and (size := count_processes(processes)) > 1:
+        raise UsageError("a smoke run is one process's", got=f"{size} processes", hint="say --processes 1")
     with gather(processes) as crew, watch(quiet=not crew.group.writes) as interrupted:
         options = pipeline.Options(
             store=store,
