@@ -11,6 +11,8 @@ class Dropout(nn.Dropout):
 
     Torch draws a float for each number, on a CPU one after the other: a quarter of a training step of a small
     transformer. Numbers that are kept are scaled so that the mean stays, by the rounded probability.
+
+    Only transducers have it: who changes what is drawn raises `compress.tasks.transduction.VERSION`.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 # the name that torch gave it

@@ -143,6 +143,13 @@ def test_vocabularies_lie_beside_every_model_and_decide_how_it_reads(task, data,
         Adopt(artifact=made.path).run(None, *replace(context, task=other))
 
 
+def test_the_order_of_training_is_in_the_digest(task, monkeypatch):
+    before = replace(task).digest
+    assert before == task.digest
+    monkeypatch.setattr("compress.tasks.transduction.VERSION", 3)
+    assert replace(task).digest != before
+
+
 def test_a_model_with_fewer_positions_is_refused(task, data, make_context):
     short = writing_zoo.TINY.model_copy(update={"max_length": 8})
     with pytest.raises(ModelError, match="too few positions"):
