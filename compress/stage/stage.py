@@ -14,7 +14,7 @@ from compress.errors import StageError
 from compress.loss import GuidedLoss
 from compress.models import Model, save_model
 from compress.stage.host import Host
-from compress.stage.training import Training
+from compress.stage.training import ACCUMULATE_VERSION, Training
 from compress.stage.work import Work
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
@@ -205,6 +205,8 @@ class Stage(Values):
         if is_own(type(self)):  # known by the content of its file; its verb is but a name
             inputs["code"] = str(origin(type(self)))
             del inputs["fields"]["verb"]
+        if self.training is not None and self.training.optimization.accumulate > 1:
+            inputs["accumulate"] = ACCUMULATE_VERSION
         if "data" in self.needs:
             inputs["data"] = work.data.digest
         if "loss" in self.needs:

@@ -8,6 +8,8 @@ from pydantic import Field
 from compress.config import Values
 from compress.loss import GuidedLoss
 
+# Raised by hand when an update of several batches comes to end otherwise: 2 moves a batch norm by every pass.
+ACCUMULATE_VERSION = 2
 CACHE_LIMIT_GB = 4.0  # of stored taps that are no vectors, unless a stage says otherwise
 
 

@@ -11,44 +11,50 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 class RunningStatistics:
     """The running means and variances of a module's batch norms.
 
-    A norm moves its own by each batch that it sees. Here each part of an update starts from the same ones, its own mean
-    and variance are taken instead, and all of them move the running ones afterwards, one after the other: the number of
-    processes changes no bit.
+    A norm that passes k batches of statistics s_1, ..., s_k with momentum m makes v (1 - m)^k + c of the value v, where
+    c = sum_i m (1 - m)^(k - i) s_i. Here each part of an update leaves c, and all of them move the running values
+    afterwards, one after the other: the number of processes changes no bit.
 
     Args:
-        trained: whose norms are meant; those without running statistics have none to move.
+        trained: whose norms are meant; those without running statistics, or without a count of batches, are left alone.
     """
 
     def __init__(self, trained: nn.Module) -> None:
         self.norms = [
-            module for module in trained.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None
+            module
+            for module in trained.modules()
+            if isinstance(module, _BatchNorm)
+            and module.running_mean is not None
+            and module.num_batches_tracked is not None
         ]
         self.seen: list[Tensor] = []
 
     @property
     def buffers(self) -> list[Tensor]:
         """The running means and variances themselves."""
-        return [value for norm in self.norms for value in (norm.running_mean, norm.running_var) if value is not None]
+        return [value for norm in self.norms for value in _statistics(norm)]
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Take the statistics of the batch that the block runs; leave the running ones as they were before it."""
-        running = self.buffers
-        before, counts = [value.clone() for value in running], [self._count(norm).clone() for norm in self.norms]
-        momenta = [norm.momentum for norm in self.norms]
+        """Take what the block's batches add to the statistics; leave the running ones as they were before it."""
+        before = [value.clone() for value in self.buffers]
+        counts = [_count(norm).clone() for norm in self.norms]
         for norm in self.norms:
-            norm.momentum = 1.0  # the new value alone
+            if norm.momentum is None:
+                _count(norm).zero_()  # the block's own mean, of which the value before is no part
+            elif _writes_only(norm):
+                for value in _statistics(norm):
+                    value.zero_()  # what is added is then exact, whatever it is added to
+        starts = [_count(norm).clone() for norm in self.norms]
+        values = [value.clone() for value in self.buffers]
         try:
             yield
-            times = [self._count(norm) - count for norm, count in zip(self.norms, counts, strict=True)]
-            self.seen = [*(value.clone() for value in running), *(value.float().view(1) for value in times)]
+            self.seen = self._added(values, starts)
         finally:
-            for norm, momentum in zip(self.norms, momenta, strict=True):
-                norm.momentum = momentum
-            for value, earlier in zip(running, before, strict=True):
+            for value, earlier in zip(self.buffers, before, strict=True):
                 value.copy_(earlier)
             for norm, count in zip(self.norms, counts, strict=True):
-                self._count(norm).copy_(count)
+                _count(norm).copy_(count)
 
     def move(self, parts: Sequence[Sequence[Tensor]]) -> None:
         """Move the running statistics by what the parts have seen, one after the other; a norm that saw nothing stays.
@@ -58,17 +64,44 @@ class RunningStatistics:
         """
         running = self.buffers
         for seen in parts:
-            statistics, times = seen[: len(running)], seen[len(running) :]
+            added, passes = seen[: len(running)], seen[len(running) :]
             for position, norm in enumerate(self.norms):
-                count, often = self._count(norm), times[position]
-                count.add_(often.to(count.dtype).view(()))
-                # A norm that one batch passes twice has kept the second alone, which then counts as both.
-                share = often / count.clamp(min=1) if norm.momentum is None else 1 - (1 - norm.momentum) ** often
+                count, often = _count(norm), passes[position].view(())
+                count.add_(often.to(count.dtype))
                 for place in (2 * position, 2 * position + 1):
                     value = running[place]
-                    value.copy_(torch.lerp(value, statistics[place].view(value.shape).to(value.dtype), share.view(())))
+                    more = added[place].view(value.shape).to(value.dtype)
+                    if norm.momentum is None:
+                        value.copy_(torch.lerp(value, more, (often / count.clamp(min=1)).to(value.dtype)))
+                    else:
+                        value.copy_(value * ((1 - norm.momentum) ** often).to(value.dtype) + more)
 
-    @staticmethod
-    def _count(norm: _BatchNorm) -> Tensor:
-        assert norm.num_batches_tracked is not None  # there with the running mean
-        return norm.num_batches_tracked
+    def _added(self, values: Sequence[Tensor], starts: Sequence[Tensor]) -> list[Tensor]:
+        """Return what each value has more than is left of the one it started from, and how often each norm passed."""
+        added, passes = list[Tensor](), list[Tensor]()
+        for position, norm in enumerate(self.norms):
+            pairs = list(zip(_statistics(norm), values[2 * position : 2 * position + 2], strict=True))
+            often = (_count(norm) - starts[position]).float().view(1)
+            # A class of the user's own may move its statistics and not count.
+            moved = torch.stack([(now != start).any() for now, start in pairs]).any()
+            often = torch.maximum(often, moved.float().view(1))
+            left = torch.zeros_like(often) if norm.momentum is None else (1 - norm.momentum) ** often
+            added += [now - start * left.to(now.dtype) for now, start in pairs]
+            passes.append(often)
+        return [*added, *passes]
+
+
+def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var
+
+
+def _count(norm: _BatchNorm) -> Tensor:
+    assert norm.num_batches_tracked is not None
+    return norm.num_batches_tracked
+
+
+def _writes_only(norm: _BatchNorm) -> bool:
+    """Whether a norm's running statistics are not read while it trains: a frozen one, or one of the user's, may."""
+    return norm.training and type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)

@@ -11,8 +11,14 @@ from in_group import train
 from torch import nn
 
 from compress.errors import StageError
+from compress.models import Mlp
 from compress.stage import Optimization
 from compress.stage.group import Group
+from compress.stage.training import ACCUMULATE_VERSION
+from compress.stages.create import Create
+from compress.stages.distill import Distill
+from compress.stages.prune import Prune
+from compress.stages.train import Train
 from compress.training.loader import RoleLoader
 from compress.training.running import RunningStatistics
 from compress.training.sharing import SharedUpdate
@@ -119,6 +125,54 @@ def test_batch_norms_move_on_as_if_one_process_had_seen_the_parts_in_turn(moment
         parted(batches[0][:1])
     assert parted.momentum == momentum
     torch.testing.assert_close(parted.running_var, alone.running_var)
+
+
+class Uncounted(nn.BatchNorm1d):
+    """Moves its statistics by a rule of its own, which reads them, and counts no batches."""
+
+    def forward(self, input):
+        mean, var = input.mean(0), input.var(0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var, self.momentum)
+        return (input - mean) / self.running_var.sqrt()
+
+
+@pytest.mark.parametrize(
+    ("kind", "momentum", "times"),
+    [(nn.BatchNorm1d, 0.1, 3), (nn.BatchNorm1d, 1.0, 3), (nn.BatchNorm1d, None, 3), (Uncounted, 0.1, 1)],
+)
+def test_each_pass_of_a_part_moves_a_norm_as_it_does_alone(kind, momentum, times):
+    torch.manual_seed(0)
+    batches = [torch.randn(8, 3) * (number + 1) + number for number in range(4 * times)]
+    alone, parted = kind(3, momentum=momentum), kind(3, momentum=momentum)
+    frozen = nn.Sequential(parted, nn.BatchNorm1d(3))
+    frozen[1].running_var.fill_(4.0)
+    frozen[1].eval()
+    running = RunningStatistics(frozen)
+    for first in range(0, len(batches), times):
+        with running.apart():
+            for batch in batches[first : first + times]:
+                expected = alone(batch)
+                if first == 0:
+                    torch.testing.assert_close(parted(batch), expected)
+                else:
+                    parted(batch)
+            torch.testing.assert_close(frozen[1](batch), batch / 2, rtol=1e-4, atol=1e-4)  # it reads its own
+        running.move([running.seen])
+    torch.testing.assert_close(parted.running_mean, alone.running_mean)
+    torch.testing.assert_close(parted.running_var, alone.running_var)
+    assert frozen[1].running_var.tolist() == [4.0] * 3
+
+
+def test_keys_know_how_norms_move_only_where_updates_have_several_batches(make_context):
+    context = make_context()
+    source = Create(model=Mlp(widths=(4,))).run(None, *context)
+    recover = Optimization(accumulate=2)
+    for stage in (Train(accumulate=2), Distill(accumulate=2), Prune(kept_macs_fraction=0.5, steps=2, recover=recover)):
+        assert stage.inputs(source, *context)["accumulate"] == ACCUMULATE_VERSION
+    for stage in (Train(), Distill(), Prune(kept_macs_fraction=0.5)):
+        assert "accumulate" not in stage.inputs(source, *context)
 
 
 def test_an_update_that_cannot_be_shared_is_refused(make_context):
