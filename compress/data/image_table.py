@@ -3,9 +3,9 @@
 import io
 import json
 import math
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,6 +21,8 @@ from compress.data.source import Opening, Raw, Source, class_numbers
 from compress.data.stored import MappedRows
 from compress.errors import DataError, listing
 from compress.store.digest import hash_values
+from compress.store.disk import reserve, writable
+from compress.store.store import draft_name
 
 ROWS = 64  # that are read at a time
 SUFFIX = ".parquet"
@@ -76,12 +78,16 @@ class ImageTable(Source):
 
         Raises:
             DataError: when a file is missing, damaged or has no such columns, an image cannot be read, or both or
-                neither of ``size`` and ``preprocess`` say what images become.
+                neither of ``size`` and ``preprocess`` say what images become, or files have other classes than others.
+            EnvironmentFault: when the disk has no room for decoded images.
         """
         steps = choose_steps(self.size, self.mode, opening.preprocess, source=self.source)
         given: Mapping[Role, Path] = {"train": self.path} if self.path is not None else self.files
-        read: dict[Role, Read] = {role: self._read(path, steps, opening) for role, path in given.items()}
-        names = next((found.names for found in read.values() if found.names), ())
+        parts = {
+            role: [_Part.open(file, self.image, self.label) for file in _shards(path)] for role, path in given.items()
+        }
+        names = _agree([part for found in parts.values() for part in found])
+        read: dict[Role, Read] = {role: self._read(path, parts[role], steps, opening) for role, path in given.items()}
         texts = {text for found in read.values() for text in found.labels if isinstance(text, str)}
         classes = tuple(sorted(texts)) or names
         roles: dict[Role, Samples] = {
@@ -89,12 +95,11 @@ class ImageTable(Source):
         }
         return Raw(roles, classes, tuple(note for found in read.values() for note in found.notes))
 
-    def _read(self, path: Path, steps: Steps, opening: Opening) -> "Read":
+    def _read(self, path: Path, parts: "Sequence[_Part]", steps: Steps, opening: Opening) -> "Read":
         """Read one role."""
-        parts = [_Part.open(file, self.image, self.label) for file in _shards(path)]
         rows = sum(part.rows for part in parts)
         shape = (rows, 1 if steps.channels == "grayscale" else 3, *steps.size)
-        found = Read(names=parts[0].names)
+        found = Read()
         if math.prod(shape) <= self.memory_gb * 1e9 or opening.store is None:
             images = np.zeros(shape, np.uint8)
             kept = self._fill(images, parts, steps, opening, found)
@@ -118,18 +123,27 @@ class ImageTable(Source):
         place = opening.store / "indexes" / f"{name}.npy"
         told = place.with_suffix(".json")
         if not (place.exists() and told.exists()):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            draft = place.with_name(f".{uuid.uuid4().hex}.npy")
-            try:
-                images = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
-                kept = self._fill(images, parts, steps, opening, found)
-                images.flush()
-                told.write_text(json.dumps({"kept": kept.tolist(), "labels": found.labels, "faults": found.faults}))
-                draft.replace(place)
-            finally:
-                draft.unlink(missing_ok=True)
+            draft = place.with_name(draft_name(name))
+            with writable(opening.store):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    images = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
+                    reserve(draft)
+                    kept = self._fill(images, parts, steps, opening, found)
+                    images.flush()
+                    told.write_text(json.dumps({"kept": kept.tolist(), "labels": found.labels, "faults": found.faults}))
+                    draft.replace(place)
+                finally:
+                    draft.unlink(missing_ok=True)
         noted = json.loads(told.read_text())
         found.labels, found.faults = noted["labels"], noted["faults"]
+        if found.faults and self.on_error == "refuse":  # they were decoded by one that skips
+            raise DataError(
+                "the image cannot be read",
+                got=listing(found.faults),
+                where=parts[0].path,
+                hint="replace or remove the images, or leave them out with on_error: skip",
+            )
         found.notes.append(f"{len(noted['kept']):,} images are decoded on disk and memory-mapped")
         return MappedRows(np.load(place, mmap_mode="r"), np.array(noted["kept"], np.int64))
 
@@ -162,14 +176,12 @@ class Read:
     """What a role's files hold.
 
     Attributes:
-        names: of the classes, where the files say them.
         images: [N, C, H, W].
         labels: of each image; None where there is none.
         faults: which images cannot be read, and why.
         notes: what a user should know.
     """
 
-    names: tuple[str, ...]
     images: NDArray[np.uint8] | MappedRows = field(default_factory=lambda: np.zeros((0, 1, 1, 1), np.uint8))
     labels: list[Any] = field(default_factory=list[Any])
     faults: list[str] = field(default_factory=list[str])
@@ -186,6 +198,7 @@ class _Part:
         image: column of the images.
         label: column of the classes, or None.
         inside: whether images are structs.
+        texts: whether classes are texts.
         names: of the classes, where it says them.
     """
 
@@ -194,6 +207,7 @@ class _Part:
     image: str
     label: str | None
     inside: bool
+    texts: bool
     names: tuple[str, ...]
 
     @classmethod
@@ -225,16 +239,18 @@ class _Part:
                 got=str(kind),
                 where=f"{path}, column {image}",
             )
+        texts = False
         if label is not None:
             told = schema.field(label).type
-            if not (pa.types.is_integer(told) or pa.types.is_string(told) or pa.types.is_large_string(told)):
+            texts = pa.types.is_string(told) or pa.types.is_large_string(told)
+            if not (pa.types.is_integer(told) or texts):
                 raise DataError(
                     "the column holds no classes",
                     expected="texts or whole numbers",
                     got=str(told),
                     where=f"{path}, column {label}",
                 )
-        return cls(path, file.metadata.num_rows, image, label, inside, _names(schema.metadata or {}, label))
+        return cls(path, file.metadata.num_rows, image, label, inside, texts, _names(schema.metadata or {}, label))
 
     def cells(self) -> Iterator[tuple[Path, bytes, Any]]:
         """Yield where each image is, its bytes and its class.
@@ -262,6 +278,36 @@ class _Part:
             raise DataError(
                 "the Parquet file cannot be read", got=str(error).splitlines()[0], where=f"{self.path}, after row {row}"
             ) from error
+
+
+def _agree(parts: Sequence[_Part]) -> tuple[str, ...]:
+    """Return the names that files give their classes; none where none of them does.
+
+    Raises:
+        DataError: when two of them mean other classes by the same numbers, or one has texts and another numbers.
+    """
+    first = parts[0]
+    named = next((part for part in parts if part.names), first)
+    for part in parts:
+        if part.texts != first.texts:
+            expected, got = ("texts" if side.texts else "numbers" for side in (first, part))
+            against = first
+        elif part.names and part.names != named.names:
+            every = enumerate(zip_longest(named.names, part.names, fillvalue="none"))
+            expected, got = next(
+                [f"class {number}: {one}" for one in pair] for number, pair in every if len({*pair}) > 1
+            )
+            against = named
+        else:
+            continue
+        raise DataError(
+            "two files of the table have other classes",
+            expected=f"{expected}, as in {against.path}",
+            got=got,
+            where=part.path,
+            hint="write both with the same classes in the same order",
+        )
+    return named.names
 
 
 def _names(metadata: Mapping[bytes, bytes], label: str | None) -> tuple[str, ...]:

@@ -67,6 +67,22 @@ def _disk_refused(error: OSError | SafetensorError) -> bool:
     return int(number[1]) in DISK_ERRORS if number else SHORT_WRITE.search(str(error)) is not None
 
 
+def reserve(path: Path) -> None:
+    """Have the disk set aside a file's size, where it can: on a full one, a write to mapped memory ends the process.
+
+    Raises:
+        OSError: when there is no room.
+    """
+    if not hasattr(os, "posix_fallocate"):  # Windows and macOS
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # what filesystems say that cannot
+                raise
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader, also one after a kill, finds the old content or the new, never a part.
 

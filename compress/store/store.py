@@ -80,7 +80,8 @@ class Store:
             raise EnvironmentFault(
                 "the store cannot be written", got=error, where=root, hint="name another with --store or COMPRESS_STORE"
             ) from error
-        _remove_leftovers(root / "artifacts")
+        for folder in ("artifacts", "indexes"):
+            _remove_leftovers(root / folder)
         return cls(root) if say is None else cls(root, say)
 
     def find(self, key: str, *, verify: bool = False) -> Artifact | None:
@@ -177,7 +178,7 @@ class Store:
         if found is not None:
             return found
         target = self._path(key)
-        draft = target.with_name(f".draft-{key[:16]}-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        draft = target.with_name(draft_name(key))
         try:
             with writable(self.root):
                 draft.mkdir(parents=True)
@@ -277,11 +278,26 @@ def _machine() -> str:
     return hash_values([platform.node(), namespace])[:8]
 
 
-def _remove_leftovers(artifacts: Path) -> None:
+def draft_name(key: str) -> str:
+    """Return the name of a file or directory of this process's that becomes what ``key`` finds.
+
+    The next opening of the store removes it from ``artifacts`` and ``indexes`` once this process is gone.
+
+    Args:
+        key: at least 16 hexadecimal digits.
+    """
+    return f".draft-{key[:16]}-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def _remove_leftovers(folder: Path) -> None:
     """Remove what was being discarded, and drafts whose process is gone or, on another machine, surely gone."""
-    for path in artifacts.glob(".d*"):
+    for path in folder.glob(".d*"):
         if path.name.startswith(".discarded-") or _abandoned(path):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):  # another process has just removed it, or it is another user's
+                    path.unlink()
 
 
 def _abandoned(path: Path) -> bool:

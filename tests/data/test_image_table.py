@@ -1,7 +1,10 @@
 """Images in Parquet columns: as files in a folder are read, in memory or not; what cannot be one is refused by name."""
 
+import errno
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +16,8 @@ from compress.data.image_table import ImageTable
 from compress.data.source import Opening
 from compress.data.sources import ImageFolder
 from compress.data.stored import MappedRows
-from compress.errors import DataError
+from compress.errors import DataError, EnvironmentFault
+from compress.store.store import Store, draft_name
 
 
 def encoded(number: int) -> bytes:
@@ -71,6 +75,34 @@ def test_roles_have_files_of_their_own_and_numbers_the_names_that_datasets_write
     assert found.roles["train"].array.shape == (6, 1, 8, 8)
 
 
+def test_files_with_other_classes_are_refused_by_both_names(tmp_path):
+    def named(*names):
+        return {"huggingface": json.dumps({"info": {"features": {"label": {"names": names}}}})}
+
+    files = {
+        "some": write(tmp_path / "some.parquet", FILES[:2], [0, 1], metadata=named("cat", "dog")),
+        "none": write(tmp_path / "none.parquet", FILES[:2], [0, 1]),
+        "turned": write(tmp_path / "turned.parquet", FILES[:2], [0, 1], metadata=named("dog", "cat")),
+        "more": write(tmp_path / "more.parquet", FILES[:2], [0, 1], metadata=named("cat", "dog", "cow")),
+        "texts": write(tmp_path / "texts.parquet", FILES[:2], ["cat", "dog"]),
+    }
+
+    def classes(train, test):
+        return ImageTable(files={"train": files[train], "test": files[test]}, size=8).load(code=()).classes
+
+    assert classes("some", "none") == classes("none", "some") == ("cat", "dog")
+    with pytest.raises(
+        DataError, match=r"other classes[\s\S]*class 0: cat, as in .*some[\s\S]*class 0: dog[\s\S]*turned"
+    ):
+        classes("some", "turned")
+    with pytest.raises(DataError, match=r"class 2: none, as in .*some[\s\S]*class 2: cow[\s\S]*more"):
+        classes("some", "more")
+    with pytest.raises(DataError, match=r"numbers, as in .*none[\s\S]*texts[\s\S]*texts.parquet"):
+        classes("none", "texts")
+    with pytest.raises(DataError, match="other classes"):  # parts of one role
+        ImageTable(path=tmp_path, size=8).load(code=())
+
+
 def test_images_beyond_memory_are_decoded_once_into_a_mapped_file(tmp_path, monkeypatch):
     table = write(tmp_path / "all.parquet", [*FILES, b"no image"], [*CLASSES, "cat"])
     opening = Opening(store=tmp_path / "store")
@@ -86,6 +118,32 @@ def test_images_beyond_memory_are_decoded_once_into_a_mapped_file(tmp_path, monk
         assert train.labels.tolist() == whole.roles["train"].labels.tolist()
         assert "1 of 11 images cannot be read" in " ".join(found.notes)
     assert first.roles["train"].digest == whole.roles["train"].digest
+    with pytest.raises(DataError, match=r"cannot be read[\s\S]*row 10"):  # whoever decoded them
+        ImageTable(path=table, size=8, memory_gb=0).open(opening, code=())
+
+
+def test_a_full_disk_is_told_and_leaves_no_draft_and_that_of_a_dead_process_is_removed(tmp_path, monkeypatch):
+    large = ImageTable(path=write(tmp_path / "all.parquet", FILES, CLASSES), size=8, memory_gb=0)
+
+    def full(_file, _start, size):
+        assert size > 10 * 3 * 8 * 8
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.posix_fallocate", full, raising=False)
+        with pytest.raises(EnvironmentFault, match="No space left"):
+            large.open(Opening(store=tmp_path / "store"), code=())
+    assert not list((tmp_path / "store" / "indexes").iterdir())
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with monkeypatch.context() as patched:
+        patched.setattr("os.getpid", lambda: ended.pid)
+        dead = tmp_path / "store" / "indexes" / draft_name("0" * 32)
+    own = dead.with_name(draft_name("0" * 32))
+    for path in (dead, own):
+        path.write_bytes(b"half")
+    Store.open(tmp_path / "store")
+    assert [*dead.parent.iterdir()] == [own]
 
 
 def test_what_is_no_image_or_no_class_is_refused_by_name(tmp_path):
