@@ -244,6 +244,12 @@ class GuidedLoss(Values):
         return any(term.reads_labels for term in self.terms.values())
 
     @property
+    def temperature(self) -> float:
+        """The largest temperature that a term on logits reads them at; one without a temperature reads them at 1."""
+        found = (getattr(term, "temperature", 1.0) for term in self.logit_terms.values())
+        return max((float(value) for value in found if isinstance(value, int | float)), default=1.0)
+
+    @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with any term, weight or schedule."""
         return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()[:12]

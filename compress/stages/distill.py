@@ -14,6 +14,7 @@ from compress.models import load_model, load_structure, save_model
 from compress.stage import CACHE_LIMIT_GB, Host, Member, Need, Optimization, Stage, Training, Work, coupling_faults
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
+from compress.training import packing
 from compress.training.checks import refuse_untrainable
 from compress.training.guided import fit_guided
 from compress.training.label import AnyLabel, label
@@ -157,8 +158,10 @@ class Distill(Optimization, Stage):
         return self.label is not None or super().guided_by(loss)
 
     def inputs(self, source: Artifact | None, work: Work, host: Host) -> dict[str, Any]:
-        """Replace the path of further sources by what is in the file."""
+        """Replace the path of further sources by what is in the file; packed outputs have a version of their own."""
         inputs = super().inputs(source, work, host)
+        if self.outputs == "packed":
+            inputs["packed"] = packing.VERSION
         if self.label is not None:
             inputs["fields"]["label"] = self.label.identity()
         return inputs

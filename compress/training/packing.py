@@ -4,6 +4,7 @@ TinyViT (Wu et al. 2022, arXiv 2207.10666) keeps the probabilities of the ten or
 spreads the rest evenly. Here the number is measured, and what it costs is told.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ WHOLE = 256  # classes up to which all are kept
 RETAINED = 0.99  # of the probability that the kept ones hold on average, at least
 FEWEST = 8
 PROBED = 512  # samples that it is measured on
-VERSION = 1  # raised by hand when the same files come to mean other logits
+VERSION = 2  # raised by hand when the same files come to mean other logits
 FILES = ("kept", "classes", "offsets")
+LARGEST = float(torch.finfo(torch.float16).max)  # 65,504; beyond it, as a mask of -1e9 is, half precision has infinity
 
 
 @dataclass(frozen=True)
@@ -30,38 +32,47 @@ class Fidelity:
         kept: classes of which logits are stored.
         classes: all of them.
         mass: probability that the kept ones hold, on average.
-        nats: divergence of what is read back from the whole, KL(whole || read back), on average.
+        nats: divergence of what is read back from the whole, KL(whole || read back), on average; None where outputs are
+            no probabilities of classes.
+        temperature: that both are of.
     """
 
     kept: int
     classes: int
     mass: float
-    nats: float
+    nats: float | None
+    temperature: float = 1.0
 
     def __str__(self) -> str:
         """In one line."""
+        if self.nats is None:
+            return "half precision"
+        cost = f"{self.nats:.2g} nats from the whole at temperature {self.temperature:g}"
         if self.kept == self.classes:
-            return f"half precision, {self.nats:.2g} nats from the whole"
-        return f"{self.kept} of {self.classes:,} classes hold {self.mass:.2%}; {self.nats:.2g} nats from the whole"
+            return f"half precision, {cost}"
+        return f"{self.kept} of {self.classes:,} classes hold {self.mass:.2%}; {cost}"
 
 
-def measure(logits: Tensor, *, all_of_them: bool = False) -> Fidelity:
+def measure(logits: Tensor, *, temperature: float = 1.0, probabilities: bool = True) -> Fidelity:
     """Return how many classes are to be kept: the fewest, of powers of two, that hold `RETAINED` on average.
 
     Args:
         logits: of some units, float32 [units, C].
-        all_of_them: keep all whatever their number, as outputs that are no probabilities of classes need it.
+        temperature: the largest one that they are read at; the higher, the more classes hold as much.
+        probabilities: whether outputs are logits of one distribution; of others all are kept, whatever their number.
     """
     classes = logits.shape[1]
-    log_p = logits.double().log_softmax(1)
+    if not probabilities:
+        return Fidelity(classes, classes, 1.0, None)
+    log_p = (logits.double() / temperature).log_softmax(1)
     held = log_p.exp().sort(1, descending=True).values.cumsum(1).mean(0)
     kept = classes
-    if classes > WHOLE and not all_of_them:
+    if classes > WHOLE:
         powers = [2**power for power in range(FEWEST.bit_length() - 1, classes.bit_length()) if 2**power < classes]
         kept = next((count for count in powers if float(held[count - 1]) >= RETAINED), classes)
-    back = unpack(*pack(logits, kept=kept), classes=classes).double().log_softmax(1)
+    back = (unpack(*pack(logits, kept=kept), classes=classes).double() / temperature).log_softmax(1)
     nats = float((log_p.exp() * (log_p - back)).sum(1).mean())
-    return Fidelity(kept, classes, float(held[kept - 1]), nats)
+    return Fidelity(kept, classes, float(held[kept - 1]), nats, temperature)
 
 
 def pack(logits: Tensor, *, kept: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -77,13 +88,20 @@ def pack(logits: Tensor, *, kept: int) -> tuple[NDArray[Any], NDArray[Any], NDAr
     """
     units, classes = logits.shape
     if kept == classes:
-        return logits.half().numpy(), np.zeros((units, 0), np.uint16), np.zeros((units, 2), np.float32)
+        return _halve(logits).numpy(), np.zeros((units, 0), np.uint16), np.zeros((units, 2), np.float32)
     offset = logits.logsumexp(1, keepdim=True)
     top = (logits - offset).topk(kept, dim=1)
-    left = (1 - top.values.double().exp().sum(1, keepdim=True)).clamp(min=1e-12) / (classes - kept)
+    # Of the others alone: 1 less the kept is noise where these hold nearly all, which a high temperature would show.
+    others = logits.double().scatter(1, top.indices, -math.inf).logsumexp(1, keepdim=True)
+    left = others - offset - math.log(classes - kept)
     numbers = np.uint16 if classes <= np.iinfo(np.uint16).max + 1 else np.int32
-    offsets = torch.cat([offset, left.log().float()], 1)
-    return top.values.half().numpy(), top.indices.numpy().astype(numbers), offsets.numpy()
+    offsets = torch.cat([offset, left.float()], 1)
+    return _halve(top.values).numpy(), top.indices.numpy().astype(numbers), offsets.numpy()
+
+
+def _halve(values: Tensor) -> Tensor:
+    """Return them in half precision; the largest finite ones stand for larger ones."""
+    return values.clamp(-LARGEST, LARGEST).half()
 
 
 def unpack(kept: NDArray[Any], classes_of: NDArray[Any], offsets: NDArray[Any], *, classes: int) -> Tensor:
@@ -125,12 +143,14 @@ class Packed:
         return unpack(kept, classes_of, offsets, classes=self.classes)
 
     def compare(self, now: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return of other logits of some units those that are kept, and the kept ones, float32 [units, kept] each."""
-        kept, classes_of, _ = self._rows(rows)
-        if kept.shape[1] == self.classes:
-            return now, torch.from_numpy(kept.astype(np.float32))
-        places = torch.from_numpy(classes_of.astype(np.int64))
-        return now.gather(1, places), self.of(rows).gather(1, places)
+        """Return of other logits of some units those that are kept, and the kept ones, float32 [units, kept] each.
+
+        Both are as they are stored: less the offset, and none beyond `LARGEST`.
+        """
+        kept, classes_of, offsets = self._rows(rows)
+        if kept.shape[1] < self.classes:
+            now = now.gather(1, torch.from_numpy(classes_of.astype(np.int64))) - torch.from_numpy(offsets[:, :1])
+        return now.clamp(-LARGEST, LARGEST), torch.from_numpy(kept.astype(np.float32))
 
 
 def save(directory: Path, logits: Tensor, *, kept: int) -> None:

@@ -256,7 +256,7 @@ def teacher_outputs(
     views: Sequence[View | None],
     taps: Mapping[Tap, Shape] | None = None,
     limit_bytes: float = 0.0,
-    pack: bool = False,
+    pack_for: float | None = None,
 ) -> TeacherOutputs:
     """Return the teachers' outputs on a role, from the store where they are there already.
 
@@ -272,17 +272,22 @@ def teacher_outputs(
         views: which views of it.
         taps: what is read of the first teacher besides its logits, and the shapes of one sample.
         limit_bytes: of the cached taps that are no vectors, all views together.
-        pack: store logits in less; see `compress.training.packing`. What that costs is said.
+        pack_for: store logits in less, for terms that read them at this temperature or below; see
+            `compress.training.packing`. What that costs is said. None stores them whole.
 
     Raises:
         StageError: when there is no teacher.
-        ModelError: when a teacher's outputs do not match the task's classes, or are not finite.
+        ModelError: when a teacher's outputs do not match the task's classes, are not finite, or are numbers that half
+            precision cannot hold.
         EnvironmentFault: when another process of the group has ended, or the group has no store in common.
     """
     first, taps = work.teacher, taps or {}
     limit_bytes = limit_bytes if first.task.fixed_size else 0.0
     stored = choose_taps(taps, samples=len(samples) * len(views), limit_bytes=limit_bytes)
-    kept_of = [_choose_kept(member, samples, views[0], host) if pack else None for member in work.teachers]
+    kept_of = [
+        None if pack_for is None else _choose_kept(member, samples, views[0], host, temperature=pack_for)
+        for member in work.teachers
+    ]
     count = -(-len(samples) // SHARD)
     wanted = {
         view: [
@@ -407,6 +412,8 @@ def _make_missing(parts: Sequence[Part], samples: Samples, host: Host) -> dict[P
             name=part.title,
         )
         _check(computed[0], classes=len(part.teacher.task.classes))
+        if part.kept is not None and part.teacher.task.problem == "regression":
+            _refuse_beyond_half(computed[0])
         found[part] = _commit(host, part.inputs(samples, host), *computed, kept=part.kept)
     group.total(0)  # all are there
     return {part: found.get(part) or _find_of_others(part.inputs(samples, host), host) for part in parts}
@@ -442,7 +449,7 @@ def _in_memory(parts: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
     return tuple(parts) if sum(part.nbytes for part in parts) > SMALL else (np.concatenate(parts),)
 
 
-def _choose_kept(teacher: Member, samples: Samples, view: View | None, host: Host) -> int:
+def _choose_kept(teacher: Member, samples: Samples, view: View | None, host: Host, *, temperature: float) -> int:
     """Return how many classes of a teacher are stored, as measured on some samples, and say what that costs."""
     told = None
     if host.group.writes:
@@ -450,7 +457,9 @@ def _choose_kept(teacher: Member, samples: Samples, view: View | None, host: Hos
         module = load_model(teacher.artifact.path, code=host.code)
         logits, _ = forward_all(module, teacher.task, host, samples, index=index, view=view)
         _check(logits, classes=len(teacher.task.classes))
-        fidelity = packing.measure(logits, all_of_them=teacher.task.problem != "single-label")
+        fidelity = packing.measure(
+            logits, temperature=temperature, probabilities=teacher.task.problem == "single-label"
+        )
         host.reporter.say(f"teacher outputs are stored in less: {fidelity}, on {len(index)} samples")
         told = fidelity.kept
     return host.group.tell(told)
@@ -483,3 +492,15 @@ def _check(logits: Tensor, *, classes: int) -> None:
         )
     if not bool(logits.isfinite().all()):
         raise ModelError("the teacher's outputs are not finite", got="NaN or infinity", where="teacher")
+
+
+def _refuse_beyond_half(numbers: Tensor) -> None:
+    """Refuse numbers that half precision cannot hold; so large a logit is certain of its class, and stays so."""
+    if (largest := float(numbers.abs().max())) > packing.LARGEST:
+        raise ModelError(
+            "the teacher's outputs are too large for half precision",
+            expected=f"at most {packing.LARGEST:,.0f}",
+            got=f"{largest:,.0f}",
+            where="teacher",
+            hint="leave `outputs: packed` out",
+        )

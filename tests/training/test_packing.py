@@ -1,5 +1,6 @@
 """Packed logits: what is kept, what comes back, and that training on them is training on the whole up to that."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +8,7 @@ from compress.loss import GuidedLoss
 from compress.models import Cnn
 from compress.stages.create import Create
 from compress.stages.distill import Distill
-from compress.training.packing import RETAINED, measure, pack, unpack
+from compress.training.packing import RETAINED, VERSION, measure, pack, unpack
 from compress.training.teacher import teacher_outputs
 
 
@@ -38,7 +39,56 @@ def test_above_the_fewest_are_kept_that_hold_enough_and_the_others_share_what_is
     kl = (p * (p.log() - back.log_softmax(1))).sum(1).mean()
     assert float(kl) == pytest.approx(found.nats, abs=1e-4)
     assert 0 < found.nats < 0.1
-    assert measure(logits, all_of_them=True).kept == 1000
+    assert measure(logits, probabilities=False).kept == 1000
+
+
+def softmax(values, temperature):
+    exponents = np.exp((values - values.max(axis=1, keepdims=True)) / temperature)
+    return exponents / exponents.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("temperature", "kept"), [(1.0, 8), (2.0, 128), (3.0, 512)])
+def test_mass_and_cost_are_those_at_the_temperature_that_is_read(temperature, kept):
+    logits = peaked(1000, scale=9.0)
+    found = measure(logits, temperature=temperature)
+    exact = logits.numpy().astype(np.float64)
+    p = softmax(exact, temperature)
+    held = np.sort(p, axis=1)[:, ::-1].cumsum(axis=1).mean(axis=0)
+    assert held[found.kept // 2 - 1] < RETAINED <= held[found.kept - 1]
+    assert found.mass == pytest.approx(held[found.kept - 1])
+    back = np.empty_like(exact)  # as it is stored, in half precision but for the others' mean
+    for row, values in enumerate(exact):
+        top = np.argsort(values)[::-1][: found.kept]
+        offset = np.log(np.exp(values - values.max()).sum()) + values.max()
+        rest = np.delete(values, top)
+        back[row] = np.log(np.exp(rest - values.max()).sum() / len(rest)) + values.max()
+        back[row, top] = (values[top] - offset).astype(np.float16) + offset
+    nats = (p * np.log(p / softmax(back, temperature))).sum(axis=1).mean()
+    assert found.nats == pytest.approx(nats, rel=0.01, abs=1e-5)
+    assert found.kept == kept
+    assert f"at temperature {temperature:g}" in str(found)
+
+
+@pytest.mark.parametrize("kept", [300, 8])
+def test_masked_classes_come_back_finite_and_impossible(kept):
+    logits = peaked(300, scale=3.0)
+    logits[:, 4:] = -1e9  # fewer classes than are kept
+    back = unpack(*pack(logits, kept=kept), classes=300)
+    assert bool(back.isfinite().all())
+    assert bool(back[:, 4:].le(-6e4).all())
+    torch.testing.assert_close(back.softmax(1), logits.softmax(1), rtol=0.02, atol=0)
+    assert measure(logits).nats == pytest.approx(0, abs=1e-4)
+
+
+def test_outputs_that_are_no_distribution_have_no_nats():
+    found = measure(peaked(1000, scale=9.0), probabilities=False)
+    assert (found.kept, found.nats, str(found)) == (1000, None, "half precision")
+
+
+def test_a_loss_is_read_at_its_largest_temperature():
+    assert GuidedLoss.model_validate({"kl": {"temperature": 3}, "dkd": {"temperature": 5}}).temperature == 5
+    assert GuidedLoss(preset="hinton").temperature == 4
+    assert GuidedLoss.model_validate({"mse": {}}).temperature == 1
 
 
 def test_outputs_that_no_few_classes_hold_are_kept_whole():
@@ -53,7 +103,7 @@ def test_a_student_learns_from_packed_outputs_what_it_learns_from_whole_ones(
     monkeypatch.setattr("compress.training.packing.FEWEST", 2)
     context = make_context(teacher=trained_digits, ensemble=((trained_digits, 1.0),))
     train = context.data.train
-    stored = [teacher_outputs(context.work, context.host, train, views=(None,), pack=pack) for pack in (False, True)]
+    stored = [teacher_outputs(context.work, context.host, train, views=(None,), pack_for=at) for at in (None, 4.0)]
     batch = context.task.batch(train, torch.tensor([7, 3, 900]))
     exact, packed = (outputs(batch) for outputs in stored)
     for one, other in zip(exact.logits, packed.logits, strict=True):
@@ -74,4 +124,5 @@ def test_distill_takes_packed_outputs_and_its_key_says_so(make_context, trained_
     stage.run(source, *context)
     assert not list(context.store.root.glob("artifacts/*/logits.npy"))
     assert "outputs" not in Distill().model_dump(mode="json")
+    assert stage.inputs(source, *context)["packed"] == VERSION
     assert stage.key(source, *context) != Distill(epochs=1, batch_size=100).key(source, *context)
