@@ -234,6 +234,13 @@ class TorchVision(Model):
                 where=f"model {self.name}",
                 hint="change the first layer in a function of your own: model: {file: {path: mine.py}}",
             )
+        if fetched := [name for name in self.arguments if name.startswith("weights")]:
+            raise ModelError(
+                "weights are not fetched for a model of torchvision",
+                expected="teacher.weights: a file",
+                got=", ".join(fetched),
+                where=f"model {self.name}, arguments",
+            )
         try:
             module = models.get_model(self.name, weights=None, num_classes=classes, **self.arguments)
         except LIBRARY_ERRORS as error:

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.table import Table
 
-from compress.benchmark.fitting import fitted_table
-from compress.benchmark.tables import WIDTH
 from compress.errors import ArtifactError, InputError
 from compress.measures.pareto import surely_optimal
 from compress.measures.units import format_bytes, format_ms, format_share, format_speedup
@@ -88,8 +86,10 @@ def read_runs(store: Path, *, say: Callable[[str], object]) -> list[Run]:
     return [run for group in found.values() for run in _mark(group)]
 
 
-def table(runs: Sequence[Run], *, width: int = WIDTH) -> Table:
+def table(runs: Sequence[Run], *, width: int = 100) -> Table:
     """Return the runs as a table; ``*`` marks those that no other is surely better than."""
+    from compress.benchmark.fitting import fitted_table  # brings the benchmark, for which an empty store has no use
+
     rows, styles = [], []
     for run in runs:
         gates = {True: "passed", False: "MISSED", None: "-"}[run.passed]

@@ -38,6 +38,7 @@ SIDES = {
     DATA: {
         *(f"{table}.{column}" for table in ("Table", "HubData") for column in
           ("text", "target_text", "pair", "words", "label", "labels", "targets", "tags", "numbers", "categories")),
+        "ImageTable.image", "ImageTable.label", "TorchVision.name", "TorchVision.arguments",
         "File.layout", "Numpy.layout", "DataConfig.normalize",
         "HubData.subset", "HubData.splits", "HubData.revision", "Judge.merge", "Prune.protected", "Quantize.keep_float",
         "HuggingFace.change", "HuggingFace.config", "UserFile.output",
@@ -46,7 +47,7 @@ SIDES = {
     },
     READ: {
         "Idx.directory", "ImageFolder.root", "Numpy.archive", "ArrayPair.inputs", "ArrayPair.labels",
-        "Table.path", "Table.files", "HubData.path", "Tokenize.tokenizer", "HuggingFace.path", "Teacher.weights",
+        "Table.path", "Table.files", "ImageTable.path", "ImageTable.files", "HubData.path", "Tokenize.tokenizer", "HuggingFace.path", "Teacher.weights",
         "Teacher.artifact", "PruneVocabulary.texts", "Label.sources", "DataConfig.preprocess",
     },
     CODE: {
