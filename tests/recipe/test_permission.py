@@ -47,7 +47,8 @@ SIDES = {
     },
     READ: {
         "Idx.directory", "ImageFolder.root", "Numpy.archive", "ArrayPair.inputs", "ArrayPair.labels",
-        "Table.path", "Table.files", "ImageTable.path", "ImageTable.files", "HubData.path", "Tokenize.tokenizer", "HuggingFace.path", "Teacher.weights",
+        "ImageTable.path", "ImageTable.files",
+        "Table.path", "Table.files", "HubData.path", "Tokenize.tokenizer", "HuggingFace.path", "Teacher.weights",
         "Teacher.artifact", "PruneVocabulary.texts", "Label.sources", "DataConfig.preprocess",
     },
     CODE: {
