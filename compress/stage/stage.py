@@ -266,9 +266,9 @@ class Stage(Values):
 
 
 def seed_of(inputs: Mapping[str, Any]) -> int:
-    """Return the seed, in [0, 2^31), of what these inputs decide; how it is rounded changes nothing in it.
+    """Return the seed, in [0, 2^31), of what these inputs decide, however it is rounded or accumulated.
 
     Keys had the number of threads in them once, and seeds are still drawn as from the key of one thread.
     """
-    decisive = {name: value for name, value in inputs.items() if name != "rounding"}
+    decisive = {name: value for name, value in inputs.items() if name not in ("rounding", "accumulate")}
     return int(hash_values(decisive | {"threads": 1})[:8], 16) % 2**31
