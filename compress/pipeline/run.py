@@ -42,7 +42,7 @@ from compress.stage import Execution, Group, Host, Member, Precision, Recorder, 
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
 from compress.store.disk import writable
-from compress.store.document import load
+from compress.store.document import OtherSchemaError, load
 from compress.store.store import Store
 from compress.tasks.naive import refuse_naive
 from compress.tracking import Run, Tracker
@@ -281,8 +281,10 @@ def choose_place(run_dir: Path, options: Options) -> Path:
         return run_dir
     try:
         whole = load(Report, earlier).benchmark is not None
-    except ArtifactError:  # of another version, or damaged: it may be of a whole run
+    except OtherSchemaError:  # of another version, it may be of a whole run
         whole = True
+    except ArtifactError:  # damaged, so there is nothing to leave
+        return run_dir
     return run_dir.parents[1] / PARTS / run_dir.name if whole else run_dir
 
 

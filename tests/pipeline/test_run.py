@@ -278,11 +278,14 @@ def test_a_run_that_is_refused_by_the_lock_changes_nothing(finished):
 
 def test_a_report_cut_off_by_a_kill_is_written_anew(finished):
     outcome, store = finished
+    whole = {path: path.read_bytes() for path in outcome.run_dir.iterdir() if path.is_file()}
     (outcome.run_dir / "report.json").write_text("{")
     again = run(recipe(), options(store, until_stage="distill"))
     assert json.loads((outcome.run_dir / "report.json").read_text())["stages"][0]["digest"] == (
         again.report.stages[0].digest
     )
+    for path, content in whole.items():
+        path.write_bytes(content)
 
 
 USER_MODEL = """

@@ -108,7 +108,8 @@ def right_rate(samples) -> float:
 
 def test_the_best_of_a_beam_is_learnt_once_for_each_source(setting):
     data, counts = label_with(setting, decoding={"beam": {"size": 3}})
-    assert counts.sources == len(set(setting.data.train.inputs)) == len(set(data.train.inputs))
+    assert counts.sources == len(set(setting.data.train.inputs))
+    assert counts.learnt == len(set(data.train.inputs)) >= 0.98 * counts.sources
     assert counts.texts == counts.sources
     assert counts.seconds > 0
     assert counts.symbols >= 3 * sum(len(text.split()) + 1 for (text,) in data.train.labels)
