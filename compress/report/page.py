@@ -135,7 +135,7 @@ def _deploy(report: Report) -> str:
         "pip install onnxruntime numpy",
         "python predict.py --help",
         "compressor verify .",
-        "compressor package . --for triton",
+        "compressor package --help",
     ]
     return (
         f'<p>{escape(told.file)}</p><p class="note">In the directory of this page. The README of the bundle says what '
