@@ -1,7 +1,7 @@
 # make demo    environment, pinned packages, the digits pipeline
 # make test    environment, lint, types, import contracts, fast tests
 # make test-slow   everything, slow tests included
-# make coverage    the fast tests, and which lines and branches they reach; counting takes two fifths longer
+# make coverage    the fast tests, and which lines and branches they reach; counting makes them slower
 # make test-optimum   the shipped folder in optimum's ORTModel, and what depends on the version of transformers, with
 #                     transformers 4.57, in an environment of its own
 # make test-lowest   what users meet, with the lowest versions that pyproject.toml allows, in an environment of its own

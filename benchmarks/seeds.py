@@ -4,6 +4,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 
@@ -45,6 +47,41 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - index) * p))
         adjusted[name] = largest
     return adjusted
+
+
+def answers(
+    questions: Sequence[tuple[str, str, str]],
+    values: Mapping[tuple[str, int], float],
+    samples: Mapping[str, NDArray[np.float64]],
+    *,
+    larger_is_better: bool,
+) -> list[str]:
+    """Return a row of Markdown for each question: the difference over seeds, over samples, p after Holm, the answer.
+
+    Args:
+        questions: what is asked, the arm and its rival.
+        values: the measure in points, by arm and seed.
+        samples: the same for each sample [N], mean over seeds, by arm.
+        larger_is_better: whether a positive difference is a gain.
+    """
+    gains = {question: differences(values, ours, rival) for question, ours, rival in questions}
+    adjusted = holm({question: p_value(found) for question, found in gains.items()})
+    rows = []
+    for question, ours, rival in questions:
+        over_seeds = interval(gains[question])
+        _, low, high = interval((samples[ours] - samples[rival]).tolist())
+        p, gained = adjusted[question], (over_seeds[0] > 0) == larger_is_better
+        answer = "cannot tell" if p >= 0.05 else "yes" if gained else "no, it is worse"
+        rows.append(
+            f"| {question} ({ours} - {rival}) | {show(over_seeds)} | [{low:+.2f}, {high:+.2f}] | {show_p(p)} "
+            f"| {answer} |"
+        )
+    return rows
+
+
+def show_p(p: float) -> str:
+    """Return a p-value with three digits after the point."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def show(estimate: tuple[float, float, float]) -> str:

@@ -49,7 +49,7 @@ from compress.training.teaching import Taught, Teaching
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from benchmarks.seeds import differences, holm, interval, p_value, show  # noqa: E402
+from benchmarks.seeds import differences, holm, interval, p_value, show, show_p  # noqa: E402
 from benchmarks.teachers import find_or_make_teacher  # noqa: E402
 
 RECIPE = HERE.parents[1] / "pipelines" / "fashion_mnist" / "recipe.yaml"
@@ -250,7 +250,7 @@ def table() -> str:
         for rival in ("alone", "permuted", "label-smoothing"):
             parts.append("" if arm == rival else show(interval(differences(accuracy, arm, rival))))
         p = p_values.get(arm)
-        parts.append("" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}")
+        parts.append("" if p is None else show_p(p))
         parts.append(f"{100 * statistics.mean(cell['teacher_agreement'] for cell in own):.1f}")
         parts.append(f"{statistics.mean(cell['teacher_kl_nats'] for cell in own):.3f}")
         parts.append("" if p is None else verdict(p, statistics.mean(differences(accuracy, arm, "alone"))))

@@ -52,7 +52,7 @@ from compress.training.writing import write, writing_task
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from benchmarks.seeds import differences, holm, interval, p_value, show  # noqa: E402
+from benchmarks.seeds import answers, interval, show  # noqa: E402
 from benchmarks.spam_ablation.run import pack, unpack  # noqa: E402
 from benchmarks.teachers import find_or_make_teacher, find_or_run  # noqa: E402
 
@@ -259,29 +259,20 @@ def check_whole(cells: Sequence[dict[str, Any]], arms: Sequence[str]) -> None:
 def compare(cells: Sequence[dict[str, Any]], arms: Sequence[str], errors: Mapping[tuple[str, int], float]) -> list[str]:
     """Return the questions about greedy texts with their answers, as lines of Markdown."""
     asked = [(question, ours, rival) for question, ours, rival in QUESTIONS if {ours, rival} <= set(arms)]
-    right = {
-        arm: np.mean(
+    wrong = {
+        arm: 100
+        - 100
+        * np.mean(
             [unpack(cell["greedy"]["correct"], samples=cell["samples"]) for cell in cells if cell["arm"] == arm], axis=0
         )
         for arm in arms
     }
-    gains = {question: differences(errors, ours, rival) for question, ours, rival in asked}
-    adjusted = holm({question: p_value(values) for question, values in gains.items()})
-    lines = [
+    return [
         "| question | points of word error, 95% interval over seeds | 95% interval over test words | p (Holm) "
         "| answer |",
         "|---|---:|---:|---:|---|",
+        *answers(asked, errors, wrong, larger_is_better=False),
     ]
-    for question, ours, rival in asked:
-        over_seeds = interval(gains[question])
-        _, low, high = interval((100 * (right[rival] - right[ours])).tolist())
-        p = adjusted[question]
-        answer = "cannot tell" if p >= 0.05 else "yes" if over_seeds[0] < 0 else "no, it is worse"
-        lines.append(
-            f"| {question} ({ours} - {rival}) | {show(over_seeds)} | [{low:+.2f}, {high:+.2f}] | "
-            f"{'< 0.001' if p < 0.001 else f'{p:.3f}'} | {answer} |"
-        )
-    return lines
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ from compress.store.store import Store
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from benchmarks.seeds import differences, holm, interval, p_value, show  # noqa: E402
+from benchmarks.seeds import answers  # noqa: E402
 from benchmarks.teachers import find_or_make_teacher, find_or_run  # noqa: E402
 
 RECIPE = HERE.parents[1] / "pipelines" / "spam" / "recipe.yaml"
@@ -250,25 +250,15 @@ def compare(cells: Sequence[dict[str, Any]]) -> list[str]:
     """Return the questions with their answers, as lines of Markdown."""
     accuracy = {(cell["arm"], cell["seed"]): 100 * cell["accuracy_test"] for cell in cells}
     right = {
-        arm: np.mean([unpack(cell["correct"], samples=cell["samples"]) for cell in cells if cell["arm"] == arm], axis=0)
+        arm: 100
+        * np.mean([unpack(cell["correct"], samples=cell["samples"]) for cell in cells if cell["arm"] == arm], axis=0)
         for arm in ARMS
     }
-    gains = {question: differences(accuracy, ours, rival) for question, ours, rival in QUESTIONS}
-    adjusted = holm({question: p_value(values) for question, values in gains.items()})
-    lines = [
+    return [
         "| question | points, 95% interval over seeds | 95% interval over test mails | p (Holm) | answer |",
         "|---|---:|---:|---:|---|",
+        *answers(QUESTIONS, accuracy, right, larger_is_better=True),
     ]
-    for question, ours, rival in QUESTIONS:
-        over_seeds = interval(gains[question])
-        _, low, high = interval((100 * (right[ours] - right[rival])).tolist())
-        p = adjusted[question]
-        answer = "cannot tell" if p >= 0.05 else "yes" if over_seeds[0] > 0 else "no, it is worse"
-        lines.append(
-            f"| {question} ({ours} - {rival}) | {show(over_seeds)} | [{low:+.2f}, {high:+.2f}] | "
-            f"{'< 0.001' if p < 0.001 else f'{p:.3f}'} | {answer} |"
-        )
-    return lines
 
 
 def main() -> None:

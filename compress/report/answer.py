@@ -29,6 +29,7 @@ class Answer:
         where: runtime, batch, threads, hardware and day of the times.
         rival: the same against the teacher with quantization only; empty where test was not read, or there is none.
         file: which file to ship, and why, or that the one that was judged is none to ship; empty without a bundle.
+        ships: whether it is one to ship: there is one, and no gate is missed.
     """
 
     outcome: Outcome
@@ -39,6 +40,7 @@ class Answer:
     where: str = ""
     rival: str = ""
     file: str = ""
+    ships: bool = False
 
     @property
     def sentence(self) -> str:
@@ -56,6 +58,7 @@ def answer(report: Report) -> Answer:
     if benchmark is None:
         return Answer(outcome=outcome, title=title)
     shipped, verdict = benchmark.shipped, report.verdict
+    file = _file(report)
     change, role = (shipped.accuracy_change, "select") if verdict is None else (verdict.shipped.change, "test")
     return Answer(
         outcome=outcome,
@@ -65,7 +68,8 @@ def answer(report: Report) -> Answer:
         change=f"{report.task.measure} on {role} changed by {_points(change)}",
         where=_where(report, benchmark),
         rival=_rival(benchmark, verdict),
-        file=_file(report),
+        file=file,
+        ships=bool(file) and not _missed(report),
     )
 
 
@@ -73,9 +77,8 @@ def find_doubts(report: Report) -> list[str]:
     """Return what disturbed the times that the answer rests on: the primary profile's, and those of its gates."""
     if report.benchmark is None:
         return []
-    gates = report.gates_on_select if report.verdict is None else report.verdict.gates
     by_profile = report.benchmark.by_profile
-    names = dict.fromkeys([report.benchmark.primary, *(gate.profile for gate in gates)])
+    names = dict.fromkeys([report.benchmark.primary, *(gate.profile for gate in _gates(report))])
     found = [doubt for name in names if name in by_profile for doubt in doubts(by_profile[name])]
     return list(dict.fromkeys(found))
 
@@ -101,12 +104,16 @@ def _judge(report: Report) -> tuple[Outcome, str]:
         return "unjudged", "Not judged: the recipe has no gates"
     disturbed = " on a disturbed machine" if find_doubts(report) else ""
     if not verdict.passed:
-        return "missed", f"Missed{disturbed}: {', '.join(_names(verdict.gates))}"
+        return "missed", f"Missed{disturbed}: {', '.join(_missed(report))}"
     return ("disturbed" if disturbed else "passed"), f"Passed{disturbed}: every gate holds"
 
 
-def _names(gates: tuple[GateResult, ...]) -> list[str]:
-    return [gate.name for gate in gates if not gate.passed]
+def _gates(report: Report) -> tuple[GateResult, ...]:
+    return report.gates_on_select if report.verdict is None else report.verdict.gates
+
+
+def _missed(report: Report) -> list[str]:
+    return [gate.name for gate in _gates(report) if not gate.passed]
 
 
 def _size(other: Row, shipped: Row, name: str) -> str:
@@ -167,8 +174,7 @@ def _file(report: Report) -> str:
     primary = report.stages[-1].facts.get("primary")
     if report.estimate is not None or not primary:
         return ""
-    gates = report.gates_on_select if report.verdict is None else report.verdict.gates
-    lead = "Ship" if all(gate.passed for gate in gates) else "Do not ship"
+    lead = "Do not ship" if _missed(report) else "Ship"
     shipped = next((fit for fit in report.files if fit.name == report.stages[-1].name), None)
     if shipped is None:
         return f"{lead} {primary}."

@@ -203,7 +203,9 @@ def test_a_file_that_missed_a_gate_or_a_smoke_run_is_none_to_ship(report):
     assert two.startswith(
         "Do not ship int8-x86; try fp32: on select int8-x86 misses min_speedup, fp32 has 1.90x of room"
     )
-    assert answer(replace(report, verdict=None, gates_on_select=gates)).file == "Do not ship int8-x86."
+    swept = replace(report, verdict=None, gates_on_select=gates)
+    assert answer(swept).file == "Do not ship int8-x86."
+    assert "cp -r bundle" not in page(swept)
     smoke = replace(report, estimate=Prediction(seconds={"teacher": 1.0}, hours=0.1, disk_bytes=1, unknown=()))
     assert answer(smoke).file == ""
     assert "cp -r bundle" not in page(smoke)
