@@ -1,4 +1,4 @@
-"""Dropout that draws a byte for each number, which on a CPU takes a tenth of the time of a float."""
+"""Dropout that draws a byte for each number, which on a CPU is much quicker than to draw a float."""
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,8 @@ LEVELS = 256  # of a byte
 class Dropout(nn.Dropout):
     """`torch.nn.Dropout`, of a probability that is rounded to a multiple of 1 / `LEVELS`, below 1.
 
-    Torch draws a float for each number, on a CPU one after the other: a quarter of a training step of a small
-    transformer. Numbers that are kept are scaled so that the mean stays, by the rounded probability.
+    Torch draws a float for each number, on a CPU one after the other, which a training step of a small
+    transformer feels. Numbers that are kept are scaled so that the mean stays, by the rounded probability.
 
     Only transducers have it: who changes what is drawn raises `compress.tasks.transduction.VERSION`.
     """
