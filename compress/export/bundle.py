@@ -69,8 +69,8 @@ def write_bundle(
     Args:
         directory: exists.
         fp32: the float model that the variants are made from; the reference holds its outputs in any case.
-        variants: name to model; a name starts with its precision (``fp32``, ``fp16-gpu``, ``int8-x86``). The graphs
-            get our metadata, in place.
+        variants: name to model; a name starts with its precision (``fp32``, ``fp16-gpu``, ``int8-x86``,
+            ``int8-x86-7bit``). The graphs get our metadata, in place.
         primary: the name of the variant that the headline is about.
         metadata: its ``variant`` is replaced by each variant's name.
         inputs: one preprocessed array per graph input, 32 rows or more; they become public with the bundle.

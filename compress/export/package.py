@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from compress.errors import UsageError
 from compress.export.manifest import NAME, Manifest
+from compress.export.processor import can_saturate
 from compress.export.session import EXACT_INT8
 from compress.export.verify import TOKENIZER, check_files
 
@@ -32,8 +33,11 @@ TRITON_TYPES = {
 }  # fmt: skip
 MAX_BATCH_SIZE = 64  # that Triton gathers; `config.pbtxt` is the place to change it
 # https://huggingface.co/docs/transformers.js/guides/dtypes: the file of each precision, and what asks for it
-BROWSER_FILES = {"fp32": "model.onnx", "fp16-gpu": "model_fp16.onnx", "int8-x86": "model_quantized.onnx"}
-BROWSER_DTYPES = {"fp32": "fp32", "fp16-gpu": "fp16", "int8-x86": "q8"}
+BROWSER_FILES = {
+    "fp32": "model.onnx", "fp16-gpu": "model_fp16.onnx", "int8-x86": "model_quantized.onnx",
+    "int8-x86-7bit": "model_int8.onnx",
+}  # fmt: skip
+BROWSER_DTYPES = {"fp32": "fp32", "fp16-gpu": "fp16", "int8-x86": "q8", "int8-x86-7bit": "int8"}
 PROCESSOR = "preprocessor_config.json"
 
 
@@ -107,8 +111,8 @@ def _write_triton(bundle: Path, manifest: Manifest, target: Path, name: str) -> 
     # Triton's backend hands on the few session entries that it names in its source (src/onnxruntime.cc), not this one.
     told += [
         f"on x86 without VNNI its int8 differs from what was verified: Triton cannot set {EXACT_INT8}, so serve it "
-        "where /proc/cpuinfo has vnni, quantize with reduce_range, or export fp32 as the primary file"
-    ] * manifest.primary.startswith("int8")
+        "where /proc/cpuinfo has vnni, or export int8-x86-7bit or fp32 as the primary file"
+    ] * can_saturate(manifest.primary)
     return "\n".join(told)
 
 

@@ -19,6 +19,14 @@ def cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
+def can_saturate(variant: str) -> bool:
+    """Whether the products of a variant, given by its name or its file's, may saturate where the CPU's do.
+
+    Two products of uint8 and 7 bits fit into the 16 bits that they are added in: 2 * 255 * 63 < 2**15.
+    """
+    return variant.startswith("int8") and "-7bit" not in variant
+
+
 def saturates() -> bool:
     """Whether products of uint8 and int8 saturate here: two of them are added in 16 bits on x86 without VNNI."""
     flags = cpu_flags()

@@ -23,7 +23,7 @@ import numpy as np
 
 from compress.errors import ArtifactError
 from compress.export.manifest import MIN_REFERENCE_ROWS, NAME, Bounds, Manifest
-from compress.export.processor import NOTABLE, cpu_flags, saturates
+from compress.export.processor import NOTABLE, can_saturate, cpu_flags, saturates
 from compress.export.program_file import graph_files, open_model
 from compress.export.session import EXACT_INT8, RUN_ERRORS, can_be_exact
 
@@ -134,15 +134,15 @@ def _warnings(path: Path, manifest: Manifest, *, known: bool) -> list[str]:
     int8 = {
         name: all(map(can_be_exact, graph_files(path / bounds.file)))
         for name, bounds in manifest.variants.items()
-        if "int8" in name
+        if can_saturate(name)
     }
     cpu = "this CPU has no VNNI, and int8 products would saturate"
     return [
         f"{cpu}: {name} was checked with {EXACT_INT8}=1, as predict.py runs; set it in sessions of your own by "
         "SessionOptions.add_session_config_entry"
         if exact
-        else f"{cpu}: ONNX Runtime cannot load {name} with {EXACT_INT8}=1, so judge by the agreement, or quantize with "
-        "reduce_range"
+        else f"{cpu}: ONNX Runtime cannot load {name} with {EXACT_INT8}=1, so judge by the agreement, or export "
+        "int8-x86-7bit"
         for name, exact in int8.items()
     ]
 

@@ -12,6 +12,7 @@ import yaml
 from compress.benchmark.document import BenchmarkResult
 from compress.benchmark.tables import doubts
 from compress.export.manifest import Manifest
+from compress.export.processor import can_saturate
 from compress.measures.units import format_bytes, format_ms
 from compress.report.document import Report
 from compress.report.ending import summary
@@ -181,7 +182,7 @@ def _limits(manifest: Manifest) -> str:
         "- What is said of accuracy holds for data like those of test; nothing is known of others.",
         "- Times are of one machine. On another, measure: `compressor compare A.onnx B.onnx`.",
     ]
-    if manifest.primary.startswith("int8"):
+    if can_saturate(manifest.primary):
         told.append(
             "- int8 sums may saturate on x86 processors without VNNI unless a session sets "
             "`session.x64quantprecision` to 1, as `predict.py` does where it has to."

@@ -27,7 +27,8 @@ from compress.stage import Host, Need, Stage, Work
 from compress.store.artifact import Artifact, ancestry
 from compress.store.manifest import Kind
 
-Variant = Literal["fp32", "fp16-gpu", "int8-x86"]
+Variant = Literal["fp32", "fp16-gpu", "int8-x86", "int8-x86-7bit"]
+INT8 = ("int8-x86", "int8-x86-7bit")
 
 
 class Export(Stage):
@@ -37,6 +38,8 @@ class Export(Stage):
         variants: which files to ship; by default fp32, and int8-x86 when the source has a quant plan.
         primary: the variant that the headline and the gates are about; by default int8-x86 if there is one, else the
             first. ``auto`` takes the one that serves the gates best on select, once all are measured.
+            int8-x86-7bit is the same plan with weights of 7 bits, whose products saturate on no CPU: for those without
+            VNNI, in programs that cannot ask ONNX Runtime for exact products.
         opset: of every variant.
         reference_rows: inputs of the select role that ship with their outputs, to check another machine by.
         synthetic_reference: ship noise instead, when data may not leave; parity is measured on real inputs anyway.
@@ -61,16 +64,20 @@ class Export(Stage):
             raise ValueError(f"variants must name at least one variant, each once; got {list(self.variants)}")
         if self.variants is not None and self.primary not in (None, "auto", *self.variants):
             raise ValueError(f"primary must be one of the variants {list(self.variants)}; got {self.primary!r}")
-        if self.variants is None and self.primary == "fp16-gpu":
-            raise ValueError("fp16-gpu is no default variant; name it under variants too")
+        if self.variants is None and self.primary in ("fp16-gpu", "int8-x86-7bit"):
+            raise ValueError(f"{self.primary} is no default variant; name it under variants too")
         return self
 
     @property
     def takes(self) -> frozenset[Kind]:
         """A quantized model for an int8 variant, and no quantized one when that would be lost."""
-        if "int8-x86" in (*(self.variants or ()), self.primary):
+        if self._names_int8:
             return frozenset({"quantized"})
         return self.consumes if self.variants is None else frozenset({"model"})
+
+    @property
+    def _names_int8(self) -> bool:
+        return any(name in INT8 for name in (*(self.variants or ()), self.primary))
 
     def list_variants(self, *, quantized: bool) -> tuple[Variant, ...]:
         """Return the variants that are shipped.
@@ -94,7 +101,7 @@ class Export(Stage):
     def primary_of(self, written: Sequence[Variant]) -> Variant:
         """Return the variant that the bundle is written for, among those that are shipped."""
         if self.primary is None or self.primary == "auto":
-            return "int8-x86" if "int8-x86" in written else written[0]
+            return next((name for name in INT8 if name in written), written[0])
         return self.primary
 
     def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
@@ -158,12 +165,12 @@ class Export(Stage):
 
     def _variants(self, source: Artifact) -> tuple[Variant, ...]:
         wanted = self.list_variants(quantized=source.kind == "quantized")
-        if "int8-x86" in (*wanted, self.primary) and source.kind != "quantized":
+        if self._names_int8 and source.kind != "quantized":
             raise StageError(
                 "an int8 variant needs a quant plan",
                 got=f"a source of kind {source.kind!r}",
                 where=self.title,
-                hint="put `- quantize` before `- export`, or leave int8-x86 out of `variants`",
+                hint="put `- quantize` before `- export`, or leave int8 out of `variants`",
             )
         return wanted
 
@@ -193,8 +200,11 @@ def variant_of(fp32: Deployable, name: Variant, source: Artifact) -> Deployable:
     """
     if name == "fp16-gpu":
         if fp32.writing is not None:
-            raise StageError("a program has no half precision", expected="fp32 or int8-x86", got=name)
+            raise StageError("a program has no half precision", expected=f"fp32, {' or '.join(INT8)}", got=name)
         return fp32.map(lambda _, graph: to_half(graph))
-    if name == "int8-x86":
-        return quantized(fp32, read_plans(source.path))
+    if name in INT8:
+        plans = read_plans(source.path)
+        if name == "int8-x86-7bit":
+            plans = {graph: plan.model_copy(update={"reduce_range": True}) for graph, plan in plans.items()}
+        return quantized(fp32, plans)
     return copy.deepcopy(fp32)

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from pydantic import ValidationError
 
@@ -77,11 +78,30 @@ def test_a_float_model_ships_alone_or_in_half_precision(context, trained_digits)
     assert bundle.facts["primary"] == "fp16-gpu"
 
 
+def test_weights_of_7_bits_ship_beside_those_of_8(context, trained_digits, monkeypatch):
+    quantized = Quantize(max_accuracy_drop=None, min_agreement=0).run(trained_digits, *context)
+    bundle = Export(variants=("int8-x86", "int8-x86-7bit")).run(quantized, *context)
+    assert bundle.facts["primary"] == "int8-x86"
+    largest = {}
+    for name, facts in bundle.facts["variants"].items():
+        graph = onnx.load(bundle.path / f"{name}.onnx").graph
+        arrays = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer]
+        largest[name] = max(int(np.abs(array.astype(int)).max()) for array in arrays if array.dtype == np.int8)
+        assert facts["argmax_agreement"] > 0.97
+    assert largest == {"int8-x86": 127, "int8-x86-7bit": 63}
+    for module in ("verify", "processor"):
+        monkeypatch.setattr(f"compress.export.{module}.cpu_flags", lambda: frozenset({"ssse3", "avx2"}))
+    (warning,) = verify_bundle(bundle.path).warnings
+    assert "int8-x86 was checked with" in warning
+
+
 def test_int8_without_a_plan_is_refused(context, trained_digits):
     with pytest.raises(StageError, match="needs a quant plan"):
         Export(variants=("int8-x86",)).run(trained_digits, *context)
     with pytest.raises(StageError, match="needs a quant plan"):
         Export(primary="int8-x86").run(trained_digits, *context)
+    with pytest.raises(StageError, match="needs a quant plan"):
+        Export(variants=("fp32", "int8-x86-7bit")).run(trained_digits, *context)
 
 
 def test_contradicting_fields_are_refused_at_construction():
@@ -89,8 +109,9 @@ def test_contradicting_fields_are_refused_at_construction():
         Export(variants=("fp32",), primary="int8-x86")
     with pytest.raises(ValidationError, match="each once"):
         Export(variants=("fp32", "fp32"))
-    with pytest.raises(ValidationError, match="no default variant"):
-        Export(primary="fp16-gpu")
+    for name in ("fp16-gpu", "int8-x86-7bit"):
+        with pytest.raises(ValidationError, match="no default variant"):
+            Export(primary=name)
 
 
 def test_data_that_may_not_leave_do_not(context, trained_digits):
