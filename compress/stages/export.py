@@ -28,7 +28,7 @@ from compress.store.artifact import Artifact, ancestry
 from compress.store.manifest import Kind
 
 Variant = Literal["fp32", "fp16-gpu", "int8-x86", "int8-x86-7bit"]
-INT8 = ("int8-x86", "int8-x86-7bit")
+INT8: tuple[Variant, ...] = ("int8-x86", "int8-x86-7bit")
 
 
 class Export(Stage):
