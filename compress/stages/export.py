@@ -101,7 +101,8 @@ class Export(Stage):
     def primary_of(self, written: Sequence[Variant]) -> Variant:
         """Return the variant that the bundle is written for, among those that are shipped."""
         if self.primary is None or self.primary == "auto":
-            return next((name for name in INT8 if name in written), written[0])
+            preferred: tuple[Variant, ...] = (*(name for name in INT8 if name in written), *written)
+            return preferred[0]
         return self.primary
 
     def run(self, source: Artifact, work: Work, host: Host) -> Artifact:

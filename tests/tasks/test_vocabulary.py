@@ -8,7 +8,6 @@ import text_zoo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
-from transformers import RobertaTokenizer
 
 from compress.errors import ModelError
 from compress.tasks import Tokenizer
@@ -110,7 +109,8 @@ def test_a_word_with_a_removed_token_becomes_shorter_pieces(tokenizer):
 def test_what_has_no_pieces_is_unknown(tokenizer):
     _, after, old = shrunk(tokenizer, ())
     found = after.encode("\u4e2d")
-    if type(tokenizer._tokenizer) is RobertaTokenizer:  # byte by byte, of which it has three
+    # Byte by byte, of which it has three; transformers 5 has one class where 4 has two.
+    if type(tokenizer._tokenizer).__name__.startswith("RobertaTokenizer"):
         assert len(found.ids) == 5
     else:
         assert old[found.ids].tolist().count(tokenizer._tokenizer.unk_token_id) == 1
