@@ -41,5 +41,5 @@ def ui(
     from compress.tracking.server import ui as server
 
     command = server(store, port=port)
-    say("\n".join([f"MLflow at {command.address}, Ctrl-C ends it", *(f"  {view}" for view in command.views)]))
-    raise typer.Exit(serve(command))
+    shown = [f"MLflow at {command.address}, Ctrl-C ends it", *(f"  {view}" for view in command.views)]
+    raise typer.Exit(serve(command, ready=lambda: say("\n".join(shown))))

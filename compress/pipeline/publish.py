@@ -4,6 +4,7 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from compress.benchmark.measure import Measurement
 from compress.benchmark.tables import doubts
 from compress.config.discretion import Discretion
 from compress.data import Data
+from compress.errors import UsageError
 from compress.export.layers import layer_sizes
 from compress.export.manifest import Manifest
 from compress.export.onnx_file import external_files
@@ -49,6 +51,7 @@ from compress.store.disk import write_atomically
 from compress.store.document import to_json
 from compress.tasks import Signature, Task
 from compress.tracking import Run, select_headline
+from compress.tracking.servable import find_servable
 
 
 def publish(
@@ -167,10 +170,15 @@ def _register(bundle: Path, verdict: Verdict, name: str, run: Run) -> None:
     )
     with np.load(bundle / "reference.npz") as archive:
         example = {tensor: archive[f"input/{tensor}"][:1] for tensor, _, _ in inputs}
-    primary = bundle / manifest.primary
+    primary, takes = bundle / manifest.primary, None
+    beside: Sequence[Path] = external_files(primary)
+    with suppress(UsageError):  # what cannot be asked with raw data is served tensors
+        servable = find_servable(bundle)
+        takes, beside = servable.takes, servable.beside
     run.register_onnx(
         primary,
-        data=external_files(primary),
+        data=beside,
+        takes=takes,
         name=name,
         inputs=inputs,
         outputs=outputs,

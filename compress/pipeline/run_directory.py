@@ -176,7 +176,7 @@ def seconds_by_digest(runs: Path, *, say: Callable[[str], None]) -> dict[str, fl
 
 
 def entitle(recipe: Recipe, runs: Path, name: str, discretion: Discretion) -> str:
-    """Return a recipe's name and what sets it apart from other recipes of that name in a store.
+    """Return what sets a recipe apart from others of its name in a store, and the name: MLflow's list cuts the end.
 
     Args:
         recipe: about to be run.
@@ -190,7 +190,7 @@ def entitle(recipe: Recipe, runs: Path, name: str, discretion: Discretion) -> st
             with suppress(OSError, ValueError, yaml.YAMLError):  # a damaged one sets nothing apart
                 values = yaml.safe_load(path.read_text(encoding="utf-8"))
                 told += [parameters(values)] if isinstance(values, dict) else []
-    return f"{recipe.name} {differences(told)[0]}".rstrip()
+    return f"{differences(told)[0]} {recipe.name}".lstrip()
 
 
 def place_bundle(source: Path, run_dir: Path, *, manifest: Manifest, card: str) -> Path:

@@ -189,7 +189,7 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
     for number, (recipe, values) in enumerate(zip(recipes, told, strict=True), start=1):
         options.reporter.say(f"variant {number} of {len(recipes)}: {' '.join(values)}")
         try:
-            outcome = run(recipe, replace(options, judged=False, label=f"{recipe.name} {names[number - 1]}"))
+            outcome = run(recipe, replace(options, judged=False, label=f"{names[number - 1]} {recipe.name}"))
         except StageError as error:  # one variant may ask for what cannot be; the others go on
             options.reporter.say(f"variant {number} failed: {error}")
             rows.append(Variant(settings=values, shipped=None, failure=error.message))
@@ -203,7 +203,7 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
     if chosen is not None:
         options.reporter.say(f"chosen on select: {' '.join(told[chosen])}; test is read for it")
         tags = {**options.tags, "compress.chosen": goal}
-        chosen_options = replace(options, tags=tags, label=f"{recipes[chosen].name} {names[chosen]}, chosen")
+        chosen_options = replace(options, tags=tags, label=f"{names[chosen]}, chosen, {recipes[chosen].name}")
         outcome = run(recipes[chosen], chosen_options, raced=races[chosen] if goal == "smallest" else None)
         verdict = outcome.report.verdict
         tested = None if verdict is None else verdict.shipped.accuracy

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from compress.errors import ArtifactError
 from compress.tracking.journal import Line, read
+from compress.tracking.servable import Takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +96,15 @@ class Register:
 
     Attributes:
         do: the kind of event.
-        files: the model, an .npz of one batch, and the files that hold weights; relative to the outbox.
+        files: the model, an .npz of one batch, the files that hold weights, and those that its server reads; relative
+            to the outbox.
         sha256: of the model's file.
         name: of the registered model.
         inputs: name, NumPy dtype and shape of each; a dynamic axis is its name.
         outputs: likewise.
         tags: of the version.
         description: of the version, as Markdown.
+        takes: what its server is given; None for the tensors of the graph.
         alias: moved to it.
         run: which exported it.
         ms: when.
@@ -115,6 +118,7 @@ class Register:
     outputs: list[list[Any]]
     tags: dict[str, str]
     description: str = ""
+    takes: Takes | None = None
     alias: str
     run: str
     ms: int

@@ -1,7 +1,9 @@
 """An exported ONNX file as a registered MLflow model whose data file is the exported file, byte for byte.
 
-``mlflow.onnx.save_model`` serialises the model again, which changes its bytes and so its sha256. The model
-directory it writes is kept and the data file in it replaced by the original, beside which its external data go.
+What takes texts or image files is two flavours of one file: a function of these, which brings tokenizer, preprocessing
+and labels, and the graph of tensors. All else is a graph alone: ``mlflow.onnx.save_model`` serialises it again, which
+changes its bytes and so its sha256, so the model directory it writes is kept and the data file in it replaced by the
+original, beside which its external data go.
 """
 
 import hashlib
@@ -17,14 +19,16 @@ import onnx
 from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.onnx import save_model
+from mlflow.onnx import FLAVOR_NAME, save_model
 from mlflow.tracking import MlflowClient
 from mlflow.types import Schema, TensorSpec
 
+from compress.tracking import served
 from compress.tracking.events import Register
 
 SHA256_TAG = "compress.sha256"
 MOST_DESCRIBED = 5000  # characters
+PROVIDERS = ["CPUExecutionProvider"]
 
 
 def register(
@@ -40,7 +44,7 @@ def register(
         run_id: the run that exported the file.
         path: the ONNX file.
         example: .npz with one batch of inputs.
-        data: the files that hold its weights, if they are not in it.
+        data: the files that hold its weights, if they are not in it, and those that its server reads.
         event: name, inputs, outputs, tags, alias and sha256, as `Run.register_onnx` writes them.
         is_local: whether the store is a local database: MLflow resolves ``models:/`` sources through its
             global tracking URI there, so the artifact location is given instead.
@@ -101,6 +105,15 @@ def _log_model(
 def _write_directory(
     directory: Path, path: Path, example: Path, *data: Path, description: Model, event: Register
 ) -> None:
+    if event.takes:
+        served.write([path, *data], directory, takes=event.takes, description=description)
+        kept = f"{served.FOLDER}/{path.name}"
+        description.add_flavor(
+            FLAVOR_NAME, onnx_version=onnx.__version__, data=kept, providers=PROVIDERS, onnx_session_options=None
+        )
+        description.save(str(directory / "MLmodel"))
+        _check_digest(directory / kept, event)
+        return
     signature = ModelSignature(_schema(event.inputs), _schema(event.outputs))
     if path.suffix != ".onnx":  # a program: MLflow has no flavour that runs one, so its files are kept as they are
         directory.mkdir()
@@ -120,10 +133,13 @@ def _write_directory(
             pip_requirements=[
                 f"{package}=={metadata.version(package)}" for package in ("onnx", "onnxruntime", "numpy")
             ],
-            onnx_execution_providers=["CPUExecutionProvider"],
+            onnx_execution_providers=PROVIDERS,
             save_as_external_data=False,
         )
-    model = _copy(path, *data, directory=directory, description=description)
+    _check_digest(_copy(path, *data, directory=directory, description=description), event)
+
+
+def _check_digest(model: Path, event: Register) -> None:
     with model.open("rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == event.sha256
 

@@ -19,6 +19,7 @@ from compress.tracking.courier import Courier
 from compress.tracking.events import End, Event, Keep, Log, Register, Reopen, Start, now_ms, read_events
 from compress.tracking.headline import is_headline
 from compress.tracking.outbox import Outbox
+from compress.tracking.servable import Takes
 
 TensorRow = tuple[str, str, Sequence[int | str]]
 """Name, NumPy dtype and shape of a tensor; a dynamic axis is its name."""
@@ -163,6 +164,7 @@ class Run:
         outputs: Sequence[TensorRow],
         example: Mapping[str, NDArray[Any]],
         data: Sequence[Path] = (),
+        takes: Takes | None = None,
         tags: Mapping[str, object] | None = None,
         description: str = "",
         alias: str = "candidate",
@@ -175,7 +177,8 @@ class Run:
             inputs: its input tensors.
             outputs: its output tensors.
             example: one small batch, by input name.
-            data: the files beside it that hold its weights, if there are any.
+            data: the files beside it that hold its weights, if there are any, and those that its server reads.
+            takes: what its server is given; None for the graph's tensors.
             tags: of the version, such as headline numbers.
             description: of the version, as Markdown.
             alias: moved to this version.
@@ -197,6 +200,7 @@ class Run:
             outputs=[[*row[:2], list(row[2])] for row in outputs],
             tags={key: str(value) for key, value in (tags or {}).items()},
             description=description,
+            takes=takes,
             alias=alias,
             run=self.record.id,
             ms=self.tree.now_ms(),

@@ -7,6 +7,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +28,7 @@ class ServerCommand:
     environment: dict[str, str]
     address: str
     views: list[str]
-    """Name of each experiment, and where its pipelines are compared."""
+    """Name of each experiment, and where its pipelines are compared; that of the newest run last."""
 
 
 def ui(store: Path, *, port: int = 5000) -> ServerCommand:
@@ -55,14 +59,19 @@ def ui(store: Path, *, port: int = 5000) -> ServerCommand:
     return ServerCommand(arguments, dict(environment), server, _views(store / DATABASE, server))
 
 
-def serve(command: ServerCommand) -> int:
+def serve(command: ServerCommand, *, ready: Callable[[], object]) -> int:
     """Run the server until it ends, or Ctrl-C ends it; when this process is killed, nothing of it is left.
+
+    Args:
+        command: of the server.
+        ready: called once it answers.
 
     Returns:
         The server's exit code; 0 after Ctrl-C.
     """
     words = [sys.executable, "-I", "-X", "utf8", str(Path(__file__).with_name("guard.py")), *command.arguments]
     with subprocess.Popen(words, env=command.environment, stdin=subprocess.PIPE, start_new_session=True) as guard:
+        threading.Thread(target=_await_answer, args=(command.address, guard, ready), daemon=True).start()
         try:
             code = guard.wait()
         except KeyboardInterrupt:
@@ -72,6 +81,18 @@ def serve(command: ServerCommand) -> int:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(guard.pid, signal.SIGKILL)
     return code if code >= 0 else 128 - code
+
+
+def _await_answer(server: str, guard: subprocess.Popen[bytes], ready: Callable[[], object]) -> None:
+    while guard.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{server}/health", timeout=2):
+                break
+        except OSError:
+            time.sleep(0.1)
+    else:
+        return  # it ended before it answered
+    ready()
 
 
 def _check_free(port: int) -> None:
@@ -93,7 +114,8 @@ def _check_free(port: int) -> None:
 def _views(database: Path, server: str) -> list[str]:
     """Read from the database itself: importing MLflow would take longer than the server's start may."""
     query = "SELECT e.name, e.experiment_id FROM experiments e JOIN experiment_tags t USING (experiment_id) "
-    query += "WHERE e.lifecycle_stage = 'active' AND t.key = ? ORDER BY e.name"
+    query += "LEFT JOIN runs r USING (experiment_id) WHERE e.lifecycle_stage = 'active' AND t.key = ? "
+    query += "GROUP BY e.experiment_id ORDER BY MAX(r.start_time), e.name"
     try:
         with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
             found = connection.execute(query, (TAG + "compress-pipelines",)).fetchall()

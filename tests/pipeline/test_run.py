@@ -13,7 +13,10 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 from spoil import spoil_one
 from tiny_pipeline import BRIEF, RECIPE, options, recipe, start
 
@@ -232,14 +235,28 @@ def test_a_student_that_passes_its_gates_is_registered_as_the_very_file_that_shi
     manifest = json.loads((bundle / "bundle.json").read_text())
     model = Path(client.download_artifacts(version.run_id, "bundle/" + manifest["primary"]))
     logged = Path(version.source.removeprefix("file://"))
-    digests_found = {sha256(path) for path in (bundle / manifest["primary"], model, logged / "model.onnx")}
-    assert digests_found == {version.tags["compress.sha256"]} == {manifest["files"][manifest["primary"]]["sha256"]}
     described = Model.load(str(logged / "MLmodel"))
-    assert [spec.name for spec in described.signature.inputs] == ["pixel_values"]
-    assert [spec.name for spec in described.signature.outputs] == ["logits"]
-    assert described.load_input_example(str(logged))["pixel_values"].shape == (1, 1, 8, 8)
+    kept = logged / described.flavors["onnx"]["data"]
+    digests_found = {sha256(path) for path in (bundle / manifest["primary"], model, kept)}
+    assert digests_found == {version.tags["compress.sha256"]} == {manifest["files"][manifest["primary"]]["sha256"]}
     labelled = subprocess.run([sys.executable, bundle / "predict.py"], capture_output=True, text=True, check=True)
     assert set(labelled.stdout.split()) <= set("0123456789")
+
+
+def test_the_registered_student_answers_image_files_with_labels_and_tensors_with_scores(finished, tmp_path):
+    import mlflow
+    from sklearn.datasets import load_digits
+
+    outcome, store = finished
+    paths = [tmp_path / f"{number}.png" for number in range(8)]
+    for path, pixels in zip(paths, load_digits().images, strict=False):
+        Image.fromarray((pixels * 255 / 16).round().astype(np.uint8)).save(path)
+    source = client_of(store).get_model_version_by_alias("tiny", "candidate").source
+    told = mlflow.pyfunc.load_model(source).predict(pd.DataFrame({"image": [path.read_bytes() for path in paths]}))
+    command = [sys.executable, outcome.run_dir / "bundle" / "predict.py", "--json", *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [*told["label"]] == [json.loads(line)["label"] for line in done.stdout.splitlines()]
+    assert [value.name for value in mlflow.onnx.load_model(source).graph.input] == ["pixel_values"]
 
 
 def test_recipes_with_a_common_beginning_share_it_and_those_on_equal_data_their_experiment(finished):

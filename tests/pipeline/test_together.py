@@ -122,7 +122,7 @@ def test_ui_and_a_sweep_work_on_the_store_of_a_run_that_goes_on(start, tmp_path)
     (tmp_path / "go").touch()
     assert run.wait(PATIENCE_S) == 0
     assert sweep.wait(PATIENCE_S) == 0
-    names = ["shared", "shared epochs=1", "shared epochs=1, chosen"]
+    names = ["epochs=1 shared", "epochs=1, chosen, shared", "shared"]
     assert sorted(pipelines(port).items()) == [(name, "FINISHED") for name in names]
     ui.send_signal(signal.SIGINT)
     assert ui.wait(PATIENCE_S) == 0

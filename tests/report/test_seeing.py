@@ -78,7 +78,7 @@ def server(swept, tmp_path_factory):
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=stderr)
     try:
         wait_for(lambda: _answers(f"{command.address}/health"))
-        assert all(text in said.read_text() for text in (command.address, *command.views))
+        wait_for(lambda: said.read_text().endswith("\n".join(f"  {view}" for view in command.views) + "\n"))
         yield command
     finally:
         process.terminate()
