@@ -7,14 +7,16 @@ in. A graph that was filled is, byte for byte, the one that a fresh export of th
 
 import zlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx
-import onnx_ir
 import torch
-from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
 from compress.export.names import SCOPES_KEY
+
+if TYPE_CHECKING:
+    import onnx_ir  # brings sympy, a sixth of what a plan imports that traces nothing
 
 NEXT_NAME = "compress.next_value_name"
 WEIGHTS = "weights"  # the file that a trace says its weights are in; there is none
@@ -38,6 +40,8 @@ class Trace:
             program: of the model, not optimised.
             model: whose parameters and buffers are left out.
         """
+        import onnx_ir
+
         graph, own = program.model.graph, tensors(model)
         for name, value in graph.initializers.items():
             weight = value.const_value
@@ -57,6 +61,9 @@ class Trace:
         Args:
             model: of the architecture that was traced; not changed.
         """
+        import onnx_ir
+        from onnx_ir.tensor_adapters import TorchTensor
+
         traced = onnx_ir.from_proto(onnx.ModelProto.FromString(zlib.decompress(self.packed)))
         _spend_names(traced.graph, before=traced.metadata_props.pop(NEXT_NAME))
         own = tensors(model)
@@ -79,8 +86,10 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).contiguous()
 
 
-def _take_name(graph: onnx_ir.Graph) -> str:
+def _take_name(graph: "onnx_ir.Graph") -> str:
     """Return the name that a graph gives to its next value; it is not given twice."""
+    import onnx_ir
+
     node = onnx_ir.node("Identity", [graph.inputs[0]])
     graph.append(node)
     name = node.outputs[0].name
@@ -89,7 +98,7 @@ def _take_name(graph: onnx_ir.Graph) -> str:
     return name
 
 
-def _spend_names(graph: onnx_ir.Graph, *, before: str) -> None:
+def _spend_names(graph: "onnx_ir.Graph", *, before: str) -> None:
     """Let a graph that was read count its values from where it was written, so that names come out the same."""
     prefix, _, number = before.rpartition("_")
     given = {value.name for value in (*graph.inputs, *graph.initializers.values())}
