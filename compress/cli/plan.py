@@ -17,6 +17,7 @@ from compress.cli.options import (
     PrecisionOf,
     Processes,
     RecipePath,
+    ReductionOf,
     Reproduce,
     Smoke,
     StorePath,
@@ -26,6 +27,7 @@ from compress.cli.options import (
     check_stages,
     read_precision,
     read_recipe,
+    read_reduction,
 )
 
 
@@ -43,6 +45,7 @@ def plan(
     precision: PrecisionOf = None,
     reproduce: Reproduce = False,
     processes: Processes = None,
+    reduction: ReductionOf = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what would run, and what is reused and why not more.
@@ -52,6 +55,7 @@ def plan(
     with loading():
         from dataclasses import asdict
 
+        from compress.cli.processes import choose_processes
         from compress.pipeline.plan import plan as planned
         from compress.pipeline.run import Options
         from compress.report.words import note_lines
@@ -59,6 +63,7 @@ def plan(
 
     loaded = read_recipe(recipe, overrides)
     check_stages(loaded, {"--until": [until_stage], "--force": force})
+    size = choose_processes(processes, loaded, smoke=smoke) or 1
     options = Options(
         store=store,
         code=code,
@@ -67,7 +72,8 @@ def plan(
         device=device,
         precision=read_precision(precision),
         reproduce=reproduce,
-        group=Group(size=processes or 1, local_size=processes or 1),
+        group=Group(size=size, local_size=size),
+        reduction=read_reduction(reduction),
         until_stage=until_stage,
         force=force,
         smoke=smoke,
@@ -78,7 +84,10 @@ def plan(
         return
     lines = note_lines(found.notes)
     lines += [f"input: {found.input_formula}"] if found.input_formula else []
-    lines += [f"{row.name:<22}{row.action:<8}{row.why}".rstrip() for row in found.steps]
+    lines += [
+        f"training: {found.execution}",
+        *(f"{row.name:<22}{row.action:<8}{row.why}".rstrip() for row in found.steps),
+    ]
     lines += [*map(str, found.pairs), *found.foreseen]
     typer.echo(fold("\n".join(lines)))
 
@@ -95,6 +104,7 @@ def check(
     device: Device = None,
     precision: PrecisionOf = None,
     reproduce: Reproduce = False,
+    processes: Processes = None,
     as_json: AsJson = False,
 ) -> None:
     """Say with numbers whether distillation is likely to pay.
@@ -105,11 +115,13 @@ def check(
         from rich.console import Console
 
         from compress.cli.interruption import refuse_unasked, watch
+        from compress.cli.processes import refuse_several
         from compress.pipeline.check import check as checked
         from compress.pipeline.run import Options
         from compress.progress import Reporter
 
     loaded = read_recipe(recipe, overrides)
+    refuse_several(processes, "advice, which reads a few samples and trains briefly,")
     with watch() as interrupted:
         options = Options(
             store=store,

@@ -20,6 +20,8 @@ from compress.stage.group import Group, LostProcessError
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+    from compress.recipe import Recipe
+
 PLACE = "COMPRESS_PROCESS"  # rank, size and port, told to a process that is started here
 LOCALHOST = "127.0.0.1"
 JOINING = timedelta(minutes=10)  # until all have come; and for what NCCL has begun, which all are there for
@@ -160,6 +162,36 @@ def count_processes(processes: int | None) -> int:
             hint=f"leave --processes out; {ALONE}",
         )
     return launched.size
+
+
+def choose_processes(processes: int | None, recipe: "Recipe", *, smoke: bool = False) -> int | None:
+    """Return how many processes are asked for: by the command line, or by the recipe where no launcher has started any.
+
+    Args:
+        processes: as ``--processes`` says.
+        recipe: may say a number, too.
+        smoke: whether it is a smoke run, which is one process's whatever the recipe says.
+
+    Raises:
+        UsageError: when a launcher's variables make no sense.
+    """
+    if processes is not None or smoke or Launched.read() is not None:
+        return processes
+    return recipe.execution.processes
+
+
+def refuse_several(processes: int | None, what: str) -> None:
+    """Refuse to share what one process does.
+
+    Args:
+        processes: as ``--processes`` says.
+        what: is done by one, with an article.
+
+    Raises:
+        UsageError: when several are asked for, or a launcher has started several.
+    """
+    if (size := count_processes(processes)) > 1:
+        raise UsageError(f"{what} is one process's", got=f"{size} processes", hint="say --processes 1")
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def run(
         from dataclasses import asdict
 
         from compress.cli.interruption import refuse_unasked, watch
-        from compress.cli.processes import count_processes, gather
+        from compress.cli.processes import choose_processes, gather, refuse_several
         from compress.pipeline import run as pipeline
         from compress.progress import Reporter
         from compress.report.markdown import around_result, write_into
@@ -80,9 +80,10 @@ def run(
         if smoke or until_stage:
             raise UsageError("--readme takes the result of a whole run", got="--smoke" if smoke else "--until")
         around_result(readme)
-    if smoke and (size := count_processes(processes)) > 1:
-        raise UsageError("a smoke run is one process's", got=f"{size} processes", hint="say --processes 1")
-    with gather(processes) as crew, watch(quiet=not crew.group.writes) as interrupted:
+    if smoke:
+        refuse_several(processes, "a smoke run")
+    size = choose_processes(processes, loaded, smoke=smoke)
+    with gather(size) as crew, watch(quiet=not crew.group.writes) as interrupted:
         options = pipeline.Options(
             store=store,
             directory=recipe.parent,
@@ -160,6 +161,8 @@ def sweep(
     device: Device = None,
     precision: PrecisionOf = None,
     reproduce: Reproduce = False,
+    processes: Processes = None,
+    reduction: ReductionOf = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -174,13 +177,15 @@ def sweep(
 
         from compress.cli.interruption import refuse_unasked, watch
         from compress.cli.places import places
+        from compress.cli.processes import choose_processes, gather
         from compress.pipeline import run as pipeline
+        from compress.pipeline.sweep import combinations, help_sweep, table
         from compress.pipeline.sweep import sweep as swept
-        from compress.pipeline.sweep import table
         from compress.progress import Reporter
         from compress.report.terminal import print_ending
 
-    with watch() as interrupted:
+    size = choose_processes(processes, read_recipe(recipe, combinations(choices)[0]))
+    with gather(size) as crew, watch(quiet=not crew.group.writes) as interrupted:
         options = pipeline.Options(
             store=store,
             directory=recipe.parent,
@@ -190,15 +195,21 @@ def sweep(
             device=device,
             precision=read_precision(precision),
             reproduce=reproduce,
+            group=crew.group,
+            reduction=read_reduction(reduction),
             force_teacher=force_teacher,
-            reporter=Reporter(quiet=quiet),
-            interrupted=interrupted,
+            reporter=Reporter(quiet=quiet or not crew.group.writes),
+            interrupted=crew.watch(interrupted),
         )
         try:
+            if not crew.group.writes:
+                help_sweep(recipe, choices, options)
+                return
             result, outcome = swept(recipe, choices, options, goal="fastest" if fastest else "smallest")
         except KeyboardInterrupt as error:
             refuse_unasked(error, interrupted)
-            say_how_to_go_on()
+            if crew.group.writes:
+                say_how_to_go_on()
             raise typer.Exit(interrupted.exit_code) from None
     if outcome is None:
         say("no variant passes its gates on select; test was not read, and every variant is saved")

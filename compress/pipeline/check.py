@@ -32,7 +32,8 @@ def check(recipe: Recipe, options: Options, *, on_cost: Callable[[Cost], None] |
     """
     recipe, options, data = prepare(recipe, options)
     store = Store.open(options.store, say=options.reporter.say)
-    execution = decide_execution(store.root / "runs" / run_name(recipe, data), options.asked, say=options.reporter.say)
+    run_dir = store.root / "runs" / run_name(recipe, data)
+    execution = decide_execution(run_dir, options.asked(recipe), say=options.reporter.say)
     work, host = work_of(recipe, data), host_of(options, store=store, execution=execution)
     work = replace(work, teachers=find_teachers(recipe, work, host))
     leads, fitted = measure_naive(recipe, work, host), fit_simplest(work, host)

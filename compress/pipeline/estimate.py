@@ -36,9 +36,10 @@ def estimate(
 ) -> Prediction:
     """Predict the real run.
 
-    Training scales with epochs and samples at the measured throughput, which a few steps understate; the teacher's
-    outputs cost its forward passes; what it writes costs as much a symbol as in the smoke run, and is as long as
-    train's texts; everything else scales with the select role.
+    Training scales with epochs and samples at the measured throughput, which a few steps understate, and in which are
+    the passes of teachers that are run in every step; stored outputs of a teacher cost its forward passes; what it
+    writes costs as much a symbol as in the smoke run, and is as long as train's texts; everything else scales with the
+    select role.
 
     Args:
         recipe: the real one.
@@ -52,11 +53,17 @@ def estimate(
         for node in nodes(recipe)
         if node.name in rows and node.is_row and node.stage.training is not None
     }
+    learning = [node.stage for node in nodes(recipe) if node.is_row and "teacher" in node.stage.needs]
+    stores = any(
+        stage.guided_loss(recipe.loss).needs_teacher and stage.training is not None and not stage.training.live
+        for stage in learning
+    )
     task, scale = recipe.task(data), len(data.select) / smoke_select
     learnt = {name: _count_learnt(data, training.writing) for name, (training, _) in trainings.items()}
     own_rate = {name for name, (training, _) in trainings.items() if not training.within}
     seconds = {name: row.seconds * scale for name, row in rows.items() if name not in own_rate}
     student = [name for name, (training, role) in trainings.items() if role == "stage" and not training.within]
+    student.sort(key=lambda name: trainings[name][0].live)  # what trains within a stage reads stored outputs, too
     student += ["teacher"] if recipe.student == "teacher" else []
     # The smoke run leaves out what trains within a stage, so that it measures no rate of its own.
     student_rate = next((rate for name in student if (rate := rows[name].facts.get("images_per_s"))), None)
@@ -75,14 +82,14 @@ def estimate(
     views = len(task.views(mixup=recipe.loss.mixup))
     teacher_rate = rows["teacher"].facts.get("images_per_s")
     samples = max([len(data.train), *learnt.values()])
-    if teacher_rate and recipe.loss.needs_teacher:
+    if teacher_rate and stores:
         seconds["teacher outputs"] = views * samples * FORWARD_SHARE / teacher_rate
     preset = PRESETS[recipe.benchmark.preset]
     blocks = preset.rounds + preset.launches * WARM_UP_BLOCKS
     raced_s = (num_raced + 1) * (blocks * preset.block_ms / 1e3 + preset.launches * WORKER_START_S)
     seconds["benchmark"] = len(recipe.benchmark.list_profiles()) * raced_s
     units = [float(task.units(role).mean()) for role in (data.train, data.select)]
-    kept = (views * samples * units[0], (len(rows) + 3) * len(data.select) * units[1])
+    kept = (views * samples * units[0] * stores, (len(rows) + 3) * len(data.select) * units[1])
     outputs = round(4 * len(task.classes) * sum(kept))
     return Prediction(
         seconds={name: round(value, 1) for name, value in seconds.items()},

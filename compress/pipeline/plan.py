@@ -68,6 +68,7 @@ class Plan:
         input_formula: what a model gets of a raw sample x; empty where there is no formula.
         notes: of how the samples were read and chosen.
         foreseen: what the stages know of their results, each in a sentence that begins with the stage's name.
+        execution: how numbers would be computed, in words.
     """
 
     steps: list[Row]
@@ -75,6 +76,7 @@ class Plan:
     input_formula: str
     notes: tuple[str, ...] = ()
     foreseen: tuple[str, ...] = ()
+    execution: str = ""
 
 
 def plan(recipe: Recipe, options: Options) -> Plan:
@@ -117,7 +119,8 @@ def _look(recipe: Recipe, options: Options) -> Plan:
     recipe, options, data = prepare(recipe, options)
     refuse_sizes(recipe, data, options.group, until=options.until_stage)
     store = Store(options.store.expanduser().absolute())
-    execution = decide_execution(store.root / "runs" / run_name(recipe, data), options.asked, say=options.reporter.say)
+    run_dir = store.root / "runs" / run_name(recipe, data)
+    execution = decide_execution(run_dir, options.asked(recipe), say=options.reporter.say)
     work, host = work_of(recipe, data), host_of(options, store=store, execution=execution)
     steps = nodes(recipe, until=options.until_stage)
     first, fresh = begin(steps, "teacher"), begin(steps, "student")
@@ -155,7 +158,7 @@ def _look(recipe: Recipe, options: Options) -> Plan:
     work = replace(work, teachers=tuple(members) if len(members) == len(teachers) else ())
     for node in (node for node in steps if node.is_taught):
         walk.visit(node, work)
-    return Plan(walk.rows, pairs, work.task.input_formula, data.notes, tuple(foreseen))
+    return Plan(walk.rows, pairs, work.task.input_formula, data.notes, tuple(foreseen), str(execution))
 
 
 @dataclass

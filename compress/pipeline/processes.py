@@ -7,7 +7,7 @@ nothing but teacher outputs.
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -19,7 +19,7 @@ from compress.pipeline.nodes import Node, nodes
 from compress.recipe import Recipe
 from compress.stage import Execution, Group, Host, Member, Work, size_faults
 from compress.stage.device import check_device
-from compress.stage.group import FailedProcessError, unshared
+from compress.stage.group import FailedProcessError, LostProcessError, unshared
 from compress.store.artifact import Artifact
 from compress.store.store import Store
 
@@ -66,8 +66,16 @@ def refuse_sizes(recipe: Recipe, data: Data, group: Group, *, until: str | None)
 
 @contextmanager
 def lead(group: Group) -> Iterator[None]:
-    """Let the other processes go when the block has come to its end; where it fails, they find that this one has."""
-    yield
+    """Let the other processes go when the block has come to its end, or is given up and something else may follow.
+
+    Where it fails otherwise, this process ends, and the others find that.
+    """
+    try:
+        yield
+    except (StageError, InputError):
+        with suppress(LostProcessError):
+            group.tell(None)
+        raise
     group.tell(None)
 
 
@@ -121,7 +129,7 @@ def execution_here(execution: Execution, group: Group) -> Execution:
 def follow(recipe: Recipe, work: Work, host: Host, group: Group, *, until: str | None) -> None:
     """Share the stages that the first process names, until it has come to its end.
 
-    As there, what is only to be compared with is left out where it cannot be made.
+    What fails in all of them, the first process goes on without, or gives up.
 
     Args:
         recipe: as it is run.
@@ -131,7 +139,6 @@ def follow(recipe: Recipe, work: Work, host: Host, group: Group, *, until: str |
         until: where the run stops.
 
     Raises:
-        CompressError: as the stages do, in all processes alike.
         LostProcessError: when another process has ended.
     """
     rows = {node.name: node for node in nodes(recipe, until=until) if node.is_row}
@@ -140,12 +147,8 @@ def follow(recipe: Recipe, work: Work, host: Host, group: Group, *, until: str |
         source = _find(order.source, host.store)
         members = [Member(_find(key, host.store), work.task, weight) for key, weight in order.teachers]
         reading, node = replace(work, teachers=tuple(members)).reading(source), rows[order.node]
-        try:
-            with failing_together(group):
-                node.stage.run(source, reading, replace(host, group=group))
-        except (StageError, InputError):
-            if not node.is_comparison:
-                raise
+        with suppress(StageError, InputError), failing_together(group):
+            node.stage.run(source, reading, replace(host, group=group))
 
 
 def _find(key: str, store: Store) -> Artifact:

@@ -61,7 +61,8 @@ class Options:
     Attributes:
         store: the store's directory.
         code: the user's Python files that may be run, and folders of them.
-        threads: training threads; None for all cores that the process may use.
+        threads: training threads; None, here and below, is what the recipe says, else all cores that the process may
+            use.
         device: where models are trained and run, as torch names it; None for the best there is.
         group: the processes that share what trains; each of them makes the same call.
         reduction: how they add gradients; None for exactly on a CPU, and fast elsewhere.
@@ -113,10 +114,17 @@ class Options:
         """Whether everything of the recipe is run, as far as it goes."""
         return self.until_stage is None and not self.smoke
 
-    @property
-    def asked(self) -> Asked:
-        """What of the execution is asked for."""
-        return Asked(self.threads, self.device, self.precision, self.reproduce, self.group, self.reduction)
+    def asked(self, recipe: Recipe) -> Asked:
+        """Return what of the execution is asked for: here, else by the recipe."""
+        wished = recipe.execution
+        return Asked(
+            self.threads or wished.threads,
+            self.device or wished.device,
+            self.precision or wished.precision,
+            self.reproduce,
+            self.group,
+            self.reduction or wished.reduction,
+        )
 
 
 @dataclass(frozen=True)
@@ -166,10 +174,10 @@ def help_run(recipe: Recipe, options: Options) -> None:
         options: as the first process has them, but for the group.
 
     Raises:
-        CompressError: see ``errors.py``; the first process meets the same, or finds that this one has ended.
+        CompressError: see ``errors.py``; the first process finds that this one has ended.
     """
     told = options.group.tell()
-    if told is None:  # an earlier run has answered
+    if told is None:  # an earlier run has answered, or this one is given up
         return
     recipe, options, data = prepare(recipe, options)
     work, store = work_of(recipe, data), Store(options.store.expanduser().absolute())
@@ -181,7 +189,7 @@ def _run(recipe: Recipe, options: Options, raced: Race | None) -> Outcome:
     question = None
     if options.is_whole:
         question = Question.ask(recipe, store=options.store, code=options.code, allow=options.allow)
-        if (known := _find_outcome(question, options)) is not None:
+        if (known := _find_outcome(question, recipe, options)) is not None:
             return known
     real, full = read(recipe, options)
     recipe, options, data = choose_little(real, options, full)
@@ -206,7 +214,7 @@ def _run(recipe: Recipe, options: Options, raced: Race | None) -> Outcome:
             tags={"compress.role": "pipeline", **shared, **options.tags},
         ) as parent,
     ):
-        execution = settle_execution(run_dir, options.asked, say=options.reporter.say)
+        execution = settle_execution(run_dir, options.asked(recipe), say=options.reporter.say)
         work, host = work_of(recipe, data), host_of(options, store=store, execution=execution, recorder=parent)
         formula = [f"input: {work.task.input_formula}"] if work.task.input_formula else []
         told = (data_line(describe_data(data, work.task)), *note_lines(data.notes), *formula, f"training: {execution}")
@@ -320,7 +328,7 @@ def settle_primary(
     return step, others
 
 
-def _find_outcome(question: Question, options: Options) -> Outcome | None:
+def _find_outcome(question: Question, recipe: Recipe, options: Options) -> Outcome | None:
     """Return what an earlier run has answered, if it is all that the options ask for."""
     if options.again or options.reproduce or options.strict or options.from_stage or options.force:
         return None
@@ -329,7 +337,7 @@ def _find_outcome(question: Question, options: Options) -> Outcome | None:
         return None
     report, run_dir = found
     shipped = Store(question.root).find(report.stages[-1].key)
-    how, asked = report.execution, options.asked
+    how, asked = report.execution, options.asked(recipe)
     same = (asked.threads or how.threads, asked.device or how.device, asked.precision or how.precision)
     if shipped is None or same != (how.threads, how.device, how.precision):
         return None
@@ -573,7 +581,7 @@ def explain(error: CompressError) -> str:
 
 def run_name(recipe: Recipe, data: Data) -> str:
     """Return the name of a recipe's run directory: the same recipe on the same data continues there."""
-    return f"{recipe.name}-{hash_values([recipe.mask().model_dump(mode='json'), data.digest])[:10]}"
+    return f"{recipe.name}-{hash_values([recipe.identity, data.digest])[:10]}"
 
 
 def discretion_of(options: Options) -> Discretion:

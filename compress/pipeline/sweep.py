@@ -21,7 +21,8 @@ from compress.judge.race import Race
 from compress.measures.intervals import Estimate
 from compress.measures.pareto import optimal
 from compress.measures.units import format_bytes, format_factor, format_ms, format_share
-from compress.pipeline.run import Options, Outcome, discretion_of, run
+from compress.pipeline.processes import lead
+from compress.pipeline.run import Options, Outcome, discretion_of, help_run, run
 from compress.recipe import Recipe
 from compress.recipe.permission import check_allowed
 from compress.report.document import GateResult
@@ -166,9 +167,31 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
 
     Raises:
         RecipeError: when a variant is not valid, or the recipe has no gates to choose by; before anything runs.
-        UsageError: see ``combinations``.
+        UsageError: see ``combinations``; or when two variants differ in nothing that decides results.
+        LostProcessError: when another process of the group has ended.
         KeyboardInterrupt: when interrupted; the same call continues.
     """
+    with lead(options.group):
+        return _sweep(path, choices, options, goal)
+
+
+def help_sweep(path: Path, choices: Sequence[str], options: Options) -> None:
+    """Share what trains in the variants of a sweep that the first process of the group runs, until it has ended.
+
+    Args:
+        path: the recipe.
+        choices: as the first process has them.
+        options: as the first process has them, but for the group.
+
+    Raises:
+        CompressError: see `help_run`.
+    """
+    overrides = combinations(choices)
+    while (number := options.group.tell()) is not None:
+        help_run(Recipe.load(path, overrides=overrides[number]), options)
+
+
+def _sweep(path: Path, choices: Sequence[str], options: Options, goal: Goal) -> tuple[SweepResult, Outcome | None]:
     overrides = combinations(choices)
     recipes = [Recipe.load(path, overrides=values) for values in overrides]
     if not all(recipe.gates.judged for recipe in recipes):
@@ -179,7 +202,14 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
         )
     for recipe in recipes:
         check_allowed(recipe, allow=options.allow, store=options.store)
-    name = f"{recipes[0].name}-{hash_values([recipe.mask().model_dump(mode='json') for recipe in recipes])[:10]}"
+    name = f"{recipes[0].name}-{hash_values([recipe.identity for recipe in recipes])[:10]}"
+    if len({hash_values(recipe.identity) for recipe in recipes}) < len(recipes):
+        raise UsageError(
+            "two variants are one and the same recipe",
+            expected="values that decide results",
+            got=", ".join(choices),
+            hint="of `execution` the precision alone does",
+        )
     options = replace(options, tags={**options.tags, "compress.sweep": name})
     discretion = discretion_of(options)
     told = [tuple(map(discretion.override, values)) for values in overrides]
@@ -188,6 +218,7 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
     races: list[Race | None] = []
     for number, (recipe, values) in enumerate(zip(recipes, told, strict=True), start=1):
         options.reporter.say(f"variant {number} of {len(recipes)}: {' '.join(values)}")
+        options.group.tell(number - 1)
         try:
             outcome = run(recipe, replace(options, judged=False, label=f"{names[number - 1]} {recipe.name}"))
         except StageError as error:  # one variant may ask for what cannot be; the others go on
@@ -204,6 +235,7 @@ def sweep(path: Path, choices: Sequence[str], options: Options, *, goal: Goal) -
         options.reporter.say(f"chosen on select: {' '.join(told[chosen])}; test is read for it")
         tags = {**options.tags, "compress.chosen": goal}
         chosen_options = replace(options, tags=tags, label=f"{names[chosen]}, chosen, {recipes[chosen].name}")
+        options.group.tell(chosen)
         outcome = run(recipes[chosen], chosen_options, raced=races[chosen] if goal == "smallest" else None)
         verdict = outcome.report.verdict
         tested = None if verdict is None else verdict.shipped.accuracy

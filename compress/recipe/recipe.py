@@ -29,6 +29,7 @@ from compress.recipe.sections import (
     Benchmark,
     Colleague,
     DataConfig,
+    ExecutionChoice,
     Gates,
     Teacher,
     Tracking,
@@ -45,6 +46,8 @@ SUGGESTED: dict[Problem, str] = {
     "multi-label": "loss: {hard: {}, bernoulli: {temperature: 2}}",
     "regression": "loss: {hard: {}, mse: {}}",
 }
+
+UNASKED = ExecutionChoice()
 
 Student = Annotated[
     Annotated[Literal["teacher"], Tag("teacher")] | Annotated[AnyModel, Tag("model")],
@@ -83,6 +86,7 @@ class Recipe(Values):
         benchmark: how speed is measured.
         gates: what the exported file must reach.
         tracking: where runs are recorded.
+        execution: how numbers are computed; no key knows of it but by the precision.
     """
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
@@ -98,6 +102,7 @@ class Recipe(Values):
     benchmark: Benchmark = Benchmark()
     gates: Gates = Gates()
     tracking: Tracking = Tracking()
+    execution: Annotated[ExecutionChoice, Field(exclude_if=lambda choice: choice == UNASKED)] = UNASKED
 
     def model_post_init(self, _context: object) -> None:
         """Refuse a chain whose stages do not fit together."""
@@ -195,8 +200,15 @@ class Recipe(Values):
 
     @property
     def sha256(self) -> str:
-        """Of all values; a secret in the tracking server's address is no part of it, which could be guessed from it."""
-        return hash_values(self.mask().model_dump(mode="json"))
+        """Of all values that decide results; a secret in the tracking server's address could be guessed from it."""
+        return hash_values(self.identity)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All values that decide results, as JSON: of how they are computed the precision alone."""
+        values = self.mask().model_dump(mode="json", exclude={"execution"})
+        precision = self.execution.precision
+        return values if precision is None else values | {"precision": precision}
 
     def mask(self) -> Self:
         """Return the recipe without user, password and query in the tracking server's address."""

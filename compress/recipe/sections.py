@@ -34,6 +34,7 @@ from compress.data.sources import AnySource
 from compress.errors import DataError, ModelError
 from compress.models import AnyModel
 from compress.progress import Reporter
+from compress.stage import Precision, Reduction
 from compress.stages.export import Variant
 from compress.stages.train import Train
 from compress.tasks import (
@@ -556,6 +557,24 @@ class Gates(Limits):
     def judged(self) -> bool:
         """Whether any limit is set."""
         return super().judged or bool(self.variants)
+
+
+class ExecutionChoice(Values):
+    """How numbers are computed; the command line goes before it. Nothing here but the precision decides a key.
+
+    Attributes:
+        device: where models are trained and run, as torch names it; None for the best there is.
+        precision: of training's forward passes; None for the fastest that the device computes in hardware.
+        threads: torch's, of the CPU; None for all cores.
+        processes: that share training on this machine; those that a launcher has started go before it.
+        reduction: how processes add gradients; None for exactly on a CPU, and fast elsewhere.
+    """
+
+    device: Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$")] | None = None
+    precision: Precision | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    processes: Annotated[int, Field(ge=1, le=1024)] | None = None
+    reduction: Reduction | None = None
 
 
 class Tracking(Values):

@@ -105,6 +105,7 @@ class Training:
         within: whether it is a part of the stage that a smoke run leaves out, so that nothing measures its speed.
         cache_limit_gb: the teacher's tapped features are stored while they need no more, in units of 10^9 bytes.
         writing: what the teachers write for it; None when it learns the texts or labels of train.
+        live: whether the teachers are run in every step, on views that are taken once, and nothing of them is stored.
     """
 
     optimization: Optimization
@@ -112,6 +113,7 @@ class Training:
     within: bool = False
     cache_limit_gb: float = CACHE_LIMIT_GB
     writing: Writing | None = None
+    live: bool = False
 
     @property
     def epochs(self) -> int:

@@ -201,4 +201,10 @@ class Distill(Optimization, Stage):
     def training(self) -> Training:
         """Each generation."""
         writing = None if self.label is None else self.label.writing()
-        return Training(self, times=self.generations, cache_limit_gb=self.cache_limit_gb, writing=writing)
+        return Training(
+            self,
+            times=self.generations,
+            cache_limit_gb=self.cache_limit_gb,
+            writing=writing,
+            live=self.views == "fresh",
+        )

@@ -14,7 +14,7 @@ import torch
 from torch import distributed
 
 from compress.cli.options import read_reduction
-from compress.cli.processes import Launched, count_processes, gather
+from compress.cli.processes import Launched, choose_processes, count_processes, gather, refuse_several
 from compress.errors import EnvironmentFault, RecipeError, StageError, UsageError
 from compress.models import load_model
 from compress.pipeline.plan import plan
@@ -256,6 +256,17 @@ def test_a_comparison_that_fails_in_one_process_is_left_out_by_all(mortal):
 
 
 @pytest.mark.slow
+def test_two_processes_share_the_variants_of_a_sweep_and_one_that_fails_stops_neither(mortal):
+    values = "teacher.model.file.factory=build,fail"
+    learnt = ("--set", values, "--set", "gates={max_size_mb: 1}", "--set", "baselines={}")
+    swept = mortal("sweep", "recipe.yaml", "--processes", "2", "--code", "net.py", "--force-teacher", *learnt)
+    assert swept.returncode in (0, 4), swept.stderr
+    assert swept.stderr.count("training: 2 processes (exact sums)") == 3  # two variants, and the verdict on the chosen
+    assert "variant 2 failed" in swept.stderr
+    assert "not this batch" in swept.stderr
+
+
+@pytest.mark.slow
 def test_an_error_of_the_first_process_is_the_runs(mortal):
     ended = mortal(*RUN, "--set", "teacher.expected_accuracy=1.0")
     assert ended.returncode == 3, ended.stderr
@@ -280,8 +291,15 @@ def test_torchrun_starts_the_processes_of_a_run(tmp_path):
     assert result.stdout.count("artifact: ") == 1
 
 
+class Told(Group):
+    """The first of processes that hear whatever it says."""
+
+    def tell(self, value=None):
+        return value
+
+
 def test_plan_and_run_refuse_every_stage_whose_updates_the_processes_cannot_share(tmp_path):
-    options = tiny_pipeline.options(tmp_path, group=Group(size=4, local_size=4))
+    options = tiny_pipeline.options(tmp_path, group=Told(size=4, local_size=4))
     asked = recipe("stages.distill.batch_size=1024", "teacher.train.accumulate=2")
     for act in (plan, run):
         with pytest.raises(RecipeError) as refused:
@@ -315,6 +333,17 @@ def test_two_launchers_at_once_and_words_that_mean_nothing_are_refused(monkeypat
     assert count_processes(None) == 2
     with gather(1) as crew:
         assert crew.group == Group()
+    with pytest.raises(UsageError, match="advice is one process's"):
+        refuse_several(None, "advice")
+    assert choose_processes(None, recipe("execution.processes=4")) is None  # those that are there
+
+
+def test_the_recipe_says_how_many_processes_unless_the_command_line_does():
+    four = recipe("execution.processes=4")
+    assert choose_processes(None, four) == 4
+    assert choose_processes(2, four) == 2
+    assert choose_processes(None, four, smoke=True) is None
+    assert choose_processes(None, recipe()) is None
 
 
 def test_what_a_launcher_says_is_read_or_refused_with_what_to_set(monkeypatch):

@@ -81,3 +81,16 @@ def test_outputs_for_mixed_samples_are_counted_for_every_view(digits):
     ratio = mixed.seconds["teacher outputs"] / plain.seconds["teacher outputs"]
     assert ratio == pytest.approx(MIXED_VIEWS, rel=0.1)  # they are told to a tenth of a second
     assert mixed.disk_bytes > plain.disk_bytes
+
+
+def test_teachers_that_are_run_in_every_step_leave_no_outputs_to_count(digits):
+    head, tail = RECIPE.split("stages:")[0], RECIPE[RECIPE.index("benchmark:") :]
+    rows = {"teacher": {"images_per_s": 500.0}, "distill": {"images_per_s": 250.0}, "again": {"images_per_s": 500.0}}
+    fresh = "  - distill: {epochs: 2, views: fresh}\n"
+    live = predicted(f"{head}loss: function-matching\nstages:\n{fresh}{tail}", digits, rows)
+    assert "teacher outputs" not in live.seconds
+    assert live.seconds["distill"] == 2 * 1000 / 250
+    again = "  - distill: {name: again, epochs: 1}\n"
+    both = predicted(f"{head}loss: function-matching\nstages:\n{fresh}{again}{tail}", digits, rows)
+    assert both.seconds["teacher outputs"] == pytest.approx(MIXED_VIEWS * 1000 / 3 / 500, abs=0.1)
+    assert both.disk_bytes > live.disk_bytes

@@ -41,7 +41,7 @@ SIDES = {
         "ImageTable.image", "ImageTable.label", "TorchVision.name", "TorchVision.arguments",
         "File.layout", "Numpy.layout", "DataConfig.normalize",
         "HubData.subset", "HubData.splits", "HubData.revision", "Judge.merge", "Prune.protected", "Quantize.keep_float",
-        "HuggingFace.change", "HuggingFace.config", "UserFile.output",
+        "HuggingFace.change", "HuggingFace.config", "UserFile.output", "ExecutionChoice.device",
         *(f"{term}.pairs" for term in ("Hint", "Hidden", "Cosine", "AttentionTransfer", "Rkd", "LastFeature", "Layers",
                                        "DynamicLayers", "Scores", "Relations")),
     },
