@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from compress.stages.train import Train
     from compress.stages.vocabulary import PruneVocabulary
     from compress.store.artifact import Artifact
-    from compress.tasks import Augment, Encode, Judge, Normalize, OwnTask, Symbols, Task, Tokenize
+    from compress.tasks import Augment, BytePairs, Encode, Judge, Normalize, OwnTask, Symbols, Task, Tokenize
     from compress.tasks.vary import ColourJitter, Erase, RandAugment, ResizedCrop
     from compress.training.decoding import Beam, Greedy, Sample
     from compress.training.label import Label
@@ -101,6 +101,7 @@ _HOMES = {
     "Beam": "compress.training.decoding",
     "Benchmark": "compress.recipe",
     "Bernoulli": "compress.loss.logits",
+    "BytePairs": "compress.tasks",
     "Cnn": "compress.models",
     "Colleague": "compress.recipe",
     "ColourJitter": "compress.tasks.vary",
@@ -215,6 +216,7 @@ __all__ = [
     "Beam",
     "Benchmark",
     "Bernoulli",
+    "BytePairs",
     "Cnn",
     "Colleague",
     "ColourJitter",

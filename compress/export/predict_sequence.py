@@ -1,7 +1,7 @@
 """Write with the primary model: python predict.py ["a text" ...], or one text per line on standard input.
 
 Prints what is written for each text. Symbols that training did not have are told on standard error, and so is a text
-that did not come to its end. Needs onnxruntime and numpy.
+that did not come to its end. Needs onnxruntime and numpy, and tokenizers where texts are read or written in pieces.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -48,25 +48,50 @@ encoder, decoder = (
     for name in ("encoder", "decoder")
 )
 writer = Decoder.of(encoder, decoder, Writing(**program["writing"]))
-source, target = vocabulary["source"], vocabulary["target"]
-numbers = {symbol: number for number, symbol in enumerate(source["symbols"], start=4)}
-names = ["", "", "", "<unknown>", *target["symbols"]]
+source, target, limit = (vocabulary[name] for name in ("source", "target", "max_length"))
+PAD, END, UNKNOWN = 0, 2, 3
+
+
+def open_tokenizer(side: dict):
+    """Return the tokenizer of a side that is read or written in pieces; None for characters and words."""
+    if side["kind"] != "pieces":
+        return None
+    from tokenizers import Tokenizer
+
+    found = Tokenizer.from_str(side["tokenizer"])
+    found.no_padding()
+    found.no_truncation()
+    return found
+
+
+reading, spelling = open_tokenizer(source), open_tokenizer(target)
+numbers = (
+    {entry: number for number, entry in enumerate(source["ids"])}
+    if reading
+    else {symbol: number for number, symbol in enumerate(source["symbols"], start=4)}
+)
 sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack letters of the texts
 sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # whatever the locale says, as for arguments
 arguments = [os.fsencode(text).decode("utf-8", "replace") for text in asked.texts]
 for text in arguments or (line.rstrip("\n") for line in sys.stdin):
-    symbols = [*text] if source["kind"] == "characters" else text.split()
-    if not symbols:
+    symbols = reading.encode(text).ids if reading else [*text] if source["kind"] == "characters" else text.split()
+    if not text.strip() and (reading or not symbols):
         sys.exit("expected a text, got an empty one")
-    if strange := sorted({symbol for symbol in symbols if symbol not in numbers}):
+    if strange := sorted({str(symbol) for symbol in symbols if symbol not in numbers}):
         sys.stderr.write(f"{text}: not in training, and taken as unknown: {' '.join(strange)}\n")
-    if len(symbols) > vocabulary["max_length"]:
-        sys.stderr.write(f"{text}: only the first {vocabulary['max_length']} symbols are read\n")
-    ids = np.array([[numbers.get(symbol, 3) for symbol in symbols[: vocabulary["max_length"]]]], np.int64)
+    found = [numbers.get(symbol, UNKNOWN) for symbol in symbols]
+    if len(found) > limit:
+        sys.stderr.write(f"{text}: only the first {limit} symbols are read\n")
+        found = [*found[: limit - 1], END] if reading and found[-1] == END else found[:limit]
+    ids = np.array([found], np.int64)
     tokens, _, ended = writer.write(ids, np.ones_like(ids))
     if not ended[0]:
         sys.stderr.write(f"{text}: cut after {writer.writing.max_length} symbols, without an end\n")
-    written = [names[number] for number in tokens[0] if number > 0]
-    whole = ("" if target["kind"] == "characters" else " ").join(written)
+    written = [int(number) for number in tokens[0] if number > PAD]
+    if spelling:
+        whole = spelling.decode([target["ids"][number] for number in written if number >= UNKNOWN]).strip()
+    else:
+        names = ["<unknown>" if number == UNKNOWN else target["symbols"][number - 4] for number in written]
+        whole = ("" if target["kind"] == "characters" else " ").join(names)
     found = {"text": text, "written": whole, "ended": bool(ended[0])}
     sys.stdout.write((json.dumps(found, ensure_ascii=False) if asked.json else whole) + "\n")

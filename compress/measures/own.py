@@ -25,6 +25,8 @@ MeasureName = Literal[
     "r2",
     "exact-match",
     "token-accuracy",
+    "chrf",
+    "bleu",
 ]
 Measure = Callable[[NDArray[np.float32], NDArray[Any]], Tally]
 

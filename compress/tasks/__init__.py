@@ -6,6 +6,7 @@ from compress.tasks.arrays import ArrayTask
 from compress.tasks.batch import Batch, View
 from compress.tasks.image_classification import Augment, ImageClassification, Normalize
 from compress.tasks.own import OwnTask
+from compress.tasks.pieces import BytePairs
 from compress.tasks.signature import Signature, Tensor
 from compress.tasks.symbols import Symbols
 from compress.tasks.tabular import Encode
@@ -18,6 +19,7 @@ __all__ = [
     "ArrayTask",
     "Augment",
     "Batch",
+    "BytePairs",
     "Encode",
     "ImageClassification",
     "Judge",

@@ -1,4 +1,4 @@
-"""Symbols: characters or words by number, for tasks that read and write sequences without a tokenizer."""
+"""Symbols: characters, words or pieces of words by number, for tasks that read and write sequences."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,29 +6,31 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from compress.config import Values
+from compress.tasks.pieces import BytePairs, Pieces
+from compress.tasks.ragged import Ragged
+from compress.tasks.special import BEGIN, END, PAD, SPECIAL, UNKNOWN
+
+__all__ = ["BEGIN", "END", "PAD", "SPECIAL", "UNKNOWN", "Ragged", "Symbols", "Vocabularies", "Vocabulary"]
 
 Kind = Literal["characters", "words"]
-PAD, BEGIN, END, UNKNOWN = range(4)  # the first numbers on either side
-SPECIAL = ("<pad>", "<begin>", "<end>", "<unknown>")
 
 
 class Symbols(Values):
     """What the texts of a task that writes consist of.
 
     Attributes:
-        text: ``characters`` of the text to be read, white space among them, or ``words`` between white space.
+        text: ``characters`` of the text to be read, white space among them, ``words`` between white space, or pieces of
+            words that are found on train, ``{bpe: 8000}``.
         target_text: the same of the text to be written.
         max_length: symbols that are read, and symbols and the end that are written; what is longer is cut, counted and
             reported.
     """
 
-    text: Kind = "characters"
-    target_text: Kind = "characters"
+    text: Kind | BytePairs = "characters"
+    target_text: Kind | BytePairs = "characters"
     max_length: Annotated[int, Field(ge=4, le=100_000)] = 64
 
 
@@ -59,8 +61,20 @@ class Vocabulary:
         return (*SPECIAL, *self.symbols)
 
     def split(self, text: str) -> list[str]:
-        """Return the symbols of a text."""
+        """Return the symbols of a text, which are counted when it is judged."""
         return split(text, self.kind)
+
+    def spell(self, numbers: Iterable[int]) -> list[str]:
+        """Return the symbols of some numbers, which are counted when they are judged."""
+        return [self.names[number] for number in numbers]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the numbers of some texts' symbols."""
+        return [self.encode(text) for text in texts]
+
+    def read(self, texts: Sequence[str], *, most: int) -> Ragged:
+        """Return the numbers of texts to be read."""
+        return Ragged.of(self.encode_all(texts), most=most)
 
     def encode(self, text: str) -> list[int]:
         """Return the numbers of a text's symbols; one that is not among them is `UNKNOWN`."""
@@ -81,6 +95,11 @@ def split(text: str, kind: Kind) -> list[str]:
     return [*text] if kind == "characters" else text.split()
 
 
+def vocabulary_of(texts: Iterable[str], *, kind: Kind | BytePairs) -> Vocabulary | Pieces:
+    """Return the symbols of some texts, each with a number."""
+    return Pieces.train(texts, size=kind.bpe) if isinstance(kind, BytePairs) else Vocabulary.of(texts, kind=kind)
+
+
 @dataclass(frozen=True)
 class Vocabularies:
     """Both sides, and how long they may be.
@@ -91,8 +110,8 @@ class Vocabularies:
         max_length: see `Symbols`.
     """
 
-    source: Vocabulary
-    target: Vocabulary
+    source: Vocabulary | Pieces
+    target: Vocabulary | Pieces
     max_length: int
 
     @cached_property
@@ -105,48 +124,11 @@ class Vocabularies:
     def read(cls, text: str) -> Self:
         """Return what ``text`` wrote."""
         values = json.loads(text)
-        source, target = (
-            Vocabulary(values[side]["kind"], tuple(values[side]["symbols"])) for side in ("source", "target")
-        )
+        source, target = (_read_side(values[side]) for side in ("source", "target"))
         return cls(source, target, values["max_length"])
 
 
-@dataclass(frozen=True)
-class Ragged:
-    """Numbers of sequences of many lengths, one after the other.
-
-    Attributes:
-        numbers: int64 [all].
-        starts: int64 [N + 1], where each begins and the last one ends.
-        truncated: bool [N], whether it was cut.
-    """
-
-    numbers: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    truncated: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]], *, most: int) -> Self:
-        """Return sequences, each cut to its first ``most`` numbers."""
-        cut = [sequence[:most] for sequence in sequences]
-        starts = np.cumsum([0, *map(len, cut)])
-        long = np.array([len(sequence) > most for sequence in sequences], bool)
-        return cls(np.fromiter((number for sequence in cut for number in sequence), np.int64), starts, long)
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Of each sequence, int64 [N]."""
-        return np.diff(self.starts)
-
-    def take(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Return the numbers of some sequences, one after the other."""
-        parts = [self.numbers[self.starts[row] : self.starts[row + 1]] for row in rows]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-    def pad(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the numbers of some sequences, [B, longest], and which entries are theirs; others are `PAD`."""
-        lengths = self.lengths[rows]
-        valid = np.arange(lengths.max(initial=1)) < lengths[:, None]
-        table = np.full(valid.shape, PAD, np.int64)
-        table[valid] = self.take(rows)
-        return table, valid
+def _read_side(values: Mapping[str, Any]) -> Vocabulary | Pieces:
+    if values["kind"] == "pieces":
+        return Pieces(values["tokenizer"], tuple(values["ids"]))
+    return Vocabulary(values["kind"], tuple(values["symbols"]))

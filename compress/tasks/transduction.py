@@ -17,16 +17,18 @@ from compress.errors import DataError
 from compress.measures.edits import judge_written
 from compress.measures.judge import Judge
 from compress.measures.tally import Numbers, Tally, ratio, shares
+from compress.measures.translation import NAMES as TEXT_MEASURES
+from compress.measures.translation import find_sacrebleu, judge_texts
 from compress.tasks.batch import Batch, View
 from compress.tasks.lengths import order_by_length, parts_by_length
 from compress.tasks.signature import Signature
 from compress.tasks.signature import Tensor as Declared
-from compress.tasks.symbols import BEGIN, END, Ragged, Symbols, Vocabularies, Vocabulary
+from compress.tasks.symbols import BEGIN, END, Ragged, Symbols, Vocabularies, vocabulary_of
 from compress.tasks.task import Problem, Task, refuse_unlabelled
 from compress.tasks.written import WrittenTask
 
 FILE = "vocabulary.json"
-FITTING = ("exact-match", "token-accuracy")
+FITTING = ("exact-match", "token-accuracy", *TEXT_MEASURES)
 FORCED = "forced-accuracy"
 # Raised by hand when the same texts come to be trained otherwise: 2 orders sources by length, and dropout draws bytes.
 VERSION = 2
@@ -53,6 +55,7 @@ class TransductionTask(Task):
 
         Raises:
             DataError: when train has no texts to write, or the measure is none of this task.
+            EnvironmentFault: when the measure's library is not installed.
         """
         train = data.train
         if train.labels is None or not train.written:
@@ -62,17 +65,19 @@ class TransductionTask(Task):
                 where="train",
                 hint="the symbols that a model can write are those of train",
             )
-        source = Vocabulary.of(train.array.tolist(), kind=symbols.text)
-        target = Vocabulary.of((text for texts in train.labels for text in texts), kind=symbols.target_text)
+        source = vocabulary_of(train.array.tolist(), kind=symbols.text)
+        target = vocabulary_of((text for texts in train.labels for text in texts), kind=symbols.target_text)
         task = cls(vocabularies=Vocabularies(source, target, symbols.max_length), judge=judge)
         chosen = judge.choose(FITTING)
         if chosen not in FITTING or judge.merge:
             raise DataError(
-                "texts that are written are judged by their edits",
+                "texts that are written are judged against those that are right",
                 expected=f"one of {', '.join(FITTING)}, and no merge",
                 got=chosen,
                 where="data.judge",
             )
+        if chosen in TEXT_MEASURES:
+            find_sacrebleu()
         return task
 
     @property
@@ -141,8 +146,8 @@ class TransductionTask(Task):
     def sources(self, samples: Samples) -> Ragged:
         """Return the numbers of a role's sources, none of them empty."""
         if samples.digest not in self._sides:
-            found = [self.vocabularies.source.encode(text) for text in samples.array]
-            self._sides[samples.digest] = Ragged.of(found, most=self.max_length)
+            found = self.vocabularies.source.read(samples.array.tolist(), most=self.max_length)
+            self._sides[samples.digest] = found
         return self._sides[samples.digest]
 
     def targets(self, samples: Samples) -> Ragged:
@@ -155,8 +160,8 @@ class TransductionTask(Task):
             raise refuse_unlabelled()
         key = f"target {samples.digest}"
         if key not in self._sides:
-            found = [[*self.vocabularies.target.encode(texts[0]), END] for texts in samples.labels]
-            self._sides[key] = Ragged.of(found, most=self.max_length)
+            found = self.vocabularies.target.encode_all([texts[0] for texts in samples.labels])
+            self._sides[key] = Ragged.of([[*numbers, END] for numbers in found], most=self.max_length)
         return self._sides[key]
 
     def batch(self, samples: Samples, index: Tensor, *, view: View | None = None) -> Batch:
@@ -231,7 +236,7 @@ class TransductionTask(Task):
         return self.tallies(outputs, samples)[FORCED]
 
     def judge_written(self, written: Sequence[Sequence[int]], samples: Samples) -> Mapping[str, Tally]:
-        """Return the measures of what was written.
+        """Return the measures of what was written; chrF and BLEU among them where one of them is what is asked for.
 
         Args:
             written: numbers of symbols, of each sample, without begin, end and padding.
@@ -243,8 +248,11 @@ class TransductionTask(Task):
         if samples.labels is None:
             raise refuse_unlabelled()
         target = self.vocabularies.target
-        ours = [[target.names[number] for number in numbers] for numbers in written]
-        return judge_written(ours, [[target.split(text) for text in texts] for texts in samples.labels])
+        right = [[target.split(text) for text in texts] for texts in samples.labels]
+        found = judge_written([target.spell(numbers) for numbers in written], right)
+        if self.measure not in TEXT_MEASURES:
+            return found
+        return {**found, **judge_texts([target.decode(numbers) for numbers in written], samples.labels)}
 
     def reading(self, directory: Path) -> Self:
         """Return the task with the vocabularies that lie beside a model, if they are others."""

@@ -1,0 +1,114 @@
+"""Pieces of words by number: what a tokenizer of the library tokenizers makes of texts that are read and written."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import Field
+
+from compress.config import Values
+from compress.tasks.ragged import Ragged
+from compress.tasks.special import END, SPECIAL, UNKNOWN
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class BytePairs(Values):
+    """Pieces of words that occur often, found on train by merging pairs (Sennrich et al. 2016, arXiv 1508.07909).
+
+    They begin with single bytes, so that any text can be read and written.
+
+    Attributes:
+        bpe: how many there are at most, bytes and the four special ones among them.
+    """
+
+    bpe: Annotated[int, Field(ge=300, le=1_000_000)]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces of one side, each with a number from 4 on; see `compress.tasks.symbols.Vocabulary`.
+
+    Attributes:
+        tokenizer: as its ``tokenizer.json``.
+        ids: the tokenizer's own, in the order of our numbers; -1 for a special one that it has not.
+    """
+
+    tokenizer: str = field(repr=False)
+    ids: tuple[int, ...] = field(repr=False)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, size: int) -> Self:
+        """Return byte pairs of some texts, at most ``size``, special ones among them."""
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        found, alphabet = Tokenizer(models.BPE()), sorted(pre_tokenizers.ByteLevel.alphabet())
+        found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # a word is the same at the beginning
+        found.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size - len(SPECIAL), initial_alphabet=alphabet, special_tokens=[], show_progress=False
+        )
+        found.train_from_iterator(texts, trainer)
+        return cls(found.to_str(), (*[-1] * len(SPECIAL), *range(found.get_vocab_size())))
+
+    @property
+    def kind(self) -> str:
+        """As files call it."""
+        return "pieces"
+
+    @cached_property
+    def _tokenizer(self) -> "Tokenizer":
+        from tokenizers import Tokenizer
+
+        found = Tokenizer.from_str(self.tokenizer)
+        found.no_padding()
+        found.no_truncation()
+        return found
+
+    @cached_property
+    def _numbers(self) -> dict[int, int]:
+        # Where two special ones share an id, the later one is meant in a text: the end, not the beginning.
+        return {own: number for number, own in enumerate(self.ids)}
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of all numbers, the special ones first."""
+        return (*SPECIAL, *(self._tokenizer.id_to_token(own) or "" for own in self.ids[len(SPECIAL) :]))
+
+    def encode_all(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+        """Return the numbers of texts to be written, without the end.
+
+        Args:
+            texts: any.
+            special: with what the tokenizer puts around a text, its end among it.
+        """
+        found = self._tokenizer.encode_batch([*texts], add_special_tokens=True)
+        numbers = [[self._numbers.get(own, UNKNOWN) for own in entry.ids] for entry in found]
+        return numbers if special else [row[:-1] if row[-1:] == [END] else row for row in numbers]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the numbers of a text to be written, without the end."""
+        return self.encode_all([text])[0]
+
+    def read(self, texts: Sequence[str], *, most: int) -> Ragged:
+        """Return the numbers of texts to be read; of one that is cut the end stays, where the tokenizer sets one."""
+        found = self.encode_all(texts, special=True)
+        return Ragged.of(found, most=most, last=END if found and found[0][-1:] == [END] else None)
+
+    def decode(self, numbers: Iterable[int]) -> str:
+        """Return the text of some numbers, without the special ones."""
+        return self._tokenizer.decode([self.ids[number] for number in numbers if number >= UNKNOWN]).strip()
+
+    def split(self, text: str) -> list[str]:
+        """Return what is counted when a text is judged: its words."""
+        return text.split()
+
+    def spell(self, numbers: Iterable[int]) -> list[str]:
+        """Return what is counted when written numbers are judged: the words of their text."""
+        return self.decode(numbers).split()
+
+    def dump(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"kind": self.kind, "tokenizer": self.tokenizer, "ids": [*self.ids]}
