@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -52,7 +53,7 @@ source, target, limit = (vocabulary[name] for name in ("source", "target", "max_
 PAD, END, UNKNOWN = 0, 2, 3
 
 
-def open_tokenizer(side: dict):
+def open_tokenizer(side: dict) -> Any:
     """Return the tokenizer of a side that is read or written in pieces; None for characters and words."""
     if side["kind"] != "pieces":
         return None
@@ -89,7 +90,8 @@ for text in arguments or (line.rstrip("\n") for line in sys.stdin):
         sys.stderr.write(f"{text}: cut after {writer.writing.max_length} symbols, without an end\n")
     written = [int(number) for number in tokens[0] if number > PAD]
     if spelling:
-        whole = spelling.decode([target["ids"][number] for number in written if number >= UNKNOWN]).strip()
+        own = [target["ids"][number] for number in written if number >= UNKNOWN]
+        whole = spelling.decode([number for number in own if number >= 0]).strip()
     else:
         names = ["<unknown>" if number == UNKNOWN else target["symbols"][number - 4] for number in written]
         whole = ("" if target["kind"] == "characters" else " ").join(names)

@@ -99,7 +99,8 @@ class Pieces:
 
     def decode(self, numbers: Iterable[int]) -> str:
         """Return the text of some numbers, without the special ones."""
-        return self._tokenizer.decode([self.ids[number] for number in numbers if number >= UNKNOWN]).strip()
+        own = [self.ids[number] for number in numbers if number >= UNKNOWN]
+        return self._tokenizer.decode([number for number in own if number >= 0]).strip()
 
     def split(self, text: str) -> list[str]:
         """Return what is counted when a text is judged: its words."""

@@ -5,10 +5,10 @@
 
 A line of the dictionary is ``German :: English``; either side has forms between ``|``, and each of them alternatives
 between ``;``. Forms and alternatives are paired in their order, what is left over on one side is dropped. What is in
-brackets ({m}, [coll.], <other spelling>, (explanation)) is left out, and so are pairs of single words, unless ``--words
-1`` asks for them. A sentence begins with a capital letter, ends with ``.``, ``!`` or ``?`` and has three words or more on
-both sides; models are judged on sentences alone, and those of the judging roles, with everything that has the same
-German text, are not in train. Every line and every pair is counted.
+brackets ({m}, [coll.], <other spelling>, (explanation)) is left out, and so are pairs of single words, unless
+``--words 1`` asks for them. A sentence begins with a capital letter, ends with ``.``, ``!`` or ``?`` and has three
+words or more on both sides; models are judged on sentences alone, and those of the judging roles, with everything that
+has the same German text, are not in train. Every line and every pair is counted.
 """
 
 import argparse

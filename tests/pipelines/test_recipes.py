@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from text_zoo import make_bert, write_entities, write_mails
-from writing_zoo import write_table
+from writing_zoo import rows, write_table
 
 from compress.errors import EXIT_CODES
 
@@ -54,21 +54,36 @@ def stand_ins(name: str, folder: Path, run: Callable[[str], tuple[subprocess.Com
         data = written[name](folder / {"spam": "mails.csv", "mail_entities": "lines.jsonl"}[name], count=9000)
         values = {"data.source.table.path": data, "teacher.model.huggingface.path": encoder, "data.split.test": 200}
         values |= {"data.split.select": 200, "data.split.calibration": 64}
-    if name == "pronunciation":
+    if name in ("pronunciation", "translation"):
         # A model that has not learnt to end a text writes to the limit, each symbol after the other.
         small = {"width": 16, "heads": 2, "feed_forward": 32, "encoder_layers": 1, "decoder_layers": 1}
         values = {"data.symbols.max_length": 12, "teacher.model.transducer.beams": 2}
         values |= {
             f"{model}.transducer.{key}": size for model in ("teacher.model", "student") for key, size in small.items()
         }
+    if name == "pronunciation":
         values |= {"data.source.table.path": write_table(folder / "words.csv", 3000, target="phones")}
         values |= {"data.split.test": 64, "data.split.select": 64, "data.split.calibration": 32}
         values |= {"stages.distill.label.sources": folder / "more_words.txt"}
         (folder / "more_words.txt").write_text("kkotx\noxtekk\nsesese\n")
+    if name == "translation":
+        pytest.importorskip("sacrebleu", reason="an extra")
+        starts = {"train": 200, "calibration": 0, "select": 64, "test": 128}  # of rows; words are in one role each
+        pairs = [*dict(rows(3000)).items()]
+        for role, start in starts.items():
+            found = pairs[start:] if role == "train" else pairs[start : start + 64]
+            lines = "".join(f"{word},{sounds}\n" for word, sounds in found)
+            (folder / f"{role}.csv").write_text(f"german,english\n{lines}")
+            values[f"data.source.table.files.{role}"] = folder / f"{role}.csv"
     return [option for path, value in values.items() for option in ("--set", f"{path}={value}")]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path",
+    # What the slow one does besides, pieces and chrF, tests of their own show.
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.parent.name == "translation")) for path in RECIPES],
+    ids=lambda path: path.parent.name,
+)
 def test_a_smoke_run_takes_the_recipe_through_everything(path, smoke):
     done, folder = smoke(path.parent.name)
     assert done.returncode == 0, done.stderr

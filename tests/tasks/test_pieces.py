@@ -13,7 +13,7 @@ from compress.errors import DataError, EnvironmentFault
 from compress.measures.judge import Judge
 from compress.tasks import BytePairs, Symbols, TransductionTask
 from compress.tasks.pieces import Pieces
-from compress.tasks.special import END, SPECIAL, UNKNOWN
+from compress.tasks.special import BEGIN, END, SPECIAL, UNKNOWN
 from compress.tasks.symbols import Vocabularies
 
 TEXTS = ["Das ist ein Haus.", "Das Haus ist groß!", "Ein großes Haus  ist das, <end> nicht?"] * 4
@@ -36,6 +36,7 @@ def test_any_text_comes_back(pieces, text):
     assert pieces.decode(numbers) == text
     assert min(numbers) > UNKNOWN, "bytes spell what train has not, and no text is a special symbol"
     assert pieces.spell(numbers) == pieces.split(text)
+    assert pieces.decode([BEGIN, *numbers, UNKNOWN, END]) == text
 
 
 def test_frequent_words_are_few_pieces_wherever_they_stand(pieces):
