@@ -1,7 +1,9 @@
-"""Attention whose heads can be counted anew: what surgery puts in the place of attention modules that it understands.
+"""Attention whose heads can be counted anew.
 
 `nn.MultiheadAttention` needs as many channels in its heads as around them, and users write the numbers into reshapes. A
-module that computes the same with its own linear layers, and reads the number of heads off them, can lose some.
+module that computes the same with its own linear layers, and reads the number of heads off them, can lose some: surgery
+puts it in the place of attention modules that it understands. Others keep their own code where that asks attributes of
+theirs for the number of heads (`Counted`).
 """
 
 from collections.abc import Mapping
@@ -42,6 +44,30 @@ class Wiring:
     batch_first: bool = True
     attention_dropout: float = 0.0
     output_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Where an attention module that keeps its own code has its heads, whatever it does between these layers.
+
+    Attributes:
+        inputs: paths in the module of the layers that write queries, keys and values: one, two or three.
+        output: path of the layer that reads all heads.
+        units: how many heads there are of which each can leave: of keys, where several queries share one.
+        by_head: whether a layer that writes several of them writes those of the first head first.
+        counts: integer attributes that are multiples of the number of heads.
+        widths: integer attributes that are the channels of all heads together.
+        tables: paths in the module of what else has a channel for each head, or for each channel of all heads: bare
+            parameters, and layers.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    units: int
+    by_head: bool = False
+    counts: tuple[str, ...] = ()
+    widths: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
 
 
 class Attention(nn.Module):
@@ -133,8 +159,14 @@ def _merge(attention: Tensor | None, padding: Tensor | None, *, like: Tensor) ->
     return sum(added[1:], added[0]) if added else None
 
 
-def rewire(model: nn.Module, wirings: Mapping[str, Wiring]) -> None:
-    """Make attention modules of a model `Attention`, in place, with their own layers and weights.
+def counted(module: nn.Module) -> Counted | None:
+    """Where a module that keeps its own code has its heads, if surgery found that out."""
+    found = vars(module).get("wiring")
+    return found if isinstance(found, Counted) else None
+
+
+def rewire(model: nn.Module, wirings: Mapping[str, Wiring | Counted]) -> None:
+    """Make attention modules of a model `Attention`, in place, with their own layers and weights, or only countable.
 
     Args:
         model: changed.
@@ -142,6 +174,9 @@ def rewire(model: nn.Module, wirings: Mapping[str, Wiring]) -> None:
     """
     for path, wiring in wirings.items():
         module: Any = model.get_submodule(path)
+        module.wiring = wiring
+        if isinstance(wiring, Counted):
+            continue
         if wiring.multihead:
             weight, bias = module.in_proj_weight, module.in_proj_bias
             layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
@@ -152,17 +187,24 @@ def rewire(model: nn.Module, wirings: Mapping[str, Wiring]) -> None:
             module.add_module(IN_PROJ, layer)
             module._qkv_same_embed_dim = False  # layers around it have one kernel for the whole, and ask
         module.__class__ = MultiheadAttention if wiring.multihead else Attention
-        module.wiring = wiring
     for module in model.modules():
         if wirings and isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False
 
 
 def wirings_of(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Return the wiring of every attention module that was made anew, as JSON values by path."""
-    return {path: asdict(part.wiring) for path, part in model.named_modules() if isinstance(part, Attention)}
+    """Return the wiring of every attention module whose heads can be counted, as JSON values by path."""
+    return {
+        path: asdict(found)
+        for path, part in model.named_modules()
+        if isinstance(found := vars(part).get("wiring"), Wiring | Counted)
+    }
 
 
-def read_wirings(stored: Mapping[str, Mapping[str, Any]]) -> dict[str, Wiring]:
+def read_wirings(stored: Mapping[str, Mapping[str, Any]]) -> dict[str, Wiring | Counted]:
     """Return what `wirings_of` gave, read back from JSON."""
-    return {path: Wiring(**{**values, "inputs": tuple(values["inputs"])}) for path, values in stored.items()}
+    tuples: dict[str, dict[str, Any]] = {
+        path: {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        for path, values in stored.items()
+    }
+    return {path: (Counted if "units" in values else Wiring)(**values) for path, values in tuples.items()}

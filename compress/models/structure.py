@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress.errors import ArtifactError
-from compress.models.attention import Wiring, read_wirings, rewire, wirings_of
+from compress.models.attention import Counted, Wiring, counted, read_wirings, rewire, wirings_of
 from compress.models.fold import computed_weights, fold
 from compress.models.spec import Model
 from compress.tasks.signature import Signature
@@ -64,14 +64,14 @@ class Structure:
         sizes: module path to the size attributes of that layer, for layers of the classes in ``SIZES``, attention
             modules, and (without attributes) modules that hold parameters of their own.
         lengths: path of each list of modules to how many it has.
-        attention: path of each attention module that surgery put in the family's place, to its wiring.
+        attention: path of each attention module that surgery put in the family's place, or only counts, to its wiring.
     """
 
     model: Model
     signature: Signature
     sizes: dict[str, dict[str, Any]]
     lengths: dict[str, int]
-    attention: dict[str, Wiring]
+    attention: dict[str, Wiring | Counted]
 
 
 def save_model(module: nn.Module, directory: Path, *, model: Model, signature: Signature) -> None:
@@ -229,6 +229,8 @@ def _sizes(layer: nn.Module) -> dict[str, Any] | None:
     for kind, names in SIZES.items():
         if isinstance(layer, kind):
             return {name: vars(layer)[name] for name in names}
+    if (found := counted(layer)) is not None:
+        return {name: vars(layer)[name] for name in (*found.counts, *found.widths)}
     if any(name in vars(layer) for name in HEAD_COUNTS):
         named = {name: vars(layer)[name] for name in (*HEAD_COUNTS, *HEAD_WIDTHS) if name in vars(layer)}
         return {name: value for name, value in named.items() if isinstance(value, int)}

@@ -1,30 +1,39 @@
-"""Find attention modules whose heads could leave, by what they compute, and put countable ones in their place.
+"""Find attention modules whose heads could leave, by what they compute, and make them countable.
 
-`nn.MultiheadAttention` is known. Of a user's module, nothing is taken from its names: it has one linear layer that
-writes queries, keys and values, or three, and one that reads all heads; what it gives on a sample must be what
-`models.attention` gives with these layers, in float64. So must be what the whole model gives.
+`nn.MultiheadAttention` is known. Of a user's module, nothing is taken from its names: it has one layer that writes
+queries, keys and values, or two or three, and one that reads all heads. Where it gives on a sample, in float64, what
+`models.attention` gives with these layers, that takes its place; what the whole model gives must be the same, too.
 
-Lacks on purpose: attention between two sequences, relative positions that are added to scores, rotary ones, and
-normalised queries.
+Any other keeps its code, with whatever it does between its layers: rotary positions, biases added to scores, windows,
+norms of queries and keys, keys that several queries share, keys and values of another sequence. Its number of heads is
+looked for among its integers: where a copy with fewer of them, and fewer channels, gives what the module gives with the
+others silenced, they were found. Code that divides the width of what it is given by the number of heads fails that.
+
+Lacks on purpose: one key head for all queries, fused layers in which keys have fewer heads than queries, and layers of
+which the code takes the weights alone, without calling them.
 """
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations, product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compress.models.attention import IN_PROJ, Attention, Wiring, rewire
+from compress.models.attention import IN_PROJ, Attention, Counted, Wiring, counted, rewire
 from compress.models.fold import duplicate
-from compress.surgery import encoders
+from compress.surgery import cut, encoders, layers, verify
 from compress.surgery.groups import Group, Member
 from compress.surgery.verify import outputs
 
 EQUAL = 1e-10  # as a fraction of the largest output, in float64
 MAX_TRIED = 400  # readings of one module
+WRITTEN = {1: (3,), 2: (1, 2), 3: (1, 1, 1)}  # queries, keys, values: how many of them each of the layers writes
+
+Call = tuple[tuple[Any, ...], dict[str, Any], Any]
+"""Positional and named arguments of a module's call, and what it returned."""
 
 
 def rewired(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
@@ -56,27 +65,52 @@ def heads(model: nn.Module) -> list[Group]:
     """Return a group for every countable attention module with more than one head, in the model's order."""
     found = []
     for path, part in model.named_modules():
-        if not isinstance(part, Attention) or part.heads < 2:
-            continue
-        wiring, width = part.wiring, part.output.in_features
-        channels = torch.arange(width)
-        if len(wiring.inputs) == 3:
-            written = [(name, channels, channels) for name in wiring.inputs]
-        else:
-            rows = torch.arange(3 * width)
-            if wiring.by_head:
-                at = rows.view(-1, 3, wiring.head_width).transpose(0, 1).flatten()
-                written = [(wiring.inputs[0], channels.repeat(3), at)]
-            else:
-                written = [(wiring.inputs[0], channels.repeat(3), rows)]
-        members = [
-            Member(path, "out", "Attention", channels, channels),
-            *(Member(f"{path}.{name}", "out", "Linear", *pairs) for name, *pairs in written),
-            Member(f"{path}.{wiring.output}", "in", "Linear", channels, channels),
-        ]
-        atoms, blocks = channels // wiring.head_width, torch.zeros(width, dtype=torch.int64)
-        found.append(Group(path, width, tuple(members), atoms, blocks, kind="heads"))
+        if isinstance(part, Attention) and part.heads > 1:
+            found.append(_made_anew(path, part))
+        elif (wiring := counted(part)) is not None and wiring.units > 1:
+            found.append(_only_counted(model, path, wiring))
     return found
+
+
+def _made_anew(path: str, part: Attention) -> Group:
+    wiring, width = part.wiring, part.output.in_features
+    channels = torch.arange(width)
+    if len(wiring.inputs) == 3:
+        written = [(name, channels, channels) for name in wiring.inputs]
+    else:
+        rows = torch.arange(3 * width)
+        if wiring.by_head:
+            at = rows.view(-1, 3, wiring.head_width).transpose(0, 1).flatten()
+            written = [(wiring.inputs[0], channels.repeat(3), at)]
+        else:
+            written = [(wiring.inputs[0], channels.repeat(3), rows)]
+    members = [
+        Member(path, "out", "Attention", channels, channels),
+        *(Member(f"{path}.{name}", "out", "Linear", *pairs) for name, *pairs in written),
+        Member(f"{path}.{wiring.output}", "in", "Linear", channels, channels),
+    ]
+    atoms, blocks = channels // wiring.head_width, torch.zeros(width, dtype=torch.int64)
+    return Group(path, width, tuple(members), atoms, blocks, kind="heads")
+
+
+def _only_counted(model: nn.Module, path: str, wiring: Counted) -> Group:
+    """Every layer has equally many channels for each unit, whose first channel in the group stands for all."""
+    width = layers.read_width(model.get_submodule(f"{path}.{wiring.output}"))
+    unit = width // wiring.units
+    channels = torch.arange(width)
+    members = [Member(path, "out", "Attention", channels, channels)]
+    sides: list[tuple[str, layers.Side]] = [(name, "out") for name in (*wiring.inputs, *wiring.tables)]
+    for name, side in [*sides, (wiring.output, "in")]:
+        found = layers.find(model, f"{path}.{name}", side)[1]
+        assert found is not None
+        indices = torch.arange(found.size)
+        # Queries, keys and values of one layer follow each other as wholes, or head by head.
+        whole = WRITTEN[len(wiring.inputs)][wiring.inputs.index(name)] if name in wiring.inputs else 1
+        size = found.size if wiring.by_head else found.size // whole
+        of = indices % size // (size // wiring.units) * unit
+        members.append(Member(f"{path}.{name}", side, found.kind, of, indices))
+    atoms, blocks = channels // unit, torch.zeros(width, dtype=torch.int64)
+    return Group(path, width, tuple(members), atoms, blocks, kind="heads")
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -86,7 +120,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             plain = part.in_proj_weight is not None and part.bias_k is None and not part.add_zero_attn
             if path and plain:
                 yield path, part
-        elif path and _layers(part) is not None:
+        elif path and (_layers(part) is not None or next(_countings(part), None) is not None):
             yield path, part
 
 
@@ -105,9 +139,9 @@ def _layers(part: nn.Module) -> tuple[list[str], str] | None:
     return (inputs, output) if {sum(rows)} == {3 * linear[output].in_features} and len({*rows}) == 1 else None
 
 
-def _read(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Wiring]:
+def _read(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Wiring | Counted]:
     """The wiring of every candidate that is understood, after one call of the model."""
-    calls: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = {}
+    calls: dict[str, Call] = {}
 
     def record(path: str) -> Any:
         def hook(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
@@ -128,16 +162,119 @@ def _read(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Wiring]:
         torch.backends.mha.set_fastpath_enabled(fast)
         for hook in hooks:
             hook.remove()
-    wirings: dict[str, Wiring] = {}
-    for path, call in calls.items():
+    wirings: dict[str, Wiring | Counted] = {}
+    for path, call in sorted(calls.items(), key=lambda item: -item[0].count(".")):
+        if any(inner.startswith(f"{path}.") for inner in wirings):
+            continue  # it holds the attention
         part = found[path]
-        wiring = _known(part, call) if isinstance(part, nn.MultiheadAttention) else _find(part, call)
+        if isinstance(part, nn.MultiheadAttention):
+            wiring = _known(part, call)
+        else:
+            wiring = _find(part, call) or _count(part, call)
         if wiring is not None:
             wirings[path] = wiring
     return wirings
 
 
-def _known(part: nn.MultiheadAttention, call: tuple[tuple[Any, ...], dict[str, Any], Any]) -> Wiring | None:
+def _count(part: nn.Module, call: Call) -> Counted | None:
+    """The first counting with which the module has fewer heads as if the others were silent."""
+    for count, wiring in enumerate(dict.fromkeys(_countings(part))):
+        if count == MAX_TRIED:
+            return None
+        if _counts(part, wiring, call):
+            return wiring
+    return None
+
+
+def _counts(part: nn.Module, wiring: Counted, call: Call) -> bool:
+    model = verify.disturbed(nn.ModuleDict({"part": part}))
+    rewire(model, {"part": wiring})
+    groups = heads(model)
+    scores = torch.rand(groups[0].width, generator=torch.Generator().manual_seed(0))
+    kept = {"part": groups[0].pick(scores, groups[0].unit * (wiring.units // 2))}
+    smaller, silent = copy.deepcopy(model), model
+    verify.mask(silent, groups, kept)
+    arguments, named, _ = call
+    try:
+        with torch.no_grad():
+            cut.apply(smaller, groups, kept)
+            got, wanted = (each.get_submodule("part")(*arguments, **named) for each in (smaller, silent))
+    except Exception:  # noqa: BLE001 - a wrong number of heads may make a model's own code raise anything
+        return False
+    got, wanted = (each[0] if isinstance(each, tuple) else each for each in (got, wanted))
+    return isinstance(got, Tensor) and isinstance(wanted, Tensor) and _same(got, wanted)
+
+
+def _countings(part: nn.Module) -> Iterator[Counted]:
+    """Ways to count heads that fit the numbers of a user's module and the sizes of its layers."""
+    if isinstance(part, Attention) or type(part).__module__.startswith("torch.nn"):
+        return
+    said = {name: value for name, value in vars(part).items() if type(value) is int and value > 1}
+    named = sorted(said, key=lambda name: "head" not in name)  # where to look first, no more
+    mixing = {
+        name: child
+        for name, child in part.named_modules()
+        if isinstance(child, nn.Linear | nn.Conv1d | nn.Conv2d)
+        and (isinstance(child, nn.Linear) or (child.groups == 1 and {*child.kernel_size} == {1}))
+    }
+    for number in dict.fromkeys(said[name] for name in named):
+        inner = {name: layer for name, layer in mixing.items() if _written(layer) != number}
+        *inputs, output = inner or {"": None}
+        if not inputs or len(inputs) not in WRITTEN or not (width := layers.read_width(mixing[output])):
+            continue
+        for count in dict.fromkeys((number, width // number)):
+            units = _units([_written(inner[name]) for name in inputs], width, count)
+            if units is None:
+                continue
+            equal = [name for name in named if said[name] in (count, units)]
+            wholes = tuple(name for name in named if said[name] == width)
+            tables = tuple(name for name in _tables(part, mixing, count) if name not in inner)
+            yield from (
+                Counted(tuple(inputs), output, units, by_head, counts, widths, listed)
+                for listed, widths, counts, by_head in product(
+                    dict.fromkeys((tables, ())),
+                    dict.fromkeys(((), wholes)),
+                    dict.fromkeys((tuple(name for name in equal if "head" in name), tuple(equal), ())),
+                    (False, True) if len(inputs) < 3 else (False,),
+                )
+            )
+
+
+def _units(written: Sequence[int], width: int, heads_: int) -> int | None:
+    """How many heads of keys there are; None where the sizes of the layers are not those of attention."""
+    if heads_ < 2 or width % heads_:
+        return None
+    size = width // heads_
+    of_keys = {1: written[0] - 2 * width, 2: written[-1] // 2, 3: written[-1]}[len(written)]
+    sizes = {1: [3 * width], 2: [width, 2 * of_keys], 3: [width, of_keys, of_keys]}[len(written)]
+    units, rest = divmod(of_keys, size)
+    return None if [*written] != sizes or rest or units < 2 or heads_ % units else units
+
+
+def _written(layer: nn.Module) -> int:
+    found = layers.layout(layer, "out")
+    return 0 if found is None else found.size
+
+
+def _tables(part: nn.Module, mixing: Mapping[str, nn.Module], number: int) -> tuple[str, ...]:
+    """What has as many channels as there are heads, in the order of the module's parts."""
+    made = [name for name, child in mixing.items() if _written(child) == number]
+    made += [
+        name
+        for name, child in part.named_modules()
+        if isinstance(child, nn.Embedding) and child.embedding_dim == number
+    ]
+    owners = {path: child for path, child in part.named_modules() if layers.layout(child, "out") is None or not path}
+    bare = [
+        f"{path}.{name}" if path else name
+        for path, child in owners.items()
+        for name, _ in child.named_parameters(recurse=False)
+    ]
+    sizes = {name: found.size for name in bare if (found := layers.place(part, name)[1]) is not None}
+    return (*made, *(name for name, size in sizes.items() if size == number))
+
+
+def _known(part: nn.MultiheadAttention, call: Call) -> Wiring | None:
     arguments, named, _ = call
     given = [*arguments, *(named[name] for name in ("query", "key", "value") if name in named)]
     mask = named.get("attn_mask", arguments[5] if len(arguments) > 5 else None)
@@ -154,7 +291,7 @@ def _known(part: nn.MultiheadAttention, call: tuple[tuple[Any, ...], dict[str, A
     )
 
 
-def _find(part: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any], Any]) -> Wiring | None:
+def _find(part: nn.Module, call: Call) -> Wiring | None:
     """The first reading that gives what a user's module gave."""
     arguments, named, output = call
     layers = _layers(part)

@@ -202,7 +202,8 @@ def _count(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Counter[str], 
         if isinstance(module, (*layers.PRODUCERS, nn.RNNBase))
     ]
     training = model.training
-    model.eval()
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.eval().requires_grad_(False)  # the counter follows gradients, and fails at a view of a parameter without any
     uncounted = {FUSED_ATTENTION: _fused_attention_flops, FUSED_RECURRENT: _fused_recurrent_flops}
     counter = FlopCounterMode(display=False, custom_mapping=uncounted)
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -213,6 +214,8 @@ def _count(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Counter[str], 
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         model.train(training)
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
         for hook in hooks:
             hook.remove()
     root = type(model).__name__

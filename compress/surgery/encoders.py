@@ -103,6 +103,8 @@ VIT_4 = replace(
 FAMILIES: dict[str, tuple[Family, ...]] = {
     "bert": (BERT,),
     "roberta": (ROBERTA,),
+    "xlm-roberta": (ROBERTA,),
+    "camembert": (ROBERTA,),
     "distilbert": (DISTILBERT,),
     "electra": (ROBERTA,),
     "deberta-v2": (DEBERTA_V2,),

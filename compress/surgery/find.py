@@ -114,7 +114,7 @@ def find(
     groups.sort(key=lambda group: order.get(group.name, len(order)))
     faults = _find_overlaps(groups)
     sound = [group for group in groups if group.name not in faults]
-    faults |= _find_faults(_disturb(exact), sound, inputs)
+    faults |= _find_faults(verify.disturbed(exact), sound, inputs)
     between = {coupling.root: f" (between: {', '.join(coupling.operations)})" for coupling in found}
     for group in groups:
         if group.name in faults:
@@ -249,26 +249,13 @@ def _find_overlaps(groups: Sequence[Group]) -> dict[str, str]:
     return faults
 
 
-def _disturb(model: nn.Module) -> nn.Module:
-    """A copy with noise on all weights, which keeps a zero or constant weight from hiding a wrong index."""
-    noisy = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in noisy.parameters():
-            if parameter.is_floating_point():
-                spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
-                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-                parameter.add_(noise, alpha=0.1 * (spread or 1.0))
-    return noisy
-
-
 def _prove_all(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, ...]) -> None:
     """Hold all groups to the trial.
 
     Raises:
         ModelError: one fails; names it.
     """
-    if faults := _find_faults(_disturb(model), groups, inputs):
+    if faults := _find_faults(verify.disturbed(model), groups, inputs):
         raise ModelError(
             "Removing channels does not do what masking them does: an operation or a tensor here is not understood",
             got="; ".join(f"{name}: {fault}" for name, fault in faults.items()),

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.loss.attention import NAMES
-from compress.models.attention import Attention
+from compress.models.attention import Attention, counted
 from compress.models.structure import HEAD_COUNTS, HEAD_WIDTHS
 
 Side = Literal["out", "in"]
@@ -57,7 +57,7 @@ class Layout:
     run: int = 1
     """Consecutive channels that leave together (one normalisation group of a GroupNorm, one attention head)."""
     counts: tuple[str, ...] = ()
-    """Integer attributes that equal `size / run`."""
+    """Integer attributes that equal `size / run`, or a multiple of it."""
 
 
 def layout(module: nn.Module, side: Side) -> Layout | None:
@@ -130,6 +130,9 @@ def _map(module: nn.Module) -> Layout | None:
     if isinstance(module, Attention):
         counts = tuple(name for name in HEAD_COUNTS if name in vars(module))
         return Layout("Attention", module.output.in_features, (), (), run=module.wiring.head_width, counts=counts)
+    if (wiring := counted(module)) is not None:
+        size = read_width(module.get_submodule(wiring.output))
+        return Layout("Attention", size, (), wiring.widths, run=size // wiring.units, counts=wiring.counts)
     if isinstance(module, nn.ModuleList):
         return Layout("ModuleList", len(module), (), ())
     if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
@@ -190,6 +193,12 @@ def channel_dim(module: nn.Module) -> int:
     return 1 if isinstance(module, _KINDS) and not isinstance(module, nn.Linear) else -1
 
 
+def read_width(module: nn.Module) -> int:
+    """How many channels a layer reads; 0 for what is not in the table."""
+    found = layout(module, "in")
+    return 0 if found is None else found.size
+
+
 def rows(module: nn.Module, side: Side, found: Layout) -> list[Tensor]:
     """The parameters of one side, one row per channel: tensors of shape (channels, anything).
 
@@ -246,7 +255,9 @@ def select(module: nn.Module, side: Side, found: Layout, keep: Tensor) -> None:
     for attribute in found.attributes:
         setattr(module, attribute, len(keep))
     for attribute in found.counts:
-        setattr(module, attribute, len(keep) // found.run)
+        setattr(module, attribute, getattr(module, attribute) * len(keep) // found.size)
+    if (wiring := counted(module)) is not None:
+        vars(module)["wiring"] = replace(wiring, units=len(keep) // found.run)
     if isinstance(module, nn.LayerNorm):
         module.normalized_shape = (len(keep),)
 

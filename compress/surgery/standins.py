@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.models.attention import Attention
+from compress.models.attention import Attention, Counted, counted
 from compress.surgery import layers
 
 
@@ -64,12 +64,34 @@ def stand_in(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[nn.Module, st
     for path, module in [*model.named_modules()]:
         if isinstance(module, Attention):
             module.__class__ = _Straight
+        elif (wiring := counted(module)) is not None:
+            _shorten(module, wiring)
         elif isinstance(module, nn.RNNBase) and module in plain and layers.layout(module, "out") is not None and path:
             owner, _, name = path.rpartition(".")
             unit = _Unit(module)
             setattr(model.get_submodule(owner), name, unit)
             aliases[unit.unit] = path
     return aliases
+
+
+def _shorten(module: nn.Module, wiring: Counted) -> None:
+    """Hide what an attention module does between its layers: the layer that reads all heads hangs on what writes them.
+
+    The rest of its code stays, so that what it does before and after, and whatever it is called with, is seen.
+    """
+    written: list[Tensor] = []
+
+    def keep(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+        written.append(output)
+
+    def hang(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        tie = sum(tensor.sum().view([1] * given[0].ndim) for tensor in written)
+        written.clear()
+        return (given[0].detach() + tie, *given[1:])
+
+    for path in wiring.inputs:
+        module.get_submodule(path).register_forward_hook(keep)
+    module.get_submodule(wiring.output).register_forward_pre_hook(hang)
 
 
 def _is_plain(given: tuple[Any, ...]) -> bool:

@@ -17,6 +17,7 @@ import torch_pruning
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch_pruning import _helpers
+from torch_pruning.dependency import index_mapping
 from torch_pruning.ops import OPTYPE
 
 from compress.config.user_code import users_lines
@@ -83,7 +84,7 @@ def couplings(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Coupling]:
     graph: Any = _Graph()
     leaves = tuple(tensor.detach().clone() for tensor in inputs)
     try:
-        with _all_trainable(model):
+        with _all_trainable(model), _without_guesses():
             # Fresh containers each time: torch-pruning 1.6.1 shares and mutates its defaults.
             graph.build_dependency(
                 model,
@@ -95,7 +96,15 @@ def couplings(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Coupling]:
                 ignored_params=[],
                 verbose=False,
             )
-    except (AttributeError, AssertionError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         got = f"{type(error).__name__}: {error}"
         where = "; ".join([type(model).__name__, *users_lines(error)[-1:]])
         raise ModelError("torch-pruning cannot map this model", got=got, where=where) from error
@@ -181,6 +190,20 @@ def _all_trainable(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _without_guesses() -> Iterator[None]:
+    """Without torch-pruning's guesses behind reshapes, which ours replace, and behind copies of key heads.
+
+    Making or following them may divide by zero.
+    """
+    guesses = index_mapping.update_reshape_index_mapping, index_mapping.update_expand_index_mapping
+    index_mapping.update_reshape_index_mapping = index_mapping.update_expand_index_mapping = lambda *_: None
+    try:
+        yield
+    finally:
+        index_mapping.update_reshape_index_mapping, index_mapping.update_expand_index_mapping = guesses
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from compress.errors import StageError
-from compress.models.attention import Attention
+from compress.models.attention import Attention, counted
 from compress.models.outputs import everything
 from compress.models.structure import HEAD_COUNTS, HEAD_WIDTHS
 from compress.surgery import layers
@@ -44,7 +44,8 @@ def attributes_agree(model: nn.Module) -> None:
                 raise StageError(
                     "A tensor does not fit its layer's attributes", expected=shape, got=got, where=f"{path}.{name}"
                 )
-        projections = None if isinstance(module, Attention) else layers.attention_projections(module)
+        countable = isinstance(module, Attention) or counted(module) is not None
+        projections = None if countable else layers.attention_projections(module)
         if projections is not None:
             _heads_agree(module, projections, path)
 
@@ -105,12 +106,7 @@ def against_masked(
     """
     attributes_agree(pruned)
     masked, smaller = (copy.deepcopy(model).cpu().double().train(training) for model in (original, pruned))
-    for path, side, hook in _masks(masked, groups, kept):
-        module = masked.get_submodule(path)
-        if side == "out":
-            module.register_forward_hook(hook)
-        else:
-            module.register_forward_pre_hook(hook)
+    mask(masked, groups, kept)
     exact = tuple(tensor.cpu().double() if tensor.is_floating_point() else tensor.cpu() for tensor in inputs)
     worst = 0.0
     for batch in (exact,) if training else (exact, tuple(tensor[:1] for tensor in exact)):
@@ -158,6 +154,35 @@ class _Undropped(TorchFunctionMode):
         return func(*args, **named)
 
 
+def mask(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:
+    """Make a model one in which the channels that are not kept are zeroed, in place; see `against_masked`.
+
+    Args:
+        model: in float64.
+        groups: its groups.
+        kept: the channels that stay.
+    """
+    for path, side, hook in _masks(model, groups, kept):
+        module = model.get_submodule(path)
+        if side == "out":
+            module.register_forward_hook(hook)
+        else:
+            module.register_forward_pre_hook(hook)
+
+
+def disturbed(model: nn.Module) -> nn.Module:
+    """A copy with noise on all weights, which keeps a zero or constant weight from hiding a wrong index."""
+    noisy = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in noisy.parameters():
+            if parameter.is_floating_point():
+                spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
+                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                parameter.add_(noise, alpha=0.1 * (spread or 1.0))
+    return noisy
+
+
 def _masks(model: nn.Module, groups: Sequence[Group], kept: Kept) -> list[tuple[str, layers.Side, Callable[..., Any]]]:
     """A hook for every layer side that loses channels, which makes its output or input that of the kept channels."""
     gone: dict[tuple[str, layers.Side], list[Tensor]] = defaultdict(list)
@@ -173,16 +198,16 @@ def _masks(model: nn.Module, groups: Sequence[Group], kept: Kept) -> list[tuple[
             continue
         if found.kind in ("Attention", "Parameter"):
             continue  # the layers inside, or around, are masked
-        mask = torch.ones(found.size, dtype=torch.float64)
-        mask[torch.cat(indices)] = 0
+        there = torch.ones(found.size, dtype=torch.float64)
+        there[torch.cat(indices)] = 0
         if isinstance(module, nn.RNNBase) and side == "out":
-            _silence(module, mask)
+            _silence(module, there)
         elif isinstance(module, nn.LayerNorm):
-            hooks.append((path, side, _normalise_kept(mask)))
+            hooks.append((path, side, _normalise_kept(there)))
         elif isinstance(module, nn.GroupNorm) and module.num_groups == 1:
-            hooks.append((path, side, _normalise_kept_maps(mask)))
+            hooks.append((path, side, _normalise_kept_maps(there)))
         else:
-            hooks.append((path, side, _mask_output(mask) if side == "out" else _mask_input(mask)))
+            hooks.append((path, side, _mask_output(there) if side == "out" else _mask_input(there)))
     return hooks
 
 

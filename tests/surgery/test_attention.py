@@ -58,6 +58,26 @@ class Three(nn.Module):
         return self.fc_out((energy.softmax(-1) @ v).transpose(1, 2).reshape(x.shape[0], x.shape[1], 12))
 
 
+class Grouped(nn.Module):
+    """Two queries a key, turned by their positions, normalised, and with a bias for each query head."""
+
+    def __init__(self, dim=12, n_heads=6, n_kv_heads=3):
+        super().__init__()
+        self.n_heads, self.n_kv_heads, self.head_dim = n_heads, n_kv_heads, 4
+        self.q, self.kv = nn.Linear(dim, 24), nn.Linear(dim, 24)
+        self.norm, self.bias = nn.LayerNorm(4), nn.Parameter(torch.randn(11, n_heads))
+        self.out = nn.Linear(24, dim)
+
+    def forward(self, x, turn):
+        q = self.norm(self.q(x).unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2))
+        k, v = (s.unflatten(-1, (self.n_kv_heads, 4)).transpose(1, 2) for s in self.kv(x).chunk(2, -1))
+        k, v = (s.repeat_interleave(self.n_heads // self.n_kv_heads, 1) for s in (k, v))
+        steps = torch.arange(x.shape[1])
+        bias = self.bias[steps[:, None] - steps + 5].permute(2, 0, 1)
+        mixed = F.scaled_dot_product_attention(q * turn, k * turn, v, attn_mask=bias)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
 class Multihead(nn.MultiheadAttention):
     """Not torch's own: what it does is not known."""
 
@@ -87,6 +107,9 @@ ATTENTION = {
     "fused": lambda: Around(Fused()),
     "fused by head, causal": lambda: Around(ByHead()),
     "three layers": lambda: Around(Three()),
+    "grouped queries in their own code": lambda: Around(
+        Grouped(), call=lambda inner, x: inner(x, torch.linspace(0, 1, 6, dtype=x.dtype)[:, None].cos())
+    ),
     "torch's, masked": lambda: Around(nn.MultiheadAttention(12, 3, batch_first=True), call=padded),
     "torch's, sequence first": lambda: Around(
         nn.MultiheadAttention(12, 3, bias=False), call=lambda inner, x: inner(*[x.transpose(0, 1)] * 3)[0].mT.mT.mT.mT

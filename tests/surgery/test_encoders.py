@@ -359,6 +359,16 @@ def test_an_unmapped_parameter_is_named():
         encoders.encoder(tied)
 
 
+@pytest.mark.parametrize("kind", ["XLMRoberta", "Camembert"])
+def test_families_that_are_built_as_roberta_is_are_cut_and_proved_like_it(kind):
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(**encoder_zoo.SIZES, **encoder_zoo.TEXT)
+    model = encoder_zoo.TextLogits(getattr(transformers, f"{kind}ForSequenceClassification")(config)).eval()
+    groups = find_groups(model, inputs("roberta"), units=encoders.UNITS)
+    assert {group.kind for group in groups} == {*encoders.UNITS}
+
+
 def test_a_family_that_is_not_known_is_named():
     import transformers
 

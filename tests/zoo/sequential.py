@@ -419,6 +419,189 @@ class Llama(nn.Module):
         return self.head(self.norm(x)[:, -1])
 
 
+class RotaryAttention(nn.Module):
+    """Llama's (its model.py): rotary positions given from outside, fewer heads of keys than of queries."""
+
+    def __init__(self, dim=32, n_heads=4, n_kv_heads=2, qk_norm=False):
+        super().__init__()
+        self.n_heads, self.n_kv_heads = n_heads, n_kv_heads
+        self.n_rep, self.head_dim = n_heads // n_kv_heads, dim // n_heads
+        self.wq = nn.Linear(dim, n_heads * self.head_dim, bias=False)
+        self.wk = nn.Linear(dim, n_kv_heads * self.head_dim, bias=False)
+        self.wv = nn.Linear(dim, n_kv_heads * self.head_dim, bias=False)
+        self.wo = nn.Linear(n_heads * self.head_dim, dim, bias=False)
+        self.q_norm = nn.RMSNorm(self.head_dim) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(self.head_dim) if qk_norm else nn.Identity()
+
+    def forward(self, x, cos, sin, mask=None):
+        bsz, seqlen, _ = x.shape
+        xq = self.q_norm(self.wq(x).view(bsz, seqlen, self.n_heads, self.head_dim))
+        xk = self.k_norm(self.wk(x).view(bsz, seqlen, self.n_kv_heads, self.head_dim))
+        xv = self.wv(x).view(bsz, seqlen, self.n_kv_heads, self.head_dim)
+        xq, xk = rotate(xq, cos, sin), rotate(xk, cos, sin)
+        xk, xv = (torch.repeat_interleave(side, self.n_rep, dim=2).transpose(1, 2) for side in (xk, xv))
+        scores = torch.matmul(xq.transpose(1, 2), xk.transpose(2, 3)) / math.sqrt(self.head_dim)
+        if mask is not None:
+            scores = scores + mask
+        output = torch.matmul(F.softmax(scores.float(), dim=-1).type_as(xq), xv)
+        return self.wo(output.transpose(1, 2).contiguous().view(bsz, seqlen, -1))
+
+
+def rotate(x, cos, sin):
+    half = x.shape[-1] // 2
+    turned = torch.cat([-x[..., half:], x[..., :half]], dim=-1)
+    return x * cos[:, None] + turned * sin[:, None]
+
+
+class LlamaByModules(nn.Module):
+    """The same as its authors divide it: attention and feed-forward are modules of their own."""
+
+    def __init__(self, dim=32, **attention):
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(50, dim)
+        self.attention_norm, self.ffn_norm, self.norm = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention, self.feed_forward = RotaryAttention(dim, **attention), SwiGlu(dim, 64)
+        self.output = nn.Linear(dim, CLASSES)
+        half = self.attention.head_dim // 2
+        angle = torch.arange(12)[:, None] * 0.1 ** torch.arange(half).repeat(2)
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def forward(self, ids):
+        h = self.tok_embeddings(ids)
+        mask = torch.full((ids.shape[1], ids.shape[1]), float("-inf"), device=ids.device).triu(1)
+        h = h + self.attention(self.attention_norm(h), self.cos.to(h.dtype), self.sin.to(h.dtype), mask.to(h.dtype))
+        return self.output(self.norm(h + self.feed_forward(self.ffn_norm(h)))[:, -1])
+
+
+def llama_by_modules():
+    return LlamaByModules(n_kv_heads=4)
+
+
+def llama_grouped_queries():
+    return LlamaByModules()
+
+
+def llama_normalised_queries():
+    return LlamaByModules(qk_norm=True, n_kv_heads=4)
+
+
+def llama_one_key_head():
+    return LlamaByModules(n_kv_heads=1)
+
+
+class CrossAttention(nn.Module):
+    """Of a Perceiver or a diffusion model: queries of one sequence, keys and values of another."""
+
+    def __init__(self, query_dim, context_dim, heads=4, dim_head=8):
+        super().__init__()
+        inner_dim = dim_head * heads
+        self.scale, self.heads = dim_head**-0.5, heads
+        self.to_q = nn.Linear(query_dim, inner_dim, bias=False)
+        self.to_kv = nn.Linear(context_dim, inner_dim * 2, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner_dim, query_dim), nn.Dropout(0.1))
+
+    def forward(self, x, context):
+        k, v = self.to_kv(context).chunk(2, dim=-1)
+        q, k, v = (side.unflatten(-1, (self.heads, -1)).transpose(1, 2) for side in (self.to_q(x), k, v))
+        attention = (q @ k.transpose(-1, -2) * self.scale).softmax(dim=-1)
+        return self.to_out((attention @ v).transpose(1, 2).flatten(2))
+
+
+class Perceiver(nn.Module):
+    """Learned queries that read a signal."""
+
+    def __init__(self):
+        super().__init__()
+        self.latents, self.embed = nn.Parameter(torch.randn(6, 32)), nn.Linear(6, 24)
+        self.norm, self.context_norm = nn.LayerNorm(32), nn.LayerNorm(24)
+        self.cross, self.mlp, self.head = CrossAttention(32, 24), Mlp(32, 64), nn.Linear(32, CLASSES)
+
+    def forward(self, x):
+        latents = self.latents.expand(x.shape[0], -1, -1)
+        latents = latents + self.cross(self.norm(latents), self.context_norm(self.embed(x)))
+        return self.head((latents + self.mlp(latents)).mean(1))
+
+
+class DecoderBlock(nn.Module):
+    """Reads one sequence by another with torch's own attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.query = nn.Linear(6, 24), nn.Parameter(torch.randn(1, 3, 24))
+        self.cross = nn.MultiheadAttention(24, 3, batch_first=True)
+        self.mlp, self.head = Mlp(24, 64), nn.Linear(24, CLASSES)
+
+    def forward(self, x):
+        memory, query = torch.relu(self.embed(x)), self.query.expand(x.shape[0], -1, -1)
+        return self.head(self.mlp(query + self.cross(query, memory, memory)[0]).mean(1))
+
+
+class WindowAttention(nn.Module):
+    """Of Swin as its authors publish it, with a table of biases by relative position and a mask for shifted windows."""
+
+    def __init__(self, dim, window_size, num_heads, inferred=False):
+        super().__init__()
+        self.dim, self.window_size, self.num_heads, self.inferred = dim, window_size, num_heads, inferred
+        self.scale = (dim // num_heads) ** -0.5
+        self.relative_position_bias_table = nn.Parameter(torch.randn((2 * window_size - 1) ** 2, num_heads))
+        coords = torch.stack(torch.meshgrid(*[torch.arange(window_size)] * 2, indexing="ij")).flatten(1)
+        relative = (coords[:, :, None] - coords[:, None, :]).permute(1, 2, 0) + window_size - 1
+        self.register_buffer("relative_position_index", relative[..., 0] * (2 * window_size - 1) + relative[..., 1])
+        self.qkv, self.attn_drop = nn.Linear(dim, dim * 3), nn.Dropout(0.0)
+        self.proj, self.proj_drop = nn.Linear(dim, dim), nn.Dropout(0.0)
+
+    def forward(self, x, mask=None):
+        b_, n, c = x.shape
+        width = -1 if self.inferred else c // self.num_heads
+        q, k, v = self.qkv(x).reshape(b_, n, 3, self.num_heads, width).permute(2, 0, 3, 1, 4).unbind(0)
+        attn = (q * self.scale) @ k.transpose(-2, -1)
+        bias = self.relative_position_bias_table[self.relative_position_index.view(-1)].view(n, n, -1)
+        attn = attn + bias.permute(2, 0, 1).contiguous().unsqueeze(0)
+        if mask is not None:
+            windows = mask.shape[0]
+            attn = attn.view(b_ // windows, windows, self.num_heads, n, n) + mask.unsqueeze(1).unsqueeze(0)
+            attn = attn.view(-1, self.num_heads, n, n)
+        x = self.attn_drop(attn.softmax(dim=-1)) @ v
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(b_, n, -1 if self.inferred else c)))
+
+
+class BiasedSwinBlock(nn.Module):
+    def __init__(self, dim, shift, inferred, window=4, size=8):
+        super().__init__()
+        self.shift_size, self.window = shift, window
+        self.norm1, self.attn = nn.LayerNorm(dim), WindowAttention(dim, window, 3, inferred)
+        self.norm2, self.mlp = nn.LayerNorm(dim), Mlp(dim, 64)
+        region = torch.zeros(1, size, size, 1)
+        for number, rows in enumerate((slice(-window), slice(-window, -shift), slice(-shift, None))):
+            region[:, rows] += 3 * number
+            region[:, :, rows] += number
+        seen = window_partition(region, window).squeeze(-1)
+        self.register_buffer("attn_mask", -100.0 * (seen[:, None] != seen[:, :, None]).float() if shift else None)
+
+    def forward(self, x):
+        _, h, w, _ = x.shape
+        y = torch.roll(self.norm1(x), (-self.shift_size, -self.shift_size), dims=(1, 2))
+        y = window_reverse(self.attn(window_partition(y, self.window), self.attn_mask), self.window, h, w)
+        x = x + torch.roll(y, (self.shift_size, self.shift_size), dims=(1, 2))
+        return x + self.mlp(self.norm2(x))
+
+
+class BiasedSwin(nn.Module):
+    def __init__(self, inferred=False):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 24, 2, 2)
+        self.blocks = nn.Sequential(BiasedSwinBlock(24, 0, inferred), BiasedSwinBlock(24, 2, inferred))
+        self.norm, self.head = nn.LayerNorm(24), nn.Linear(24, CLASSES)
+
+    def forward(self, x):
+        return self.head(self.norm(self.blocks(self.patch(x).permute(0, 2, 3, 1))).mean((1, 2)))
+
+
+def swin_timm():
+    return BiasedSwin(inferred=True)
+
+
 class Recurrent(nn.Module):
     """A classifier of signals [N, T, F] by the last step of an LSTM or a GRU."""
 

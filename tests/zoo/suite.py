@@ -58,12 +58,12 @@ def look(name: str) -> Row:
     Raises:
         CompressError: from export and training; what pruning and quantization foresee is in the row.
     """
-    with _quiet():
+    with quiet():
         model, example = build(name)
         small, kept, difference, remarks = _cut(model, example)
         with tempfile.TemporaryDirectory() as directory:
             export(small, example, Path(directory) / "fp32.onnx", quiet=True)
-        share, refusal = _to_int8(small, example)
+        share, refusal = to_int8(small, example)
         labels = torch.arange(len(example[0])) % 5
         inputs = example if len(example) > 1 else example[0]
         distill(small, None, [(inputs, labels)], loss={"hard": {}}, epochs=1, learning_rate=1e-3, quiet=True)
@@ -91,7 +91,7 @@ def _short(reason: str) -> str:
     return reason.partition(" (between")[0]
 
 
-def _to_int8(model: nn.Module, example: Example) -> tuple[float | None, list[str]]:
+def to_int8(model: nn.Module, example: Example) -> tuple[float | None, list[str]]:
     """The share that runs in int8, which must be the foreseen one; or why none does."""
     graph = to_onnx(model, read_signature(model, example), example)
     try:
@@ -105,7 +105,7 @@ def _to_int8(model: nn.Module, example: Example) -> tuple[float | None, list[str
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
