@@ -18,7 +18,7 @@ from compress.errors import CompressError, DataError, ModelError, StageError
 from compress.functional import bind, distill, export, prune, quantize
 from compress.quantization.quantize import Bounds
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[1] / "docs" / "python.md"
 
 
 def snippets() -> list[str]:

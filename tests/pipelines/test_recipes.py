@@ -107,19 +107,19 @@ def test_the_recipe_that_init_writes_is_the_digits_pipeline(tmp_path):
     assert (tmp_path / "digits" / "recipe.yaml").read_text() == (ROOT / "pipelines/digits/recipe.yaml").read_text()
 
 
-def test_the_readmes_recipe_is_the_digits_pipeline():
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_recipe_of_the_docs_is_the_digits_pipeline():
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "recipe.md").read_text(), re.DOTALL)
     assert yaml.safe_load(text) == yaml.safe_load((ROOT / "pipelines/digits/recipe.yaml").read_text())
 
 
-def test_the_readmes_exit_codes_are_the_ones_there_are():
-    rows = re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_the_exit_codes_of_the_docs_are_the_ones_there_are():
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "docs" / "recipe.md").read_text(), re.MULTILINE)
     assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
 
 
-def test_the_readmes_python_compresses_a_users_own_model(tmp_path):
+def test_the_python_of_the_docs_compresses_a_users_own_model(tmp_path):
     """The block as it stands, beside a user's model, weights and data."""
-    section = (ROOT / "README.md").read_text().split("## Your own model and data\n")[1].split("\n## ")[0]
+    section = (ROOT / "docs" / "python.md").read_text().split("## Your own model and data\n")[1].split("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (tmp_path / "my_model.py").write_text(
         "from torch import nn\n"
