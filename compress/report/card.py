@@ -62,7 +62,7 @@ def _metadata(report: Report, manifest: Manifest) -> dict[str, Any]:
         "license_name": "not-stated",
         "tags": ["onnx", "onnxruntime", "distillation", "pruning", "quantization"],
     }
-    task = "text-classification" if "tokenizer.json" in manifest.files else None
+    task = _task(manifest)
     if task is not None:
         found["pipeline_tag"] = task
     if report.verdict is not None:
@@ -86,14 +86,29 @@ def _metadata(report: Report, manifest: Manifest) -> dict[str, Any]:
     return found
 
 
+def _task(manifest: Manifest) -> str | None:
+    """Return the hub's name of what the model does; None for what has no name there."""
+    per_word = len(manifest.signature["outputs"][0]["shape"]) == 3
+    if "tokenizer.json" in manifest.files:
+        return "token-classification" if per_word else "text-classification"
+    return "image-classification" if "read_image.py" in manifest.files and not per_word else None
+
+
 def _what(report: Report, manifest: Manifest) -> str:
     kind = report.task.problem if report.task.problem == "regression" else f"{report.task.problem} classification"
-    told = [f"A model for {kind} in ONNX, `{manifest.primary}`, made small from a larger teacher."]
+    told = [f"A model for {kind} in ONNX, `{manifest.primary}`, made small from a larger teacher: {_teacher(report)}."]
     if table := summary(report):
         told.append("```\n" + "\n".join(table) + "\n```")
     gates = () if report.verdict is None else report.verdict.gates
     told.append("\n".join(f"- {line}" for line in gate_lines(gates)) or "No gate was judged.")
     return "\n\n".join(told)
+
+
+def _teacher(report: Report) -> str:
+    """Return what the teacher is, as the recipe says, and how large."""
+    model = yaml.safe_load(report.recipe_yaml)["teacher"]["model"]
+    told = yaml.safe_dump(model, default_flow_style=True, sort_keys=False, width=1000).strip()
+    return f"`{told}`, {format_bytes(report.stages[0].scores.size_bytes)}"
 
 
 def _accuracy(report: Report) -> str:
@@ -155,8 +170,9 @@ def _session(manifest: Manifest) -> list[str]:
     """Return how one graph is run in code of one's own."""
     inputs, outputs = manifest.signature["inputs"], manifest.signature["outputs"]
     feeds = ", ".join(f'"{tensor["name"]}": {tensor["name"]}' for tensor in inputs)
+    given, found = (", ".join(f'"{tensor["name"]}"' for tensor in tensors) for tensors in (inputs, outputs))
     return [
-        "In code of your own:",
+        "In Python:",
         "",
         "```python",
         "import onnxruntime",
@@ -165,10 +181,39 @@ def _session(manifest: Manifest) -> list[str]:
         f"({', '.join(tensor['name'] for tensor in outputs)},) = session.run(None, {{{feeds}}})",
         "```",
         "",
-        "The same file, with the same names, goes into ONNX Runtime for C++ (`Ort::Session`), into a browser "
-        "(`onnxruntime-web`, `InferenceSession.create`), and behind NVIDIA's Triton server "
-        "(`platform: onnxruntime_onnx`).",
+        "In C++:",
+        "",
+        "```cpp",
+        "#include <onnxruntime_cxx_api.h>",
+        "",
+        "Ort::Env env;",
+        f'Ort::Session session(env, ORT_TSTR("{manifest.primary}"), Ort::SessionOptions());',
+        f"const char* inputs[] = {{{given}}};",
+        f"const char* outputs[] = {{{found}}};",
+        f"// values: Ort::Value[{len(inputs)}], of the types and shapes below",
+        f"auto found = session.Run(Ort::RunOptions(), inputs, values, {len(inputs)}, outputs, {len(outputs)});",
+        "```",
+        "",
+        "In a browser, or in Node with the same package:",
+        "",
+        "```js",
+        'import * as ort from "onnxruntime-web";',
+        "",
+        f'const session = await ort.InferenceSession.create("{manifest.primary}");',
+        "const outputs = await session.run({",
+        *(f'  "{tensor["name"]}": {_web_tensor(tensor)},' for tensor in inputs),
+        "});",
+        "```",
+        "",
+        "Behind a server: `compressor package . --for triton`, or `mlflow`, which takes texts or image files where the "
+        "model does.",
     ]
+
+
+def _web_tensor(tensor: Mapping[str, Any]) -> str:
+    """Return how onnxruntime-web is given one sample of an input; those of int64 lie in a BigInt64Array there."""
+    axes = ", ".join(["1", *map(str, tensor["shape"][1:])])
+    return f'new ort.Tensor("{tensor["dtype"]}", {tensor["name"]}, [{axes}])'
 
 
 def _shape(axes: Sequence[Any]) -> str:

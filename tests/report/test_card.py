@@ -57,6 +57,9 @@ def test_it_names_files_tensors_hardware_gates_and_what_only_people_know(report,
     assert text.count(TO_STATE) == 2
     assert "session.x64quantprecision" in text
     assert "0, 1, 2, 3, 4, 5, 6, 7, 8, 9." in text
+    assert "from a larger teacher: `{" in text
+    assert 'Ort::Session session(env, ORT_TSTR("int8-x86.onnx"), Ort::SessionOptions());' in text
+    assert '  "pixel_values": new ort.Tensor("float32", pixel_values, [1, 1, 8, 8]),' in text
 
 
 def test_a_float_file_has_no_word_on_saturation_and_many_labels_are_counted(report, manifest):
