@@ -3,12 +3,17 @@
 import hashlib
 import importlib.util
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 from bundle_zoo import answers, bundle_of, image_bundle, model, text_bundle
@@ -66,7 +71,7 @@ def schema():
     """Triton's own schema, from the package of its client, without all that this package imports."""
     spec = importlib.util.find_spec("tritonclient")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip("needs tritonclient")
+        (pytest.fail if os.environ.get("COMPRESS_NEEDS_TRITON") else pytest.skip)("pip install --no-deps tritonclient")
     path = Path(next(iter(spec.submodule_search_locations))) / "grpc" / "model_config_pb2.py"
     found = importlib.util.spec_from_file_location("model_config_pb2", path)
     module = importlib.util.module_from_spec(found)
@@ -259,6 +264,18 @@ def test_mlflow_takes_two_texts_where_the_model_does_and_no_image_files_where_it
     told.write_text(json.dumps(json.loads(told.read_text()) | {"scale": 1}))
     with pytest.raises(Exception, match="expected numbers as in training"):
         mlflow.pyfunc.load_model(str(tmp_path / "other")).predict(pd.DataFrame({"image": [b""]}))
+
+
+@pytest.mark.slow
+def test_the_file_becomes_an_ort_file_as_the_docs_say_which_computes_the_same(texts, tmp_path):
+    package(texts, tmp_path / "bundle", layout="plain", name="spam")
+    docs = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
+    (words,) = re.findall(r"^python (-m onnxruntime\.tools\S+ .*)$", docs, re.MULTILINE)
+    subprocess.run([sys.executable, *words.split()], cwd=tmp_path, check=True)
+    rows = np.array([[1, 7], [7, 1]])
+    expected = Session(tmp_path / "bundle" / "int8-x86.onnx")(rows)[0]
+    converted = onnxruntime.InferenceSession(tmp_path / "bundle" / "int8-x86.ort")
+    np.testing.assert_allclose(converted.run(None, {"input_ids": rows})[0], expected, rtol=1e-6)
 
 
 def test_the_command_lays_it_out_and_says_how_to_load_it(images, tmp_path):

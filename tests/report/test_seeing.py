@@ -8,7 +8,6 @@ pictures of ``docs/images`` are taken.
 import hashlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from chromium import PATIENCE_S, open_browser
 from mlflow import MlflowClient
 
 from compress.pipeline.run import Options, run
@@ -47,7 +47,6 @@ benchmark: {preset: quick, profiles: [{}]}
 gates: {max_accuracy_drop: 0.3, min_speedup: 0.1}
 """
 PRUNED = "stages.prune.kept_macs_fraction"
-PATIENCE_S = 120.0
 WIDE, TALL, DESK, PHONE = (1500, 1000), (1500, 1240), (1280, 1400), (390, 844)
 
 
@@ -87,24 +86,7 @@ def server(swept, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in paths:
-        reason = "no chromium and chromedriver here: apt-get install chromium chromium-driver"
-        if os.environ.get("COMPRESS_NEEDS_BROWSER"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = paths[0]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    downloads = tmp_path_factory.mktemp("downloads")
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    driver = webdriver.Chrome(options=options, service=Service(paths[1]))
-    driver.downloads = downloads
-    driver.set_script_timeout(PATIENCE_S)
+    driver = open_browser(tmp_path_factory.mktemp("downloads"))
     yield driver
     driver.quit()
 
