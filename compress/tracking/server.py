@@ -52,6 +52,7 @@ def ui(store: Path, *, port: int = 5000) -> ServerCommand:
         "--host", "127.0.0.1",
         "--port", str(port),
         "--workers", "1",
+        "--uvicorn-opts", "--log-level=warning",  # a line for each request would hide where to look
     ]  # fmt: skip
     # MLflow's job execution is on by default and would start worker processes for requests.
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
