@@ -1,5 +1,6 @@
 """Layouts of a bundle, each loaded by what it is for where that runs here: the same bytes, the same answers."""
 
+import base64
 import hashlib
 import importlib.util
 import json
@@ -193,11 +194,17 @@ def test_mlflow_answers_the_bytes_of_image_files_as_the_bundle_does(images, tmp_
         paths.append(tmp_path / f"{name}.png")
         Image.fromarray(np.array(pixels, np.uint8)).save(paths[-1])
     save(images, tmp_path / "model")
+    from mlflow.pyfunc import scoring_server  # warns, unless `save` has imported what it needs
+
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     found = loaded.predict(pd.DataFrame({"image": [path.read_bytes() for path in paths]}))
     expected = answers(images, *paths)
     assert list(found["label"]) == [label for label, _ in expected] == ["first", "second"]
     assert list(found["probability"]) == pytest.approx([chance for _, chance in expected])
+    records = [{"image": base64.b64encode(path.read_bytes()).decode()} for path in paths]  # as the docs send them
+    body, schema = json.dumps({"dataframe_records": records}), loaded.metadata.get_input_schema()
+    answered = scoring_server.invocations(body, "application/json", loaded, schema)
+    assert [answer["label"] for answer in json.loads(answered.response)["predictions"]] == ["first", "second"]
 
 
 def test_mlflows_model_holds_the_bundles_files_alone_and_no_path_of_where_it_was_made(texts, tmp_path, monkeypatch):
