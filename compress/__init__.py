@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from compress.data.arrays import ArrayPair
     from compress.data.image_table import ImageTable
     from compress.data.own import OwnSource
-    from compress.data.preprocess import Preprocess
+    from compress.data.preprocess import Preprocess, Published
     from compress.data.roles import Split
     from compress.data.samples import Samples
     from compress.data.source import Raw, Source
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         Numpy,
         Table,
     )
+    from compress.data.tar_shards import TarImages
+    from compress.data.teacher_labels import TeacherLabels
     from compress.errors import CompressError
     from compress.functional import bind, distill, prune, quantize
     from compress.loss import (
@@ -161,6 +163,7 @@ _HOMES = {
     "ProfileChoice": "compress.recipe",
     "Prune": "compress.stages.prune",
     "PruneVocabulary": "compress.stages.vocabulary",
+    "Published": "compress.data.preprocess",
     "Quantize": "compress.stages.quantize",
     "RandAugment": "compress.tasks.vary",
     "Raw": "compress.data.source",
@@ -181,9 +184,11 @@ _HOMES = {
     "Table": "compress.data.sources",
     "Tally": "compress.measures.tally",
     "Tap": "compress.loss",
+    "TarImages": "compress.data.tar_shards",
     "Targets": "compress.loss",
     "Task": "compress.tasks",
     "Teacher": "compress.recipe",
+    "TeacherLabels": "compress.data.teacher_labels",
     "Term": "compress.loss",
     "Timm": "compress.models",
     "Tokenize": "compress.tasks",
@@ -276,6 +281,7 @@ __all__ = [
     "ProfileChoice",
     "Prune",
     "PruneVocabulary",
+    "Published",
     "Quantize",
     "RandAugment",
     "Raw",
@@ -296,9 +302,11 @@ __all__ = [
     "Table",
     "Tally",
     "Tap",
+    "TarImages",
     "Targets",
     "Task",
     "Teacher",
+    "TeacherLabels",
     "Term",
     "Timm",
     "Tokenize",

@@ -15,6 +15,8 @@ from compress.errors import DataError, listing
 
 MIN_SELECT_SAMPLES = 32  # a bundle ships as many for its check on other machines; fewer choose nothing either
 
+UNKNOWN = "where nobody knows any, data.labels: {of: teacher, classes: 1000} takes what a given teacher decides"
+
 
 def check_inputs(roles: Mapping[Role, Samples]) -> None:
     """Refuse what no role may hold, before anything is computed from it.
@@ -123,7 +125,7 @@ def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[
         role: samples.labels for role, samples in roles.items() if samples.labels is not None
     }
     if not labelled:
-        raise DataError("no role has labels", hint="label at least the select and test roles")
+        raise DataError("no role has labels", hint=f"label at least the select and test roles; {UNKNOWN}")
     if len(set(names)) != len(names):
         raise DataError(
             "two classes have the same name",
@@ -184,8 +186,14 @@ def _columns(labelled: Mapping[Role, NDArray[Any]], names: tuple[str, ...]) -> t
     return names or tuple(map(str, range(width)))
 
 
-def check_role(role: Role, samples: Samples, classes: tuple[str, ...]) -> None:
+def check_role(role: Role, samples: Samples, classes: tuple[str, ...], *, labelled: bool = True) -> None:
     """Refuse a role that nothing can be learnt from or judged on.
+
+    Args:
+        role: its name.
+        samples: of it.
+        classes: names of the outputs.
+        labelled: False where labels follow.
 
     Raises:
         DataError: when select or test is unlabelled, select is too small, or the role's labels are all the same.
@@ -200,11 +208,11 @@ def check_role(role: Role, samples: Samples, classes: tuple[str, ...]) -> None:
         )
     labels = samples.labels
     if labels is None:
-        if role in ("select", "test"):
+        if labelled and role in ("select", "test"):
             raise DataError(
                 f"the {role} role has no labels",
                 where=role,
-                hint="give a labelled select and test role; only train and calibration may be unlabelled",
+                hint=f"give a labelled select and test role; only train and calibration may be unlabelled; {UNKNOWN}",
             )
         return
     if role == "calibration" or samples.written:

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Discriminator, Field, FiniteFloat, Tag
 
 from compress.config import Values
+from compress.config.extras import import_extra
 from compress.data.read_image import Steps
 from compress.errors import DataError
 
@@ -146,7 +147,7 @@ def choose_steps(
     if (size is None) == (preprocess is None):
         raise DataError(
             "nothing says what size images become" if preprocess is None else "the size of images is said twice",
-            expected=f"one of data.source.{source}.size and data.preprocess",
+            expected=f"data.source.{source}.size or data.preprocess: numbers, a file or published weights by name",
             got="neither" if preprocess is None else "both",
             where="data.source",
         )
@@ -237,7 +238,70 @@ def _named(size: Any, *, shortest: bool) -> tuple[int | None, tuple[int, int] | 
     return (size["shortest_edge"], None) if "shortest_edge" in size else (None, (size["height"], size["width"]))
 
 
+class Published(Values):
+    """How a library reads image files for weights that it publishes, by their name.
+
+    Attributes:
+        timm: name of a model, with or without the tag of its weights, such as ``resnet50.a1_in1k``.
+        torchvision: name of weights, such as ``ResNet50_Weights.IMAGENET1K_V2``, or of a model, whose best ones are
+            meant.
+    """
+
+    timm: str | None = None
+    torchvision: str | None = None
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse both and neither."""
+        if (self.timm is None) == (self.torchvision is None):
+            raise ValueError("expected one of timm and torchvision, by the name of a model or its weights")
+
+    def read(self) -> Preprocess:
+        """Return what the library says of these weights.
+
+        Raises:
+            EnvironmentFault: when the library is not installed or does not import.
+            DataError: when it has no such weights, or reads files for them as nothing here does.
+        """
+        try:
+            return _named_timm(self.timm) if self.timm is not None else _named_torchvision(self.torchvision or "")
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                "no preprocessing is known by this name",
+                expected="a model of timm.list_pretrained(), or weights of a classifier of torchvision",
+                got=error,
+                where=f"data.preprocess: {self.timm or self.torchvision}",
+                hint="write it into the recipe: data.preprocess: {size: 224, crop_pct: 0.875, mean: [...], std: [...]}",
+            ) from error
+
+
+def _named_timm(name: str) -> Preprocess:
+    found = import_extra("timm", extra="timm").get_pretrained_cfg(name)
+    if found is None:
+        raise ValueError(f"timm has no {name}")
+    return _of_timm(found.to_dict())
+
+
+def _named_torchvision(name: str) -> Preprocess:
+    models = import_extra("torchvision.models", extra="vision")
+    told = (models.get_weight(name) if "." in name else models.get_model_weights(name).DEFAULT).transforms()
+    (size,), (to,) = told.crop_size, told.resize_size
+    return Preprocess(
+        size=size,
+        resize_to=to,
+        interpolation=told.interpolation.value,
+        mean=tuple(told.mean),
+        std=tuple(told.std),
+    )
+
+
+def _form(value: object) -> str:
+    if isinstance(value, str | Path):
+        return "file"
+    named = set(value) if isinstance(value, dict) else set[str]()
+    return "published" if isinstance(value, Published) or named & set(Published.model_fields) else "values"
+
+
 AnyPreprocess = Annotated[
-    Annotated[Path, Tag("file")] | Annotated[Preprocess, Tag("values")],
-    Discriminator(lambda value: "file" if isinstance(value, str | Path) else "values"),
+    Annotated[Path, Tag("file")] | Annotated[Published, Tag("published")] | Annotated[Preprocess, Tag("values")],
+    Discriminator(_form),
 ]

@@ -46,7 +46,7 @@ class Split(Values):
     seed: int = 0
 
 
-def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
+def assign(raw: Raw, *, split: Split, overlap: Overlap, labelled: bool = True) -> Data:
     """Check what a source gave and return it with all four roles.
 
     Samples are ordered by the hash of their input, so the order of files changes nothing. When a role is drawn from
@@ -59,6 +59,7 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
         raw: roles that the source fixes, train among them.
         split: sizes of the others.
         overlap: what to do with train samples that are also in another fixed role. The other roles are never touched.
+        labelled: False where no role has labels, and those of select and test follow.
 
     Raises:
         DataError: when a role is missing, empty, too small, unlabelled, overlapping or not what a classifier can learn
@@ -69,7 +70,7 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
     given: dict[Role, Samples] = {role: raw.roles[role] for role in ROLES if role in raw.roles}
     check_inputs(given)
     given = {role: gather(samples) if samples.written else samples for role, samples in given.items()}
-    classes = class_names(given, raw.classes)
+    classes = class_names(given, raw.classes) if labelled else raw.classes
     roles: dict[Role, Samples] = {role: _order(samples) for role, samples in given.items()}
     missing: list[Role] = [role for role in DRAWN if role not in roles]
     conflicts: dict[Role, int] = {role: len(_conflicting(samples)) for role, samples in roles.items()}
@@ -82,7 +83,7 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap) -> Data:
     if roles["train"].written:
         roles["train"] = spread(roles["train"])
     for role in ROLES:
-        check_role(role, roles[role], classes)
+        check_role(role, roles[role], classes, labelled=labelled)
     notes = [_tell_conflicts(role, count, left=bool(missing)) for role, count in conflicts.items() if count]
     told = (*raw.notes, *notes)
     return Data(roles, classes, dropped_duplicates=dropped + overlapping, notes=told, layouts=raw.layouts)

@@ -70,6 +70,11 @@ class Source(Values):
         paths = [value for value in self.__dict__.values() if isinstance(value, Path)]
         return paths[0].stem if paths else self.__dict__.get("source", type(self).__name__)
 
+    @property
+    def is_unsized(self) -> bool:
+        """Whether it reads image files and does not say what size they become."""
+        return False
+
     @abstractmethod
     def load(self, *, code: Sequence[Path]) -> Raw:
         """Return its samples.

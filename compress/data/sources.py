@@ -33,6 +33,7 @@ from compress.data.ragged import Given
 from compress.data.samples import ROLES, Role, Samples
 from compress.data.source import AnyLayout, Opening, Raw, Source, class_numbers
 from compress.data.table import HubData, Table
+from compress.data.tar_shards import TarImages
 from compress.errors import DataError
 
 
@@ -138,6 +139,11 @@ class ImageFolder(Source):
         later = {"memory_gb": 1.0, "on_error": "refuse"}
         return {name: value for name, value in write(self).items() if name not in later or value != later[name]}
 
+    @property
+    def is_unsized(self) -> bool:
+        """Whether ``size`` says nothing."""
+        return self.size is None
+
     def load(self, *, code: Sequence[Path]) -> Raw:
         """Return the roles that the folder names.
 
@@ -229,7 +235,10 @@ class File(Source):
 
 
 OurSource = Annotated[
-    Annotated[Digits | File | HubData | Idx | ImageFolder | ImageTable | Numpy | Table, Field(discriminator="source")],
+    Annotated[
+        Digits | File | HubData | Idx | ImageFolder | ImageTable | Numpy | Table | TarImages,
+        Field(discriminator="source"),
+    ],
     BeforeValidator(one_key("source")),
 ]
 AnySource = Annotated[

@@ -27,7 +27,7 @@ from compress.loss.features import AttentionTransfer, Cosine, FeatureTerm, Hidde
 from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, LogitTerm, Mse, Uniform
 from compress.loss.own import AnyOwnTerm, OwnTerm, name_fault
 from compress.loss.presets import PRESETS, PresetName
-from compress.loss.term import Schedule, Share, Targets, Term
+from compress.loss.term import Schedule, Share, Targets, Term, zscore
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,28 @@ class LossTerms:
         """The mean of each unweighted term and of the total, detached scalars."""
         means = {name: value.detach().mean() for name, value in self.values.items()}
         return {"total": self.total.detach(), **means}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How logits are read before they become probabilities.
+
+    Attributes:
+        temperature: that they are divided by.
+        standardised: whether each row is z-scored first.
+    """
+
+    temperature: float = 1.0
+    standardised: bool = False
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """Return the log of the probabilities that are read, float64 [units, C]."""
+        read = zscore(logits) if self.standardised else logits
+        return (read.double() / self.temperature).log_softmax(1)
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"temperature {self.temperature:g}{' of standardised logits' if self.standardised else ''}"
 
 
 class GuidedLoss(Values):
@@ -244,10 +266,21 @@ class GuidedLoss(Values):
         return any(term.reads_labels for term in self.terms.values())
 
     @property
-    def temperature(self) -> float:
-        """The largest temperature that a term on logits reads them at; one without a temperature reads them at 1."""
-        found = (getattr(term, "temperature", 1.0) for term in self.logit_terms.values())
-        return max((float(value) for value in found if isinstance(value, int | float)), default=1.0)
+    def readings(self) -> tuple[Reading, ...]:
+        """How terms read the teachers' logits: at the largest temperature, as they are and standardised if some do so.
+
+        A term without a temperature reads them at 1.
+        """
+        terms = [(term, bool(getattr(term, "standardise", False))) for term in self.logit_terms.values()]
+        found: list[Reading] = []
+        for standardised in (False, True):
+            alike = [term for term, how in terms if how == standardised]
+            if any(term.reads_teacher for term in alike):
+                said = (getattr(term, "temperature", 1.0) for term in alike)
+                found.append(
+                    Reading(max(float(value) for value in said if isinstance(value, int | float)), standardised)
+                )
+        return tuple(found) or (Reading(),)
 
     @property
     def fingerprint(self) -> str:

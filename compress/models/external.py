@@ -1,6 +1,5 @@
 """Models that come from elsewhere: a user's Python file, timm, torchvision; Hugging Face's have a file of their own."""
 
-import importlib
 import inspect
 import re
 from collections.abc import Sequence
@@ -12,10 +11,12 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from safetensors import SafetensorError
 from torch import nn
 
+from compress.config.extras import import_extra
 from compress.config.permission import Ask
 from compress.config.user_code import call_user, folders_of, run_user_file, user_function
 from compress.config.user_modules import content_of
-from compress.errors import EnvironmentFault, ModelError
+from compress.data.preprocess import Published
+from compress.errors import ModelError
 from compress.models.outputs import Reading, read_outputs
 from compress.models.spec import Model, image_sizes
 from compress.tasks.image_classification import Normalize
@@ -191,6 +192,10 @@ class Timm(Model):
         found = _timm().get_pretrained_cfg(self.name)
         return None if found is None else Normalize(mean=tuple(found.mean), std=tuple(found.std))
 
+    def preprocess(self) -> Published | None:
+        """Return that files are read as timm reads them for the published weights; None without these."""
+        return Published(timm=self.name) if self.pretrained else None
+
     def asks(self) -> tuple[Ask, ...]:
         """A model that is none of timm's own."""
         own = TIMM_NAME.fullmatch(self.name)
@@ -224,7 +229,7 @@ class TorchVision(Model):
             EnvironmentFault: when torchvision is not installed or does not import.
             ModelError: when it has no such model, or it takes no images of so many channels.
         """
-        models = _extra("torchvision.models", extra="vision")
+        models = import_extra("torchvision.models", extra="vision")
         channels, _, _, classes = image_sizes(signature, family=self.family)
         if channels != COLOURS:
             raise ModelError(
@@ -255,22 +260,4 @@ class TorchVision(Model):
 
 
 def _timm() -> Any:
-    return _extra("timm", extra="timm")
-
-
-def _extra(name: str, *, extra: str) -> Any:
-    """Return a module of a library that is an extra.
-
-    Raises:
-        EnvironmentFault: when it is not installed or does not import.
-    """
-    library = name.partition(".")[0]
-    try:
-        return importlib.import_module(name)
-    except (ImportError, RuntimeError) as error:
-        raise EnvironmentFault(
-            f"{library} does not import",
-            got=error,
-            where=f"a model of {library}",
-            hint=f"pip install 'compress-onnx[{extra}]'",
-        ) from error
+    return import_extra("timm", extra="timm")

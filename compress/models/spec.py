@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from compress.config import Values
+from compress.data.preprocess import Published
 from compress.errors import EnvironmentFault, ModelError
 from compress.tasks.image_classification import Normalize
 from compress.tasks.signature import Signature
@@ -72,6 +73,10 @@ class Model(Values):
         Raises:
             EnvironmentFault: when a library or a hub is missing.
         """
+        return None
+
+    def preprocess(self) -> Published | None:
+        """Return whose published weights say how image files are read; None where none do. Nothing is imported."""
         return None
 
     def identity(self, *, code: Sequence[Path] = ()) -> dict[str, Any]:  # noqa: ARG002

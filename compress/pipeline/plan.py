@@ -20,7 +20,7 @@ from compress.export.stored import deployable_of, prove_export
 from compress.models import describe
 from compress.models.fold import duplicate
 from compress.pipeline.acceptance import accept
-from compress.pipeline.nodes import RIVALS, Node, begin, nodes, origins
+from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes, origins
 from compress.pipeline.pairing import Pairing, pairings
 from compress.pipeline.processes import refuse_sizes
 from compress.pipeline.run import Options, explain, host_of, prepare, run_name, work_of
@@ -158,6 +158,8 @@ def _look(recipe: Recipe, options: Options) -> Plan:
     work = replace(work, teachers=tuple(members) if len(members) == len(teachers) else ())
     for node in (node for node in steps if node.is_taught):
         walk.visit(node, work)
+    for stage in recipe.stages if options.until_stage != TEACHER else ():
+        foreseen += [f"{stage.title}: {line}" for line in stage.tell_outputs(work, host)]
     return Plan(walk.rows, pairs, work.task.input_formula, data.notes, tuple(foreseen), str(execution))
 
 

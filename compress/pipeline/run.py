@@ -13,6 +13,7 @@ from compress.config.discretion import Discretion
 from compress.config.user_code import telling_users
 from compress.data import Data
 from compress.data.roles import subset
+from compress.data.teacher_labels import leave_open
 from compress.errors import ArtifactError, CompressError, InputError, RecipeError, StageError
 from compress.judge.contenders import Contender
 from compress.judge.gates import fit_files, judge_on_select
@@ -30,8 +31,9 @@ from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes, origins
 from compress.pipeline.pairing import pairings
 from compress.pipeline.processes import begin_together, execution_here, follow, lead, refuse_sizes, run_stage
 from compress.pipeline.publish import build_report, describe_data, headline, publish
-from compress.pipeline.run_directory import Asked, entitle, seconds_by_digest, settle_execution
+from compress.pipeline.run_directory import Asked, decide_execution, entitle, seconds_by_digest, settle_execution
 from compress.pipeline.step import Step
+from compress.pipeline.teacher_labels import label_by_teacher
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.recipe.permission import check_allowed
@@ -644,7 +646,18 @@ def read(recipe: Recipe, options: Options) -> tuple[Recipe, Data]:
     if faults:  # a recipe that was read from a file has been told so already, with its places
         raise RecipeError("\n".join([f"the recipe has {len(faults)} fault(s):", *faults]))
     with options.reporter.bar("reading the data"):
-        return recipe, recipe.data.load(code=options.code, store=options.store, reporter=options.reporter)
+        data = recipe.data.load(code=options.code, store=options.store, reporter=options.reporter)
+    return recipe, data if recipe.data.labels is None else _ask_teacher(recipe, data, options)
+
+
+def _ask_teacher(recipe: Recipe, data: Data, options: Options) -> Data:
+    """Return the data with the labels that the recipe's teacher gives them."""
+    store = Store(options.store.expanduser().absolute())
+    execution = decide_execution(store.root, options.asked(recipe), say=options.reporter.say)
+    host = host_of(options, store=store, execution=replace(execution, precision="float32"))
+    teacher = begin(nodes(recipe, until=TEACHER), "teacher")
+    assert teacher is not None
+    return label_by_teacher(data, teacher, work_of(recipe, leave_open(data)), host)
 
 
 def choose_little(recipe: Recipe, options: Options, data: Data) -> tuple[Recipe, Options, Data]:

@@ -219,12 +219,15 @@ class Recipe(Values):
     def resolve(self, *, code: Sequence[Path]) -> Self:
         """Return the recipe with the user's own classes and functions in the place of the values that name them.
 
+        Also with what the teacher's published weights expect of image files, where nothing else says how to read them.
         Reading a recipe runs no code, so this comes before it is used; see `compress.recipe.resolve`.
 
         Args:
             code: the user's Python files that may be run.
         """
-        return resolve(self, code=code)
+        found = resolve(self, code=code)
+        data = found.data.expecting(found.teacher)
+        return found if data is found.data else found.model_copy(update={"data": data})
 
     def task(self, data: Data) -> Task:
         """Return the task for these data; see `DataConfig.task_of`.
@@ -260,7 +263,7 @@ class Recipe(Values):
 
     def list_faults(self) -> list[tuple[tuple[str, ...], str]]:
         """Return what is wrong with the recipe as a whole, by path, and why, before any sample is read."""
-        return [*self.list_unshipped(), *self.list_untimed(), *self.list_unstated()]
+        return [*self.list_unshipped(), *self.list_untimed(), *self.list_unstated(), *self.list_untaught()]
 
     def misfits(self) -> list[tuple[int, str]]:
         """Return the stages that cannot work with the loss, by position, and why; of unread code nothing is told."""
@@ -312,6 +315,25 @@ class Recipe(Values):
         if not alone or said or not self.data.source.of_images:
             return []
         return [(("data",), f"{UNSTATED}; expected {STATED}")]
+
+    def list_untaught(self) -> list[tuple[tuple[str, ...], str]]:
+        """Return what needs labels where the teacher itself decides what is right: its training, and losses."""
+        if self.data.labels is None:
+            return []
+        found: list[tuple[tuple[str, ...], str]] = []
+        if self.teacher.train is not None:
+            told = "a teacher that decides what is right cannot learn it here; give its weights or its artifact"
+            found.append((("teacher", "train"), told))
+        guided = [stage for stage in self.stages if not names_code(stage) and "loss" in stage.needs]
+        needing = [
+            stage.title
+            for stage in guided
+            if not names_code(loss := stage.guided_loss(self.loss)) and loss.needs_labels
+        ]
+        if needing:
+            told = f"the loss of {', '.join(needing)} reads labels, and train has none; leave the term hard out of it"
+            found.append((("data", "labels"), told))
+        return found
 
     def parameters(self) -> dict[str, Any]:
         """Return every scalar by its dotted path, as ``--set`` spells it."""

@@ -27,10 +27,11 @@ from compress.config import Values
 from compress.config.permission import Ask
 from compress.config.secrets import address
 from compress.data import Data, Samples
-from compress.data.preprocess import AnyPreprocess, Preprocess
+from compress.data.preprocess import AnyPreprocess, Preprocess, Published
 from compress.data.roles import Overlap, Split, assign
 from compress.data.source import Opening, Raw, Source
 from compress.data.sources import AnySource
+from compress.data.teacher_labels import TeacherLabels
 from compress.errors import DataError, ModelError
 from compress.models import AnyModel
 from compress.progress import Reporter
@@ -78,7 +79,7 @@ STATED = (
     "data.normalize: {mean: [...], std: [...]} as they were trained, of images scaled to 0 to 1, or data.normalize: "
     "identity where they were trained on the scaled images themselves"
 )
-LATER = ("task", "encode", "preprocess", "symbols")
+LATER = ("task", "encode", "preprocess", "symbols", "labels")
 OF_FILE = re.compile(r"(?:sqlite:///|file://)?(/[^?#]*)$")  # an absolute path, nothing that could change its meaning
 
 
@@ -99,8 +100,11 @@ class DataConfig(Values):
         task: what samples are, where they are none of what is read here: the user's own; see `OwnTask`.
         encode: how the columns of a table become inputs, and targets what a model gives; None is `Encode`'s defaults.
         preprocess: how image files are resized, cropped and normalised, or the file that says it: ``config.json`` of a
-            model of timm, ``preprocessor_config.json`` of transformers; None squashes them to the source's size.
+            model of timm, ``preprocessor_config.json`` of transformers, or the name of published weights,
+            ``{timm: resnet50.a1_in1k}``. None squashes them to the source's size; where that is not said either, a
+            teacher with published weights says it.
         symbols: what texts that are read and written consist of; None is `Symbols`' defaults.
+        labels: that the teacher decides what is right; None takes the labels of the source.
     """
 
     source: AnySource
@@ -114,6 +118,7 @@ class DataConfig(Values):
     encode: Encode | None = None
     preprocess: AnyPreprocess | None = None
     symbols: Symbols | None = None
+    labels: TeacherLabels | None = None
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -277,8 +282,16 @@ class DataConfig(Values):
             f"{{mean: {[*train.mean]}, std: {[*train.std]}}}",
         )
 
+    def expecting(self, teacher: "Teacher") -> Self:
+        """Return these data read as the teacher's published weights expect image files, where nothing else is said."""
+        said = self.preprocess is not None or self.normalize is not None
+        if said or not self.source.is_unsized or teacher.model is None:
+            return self
+        found = None if teacher.weights is not None else teacher.model.preprocess()
+        return self if found is None else self.model_copy(update={"preprocess": found})
+
     def load(self, *, code: Sequence[Path] = (), store: Path | None = None, reporter: Reporter | None = None) -> Data:
-        """Return the samples in their roles.
+        """Return the samples in their roles, unlabelled ones where the teacher decides what is right.
 
         Args:
             code: the user's Python files that may be run.
@@ -290,7 +303,9 @@ class DataConfig(Values):
             InputError: when the source is a user's file that ``code`` does not name.
         """
         raw = self.open(self.source, code=code, store=store, reporter=reporter)
-        return assign(raw, split=self.split, overlap=self.overlap)
+        if self.labels is not None:
+            raw = self.labels.strip(raw)
+        return assign(raw, split=self.split, overlap=self.overlap, labelled=self.labels is None)
 
     def open(
         self, source: Source, *, code: Sequence[Path], store: Path | None = None, reporter: Reporter | None = None
@@ -304,11 +319,14 @@ class DataConfig(Values):
         return source.open(opening, code=code)
 
     def read_preprocess(self) -> Preprocess | None:
-        """Return how image files are read, from its file if it is in one; None where nothing is said.
+        """Return how image files are read, from its file or library if it is in one; None where nothing is said.
 
         Raises:
-            DataError: when the file cannot be read.
+            DataError: when the file cannot be read, or the library knows no such weights.
+            EnvironmentFault: when the library is not installed.
         """
+        if isinstance(self.preprocess, Published):
+            return self.preprocess.read()
         return Preprocess.read(self.preprocess) if isinstance(self.preprocess, Path) else self.preprocess
 
 

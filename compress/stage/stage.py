@@ -185,6 +185,17 @@ class Stage(Values):
         """
         return ""
 
+    def tell_outputs(self, work: Work, host: Host) -> tuple[str, ...]:  # noqa: ARG002
+        """Return what is known of the teachers' outputs that are stored for the stage: one sentence each.
+
+        ``plan`` tells them, also before there are teachers.
+
+        Args:
+            work: with the teachers that are stored already; none unless all are.
+            host: where they are run.
+        """
+        return ()
+
     def inputs(self, source: Artifact | None, work: Work, host: Host) -> dict[str, Any]:
         """Return everything that decides the output, as JSON values; its hash is the output's key.
 

@@ -19,6 +19,7 @@ from compress.training.checks import refuse_untrainable
 from compress.training.guided import fit_guided
 from compress.training.label import AnyLabel, label
 from compress.training.loop import Fit
+from compress.training.teacher import measure_packing
 from compress.training.writing import writing_task
 
 
@@ -161,7 +162,8 @@ class Distill(Optimization, Stage):
         """Replace the path of further sources by what is in the file; packed outputs have a version of their own."""
         inputs = super().inputs(source, work, host)
         if self.outputs == "packed":
-            inputs["packed"] = packing.VERSION
+            standardised = any(reading.standardised for reading in self.guided_loss(work.loss).readings)
+            inputs["packed"] = [packing.VERSION, "standardised"] if standardised else packing.VERSION
         if self.label is not None:
             inputs["fields"]["label"] = self.label.identity()
         return inputs
@@ -184,6 +186,17 @@ class Distill(Optimization, Stage):
                 hint="leave `views` out",
             )
         refuse_untrainable(module, work.task, work.data.select, where=self.title)
+
+    def tell_outputs(self, work: Work, host: Host) -> tuple[str, ...]:
+        """Return what is lost where the teachers' outputs are stored in less, measured as a run measures it."""
+        loss = self.guided_loss(work.loss)
+        if self.outputs == "whole" or self.views == "fresh" or self.label is not None or not loss.needs_teacher:
+            return ()
+        if not work.teachers:
+            return ("teacher outputs are stored in less; what that costs is told once the teacher is in the store",)
+        view = work.task.views(mixup=loss.mixup)[0]
+        told = (measure_packing(one, work.data.train, view, host, readings=loss.readings) for one in work.teachers)
+        return tuple(words for _, words in told)
 
     def _varies(self, work: Work) -> bool:
         return work.task.views(mixup=self.guided_loss(work.loss).mixup) != (None,)

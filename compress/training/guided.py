@@ -73,7 +73,7 @@ def fit_guided(
                 views=views,
                 taps=bound.teacher_shapes,
                 limit_bytes=cache_limit_gb * 1e9,
-                pack_for=loss.temperature if pack else None,
+                pack_for=loss.readings if pack else None,
             )
     with placed(host, *(() if taught is None else taught.running)):
         return fit(

@@ -6,7 +6,7 @@ spreads the rest evenly. Here the number is measured, and what it costs is told.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from compress.loss.guided import Reading
 
 WHOLE = 256  # classes up to which all are kept
 RETAINED = 0.99  # of the probability that the kept ones hold on average, at least
@@ -34,45 +36,60 @@ class Fidelity:
         mass: probability that the kept ones hold, on average.
         nats: divergence of what is read back from the whole, KL(whole || read back), on average; None where outputs are
             no probabilities of classes.
-        temperature: that both are of.
+        most_nats: the largest one of a unit; None likewise.
+        reading: that all of these are of: the one that loses most.
     """
 
     kept: int
     classes: int
     mass: float
-    nats: float | None
-    temperature: float = 1.0
+    nats: float | None = None
+    most_nats: float | None = None
+    reading: Reading = field(default_factory=Reading)
 
     def __str__(self) -> str:
         """In one line."""
-        if self.nats is None:
+        if self.nats is None or self.most_nats is None:
             return "half precision"
-        cost = f"{self.nats:.2g} nats from the whole at temperature {self.temperature:g}"
+        cost = f"{self.nats:.2g} nats from the whole on average, {self.most_nats:.2g} at most, at {self.reading}"
         if self.kept == self.classes:
             return f"half precision, {cost}"
         return f"{self.kept} of {self.classes:,} classes hold {self.mass:.2%}; {cost}"
 
 
-def measure(logits: Tensor, *, temperature: float = 1.0, probabilities: bool = True) -> Fidelity:
+def measure(logits: Tensor, *, readings: Sequence[Reading], probabilities: bool = True) -> Fidelity:
     """Return how many classes are to be kept: the fewest, of powers of two, that hold `RETAINED` on average.
 
     Args:
         logits: of some units, float32 [units, C].
-        temperature: the largest one that they are read at; the higher, the more classes hold as much.
+        readings: how the loss reads them; the higher the temperature, the more classes hold as much, and standardised
+            logits lie near each other. As many are kept as the one that needs most asks for.
         probabilities: whether outputs are logits of one distribution; of others all are kept, whatever their number.
     """
     classes = logits.shape[1]
     if not probabilities:
-        return Fidelity(classes, classes, 1.0, None)
-    log_p = (logits.double() / temperature).log_softmax(1)
-    held = log_p.exp().sort(1, descending=True).values.cumsum(1).mean(0)
-    kept = classes
-    if classes > WHOLE:
-        powers = [2**power for power in range(FEWEST.bit_length() - 1, classes.bit_length()) if 2**power < classes]
-        kept = next((count for count in powers if float(held[count - 1]) >= RETAINED), classes)
-    back = (unpack(*pack(logits, kept=kept), classes=classes).double() / temperature).log_softmax(1)
-    nats = float((log_p.exp() * (log_p - back)).sum(1).mean())
-    return Fidelity(kept, classes, float(held[kept - 1]), nats, temperature)
+        return Fidelity(classes, classes, 1.0)
+    held = [_hold(logits, reading) for reading in readings]
+    kept = max(_choose(mass) for mass in held) if classes > WHOLE else classes
+    back = unpack(*pack(logits, kept=kept), classes=classes)
+    found: list[tuple[float, Fidelity]] = []
+    for mass, reading in zip(held, readings, strict=True):
+        whole = reading.log_probabilities(logits)
+        nats = (whole.exp() * (whole - reading.log_probabilities(back))).sum(1)
+        mean, most = float(nats.mean()), float(nats.max())
+        found.append((mean, Fidelity(kept, classes, float(mass[kept - 1]), mean, most, reading)))
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+def _hold(logits: Tensor, reading: Reading) -> Tensor:
+    """Return the probability that the likeliest classes hold on average, by their number, float64 [C]."""
+    return reading.log_probabilities(logits).exp().sort(1, descending=True).values.cumsum(1).mean(0)
+
+
+def _choose(held: Tensor) -> int:
+    classes = len(held)
+    powers = [2**power for power in range(FEWEST.bit_length() - 1, classes.bit_length()) if 2**power < classes]
+    return next((count for count in powers if float(held[count - 1]) >= RETAINED), classes)
 
 
 def pack(logits: Tensor, *, kept: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

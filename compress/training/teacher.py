@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from compress.data import Samples
 from compress.errors import ModelError, StageError
 from compress.loss import Tap
+from compress.loss.guided import Reading
 from compress.loss.taps import capture_taps
 from compress.models import load_model
 from compress.stage import Host, Member, Work
@@ -256,7 +257,7 @@ def teacher_outputs(
     views: Sequence[View | None],
     taps: Mapping[Tap, Shape] | None = None,
     limit_bytes: float = 0.0,
-    pack_for: float | None = None,
+    pack_for: Sequence[Reading] | None = None,
 ) -> TeacherOutputs:
     """Return the teachers' outputs on a role, from the store where they are there already.
 
@@ -272,8 +273,8 @@ def teacher_outputs(
         views: which views of it.
         taps: what is read of the first teacher besides its logits, and the shapes of one sample.
         limit_bytes: of the cached taps that are no vectors, all views together.
-        pack_for: store logits in less, for terms that read them at this temperature or below; see
-            `compress.training.packing`. What that costs is said. None stores them whole.
+        pack_for: store logits in less, for terms that read them so; see `compress.training.packing`. What that costs
+            is said. None stores them whole.
 
     Raises:
         StageError: when there is no teacher.
@@ -285,7 +286,7 @@ def teacher_outputs(
     limit_bytes = limit_bytes if first.task.fixed_size else 0.0
     stored = choose_taps(taps, samples=len(samples) * len(views), limit_bytes=limit_bytes)
     kept_of = [
-        None if pack_for is None else _choose_kept(member, samples, views[0], host, temperature=pack_for)
+        None if pack_for is None else _choose_kept(member, samples, views[0], host, readings=pack_for)
         for member in work.teachers
     ]
     count = -(-len(samples) // SHARD)
@@ -449,20 +450,32 @@ def _in_memory(parts: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
     return tuple(parts) if sum(part.nbytes for part in parts) > SMALL else (np.concatenate(parts),)
 
 
-def _choose_kept(teacher: Member, samples: Samples, view: View | None, host: Host, *, temperature: float) -> int:
+def _choose_kept(
+    teacher: Member, samples: Samples, view: View | None, host: Host, *, readings: Sequence[Reading]
+) -> int:
     """Return how many classes of a teacher are stored, as measured on some samples, and say what that costs."""
     told = None
     if host.group.writes:
-        index = torch.linspace(0, len(samples) - 1, min(packing.PROBED, len(samples))).round().long().unique()
-        module = load_model(teacher.artifact.path, code=host.code)
-        logits, _ = forward_all(module, teacher.task, host, samples, index=index, view=view)
-        _check(logits, classes=len(teacher.task.classes))
-        fidelity = packing.measure(
-            logits, temperature=temperature, probabilities=teacher.task.problem == "single-label"
-        )
-        host.reporter.say(f"teacher outputs are stored in less: {fidelity}, on {len(index)} samples")
-        told = fidelity.kept
+        told, words = measure_packing(teacher, samples, view, host, readings=readings)
+        host.reporter.say(words)
     return host.group.tell(told)
+
+
+def measure_packing(
+    teacher: Member, samples: Samples, view: View | None, host: Host, *, readings: Sequence[Reading]
+) -> tuple[int, str]:
+    """Return how many classes of a teacher are worth storing, and what that costs, in words, on some of the samples.
+
+    Raises:
+        ModelError: when its outputs do not match the data, or are not finite.
+    """
+    index = torch.linspace(0, len(samples) - 1, min(packing.PROBED, len(samples))).round().long().unique()
+    module = load_model(teacher.artifact.path, code=host.code)
+    logits, _ = forward_all(module, teacher.task, host, samples, index=index, view=view)
+    _check(logits, classes=len(teacher.task.classes))
+    probabilities = teacher.task.problem == "single-label"
+    fidelity = packing.measure(logits, readings=readings, probabilities=probabilities)
+    return fidelity.kept, f"teacher outputs are stored in less: {fidelity}, on {len(index)} samples"
 
 
 def _commit(

@@ -109,7 +109,7 @@ def test_images_beyond_memory_are_decoded_once_into_a_mapped_file(tmp_path, monk
     whole = ImageTable(path=table, size=8, on_error="skip").open(opening, code=())
     large = ImageTable(path=table, size=8, on_error="skip", memory_gb=0)
     first = large.open(opening, code=())
-    monkeypatch.setattr("compress.data.image_table.open_picture", None)  # nothing is decoded again
+    monkeypatch.setattr("compress.data.image_shards.open_picture", None)  # nothing is decoded again
     again = large.open(opening, code=())
     for found in (first, again):
         train = found.roles["train"]
@@ -164,5 +164,5 @@ def test_what_is_no_image_or_no_class_is_refused_by_name(tmp_path):
     short.write_bytes(table.read_bytes()[:-20])
     with pytest.raises(DataError, match="Parquet file cannot be read"):
         ImageTable(path=short, size=8).load(code=())
-    with pytest.raises(DataError, match="no Parquet file"):
+    with pytest.raises(DataError, match="no .parquet file"):
         ImageTable(path=tmp_path / "nowhere", size=8).load(code=())

@@ -1,7 +1,9 @@
 """Image files as timm and transformers would read them: within one grey level, on images of every kind."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +11,13 @@ import transformers
 from PIL import Image
 from pydantic import ValidationError
 
-from compress.data.preprocess import Preprocess
+from compress.data.preprocess import Preprocess, Published
 from compress.data.read_image import Steps, fit, open_upright, read_image, to_array
 from compress.data.roles import Split
 from compress.data.sources import Digits, ImageFolder
 from compress.errors import DataError
-from compress.recipe.sections import DataConfig
+from compress.models import Timm
+from compress.recipe.sections import DataConfig, Teacher
 from tests.data.odd_images import write_odd_images
 
 GOLDEN = Path(__file__).parent / "golden" / "timm.npz"
@@ -148,6 +151,66 @@ def test_a_box_is_filled_with_the_mean_on_both_sides():
     pixels = to_array(fit(Image.new("RGB", (40, 20), (9, 9, 9)), steps), steps)
     assert pixels[:, 2:6].max() == pixels[:, 2:6].min() == 9
     assert pixels[:, [0, 1, 6, 7]].transpose(1, 2, 0).reshape(-1, 3).tolist() == [[51, 102, 153]] * 32
+
+
+def libraries(monkeypatch):
+    """What timm and torchvision say of two of their models."""
+    config = {
+        "input_size": (3, 7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": (0.5,) * 3,
+        "std": (0.2,) * 3,
+    }
+    told = SimpleNamespace(to_dict=lambda: config, mean=config["mean"], std=config["std"])
+    timm = SimpleNamespace(get_pretrained_cfg=lambda name: told if name == "small.a1" else None)
+    preset = SimpleNamespace(
+        crop_size=[7], resize_size=[9], interpolation=SimpleNamespace(value="bilinear"), mean=(0.5,) * 3, std=(0.2,) * 3
+    )
+    weights = SimpleNamespace(transforms=lambda: preset)
+    models = SimpleNamespace(
+        get_weight=lambda name: {"Small_Weights.V1": weights}[name],
+        get_model_weights=lambda name: {"small": SimpleNamespace(DEFAULT=weights)}[name],
+    )
+    for name, module in (
+        ("timm", timm),
+        ("torchvision", SimpleNamespace(models=models)),
+        ("torchvision.models", models),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_published_weights_say_by_name_how_files_are_read(monkeypatch):
+    libraries(monkeypatch)
+    found = Published(timm="small.a1").read()
+    assert (found.size, found.crop_pct, found.interpolation) == ((7, 7), 0.875, "bicubic")
+    found = Published(torchvision="Small_Weights.V1").read()
+    assert (found.size, found.resize_to, found.interpolation, found.resize) == (7, 9, "bilinear", "shortest")
+    assert Published(torchvision="small").read() == found
+    for unknown in ({"timm": "none"}, {"torchvision": "none"}, {"torchvision": "None_Weights.V1"}):
+        with pytest.raises(DataError, match=r"no preprocessing is known by this name[\s\S]*data.preprocess: [nN]one"):
+            Published(**unknown).read()
+    with pytest.raises(ValidationError, match="one of timm and torchvision"):
+        Published()
+
+
+def test_a_teacher_by_name_brings_its_preprocessing_where_nothing_else_says_one(folder, monkeypatch):
+    libraries(monkeypatch)
+    config = DataConfig(source=ImageFolder(root=folder), split=Split(test=0.3, select=0.3))
+    timm = Teacher(model=Timm(name="small.a1", pretrained=True), expected_accuracy=0.5)
+    found = config.expecting(timm)
+    assert found.preprocess == Published(timm="small.a1")
+    data = found.load()
+    assert data.train.inputs.shape[1:] == (3, 7, 7)
+    assert found.task_of(data, tokenizer=None, teachers=[timm]).std == (0.2,) * 3
+    for said in (
+        config.model_copy(update={"source": ImageFolder(root=folder, size=8)}),
+        config.model_copy(update={"preprocess": Preprocess(size=8)}),
+        config.model_copy(update={"normalize": "identity"}),
+    ):
+        assert said.expecting(timm) is said
+    fresh = Teacher(model=Timm(name="small.a1"), weights=folder / "mine.pt")
+    assert config.expecting(fresh) is config
 
 
 @pytest.fixture

@@ -7,9 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from PIL import Image
 from text_zoo import make_bert, write_entities, write_mails
 from writing_zoo import rows, write_table
 
@@ -41,6 +45,7 @@ def smoke(tmp_path_factory):
 def stand_ins(name: str, folder: Path, run: Callable[[str], tuple[subprocess.CompletedProcess, Path]]) -> list[str]:
     """Options that put made-up data, a tiny encoder or a hasty teacher where a pipeline's README has the real one."""
     values: dict[str, object] = {}
+    code: list[str] = []
     if name in ("fashion_mnist", "vit_fashion"):
         values = {"data.split.select": 128, "data.augment.views": 2}  # of thousands, and of four, to be done sooner
     if name == "vit_fashion":
@@ -75,14 +80,41 @@ def stand_ins(name: str, folder: Path, run: Callable[[str], tuple[subprocess.Com
             lines = "".join(f"{word},{sounds}\n" for word, sounds in found)
             (folder / f"{role}.csv").write_text(f"german,english\n{lines}")
             values[f"data.source.table.files.{role}"] = folder / f"{role}.csv"
-    return [option for path, value in values.items() for option in ("--set", f"{path}={value}")]
+    if name == "imagenet":
+        drawn = np.random.default_rng(0)
+        (folder / "photographs").mkdir()
+        for number in range(300):
+            colour, noise = drawn.integers(0, 200, 3), drawn.integers(0, 55, (40, 48, 3))
+            Image.fromarray((colour + noise).astype(np.uint8)).save(folder / "photographs" / f"{number}.jpg")
+        (folder / "lite.py").write_text(LITE)
+        values = {"data.source.image-folder.root": folder / "photographs", "data.labels.classes": 4}
+        values |= {"data.preprocess.size": 32, "data.split.calibration": 16, "teacher.weights": folder / "lite.pt"}
+        values |= {"teacher.model.file.path": folder / "lite.py"}
+        torch.manual_seed(0)
+        scope: dict[str, Any] = {}
+        exec(LITE, scope)  # as the recipe's file will be
+        torch.save(scope["lite0"]().state_dict(), folder / "lite.pt")
+        code = ["--code", str(folder / "lite.py")]
+    return [*code, *(option for path, value in values.items() for option in ("--set", f"{path}={value}"))]
+
+
+LITE = """
+from torch import nn
+def lite0():
+    layers = [nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4))
+"""
+
+
+SLOW = ("imagenet", "translation")  # what they do besides, tests of their own show
 
 
 @pytest.mark.parametrize(
     "path",
-    # What the slow one does besides, pieces and chrF, tests of their own show.
-    [pytest.param(path, marks=[pytest.mark.slow] * (path.parent.name == "translation")) for path in RECIPES],
-    ids=lambda path: path.parent.name,
+    [
+        pytest.param(path, marks=[pytest.mark.slow] * (path.parent.name in SLOW), id=path.parent.name)
+        for path in RECIPES
+    ],
 )
 def test_a_smoke_run_takes_the_recipe_through_everything(path, smoke):
     done, folder = smoke(path.parent.name)

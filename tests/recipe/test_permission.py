@@ -31,6 +31,7 @@ SIDES = {
     NAME: {
         "Recipe.name", "Recipe.ensemble", "Recipe.baselines", "Benchmark.primary", "Limits.max_latency_ms",
         "Gates.max_latency_ms", "Tracking.experiment", "Idx.classes", "File.classes", "Numpy.classes", "Table.classes",
+        "TarImages.classes",
         "HubData.classes", "Train.name", "Distill.name", "Export.name", "Prune.name", "PruneVocabulary.name",
         "Quantize.name", "Shorten.name",
         "Stage.verb", "Stage.name", "OwnStage.verb", "OwnStage.name",
@@ -38,7 +39,8 @@ SIDES = {
     DATA: {
         *(f"{table}.{column}" for table in ("Table", "HubData") for column in
           ("text", "target_text", "pair", "words", "label", "labels", "targets", "tags", "numbers", "categories")),
-        "ImageTable.image", "ImageTable.label", "TorchVision.name", "TorchVision.arguments",
+        "ImageTable.image", "ImageTable.label", "TarImages.label", "Published.timm", "Published.torchvision",
+        "TorchVision.name", "TorchVision.arguments",
         "File.layout", "Numpy.layout", "DataConfig.normalize",
         "HubData.subset", "HubData.splits", "HubData.revision", "Judge.merge", "Prune.protected", "Quantize.keep_float",
         "HuggingFace.change", "HuggingFace.config", "UserFile.output", "ExecutionChoice.device",
@@ -47,7 +49,7 @@ SIDES = {
     },
     READ: {
         "Idx.directory", "ImageFolder.root", "Numpy.archive", "ArrayPair.inputs", "ArrayPair.labels",
-        "ImageTable.path", "ImageTable.files",
+        "ImageTable.path", "ImageTable.files", "TarImages.path", "TarImages.files", "TeacherLabels.classes",
         "Table.path", "Table.files", "HubData.path", "Tokenize.tokenizer", "HuggingFace.path", "Teacher.weights",
         "Teacher.artifact", "PruneVocabulary.texts", "Label.sources", "DataConfig.preprocess",
     },

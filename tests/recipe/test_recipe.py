@@ -348,7 +348,7 @@ def test_the_schema_describes_the_yaml_form():
     assert {"digits", "idx"} <= set(keys_at(schema, ("data", "source")))
     assert "verb" not in keys_at(schema, ("teacher", "train"))
     sources = schema["$defs"]["DataConfig"]["properties"]["source"]["anyOf"]
-    assert {"enum": ["digits", "image-table", "numpy", "table"]} in sources
+    assert {"enum": ["digits", "image-table", "numpy", "table", "tar"]} in sources
     assert schema["$defs"]["Distill"]["properties"]["epochs"]["maximum"] == 10_000
 
 
