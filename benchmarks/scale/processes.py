@@ -1,10 +1,11 @@
 """How much faster do two processes train than one? The same updates by 1 and by 2 processes, each on cores of its own.
 
-    python benchmarks/scale/processes.py [--processes 2] [--rounds 7] [--width 64]
+    python benchmarks/scale/processes.py [--processes 2] [--rounds 7] [--minutes 5] [--width 64]
 
 A residual network learns random images of 32 x 32 pixels, whose content costs nothing to make and decides no time. Each
 process has one core and one thread. Rounds alternate between one process, all with exact sums, and all with fast ones;
-a round is a fresh set of processes, which times its updates after the first few. The ratio is that of the medians, with
+a round is a fresh set of processes, which times its updates after the first few. No round is begun that would end after
+the minutes are over, beyond the third. The ratio is that of the medians, with
 a 95% bootstrap interval over rounds. The weights' hash shows that exact sums are those of one process. Writes
 ``benchmarks/results/scale_processes.json`` and ``.md``.
 """
@@ -39,6 +40,7 @@ from compress.training.loop import fit
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 WARM_UP = 2  # updates that are not timed
+LEAST_ROUNDS = 3
 WAYS = {"one": (1, "exact"), "exact": (0, "exact"), "fast": (0, "fast")}  # 0 stands for all processes
 
 
@@ -161,7 +163,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--accumulate", type=int, default=4)
-    parser.add_argument("--updates", type=int, default=6, help="timed in each round")
+    parser.add_argument("--updates", type=int, default=4, help="timed in each round")
+    parser.add_argument("--minutes", type=float, default=5.0, help="after which no round ends, beyond the third")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--reduction", default="exact", help=argparse.SUPPRESS)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
@@ -172,7 +175,11 @@ def main() -> None:
     if arguments.processes > count_allowed_cores():
         print("warning: fewer cores than processes, so the ratio says nothing", file=sys.stderr)
     rounds: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    started_s = time.monotonic()
     for number in range(arguments.rounds):
+        spent_s = time.monotonic() - started_s
+        if number >= LEAST_ROUNDS and spent_s * (number + 1) / number > 60 * arguments.minutes:
+            break
         for way, found in rounds.items():
             found.append(run(arguments, way))
             print(f"round {number + 1}, {way}: {found[-1]['update_s']:.3f} s an update", file=sys.stderr)
@@ -188,7 +195,8 @@ def main() -> None:
         }
         for way, found in rounds.items()
     }
-    setting = {name: getattr(arguments, name) for name in ("rounds", "width", "batch", "accumulate", "updates")}
+    setting = {name: getattr(arguments, name) for name in ("width", "batch", "accumulate", "updates")}
+    setting |= {"rounds": len(seconds["one"])}
     environment = asdict(describe(seed=0))
     result = {"ways": ways, "setting": setting, "parameters": first["parameters"], "cores": count_allowed_cores()}
     stem = arguments.output / "scale_processes"
