@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 NAME = "mirror"
 COPIES = ("_copy_from", "_to_copy", "copy_", "_copy_from_and_resize")
+memory = {"elements": float("inf")}  # of the largest tensor that the device has memory for
 libraries: list[torch.library.Library] = []  # what they register lasts as long as they do
 
 
@@ -56,18 +57,23 @@ def name_of(operation) -> str:
     return operation._schema.name.split("::")[-1]
 
 
-def run(operation, args, kwargs):
-    """Run an operation on the CPU tensors behind its arguments, and mirror what it returns."""
-    values, spec = tree_flatten((args, kwargs))
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    device, name = kwargs.get("device"), name_of(operation)
+def is_here(name: str, args, device, tensors) -> bool:
+    """Whether the device has the result; tensors of two devices do not meet."""
     any_here = any(isinstance(tensor, Mirrored) for tensor in tensors)
     any_elsewhere = any(not isinstance(tensor, Mirrored) and tensor.dim() for tensor in tensors)
     if any_here and any_elsewhere and name not in COPIES:
         raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found {NAME}:0 and cpu!")
-    here = any_here if device is None else torch.device(device).type == NAME
     if name == "copy_":
-        here = isinstance(args[0], Mirrored)
+        return isinstance(args[0], Mirrored)
+    return any_here if device is None else torch.device(device).type == NAME
+
+
+def run(operation, args, kwargs):
+    """Run an operation on the CPU tensors behind its arguments, and mirror what it returns."""
+    values, spec = tree_flatten((args, kwargs))
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    name = name_of(operation)
+    here = is_here(name, args, kwargs.get("device"), tensors)
 
     def down(value):
         if isinstance(value, Mirrored):
@@ -89,6 +95,8 @@ def run(operation, args, kwargs):
             return originals[id(value)]
         if here and value.dtype == torch.float64:
             raise TypeError(f"{name}: {NAME} has no float64, as MPS has none")
+        if here and value.numel() > memory["elements"]:
+            raise torch.OutOfMemoryError(f"{name}: {NAME} out of memory, {value.numel():,} elements")
         return Mirrored.of(value) if here else value
 
     return tree_map(up, found)

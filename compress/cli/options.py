@@ -10,7 +10,7 @@ from compress.errors import UsageError
 
 if TYPE_CHECKING:
     from compress.recipe import Recipe
-    from compress.stage import Precision, Reduction
+    from compress.stage import BatchSize, Precision, Reduction
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 Overrides = Annotated[
@@ -43,6 +43,13 @@ Processes = Annotated[
 ]
 ReductionOf = Annotated[
     str | None, typer.Option("--reduction", metavar="WORD", help="Of gradients: exact or fast; default: exact on CPUs.")
+]
+BatchSizeOf = Annotated[
+    str | None,
+    typer.Option("--batch-size", metavar="WORD", help="Of a pass: asked, or auto, as much as fits the device."),
+]
+Compile = Annotated[
+    bool | None, typer.Option("--compile/--no-compile", help="Whether torch's compiler is used in training.")
 ]
 Reproduce = Annotated[
     bool, typer.Option("--reproduce", help="To the bit: reuse only what threads and device of this run made.")
@@ -100,6 +107,28 @@ def read_reduction(word: str | None) -> "Reduction | None":
             return known
     if word is not None:
         raise UsageError("no such reduction", expected=", ".join(get_args(Reduction)), got=word, where="--reduction")
+    return None
+
+
+def read_batch_size(word: str | None) -> "BatchSize | None":
+    """Return the value of ``--batch-size``, or None where it was not given.
+
+    Raises:
+        UsageError: when there is no such word.
+    """
+    from compress.stage import BatchSize
+
+    for known in get_args(BatchSize):
+        if word == known:
+            return known
+    if word is not None:
+        raise UsageError(
+            "a batch is as large as the recipe asks",
+            expected=", ".join(get_args(BatchSize)),
+            got=word,
+            where="--batch-size",
+            hint="--set stages.distill.batch_size=64 asks for another one",
+        )
     return None
 
 

@@ -24,6 +24,7 @@ class BoundLoss(nn.Module):
     def __init__(self, loss: GuidedLoss, pairs: Mapping[str, tuple[Pair, ...]]) -> None:
         super().__init__()
         self.loss = loss
+        self.feature_terms = loss.feature_terms
         self.pairs = pairs
         self.projectors = nn.ModuleDict()
         self.projector_of: dict[str, list[int | None]] = {}
@@ -75,7 +76,7 @@ class BoundLoss(nn.Module):
         """
         terms = self.loss.on_logits(student, targets, progress=progress)
         features = {} if self.capture is None else self.capture.take()
-        for name, term in self.loss.feature_terms.items():
+        for name, term in self.feature_terms.items():
             weight = term.weight * term.schedule.factor(progress)
             if weight == 0:
                 continue

@@ -73,7 +73,8 @@ class LossTerms:
     def average(self) -> dict[str, Tensor]:
         """The mean of each unweighted term and of the total, detached scalars."""
         means = {name: value.detach().mean() for name, value in self.values.items()}
-        return {"total": self.total.detach(), **means}
+        shares = [self.weights[name] * mean for name, mean in means.items()]  # `total` takes them anew
+        return {"total": torch.stack(shares).sum() if shares else torch.zeros(()), **means}
 
 
 @dataclass(frozen=True)

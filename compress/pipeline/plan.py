@@ -100,6 +100,7 @@ def plan(recipe: Recipe, options: Options) -> Plan:
         "precision": options.precision,
         "reproduce": options.reproduce,
         "processes": [options.group.size, options.reduction],
+        "passes": [options.batch_size, options.compile],
         "code": [str(path.absolute()) for path in options.code],
         "allow": list(options.allow),
     }
@@ -216,12 +217,15 @@ class _Walk:
 
 def _tell_rounding(made: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Return how a stored output was rounded, where it would be rounded otherwise here; else nothing."""
-    told = [
-        f"on {value}" if name == "device" else f"with {value} {name if value > 1 else name.removesuffix('s')}"
-        for name, value in made.items()
-    ]
+    told = [_tell_one(name, value) for name, value in made.items()]
     others = [words for name, words in zip(made, told, strict=True) if made[name] != here.get(name)]
     return f"made {' and '.join(others)}; here it would be the same up to rounding" if others else ""
+
+
+def _tell_one(name: str, value: Any) -> str:
+    if name == "compile":
+        return "compiled"
+    return f"on {value}" if name == "device" else f"with {value} {name if value > 1 else name.removesuffix('s')}"
 
 
 def _difference(inputs: dict[str, Any], store: Store) -> str:

@@ -40,7 +40,18 @@ from compress.recipe.permission import check_allowed
 from compress.report.answer import describe_fit
 from compress.report.document import FileFit, Report
 from compress.report.words import data_line, note_lines
-from compress.stage import Execution, Group, Host, Member, Precision, Recorder, Reduction, Unrecorded, Work
+from compress.stage import (
+    BatchSize,
+    Execution,
+    Group,
+    Host,
+    Member,
+    Precision,
+    Recorder,
+    Reduction,
+    Unrecorded,
+    Work,
+)
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
 from compress.store.disk import writable
@@ -68,6 +79,8 @@ class Options:
         device: where models are trained and run, as torch names it; None for the best there is.
         group: the processes that share what trains; each of them makes the same call.
         reduction: how they add gradients; None for exactly on a CPU, and fast elsewhere.
+        batch_size: of a pass in training: ``asked`` of the stage, or ``auto``, as much of that as fits the device.
+        compile: whether what is trained goes through torch's compiler.
         precision: of training's forward passes; None for the fastest that the device computes in hardware.
         reproduce: whether the same bits are asked for: threads and device are in the keys.
         from_stage: start at this stage; what comes before must be in the store.
@@ -95,6 +108,8 @@ class Options:
     reproduce: bool = False
     group: Group = field(default_factory=Group)
     reduction: Reduction | None = None
+    batch_size: BatchSize | None = None
+    compile: bool | None = None
     from_stage: str | None = None
     until_stage: str | None = None
     force: Sequence[str] = ()
@@ -126,6 +141,8 @@ class Options:
             self.reproduce,
             self.group,
             self.reduction or wished.reduction,
+            self.batch_size or wished.batch_size,
+            wished.compile if self.compile is None else self.compile,
         )
 
 

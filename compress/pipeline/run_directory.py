@@ -30,8 +30,8 @@ from compress.recipe import Recipe
 from compress.recipe.differences import differences
 from compress.recipe.recipe import parameters
 from compress.report.document import Report
-from compress.stage import Execution, Group, Precision, Reduction
-from compress.stage.device import best_device, check_device
+from compress.stage import BatchSize, Execution, Group, Precision, Reduction
+from compress.stage.device import best_device, check_compiler, check_device
 from compress.store.disk import sync_file, writable, write_atomically
 from compress.store.document import OtherSchemaError, load
 
@@ -50,6 +50,8 @@ class Asked:
         reproduce: whether the same bits are asked for; every command says so anew.
         group: the processes that share training.
         reduction: how they add gradients.
+        batch_size: of a pass in training.
+        compile: whether what is trained goes through torch's compiler.
     """
 
     threads: int | None = None
@@ -58,6 +60,8 @@ class Asked:
     reproduce: bool = False
     group: Group = field(default_factory=Group)
     reduction: Reduction | None = None
+    batch_size: BatchSize | None = None
+    compile: bool | None = None
 
 
 def decide_execution(run_dir: Path, asked: Asked, *, say: Callable[[str], object]) -> Execution:
@@ -74,7 +78,7 @@ def decide_execution(run_dir: Path, asked: Asked, *, say: Callable[[str], object
 
     Raises:
         ArtifactError: when the note of an earlier run is damaged.
-        EnvironmentFault: when the device that is asked for is not there.
+        EnvironmentFault: when the device that is asked for is not there, or the compiler lacks something.
         UsageError: when the device cannot compute in the precision.
     """
     noted = _read_execution(run_dir / "execution.json")
@@ -93,7 +97,18 @@ def decide_execution(run_dir: Path, asked: Asked, *, say: Callable[[str], object
         _refuse_few(device, beside)
         threads = asked.threads or min(threads, max(1, count_allowed_cores() // beside))
     reduction = asked.reduction or ("exact" if torch.device(device).type == "cpu" else "fast")
-    return Execution(threads, precision, device, asked.reproduce, asked.group.size, reduction)
+    if asked.compile:
+        check_compiler(device)
+    return Execution(
+        threads,
+        precision,
+        device,
+        asked.reproduce,
+        asked.group.size,
+        reduction,
+        asked.batch_size or "asked",
+        bool(asked.compile),
+    )
 
 
 def _refuse_few(device: str, processes: int) -> None:

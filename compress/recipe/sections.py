@@ -35,7 +35,7 @@ from compress.data.teacher_labels import TeacherLabels
 from compress.errors import DataError, ModelError
 from compress.models import AnyModel
 from compress.progress import Reporter
-from compress.stage import Precision, Reduction
+from compress.stage import BatchSize, Precision, Reduction
 from compress.stages.export import Variant
 from compress.stages.train import Train
 from compress.tasks import (
@@ -586,6 +586,9 @@ class ExecutionChoice(Values):
         threads: torch's, of the CPU; None for all cores.
         processes: that share training on this machine; those that a launcher has started go before it.
         reduction: how processes add gradients; None for exactly on a CPU, and fast elsewhere.
+        batch_size: of a pass in training: ``asked`` of the stage, or ``auto``: the largest power of two of it that fits
+            the device, as often as makes up the asked one.
+        compile: whether what is trained goes through torch's compiler.
     """
 
     device: Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$")] | None = None
@@ -593,6 +596,8 @@ class ExecutionChoice(Values):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     processes: Annotated[int, Field(ge=1, le=1024)] | None = None
     reduction: Reduction | None = None
+    batch_size: BatchSize | None = None
+    compile: bool | None = None
 
 
 class Tracking(Values):

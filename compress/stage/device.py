@@ -1,5 +1,7 @@
 """Devices by name: which there is, and what it is called in a sentence."""
 
+import importlib.util
+
 import torch
 from torch import nn
 
@@ -32,6 +34,33 @@ def check_device(name: str) -> str:
             where="--device",
             hint=f"install a torch that was built for it, or say --device cpu ({str(error).splitlines()[0]})",
         ) from error
+
+
+def check_compiler(device: str) -> None:
+    """Refuse to compile for a device where torch's compiler does not find what it needs. Nothing is compiled.
+
+    Raises:
+        EnvironmentFault: when there is no C++ compiler for the CPU, or no Triton for an accelerator.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    missing, hint = None, ""
+    if torch.device(device).type == "cpu":
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            missing, hint = "a C++ compiler", "apt-get install g++"
+    elif importlib.util.find_spec("triton") is None:
+        missing, hint = "Triton", "install the triton that torch's wheels for accelerators bring"
+    if missing:
+        raise EnvironmentFault(
+            "torch cannot compile here",
+            expected=missing,
+            got="none",
+            where=device,
+            hint=f"{hint}, or leave compile out",
+        )
 
 
 def name_device(name: str) -> str:

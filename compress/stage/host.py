@@ -14,6 +14,7 @@ from compress.store.store import Store
 
 Precision = Literal["float32", "bfloat16", "tf32"]
 Reduction = Literal["exact", "fast"]
+BatchSize = Literal["asked", "auto"]
 
 
 class Recorder(Protocol):
@@ -53,6 +54,8 @@ class Execution:
         processes: that share training and the teachers' passes.
         reduction: how they add gradients: ``exact`` in the order of an update's batches, to the bits of one process, or
             ``fast``, in whatever order is.
+        batch_size: of a pass in training: what the stage asks, or ``auto``, as much of it as fits the device.
+        compile: whether what is trained goes through torch's compiler.
     """
 
     threads: int
@@ -61,11 +64,15 @@ class Execution:
     reproduce: bool = False
     processes: int = 1
     reduction: Reduction = "exact"
+    batch_size: BatchSize = "asked"
+    compile: bool = False
 
     @property
     def rounding(self) -> dict[str, Any]:
         """What decides the last bits alone, as JSON values: kept with each artifact."""
-        added = {"processes": self.processes} if self.reduction == "fast" and self.processes > 1 else {}
+        added: dict[str, Any] = {"processes": self.processes} if self.reduction == "fast" and self.processes > 1 else {}
+        if self.compile:
+            added["compile"] = True
         return {"threads": self.threads, "device": name_kind(self.device), **added}
 
     @property
@@ -77,7 +84,8 @@ class Execution:
         """In words: ``cuda:0 (NVIDIA H200), 8 threads, bfloat16``."""
         shared = f"{self.processes} processes ({self.reduction} sums), each on " if self.processes > 1 else ""
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return f"{shared}{name_device(self.device)}, {threads}, {self.precision}"
+        added = ", compiled" * self.compile + ", in batches that fit" * (self.batch_size == "auto")
+        return f"{shared}{name_device(self.device)}, {threads}, {self.precision}{added}"
 
 
 @dataclass(frozen=True, kw_only=True)

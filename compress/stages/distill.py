@@ -88,9 +88,7 @@ class Distill(Optimization, Stage):
             model=structure.model,
             signature=structure.signature,
             facts={
-                "steps": result.steps,
-                "images_per_s": result.images_per_s,
-                "final_loss": result.final_loss,
+                **result.facts,
                 "loss_fingerprint": self.guided_loss(work.loss).fingerprint,
                 **facts,
             },

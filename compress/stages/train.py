@@ -68,7 +68,7 @@ class Train(Optimization, Stage):
             host,
             model=structure.model,
             signature=structure.signature,
-            facts={"steps": result.steps, "images_per_s": result.images_per_s, "final_loss": result.final_loss},
+            facts=result.facts,
         )
 
     def guided_loss(self, loss: GuidedLoss) -> GuidedLoss:  # noqa: ARG002 # whatever the pipeline's loss is

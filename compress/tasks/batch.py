@@ -32,7 +32,7 @@ class Batch:
         index: int64 [B], positions in the role; they find cached teacher outputs.
         view: which view the inputs are, or None for the plain samples.
         mask: bool [B, length], true for tokens that are no padding; None where nothing is padded.
-        units: bool [B, length], the tokens that have an output of their own; None when each sample has one.
+        units: bool [B, length], the tokens that have an output of their own, on the CPU; None when each sample has one.
     """
 
     inputs: tuple[torch.Tensor, ...]
@@ -46,6 +46,40 @@ class Batch:
     def num_units(self) -> int:
         """How many rows of output there are."""
         return len(self.index) if self.units is None else int(self.units.sum())
+
+
+def move(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on a device."""
+    if device.type == "cuda" and value.device.type == "cpu":
+        return value.pin_memory().to(device, non_blocking=True)  # while the device still computes the step before
+    return value.to(device)
+
+
+def select_units(outputs: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
+    """Return the outputs of units, [units, ...]; a device is not waited for, as where it has to count them.
+
+    Args:
+        outputs: of all tokens, [B, length, ...].
+        units: bool [B, length], on the CPU.
+    """
+    places = units.flatten().nonzero().flatten()
+    return outputs.flatten(0, 1)[move(places, outputs.device)]
+
+
+def split(batch: Batch, rows: int) -> list[Batch]:
+    """Return a batch in parts of so many samples, the last one perhaps of fewer; each as wide as the whole."""
+    if rows >= len(batch.index):
+        return [batch]
+    index = batch.index.split(rows)
+    units = [None] * len(index) if batch.units is None else batch.units.split(rows)
+    sizes = [len(part) if has is None else int(has.sum()) for part, has in zip(index, units, strict=True)]
+    labels = [None] * len(index) if batch.labels is None else batch.labels.split(sizes)
+    mask = [None] * len(index) if batch.mask is None else batch.mask.split(rows)
+    inputs = zip(*(value.split(rows) for value in batch.inputs), strict=True)
+    return [
+        Batch(inputs=of, labels=said, index=part, view=batch.view, mask=shown, units=has)
+        for of, said, part, shown, has in zip(inputs, labels, index, mask, units, strict=True)
+    ]
 
 
 def unit_rows(units: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

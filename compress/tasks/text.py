@@ -16,7 +16,7 @@ from compress.data.samples import Data, Samples
 from compress.errors import DataError
 from compress.measures.judge import Judge, multi_label, regression, single_label
 from compress.measures.tally import Tally, entities, shares
-from compress.tasks.batch import Batch, View
+from compress.tasks.batch import Batch, View, select_units
 from compress.tasks.lengths import order_by_length, parts_by_length
 from compress.tasks.linear import LinearTags, LinearText
 from compress.tasks.signature import Signature
@@ -186,7 +186,7 @@ class TextTask(Task):
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the outputs of a batch's units, [units, outputs]."""
         outputs = model(*batch.inputs)
-        return outputs if batch.units is None else outputs[batch.units]
+        return outputs if batch.units is None else select_units(outputs, batch.units)
 
     def units(self, samples: Samples) -> NDArray[np.int64]:
         """Return how many units each sample has, int64 [N]."""

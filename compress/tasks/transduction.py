@@ -19,7 +19,7 @@ from compress.measures.judge import Judge
 from compress.measures.tally import Numbers, Tally, ratio, shares
 from compress.measures.translation import NAMES as TEXT_MEASURES
 from compress.measures.translation import find_sacrebleu, judge_texts
-from compress.tasks.batch import Batch, View
+from compress.tasks.batch import Batch, View, select_units
 from compress.tasks.lengths import order_by_length, parts_by_length
 from compress.tasks.signature import Signature
 from compress.tasks.signature import Tensor as Declared
@@ -189,7 +189,7 @@ class TransductionTask(Task):
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the logits of the symbols to be written, [units, symbols]."""
         assert batch.units is not None
-        return model(*batch.inputs)[batch.units]
+        return select_units(model(*batch.inputs), batch.units)
 
     def units(self, samples: Samples) -> NDArray[np.int64]:
         """Return how many symbols each sample's target has, with its end, int64 [N]."""

@@ -81,8 +81,10 @@ def refuse_pair(
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise ModelError("the student has nothing to train", expected="parameters that require a gradient")
     device = batch.inputs[0].device
-    if precision == "bfloat16" and device.type != "cpu":
-        raise ModelError("bfloat16 is for the CPU here", expected="precision='float32'", got=precision, where=device)
+    if precision == "tf32" and device.type != "cuda":
+        raise ModelError(
+            "only CUDA devices compute in tf32", expected="float32 or bfloat16", got=precision, where=device
+        )
     outputs = outputs_of(student, task, batch, role="student")
     if teacher is not None and loss.needs_teacher:
         said = outputs_of(teacher, task, batch, role="teacher")

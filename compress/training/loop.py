@@ -14,13 +14,24 @@ from compress.errors import StageError
 from compress.loss import BoundLoss, GuidedLoss, LossTerms
 from compress.stage import Compute, Optimization, Unrecorded, coupling_faults
 from compress.tasks import Batch
+from compress.tasks.batch import split
 from compress.training.checkpoint import restore_checkpoint, save_checkpoint
+from compress.training.fitting import fitting_rows
 from compress.training.loader import Loader
-from compress.training.numerics import choose_layout, lay_out, lay_out_images, numerics, place_batch, placed
+from compress.training.numerics import (
+    choose_layout,
+    compiled,
+    lay_out,
+    lay_out_images,
+    numerics,
+    place_batch,
+    placed,
+)
 from compress.training.optimisation import learning_rate, make_optimizer
 from compress.training.sharing import SharedUpdate
 from compress.training.teaching import Objective, Teaching, targets_of
 
+SMALLER = "lower batch_size, and raise accumulate by as much: the update stays the same; or say --batch-size auto"
 LOGGED_POINTS = 1000  # of one training; every step counts in one of them
 
 
@@ -32,11 +43,19 @@ class Fit:
         steps: updates of the weights.
         final_loss: mean of the total loss over the last logged window.
         images_per_s: throughput of this process's share of the run; 0 when everything was done before.
+        rows: samples of a pass, where the asked batch did not fit; None where it did, or nobody looked.
     """
 
     steps: int
     final_loss: float
     images_per_s: float
+    rows: int | None = None
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """What is kept of it with the artifact."""
+        split = {} if self.rows is None else {"samples_per_pass": self.rows}
+        return {"steps": self.steps, "images_per_s": self.images_per_s, "final_loss": self.final_loss, **split}
 
 
 def fit(
@@ -73,7 +92,8 @@ def fit(
         on_epoch: called before each epoch's first step; a resumed epoch is not begun again.
 
     Raises:
-        StageError: when the loss is no longer finite, or compares a whole batch that ``accumulate`` splits.
+        StageError: when the loss is no longer finite, or compares a whole batch that ``accumulate`` splits, or that the
+            device has no memory for.
         DataError: when the loss reads labels and a batch has none.
         EnvironmentFault: when another process of the group has ended.
         KeyboardInterrupt: when ``host.interrupted`` says so, in any process, after writing a checkpoint.
@@ -82,20 +102,21 @@ def fit(
         raise StageError(fault, where=name)
     total_steps, group = loader.steps_per_epoch * optimization.epochs, host.group
     layout = choose_layout(module, task, loader.example)
-    hint = "lower batch_size, and raise accumulate by as much: the update stays the same"
-    with numerics(host, seed=seed), placed(host, module, loss, hint=hint), loss.attach(module):
+    home = placed(host, module, loss, hint=SMALLER)
+    with numerics(host, seed=seed), home, loss.attach(module), compiled(host, module):
         module.train()
         lay_out(module, layout)
         made = partial(_forward, module, task, host, loss=loss, teacher=teacher, layout=layout)
         trained = nn.ModuleDict({"model": module, "loss": loss})
         updates = make_optimizer(module, loss, optimization)
+        rows = fitting_rows(loader, made, trained, host, optimization=optimization, loss=loss.loss, name=name)
         first = 0
         if checkpoints is not None:
             with host.group.in_turn():
                 first = restore_checkpoint(trained, updates, checkpoints, say=host.reporter.say)
         # Apart, so that large gradients of projectors do not hold the student back.
         clipped = [values for values in (list(module.parameters()), list(loss.parameters())) if values]
-        parted = seed if optimization.accumulate > 1 else None
+        parted = seed if optimization.accumulate > 1 or rows is not None else None
         shared = SharedUpdate(group, trained, seed=parted, reduction=host.execution.reduction)
         recorder = host.recorder if group.writes else Unrecorded()
         window = Window(loss.loss)
@@ -109,7 +130,7 @@ def fit(
                     rule["lr"] = rate
                 updates.zero_grad(set_to_none=True)
                 forward = partial(made, progress=(step + 0.5) / total_steps)
-                samples = _sum_gradients(batches, forward, shared, window, step=step)
+                samples = _sum_gradients(_split(batches, rows), forward, shared, window, step=step)
                 for parameters in clipped:
                     nn.utils.clip_grad_norm_(parameters, optimization.clip_norm)
                 updates.step()
@@ -133,6 +154,7 @@ def fit(
         steps=total_steps,
         final_loss=window.last["total"] if window.last else math.nan,
         images_per_s=samples_seen / elapsed_s if samples_seen else 0.0,
+        rows=rows,
     )
 
 
@@ -147,6 +169,11 @@ def _updates(
                 on_epoch(epoch)
             yield step, batches
             step += 1
+
+
+def _split(batches: Sequence[Batch], rows: int | None) -> Sequence[Batch]:
+    """Return the batches of an update in parts of so many samples; as they are where nothing was found to be split."""
+    return batches if rows is None else [part for batch in batches for part in split(batch, rows)]
 
 
 def _sum_gradients(

@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compress.errors import EnvironmentFault
 from compress.loss.taps import evaluating
 from compress.stage import Compute
 from compress.stage.device import device_of
 from compress.tasks import Batch
+from compress.tasks.batch import move
 from compress.training.teaching import Objective
 
 SPENT = ("out of memory", "can't allocate memory")  # as MPS, XPU and the CPU's allocator say it
@@ -75,7 +75,7 @@ def placed(host: Compute, *modules: nn.Module, hint: str = "--device cpu has the
             module.to(host.device)
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(word in str(error) for word in SPENT):
+        if not lacks_memory(error):
             raise
         raise EnvironmentFault(
             "the device has too little memory", got=str(error).splitlines()[0], where=host.device, hint=hint
@@ -85,24 +85,38 @@ def placed(host: Compute, *modules: nn.Module, hint: str = "--device cpu has the
             module.to(home)
 
 
+def lacks_memory(error: RuntimeError) -> bool:
+    """Whether it says that a device has too little memory."""
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in SPENT)
+
+
+@contextmanager
+def compiled(host: Compute, module: nn.Module) -> Iterator[None]:
+    """Have calls of a module go through torch's compiler for the block, if the host says so.
+
+    Hooks that are there are compiled, later ones are not seen; so whatever was compiled is forgotten after the block.
+    """
+    if not host.execution.compile:
+        yield
+        return
+    module.compile()
+    try:
+        yield
+    finally:
+        module._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage] # what `compile` has set
+        torch.compiler.reset()
+
+
 def place_batch(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch with all but its index on a device; the index finds what is stored, on the CPU."""
+    """Return the batch on a device, but for its index and units: they find what is stored and count, on the CPU."""
     if device.type == "cpu":
         return batch
-    move = partial(_move, device=device)
     return replace(
         batch,
-        inputs=tuple(map(move, batch.inputs)),
-        labels=None if batch.labels is None else move(batch.labels),
-        mask=None if batch.mask is None else move(batch.mask),
-        units=None if batch.units is None else move(batch.units),
+        inputs=tuple(move(value, device) for value in batch.inputs),
+        labels=None if batch.labels is None else move(batch.labels, device),
+        mask=None if batch.mask is None else move(batch.mask, device),
     )
-
-
-def _move(value: Tensor, *, device: torch.device) -> Tensor:
-    if device.type == "cuda" and value.device.type == "cpu":
-        return value.pin_memory().to(device, non_blocking=True)  # while the device still computes the step before
-    return value.to(device)
 
 
 def lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:

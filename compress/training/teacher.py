@@ -24,7 +24,7 @@ from compress.stage.group import unshared
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
 from compress.tasks import Batch, Task, View
-from compress.tasks.batch import unit_rows
+from compress.tasks.batch import move, unit_rows
 from compress.training import packing
 from compress.training.inference import BATCH, forward_all
 from compress.training.numerics import place_batch
@@ -142,9 +142,9 @@ class TeacherOutputs:
             features |= live_features(self.live, task, self.host, place_batch(batch, self.host.device), missing)
         every = (logits, *(other.logits_of(batch.index) for other in others))
         return Taught(
-            tuple(value.to(device) for value in every),
+            tuple(move(value, device) for value in every),
             self.weights,
-            {tap: value.to(device) for tap, value in features.items()},
+            {tap: move(value, device) for tap, value in features.items()},
         )
 
     def check(self, epoch: int) -> None:

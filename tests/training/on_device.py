@@ -17,9 +17,10 @@ from torch import nn
 import compress
 from compress.advice import measures
 from compress.data import Data
-from compress.errors import EnvironmentFault
+from compress.errors import EnvironmentFault, StageError
 from compress.loss import GuidedLoss
-from compress.models import Cnn, HuggingFace, load_model
+from compress.models import Cnn, HuggingFace, Mlp, load_model
+from compress.progress import Reporter
 from compress.stage import Compute, Execution, Stage
 from compress.stage.device import device_of
 from compress.stages.create import Create
@@ -147,6 +148,45 @@ def test_a_device_without_memory_says_what_to_lower(error):
     assert device_of(module).type == "cpu"
     with pytest.raises(RuntimeError, match="shapes"), placed(host, module):
         raise RuntimeError("shapes differ")
+
+
+@pytest.fixture
+def auto(make_context: Callable, tmp_path, monkeypatch) -> list:
+    """The CPU, and a device with memory for 64 of 100 passes through 1,024 channels that may split batches."""
+    monkeypatch.setitem(mirror_device.memory, "elements", 64 * 1024)
+    executions = (DEVICES["cpu"], replace(DEVICES["mirror:0"], batch_size="auto"))
+    return [make_context(execution=one, store=Store.open(tmp_path / one.device[:3])) for one in executions]
+
+
+WIDE = Create(model=Mlp(widths=(1024,)))
+LARGE = Train(epochs=1, batch_size=100, learning_rate=0.01)
+
+
+def test_the_largest_power_of_two_that_fits_makes_up_the_batch_that_was_asked_for(auto, capsys):
+    cpu, device = auto
+    source = WIDE.run(None, *cpu)
+    whole, fitted = LARGE.run(source, *cpu), LARGE.run(source, *replace(device, reporter=Reporter()))
+    assert fitted.key == whole.key
+    assert torch.allclose(weights(whole), weights(fitted), atol=1e-5)
+    assert fitted.facts["samples_per_pass"] == 64
+    assert "64 of 100 samples fit the device at once" in capsys.readouterr().err
+
+
+def test_a_batch_that_fits_is_left_whole(auto):
+    small = LARGE.model_copy(update={"batch_size": 64})
+    assert "samples_per_pass" not in small.run(WIDE.run(None, *auto[1]), *auto[1]).facts
+
+
+def test_what_a_split_would_change_is_refused_with_what_to_write_instead(auto, monkeypatch):
+    monkeypatch.setitem(mirror_device.memory, "elements", 40_000)
+    with pytest.raises(StageError, match=r"(?s)another training.*batch norms.*batch_size: 64 with accumulate: 2"):
+        LARGE.run(Create(model=STUDENT).run(None, *auto[1]), *auto[1])
+
+
+def test_a_device_that_runs_out_of_memory_in_the_middle_says_what_to_lower(auto):
+    asked = replace(auto[1], execution=DEVICES["mirror:0"])
+    with pytest.raises(EnvironmentFault, match=r"(?s)too little memory.*mirror out of memory.*--batch-size auto"):
+        LARGE.run(WIDE.run(None, *asked), *asked)
 
 
 def test_the_device_has_no_float64():
