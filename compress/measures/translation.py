@@ -52,7 +52,7 @@ def find_sacrebleu() -> ModuleType:
         EnvironmentFault: when it is not installed.
     """
     try:
-        from sacrebleu import metrics
+        from sacrebleu import metrics  # pyright: ignore[reportMissingImports] # an extra
     except ImportError as error:
         raise EnvironmentFault(
             "sacrebleu does not import, which counts n-grams for chrF and BLEU",

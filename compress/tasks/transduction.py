@@ -252,7 +252,7 @@ class TransductionTask(Task):
         found = judge_written([target.spell(numbers) for numbers in written], right)
         if self.measure not in TEXT_MEASURES:
             return found
-        return {**found, **judge_texts([target.decode(numbers) for numbers in written], samples.labels)}
+        return {**found, **judge_texts([target.decode(numbers) for numbers in written], samples.labels.tolist())}
 
     def reading(self, directory: Path) -> Self:
         """Return the task with the vocabularies that lie beside a model, if they are others."""
