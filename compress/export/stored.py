@@ -1,11 +1,13 @@
 """A model of a store as an ONNX graph: its architecture is traced once for all stages, runs and commands.
 
 The trace is kept among the store's notes, by everything that decides it. A module whose family and sizes are not
-known, such as a plain one of `compress.functional`, is traced each time, and so is one that a user's file builds: what
-its code reads besides that file cannot be seen.
+known, such as a plain one of `compress.functional`, is traced each time. What the code of a user's file reads besides
+that file cannot be seen, so the trace of a model that it builds is kept for one command alone, by all attributes of the
+module too.
 """
 
 import base64
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +22,7 @@ from compress.export.program import Part, split
 from compress.export.trace import Trace, tensors
 from compress.models import Model, describe
 from compress.stage import Host
+from compress.store.digest import hash_values
 from compress.store.notes import Notes
 from compress.tasks import Task
 from compress.tasks.signature import Signature
@@ -49,15 +52,24 @@ def graph_of(
     Raises:
         StageError: see `to_onnx`.
     """
-    notes, name = Notes(host.store.root), _name(module, model, signature, example, opset=opset)
-    kept = None if model.from_user else notes.find(name, of=None)
+    name = _name(module, model, signature, example, host, opset=opset)
+    kept = _find(name, model, host)
     if kept is not None:
         return fill(Trace(base64.b64decode(kept)), module, signature, opset=opset)
     traced = trace(module, signature, example, opset=opset)
     graph = fill(traced, module, signature, opset=opset)
-    if not model.from_user and len(traced.packed) <= MAX_KEPT_BYTES:
-        notes.keep(name, base64.b64encode(traced.packed).decode(), of=None)
+    if len(traced.packed) <= MAX_KEPT_BYTES:
+        packed = base64.b64encode(traced.packed).decode()
+        if model.from_user:
+            host.traces[hash_values(name)] = packed
+        else:
+            Notes(host.store.root).keep(name, packed, of=None)
     return graph
+
+
+def _find(name: Mapping[str, Any], model: Model, host: Host) -> str | None:
+    """Return the trace that is kept under a name, in base 64."""
+    return host.traces.get(hash_values(name)) if model.from_user else Notes(host.store.root).find(name, of=None)
 
 
 def deployable_of(
@@ -117,18 +129,40 @@ def prove_export(
         StageError: see `to_onnx`.
     """
     for part in _parts(module, model, signature, example).values():
-        name = _name(part.module, model, part.signature, part.example, opset=OPSET)
-        if model.from_user or Notes(host.store.root).find(name, of=None) is None:
+        name = _name(part.module, model, part.signature, part.example, host, opset=OPSET)
+        if _find(name, model, host) is None:
             graph_of(part.module, model, part.signature, part.example, host)
 
 
 def _name(
-    module: nn.Module, model: Model, signature: Signature, example: tuple[torch.Tensor, ...], *, opset: int
+    module: nn.Module, model: Model, signature: Signature, example: tuple[torch.Tensor, ...], host: Host, *, opset: int
 ) -> dict[str, Any]:
     """Everything that decides a trace but for our source and the libraries, as JSON values."""
-    return {
+    of_user = {"code": model.identity(code=host.code), "seen": _see(module)} if model.from_user else {}
+    return of_user | {
         "trace": describe(module, model=model, signature=signature),
         "types": {path: str(value.dtype) for path, value in tensors(module).items()},
         "example": [[list(tensor.shape), str(tensor.dtype)] for tensor in example],
         "opset": opset,
     }
+
+
+def _see(module: nn.Module) -> dict[str, Any]:
+    """Return class and attributes of every part of a module, which its forward may branch on, by path.
+
+    An object that is written with its address, as most are, is another one each time.
+    """
+    own = nn.Module().__dict__.keys()
+    return {
+        path: [
+            f"{type(part).__module__}.{type(part).__qualname__}",
+            {name: _show(value) for name, value in vars(part).items() if name not in own},
+        ]
+        for path, part in module.named_modules()
+    }
+
+
+def _show(value: object) -> str:
+    if isinstance(value, torch.Tensor):  # of no buffer: its values become constants of the graph
+        return hashlib.sha256(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()).hexdigest()
+    return repr(value)

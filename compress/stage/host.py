@@ -125,7 +125,9 @@ class Host(Compute):
     Attributes:
         store: where artifacts are committed.
         code: the user's Python files that may be run.
+        traces: graphs of models that the user's files build, which no store keeps; see `compress.export.stored`.
     """
 
     store: Store
     code: Sequence[Path] = ()
+    traces: dict[str, str] = field(default_factory=dict[str, str], compare=False, repr=False)

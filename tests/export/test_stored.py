@@ -106,7 +106,7 @@ def test_what_cannot_be_exported_is_refused_each_time(host, traced):
     assert len(traced) == 2
 
 
-def test_a_users_file_is_traced_each_time_because_what_it_reads_is_not_seen(host, traced, tmp_path):
+def test_a_users_model_is_traced_once_a_command_and_anew_where_it_is_seen_to_differ(host, traced, tmp_path):
     (tmp_path / "strides_of_mine.py").write_text("STRIDE = 1")
     path = tmp_path / "my_model.py"
     path.write_text(
@@ -127,4 +127,16 @@ def test_a_users_file_is_traced_each_time_because_what_it_reads_is_not_seen(host
         sizes.append(next(list(item.ints) for item in conv.attribute if item.name == "strides"))
     assert sizes == [[1, 1], [2, 2]]
     assert len(traced) == 2
+    again = build(family, code=(path,))
+    filled = graph_of(again, family, SIGNATURE, EXAMPLE, replace(host, code=(path,)))
+    assert filled.SerializeToString() == to_onnx(again, SIGNATURE, EXAMPLE).SerializeToString()
+    assert len(traced) == 2
+    another = replace(host, code=(path,), traces={})
+    graph_of(again, family, SIGNATURE, EXAMPLE, another)
+    assert len(traced) == 3
+    again.offset = torch.zeros(3)
+    graph_of(again, family, SIGNATURE, EXAMPLE, another)
+    again.offset = torch.ones(3)
+    graph_of(again, family, SIGNATURE, EXAMPLE, another)
+    assert len(traced) == 5
     assert "strides_of_mine" not in sys.modules
