@@ -48,9 +48,7 @@ def open_picture(path: Path, content: IO[bytes] | None = None) -> tuple[Image.Im
         DataError: when it is damaged, or its levels are floats or 32-bit integers.
     """
     try:
-        image, brightest = open_upright(path if content is None else content)
-        image.info.pop("transparency", None)  # it is dropped, and Pillow warns of doing so to palettes
-        return image, brightest
+        return open_upright(path if content is None else content)
     except LevelsError as error:
         raise DataError(
             "the range of the image's levels cannot be known",

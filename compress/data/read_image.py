@@ -75,7 +75,9 @@ def read_image(path: str | PathLike[str], steps: Steps) -> NDArray[np.uint8]:
 def open_upright(path: str | PathLike[str] | IO[bytes]) -> tuple[Image.Image, int | None]:
     """Return an image turned as its EXIF says, and the highest level of a file of 16 bits; see `read_image`."""
     with Image.open(path) as file:
-        return _to_8_bits(ImageOps.exif_transpose(file), file.format)
+        image = ImageOps.exif_transpose(file)
+        image.info.pop("transparency", None)  # it is dropped, and Pillow warns of doing so to palettes
+        return _to_8_bits(image, file.format)
 
 
 def fit(image: Image.Image, steps: Steps) -> Image.Image:

@@ -259,3 +259,11 @@ def test_a_normalisation_is_said_once(folder):
     config = DataConfig(source=ImageFolder(root=folder), split=split, preprocess=preprocess, normalize="identity")
     with pytest.raises(DataError, match="said twice"):
         config.task_of(config.load(), tokenizer=None)
+
+
+def test_a_palette_with_a_transparency_for_each_colour_is_read_without_a_warning(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (9, 9, 3)).astype(np.uint8)
+    image = Image.fromarray(colours).quantize(16)
+    image.save(tmp_path / "some.png", transparency=bytes(range(0, 256, 16)))
+    steps = Steps((9, 9))
+    np.testing.assert_array_equal(read_image(tmp_path / "some.png", steps), to_array(image.convert("RGB"), steps))
