@@ -79,12 +79,13 @@ class HuggingFace(Model):
                 hint="pip install 'compress-onnx[hf]'",
             ) from error
         text = signature.inputs[0].name == "input_ids"
+        self._check_inputs(signature)
         outputs = signature.outputs[0].shape[-1] if text else image_sizes(signature, family=self.family)[-1]
         kind = "Image" if not text else "Token" if len(signature.outputs[0].shape) == 3 else "Sequence"
         auto = getattr(transformers, f"AutoModelFor{kind}Classification")
         try:
             config = self._configuration()
-            self._check_family(config.model_type, text=text)
+            self._check_family(config, text=text)
             trained_on = tuple(map(str, (config.id2label or {}).values()))
             names = signature.classes or tuple(f"LABEL_{number}" for number in range(int(outputs)))
             config.id2label = dict(enumerate(names))
@@ -131,12 +132,33 @@ class HuggingFace(Model):
             setattr(config, name, value)
         return config
 
-    def _check_family(self, family: str, *, text: bool) -> None:
-        if text and family not in TEXT_FAMILIES:
+    def _check_inputs(self, signature: Signature) -> None:
+        """Refuse data that are neither texts with labels nor images."""
+        first = signature.inputs[0]
+        if first.name == "input_ids" or len(first.shape) == 4:
+            return
+        where = f"model {self.path}"
+        if first.symbols is not None:
             raise ModelError(
-                f"the family {family!r} is not supported for text",
-                expected=f"one of {', '.join(TEXT_FAMILIES)}",
-                got=family,
+                "models of Hugging Face classify here, and write no texts",
+                expected="the transducer family: model: {transducer: {width: 128}}",
+                got="texts to write",
+                where=where,
+            )
+        raise ModelError(
+            "models of Hugging Face classify images and texts",
+            expected="a model of your own, for these inputs: model: {file: {path: my_model.py}}",
+            got=", ".join(f"{tensor.name} {[*tensor.shape]}" for tensor in signature.inputs),
+            where=where,
+        )
+
+    def _check_family(self, config: "PreTrainedConfig", *, text: bool) -> None:
+        if text and config.model_type not in TEXT_FAMILIES:
+            kind = ", a causal model: its tokens do not see what follows them" if _is_causal(config) else ""
+            raise ModelError(
+                f"the family {config.model_type!r} is not supported for text",
+                expected=f"an encoder: one of {', '.join(TEXT_FAMILIES)}",
+                got=config.model_type + kind,
                 where=f"model {self.path}",
             )
 
@@ -312,6 +334,14 @@ class HuggingFace(Model):
         if (processor := _image_processor(signature.inputs[0].shape, preprocessing)) is not None:
             found["preprocessor_config.json"] = json.dumps(processor, indent=1)
         return found
+
+
+def _is_causal(config: "PreTrainedConfig") -> bool:
+    """Whether transformers knows a family as a language model that reads one way, and not as one of masked words."""
+    from transformers.models.auto import modeling_auto as known
+
+    writes = config.model_type in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.is_encoder_decoder
+    return writes and config.model_type not in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def _image_processor(axes: Sequence[int | str], preprocessing: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -126,8 +126,15 @@ def test_images_are_still_classified(tmp_path):
 def test_an_unsupported_family_is_refused_by_name(tmp_path):
     config = transformers.GPT2Config(vocab_size=60, n_embd=16, n_layer=1, n_head=2, n_positions=16)
     transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"(?s)family 'gpt2' is not supported.*bert, roberta"):
-        HuggingFace(path=str(tmp_path)).build(signature(), code=())
+    model = HuggingFace(path=str(tmp_path))
+    with pytest.raises(ModelError, match=r"(?s)family 'gpt2' is not supported.*encoder.*bert, roberta.*a causal model"):
+        model.build(signature(), code=())
+    source = Tensor(name="source_ids", dtype="int64", shape=("batch", "source"), symbols=30)
+    with pytest.raises(ModelError, match=r"(?s)write no texts.*transducer"):
+        model.build(signature().model_copy(update={"inputs": (source,)}), code=())
+    numbers = Tensor(name="numbers", dtype="float32", shape=("batch", 4))
+    with pytest.raises(ModelError, match=r"(?s)images and texts.*model of your own.*numbers \['batch', 4\]"):
+        model.build(signature().model_copy(update={"inputs": (numbers,)}), code=())
 
 
 @pytest.mark.parametrize("kind", ["Sequence", "Token"])
