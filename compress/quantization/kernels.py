@@ -38,6 +38,7 @@ INT8_COMPANIONS = frozenset(
 )
 MIN_INT8_MACS_FRACTION = 0.90
 MAX_WEIGHT_BYTES_FRACTION = 0.30
+INT8_BYTES_FRACTION = 0.25  # of the fp32 bytes of a weight
 MIN_AGREEMENT = 0.98
 INTEGERS = re.compile(r"_int8(#\d+)?(/transposed)?$")  # what the writer appends to the name of a weight
 RENAMED = re.compile(r"(/int32)?(_token_\d+)?$")  # what the writer and ONNX Runtime append to the name of a layer

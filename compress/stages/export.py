@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
+from torch import nn
 
 from compress.benchmark.model_file import macs_of
 from compress.errors import StageError
@@ -21,7 +22,7 @@ from compress.export.metadata import Ancestor, Lineage, Metadata
 from compress.export.onnx_file import size_bytes
 from compress.export.program_file import file_of
 from compress.export.stored import deployable_of
-from compress.models import load_model, load_structure
+from compress.models import Model, load_model, load_structure
 from compress.quantization.plans import quantized, read_plans
 from compress.stage import Host, Need, Stage, Work
 from compress.store.artifact import Artifact, ancestry
@@ -164,6 +165,19 @@ class Export(Stage):
         inputs = self.inputs(source, work, host)
         return host.store.commit(inputs, kind="bundle", rounding=host.execution.rounding, write=write)
 
+    def foresee(
+        self, module: nn.Module, model: Model, work: Work, host: Host, *, after: Sequence[Stage] = ()
+    ) -> tuple[str, ...]:
+        """Refuse half precision of a model that writes; see `Stage.foresee`.
+
+        Raises:
+            StageError: likewise.
+        """
+        del module, work, host, after
+        if model.writing is not None and "fp16-gpu" in (*(self.variants or ()), self.primary):
+            raise _refuse_half()
+        return ()
+
     def _variants(self, source: Artifact) -> tuple[Variant, ...]:
         wanted = self.list_variants(quantized=source.kind == "quantized")
         if self._names_int8 and source.kind != "quantized":
@@ -193,6 +207,10 @@ def lineage_of(source: Artifact, work: Work) -> Lineage:
     return Lineage(teacher=teacher, stages=tuple(stages))
 
 
+def _refuse_half() -> StageError:
+    return StageError("a program has no half precision", expected=f"fp32, {' or '.join(INT8)}", got="fp16-gpu")
+
+
 def variant_of(fp32: Deployable, name: Variant, source: Artifact) -> Deployable:
     """One variant.
 
@@ -201,7 +219,7 @@ def variant_of(fp32: Deployable, name: Variant, source: Artifact) -> Deployable:
     """
     if name == "fp16-gpu":
         if fp32.writing is not None:
-            raise StageError("a program has no half precision", expected=f"fp32, {' or '.join(INT8)}", got=name)
+            raise _refuse_half()
         return fp32.map(lambda _, graph: to_half(graph))
     if name in INT8:
         plans = read_plans(source.path)

@@ -143,13 +143,16 @@ class Quantize(Stage):
     def foresee(
         self, module: nn.Module, model: Model, work: Work, host: Host, *, after: Sequence[Stage] = ()
     ) -> tuple[str, ...]:
-        """Tell what share int8 kernels can cover, and refuse one that is too little.
+        """Tell what share int8 kernels can cover, and refuse one that is too little, or fewer bytes than int8 takes.
 
         Where the model is cut before, shares change with what is left: they are told, and not refused.
 
         Raises:
             StageError: names what would stay in float, and why.
         """
+        kernels.check_weight_bytes(
+            kernels.INT8_BYTES_FRACTION, copies={}, max_weight_bytes_fraction=self.max_weight_bytes_fraction
+        )
         example = work.task.batch(work.data.select, torch.arange(2)).inputs
         made = deployable_of(module, model, work.task.signature, work.task, example, host)
         cut, where = any(stage.cuts for stage in after), self.title
@@ -162,7 +165,11 @@ class Quantize(Stage):
             reach = reach_of_program(made, mode=self.mode, keep_float=self.keep_float, bound=bound, where=where)
         stays = "; ".join(f"{name} ({reason})" for name, reason in list(reach.float_layers.items())[: kernels.SHOWN])
         share = f"{reach.mode} int8 kernels can take {reach.int8_macs_fraction:.1%} of the MACs with a weight"
-        return (share + (", before it is cut" if cut else "") + (f"; in float: {stays}" if stays else ""),)
+        if cut:
+            share += ", before it is cut"
+            if reach.int8_macs_fraction < (least := self.min_int8_macs_fraction):
+                share += f"; less than {least:.1%} of what is left will be refused (min_int8_macs_fraction)"
+        return (share + (f"; in float: {stays}" if stays else ""),)
 
     def _quantize_graph(self, model: "ModelProto", work: Work, host: Host) -> tuple[Facts, Files]:
         """Return what came of quantizing one graph, and the files of its plan."""

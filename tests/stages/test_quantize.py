@@ -125,4 +125,5 @@ def test_behind_a_cut_the_share_of_the_uncut_model_is_told_and_refuses_nothing(c
     stage = Quantize(keep_float=("layers.0",), min_int8_macs_fraction=1.0)
     asked = (load_model(trained_digits.path), structure.model, context.work, context.host)
     (told,) = stage.foresee(*asked, after=(cut,))
-    assert "of the MACs with a weight, before it is cut; in float: layers.0" in told
+    assert "of the MACs with a weight, before it is cut; less than 100.0% of what is left will be refused" in told
+    assert "in float: layers.0" in told
