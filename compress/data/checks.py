@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.data.named import check_fields
-from compress.data.samples import Role, Samples
+from compress.data.samples import IGNORED, Role, Samples
 from compress.data.stored import Stored
 from compress.errors import DataError, listing
 
@@ -87,7 +87,7 @@ def _check_labels(role: Role, samples: Samples, labels: NDArray[Any]) -> None:
         )
     if isinstance(labels.flat[0], tuple):
         _check_written(role, labels)
-    elif labels.dtype == object:
+    elif labels.dtype == object and samples.inputs.dtype == object:
         for position, (words, tags) in enumerate(zip(samples.array, labels, strict=True)):
             if len(words) != len(tags):
                 raise DataError(
@@ -143,7 +143,7 @@ def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[
         return _columns(labelled, names)
     if any(samples.written for samples in roles.values()):
         return names
-    numbers = {role: np.concatenate(labels) if labels.dtype == object else labels for role, labels in labelled.items()}
+    numbers = {role: _numbers(roles[role].inputs, labels) for role, labels in labelled.items()}
     count = len(names) or max(int(labels.max(initial=-1)) for labels in numbers.values()) + 1
     for role, labels in numbers.items():
         outside = (labels < 0) | (labels >= count)
@@ -170,6 +170,14 @@ def class_names(roles: Mapping[Role, Samples], names: tuple[str, ...]) -> tuple[
             "label order under classes",
         )
     return tuple(map(str, range(count)))
+
+
+def _numbers(inputs: NDArray[Any] | Stored, labels: NDArray[Any]) -> NDArray[Any]:
+    """Return the labels of all units; steps of a sequence may have none."""
+    if labels.dtype != object:
+        return labels
+    tags = np.concatenate(labels)
+    return tags if inputs.dtype == object else tags[tags != IGNORED]
 
 
 def _columns(labelled: Mapping[Role, NDArray[Any]], names: tuple[str, ...]) -> tuple[str, ...]:
@@ -215,9 +223,11 @@ def check_role(role: Role, samples: Samples, classes: tuple[str, ...], *, labell
                 hint=f"give a labelled select and test role; only train and calibration may be unlabelled; {UNKNOWN}",
             )
         return
+    if labels.dtype == object and samples.inputs.dtype != object:
+        _check_tags(role, labels)
     if role == "calibration" or samples.written:
         return
-    units = np.concatenate(labels) if labels.dtype == object else labels
+    units = _numbers(samples.inputs, labels)
     if (units != units[0]).any():
         return
     if labels.ndim == 2:
@@ -233,3 +243,14 @@ def check_role(role: Role, samples: Samples, classes: tuple[str, ...], *, labell
         got=f"{len(samples)} samples of class {classes[int(units[0])]!r}",
         where=role,
     )
+
+
+def _check_tags(role: Role, labels: NDArray[Any]) -> None:
+    bare = [position for position, tags in enumerate(labels) if (tags == IGNORED).all()]
+    if bare:
+        raise DataError(
+            f"{len(bare):,} of the {role} role's {len(labels):,} sequences have no tag",
+            expected=f"at least one step with another tag than {IGNORED}",
+            where=f"{role}, sample {bare[0]}",
+            hint="leave those sequences out",
+        )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.config.user_code import USER_ERRORS, failure
+from compress.data.answers import objects
 from compress.errors import DataError
 
 LABELS = ("label", "labels", "target", "targets", "y")  # keys of an item under which its label may be
@@ -86,7 +87,7 @@ def read_dataset(given: Any, *, path: Path, where: str) -> Read:
         raise DataError("some samples have a label and others none", where=where)
     return Read(
         inputs[""] if list(inputs) == [""] else inputs,
-        None if all(unlabelled) else np.asarray(_stack([_plain(label) for label in labels], f"{where}, labels")),
+        None if all(unlabelled) else _stack_labels([_plain(label) for label in labels], f"{where}, labels"),
         _classes(given),
         tuple(notes),
     )
@@ -202,6 +203,13 @@ def _stack(values: Sequence[Any], where: str) -> Any:
         where=where,
         hint="resize or pad them where the data set reads them",
     )
+
+
+def _stack_labels(labels: Sequence[Any], where: str) -> NDArray[Any]:
+    """Return labels as an array; tags of sequences of different lengths as objects."""
+    if {len(np.shape(label)) for label in labels} == {1} and len({len(label) for label in labels}) > 1:
+        return objects(np.asarray(label) for label in labels)
+    return np.asarray(_stack(labels, where))
 
 
 def _equal(values: Any, again: Any) -> bool:

@@ -12,6 +12,7 @@ from compress.data.ragged import Given, as_array, pad_sequences
 from compress.data.samples import Role, Samples
 from compress.data.source import AnyLayout, Layout, Raw, channels_first, class_numbers
 from compress.data.stored import MappedRows, Stored, is_mapped
+from compress.data.tags import read_tags
 from compress.errors import DataError, listing
 
 SERIES: tuple[Layout, ...] = ("NCL", "NTF")
@@ -53,6 +54,8 @@ def read_given(
     found: dict[Role, Samples] = {}
     notes: dict[str, None] = {}
     layouts: dict[str, str] = {}
+    roles, classes, tagged = read_tags(roles, order, classes)
+    notes |= dict.fromkeys(tagged)
     roles, classes = _number_names(roles, classes, where=where)
     named = {
         role: {name: _series(inputs[name], order[name], named=True) for name in names}
@@ -152,8 +155,8 @@ def labels_of(labels: object | None) -> tuple[NDArray[Any] | None, str]:
     """Return labels as samples hold them, and what a user should know of how they were read.
 
     Integers [N] are class numbers. Floats [N] or [N, C] are numbers to be given, a regression; whole ones [N] may be
-    either. 0 and 1, [N, C], are yes
-    and no for each of several labels; where every row has a single 1 they are one-hot, and become class numbers.
+    either. 0 and 1, [N, C], are yes and no for each of several labels; where every row has a single 1 they are one-hot,
+    and become class numbers. Tags were read before (`read_tags`).
 
     Raises:
         DataError: when they are none of these.
@@ -161,6 +164,8 @@ def labels_of(labels: object | None) -> tuple[NDArray[Any] | None, str]:
     if labels is None:
         return None, ""
     values = as_array(labels, "labels")
+    if values.dtype == object and all(isinstance(tags, np.ndarray) for tags in values):
+        return values, ""
     if values.dtype.kind == "f" and values.ndim in (1, 2):
         if values.ndim == 1 and not (values % 1).any():
             raise DataError(

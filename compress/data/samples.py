@@ -14,6 +14,7 @@ from compress.data.stored import Stored
 
 Role = Literal["train", "calibration", "select", "test"]
 ROLES: tuple[Role, ...] = ("train", "calibration", "select", "test")
+IGNORED = -100  # the tag of a step that has none; torch's cross-entropy ignores it
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Samples:
             arrays, or the columns of a table. Images may also stay on disk, `compress.data.stored`: what takes rows of
             an array takes theirs.
         labels: what is right, or None when unlabelled: int64 [N] class numbers; uint8 [N, C] yes or no for each of
-            several labels; float32 [N, C] targets of a regression; or objects [N], each the int64 tags of its words, or
-            a tuple of the texts that are right to write.
+            several labels; float32 [N, C] targets of a regression; or objects [N], each the int64 tags of its words or
+            of its steps, `IGNORED` where one has none, or a tuple of the texts that are right to write.
     """
 
     inputs: NDArray[Any] | Stored

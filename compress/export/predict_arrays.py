@@ -3,8 +3,8 @@
 Rows are a CSV with the columns that training had (commas, semicolons or tabs), or JSON: a list of objects, or an object
 a line, as a file called - is read from standard input. Arrays are raw, as training read them: an .npz with one by name
 for each input, or an .npy of the only one. For each sample it prints a class with its probability, all labels with
-theirs, or numbers in the units of training; without an argument for the rows of reference.npz. Needs onnxruntime and
-numpy.
+theirs, numbers in the units of training, or the class of each step of a sequence; without an argument for the rows of
+reference.npz. Needs onnxruntime and numpy.
 """
 
 import argparse
@@ -150,6 +150,8 @@ def tell(outputs: np.ndarray) -> str:
     if told["problem"] == "multi-label":
         values = dict(zip(labels, (1 / (1 + np.exp(-outputs.astype(np.float64)))).tolist(), strict=True))
         return json.dumps(values) if asked.json else " ".join(f"{name} {value:.2f}" for name, value in values.items())
+    if outputs.ndim == 2:
+        return tell_steps(outputs)
     chances = np.exp(outputs - outputs.max())
     values = dict(zip(labels, (chances / chances.sum()).tolist(), strict=True))
     label = labels[outputs.argmax()]
@@ -159,7 +161,19 @@ def tell(outputs: np.ndarray) -> str:
     return " ".join(f"{name} {value:.2f}" for name, value in shown.items())
 
 
+def tell_steps(outputs: np.ndarray) -> str:
+    """Return what the outputs of each step of a sequence say."""
+    chances = np.exp(outputs - outputs.max(axis=1, keepdims=True), dtype=np.float64)
+    chances = (chances / chances.sum(axis=1, keepdims=True)).tolist()
+    if asked.json:
+        named = [dict(zip(labels, row, strict=True)) for row in chances]
+        return json.dumps({"steps": [{"label": max(row, key=row.__getitem__), "probabilities": row} for row in named]})
+    found = [(labels[np.argmax(row)], max(row)) for row in chances]
+    return " ".join(f"{name}/{chance:.2f}" if asked.probabilities else name for name, chance in found)
+
+
 names = [value.name for value in session.get_inputs()]
+lengths = next((part["lengths"] for part in told["arrays"] if part.get("name", "") == told.get("steps_of")), None)
 for path in asked.files or [""]:
     try:
         if path:
@@ -175,5 +189,5 @@ for path in asked.files or [""]:
         sys.exit(f"{path}: {error}")
     for start in range(0, len(ready[names[0]]), max(1, asked.batch_size)):
         part = {name: ready[name][start : start + max(1, asked.batch_size)] for name in names}
-        for outputs in np.asarray(session.run(None, part)[0]):
-            sys.stdout.write(f"{tell(outputs)}\n")
+        for row, outputs in enumerate(np.asarray(session.run(None, part)[0])):
+            sys.stdout.write(f"{tell(outputs if lengths is None else outputs[: part[lengths][row]])}\n")

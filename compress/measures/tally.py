@@ -220,6 +220,11 @@ def entities(
     return Tally(counts, f1)
 
 
+def name_entities(names: Sequence[str]) -> bool:
+    """Whether tags are ``O``, ``B-<type>`` and ``I-<type>``."""
+    return "O" in names and all(name == "O" or name[:2] in ("B-", "I-") for name in names)
+
+
 def spans(tags: Sequence[str]) -> frozenset[tuple[str, int, int]]:
     """Return the entities of a sentence as (type, first word, word after the last).
 

@@ -29,7 +29,8 @@ class Reading:
     - ``[N, C, 1, 1]`` loses its last axes;
     - ``[N]`` or ``[N, 1]`` for two classes is the logit z of the second, and becomes the logits [0, z]: their softmax
       is (1 - sigmoid(z), sigmoid(z)), so that their cross-entropy is the binary one, and every loss keeps its meaning;
-    - ``[N]`` for a single output becomes ``[N, 1]``.
+    - ``[N]`` for a single output becomes ``[N, 1]``;
+    - ``[N, C, T]`` for T steps becomes ``[N, T, C]``.
 
     Whatever cannot be read is given as it is, and refused by those who know the task.
 
@@ -71,6 +72,8 @@ class Reading:
     def convert(self, values: Tensor) -> Tensor:
         """Return a tensor as logits where its shape can mean them, else as it is."""
         outputs = self.shape[-1]
+        if values.shape[1:] == self.shape[:0:-1] and not self._fits(values):
+            return values.transpose(1, 2)
         if len(self.shape) != 2 or self._fits(values):
             return values
         if values.dim() > 2 and all(size == 1 for size in values.shape[2:]):

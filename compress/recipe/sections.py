@@ -45,6 +45,7 @@ from compress.tasks import (
     ImageClassification,
     Judge,
     Normalize,
+    StepTask,
     Symbols,
     Task,
     TextTask,
@@ -209,7 +210,9 @@ class DataConfig(Values):
             raise DataError("only images of one class each are augmented", where="data.augment")
         given = any(teacher.is_given for teacher in teachers)
         encode, normalize = self.encode or Encode(), self.normalize
-        train = ArrayTask.of(data, encode=encode, normalize=None, judge=self.judge, given=given)
+        labels = data.select.labels
+        kind = StepTask if labels is not None and labels.dtype == object else ArrayTask
+        train = kind.of(data, encode=encode, normalize=None, judge=self.judge, given=given)
         kinds = data.train.inputs.dtype
         categories = [name for name in kinds.names or () if kinds[name].kind == "U"]
         if given and (categories or encode.targets == "standardised"):
@@ -240,7 +243,7 @@ class DataConfig(Values):
                 where="data.normalize",
             )
         stated = {name: own if isinstance(own, Normalize) else Normalize.identity(1) for name, own in named.items()}
-        return ArrayTask.of(data, encode=encode, normalize=stated, judge=self.judge, given=given)
+        return kind.of(data, encode=encode, normalize=stated, judge=self.judge, given=given)
 
     def _normalization(self, samples: Samples, teachers: Sequence["Teacher"]) -> Normalize | None:
         """Return what is stated, or what the configuration of given weights says; None stands for the train role's.

@@ -8,6 +8,7 @@ from compress.tasks.image_classification import Augment, ImageClassification, No
 from compress.tasks.own import OwnTask
 from compress.tasks.pieces import BytePairs
 from compress.tasks.signature import Signature, Tensor
+from compress.tasks.steps import StepTask
 from compress.tasks.symbols import Symbols
 from compress.tasks.tabular import Encode
 from compress.tasks.task import Task
@@ -26,6 +27,7 @@ __all__ = [
     "Normalize",
     "OwnTask",
     "Signature",
+    "StepTask",
     "Symbols",
     "Tally",
     "Task",

@@ -1,4 +1,4 @@
-"""A linear model on what sums signals and sequences up, channel by channel, as the simplest one."""
+"""A linear model on what sums signals and sequences up, channel by channel, or on single steps, as the simplest one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +13,8 @@ from compress.tasks.simplest import Parameters, Simplest
 from compress.tasks.task import Problem
 
 BANDS = 8  # of frequencies
+AROUND = 2  # steps before a step, and as many after it
+MAX_STEPS = 50_000  # of all sequences together that are fitted on
 TINY = 1e-6
 
 
@@ -56,6 +58,29 @@ class LinearSummaries(Simplest):
     def outputs(self, parameters: Parameters, samples: Samples) -> NDArray[np.float32]:
         """Return one row a sample."""
         return apply_linear(self.features(samples), parameters)
+
+
+@dataclass(frozen=True)
+class LinearSteps(LinearSummaries):
+    """The same on each step of a sequence: its numbers, and those of two steps before and after it.
+
+    Attributes:
+        steps: of a sequence, padding among them; of long ones fewer sequences are fitted on.
+    """
+
+    title: ClassVar[str] = "a linear model on each step and its neighbours"
+
+    steps: int
+
+    def fit(self, samples: Samples) -> Parameters:
+        """Return weights and intercepts, of the first sequences."""
+        return super().fit(samples.take(np.arange(min(len(samples), max(1, MAX_STEPS // self.steps)))))
+
+
+def surround(values: NDArray[Any]) -> NDArray[Any]:
+    """Return each step's numbers and its neighbours', [N, T, F] to [N, T, 5 F]; beyond the ends they are 0."""
+    padded = np.pad(values, ((0, 0), (AROUND, AROUND), (0, 0)))
+    return np.concatenate([padded[:, start : start + values.shape[1]] for start in range(2 * AROUND + 1)], axis=2)
 
 
 def summarise(values: NDArray[Any], steps: NDArray[np.int64] | None) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from compress.data.samples import Data, Samples
 from compress.errors import DataError
 from compress.measures.judge import Judge, multi_label, regression, single_label
-from compress.measures.tally import Tally, entities, shares
+from compress.measures.tally import Tally, entities, name_entities, shares
 from compress.tasks.batch import Batch, View, select_units
 from compress.tasks.lengths import order_by_length, parts_by_length
 from compress.tasks.linear import LinearTags, LinearText
@@ -86,16 +86,12 @@ class TextTask(Task):
     def _fitting(self) -> tuple[str, ...]:
         """Names of the measures that fit, the usual one first."""
         if self.words:
-            return ("entity-f1", "accuracy") if self._has_entities else ("accuracy",)
+            return ("entity-f1", "accuracy") if name_entities(self.classes) else ("accuracy",)
         return {
             "single-label": ("accuracy", "macro-f1", "matthews"),
             "multi-label": ("accuracy", "micro-f1", "macro-f1"),
             "regression": ("pearson", "spearman"),
         }[self.problem]
-
-    @property
-    def _has_entities(self) -> bool:
-        return "O" in self.classes and all(name == "O" or name[:2] in ("B-", "I-") for name in self.classes)
 
     @property
     def measure(self) -> str:
@@ -235,7 +231,7 @@ class TextTask(Task):
             tags.append(found)
         right_words = np.array([(ours == right).sum() for ours, right in zip(tags, samples.labels, strict=True)])
         tallies = {"accuracy": shares(right_words, np.array([len(right) for right in samples.labels]))}
-        if self._has_entities:
+        if name_entities(self.classes):
             tallies = {"entity-f1": entities(tags, samples.labels.tolist(), self.classes)} | tallies
         return tallies
 

@@ -18,7 +18,7 @@ from compress.export.deployable import Deployable
 from compress.export.graph import to_onnx
 from compress.export.metadata import Lineage, Metadata
 from compress.measures.judge import Judge
-from compress.tasks import ArrayTask, Encode
+from compress.tasks import ArrayTask, Encode, StepTask
 
 COUNT = 40
 PLAIN = Encode()
@@ -45,13 +45,22 @@ class BothSums(Sums):
         return super().forward(first) + 10 * super().forward(second.reshape(second.shape[0], -1))
 
 
+class StepSums(nn.Module):
+    """The first number of a step as the logit of the first class, the second one of the second."""
+
+    def forward(self, sequence: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return sequence[..., :2] + 0 * lengths[:, None, None]
+
+
 def write(folder, inputs, *, labels=None, classes=("cost", "time"), encode=PLAIN, layouts=None):
     """Write a bundle, and return the task and the samples that it was made for."""
     labels = GENERATOR.normal(100, 5, (COUNT, len(classes))).astype(np.float32) if labels is None else labels
     samples = Samples(inputs, labels)
     data = Data(dict.fromkeys(("train", "calibration", "select", "test"), samples), classes, layouts=layouts or {})
-    task = ArrayTask.of(data, encode=encode, normalize=None, judge=Judge())
+    kind = StepTask if labels.dtype == object else ArrayTask
+    task = kind.of(data, encode=encode, normalize=None, judge=Judge())
     module = (Sums if len(task.signature.inputs) == 1 else BothSums)(len(classes))
+    module = StepSums() if kind is StepTask else module
     batch = task.batch(samples, torch.arange(COUNT))
     fp32 = Deployable.of(to_onnx(module, task.signature, tuple(tensor[:2] for tensor in batch.inputs)))
     metadata = Metadata(
@@ -161,3 +170,23 @@ def test_the_script_has_the_lines_that_large_and_inexact_files_replace(of_rows):
     text = (of_rows[0] / "predict.py").read_text()
     assert text.count(EXACT) == 1
     assert text.count(FROM_MEMORY) == 1
+
+
+def test_every_step_that_is_no_padding_is_told_its_class(tmp_path):
+    lengths = GENERATOR.integers(1, 5, COUNT)
+    sequence = GENERATOR.normal(50, 9, (COUNT, 4, 2)).astype(np.float32)
+    tags = np.array([np.arange(steps) % 2 for steps in lengths], object)
+    rows = name_arrays({"sequence": sequence, "lengths": lengths}, where="here")
+    task, outputs = write(tmp_path, rows, labels=tags, classes=("up", "down"), layouts={"sequence": "NTF"})
+    np.savez(tmp_path / "new.npz", sequence=sequence, lengths=lengths)
+    wanted = [
+        " ".join(task.classes[tag] for tag in row[:steps].argmax(1))
+        for row, steps in zip(outputs, lengths, strict=True)
+    ]
+    assert predict(tmp_path, tmp_path / "new.npz").stdout.splitlines() == wanted
+    assert predict(tmp_path).stdout.splitlines() == wanted
+    shown = predict(tmp_path, tmp_path / "new.npz", "--probabilities").stdout.splitlines()[0].split()
+    assert [word.partition("/")[0] for word in shown] == wanted[0].split()
+    (first, *_) = map(json.loads, predict(tmp_path, "--json").stdout.splitlines())
+    assert [step["label"] for step in first["steps"]] == wanted[0].split()
+    assert sum(first["steps"][0]["probabilities"].values()) == pytest.approx(1)
