@@ -15,7 +15,9 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from compress.cli.main import app
@@ -32,10 +34,10 @@ data:
   split: {{test: 0.2, select: 0.15, calibration: 64}}
 teacher:
   model: {{file: {{path: {model}.py, arguments: {{big: true}}}}}}
-  train: {{epochs: {epochs}, batch_size: 32, optimizer: adamw, learning_rate: 0.003}}
+  train: {{epochs: {epochs}, batch_size: 32, optimizer: adamw, learning_rate: {rate}}}
 student: {{file: {{path: {model}.py}}}}
 {more}stages:
-  - distill: {{epochs: {epochs}, batch_size: 32, optimizer: adamw, learning_rate: 0.003}}
+  - distill: {{epochs: {epochs}, batch_size: 32, optimizer: adamw, learning_rate: {rate}}}
   - prune: {{kept_macs_fraction: 0.8, tolerance: 0.5}}
   - distill: {{epochs: 1, batch_size: 32, name: recover}}
 {quantize}  - export
@@ -45,8 +47,12 @@ QUANTIZE = "  - quantize: {max_accuracy_drop: 0.3, min_agreement: 0.5, min_int8_
 IMAGES = "{file: {path: fashion.py, factory: load_mnist}}"
 STORIES: dict[str, dict] = {
     "cifar_tutorial": {"source": "{file: {path: fashion.py, factory: cifar}}"},
+    "googlenet": {"source": IMAGES},
+    "convnext": {"source": IMAGES},
     "vit": {"source": IMAGES},
+    "shufflenet": {"source": IMAGES, "epochs": 5, "rate": 0.01},
     "swiglu": {"source": "{file: {path: swiglu.py}}"},
+    "lstm": {"source": "{file: {path: lstm.py, layout: NTF}}", "quantize": ""},
 }
 
 
@@ -62,6 +68,7 @@ def predicted(folder: Path, *arguments: str | Path) -> list[str]:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     return done.stdout.splitlines()
 
 
@@ -90,7 +97,7 @@ def test_a_model_as_others_write_it_ships(name, tmp_path, monkeypatch):
         if path.stem in (name, "fashion"):
             shutil.copy(path, tmp_path)
     monkeypatch.chdir(tmp_path)
-    told = {"epochs": 2, "more": "", "quantize": QUANTIZE} | STORIES[name]
+    told = {"epochs": 2, "rate": 0.003, "more": "", "quantize": QUANTIZE} | STORIES[name]
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(name=name.replace("_", "-"), model=name, **told))
     _, bundle = tell(tmp_path, f"{name}.py", "fashion.py", chance=0.3)
     assert len(predicted(tmp_path, bundle / "predict.py")) >= 32
@@ -170,3 +177,40 @@ def test_a_checkpoint_of_data_parallel_in_half_precision_and_a_folder_of_odd_pic
     told = predicted(tmp_path, bundle / "predict.py", *paths)
     right = [path.parent.name == label for path, label in zip(paths, told, strict=True)]
     assert np.mean(right) > 0.8
+
+
+def test_texts_in_a_csv_with_semicolons(tmp_path, monkeypatch):
+    """As a German spreadsheet saves them."""
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    good, bad = ("gut", "schön", "prima", "toll", "klasse"), ("schlecht", "müde", "kaputt", "öde", "langsam")
+    lines = ["Text;Urteil"]
+    for number in range(400):
+        words = [*draw.choice(good if number % 2 else bad, 2), *draw.choice(["das", "ist", "sehr", "und", "heute"], 4)]
+        draw.shuffle(words)
+        lines.append(f"{' '.join(words)} {number};{'positiv' if number % 2 else 'negativ'}")
+    (tmp_path / "urteile.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+    words = [*good, *bad, "das", "ist", "sehr", "und", "heute", *map(str, range(10))]
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(tmp_path / "tok")
+    model = "{huggingface: {path: bert, pretrained: false, config: {model_type: bert, hidden_size: %d, "
+    model += "num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}}}"
+    (tmp_path / "recipe.yaml").write_text(
+        "schema: 1\nname: urteile\n"
+        "data:\n"
+        "  source: {table: {path: urteile.csv, text: Text, label: Urteil}}\n"
+        "  tokenize: {tokenizer: tok, max_length: 16}\n"
+        "  split: {test: 0.2, select: 0.2, calibration: 64}\n"
+        f"teacher:\n  model: {model % 32}\n"
+        "  train: {epochs: 10, batch_size: 16, optimizer: adamw, learning_rate: 0.005}\n"
+        f"student: {model % 16}\n"
+        "stages:\n"
+        "  - distill: {epochs: 10, batch_size: 16, optimizer: adamw, learning_rate: 0.005}\n"
+        "  - export: {variants: [fp32]}\n"
+        "benchmark: {preset: smoke, profiles: [{}]}\n"
+    )
+    _, bundle = tell(tmp_path, chance=0.8)
+    assert predicted(tmp_path, bundle / "predict.py", "heute ist das sehr toll und prima")[0].startswith("positiv")
