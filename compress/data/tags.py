@@ -32,8 +32,8 @@ def read_tags(
     tagged = {role: tags for role, tags in found.items() if tags is not None}
     if not tagged:
         return {**roles}, classes, ()
-    named = any(tags.dtype.kind == "U" for rows in tagged.values() for tags in rows)
-    if named:
+    number: dict[str, int] = {}
+    if any(tags.dtype.kind == "U" for rows in tagged.values() for tags in rows):
         seen = sorted({name for rows in tagged.values() for tags in rows for name in tags.tolist()})
         classes = classes or tuple(seen)
         if unknown := [name for name in seen if name not in classes]:
@@ -41,7 +41,7 @@ def read_tags(
         number = {name: index for index, name in enumerate(classes)}
     told: dict[Role, tuple[Given, Any]] = {**roles}
     for role, rows in tagged.items():
-        numbers = [[number[name] for name in tags.tolist()] for tags in rows] if named else rows
+        numbers = [[number[name] for name in tags.tolist()] for tags in rows] if number else rows
         told[role] = (roles[role][0], objects(np.asarray(tags, np.int64) for tags in numbers))
     return told, classes, ("labels are tags: one for each step",)
 

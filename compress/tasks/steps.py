@@ -158,8 +158,8 @@ class StepTask(ArrayTask):
         found = {name: Tally(of_sequence @ tally.counts, tally.of) for name, tally in of_steps.items()}
         if not name_entities(self.classes):
             return found
-        tags = (np.split(side, ends[:-1]) for side in (decided, labels))
-        return {"entity-f1": entities(*tags, self.classes)} | found
+        told, right = (np.split(side, ends[:-1]) for side in (decided, labels))
+        return {"entity-f1": entities(told, right, self.classes)} | found
 
     def simplest(self) -> LinearSteps:
         """Return a linear model on each step and its neighbours."""
