@@ -28,6 +28,7 @@ NUM_QUANTILES = 21  # every 5%
 STABLE_WITHIN = 0.05  # of the last three warm-up blocks, as perf_analyzer does within 10%
 SWITCHES_PER_S = 100.0  # involuntary context switches of an undisturbed worker stay far below
 WRITTEN_SYMBOLS = 32  # of the texts whose symbols are timed; speed is compared at one length
+OVERLOADED = "overloaded"  # how the doubt about a model that falls behind begins
 MULTISTREAM_SAMPLES = 8  # of one query, as in MLPerf
 
 Scenario = Literal["single_stream", "multistream", "server", "offline"]
@@ -358,7 +359,7 @@ class Subject:
             found.append(f"the worker lost its CPU {self._switches / busy_s:.0f} times a second")
         offered = (self._profile.arrivals_per_s or 0) * busy_s
         if num_calls < offered - 4 * math.sqrt(offered):  # their number is a Poisson variable
-            found.append(f"overloaded: {num_calls} of {offered:.0f} queries that came were answered")
+            found.append(f"{OVERLOADED}: {num_calls} of {offered:.0f} queries that came were answered")
         settings = self._loads[-1].settings
         if settings["pinned_cpus"] is None:
             cores = "a core" if self._profile.threads == 1 else f"{self._profile.threads} cores"

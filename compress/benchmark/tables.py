@@ -11,6 +11,7 @@ from rich.table import Table
 from compress.benchmark.compare import Comparison
 from compress.benchmark.document import BenchmarkResult, Row, RuntimeAccuracy
 from compress.benchmark.fitting import fitted_table
+from compress.benchmark.measure import OVERLOADED, PERCENTILES
 from compress.measures.units import (
     format_bytes,
     format_count,
@@ -22,11 +23,12 @@ from compress.measures.units import (
 )
 
 WIDTH = 100  # columns, where nobody says how many there are
-TAIL_HEAD = "highest supported percentile, ms; peak memory"
+TAIL_HEAD = "highest percentile that all models support, ms at most; peak memory"
 COST_HEAD = (
-    "model", "percentiles, ms at most", "load ms", "first run ms", "samples/s", "peak after import", "after load",
+    "model", "median ms", "load ms", "first run ms", "samples/s", "peak after import", "after load",
     "after first run", "after all runs", "mJ/sample", "nodes on",
 )  # fmt: skip
+LOAD_HEAD = ("model", "came a second", "answered", "median wait, ms", "so it")
 SCORED_HEAD = ("model", "accuracy %", "change", "McNemar p", "agree %", "KL, nats", "off CPU")
 HEAD = ("model", "size", "params", "accuracy %", "change", "p50 ms", "speedup")
 
@@ -52,8 +54,8 @@ def profile_table(result: BenchmarkResult, *, width: int = WIDTH) -> Table:
 
 
 def tail_table(result: BenchmarkResult, *, width: int = WIDTH) -> Table:
-    """The highest percentile that the calls support, and peak memory, of every row under every profile."""
-    heads = ["model", *result.profiles]
+    """The highest percentile that all rows' calls support, and peak memory, of every row under every profile."""
+    heads = ["model", *tail_heads(result)]
     rows = [[row.name, *_tail_cells(row, result)] for row in result.rows]
     return fitted_table(heads, rows, width=width, dispensable=heads[:1:-1], title=TAIL_HEAD)
 
@@ -115,6 +117,21 @@ def profile_heads(result: BenchmarkResult) -> list[str]:
     return heads
 
 
+def common_percentile(comparison: Comparison) -> str | None:
+    """Return the highest percentile that the calls of every model support: rows of one table are compared by one.
+
+    None where there is none, or nothing was measured.
+    """
+    shared = [found.percentile_ms for found in comparison.measurements.values()]
+    return next((name for name in reversed(PERCENTILES) if shared and all(name in bounds for bounds in shared)), None)
+
+
+def tail_heads(result: BenchmarkResult) -> list[str]:
+    """What stands above each profile's tails: its name, and which percentile they are of."""
+    named = zip(result.profiles, map(common_percentile, result.comparisons), strict=True)
+    return [f"{profile} {percentile}" if percentile else profile for profile, percentile in named]
+
+
 def time_cell(row: Row, result: BenchmarkResult, profile: str) -> str:
     """What a row took: its median in ms, the 99th percentile where that ranks, offline the samples a second.
 
@@ -146,18 +163,20 @@ def factor(row: Row, profile: str) -> str:
     return "" if speedup is None else f"{sure}{format_factor(speedup.value)}x"
 
 
-def costs(comparison: Comparison) -> list[list[str]]:
-    """Cells under `COST_HEAD` of what every model took besides its latency; a dash for what no counter tells."""
+def costs(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return head and cells of what every model took: `COST_HEAD` with a percentile, without empty columns."""
+    percentile = common_percentile(comparison)
     rows = []
     for name, found in comparison.measurements.items():
-        percentiles = ", ".join(f"{which} {format_ms(bound)}" for which, bound in found.percentile_ms.items())
+        tail = "-" if percentile is None else format_ms(found.percentile_ms[percentile])
         peaks = [found.memory_bytes[phase] for phase in ("import", "load", "first_run", "runs")]
         energy = found.energy_mj_per_sample
         placed = ", ".join(f"{provider} {count}" for provider, count in found.placement.items())
         rows.append(
             [
                 name,
-                percentiles or "-",
+                format_ms(found.median_ms),
+                tail,
                 format_ms(found.load_ms),
                 format_ms(found.first_run_ms),
                 format_rate(found.throughput_per_s),
@@ -166,7 +185,44 @@ def costs(comparison: Comparison) -> list[list[str]]:
                 placed or "-",
             ]
         )
-    return rows
+    heads = [*COST_HEAD[:2], f"{percentile}, at most", *COST_HEAD[2:]]
+    kept = [index for index in range(len(heads)) if any(row[index] != "-" for row in rows)]
+    return [heads[index] for index in kept], [[row[index] for index in kept] for row in rows]
+
+
+def loads(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return head and cells of how models bore the calls of the server scenario; no rows under another one.
+
+    Calls come at random times, and what a caller waits in the queue is latency, too. A model that answers fewer than
+    are asked falls behind for as long as they come.
+    """
+    profile, percentile = comparison.profile, common_percentile(comparison)
+    if profile.arrivals_per_s is None:
+        return [*LOAD_HEAD], []
+    came = format_rate(profile.arrivals_per_s * profile.batch_size)
+    heads = [*LOAD_HEAD[:4], *([] if percentile is None else [f"{percentile}, at most"]), *LOAD_HEAD[4:]]
+    rows = []
+    for name, found in comparison.measurements.items():
+        waits = [found.median_ms, *([] if percentile is None else [found.percentile_ms[percentile]])]
+        behind = any(why.startswith(OVERLOADED) for why in found.degraded)
+        answered = format_rate(found.throughput_per_s)
+        rows.append([name, came, answered, *map(format_ms, waits), "falls behind" if behind else "keeps up"])
+    return heads, rows
+
+
+def prices(comparison: Comparison, *, price_per_hour: float) -> dict[str, str]:
+    """Return what a million predictions of each model cost, in the currency of the price.
+
+    On a machine that does nothing but this, one process at a time, as it was measured.
+
+    Args:
+        comparison: of one profile.
+        price_per_hour: of the machine.
+    """
+    return {
+        name: format_rate(1e6 * price_per_hour / 3600 / found.throughput_per_s)
+        for name, found in comparison.measurements.items()
+    }
 
 
 def doubts(comparison: Comparison) -> list[str]:
@@ -205,7 +261,7 @@ def markdown(result: BenchmarkResult) -> str:
             for row in result.rows
         ]
     if result.profiles:
-        lines += ["", _line([TAIL_HEAD, *result.profiles])]
+        lines += ["", _line([TAIL_HEAD, *tail_heads(result)])]
         lines += [_line(["---", *["---:"] * len(result.profiles)])]
         lines += [_line([row.name, *_tail_cells(row, result)]) for row in result.rows]
     for title, head, rows in writing_rows(result):
@@ -237,17 +293,17 @@ def _profile_cell(row: Row, result: BenchmarkResult, profile: str) -> str:
 
 
 def _tail_cells(row: Row, result: BenchmarkResult) -> list[str]:
-    """Such as ``p99 0.0312 58 MB``; the percentile is its upper bound, see `Measurement.percentile_ms`."""
+    """The common percentile, at most, and peak memory, by profile; see `Measurement.percentile_ms`."""
     cells = []
     for comparison, profile in zip(result.comparisons, result.profiles, strict=True):
         measured = comparison.measurements.get(row.name)
         if measured is None:
             cells.append("failed" if profile in row.failures else "-")
             continue
-        tail, peak = measured.highest_percentile, measured.peak_memory_bytes
-        parts = [] if tail is None else [f"{tail[0]} {format_ms(tail[1])}"]
+        percentile, peak = common_percentile(comparison), measured.peak_memory_bytes
+        parts = [] if percentile is None else [format_ms(measured.percentile_ms[percentile])]
         parts += [] if peak is None else [f"{peak / 1e6:.0f} MB"]
-        cells.append(" ".join(parts) or "-")
+        cells.append(", ".join(parts) or "-")
     return cells
 
 

@@ -1,6 +1,7 @@
 """Commands that show what finished runs found."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -8,11 +9,16 @@ import typer
 
 from compress.cli.messages import loading, say
 from compress.cli.options import STORE, AsJson, StorePath
+from compress.errors import UsageError
 
 
 def report(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or a name in the store.")],
     everything: Annotated[bool, typer.Option("--all", help="Every table, with percentiles and memory.")] = False,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option(metavar="PRICE", help="Of the machine: say what a million predictions cost, in its currency."),
+    ] = None,
     store: StorePath = STORE,
 ) -> None:
     """Print again how a run ended; with --all, all it measured."""
@@ -21,13 +27,17 @@ def report(
 
         from compress.cli.places import find_run, places
         from compress.report.document import Report
-        from compress.report.terminal import print_all, print_ending
+        from compress.report.terminal import print_all, print_ending, print_price
         from compress.store.document import load
 
+    if price_per_hour is not None and not (0 < price_per_hour < math.inf):
+        raise UsageError("a price is a number above 0", got=price_per_hour, where="--price-per-hour")
     directory = find_run(run, store=store)
     found = load(Report, directory / "report.json")
     if everything:
         print_all(found, Console())
+    if price_per_hour is not None:
+        print_price(found, Console(), price_per_hour=price_per_hour)
     print_ending(found, Console())
     typer.echo("\n".join(places(directory)))
 

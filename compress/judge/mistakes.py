@@ -1,4 +1,4 @@
-"""What the student gets wrong that the teacher got right, class by class; for single classes only."""
+"""What the student gets wrong that the teacher got right: class by class, and of texts in their own words."""
 
 import base64
 import io
@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from compress.data import Samples
+from compress.judge.contenders import Contender
 from compress.judge.scores import Scores
 from compress.measures.intervals import wilson_interval
 from compress.report.document import Confusion, Example, Mistakes, Recalls
+from compress.stage import Work
 from compress.tasks import Task
+from compress.tasks.contrast import Contrast, Spelled, contrast
 
 MAX_CONFUSIONS = 12
 MAX_EXAMPLES = 24
 THUMBNAIL_PIXELS = 64
 
 
-def mistakes(teacher: Scores, student: Scores, task: Task, samples: Samples) -> Mistakes | None:
+def mistakes(teacher: Scores, student: Scores, task: Task, samples: Samples, *, quote: bool = True) -> Mistakes | None:
     """Return how the decisions of two files compare with the labels; None without single classes.
 
     Classes that count as one (``data.judge.merge``) are kept apart here.
@@ -29,8 +32,9 @@ def mistakes(teacher: Scores, student: Scores, task: Task, samples: Samples) -> 
         teacher: its scores on the role.
         student: the scores of the file that ships, on the same role.
         task: says what is decided.
-        samples: the role. Of images, the first samples that only the teacher got right become thumbnails; texts stay
-            where they are, because a report is passed on.
+        samples: the role. Of images, the first samples that only the teacher got right become thumbnails; texts of test
+            stay where they are.
+        quote: whether pictures may be kept: a report is passed on.
     """
     if task.problem != "single-label":
         return None
@@ -51,10 +55,33 @@ def mistakes(teacher: Scores, student: Scores, task: Task, samples: Samples) -> 
             for (label, decided), count in pairs.most_common(MAX_CONFUSIONS)
         ),
         examples=tuple(
-            Example(int(index), names[labels[index]], names[ours[index]], thumbnail(samples.inputs[index]))
+            Example(
+                int(index),
+                names[labels[index]],
+                names[ours[index]],
+                thumbnail(samples.inputs[index]) if quote else None,
+            )
             for index in (lost[:MAX_EXAMPLES] if len(labels) == len(samples) else ())
         ),
     )
+
+
+def contrast_texts(teacher: Contender, student: Contender, work: Work) -> Contrast | None:
+    """Return how two models answer the texts of select; None where there are none, or answers have no names.
+
+    Args:
+        teacher: with its scores on select.
+        student: the file that ships, or the last stage, likewise.
+        work: each model reads samples by its own task.
+    """
+    theirs, ours = _spell(teacher, work), _spell(student, work)
+    if theirs is None or ours is None:
+        return None
+    return contrast(theirs, ours, writes=work.task.deployed.problem == "written")
+
+
+def _spell(entry: Contender, work: Work) -> Spelled | None:
+    return work.reading(entry.artifact).task.deployed.spell(entry.scores.logits, work.data.select)
 
 
 def thumbnail(sample: Any) -> str | None:

@@ -49,7 +49,7 @@ def read_test(
         else None,
         gates=gates,
         passed=all(gate.passed for gate in gates) if gates else None,
-        mistakes=mistakes(scores[0], scores[-1], work.task.deployed, work.data.test),
+        mistakes=mistakes(scores[0], scores[-1], work.task.deployed, work.data.test, quote=recipe.data.quote),
         simplest=None if fitted is None else fitted.stand(scores[0], scores[-1], "test"),
     )
 

@@ -20,6 +20,7 @@ from compress.export.layers import layer_sizes
 from compress.export.manifest import Manifest
 from compress.export.onnx_file import external_files
 from compress.judge.contenders import Contender
+from compress.judge.mistakes import contrast_texts
 from compress.judge.race import Race
 from compress.judge.scores import Scores
 from compress.judge.simplest import Fitted
@@ -264,6 +265,7 @@ def build_report(
         made_s: seconds that making and scoring took, by digest of the artifact.
         started_s: of the run, on the monotonic clock.
     """
+    teacher, last = (Contender(row.title, row.artifact, row.scores) for row in (rows[0], rows[-1]))
     report = Report(
         recipe=recipe.name,
         recipe_sha256=recipe.sha256,
@@ -285,6 +287,8 @@ def build_report(
         simplest_on_select=None if fitted is None else fitted.stand(rows[0].scores, rows[-1].scores, "select"),
         environment=describe(seed=recipe.seed),
         seconds=round(time.monotonic() - started_s, 1),
+        texts=contrast_texts(teacher, last, work) if recipe.data.quote else None,
+        price_per_hour=recipe.benchmark.price_per_hour,
     )
     return discretion.tell(report)
 

@@ -80,7 +80,7 @@ STATED = (
     "data.normalize: {mean: [...], std: [...]} as they were trained, of images scaled to 0 to 1, or data.normalize: "
     "identity where they were trained on the scaled images themselves"
 )
-LATER = ("task", "encode", "preprocess", "symbols", "labels")
+LATER = ("task", "encode", "preprocess", "symbols", "labels", "quote")
 OF_FILE = re.compile(r"(?:sqlite:///|file://)?(/[^?#]*)$")  # an absolute path, nothing that could change its meaning
 
 
@@ -106,6 +106,7 @@ class DataConfig(Values):
             teacher with published weights says it.
         symbols: what texts that are read and written consist of; None is `Symbols`' defaults.
         labels: that the teacher decides what is right; None takes the labels of the source.
+        quote: whether a report may hold samples: texts of select and pictures of test that the student gets wrong.
     """
 
     source: AnySource
@@ -120,11 +121,15 @@ class DataConfig(Values):
     preprocess: AnyPreprocess | None = None
     symbols: Symbols | None = None
     labels: TeacherLabels | None = None
+    quote: bool = True
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the keys that came later where they say nothing, so that stored runs are found as ever."""
-        return {name: value for name, value in write(self).items() if name not in LATER or value is not None}
+        fields = type(self).model_fields
+        return {
+            name: value for name, value in write(self).items() if name not in LATER or value != fields[name].default
+        }
 
     def task_of(self, data: Data, *, tokenizer: str | None, teachers: Sequence["Teacher"] = ()) -> Task:
         """Return the task for these data: images, texts, words, or arrays and tables, or the user's own.
@@ -497,11 +502,19 @@ class Benchmark(Values):
         profiles: what is measured; empty means ONNX Runtime at batch 1 and 32, each on one thread and on all cores,
             and torch at batch 1 on one thread.
         primary: name of the headline's profile, such as ``ort-cpu-b1-t1``; empty means the first.
+        price_per_hour: of the machine that will serve the model, in any currency: the report then says what a million
+            predictions cost. None states none.
     """
 
     preset: Literal["smoke", "quick", "standard", "strict"] = "standard"
     profiles: tuple[ProfileChoice, ...] = ()
     primary: str = ""
+    price_per_hour: Annotated[float, Field(gt=0, le=1e6)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a price where none is stated, so that stored runs are found as ever."""
+        return {name: value for name, value in write(self).items() if name != "price_per_hour" or value is not None}
 
     def model_post_init(self, _context: object) -> None:
         """Refuse a primary profile that is not measured, or that cannot run the shipped file."""

@@ -16,6 +16,7 @@ from compress.measures.units import format_ms
 Kind = Literal["teacher", "baseline", "stage", "shipped"]
 CHARACTER_PX = 6.7  # of the page's 12 px text, on average
 LINE_PX = 15.0
+BESIDE_PX = 100.0  # of a waterfall's labels that stand beside their bars
 LARGEST_BUBBLE_PX = 26.0
 SMALLEST_BUBBLE_PX = 4.5
 
@@ -159,8 +160,11 @@ def floor_of(values: Sequence[float]) -> float:
 
 def waterfall(moves: Sequence[Move], *, title: str, description: str, from_zero: bool) -> str:
     """Return floating bars, one row a step, each from the value before it to the value after it."""
-    width, row, head = 360, 30, 6
-    left, right = 92.0, 226.0
+    longest = CHARACTER_PX * max(len(move.name) for move in moves)
+    above = longest > BESIDE_PX  # longer names have a line of their own, above their bar
+    width, row, head = 360, 44 if above else 30, 6
+    left, right = (2.0 if above else longest + 12), 226.0
+    down = row - 30  # from the top of a row to its bar's
     values = [move.value for move in moves]
     low, high = (min(0.0, *values) if from_zero else min(values)), max(values)
     span = (high - low) or 1.0
@@ -176,7 +180,9 @@ def waterfall(moves: Sequence[Move], *, title: str, description: str, from_zero:
         x = x_of(move.value)
         start, end = sorted((x_of(before), x))
         tone = "start" if index == 0 else {True: "good", False: "bad", None: "same"}[move.good]
-        parts.append(_text(left - 8, y + 19, move.name, anchor="end", kind="row"))
+        place = (0.0, y + 13, "start") if above else (left - 8, y + 19, "end")
+        parts.append(_text(place[0], place[1], move.name, anchor=place[2], kind="row"))
+        y += down
         parts.append(
             f'<rect class="bar {tone}" x="{start - 1.5:.1f}" y="{y + 6}" width="{max(end - start, 0) + 3:.1f}"'
             ' height="18" rx="3"/>'

@@ -14,9 +14,10 @@ from compress.benchmark.document import BenchmarkResult
 from compress.benchmark.environment import Environment
 from compress.export.layers import LayerSize
 from compress.measures.intervals import Estimate
-from compress.store.document import STRICT
+from compress.store.document import STRICT, schema_field
+from compress.tasks.contrast import Contrast
 
-SCHEMA = 2
+SCHEMA = 3
 MAX_CLASSES = 20  # whose recalls are listed
 Role = Literal["teacher", "ensemble", "student", "baseline", "stage"]
 
@@ -186,10 +187,17 @@ class GateResult:
 
     @property
     def gap(self) -> str:
-        """What is missing, in words."""
+        """What is missing, in words: all of it in the unit that the rest of a report has."""
         relation = "at least" if self.at_least else "at most"
-        judged = f"{self.judged:.4g} at the interval's bound ({self.estimate:.4g} measured)"
-        return f"{self.name}: {relation} {self.limit:g} asked, {judged}"
+        limit, estimate, judged = map(self._tell, (self.limit, self.estimate, self.judged))
+        bound = "" if judged == estimate else f"{judged} at the interval's bound, "
+        return f"{self.name}: {relation} {limit} asked, {bound}{estimate} measured"
+
+    def _tell(self, value: float) -> str:
+        if self.field == "max_accuracy_drop":
+            return f"{100 * value:.4g} points"
+        unit = {"max_size_mb": " MB", "min_speedup": "x", "max_latency_ms": " ms"}[self.field]
+        return f"{value:.4g}{unit}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -403,10 +411,13 @@ class Report:
         simplest: the simplest model of the task; None where there is none, and in smoke runs.
         simplest_on_select: how it stands there.
         files: how each file of the bundle serves the gates on select, where there are gates; the shipped one last.
+        texts: what the shipped file, or the last stage, answers otherwise than the teacher on select; None where there
+            are no texts, or the recipe says that none are quoted.
+        price_per_hour: of the machine, as the recipe states it; None where it does not.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    schema: int = SCHEMA
+    schema: int = schema_field(SCHEMA, reads=(2,))
     recipe: str
     recipe_sha256: str
     recipe_yaml: str
@@ -427,6 +438,8 @@ class Report:
     simplest: SimplestModel | None = None
     simplest_on_select: Standing | None = None
     files: tuple[FileFit, ...] = ()
+    texts: Contrast | None = None
+    price_per_hour: float | None = None
 
     @property
     def chain(self) -> tuple[StageRow, ...]:

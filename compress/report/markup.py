@@ -9,18 +9,39 @@ from compress.report.charts import Kind
 from compress.report.document import Report
 
 
-def scroll(caption: str, head: Sequence[str], rows: str, *, text: Sequence[int] = ()) -> str:
-    """Return a table in a box of its own that scrolls sideways, by keyboard too; ``text`` columns align left."""
+def scroll(caption: str, head: Sequence[str], rows: str, *, text: Sequence[int] = (), stacked: bool = False) -> str:
+    """Return a table in a box of its own that scrolls sideways, by keyboard too.
+
+    Args:
+        caption: what it is.
+        head: of its columns.
+        rows: their cells.
+        text: columns that align left.
+        stacked: whether what is set small stands below its number, not beside it: for tables of many columns.
+    """
     cells = "".join(
         f'<th scope="col"{" class=text" if index in text else ""}>{escape(title)}</th>' if title else "<td></td>"
         for index, title in enumerate(head)
     )
-    label = escape(caption, quote=True)
+    label, kind = escape(caption, quote=True), " class=stacked" if stacked else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table{kind}>'
         f'<caption class="visually-hidden">{label}</caption><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody>'
         "</table></div>"
     )
+
+
+def plain_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[int] = ()) -> str:
+    """Return a table of cells that are text; the first of each row is its name."""
+    cells = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(
+            f"<td{' class=text' if index in text else ''}>{escape(cell)}</td>" for index, cell in enumerate(rest, 1)
+        )
+        + "</tr>"
+        for name, *rest in rows
+    )
+    return scroll(caption, head, cells, text=text)
 
 
 def kind_of(report: Report, name: str) -> Kind:
@@ -34,6 +55,12 @@ def kind_of(report: Report, name: str) -> Kind:
 def shape_of(layer: LayerSize) -> str:
     """Return the shape and the type of a layer's largest tensor."""
     return f'{"×".join(map(str, layer.shape)) or "1"} <span class="ci">{layer.dtype}</span>'
+
+
+def with_code(text: str) -> str:
+    """Return a text, escaped, in which what stands between backticks is set as code."""
+    parts = escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))
 
 
 def with_unit(text: str) -> str:

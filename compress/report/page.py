@@ -3,17 +3,22 @@
 Like every view it reads the report and nothing besides. The frame and the styles are in ``page.html``.
 """
 
+import re
+import shlex
+from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
+from importlib import resources
 from string import Template
 
 from compress.measures.units import format_bytes, format_factor, format_ms, format_speedup
 from compress.report.answer import answer, find_doubts
 from compress.report.document import Report
-from compress.report.markup import interval, with_minus, with_unit
-from compress.report.page_charts import latency, pareto, stages
-from compress.report.page_tables import classes, layers, mistakes, models
+from compress.report.markup import interval, with_code, with_minus, with_unit
+from compress.report.page_charts import latency, pareto, price, stages
+from compress.report.page_tables import classes, files, layers, mistakes, models, texts
 from compress.report.words import truncation
+
+DATA_SECTION = re.compile(r"^data:\n(?:[ -].*\n)+", re.MULTILINE)  # of a recipe as it is written
 
 
 def page(report: Report) -> str:
@@ -28,14 +33,16 @@ def page(report: Report) -> str:
         ("pareto", "Accuracy against latency", pareto(report)),
         ("stages", "Stage by stage", stages(report)),
         ("latency", "Latency", latency(report)),
+        ("price", "Price", price(report)),
         ("classes", "Classes", classes(report)),
         ("mistakes", "Mistakes", mistakes(report)),
+        ("texts", "Texts", texts(report)),
         ("layers", "Layers", layers(report)),
         ("models", "All models", models(report)),
         ("environment", "Environment", _environment(report)),
     ]
     shown = [(key, title, body) for key, title, body in sections if body]
-    template = Template(files("compress.report").joinpath("page.html").read_text(encoding="utf-8"))
+    template = Template(resources.files("compress.report").joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(
         name=escape(report.recipe),
         date=escape(report.environment.day),
@@ -114,7 +121,7 @@ def _gates(report: Report) -> str:
         word, mark = ("passed", "✓") if gate.passed else ("missed", "✗")
         items.append(
             f'<li class="{word}"><b aria-hidden="true">{mark}</b><span><strong>{word}</strong> · {escape(gate.gap)}'
-            f"{f'<br>Next: {escape(gate.remedy)}' if gate.remedy else ''}</span></li>"
+            f"{f'<br>Next: {with_code(gate.remedy)}' if gate.remedy else ''}</span></li>"
         )
     return (
         f'<p class="note">Judged on {"test" if on_test else "select"} with the exported file, at the unfavourable end '
@@ -128,8 +135,9 @@ def _deploy(report: Report) -> str:
     told = answer(report)
     if not told.file:
         return ""
+    choice = f"<p>{with_code(told.file)}</p>" + files(report)
     if not told.ships:
-        return f"<p>{escape(told.file)}</p>"
+        return choice
     lines = [
         "cp -r bundle /srv/model && cd /srv/model",
         "pip install onnxruntime numpy",
@@ -138,10 +146,13 @@ def _deploy(report: Report) -> str:
         "compressor package --help",
     ]
     return (
-        f'<p>{escape(told.file)}</p><p class="note">In the directory of this page. The README of the bundle says what '
-        "else it needs; the last two lines are for where this package is installed.</p>"
-        f'<pre tabindex="0" aria-label="Commands"><code>{escape(chr(10).join(lines))}</code></pre>'
+        f'{choice}<p class="note">In the directory of this page. The README of the bundle says what else it needs; the '
+        "last two lines are for where this package is installed.</p>" + _code(lines, label="Commands")
     )
+
+
+def _code(lines: Sequence[str], *, label: str) -> str:
+    return f'<pre tabindex="0" aria-label="{label}"><code>{escape(chr(10).join(lines))}</code></pre>'
 
 
 def _environment(report: Report) -> str:
@@ -163,10 +174,28 @@ def _environment(report: Report) -> str:
         "recipe": report.recipe_sha256[:12],
     }
     listed = "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(value)}</dd></div>" for term, value in facts.items())
+    return f'<dl class="facts">{listed}</dl>{_reproduction(report)}'
+
+
+def _reproduction(report: Report) -> str:
+    """Return what makes the run again: an environment, the data and the command."""
+    found = report.environment
+    # Without what names a build (2.13.0+cpu), which an index does not know.
+    wanted = [f"{name}=={version.partition('+')[0]}" for name, version in found.versions.items() if version]
+    install = [f"python{'.'.join(found.python.split('.')[:2])} -m venv .venv", "source .venv/bin/activate"]
+    data = DATA_SECTION.search(report.recipe_yaml)
+    samples = ", ".join(f"{count:,} {role}" for role, count in report.data.samples.items())
     return (
-        f'<dl class="facts">{listed}</dl><h3>To reproduce</h3>'
-        '<p class="note">In the directory of this page, on a machine with these versions.</p>'
-        f'<pre tabindex="0" aria-label="Command"><code>{escape(report.command)}</code></pre>'
-        "<details><summary>recipe.yaml, every default written out</summary>"
-        f'<pre tabindex="0" aria-label="Recipe"><code>{escape(report.recipe_yaml)}</code></pre></details>'
+        "<h3>To reproduce</h3>"
+        '<p class="note">An environment with these versions; others round otherwise.</p>'
+        + _code([*install, f"pip install {shlex.join(wanted)}"], label="Installation")
+        + '<p class="note">The data, as the recipe names them; a path starts where the recipe lay. They were '
+        f"{escape(samples)}. Their digest begins with <code>{escape(report.data.digest[:12])}</code>; that of yours is "
+        "in report.json (data.digest).</p>"
+        + (_code([data[0].rstrip()], label="Data") if data else "")
+        + '<p class="note">The run, where the recipe below lies as recipe.yaml.</p>'
+        + _code([report.command], label="Command")
+        + "<details><summary>recipe.yaml, every default written out</summary>"
+        + _code([report.recipe_yaml], label="Recipe")
+        + "</details>"
     )

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from html import escape
 
 from compress.benchmark import tables
+from compress.benchmark.document import BenchmarkResult
 from compress.measures.units import format_bytes, format_ms
 from compress.report import charts
 from compress.report.document import Report
-from compress.report.markup import kind_of, scroll, with_minus
+from compress.report.markup import kind_of, plain_table, with_minus
+from compress.report.words import price_note, price_rows
 
 WIDE_PX, NARROW_PX = 1030, 360
 
@@ -125,7 +127,7 @@ def latency(report: Report) -> str:
         return ""
     parts = []
     for index, (profile, comparison) in enumerate(report.benchmark.by_profile.items()):
-        launches = comparison.preset.launches
+        launches, percentile = comparison.preset.launches, tables.common_percentile(comparison)
         measured = [(row.name, comparison.measurements.get(row.name)) for row in report.benchmark.rows]
         rows = [
             charts.Spread(
@@ -134,7 +136,7 @@ def latency(report: Report) -> str:
                 median_ms=found.median_ms,
                 quantiles_ms=found.quantile_ms,
                 units_ms=_units_ms(found.block_median_ms, launches=launches),
-                tail=found.highest_percentile,
+                tail=None if percentile is None else (percentile, found.percentile_ms[percentile]),
             )
             for name, found in measured
             if found is not None
@@ -152,13 +154,17 @@ def latency(report: Report) -> str:
             )
             for width in (WIDE_PX, NARROW_PX)
         ]
-        taken = "".join(
-            f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
-            for name, *cells in tables.costs(comparison)
+        body = f'<div class="wide">{drawn[0]}</div><div class="narrow">{drawn[1]}</div>' + plain_table(
+            f"Percentile, load, memory and energy under {profile}", *tables.costs(comparison)
         )
-        body = f'<div class="wide">{drawn[0]}</div><div class="narrow">{drawn[1]}</div>' + scroll(
-            f"Percentiles, load, memory and energy under {profile}", tables.COST_HEAD, taken
-        )
+        heads, borne = tables.loads(comparison)
+        if borne:
+            body += (
+                "<h3>Under load</h3>"
+                '<p class="note">Calls come at random times, on average as many samples a second as the table says, '
+                "whether or not the last one is answered; waiting in the queue counts.</p>"
+                + plain_table(f"What came and what was answered under {profile}", heads, borne)
+            )
         doubts = tables.doubts(comparison)
         noise = lost + "".join(f'<p class="warn">Disturbed: {escape(reason)}.</p>' for reason in doubts)
         floor = comparison.noise_floor
@@ -177,8 +183,26 @@ def latency(report: Report) -> str:
     return (
         '<p class="note">Models took turns in interleaved rounds. Thick: the middle half of all calls; thin: 5 to 95%; '
         "line: the median; dots: the median of each launch, or of each round where there is one launch; diamond: the "
-        "highest percentile that the number of calls supports, as an upper bound with 99% confidence.</p>"
-        + "".join(parts)
+        "highest percentile that the calls of all models support, as an upper bound with 99% confidence; report.csv "
+        "has the others.</p>" + "".join(parts) + _writing(report.benchmark)
+    )
+
+
+def _writing(benchmark: BenchmarkResult) -> str:
+    """Return what symbols take to write; nothing where no programs were timed."""
+    return "".join(
+        f"<h3>{escape(title)}</h3>{plain_table(title, heads, rows)}"
+        for title, heads, rows in tables.writing_rows(benchmark)
+    )
+
+
+def price(report: Report) -> str:
+    """Return what a million predictions of each file cost, profile by profile; nothing where no price is stated."""
+    if report.benchmark is None or report.price_per_hour is None:
+        return ""
+    heads, rows = price_rows(report, price_per_hour=report.price_per_hour)
+    return f'<p class="note">{price_note(report.price_per_hour)}</p>' + plain_table(
+        "Cost of a million predictions", heads, rows
     )
 
 

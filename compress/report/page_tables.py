@@ -1,16 +1,18 @@
 """The page's sections that are tables: classes, mistakes, layers, every model."""
 
+from collections.abc import Sequence
 from html import escape
 
 from compress.benchmark import tables
 from compress.benchmark.document import BenchmarkResult, Row
 from compress.measures.intervals import Estimate
-from compress.measures.units import format_bytes, format_count, format_share
-from compress.report.document import Report
-from compress.report.markup import interval, kind_of, scroll, shape_of, with_interval, with_minus
-from compress.report.words import simplest_lines
+from compress.measures.units import format_bytes, format_count, format_factor, format_share
+from compress.report.document import Recalls, Report
+from compress.report.markup import interval, kind_of, plain_table, scroll, shape_of, with_interval, with_minus
+from compress.report.words import contrast_line, simplest_lines
 
 MOST_LAYERS = 40  # of a table that stands open
+MOST_BESIDE = 3  # profiles of a table whose intervals stand beside their numbers; with more, below them
 
 
 def classes(report: Report) -> str:
@@ -19,17 +21,32 @@ def classes(report: Report) -> str:
     if found is None:
         return ""
     rated = sum(entry.units > 0 for entry in found.classes)
-    shown = [
-        (entry, entry.teacher, entry.student)
-        for entry in found.listed
-        if entry.teacher is not None and entry.student is not None
-    ]
+    shown = found.listed
     if not shown:
         return ""
-    low = min(min(student.low, teacher.low) for _, teacher, student in shown)
-    left = max(0.0, low - 0.02)
+    more = "" if len(shown) == rated else f" The {len(shown)} of {rated:,} classes that lost most samples."
+    folded = ""
+    if more:
+        every = _recalls([entry for entry in found.classes if entry.units], caption="Recall of every class")
+        folded = f"<details><summary>All {rated:,} classes</summary>{every}</details>"
+    return (
+        '<p class="note">How much of each class is recognised (recall) on test, with 95% intervals.' + more + "</p>"
+        '<ul class="key"><li class="of-teacher"><i></i>teacher</li><li class="of-student"><i></i>shipped</li></ul>'
+        + _recalls(shown, caption="Recall of each class")
+        + folded
+    )
+
+
+def _recalls(entries: Sequence[Recalls], *, caption: str) -> str:
+    """Return the table of some classes, all of which have units."""
+    known = [
+        (entry, entry.teacher, entry.student)
+        for entry in entries
+        if entry.teacher is not None and entry.student is not None
+    ]
+    left = max(0.0, min(min(student.low, teacher.low) for _, teacher, student in known) - 0.02)
     rows = []
-    for entry, teacher, student in shown:
+    for entry, teacher, student in known:
         change = 100 * (student.value - teacher.value)
         tone = "gain" if change > 0 else "loss" if change < 0 else ""
         rail = _range(teacher, left, "of-teacher") + _range(student, left, "of-student")
@@ -40,20 +57,8 @@ def classes(report: Report) -> str:
             f'<td class="{tone}">{with_minus(f"{change:+.1f}")}</td>'
             f'<td class="track" aria-hidden="true"><span class="rail">{rail}</span></td></tr>'
         )
-    more = (
-        ""
-        if len(shown) == rated
-        else f" The {len(shown)} of {rated:,} classes that lost most samples; all are in report.json."
-    )
-    return (
-        '<p class="note">How much of each class is recognised (recall) on test, with 95% intervals.' + more + "</p>"
-        '<ul class="key"><li class="of-teacher"><i></i>teacher</li><li class="of-student"><i></i>shipped</li></ul>'
-        + scroll(
-            "Recall of each class",
-            ["class", "samples", "teacher %", "shipped %", "change", f"{100 * left:.0f} to 100%"],
-            "".join(rows),
-        )
-    )
+    heads = ["class", "samples", "teacher %", "shipped %", "change", f"{100 * left:.0f} to 100%"]
+    return scroll(caption, heads, "".join(rows))
 
 
 def _range(estimate: Estimate, left: float, kind: str) -> str:
@@ -106,6 +111,47 @@ def mistakes(report: Report) -> str:
             f'<ul class="gallery">{items}</ul>'
         )
     return '<p class="note">Decisions on test, teacher and shipped file side by side.</p>' + "".join(parts)
+
+
+def texts(report: Report) -> str:
+    """Return texts of select that the student answers otherwise than the teacher."""
+    found = report.texts
+    if found is None or not found.differing:
+        return ""
+    shown = "".join(
+        f"<li><blockquote>{escape(entry.source)}</blockquote><dl><div><dt>right</dt><dd>{escape(entry.reference)}</dd>"
+        f'</div><div class="of-teacher"><dt>teacher</dt><dd>{escape(entry.teacher)}</dd></div>'
+        f'<div class="of-student"><dt>student</dt><dd>{escape(entry.student)}</dd></div></dl></li>'
+        for entry in found.examples
+    )
+    kind = "of these" if len(found.examples) <= found.lost else "of those that differ, these before the others"
+    few = f" Below are the first {len(found.examples)} {kind}." if found.examples else ""
+    return (
+        f'<p class="note">{escape(contrast_line(found).capitalize())}.{few}</p>'
+        + f'<ul class="texts">{shown}</ul>' * bool(shown)
+    )
+
+
+def files(report: Report) -> str:
+    """Return the files of the bundle beside each other; nothing where there is one, or no gates to choose by."""
+    if report.benchmark is None or len(report.files) < 2:
+        return ""
+    rows = []
+    for fit in report.files:
+        row = report.benchmark.row(fit.name)
+        room = "all of it" if fit.room is None else f"{format_factor(fit.room)}x, {fit.tightest}"
+        rows.append(
+            [
+                fit.variant,
+                format_bytes(row.size_bytes),
+                tables.time_cell(row, report.benchmark, report.benchmark.primary),
+                "-" if row.accuracy is None else f"{100 * row.accuracy.value:.2f}",
+                room,
+                ", ".join(fit.missed) or "none",
+            ]
+        )
+    heads = ["file", "size", f"ms, {report.benchmark.primary}", f"{report.task.measure} on select, %"]
+    return plain_table("Files of the bundle", [*heads, "room at its tightest gate", "gates missed"], rows)
 
 
 def layers(report: Report) -> str:
@@ -170,7 +216,7 @@ def models(report: Report) -> str:
     head = ["model", "size", "parameters", "MACs", f"{report.task.measure} on select, %", "change"]
     timed = "median ms (offline samples a second), and speed over the teacher, by profile"
     shown = f'<p class="note">Behind accuracy: {timed}; ~ marks a speedup within the noise.</p>' + scroll(
-        f"Every model of this run; {timed}", [*head, *heads], rows
+        f"Every model of this run; {timed}", [*head, *heads], rows, stacked=len(heads) > MOST_BESIDE
     )
     for title, scored in tables.accuracy_rows(report.benchmark):
         cells = "".join(

@@ -15,7 +15,10 @@ from compress.report.words import (
     fill_test_cells,
     loss_line,
     other_measures,
+    price_note,
+    price_rows,
     simplest_lines,
+    text_lines,
     verdict_lines,
 )
 
@@ -71,6 +74,20 @@ def print_all(report: Report, console: Console) -> None:
         for line in verdict_lines(report.verdict):
             console.print(line, highlight=False)
     console.print(loss_line(report), highlight=False)
+    for line in text_lines(report):
+        for folded in fold(line, width):
+            _print(console, folded)
+    if report.price_per_hour is not None:
+        print_price(report, console, price_per_hour=report.price_per_hour)
+
+
+def print_price(report: Report, console: Console, *, price_per_hour: float) -> None:
+    """Print what a million predictions of each file cost, by profile; nothing where nothing was timed."""
+    heads, rows = price_rows(report, price_per_hour=price_per_hour)
+    if len(heads) > 1:
+        console.print(_table("Cost of a million predictions", heads, rows, width=console.width))
+        for line in fold(price_note(price_per_hour), console.width, indent=""):
+            _print(console, line)
 
 
 def _print(console: Console, line: str, *, style: str = "") -> None:

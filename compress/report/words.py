@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from compress.benchmark import tables
 from compress.measures.intervals import Estimate
 from compress.measures.units import format_bytes, format_ms
 from compress.report.document import DataSection, GateResult, Report, SimplestModel, TestRow, Verdict
+from compress.tasks.contrast import Contrast
 
 LISTED_CLASSES = 5  # with more, the recall of each is on the page only
 TEST_HEAD = ("model", "accuracy %", "change in points", "agreement with the teacher")
@@ -86,6 +88,57 @@ def describe_lead(lead: Estimate) -> str:
 def absent_lines(report: Report) -> list[str]:
     """Return each row that could not be made, with the reason."""
     return [f"no {name}: {why}" for name, why in report.absent.items()]
+
+
+def price_rows(report: Report, *, price_per_hour: float) -> tuple[list[str], list[list[str]]]:
+    """Return head and cells of what a million predictions of each file cost, by profile; no rows without a benchmark.
+
+    Args:
+        report: of a run.
+        price_per_hour: of the machine, in any currency.
+    """
+    if report.benchmark is None:
+        return ["model"], []
+    compared = report.benchmark.by_profile
+    by_profile = {
+        name: tables.prices(found, price_per_hour=price_per_hour) for name, found in compared.items() if found.ranked
+    }
+    rows = [[row.name, *(costs.get(row.name, "-") for costs in by_profile.values())] for row in report.benchmark.rows]
+    return ["model", *by_profile], rows
+
+
+def price_note(price_per_hour: float) -> str:
+    """Return what the costs of `price_rows` are of."""
+    return (
+        f"A million predictions at {price_per_hour:g} an hour, in the currency of that price, on a machine that runs "
+        "one process with the profile's threads; one that runs several at once costs each its share."
+    )
+
+
+def text_lines(report: Report) -> list[str]:
+    """Return how many texts of select are answered otherwise than by the teacher, and some of them; perhaps nothing."""
+    found = report.texts
+    if found is None or not found.differing:
+        return []
+    return [
+        contrast_line(found),
+        *(
+            f"  {name}: {text}"
+            for example in found.examples
+            for name, text in (
+                (f"text {example.sample}", example.source), ("  right", example.reference),
+                ("  teacher", example.teacher), ("  student", example.student),
+            )
+        ),
+    ]  # fmt: skip
+
+
+def contrast_line(found: Contrast) -> str:
+    """Return in how many texts teacher and student differ."""
+    return (
+        f"texts of select: the student answers {found.differing:,} of {found.samples:,} otherwise than the teacher, "
+        f"who alone is right in {found.lost:,}"
+    )
 
 
 def gate_lines(gates: Iterable[GateResult]) -> list[str]:

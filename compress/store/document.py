@@ -2,12 +2,13 @@
 
 A document is a dataclass whose first field, ``schema``, defaults to the version of its form. A file of another version
 is told apart from a damaged one, and neither is guessed at: every field of the file must be one of the dataclass, with
-a value of its type.
+a value of its type. Earlier versions whose files are read, too, are named by `schema_field`: what they lack has
+defaults.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,20 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from compress.errors import ArtifactError
+
+READS = "reads"  # in the metadata of a schema's field
+
+
+def schema_field(version: int, *, reads: tuple[int, ...]) -> int:
+    """Return the field of a document's version, as `dataclasses.field` does.
+
+    Args:
+        version: that is written. It is raised whenever a field is added, so that what reads an earlier form alone says
+            that it has to be updated, not that the file is damaged.
+        reads: earlier ones whose files are read as they are.
+    """
+    return field(default=version, metadata={READS: reads})
+
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 """What a document's class sets as ``__pydantic_config__``; the dataclasses in its fields inherit it."""
@@ -86,11 +101,12 @@ def _adapter(kind: type[Document]) -> TypeAdapter[Document]:
 
 
 def _check_schema(kind: type[Any], values: Any, *, where: Path) -> None:
-    (expected,) = (field.default for field in fields(kind) if field.name == "schema" and isinstance(field.default, int))
+    (schema,) = (entry for entry in fields(kind) if entry.name == "schema")
+    expected: int = schema.default
     found = values.get("schema") if isinstance(values, dict) else None
     if not isinstance(found, int):
         raise ArtifactError("the document names no schema", expected=f"schema {expected}", got=found, where=where)
-    if found != expected:
+    if found not in (expected, *schema.metadata.get(READS, ())):
         raise OtherSchemaError(
             "the document is of another version",
             expected=f"schema {expected}",

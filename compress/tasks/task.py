@@ -20,6 +20,7 @@ from compress.data.samples import Samples
 from compress.errors import DataError
 from compress.measures.tally import Tally
 from compress.tasks.batch import Batch, View
+from compress.tasks.contrast import Spelled
 from compress.tasks.signature import Signature
 from compress.tasks.simplest import Simplest
 
@@ -208,6 +209,15 @@ class Task(ABC):
         if self.problem == "regression":
             return None
         return outputs.argmax(axis=1) if self.problem == "single-label" else outputs > 0
+
+    def spell(self, outputs: NDArray[np.floating], samples: Samples) -> Spelled | None:  # noqa: ARG002
+        """Return texts, what is right and what was decided, in words; None where there are no texts or no names.
+
+        Args:
+            outputs: of a model that reads samples as this task does.
+            samples: a labelled role.
+        """
+        return None
 
     def reading(self, directory: Path) -> Self:  # noqa: ARG002
         """Return the task as a stored model reads it; text models may have a tokenizer of their own.

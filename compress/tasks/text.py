@@ -17,6 +17,7 @@ from compress.errors import DataError
 from compress.measures.judge import Judge, multi_label, regression, single_label
 from compress.measures.tally import Tally, entities, name_entities, shares
 from compress.tasks.batch import Batch, View, select_units
+from compress.tasks.contrast import Answer, Spelled
 from compress.tasks.lengths import order_by_length, parts_by_length
 from compress.tasks.linear import LinearTags, LinearText
 from compress.tasks.signature import Signature
@@ -221,19 +222,48 @@ class TextTask(Task):
         decided = outputs.argmax(axis=1)
         if not self.words:
             return single_label(decided, samples.labels, self.classes, self.judge) | own
-        ends = np.cumsum(self.units(samples))
-        nothing = self.classes.index("O") if "O" in self.classes else -1
-        tags: list[NDArray[np.int64]] = []
-        for row, right in enumerate(samples.labels):
-            seen = self._seen(samples, row)
-            found = np.full(len(right), nothing)
-            found[seen] = decided[ends[row] - len(seen) : ends[row]]
-            tags.append(found)
+        tags = self._tag(decided, samples, samples.labels)
         right_words = np.array([(ours == right).sum() for ours, right in zip(tags, samples.labels, strict=True)])
         tallies = {"accuracy": shares(right_words, np.array([len(right) for right in samples.labels]))}
         if name_entities(self.classes):
             tallies = {"entity-f1": entities(tags, samples.labels.tolist(), self.classes)} | tallies
         return tallies
+
+    def _tag(self, decided: NDArray[np.int64], samples: Samples, labels: NDArray[Any]) -> list[NDArray[np.int64]]:
+        """Return the tag of every word of each sample, -1 where it is decided to be none that there is."""
+        ends = np.cumsum(self.units(samples))
+        nothing = self.classes.index("O") if "O" in self.classes else -1
+        tags: list[NDArray[np.int64]] = []
+        for row, right in enumerate(labels):
+            seen = self._seen(samples, row)
+            found = np.full(len(right), nothing)
+            found[seen] = decided[ends[row] - len(seen) : ends[row]]
+            tags.append(found)
+        return tags
+
+    def spell(self, outputs: NDArray[np.floating], samples: Samples) -> Spelled | None:
+        """Return texts with the names of their classes, labels or tags; classes that count as one go by one name."""
+        labels = samples.labels
+        if labels is None or self.problem == "regression":
+            return None
+        if self.words:
+            names = (*self.classes, "-")  # -1 is the last one
+            tags = self._tag(outputs.argmax(axis=1), samples, labels)
+            right, answers = ([tuple(names[tag] for tag in row) for row in rows] for rows in (labels, tags))
+            sources = [tuple(words) for words in samples.array]
+        else:
+            spell = self._spell_labels if self.problem == "multi-label" else self._spell_classes
+            right, answers = spell(labels), spell(outputs > 0 if self.problem == "multi-label" else outputs.argmax(1))
+            sources = [tuple(text) if self.pairs else (text,) for text in samples.array]
+        return Spelled(sources, [(answer,) for answer in right], answers)
+
+    def _spell_classes(self, numbers: NDArray[Any]) -> list[Answer]:
+        shared = {member: name for name, members in self.judge.merge.items() for member in members}
+        names = [shared.get(name, name) for name in self.classes]
+        return [(names[number],) for number in numbers]
+
+    def _spell_labels(self, marked: NDArray[Any]) -> list[Answer]:
+        return [(", ".join(self.classes[number] for number in np.flatnonzero(row)) or "none",) for row in marked]
 
     def simplest(self) -> LinearText | LinearTags:
         """Return a linear model on n-grams, or on each word and its neighbours."""

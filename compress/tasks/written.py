@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from compress.data.samples import Samples
 from compress.measures.tally import Tally
 from compress.tasks.batch import Batch, View
+from compress.tasks.contrast import Spelled
 from compress.tasks.lengths import parts_by_length
 from compress.tasks.signature import Signature
 from compress.tasks.signature import Tensor as Declared
@@ -101,6 +102,16 @@ class WrittenTask(Task):
     def decisions(self, outputs: NDArray[Any]) -> NDArray[Any]:
         """Return each text that was written, [N]."""
         return np.array([self.forced.vocabularies.target.decode(row.tolist()) for row in outputs])
+
+    def spell(self, outputs: NDArray[Any], samples: Samples) -> Spelled | None:
+        """Return sources, the texts that are right, and those that were written."""
+        if samples.labels is None:
+            return None
+        return Spelled(
+            sources=[(text,) for text in samples.array],
+            right=[[(self.forced.spell_right(text),) for text in texts] for texts in samples.labels],
+            answers=[(text,) for text in self.decisions(outputs).tolist()],
+        )
 
     def reading(self, directory: Path) -> Self:
         """Return the task as a stored model reads it."""

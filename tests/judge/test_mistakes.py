@@ -35,6 +35,9 @@ def test_four_kinds_of_samples_and_the_confusions(task):
     assert (found.teacher_alone_right, found.student_alone_right) == (2, 1)
     assert found.confusions == (Confusion("a", "b", 1), Confusion("b", "a", 1))
     assert [(entry.sample, entry.label, entry.decided) for entry in found.examples] == [(1, "a", "b"), (2, "b", "a")]
+    assert all(entry.picture is not None for entry in found.examples)
+    kept = mistakes(teacher, student, task, samples, quote=False)
+    assert [entry.picture for entry in kept.examples] == [None, None]
     half, whole = wilson_interval(1, 2), wilson_interval(2, 2)
     assert found.classes == (Recalls("a", 2, whole, half), Recalls("b", 2, half, half), Recalls("c", 2, half, half))
     assert [entry.lost for entry in found.classes] == [1, 0, 0]

@@ -1,5 +1,6 @@
 """A model that writes, from a recipe to its bundle: scored, raced, judged, verified and used as a program."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import writing_zoo
+from rich.console import Console
 
 from compress import Quantize
 from compress.benchmark.process import Worker
@@ -21,6 +23,8 @@ from compress.pipeline.plan import plan
 from compress.pipeline.run import Options, host_of, prepare, run, work_of
 from compress.progress import Reporter
 from compress.recipe import Recipe
+from compress.report.page import page
+from compress.report.terminal import print_all
 from compress.stage import Execution
 from compress.store.store import Store
 
@@ -108,6 +112,24 @@ def test_every_row_is_a_program_that_writes_in_the_runtime(outcome):
     assert teacher.scores.parity.max_abs < 1e-4 * teacher.scores.parity.scale
     assert teacher.scores.parity.argmax_agreement == 1.0
     assert outcome.report.absent["teacher-static"].startswith("a program is quantized with ranges")
+
+
+def test_texts_that_are_written_otherwise_are_shown_beside_each_other(outcome, options, recipe):
+    found, select = outcome.report.texts, prepare(recipe, options)[2].select
+    assert found.samples == len(select)
+    assert 0 < found.lost <= found.differing <= found.samples
+    shown = page(outcome.report)
+    stream = io.StringIO()
+    print_all(outcome.report, Console(file=stream, width=200))
+    for example in found.examples:
+        assert example.source == select.inputs[example.sample]
+        assert example.reference == " | ".join(select.labels[example.sample])
+        assert example.teacher != example.student
+        assert f"<blockquote>{example.source}</blockquote>" in shown
+        assert f"student: {example.student}" in stream.getvalue()
+    for example in found.examples[: found.lost]:
+        assert example.teacher in select.labels[example.sample]
+        assert example.student not in select.labels[example.sample]
 
 
 def test_sizes_are_those_of_all_files_and_the_key_of_the_bundle_proves_them(outcome, bundle):

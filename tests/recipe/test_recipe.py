@@ -3,6 +3,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 from compress.errors import ModelError, RecipeError, UsageError
 from compress.loss import GuidedLoss
@@ -342,6 +343,7 @@ def test_an_unknown_stage_name_is_a_usage_error():
 def test_the_schema_describes_the_yaml_form():
     schema = Recipe.json_schema()
     json.dumps(schema)
+    assert keys_at(schema, ("benchmark",)) == ["preset", "price_per_hour", "primary", "profiles"]
     assert keys_at(schema, ("student", "resnet")) == ["blocks", "stem_stride", "width"]
     assert "epochs" in keys_at(schema, ("stages", 0, "distill"))
     assert keys_at(schema, ("stages", 0, "distill", "loss")) == sorted(GuidedLoss.model_fields)
@@ -386,3 +388,16 @@ def test_a_number_that_yaml_reads_in_base_8_is_refused(number):
     document = read(f"seed: {number}", origin="recipe.yaml")
     assert [str(fault) for fault in document.faults if f"YAML reads {number} in base 8" in str(fault)]
     assert not read("seed: 0\nother: 0.5\nname: '010'\n", origin="recipe.yaml").faults
+
+
+def test_keys_that_came_later_are_left_out_where_they_say_nothing():
+    plain = Recipe.parse(TEXT, origin="recipe.yaml", directory=Path())
+    assert not {"quote", "price_per_hour"} & {*plain.model_dump()["data"], *plain.model_dump()["benchmark"]}
+    told = [*parameters(yaml.safe_load(plain.to_yaml()))]
+    assert not [path for path in told if path.rpartition(".")[2] in ("quote", "price_per_hour")]
+    changed = Recipe.parse(
+        TEXT, origin="recipe.yaml", directory=Path(), overrides=["data.quote=false", "benchmark.price_per_hour=0.2"]
+    )
+    again = Recipe.parse(changed.to_yaml(), origin="recipe.yaml", directory=Path())
+    assert (again.data.quote, again.benchmark.price_per_hour) == (False, 0.2)
+    assert again.sha256 == changed.sha256 != plain.sha256

@@ -97,7 +97,7 @@ def test_gates_that_hold_are_named_and_a_missed_one_says_what_to_do(report):
     missed = replace(second, passed=False, remedy="try stages.prune.kept_params_fraction=0.48 instead of 0.6")
     told = printed(replace(report, verdict=replace(report.verdict, gates=(first, missed, third))))
     assert "gates that hold: max_accuracy_drop, min_speedup\n" in told
-    assert "\ngate MISSED  max_size_mb: at most 0.1 asked" in told
+    assert "\ngate MISSED  max_size_mb: at most 0.1 MB asked" in told
     assert "next: try stages.prune.kept_params_fraction=0.48 instead of 0.6" in " ".join(told.split())
 
 

@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from compress.errors import ArtifactError
 from compress.report.document import Report, TestRow
 from compress.report.markdown import markdown
+from compress.report.page import page
 from compress.report.terminal import print_all
 from compress.report.waterfall import waterfall
 from compress.store.document import OtherSchemaError, from_json, load, to_json
@@ -32,15 +33,25 @@ def printed(report: Report) -> str:
 def test_a_report_survives_its_file_and_answers_as_it_did(report):
     text = to_json(report)
     assert from_json(Report, text, where=Path("report.json")) == report
-    assert json.loads(text)["schema"] == 2
+    assert json.loads(text)["schema"] == report.schema
     assert report.verdict.passed is True
     assert [stage.name for stage in report.chain] == ["teacher", "distill", "prune", "recover", "quantize", "export"]
 
 
-@pytest.mark.parametrize(("schema", "next_"), [(1, "make it again"), (3, "update compress")])
+def test_a_report_of_schema_2_is_read_and_shown_and_new_ones_are_of_schema_3(report):
+    assert report.schema == 2  # as an earlier version recorded it
+    assert (report.texts, report.price_per_hour) == (None, None)
+    assert "digits" in page(report)
+    (schema,) = (entry for entry in fields(Report) if entry.name == "schema")
+    assert schema.default == 3
+    now = replace(report, schema=3)
+    assert from_json(Report, to_json(now), where=Path("report.json")) == now
+
+
+@pytest.mark.parametrize(("schema", "next_"), [(1, "make it again"), (4, "update compress")])
 def test_a_report_of_another_version_is_refused_in_one_sentence(report, schema, next_):
     text = json.dumps(json.loads(to_json(report)) | {"schema": schema})
-    with pytest.raises(OtherSchemaError, match=rf"(?s)schema 2.*schema {schema}.*report\.json.*{next_}"):
+    with pytest.raises(OtherSchemaError, match=rf"(?s)schema 3.*schema {schema}.*report\.json.*{next_}"):
         from_json(Report, text, where=Path("report.json"))
 
 

@@ -120,6 +120,30 @@ def test_words_that_are_cut_or_have_no_token_have_no_output_and_count_as_o(made)
     assert found["entity-f1"].counts.tolist() == [[1, 0, 2], [0, 0, 0]]
 
 
+def test_words_are_spelt_with_their_tags_also_those_that_are_cut(made):
+    context, _ = made("words", max_length=6)
+    samples = words_of("a good film it was", "a", tags=[np.array([0, 1, 2, 0, 1]), np.array([0])])
+    found = context.task.spell(np.eye(3)[[0, 1, 1, 0, 0]], samples)
+    assert found.sources == [("a", "good", "film", "it", "was"), ("a",)]
+    assert found.right == [(("O", "B-GOOD", "I-GOOD", "O", "B-GOOD"),), (("O",),)]
+    assert found.answers == [("O", "B-GOOD", "B-GOOD", "O", "O"), ("O",)]
+
+
+def test_texts_are_spelt_with_the_names_of_what_is_decided(made):
+    samples = Samples(text_zoo.objects(["one", "two"]), np.array([0, 1]))
+    classes = made("label")[0].task
+    found = classes.spell(np.array([[0.0, 1.0], [0.0, 1.0]]), samples)
+    assert found.sources == [("one",), ("two",)]
+    assert (found.right, found.answers) == ([(("negative",),), (("positive",),)], [("positive",), ("positive",)])
+    merged = replace(classes, judge=Judge(merge={"any": ("negative", "positive")}))
+    assert merged.spell(np.array([[0.0, 1.0], [0.0, 1.0]]), samples).right == [(("any",),), (("any",),)]
+    several = Samples(samples.inputs, np.array([[1, 1], [0, 0]], np.uint8))
+    found = made("labels")[0].task.spell(np.array([[1.0, -1.0], [2.0, 2.0]]), several)
+    assert (found.right, found.answers) == ([(("good, bad",),), (("none",),)], [("good",), ("good, bad",)])
+    numbers = made("targets")[0]
+    assert numbers.task.spell(np.zeros((50, 1)), numbers.data.select) is None
+
+
 def test_samples_that_are_cut_are_counted(made):
     context, _ = made("label", max_length=8)
     lengths = [len(text.split()) + 2 for text in context.data.train.inputs]
