@@ -25,7 +25,7 @@ def schema() -> None:
 
 def init(
     name: Annotated[
-        str, typer.Argument(help="text, image-folder, table or sequence for data of your own; digits to try.")
+        str, typer.Argument(help="text, image-folder, table, sequence or onnx for data of your own; digits to try.")
     ],
     directory: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where to; default: ./NAME.")] = None,
 ) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import text_zoo
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from typed import compressor
 
-pytestmark = pytest.mark.parametrize("kind", ["image-folder", "sequence", "table", "text"])
+pytestmark = pytest.mark.parametrize("kind", ["image-folder", "onnx", "sequence", "table", "text"])
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -30,6 +31,11 @@ def prepare(folder: Path, kind: str) -> None:
                 Image.fromarray(pixels).save(folder / "mine" / name / f"{number}.png")
         edit(recipe, "root: photos, size: 64", "root: mine, size: 16")
         edit(recipe, "width: 64, blocks: [2, 2, 2]", "width: 8, blocks: [1, 1]")
+    elif kind == "onnx":
+        write_network(folder / "theirs.onnx", draw)
+        np.save(folder / "photos.npy", draw.normal(size=(600, 1, 8, 8)).astype(np.float32))
+        edit(folder / "my_model.py", "teacher.onnx", "theirs.onnx")
+        edit(folder / "my_model.py", "inputs.npy", "photos.npy")
     elif kind == "sequence":
         np.savez(folder / "walks.npz", train_inputs=draw.normal(size=(600, 12, 2)), train_labels=labels)
         edit(recipe, "sequences.npz", "walks.npz")
@@ -45,6 +51,29 @@ def prepare(folder: Path, kind: str) -> None:
         text_zoo.make_bert(folder / "bert", max_position_embeddings=128)
         edit(recipe, "path: texts.csv", "path: mine.csv")
         edit(recipe, "path: my-encoder", "path: bert")
+
+
+def write_network(path: Path, draw: np.random.Generator) -> None:
+    """Write a network that was exported elsewhere: it ends in a softmax."""
+    shapes = {"kernel": (4, 1, 3, 3), "shift": (4,), "scale": (4,), "mean": (4,), "head": (3, 4), "bias": (3,)}
+    weights = {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    weights["variance"] = np.ones(4, np.float32)
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel"], ["a"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("BatchNormalization", ["a", "scale", "shift", "mean", "variance"], ["b"]),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["d"]),
+        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("Gemm", ["e", "head", "bias"], ["f"], transB=1, alpha=8.0),
+        helper.make_node("Softmax", ["f"], ["probabilities"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 8, 8])
+    answer = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 3])
+    given = [numpy_helper.from_array(values, name) for name, values in weights.items()]
+    graph = helper.make_graph(nodes, "theirs", [image], [answer], given)
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    )
 
 
 def begin(tmp_path: Path, kind: str) -> tuple[Path, list[str]]:
