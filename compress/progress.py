@@ -1,6 +1,10 @@
-"""Progress on standard error: live bars on a terminal, elsewhere a plain line whenever there was none for a while."""
+"""Progress on standard error: live bars on a terminal, elsewhere a plain line whenever there was none for a while.
+
+And `fold`, by which lines of words fit a terminal.
+"""
 
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -154,3 +158,16 @@ class _Left(TimeRemainingColumn):
     def render(self, task: Task) -> Text:
         """Return the column's text."""
         return Text() if task.total is None else Text("left ", style="progress.remaining") + super().render(task)
+
+
+def fold(text: str, width: int, *, indent: str = "  ") -> list[str]:
+    """Return a text in lines of at most a width, except for words that are longer.
+
+    Args:
+        text: one line; how far it is indented holds for all.
+        width: columns.
+        indent: of further lines besides.
+    """
+    more = " " * (len(text) - len(text.lstrip())) + indent
+    folded = textwrap.wrap(text, width, subsequent_indent=more, break_long_words=False, break_on_hyphens=False)
+    return folded or [""]

@@ -1,6 +1,7 @@
 """When a measured value is a warning, what to do then, and what evidence the threshold has."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -9,15 +10,16 @@ from math import isfinite
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.table import Table
 
 from compress.advice.measures import Measure
+from compress.benchmark.fitting import fitted_table
 from compress.errors import AdviceError
+from compress.progress import fold
 from compress.tasks.naive import CAUSES
 
 Evidence = Literal["calibrated", "rule of thumb", "exact"]
 Side = Literal["above", "below", "outside", "not above"]
-WIDTH = 100  # columns, below which a table says less
+HEADS = ("probe", "measured, interval", "warns", "", "threshold is")
 FIRST = ("lead", "simplest")  # probes whose warnings begin what is shown: they are about all the rest
 
 
@@ -32,6 +34,8 @@ class Rule:
         unit: of the value: ``%`` shows shares as percentages, else it is shown behind the number.
         means: what is measured, in a few words.
         advice: what to do when it warns.
+        settings: what to type for that, each after ``--set``: a line of the recipe by its path, with a value to begin
+            with. A path of stages names the usual one.
         evidence: ``exact`` where no sample and no threshold is in doubt.
     """
 
@@ -40,6 +44,7 @@ class Rule:
     unit: str
     means: str
     advice: str
+    settings: tuple[str, ...]
     evidence: Evidence = "rule of thumb"
 
     def warns(self, measure: Measure) -> bool:
@@ -59,6 +64,10 @@ RULES: dict[str, Rule] = {
         "%",
         "teacher's measure on select less that of the nearest answer that needs no model",
         f"the teacher has nothing to teach, and `run` stops after it: look for {CAUSES}",
+        (
+            "data.normalize={mean: [0.5], std: [0.25]}",
+            "teacher.expected_accuracy=0.9",
+        ),
         "exact",
     ),
     "simplest": Rule(
@@ -68,6 +77,10 @@ RULES: dict[str, Rule] = {
         "teacher's measure on select less that of the simplest model",
         "a model without a network does better than this teacher, and than its student will: use that model, or train "
         "a better teacher first (longer, with another learning rate, from better published weights)",
+        (
+            "teacher.train.epochs=40",
+            "teacher.train.learning_rate=0.03",
+        ),
         "exact",
     ),
     "capacity": Rule(
@@ -77,6 +90,10 @@ RULES: dict[str, Rule] = {
         "student's parameters over the teacher's",
         "expect the student not to reach the teacher: widen it, distil in steps through a model between, or measure "
         "with --pilot what it can learn",
+        (
+            "student={cnn: {widths: [32, 64, 64], strides: [1, 2, 1]}}",
+            "teacher={artifact: compress-store/artifacts/KEY}",
+        ),
     ),
     "logits-only": Rule(
         "below",
@@ -84,6 +101,10 @@ RULES: dict[str, Rule] = {
         "",
         "the same, where the loss reads logits alone",
         "add a term on features, such as hidden or last_feature, and compare it with the logits alone",
+        (
+            "loss.last_feature={}",
+            "loss.hidden={}",
+        ),
     ),
     "shift": Rule(
         "above",
@@ -91,6 +112,10 @@ RULES: dict[str, Rule] = {
         "",
         "AUC of a classifier that tells the distillation data from what the teacher knows",
         "distil on data like those that the teacher was trained on, or train the teacher further on these first",
+        (
+            "data.source={table: {path: mine.csv, text: text, label: label}}",
+            "teacher.weights=teacher.safetensors",
+        ),
     ),
     "calibration": Rule(
         "above",
@@ -99,6 +124,10 @@ RULES: dict[str, Rule] = {
         "teacher's expected calibration error, 15 bins",
         "its probabilities are not to be taken as they are: try temperatures around the fitted one times the recipe's, "
         "or train the teacher with augmentation",
+        (
+            "loss.kl.temperature=2",
+            "data.augment={flip: true}",
+        ),
     ),
     "fitted-temperature": Rule(
         "above",
@@ -106,6 +135,10 @@ RULES: dict[str, Rule] = {
         "",
         "temperature under which the teacher is calibrated",
         "the teacher is over-confident: use a temperature above this one, or augment its training",
+        (
+            "loss.kl.temperature=8",
+            "data.augment={flip: true}",
+        ),
     ),
     "confidence-gap": Rule(
         "above",
@@ -113,6 +146,10 @@ RULES: dict[str, Rule] = {
         "",
         "teacher's mean confidence on train less on held-out data",
         "the teacher knows the distillation data by heart: augment them, hold some out from its training, or cross-fit",
+        (
+            "data.augment={crop_padding: 4}",
+            "data.split.calibration=0.2",
+        ),
     ),
     "confidence-drop": Rule(
         "above",
@@ -120,6 +157,10 @@ RULES: dict[str, Rule] = {
         "",
         "teacher's mean confidence on what it knows less on the distillation data",
         "the teacher is unsure of these data: check their preprocessing, or train it further on them",
+        (
+            "data.normalize={mean: [0.5], std: [0.25]}",
+            "teacher.weights=teacher.safetensors",
+        ),
     ),
     "accuracy-drop": Rule(
         "above",
@@ -127,6 +168,10 @@ RULES: dict[str, Rule] = {
         "%",
         "teacher's accuracy on select less on the distillation data",
         "the teacher is worse on the distillation data: check their preprocessing and labels, or train it on them",
+        (
+            "data.normalize={mean: [0.5], std: [0.25]}",
+            "teacher.weights=teacher.safetensors",
+        ),
     ),
     "filtered": Rule(
         "below",
@@ -134,6 +179,7 @@ RULES: dict[str, Rule] = {
         "",
         "teacher's errors on train over its errors on select",
         "train looks filtered to what the teacher gets right: put the other samples back, its errors teach too",
+        ("data.source={table: {path: mine.csv, text: text, label: label}}",),
     ),
     "non-target-mass": Rule(
         "below",
@@ -141,6 +187,7 @@ RULES: dict[str, Rule] = {
         "",
         "probability of the classes that the teacher does not decide for",
         "the teacher is nearly one-hot at this temperature and says little more than labels: raise it",
+        ("loss.kl.temperature=8",),
     ),
     "conformance": Rule(
         "below",
@@ -149,6 +196,7 @@ RULES: dict[str, Rule] = {
         "declared properties of the loss term that hold",
         "the term's reduction or scaling is wrong: sum over classes, one value per sample, temperature squared; see "
         "compress.testing",
+        ("loss=hinton",),
         "exact",
     ),
     "gradient-ratio": Rule(
@@ -158,6 +206,10 @@ RULES: dict[str, Rule] = {
         "length of the term's gradient over the labels', at step 0",
         "one of the two drowns the other: look for a sum over the batch, a mean over classes, a missing temperature "
         "squared or a wrong weight",
+        (
+            "loss.kl.weight=0.5",
+            "loss.hard.weight=0.5",
+        ),
     ),
     "gradient-cosine": Rule(
         "below",
@@ -166,6 +218,10 @@ RULES: dict[str, Rule] = {
         "cosine of the term's gradient with the labels', at step 0",
         "the teacher points elsewhere than the labels: check its classes' order and preprocessing, then try a "
         "lower temperature or a better teacher",
+        (
+            "loss.kl.temperature=1",
+            "data.normalize={mean: [0.5], std: [0.25]}",
+        ),
     ),
     "pair-similarity": Rule(
         "below",
@@ -173,6 +229,10 @@ RULES: dict[str, Rule] = {
         "",
         "linear CKA of two layers that the loss compares",
         "the two layers have nothing in common: name another pair, or compare last features or relations",
+        (
+            "loss.hidden.pairs={layers.1: layers.2}",
+            "loss.last_feature={}",
+        ),
     ),
     "best-pairs": Rule(
         "below",
@@ -180,6 +240,7 @@ RULES: dict[str, Rule] = {
         "",
         "linear CKA of the most similar layers, where the loss compares none",
         "no two layers have anything in common: terms on features are unlikely to help",
+        ("loss=hinton",),
     ),
     "memorised-agreement": Rule(
         "below",
@@ -187,6 +248,10 @@ RULES: dict[str, Rule] = {
         "%",
         "agreement with the teacher on few samples learnt by heart",
         "the student cannot say what the teacher says even there: widen it, train it harder, or distil in steps",
+        (
+            "student={cnn: {widths: [32, 64, 64], strides: [1, 2, 1]}}",
+            "stages.distill.epochs=40",
+        ),
     ),
     "margin": Rule(
         "below",
@@ -194,6 +259,10 @@ RULES: dict[str, Rule] = {
         "%",
         "teacher's accuracy over the student's alone after a short run",
         "there is little to learn from this teacher: train a better one, or the student alone",
+        (
+            "teacher.train.epochs=40",
+            "baselines.alone={model: {cnn: {widths: [16, 32], strides: [1, 2]}}}",
+        ),
     ),
     "margin-at-end": Rule(
         "below",
@@ -201,6 +270,10 @@ RULES: dict[str, Rule] = {
         "%",
         "teacher's accuracy over the student's alone, extrapolated to the whole budget",
         "the student alone is likely to reach this teacher: train a better one, or the student alone",
+        (
+            "teacher.train.epochs=40",
+            "baselines.alone={model: {cnn: {widths: [16, 32], strides: [1, 2]}}}",
+        ),
     ),
     "pilot-gain": Rule(
         "below",
@@ -208,6 +281,11 @@ RULES: dict[str, Rule] = {
         "%",
         "distilled over alone after a short run",
         "distillation is behind at the same cost: change temperature or weights, or train the student alone",
+        (
+            "loss.kl.temperature=2",
+            "loss.kl.weight=0.5",
+            "baselines.alone={model: {cnn: {widths: [16, 32], strides: [1, 2]}}}",
+        ),
     ),
 }
 
@@ -228,6 +306,7 @@ class Finding:
         flagged: whether it warns.
         means: what is measured.
         advice: what to do when it warns.
+        settings: what to type for that; see `Rule`.
         evidence: of the threshold.
         detail: what else was seen.
     """
@@ -243,6 +322,7 @@ class Finding:
     flagged: bool
     means: str
     advice: str
+    settings: tuple[str, ...]
     evidence: Evidence
     detail: str
 
@@ -268,7 +348,12 @@ class Finding:
 
     def __str__(self) -> str:
         """One line: what was measured, and what to do."""
-        return f"{self.title}: {self.measured}, {self.limit} ({self.evidence}); {self.advice}"
+        return f"{self.title}: {self.measured}, {self.limit} ({self.evidence}); {self.advice}; {self.typed}"
+
+    @property
+    def typed(self) -> str:
+        """What to type, one of these."""
+        return f"such as {' or '.join(f'--set {shlex.quote(setting)}' for setting in self.settings)}"
 
 
 def format_in(value: float, unit: str) -> str:
@@ -326,29 +411,39 @@ class Advice:
         """Print what stands against the teacher itself, the table, what else was seen, and what to do."""
         for finding in self.findings:
             if finding.flagged and finding.probe in FIRST:
-                console.print(f"WARNING {finding.title}: {finding.measured}; {finding.detail}", highlight=False)
-        heads = ("probe", "measured, interval", "warns", "", "threshold is")
-        table = Table(box=None, pad_edge=False)
-        shown = len(heads) - (console.width < WIDTH)
-        for name in heads[:shown]:
-            table.add_column(name, overflow="fold")
-        for finding in self.findings:
-            verdict = "WARNING" if finding.flagged else "ok"
-            cells = (finding.title, finding.measured, finding.limit, verdict, finding.evidence)
-            table.add_row(*cells[:shown])
-        console.print(table)
+                _print(console, f"WARNING {finding.title}: {finding.measured}; {finding.detail}")
+        if self.findings:
+            rows = [
+                (
+                    finding.title,
+                    finding.measured,
+                    finding.limit,
+                    "WARNING" if finding.flagged else "ok",
+                    finding.evidence,
+                )
+                for finding in self.findings
+            ]
+            console.print(fitted_table(HEADS, rows, width=console.width, dispensable=("threshold is", "warns")))
         for finding in self.findings:
             if finding.detail or finding.flagged:
-                console.print(f"{finding.title}: {finding.means}; {finding.detail}".rstrip("; "), highlight=False)
+                _print(console, f"{finding.title}: {finding.means}; {finding.detail}".rstrip("; "))
         if self.expected_gain is not None:
             gain, error = self.expected_gain
-            console.print(f"expected of distillation over the student alone: {gain:+.1%}, give or take {error:.1%}")
+            _print(console, f"expected of distillation over the student alone: {gain:+.1%}, give or take {error:.1%}")
         for note in self.notes:
-            console.print(f"note: {note}", highlight=False)
+            _print(console, f"note: {note}")
         for finding in self.warnings:
-            console.print(f"WARNING {finding.title}: {finding.advice}", highlight=False)
+            _print(console, f"WARNING {finding.title}: {finding.advice}; such as")
+            for setting in finding.settings:  # whole, to be copied
+                console.print(f"  --set {shlex.quote(setting)}", highlight=False, markup=False, soft_wrap=True)
         if not self.warnings:
-            console.print("no warnings")
+            _print(console, "no warnings")
+
+
+def _print(console: Console, text: str) -> None:
+    """Print a line in lines that fit the console."""
+    for line in fold(text, console.width):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def judge(measures: Sequence[Measure], *, notes: Sequence[str] = ()) -> Advice:
@@ -370,6 +465,7 @@ def _finding(measure: Measure) -> Finding:
         flagged=rule.warns(measure),
         means=rule.means,
         advice=rule.advice,
+        settings=rule.settings,
         evidence=rule.evidence,
         detail=measure.detail,
     )

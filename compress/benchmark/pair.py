@@ -180,8 +180,8 @@ def _file_of(path: Path) -> Path:
     return primary
 
 
-def text(pair: Pair) -> str:
-    """The result in lines of at most 100 columns: verdict, the numbers behind it, then the reasons for doubt."""
+def text(pair: Pair, *, width: int = COLUMNS) -> str:
+    """The result in lines of at most so many columns: verdict, the numbers behind it, then the reasons for doubt."""
     comparison = pair.comparison
     why = "A against A" if comparison.preset.launches > 1 else "A against A, and what one launch may hide"
     floor = "not measured" if pair.floor is None else f"{100 * pair.floor:.2f}% ({why})"
@@ -206,7 +206,7 @@ def text(pair: Pair) -> str:
     lines += [f"accuracy: {doubt}" for doubt in {entry.doubt for entry in pair.accuracy.values()} if doubt]
     environment = pair.environment
     lines.append(f"{pair.profile}; {environment.cpu_model}; {environment.day}")
-    folded = (textwrap.fill(line, COLUMNS, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
+    folded = (textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
     return "\n".join(folded).replace(UNBROKEN, " ")
 
 

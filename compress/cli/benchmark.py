@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compress.cli.messages import loading
+from compress.cli.messages import loading, width
 from compress.cli.options import AsJson, Code, Launcher, Python
 
 
@@ -90,4 +90,7 @@ def compare(
         code=code,
         reporter=Reporter(),
     )
-    typer.echo(json.dumps(asdict(found), allow_nan=False) if as_json else pair.text(found))
+    if as_json:
+        typer.echo(json.dumps(asdict(found), allow_nan=False))
+        return
+    typer.echo(pair.text(found, width=min(pair.COLUMNS, width())))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from compress.cli.messages import loading, say
+from compress.cli.messages import loading, say, width
 from compress.cli.options import STORE, AsJson, StorePath
 from compress.errors import GATE_MISSED, UsageError
 
@@ -36,6 +36,21 @@ def verify(
         say(f"warning: {warning}")
     if not result.passed:
         raise typer.Exit(GATE_MISSED)
+
+
+def tell_package(place: Path, told: str, *, width: int) -> str:
+    """Return what is said of a layout: where it lies, the line that loads it, whole, and what to know before.
+
+    Args:
+        place: of the layout.
+        told: how to load it, and below that what to know.
+        width: columns of the terminal.
+    """
+    from compress.progress import fold
+
+    command, *more = told.split("\n")
+    notes = [line for note in more for line in fold(f"note: {note}", width)]
+    return "\n".join([str(place), "load it with:", command, *notes])
 
 
 def package(
@@ -72,4 +87,4 @@ def package(
         raise UsageError(
             "there is no such layout", expected="triton, transformers.js, optimum, mlflow or plain", got=layout
         )
-    typer.echo(f"{place}\nload it with: {told}")
+    typer.echo(tell_package(place, told, width=width()))

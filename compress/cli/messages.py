@@ -2,16 +2,18 @@
 
 import gc
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 import typer
 
 
 def say(text: str) -> None:
-    """Write a line to stderr."""
-    typer.echo(text, err=True)
+    """Write lines to stderr, which fit a terminal there."""
+    typer.echo(_fit(text, sys.stderr), err=True)
 
 
 @contextmanager
@@ -41,18 +43,29 @@ def fold(text: str) -> str:
 
     What reads a pipe finds whole lines.
     """
-    from rich.console import Console
+    return _fit(text, sys.stdout)
 
-    from compress.report.ending import fold as folded
 
-    console = Console()
-    if not console.is_terminal:
+def width() -> int:
+    """Return how wide lines on stdout may be; what reads a pipe finds whole ones."""
+    return _width(sys.stdout)
+
+
+def _fit(text: str, stream: TextIO) -> str:
+    if not stream.isatty():
         return text
-    return "\n".join(line for given in text.split("\n") for line in folded(given, console.width))
+    from compress.progress import fold as folded
+
+    return "\n".join(line for given in text.split("\n") for line in folded(given, _width(stream)))
+
+
+def _width(stream: TextIO) -> int:
+    return shutil.get_terminal_size().columns if stream.isatty() else sys.maxsize
 
 
 def say_how_to_go_on() -> None:
     """Say with which command an interrupted one continues: the same, without its secrets."""
     from compress.config.secrets import mask
 
-    say(f"stopped; this goes on from here:\n  {shlex.join(['compressor', *map(mask, sys.argv[1:])])}")
+    command = shlex.join(["compressor", *map(mask, sys.argv[1:])])
+    typer.echo(f"stopped; this goes on from here:\n  {command}", err=True)  # whole, to be copied

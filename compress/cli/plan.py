@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from compress.cli.messages import fold, loading, say
+from compress.cli.messages import loading, say, width
 from compress.cli.options import (
     STORE,
     Allow,
@@ -63,7 +63,6 @@ def plan(
         from compress.cli.processes import choose_processes
         from compress.pipeline.plan import plan as planned
         from compress.pipeline.run import Options
-        from compress.report.words import note_lines
         from compress.stage import Group
 
     loaded = read_recipe(recipe, overrides)
@@ -89,14 +88,7 @@ def plan(
     if as_json:
         typer.echo(json.dumps(asdict(found)))
         return
-    lines = note_lines(found.notes)
-    lines += [f"input: {found.input_formula}"] if found.input_formula else []
-    lines += [
-        f"training: {found.execution}",
-        *(f"{row.name:<22}{row.action:<8}{row.why}".rstrip() for row in found.steps),
-    ]
-    lines += [*map(str, found.pairs), *found.foreseen]
-    typer.echo(fold("\n".join(lines)))
+    typer.echo("\n".join(found.lines(width())))
 
 
 def check(

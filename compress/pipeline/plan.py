@@ -26,9 +26,11 @@ from compress.pipeline.processes import refuse_sizes
 from compress.pipeline.run import Options, explain, host_of, prepare, run_name, work_of
 from compress.pipeline.run_directory import decide_execution
 from compress.pipeline.surroundings import stamps, surroundings
+from compress.progress import fold
 from compress.quantization.programs import find_obstacle
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
+from compress.report.words import note_lines
 from compress.stage import Host, Member, Work
 from compress.stages.train import Train
 from compress.store.artifact import Artifact
@@ -38,6 +40,7 @@ from compress.store.notes import Notes
 from compress.store.store import Store
 
 SHOWN = 3  # differences told of one stage
+GAP = "  "  # between columns
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,24 @@ class Plan:
     notes: tuple[str, ...] = ()
     foreseen: tuple[str, ...] = ()
     execution: str = ""
+
+    def lines(self, width: int) -> list[str]:
+        """Return it as it is shown: no line is wider than a terminal, and what is folded stays in its column.
+
+        Args:
+            width: columns of the terminal.
+        """
+        names = max((len(row.name) for row in self.steps), default=0)
+        actions = max((len(row.action) for row in self.steps), default=0)
+        beside = " " * (names + actions + 2 * len(GAP))
+        before = [*note_lines(self.notes), *([f"input: {self.input_formula}"] if self.input_formula else [])]
+        before.append(f"training: {self.execution}")
+        rows = (f"{row.name:<{names}}{GAP}{row.action:<{actions}}{GAP}{row.why}".rstrip() for row in self.steps)
+        return [
+            *(line for text in before for line in fold(text, width)),
+            *(line for text in rows for line in fold(text, width, indent=beside)),
+            *(line for text in (*map(str, self.pairs), *self.foreseen) for line in fold(text, width)),
+        ]
 
 
 def plan(recipe: Recipe, options: Options) -> Plan:

@@ -7,10 +7,11 @@ from compress.benchmark import tables
 from compress.benchmark.document import BenchmarkResult, Row
 from compress.measures.intervals import Estimate
 from compress.measures.units import format_bytes, format_factor
+from compress.progress import fold
 from compress.report.document import Report, Verdict
 from compress.report.words import absent_lines, gate_lines, simplest_lines
 
-GAP = "  "
+GAP = "  "  # between columns
 
 
 def summary(report: Report) -> list[str]:
@@ -149,16 +150,3 @@ def _align(rows: Sequence[Sequence[str]], *, right: bool, gap: str = GAP) -> lis
         ).rstrip()
         for row in rows
     ]
-
-
-def fold(text: str, width: int, *, indent: str = GAP) -> list[str]:
-    """Return a text in lines of at most a width, except for words that are longer.
-
-    Args:
-        text: one line; how far it is indented holds for all.
-        width: columns.
-        indent: of further lines besides.
-    """
-    more = " " * (len(text) - len(text.lstrip())) + indent
-    folded = textwrap.wrap(text, width, subsequent_indent=more, break_long_words=False, break_on_hyphens=False)
-    return folded or [""]

@@ -7,9 +7,10 @@ from rich.table import Table
 
 from compress.benchmark import tables
 from compress.benchmark.fitting import fitted_table
+from compress.progress import fold
 from compress.report.answer import Outcome, answer
 from compress.report.document import Report
-from compress.report.ending import file_lines, fold, notes, summary
+from compress.report.ending import file_lines, notes, summary
 from compress.report.words import (
     absent_lines,
     fill_test_cells,

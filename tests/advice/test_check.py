@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from compress.advice.advise import reference_sample
 from compress.advice.measures import Measure
-from compress.advice.rules import RULES, WIDTH, Advice, judge, read_thresholds, rule_of
+from compress.advice.rules import RULES, Advice, judge, read_thresholds, rule_of
 from compress.cli.main import app
 from compress.errors import AdviceError, DataError
 from compress.measures.intervals import Estimate
@@ -66,7 +66,7 @@ def test_a_healthy_recipe_has_no_warnings_and_fits_the_page(store, tmp_path):
     result = checked(store, written(tmp_path))
     assert result.exit_code == 0, result.output
     assert "no warnings" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= WIDTH
+    assert max(map(len, result.stdout.splitlines())) <= 80
     for name in ("capacity", "calibration", "confidence-gap", "non-target-mass kl", "shift", "gradient-ratio kl"):
         assert name in result.stdout
 
@@ -219,7 +219,7 @@ def test_every_rule_says_what_to_do_and_only_tested_thresholds_are_called_calibr
 
 
 def test_notes_are_shown_without_findings():
-    console = Console(width=WIDTH, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     Advice((), ("there is nothing",)).show(console)
     assert "note: there is nothing" in console.export_text()
 

@@ -251,7 +251,7 @@ def missed(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
 def test_a_missed_gate_is_4_and_everything_is_saved(missed):
     directory, result = missed
     assert result.returncode == 4, result.stderr
-    assert "gate MISSED  max_size_mb: at most 0.0001 asked" in result.stdout
+    assert "gate MISSED  max_size_mb: at most 0.0001 MB asked" in result.stdout
     assert "a gate is missed; the student and the report are saved" in result.stderr
     (run_dir,) = (directory / "my store" / "runs").iterdir()
     assert {"report.json", "bundle", "plan.json"} <= {path.name for path in run_dir.iterdir()}

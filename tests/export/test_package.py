@@ -17,16 +17,20 @@ import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
+import screen
 from bundle_zoo import answers, bundle_of, image_bundle, model, text_bundle
 from onnx import TensorProto
 from PIL import Image
 from typed import compressor
 
+from compress.cli.bundle import tell_package
 from compress.errors import ArtifactError, UsageError
 from compress.export.manifest import Manifest
 from compress.export.package import package
 from compress.export.session import Session
 from compress.tasks.signature import Tensor
+
+LAYOUTS = ("plain", "triton", "transformers.js", "optimum")
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +291,7 @@ def test_the_file_becomes_an_ort_file_as_the_docs_say_which_computes_the_same(te
 
 def test_the_command_lays_it_out_and_says_how_to_load_it(images, tmp_path):
     done = compressor("package", images, "--for", "plain", "--to", "out", cwd=tmp_path)
-    assert done.stdout.splitlines() == ["out", "load it with: python out/predict.py --help"], done.stderr
+    assert done.stdout.splitlines() == ["out", "load it with:", "python out/predict.py --help"], done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in images.iterdir()}
     unknown = compressor("package", images, "--for", "tritn", cwd=tmp_path)
     assert unknown.returncode == 2
@@ -304,3 +308,13 @@ def test_what_a_program_cannot_run_what_is_damaged_and_what_exists_are_refused(i
     (tmp_path / "copy" / "int8-x86.onnx").write_bytes(b"other")
     with pytest.raises(ArtifactError):
         package(tmp_path / "copy", tmp_path / "out", layout="triton", name="digits")
+
+
+@pytest.mark.parametrize("width", screen.WIDTHS)
+def test_what_is_said_of_each_layout_fits_the_terminal(texts, tmp_path, width, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = []
+    for layout in LAYOUTS:
+        place = Path(f"mails-{layout}")
+        told += [tell_package(place, package(texts, place, layout=layout, name="mails"), width=width), ""]
+    screen.hold("packages", "\n".join(told[:-1]), width=width)

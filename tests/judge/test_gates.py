@@ -26,8 +26,8 @@ def test_every_limit_is_judged_on_the_unfavourable_bound():
         ("fp32: max_latency_ms.b", 1.0, True, "b"),
     ]
     assert [gate.field for gate in found[2:4]] == ["min_speedup", "max_latency_ms"]
-    assert found[2].gap.startswith("fp32: min_speedup: at least 2 asked")
-    assert found[3].gap == "fp32: max_latency_ms.a: at most 1 asked, 1.1 at the interval's bound (0.9 measured)"
+    assert found[2].gap.startswith("fp32: min_speedup: at least 2x asked")
+    assert found[3].gap == "fp32: max_latency_ms.a: at most 1 ms asked, 1.1 ms at the interval's bound, 0.9 ms measured"
 
 
 def test_a_latency_has_a_limit_in_each_runtime_and_a_missed_one_says_what_to_change(recipe, context, teacher, tmp_path):
