@@ -49,7 +49,9 @@ def read_test(
         else None,
         gates=gates,
         passed=all(gate.passed for gate in gates) if gates else None,
-        mistakes=mistakes(scores[0], scores[-1], work.task.deployed, work.data.test, quote=recipe.data.quote),
+        mistakes=mistakes(
+            scores[0], scores[-1], work.task.deployed, work.data.test, quote=recipe.data.quote is not False
+        ),
         simplest=None if fitted is None else fitted.stand(scores[0], scores[-1], "test"),
     )
 

@@ -287,7 +287,7 @@ def build_report(
         simplest_on_select=None if fitted is None else fitted.stand(rows[0].scores, rows[-1].scores, "select"),
         environment=describe(seed=recipe.seed),
         seconds=round(time.monotonic() - started_s, 1),
-        texts=contrast_texts(teacher, last, work) if recipe.data.quote else None,
+        texts=contrast_texts(teacher, last, work) if recipe.data.quote is not False else None,
         price_per_hour=recipe.benchmark.price_per_hour,
     )
     return discretion.tell(report)

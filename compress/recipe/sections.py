@@ -106,7 +106,8 @@ class DataConfig(Values):
             teacher with published weights says it.
         symbols: what texts that are read and written consist of; None is `Symbols`' defaults.
         labels: that the teacher decides what is right; None takes the labels of the source.
-        quote: whether a report may hold samples: texts of select and pictures of test that the student gets wrong.
+        quote: whether a report may hold samples, texts of select and pictures of test that the student gets wrong; None
+            lets it.
     """
 
     source: AnySource
@@ -121,15 +122,12 @@ class DataConfig(Values):
     preprocess: AnyPreprocess | None = None
     symbols: Symbols | None = None
     labels: TeacherLabels | None = None
-    quote: bool = True
+    quote: bool | None = None
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the keys that came later where they say nothing, so that stored runs are found as ever."""
-        fields = type(self).model_fields
-        return {
-            name: value for name, value in write(self).items() if name not in LATER or value != fields[name].default
-        }
+        return {name: value for name, value in write(self).items() if name not in LATER or value is not None}
 
     def task_of(self, data: Data, *, tokenizer: str | None, teachers: Sequence["Teacher"] = ()) -> Task:
         """Return the task for these data: images, texts, words, or arrays and tables, or the user's own.

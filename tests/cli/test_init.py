@@ -55,16 +55,16 @@ def prepare(folder: Path, kind: str) -> None:
 
 def write_network(path: Path, draw: np.random.Generator) -> None:
     """Write a network that was exported elsewhere: it ends in a softmax."""
-    shapes = {"kernel": (4, 1, 3, 3), "shift": (4,), "scale": (4,), "mean": (4,), "head": (3, 4), "bias": (3,)}
+    shapes = {"kernel": (4, 1, 3, 3), "shift": (4,), "scale": (4,), "mean": (4,), "head": (3, 16), "bias": (3,)}
     weights = {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     weights["variance"] = np.ones(4, np.float32)
     nodes = [
         helper.make_node("Conv", ["image", "kernel"], ["a"], pads=[1, 1, 1, 1], strides=[2, 2]),
         helper.make_node("BatchNormalization", ["a", "scale", "shift", "mean", "variance"], ["b"]),
         helper.make_node("Relu", ["b"], ["c"]),
-        helper.make_node("GlobalAveragePool", ["c"], ["d"]),
+        helper.make_node("MaxPool", ["c"], ["d"], kernel_shape=[2, 2], strides=[2, 2]),
         helper.make_node("Flatten", ["d"], ["e"]),
-        helper.make_node("Gemm", ["e", "head", "bias"], ["f"], transB=1, alpha=8.0),
+        helper.make_node("Gemm", ["e", "head", "bias"], ["f"], transB=1, beta=0.5),
         helper.make_node("Softmax", ["f"], ["probabilities"]),
     ]
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 8, 8])
