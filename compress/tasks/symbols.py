@@ -82,11 +82,8 @@ class Vocabulary:
 
     def decode(self, numbers: Iterable[int]) -> str:
         """Return the text of some numbers; those below 4 but `UNKNOWN` stand for nothing."""
-        return self.join([self.names[number] for number in numbers if number >= UNKNOWN])
-
-    def join(self, symbols: Iterable[str]) -> str:
-        """Return the text of some symbols."""
-        return ("" if self.kind == "characters" else " ").join(symbols)
+        names = [self.names[number] for number in numbers if number >= UNKNOWN]
+        return ("" if self.kind == "characters" else " ").join(names)
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON values."""

@@ -254,11 +254,6 @@ class TransductionTask(Task):
             return found
         return {**found, **judge_texts([target.decode(numbers) for numbers in written], samples.labels.tolist())}
 
-    def spell_right(self, text: str) -> str:
-        """Return a right text as a model would write it: words are parted by one space."""
-        target = self.vocabularies.target
-        return target.join(target.split(text))
-
     def reading(self, directory: Path) -> Self:
         """Return the task with the vocabularies that lie beside a model, if they are others."""
         path = directory / FILE

@@ -104,13 +104,15 @@ class WrittenTask(Task):
         return np.array([self.forced.vocabularies.target.decode(row.tolist()) for row in outputs])
 
     def spell(self, outputs: NDArray[Any], samples: Samples) -> Spelled | None:
-        """Return sources, the texts that are right, and those that were written."""
+        """Return sources, the texts that are right, and those that were written, as they are compared."""
         if samples.labels is None:
             return None
+        target = self.forced.vocabularies.target
+        gap = "" if target.kind == "characters" else " "
         return Spelled(
             sources=[(text,) for text in samples.array],
-            right=[[(self.forced.spell_right(text),) for text in texts] for texts in samples.labels],
-            answers=[(text,) for text in self.decisions(outputs).tolist()],
+            right=[[(gap.join(target.split(text)),) for text in texts] for texts in samples.labels],
+            answers=[(gap.join(target.spell(row[row != PAD].tolist())),) for row in outputs],
         )
 
     def reading(self, directory: Path) -> Self:

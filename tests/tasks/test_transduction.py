@@ -223,3 +223,14 @@ def test_sections_that_do_not_fit_are_refused(tmp_path, config, message):
 def test_targets_without_a_text_to_read_are_refused():
     with pytest.raises(ValueError, match="target_text is written from"):
         Table(path=Path("words.csv"), words="word", target_text="sounds")
+
+
+def test_what_is_written_is_spelt_as_it_is_compared(task):
+    found = samples(("ak", ("K  AH", "AH")), ("e", ("EH",)))
+    target = task.vocabularies.target
+    rows = [target.encode("K AH"), target.encode("T")]
+    outputs = np.array([row + [PAD] * (4 - len(row)) for row in rows])
+    spelt = task.deployed.spell(outputs, found)
+    assert spelt.sources == [("ak",), ("e",)]
+    assert spelt.right == [[("K AH",), ("AH",)], [("EH",)]]
+    assert spelt.answers == [("K AH",), ("T",)]
