@@ -22,7 +22,7 @@ from compress.data.source import Opening, Raw, Source, class_numbers
 from compress.data.stored import MappedRows
 from compress.errors import DataError, listing
 from compress.store.digest import hash_values
-from compress.store.disk import reserve, writable
+from compress.store.disk import reserve, writable, write_atomically
 from compress.store.store import draft_name
 
 
@@ -175,7 +175,8 @@ class ImageShards(Source):
                     reserve(draft)
                     kept = self._fill(images, parts, steps, opening, found)
                     images.flush()
-                    told.write_text(json.dumps({"kept": kept.tolist(), "labels": found.labels, "faults": found.faults}))
+                    noted = {"kept": kept.tolist(), "labels": found.labels, "faults": found.faults}
+                    write_atomically(told, json.dumps(noted))
                     draft.replace(place)
                 finally:
                     draft.unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def _tags_of(inputs: Given, labels: Any, layouts: Mapping[str, str], role: Role)
         return None
     name, values = next(iter(sequences.items()))
     lengths = next((arrays[key] for key in (f"{name}_{LENGTHS}", LENGTHS) if key in arrays), None)
-    if _is_ragged(labels):
+    if _is_ragged(labels, lengths):
         rows = [np.asarray(tags) for tags in labels]
         wanted = [values.shape[1]] * len(rows) if lengths is None else [*map(int, lengths)]
         odd = [row for row, (tags, steps) in enumerate(zip(rows, wanted, strict=False)) if len(tags) != steps]
@@ -76,9 +76,12 @@ def _tags_of(inputs: Given, labels: Any, layouts: Mapping[str, str], role: Role)
     return [row[: int(end)] for row, end in zip(tags, ends, strict=True)]
 
 
-def _is_ragged(labels: Any) -> bool:
-    """Whether labels are a list of lists that differ in length."""
+def _is_ragged(labels: Any, lengths: NDArray[Any] | None) -> bool:
+    """Whether labels are a list of lists that differ in length, or are as long as padded sequences really are."""
     rows = isinstance(labels, list | tuple) or (isinstance(labels, np.ndarray) and labels.dtype == object)
     if not rows or not all(isinstance(tags, list | tuple | np.ndarray) and np.ndim(tags) == 1 for tags in labels):
         return False
-    return len({len(tags) for tags in labels}) > 1
+    steps = [len(tags) for tags in labels]
+    if len({*steps}) > 1:
+        return True
+    return lengths is not None and steps == lengths.tolist() and np.asarray(labels[0]).dtype.kind != "b"

@@ -1,5 +1,6 @@
 """Images in tar files, as WebDataset writes them: the members of one sample share a name up to its first dot."""
 
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from compress.data.image_shards import ImageShards, Part
 from compress.data.images import SUFFIXES
 from compress.errors import DataError, listing
 
+NUMBER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 BLOCK = 512  # bytes, of which an archive consists; one of zeros ends it
 HINT = "copy or download the file again, and compare its size or checksum with the original's; or leave it out"
 
@@ -41,8 +43,8 @@ class TarImages(ImageShards):
 
     @property
     def columns(self) -> list[str | None]:
-        """The suffix of the classes."""
-        return [self.label]
+        """The suffix of the classes, and their names in order, which decide what is read."""
+        return [self.label, *self.classes]
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class _Tar:
                 raise DataError("a member of the archive is there twice", got=name, where=path)
         samples = tuple(_sample(name, members, label, path=path) for name, members in groups.items())
         first = next((sample.label for sample in samples), None)
-        texts = first is not None and not names and not _read(path, first).strip().isdigit()
+        texts = first is not None and not names and NUMBER.fullmatch(_read(path, first).strip()) is None
         return cls(path, samples, texts, names)
 
     def cells(self) -> Iterator[tuple[Path, bytes, Any]]:
@@ -114,7 +116,7 @@ class _Tar:
                 told = file.read(sample.label[1]).decode("utf-8", "replace").strip()
                 if self.texts:
                     yield where, content, told
-                elif told in number or told.isdigit():
+                elif told in number or NUMBER.fullmatch(told):
                     yield where, content, number[told] if told in number else int(told)
                 else:
                     expected = listing(self.names) if self.names else "a whole number, as in the first sample"
@@ -145,10 +147,12 @@ def _list_members(path: Path) -> Sequence[tuple[str, tuple[int, int]]]:
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
+                if member.size < 0 or archive.offset <= member.offset:  # CVE-2025-8194: it would be read for ever
+                    raise tarfile.ReadError("a member of negative size")
                 if member.isreg():
                     found.append((member.name, (member.offset_data, member.size)))
             end = archive.offset
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError) as error:
         known = "unexpected end" in str(error) or "truncated" in str(error)
         raise DataError(
             "the tar file ends early" if known else "the tar file cannot be read",

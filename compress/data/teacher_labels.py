@@ -18,7 +18,7 @@ from compress.errors import DataError
 DECIDED: tuple[Role, ...] = ("select", "test")  # what is judged; nothing else needs labels
 NOTE = (
     "what is right is what the teacher decides, so every accuracy is agreement with it; "
-    "labels of the source are not read"
+    "labels of the source are not read, and the teacher's expected_accuracy, of itself, proves nothing"
 )
 
 

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
@@ -163,6 +164,12 @@ def _see(module: nn.Module) -> dict[str, Any]:
 
 
 def _show(value: object) -> str:
+    if isinstance(value, np.ndarray) and value.dtype != object:  # which repr shortens
+        return f"{value.dtype} {value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__} {[*map(_show, value)]}"
+    if isinstance(value, dict):
+        return f"dict {[(repr(key), _show(entry)) for key, entry in value.items()]}"
     if isinstance(value, torch.Tensor):  # of no buffer: its values become constants of the graph
         return hashlib.sha256(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()).hexdigest()
     return repr(value)

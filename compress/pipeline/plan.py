@@ -246,6 +246,8 @@ def _tell_rounding(made: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 def _tell_one(name: str, value: Any) -> str:
     if name == "compile":
         return "compiled"
+    if name == "batch_size":
+        return "in batches that fit"
     return f"on {value}" if name == "device" else f"with {value} {name if value > 1 else name.removesuffix('s')}"
 
 

@@ -298,7 +298,8 @@ def command(recipe: Recipe, host: Host, discretion: Discretion) -> str:
     how = host.execution
     words = ["compressor", "run", "recipe.yaml", "--threads", str(how.threads)]
     words += ["--device", how.device, "--precision", how.precision]
-    words += ["--reproduce"] * how.reproduce
+    words += ["--reproduce"] * how.reproduce + ["--compile"] * how.compile
+    words += ["--batch-size", "auto"] * (how.batch_size == "auto")
     for path in host.code:
         words += ["--code", discretion.place(path.absolute())]
     for _, ask in find_asks(recipe.model_copy(update={"tracking": Tracking()})):

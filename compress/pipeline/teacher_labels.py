@@ -5,7 +5,7 @@ import torch
 
 from compress.data import Data
 from compress.data.teacher_labels import DECIDED, label
-from compress.errors import DataError
+from compress.errors import DataError, ModelError
 from compress.pipeline.nodes import Node
 from compress.stage import Host, Work
 from compress.store.notes import Notes
@@ -38,6 +38,15 @@ def label_by_teacher(data: Data, teacher: Node, work: Work, host: Host) -> Data:
             module = teacher.stage.build(work, host)
         with host.reporter.bar("asking the teacher"):
             logits = {role: predict(module, work.task, host, data.roles[role]) for role in DECIDED}
+        for role, values in logits.items():
+            if values.shape[1] != len(data.classes) or not bool(values.isfinite().all()):
+                raise ModelError(
+                    "the teacher decides nothing for these classes",
+                    expected=f"{len(data.classes)} finite outputs of each sample, one of each class",
+                    got=f"{values.shape[1]} outputs" + ", some not finite" * (not bool(values.isfinite().all())),
+                    where=f"teacher, {role}",
+                    hint="state as many data.labels.classes as it has outputs, and how it reads images",
+                )
         told = {role: values.argmax(dim=1).tolist() for role, values in logits.items()}
         notes.keep(name, told, of=None)
     return label(data, {role: np.array(told[role], np.int64) for role in DECIDED})

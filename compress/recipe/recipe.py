@@ -226,7 +226,7 @@ class Recipe(Values):
             code: the user's Python files that may be run.
         """
         found = resolve(self, code=code)
-        data = found.data.expecting(found.teacher)
+        data = found.data.expecting(found.teacher, found.teachers)
         return found if data is found.data else found.model_copy(update={"data": data})
 
     def task(self, data: Data) -> Task:
@@ -324,6 +324,17 @@ class Recipe(Values):
         if self.teacher.train is not None:
             told = "a teacher that decides what is right cannot learn it here; give its weights or its artifact"
             found.append((("teacher", "train"), told))
+        for name, member in self.ensemble.items():
+            if member.teacher.train is not None:
+                told = "train has no labels; give its weights or its artifact"
+                found.append((("ensemble", name, "teacher", "train"), told))
+        learning = [
+            stage.title
+            for stage in self.stages
+            if not names_code(stage) and "loss" not in stage.needs and stage.training is not None
+        ]
+        if learning:
+            found.append((("data", "labels"), f"{', '.join(learning)} learns from labels, and train has none"))
         guided = [stage for stage in self.stages if not names_code(stage) and "loss" in stage.needs]
         needing = [
             stage.title

@@ -288,13 +288,19 @@ class DataConfig(Values):
             f"{{mean: {[*train.mean]}, std: {[*train.std]}}}",
         )
 
-    def expecting(self, teacher: "Teacher") -> Self:
-        """Return these data read as the teacher's published weights expect image files, where nothing else is said."""
+    def expecting(self, teacher: "Teacher", others: Sequence["Teacher"] = ()) -> Self:
+        """Return these data read as the teacher's published weights expect image files, where nothing else is said.
+
+        Args:
+            teacher: whose library may know.
+            others: which read the same images; where given ones expect another normalization, nothing is taken over.
+        """
         said = self.preprocess is not None or self.normalize is not None
         if said or not self.source.is_unsized or teacher.model is None:
             return self
         found = None if teacher.weights is not None else teacher.model.preprocess()
-        return self if found is None else self.model_copy(update={"preprocess": found})
+        agreed = all(other.normalization() == teacher.normalization() for other in others if other.is_given)
+        return self if found is None or not agreed else self.model_copy(update={"preprocess": found})
 
     def load(self, *, code: Sequence[Path] = (), store: Path | None = None, reporter: Reporter | None = None) -> Data:
         """Return the samples in their roles, unlabelled ones where the teacher decides what is right.

@@ -106,8 +106,9 @@ def _what(report: Report, manifest: Manifest) -> str:
 
 def _teacher(report: Report) -> str:
     """Return what the teacher is, as the recipe says, and how large."""
-    model = yaml.safe_load(report.recipe_yaml)["teacher"]["model"]
-    told = yaml.safe_dump(model, default_flow_style=True, sort_keys=False, width=1000).strip()
+    teacher = yaml.safe_load(report.recipe_yaml)["teacher"]
+    given = teacher.get("model", {"artifact": teacher.get("artifact")})  # one of them is stated
+    told = yaml.safe_dump(given, default_flow_style=True, sort_keys=False, width=1000).removesuffix("...\n").strip()
     return f"`{told}`, {format_bytes(report.stages[0].scores.size_bytes)}"
 
 

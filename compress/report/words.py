@@ -101,7 +101,9 @@ def price_rows(report: Report, *, price_per_hour: float) -> tuple[list[str], lis
         return ["model"], []
     compared = report.benchmark.by_profile
     by_profile = {
-        name: tables.prices(found, price_per_hour=price_per_hour) for name, found in compared.items() if found.ranked
+        name: tables.prices(found, price_per_hour=price_per_hour)
+        for name, found in compared.items()
+        if found.ranked and found.profile.arrivals_per_s is None
     }
     rows = [[row.name, *(costs.get(row.name, "-") for costs in by_profile.values())] for row in report.benchmark.rows]
     return ["model", *by_profile], rows

@@ -73,6 +73,8 @@ class Execution:
         added: dict[str, Any] = {"processes": self.processes} if self.reduction == "fast" and self.processes > 1 else {}
         if self.compile:
             added["compile"] = True
+        if self.batch_size == "auto":  # dropout draws for each part of a batch
+            added["batch_size"] = self.batch_size
         return {"threads": self.threads, "device": name_kind(self.device), **added}
 
     @property

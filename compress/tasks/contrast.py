@@ -103,4 +103,5 @@ def _name(source: Sequence[str], names: Answer, words: Sequence[int]) -> Iterato
 
 
 def _cut(text: str) -> str:
+    text = "".join(letter if letter.isprintable() else " " for letter in text)  # data must not drive a terminal
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + ELLIPSIS

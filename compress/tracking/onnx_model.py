@@ -106,7 +106,7 @@ def _write_directory(
     directory: Path, path: Path, example: Path, *data: Path, description: Model, event: Register
 ) -> None:
     if event.takes:
-        served.write([path, *data], directory, takes=event.takes, description=description)
+        served.write([path, *data], directory, takes=event.takes, description=description, more=["onnx"])
         kept = f"{served.FOLDER}/{path.name}"
         description.add_flavor(
             FLAVOR_NAME, onnx_version=onnx.__version__, data=kept, providers=PROVIDERS, onnx_session_options=None

@@ -37,7 +37,7 @@ def save(bundle: Path, target: Path) -> str:
     return f"mlflow models serve --model-uri {target} --env-manager local"
 
 
-def write(files: Sequence[Path], target: Path, *, takes: Takes, description: Model) -> None:
+def write(files: Sequence[Path], target: Path, *, takes: Takes, description: Model, more: Sequence[str] = ()) -> None:
     """Write files of a bundle as an MLflow model that answers for them.
 
     Args:
@@ -45,9 +45,10 @@ def write(files: Sequence[Path], target: Path, *, takes: Takes, description: Mod
         target: a directory that does not exist yet; the files are in ``FOLDER`` of it.
         takes: what is asked of it.
         description: what becomes its ``MLmodel``; the flavour and the signature are added.
+        more: packages that other flavours of it need.
     """
     column = ColSpec(DataType.string, "text") if takes == "text" else ColSpec(DataType.binary, "image")
-    needed = ["mlflow", "onnxruntime", "numpy", "pandas", "tokenizers" if takes == "text" else "pillow"]
+    needed = ["mlflow", "onnxruntime", "numpy", "pandas", "tokenizers" if takes == "text" else "pillow", *more]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # importing mlflow.pyfunc warns about MLflow's own type hints
         from mlflow.pyfunc import FLAVOR_NAME, save_model

@@ -40,7 +40,7 @@ def fitting_rows(
         loader: of the training.
         forward: makes the loss terms of a batch; takes ``progress``, 0 to 1.
         trained: everything that is trained, on the device.
-        host: says which device; the first process of a group decides for all.
+        host: says which device; what fits all processes of a group is taken.
         optimization: says what the update rule keeps.
         loss: whose coupled terms compare a batch as a whole.
         name: of the training, for messages.
@@ -55,26 +55,29 @@ def fitting_rows(
     if host.device.type == "cpu":
         host.reporter.say(f"{name}: on the CPU a pass has the asked batch, whatever fits")
         return None
-    batches = [batch for update in islice(loader.epoch(0), LOOKED_AT) for batch in update]
+    batches = (batch for update in islice(loader.epoch(0), LOOKED_AT) for batch in update)
     largest = max(batches, key=lambda batch: sum(value.numel() for value in batch.inputs))
     asked = rows = len(largest.index)
     norms = any(isinstance(module, _BatchNorm) and module.training for module in trained.modules())
     least = 2 if norms else 1  # of one sample there is no variance
     while not _fits(split(largest, rows)[0], forward, trained, host, optimization=optimization, least=rows <= least):
         rows = 2 ** ((rows - 1).bit_length() - 1)  # the largest power of two below
-    rows = host.group.tell(rows)
+    counts = host.group.gather(torch.tensor([rows], device=host.device))  # devices may differ in what is free
+    rows = min(int(count) for count in counts)
     if rows == asked:
         return None
     whole = [*loss.coupled, *(["batch norms, which normalise by the samples of a pass"] if norms else [])]
     if whole:
-        times = -(-asked * optimization.accumulate // rows)
+        samples = asked * optimization.accumulate
+        equal = next(part for part in range(rows, 0, -1) if samples % part == 0)
         raise StageError(
             f"a batch of {asked} does not fit the device, and in parts it would be another training",
             expected=f"at most {rows} samples in a pass",
             got=", ".join(whole),
             where=f"{name}, {host.device}",
             hint=f"batch_size: {rows}"
-            + ("" if loss.coupled else f" with accumulate: {times} is that other training, as large in an update"),
+            if loss.coupled
+            else f"batch_size: {equal} with accumulate: {samples // equal} is that other training, of updates as large",
         )
     host.reporter.say(f"{name}: {rows} of {asked} samples fit the device at once; an update is the sum of such passes")
     return rows

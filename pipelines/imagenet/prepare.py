@@ -64,9 +64,15 @@ def main(arguments: list[str] | None = None) -> None:
     if not given.photographs:
         return
     folder, counts, drawn = given.output / "photographs", Counter[str](), random.Random(0)
+    if folder.exists() and any(folder.iterdir()):
+        parser.error(f"{folder} holds the images of an earlier call; move it away")
     folder.mkdir(parents=True, exist_ok=True)
     for path in find(given.photographs, {*given.without}):
-        image = upright(path)
+        try:
+            image = upright(path)
+        except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
+            counts["unreadable"] += 1
+            continue
         if min(image.size) < SMALLEST:
             counts["too small"] += 1
             continue

@@ -114,3 +114,24 @@ def test_what_is_no_tar_of_samples_is_refused_by_name(tmp_path):
         TarImages(path=write(bad, torn), size=8).load(code=())
     found = TarImages(path=bad, size=8, on_error="skip").load(code=())
     assert "1 of 2 images cannot be read" in found.notes[0]
+
+
+def test_classes_in_another_order_are_other_labels_also_where_images_lie_in_a_file(tmp_path, shards):
+    def read(*classes):
+        source = TarImages(path=shards, size=8, classes=classes, memory_gb=1e-9)
+        return source.open(Opening(store=tmp_path / "store"), code=()).roles["train"].labels.tolist()
+
+    assert read("cat", "dog") == [0] * 4 + [1] * 4
+    assert read("dog", "cat") == [1] * 4 + [0] * 4
+
+
+def test_a_member_of_negative_size_is_refused_at_once(tmp_path):
+    """As in CVE-2025-8194, where the next member is the same one again."""
+    path = write(tmp_path / "bad.tar", members(range(2), NAMES[:2]))
+    header = bytearray(path.read_bytes())
+    header[124:136] = (-512).to_bytes(12, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header[:512]):06o}\0 ".encode()
+    path.write_bytes(header)
+    with pytest.raises(DataError, match="the tar file cannot be read"):
+        TarImages(path=path, size=8).load(code=())

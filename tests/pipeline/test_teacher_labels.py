@@ -36,6 +36,7 @@ def recipe(teacher, *, classes="10", overrides=()) -> Recipe:
     return Recipe.parse(text, origin="recipe.yaml", directory=Path(), overrides=overrides)
 
 
+@pytest.mark.slow
 def test_a_run_without_labels_is_judged_by_agreement_with_the_teacher(tmp_path, trained_digits, monkeypatch):
     monkeypatch.setitem(PRESETS, "quick", BRIEF)
     given, how = recipe(trained_digits), options(tmp_path)
