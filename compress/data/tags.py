@@ -28,8 +28,10 @@ def read_tags(
     Raises:
         DataError: when a name is none of the classes, or tags and steps do not pair.
     """
-    found = {role: _tags_of(inputs, labels, layouts, role) for role, (inputs, labels) in roles.items()}
-    tagged = {role: tags for role, tags in found.items() if tags is not None}
+    found: dict[Role, list[NDArray[Any]] | None] = {
+        role: _tags_of(inputs, labels, layouts, role) for role, (inputs, labels) in roles.items()
+    }
+    tagged: dict[Role, list[NDArray[Any]]] = {role: tags for role, tags in found.items() if tags is not None}
     if not tagged:
         return {**roles}, classes, ()
     number: dict[str, int] = {}

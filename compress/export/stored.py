@@ -171,5 +171,7 @@ def _show(value: object) -> str:
     if isinstance(value, dict):
         return f"dict {[(repr(key), _show(entry)) for key, entry in value.items()]}"
     if isinstance(value, torch.Tensor):  # of no buffer: its values become constants of the graph
-        return hashlib.sha256(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()).hexdigest()
+        return hashlib.sha256(
+            value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        ).hexdigest()
     return repr(value)
