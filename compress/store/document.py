@@ -102,7 +102,8 @@ def _adapter(kind: type[Document]) -> TypeAdapter[Document]:
 
 def _check_schema(kind: type[Any], values: Any, *, where: Path) -> None:
     (schema,) = (entry for entry in fields(kind) if entry.name == "schema")
-    expected: int = schema.default
+    assert isinstance(schema.default, int)
+    expected = schema.default
     found = values.get("schema") if isinstance(values, dict) else None
     if not isinstance(found, int):
         raise ArtifactError("the document names no schema", expected=f"schema {expected}", got=found, where=where)
