@@ -11,6 +11,7 @@ from compress.models.huggingface import HuggingFace
 from compress.models.mlp import Mlp
 from compress.models.mobilenet import MobileNet
 from compress.models.resnet import ResNet
+from compress.models.seq2seq import Seq2Seq
 from compress.models.spec import Model
 from compress.models.structure import describe, load_model, load_structure, save_model
 from compress.models.transducer import EncoderDecoder, Transducer
@@ -18,7 +19,7 @@ from compress.models.weights import load_weights
 
 AnyModel = Annotated[
     Annotated[
-        Cnn | EncoderDecoder | HuggingFace | Mlp | MobileNet | ResNet | Timm | TorchVision | UserFile,
+        Cnn | EncoderDecoder | HuggingFace | Mlp | MobileNet | ResNet | Seq2Seq | Timm | TorchVision | UserFile,
         Field(discriminator="family"),
     ],
     BeforeValidator(one_key("family")),
@@ -33,6 +34,7 @@ __all__ = [
     "MobileNet",
     "Model",
     "ResNet",
+    "Seq2Seq",
     "Timm",
     "TorchVision",
     "Transducer",

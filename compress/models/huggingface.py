@@ -93,7 +93,7 @@ class HuggingFace(Model):
             config._attn_implementation = "eager"  # one form in every version; training gains nothing from fused
             if not self.pretrained:
                 return wrap(auto.from_config(config, trust_remote_code=False), text=text)
-            with _quiet():
+            with quiet():
                 model, loaded = auto.from_pretrained(
                     self.path,
                     config=config,
@@ -112,7 +112,7 @@ class HuggingFace(Model):
             drawn = auto.from_config(config, trust_remote_code=False)
             drawn.base_model.load_state_dict(model.base_model.state_dict())
             return wrap(drawn, text=text)
-        if all(name.startswith(model.base_model_prefix + ".") for name in _list_drawn(loaded)):
+        if all(name.startswith(model.base_model_prefix + ".") for name in list_drawn(loaded)):
             self._order_head(model, trained_on, names)
         return wrap(model, text=text)
 
@@ -166,7 +166,7 @@ class HuggingFace(Model):
         """Refuse weights that do not fit the body: transformers would draw the rest at random and only warn."""
         body = model.base_model_prefix + "."
         # A pooler belongs to the head: checkpoints for masked words have none.
-        missing = [name for name in _list_drawn(loaded) if name.startswith(body) and ".pooler." not in name]
+        missing = [name for name in list_drawn(loaded) if name.startswith(body) and ".pooler." not in name]
         if missing:
             raise ModelError(
                 "the weights do not fit the model",
@@ -200,10 +200,10 @@ class HuggingFace(Model):
 
     def _fault(self, error: BaseException) -> EnvironmentFault | ModelError:
         where = f"model {self.path}"
-        if _hub_is_silent(error):
+        if hub_is_silent(error):
             return EnvironmentFault(
                 "the Hugging Face hub cannot be reached, and the model was not downloaded before",
-                got=_first_line(error),
+                got=first_line(error),
                 where=where,
                 hint="check the network, or give a local folder as path",
             )
@@ -218,7 +218,7 @@ class HuggingFace(Model):
         return ModelError(
             "transformers cannot build the model",
             expected="the hub id or folder of a classifier or encoder with safetensors weights",
-            got=_first_line(error),
+            got=first_line(error),
             where=where,
         )
 
@@ -295,7 +295,7 @@ class HuggingFace(Model):
         try:
             return Path(hf_hub_download(self.path, name)).read_text(encoding="utf-8")
         except (EntryNotFoundError, RepositoryNotFoundError) as error:
-            if _hub_is_silent(error):
+            if hub_is_silent(error):
                 raise self._fault(error) from error
             return None
         except LIBRARY_ERRORS as error:
@@ -378,7 +378,7 @@ def _image_processor(axes: Sequence[int | str], preprocessing: Mapping[str, Any]
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep back transformers' own report on weights, which ours replaces, and its progress bar."""
     from transformers.utils import logging
 
@@ -393,13 +393,13 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _list_drawn(loaded: Mapping[str, Any]) -> list[str]:
+def list_drawn(loaded: Mapping[str, Any]) -> list[str]:
     """Return the weights that were drawn at random, because the file had none, or one of another shape."""
     odd = [entry[0] if isinstance(entry, tuple) else entry for entry in loaded["mismatched_keys"]]
     return sorted([*odd, *loaded["missing_keys"]])
 
 
-def _hub_is_silent(error: BaseException | None) -> bool:
+def hub_is_silent(error: BaseException | None) -> bool:
     """Whether the hub was not reached, rather than answering that there is no such model."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -410,7 +410,8 @@ def _hub_is_silent(error: BaseException | None) -> bool:
     return False
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the kind and the first line of an error."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 

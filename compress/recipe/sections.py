@@ -54,6 +54,7 @@ from compress.tasks import (
     TransductionTask,
 )
 from compress.tasks.own import AnyTask, OwnTask, TaskMaker, make_task
+from compress.tasks.pieces import load_pieces
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 OneNormalize = Annotated[
@@ -164,7 +165,7 @@ class DataConfig(Values):
     def _our_task(self, data: Data, *, tokenizer: str | None, teachers: Sequence["Teacher"]) -> Task:
         inputs, labels = data.select.inputs, data.select.labels
         if data.select.written:
-            return self._transduction(data)
+            return self._transduction(data, tokenizer)
         if self.symbols is not None:
             raise DataError("only texts to write are made of symbols", expected="target_text", where="data.symbols")
         if inputs.dtype != object and self.tokenize != Tokenize():
@@ -193,7 +194,11 @@ class DataConfig(Values):
         loaded = Tokenizer.load(path, max_length=self.tokenize.max_length, words=words)
         return TextTask.of(data, tokenizer=loaded, judge=self.judge)
 
-    def _transduction(self, data: Data) -> Task:
+    def _transduction(self, data: Data, tokenizer: str | None) -> Task:
+        path = self.tokenize.tokenizer or tokenizer
+        if path is not None and self.symbols is None:
+            symbols = Symbols(max_length=self.tokenize.max_length)
+            return TransductionTask.of(data, symbols=symbols, judge=self.judge, pieces=load_pieces(path))
         ours = ("augment", "normalize", "tokenize", "encode", "preprocess")
         given = [name for name in ours if self.__dict__[name] != type(self).model_fields[name].default]
         if given:

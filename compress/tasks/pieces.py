@@ -1,6 +1,7 @@
 """Pieces of words by number: what a tokenizer of the library tokenizers makes of texts that are read and written."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -8,11 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field
 
 from compress.config import Values
+from compress.errors import ModelError
 from compress.tasks.ragged import Ragged
 from compress.tasks.special import END, SPECIAL, UNKNOWN
+from compress.tasks.tokenizer import CONTENT, Tokenizer
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer as Backend
+
+
+MAX_LENGTH = 100_000  # of the tokenizer itself; a task has a limit of its own
 
 
 class BytePairs(Values):
@@ -42,9 +48,10 @@ class Pieces:
     @classmethod
     def train(cls, texts: Iterable[str], *, size: int) -> Self:
         """Return byte pairs of some texts, at most ``size``, special ones among them."""
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+        from tokenizers import Tokenizer as Backend
+        from tokenizers import decoders, models, pre_tokenizers, trainers
 
-        found, alphabet = Tokenizer(models.BPE()), sorted(pre_tokenizers.ByteLevel.alphabet())
+        found, alphabet = Backend(models.BPE()), sorted(pre_tokenizers.ByteLevel.alphabet())
         found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # a word is the same at the beginning
         found.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
@@ -53,16 +60,39 @@ class Pieces:
         found.train_from_iterator(texts, trainer)
         return cls(found.to_str(), (*[-1] * len(SPECIAL), *range(found.get_vocab_size())))
 
+    @classmethod
+    def of_tokenizer(cls, tokenizer: Tokenizer, *, begin: int) -> Self:
+        """Return the pieces of a tokenizer of transformers.
+
+        Args:
+            tokenizer: sets the end after a text by itself, or does not.
+            begin: the id that a decoder reads first.
+
+        Raises:
+            ModelError: when it has no end of a sequence.
+        """
+        end, unknown = tokenizer.end_id, tokenizer.unknown_id
+        if end is None:
+            raise ModelError(
+                "the tokenizer has no end of a sequence, and a model could not say that it is done",
+                expected="an eos_token",
+                got="none",
+                where="data.tokenize.tokenizer",
+            )
+        special = (tokenizer.pad_id, begin, end, -1 if unknown is None else unknown)
+        others = [own for own in range(tokenizer.size) if own not in special]
+        return cls(tokenizer.files()[CONTENT], (*special, *others))
+
     @property
     def kind(self) -> str:
         """As files call it."""
         return "pieces"
 
     @cached_property
-    def _tokenizer(self) -> "Tokenizer":
-        from tokenizers import Tokenizer
+    def _tokenizer(self) -> "Backend":
+        from tokenizers import Tokenizer as Backend
 
-        found = Tokenizer.from_str(self.tokenizer)
+        found = Backend.from_str(self.tokenizer)
         found.no_padding()
         found.no_truncation()
         return found
@@ -113,3 +143,30 @@ class Pieces:
     def dump(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return {"kind": self.kind, "tokenizer": self.tokenizer, "ids": [*self.ids]}
+
+
+def load_pieces(path: str) -> Pieces:
+    """Return the pieces of the tokenizer that lies beside an encoder-decoder.
+
+    Args:
+        path: hub id or folder of the model, with ``config.json`` and a fast tokenizer.
+
+    Raises:
+        EnvironmentFault: when transformers does not import.
+        ModelError: when there is no tokenizer, it has no end of a sequence, or nothing says how a decoder begins.
+    """
+    tokenizer = Tokenizer.load(path, max_length=MAX_LENGTH)
+    from transformers import AutoConfig, GenerationConfig
+
+    told: list[Any] = [AutoConfig.from_pretrained(path, trust_remote_code=False)]
+    with suppress(OSError):  # older models have it in their configuration
+        told.append(GenerationConfig.from_pretrained(path))
+    names = ("decoder_start_token_id", "bos_token_id")  # the second where there is no first, as transformers has it
+    begins = [found for name in names for config in told if (found := vars(config).get(name)) is not None]
+    if not begins:
+        raise ModelError(
+            "nothing says how the model's decoder begins",
+            expected="decoder_start_token_id in config.json or generation_config.json",
+            where=path,
+        )
+    return Pieces.of_tokenizer(tokenizer, begin=begins[0])

@@ -80,6 +80,8 @@ class Tokenizer:
     Attributes:
         pad_id: the padding token's id.
         size: one more than the largest id.
+        end_id: the id of the end of a sequence; None where it has none.
+        unknown_id: the id of what is not among its tokens; None where there is no such thing.
         takes_types: whether models of this tokenizer tell two texts apart by token types.
     """
 
@@ -99,6 +101,8 @@ class Tokenizer:
         self.max_length = max_length
         self.pad_id = tokenizer.pad_token_id
         self.size = max(tokenizer.get_vocab().values()) + 1
+        special = (tokenizer.eos_token_id, tokenizer.unk_token_id)
+        self.end_id, self.unknown_id = (own if isinstance(own, int) else None for own in special)
         self.takes_types = "token_type_ids" in tokenizer.model_input_names or _tells_types(tokenizer)
 
     @classmethod

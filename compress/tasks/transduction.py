@@ -21,6 +21,7 @@ from compress.measures.translation import NAMES as TEXT_MEASURES
 from compress.measures.translation import find_sacrebleu, judge_texts
 from compress.tasks.batch import Batch, View, select_units
 from compress.tasks.lengths import order_by_length, parts_by_length
+from compress.tasks.pieces import Pieces
 from compress.tasks.signature import Signature
 from compress.tasks.signature import Tensor as Declared
 from compress.tasks.symbols import BEGIN, END, Ragged, Symbols, Vocabularies, vocabulary_of
@@ -50,8 +51,14 @@ class TransductionTask(Task):
     judge: Judge
 
     @classmethod
-    def of(cls, data: Data, *, symbols: Symbols, judge: Judge) -> Self:
-        """Return the task for these data; the symbols are those of the train role.
+    def of(cls, data: Data, *, symbols: Symbols, judge: Judge, pieces: Pieces | None = None) -> Self:
+        """Return the task for these data; the symbols are those of the train role, or of a tokenizer.
+
+        Args:
+            data: with texts to write.
+            symbols: what texts consist of, and how long they may be.
+            judge: what counts as right.
+            pieces: of a tokenizer, for both sides, instead of what ``symbols`` says.
 
         Raises:
             DataError: when train has no texts to write, or the measure is none of this task.
@@ -65,8 +72,9 @@ class TransductionTask(Task):
                 where="train",
                 hint="the symbols that a model can write are those of train",
             )
-        source = vocabulary_of(train.array.tolist(), kind=symbols.text)
-        target = vocabulary_of((text for texts in train.labels for text in texts), kind=symbols.target_text)
+        source = pieces or vocabulary_of(train.array.tolist(), kind=symbols.text)
+        written = (text for texts in train.labels for text in texts)
+        target = pieces or vocabulary_of(written, kind=symbols.target_text)
         task = cls(vocabularies=Vocabularies(source, target, symbols.max_length), judge=judge)
         chosen = judge.choose(FITTING)
         if chosen not in FITTING or judge.merge:

@@ -43,14 +43,16 @@ SIDES = {
         "TorchVision.name", "TorchVision.arguments",
         "File.layout", "Numpy.layout", "DataConfig.normalize",
         "HubData.subset", "HubData.splits", "HubData.revision", "Judge.merge", "Prune.protected", "Quantize.keep_float",
-        "HuggingFace.change", "HuggingFace.config", "UserFile.output", "ExecutionChoice.device",
+        "HuggingFace.change", "HuggingFace.config", "Seq2Seq.change", "Seq2Seq.config",
+        "UserFile.output", "ExecutionChoice.device",
         *(f"{term}.pairs" for term in ("Hint", "Hidden", "Cosine", "AttentionTransfer", "Rkd", "LastFeature", "Layers",
                                        "DynamicLayers", "Scores", "Relations")),
     },
     READ: {
         "Idx.directory", "ImageFolder.root", "Numpy.archive", "ArrayPair.inputs", "ArrayPair.labels",
         "ImageTable.path", "ImageTable.files", "TarImages.path", "TarImages.files", "TeacherLabels.classes",
-        "Table.path", "Table.files", "HubData.path", "Tokenize.tokenizer", "HuggingFace.path", "Teacher.weights",
+        "Table.path", "Table.files", "HubData.path", "Tokenize.tokenizer", "HuggingFace.path", "Seq2Seq.path",
+        "Teacher.weights",
         "Teacher.artifact", "PruneVocabulary.texts", "Label.sources", "DataConfig.preprocess",
     },
     CODE: {
