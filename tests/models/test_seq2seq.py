@@ -76,6 +76,7 @@ def test_greedy_texts_are_those_of_generate(folder, task, module, batch):
     assert len({tuple(row) for row in written.tokens.tolist()}) > 3
 
 
+@pytest.mark.slow
 def test_the_program_writes_what_the_module_writes(folder, task, batch):
     module = Seq2Seq(path=str(folder), encoder_layers=1, decoder_layers=1).build(task.signature, code=()).eval()
     program = program_of(module, Writing(max_length=6))

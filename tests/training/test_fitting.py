@@ -43,11 +43,11 @@ def test_words_that_say_no_size_are_refused():
         read_batch_size("64")
 
 
-def test_to_compile_without_a_compiler_is_refused(tmp_path, monkeypatch):
+def test_to_compile_without_a_compiler_is_refused(tmp_path):
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/c++",))
-    with pytest.raises(EnvironmentFault, match=r"(?s)cannot compile.*C\+\+ compiler"):
+    refused = pytest.raises(EnvironmentFault, match=r"(?s)cannot compile.*C\+\+ compiler")
+    with config.patch({"cpp.cxx": ("/nowhere/c++",)}), refused:
         decide_execution(tmp_path, Asked(device="cpu", compile=True), say=print)
     assert not decide_execution(tmp_path, Asked(device="cpu"), say=print).compile
 
