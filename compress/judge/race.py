@@ -121,11 +121,14 @@ def write_samples(contenders: Sequence[Contender], work: Work, directory: Path) 
 
 
 def sample_select(work: Work) -> dict[str, NDArray[Any]]:
-    """Return the first samples of select by input, with their lengths where those vary."""
+    """Return the first samples of select by input, with their lengths where batches are as long as their longest."""
     samples, task = work.data.select, work.task.deployed
     batch = task.batch(samples, torch.arange(min(RACED_SAMPLES, len(samples))))
-    found = dict(zip([tensor.name for tensor in task.signature.inputs], arrays(batch), strict=True))
-    return found if batch.mask is None else found | {LENGTHS: batch.mask.sum(dim=1).numpy()}
+    inputs = task.signature.inputs
+    found = dict(zip([tensor.name for tensor in inputs], arrays(batch), strict=True))
+    if batch.mask is None or not isinstance(inputs[0].shape[1], str):  # all are padded to one length
+        return found
+    return found | {LENGTHS: batch.mask.sum(dim=1).numpy()}
 
 
 def measure(

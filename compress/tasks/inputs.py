@@ -52,7 +52,7 @@ class ArrayInput(Values):
 
     def read(self, rows: NDArray[Any]) -> tuple[torch.Tensor, ...]:
         """Return the input of raw samples."""
-        values = torch.from_numpy(np.ascontiguousarray(rows if self.field is None else rows[self.field]))
+        values = torch.from_numpy(np.ascontiguousarray(rows) if self.field is None else rows[self.field].copy())
         axes = [1] * (values.dim() - 1)
         axes[CHANNEL_AXES[self.layout] - 1] = -1
         mean, std = (torch.tensor(side).view(axes) for side in (self.mean, self.std))
@@ -101,7 +101,7 @@ class IdInput(Values):
 
     def read(self, rows: NDArray[Any]) -> tuple[torch.Tensor, ...]:
         """Return the input of raw samples."""
-        return (torch.from_numpy(np.ascontiguousarray(rows[self.name])),)
+        return (torch.from_numpy(rows[self.name].copy()),)
 
     def noise(self, rows: int, generator: np.random.Generator) -> tuple[NDArray[Any], ...]:
         """Return made-up inputs; the first sample has the largest numbers."""

@@ -246,6 +246,15 @@ def test_made_up_inputs_fit_the_signature_and_hold_the_largest_ids():
     assert found[2][0] == COUNT - 1
 
 
+def test_one_sample_is_read_whatever_lies_beside_its_numbers():
+    """NumPy calls one row contiguous whatever its strides, which torch does not take."""
+    data = data_of(table(job=np.array(["a", "b"] * 20), steps=np.ones((COUNT, 2, 3)), ids=np.arange(COUNT)))
+    task = task_of(data, encode=Encode(categories="index"))
+    alone, all_of_them = (task.batch(data.select, torch.arange(rows)).inputs for rows in (1, COUNT // 2))
+    for one, several in zip(alone, all_of_them, strict=True):
+        torch.testing.assert_close(one, several[:1])
+
+
 def test_inputs_that_share_a_name_are_refused():
     for arrays in ({"numbers": np.ones((COUNT, 2)), "age": np.ones(COUNT)}, {"logits": np.ones((COUNT, 2))}):
         with pytest.raises(DataError, match="(?s)name of another.*rename"):

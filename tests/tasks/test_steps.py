@@ -1,5 +1,7 @@
 """Tags of the steps of sequences: which steps are units, in what order, and how they are judged."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from compress.data.given import read_given
 from compress.data.roles import Split, assign
 from compress.data.samples import IGNORED, Data, Samples
 from compress.errors import DataError
+from compress.judge.race import sample_select
 from compress.measures.judge import Judge
 from compress.recipe import DataConfig
 from compress.tasks import Encode, StepTask
@@ -75,6 +78,15 @@ def test_without_labels_every_step_that_is_no_padding_is_a_unit():
     bare = Samples(data.select.inputs, None)
     assert task_of(data).units(bare).tolist() == bare.inputs["lengths"].tolist()
     assert task_of(data).batch(bare, torch.arange(3)).labels is None
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_what_is_raced_is_as_long_as_the_file_takes_it(ragged):
+    data = read(*drawn(ragged=ragged))
+    task = task_of(data)
+    found = sample_select(SimpleNamespace(data=data, task=task))
+    assert [*found] == [tensor.name for tensor in task.signature.inputs]  # and no lengths, which batches are cut to
+    assert found["sequence"].shape[1:] == task.signature.inputs[0].shape[1:]
 
 
 def test_measures_are_of_steps_and_their_tallies_of_sequences():
