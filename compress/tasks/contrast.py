@@ -8,6 +8,7 @@ Answer = tuple[str, ...]
 
 MOST_EXAMPLES = 12
 MOST_CHARACTERS = 400  # of one text; a document is known by its beginning
+NOTHING = "(nothing)"  # stands for an empty text
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -104,4 +105,6 @@ def _name(source: Sequence[str], names: Answer, words: Sequence[int]) -> Iterato
 
 def _cut(text: str) -> str:
     text = "".join(letter if letter.isprintable() else " " for letter in text)  # data must not drive a terminal
+    if not text.strip():
+        return NOTHING
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + ELLIPSIS

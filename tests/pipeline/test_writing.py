@@ -117,7 +117,8 @@ def test_every_row_is_a_program_that_writes_in_the_runtime(outcome):
 def test_texts_that_are_written_otherwise_are_shown_beside_each_other(outcome, options, recipe):
     found, select = outcome.report.texts, prepare(recipe, options)[2].select
     assert found.samples == len(select)
-    assert 0 < found.lost <= found.differing <= found.samples
+    assert 0 <= found.lost <= found.differing <= found.samples
+    assert found.examples  # so little training leaves few right answers, and many that differ
     shown = page(outcome.report)
     stream = io.StringIO()
     print_all(outcome.report, Console(file=stream, width=200))

@@ -1,6 +1,15 @@
 """Texts that teacher and student answer otherwise: which are told, in whose words, and how much of them."""
 
-from compress.tasks.contrast import ELLIPSIS, MOST_CHARACTERS, MOST_EXAMPLES, Contrast, Spelled, TextExample, contrast
+from compress.tasks.contrast import (
+    ELLIPSIS,
+    MOST_CHARACTERS,
+    MOST_EXAMPLES,
+    NOTHING,
+    Contrast,
+    Spelled,
+    TextExample,
+    contrast,
+)
 
 
 def spelled(answers, right, sources=None) -> Spelled:
@@ -34,6 +43,11 @@ def test_of_words_those_are_named_on_which_not_all_agree():
     assert contrast(teacher, student, writes=False).examples == (
         TextExample(0, "Ada saw Paris again", "Paris: LOC, again: O", "Paris: LOC, again: LOC", "Paris: PER, again: O"),
     )
+
+
+def test_an_empty_text_is_said_to_be_nothing():
+    found = contrast(spelled(["a"], ["a"]), spelled([""], ["a"]), writes=True)
+    assert found.examples == (TextExample(0, "text 0", "a", "a", NOTHING),)
 
 
 def test_there_are_few_of_them_and_long_ones_are_cut():
