@@ -62,7 +62,7 @@ def fitting_rows(
     least = 2 if norms else 1  # of one sample there is no variance
     while not _fits(split(largest, rows)[0], forward, trained, host, optimization=optimization, least=rows <= least):
         rows = 2 ** ((rows - 1).bit_length() - 1)  # the largest power of two below
-    counts = host.group.gather(torch.tensor([rows], device=host.device))  # devices may differ in what is free
+    counts = host.group.gather(torch.tensor([rows]).to(host.device))  # devices may differ in what is free
     rows = min(int(count) for count in counts)
     if rows == asked:
         return None

@@ -77,11 +77,11 @@ def client_of(store: Path):
 
 
 def newest_run(store: Path, name: str, *, pipeline: str):
-    """The newest tracked run whose name begins so in the pipelines of a recipe."""
+    """The newest tracked run whose name ends so, after what tells it from others of a recipe's pipelines."""
     client = client_of(store)
     (found,) = client.search_runs(
         [experiment.experiment_id for experiment in client.search_experiments()],
-        f"tags.mlflow.runName LIKE '{name}%' AND tags.`compress.pipeline_id` LIKE '{pipeline}-%'",
+        f"tags.mlflow.runName LIKE '%{name}' AND tags.`compress.pipeline_id` LIKE '{pipeline}-%'",
         order_by=["start_time DESC"],
         max_results=1,
     )

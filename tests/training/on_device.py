@@ -179,7 +179,7 @@ def test_a_batch_that_fits_is_left_whole(auto):
 
 def test_what_a_split_would_change_is_refused_with_what_to_write_instead(auto, monkeypatch):
     monkeypatch.setitem(mirror_device.memory, "elements", 40_000)
-    with pytest.raises(StageError, match=r"(?s)another training.*batch norms.*batch_size: 64 with accumulate: 2"):
+    with pytest.raises(StageError, match=r"(?s)another training.*batch norms.*batch_size: 50 with accumulate: 2"):
         LARGE.run(Create(model=STUDENT).run(None, *auto[1]), *auto[1])
 
 
