@@ -284,8 +284,8 @@ def test_a_run_is_told_again_by_its_directory_or_the_beginning_of_its_name(misse
     short = compressor("report", "gated", "--store", "my store", cwd=directory)
     assert short.stdout.splitlines()[:-3] == again.stdout.splitlines()[:-3]
     everything = compressor("report", run_dir.name, "--all", "--store", "my store", cwd=directory).stdout
-    assert "highest supported percentile" in everything
-    assert "highest supported percentile" not in again.stdout
+    assert "Verdict (test, read once)" in everything
+    assert "Verdict (test, read once)" not in again.stdout
     refused = compressor("report", "gone", "--store", "my store", cwd=directory)
     assert refused.returncode == 3
     assert f"one of {run_dir.name}" in refused.stderr

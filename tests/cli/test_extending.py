@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typed import compressor
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -15,10 +16,10 @@ SECTIONS = {section.partition("\n")[0]: section for section in TEXT.split("\n## 
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 
-def typed(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COMPRESS_STORE": "store"}
+def run_script(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, name], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
 
 
@@ -31,12 +32,12 @@ def test_every_file_of_a_section_runs_as_it_is_shown(section, tmp_path):
             for line in text.splitlines():
                 command, *arguments = shlex.split(line)
                 assert command == "compressor"
-                result = typed(["-m", "compress", *arguments], tmp_path)
+                result = compressor(*arguments, cwd=tmp_path, COMPRESS_STORE="store")
                 assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
             continue
         name = re.match(r"# (\S+)\n", text)
         assert name is not None, f"a {language} block of {section!r} does not begin with the name of its file"
         (tmp_path / name[1]).write_text(text, encoding="utf-8")
     for script in sorted(tmp_path.glob("check_*.py")):
-        result = typed([script.name], tmp_path)
+        result = run_script(script.name, tmp_path)
         assert result.returncode == 0, result.stderr

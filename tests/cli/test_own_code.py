@@ -1,12 +1,10 @@
 """Terms and stages of the user's own file, as a user types them: refused early, run, and known by content."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typed import compressor
 
 TERM = """\
 import torch
@@ -40,14 +38,6 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "my_loss.py").write_text(TERM)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     return tmp_path
-
-
-def compressor(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "compress", *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
 
 
 def test_a_term_trains_is_in_the_report_and_counts_by_its_content(project):

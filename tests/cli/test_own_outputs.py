@@ -3,7 +3,6 @@
 import copy
 import inspect
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from typed import compressor
 
 from compress import Recipe
 from compress.errors import ModelError
@@ -143,13 +143,6 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def compressor(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-
-
 def planned(project: Path, *overrides: str) -> tuple[str, ...]:
     recipe = Recipe.load(project / "short.yaml", overrides=overrides)
     quiet = Reporter(quiet=True)
@@ -166,7 +159,7 @@ def of_student(kind: str, *more: str, outputs: int = 2) -> tuple[str, ...]:
 
 @pytest.mark.slow
 def test_one_logit_teaches_one_of_several_heads_that_is_cut_quantized_and_shipped(project):
-    ran = compressor("-m", "compress", "run", "recipe.yaml", "--code", "mine.py", "--json", cwd=project)
+    ran = compressor("run", "recipe.yaml", "--code", "mine.py", "--json", cwd=project)
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout)
     assert "[0, z] of the two classes" in ran.stderr
@@ -175,9 +168,11 @@ def test_one_logit_teaches_one_of_several_heads_that_is_cut_quantized_and_shippe
     names = [tensor.name for tensor in read_graph(bundle / "fp32.onnx").graph.initializer]
     assert any("output" in name for name in names)
     assert not any("aux" in name for name in names)
-    checked = compressor("-m", "compress", "verify", str(bundle), cwd=project)
+    checked = compressor("verify", str(bundle), cwd=project)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    told = compressor(str(bundle / "predict.py"), cwd=project)
+    told = subprocess.run(
+        [sys.executable, bundle / "predict.py"], cwd=project, capture_output=True, text=True, check=False
+    )
     assert set(told.stdout.split()) == {"0", "1"}, told.stderr
 
 

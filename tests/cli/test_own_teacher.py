@@ -1,9 +1,6 @@
 """A stranger's own teacher, as a user types it: its inputs, its outputs, its accuracy and its modules are checked."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
+from typed import compressor
 
 MODEL = """\
 from torch import nn
@@ -54,14 +52,6 @@ def project(tmp_path: Path, weights) -> Path:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     torch.save(weights, tmp_path / "teacher.pt")
     return tmp_path
-
-
-def compressor(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "compress", *arguments], cwd=cwd, env=environment, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
 
 
 def refused(*arguments: str, cwd: Path, words: tuple[str, ...]) -> None:

@@ -15,17 +15,13 @@ import torch
 import yaml
 from PIL import Image
 from text_zoo import make_bert, write_entities, write_mails
+from typed import compressor
 from writing_zoo import rows, write_table
 
 from compress.errors import EXIT_CODES
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "pipelines").glob("*/recipe.yaml"))
-
-
-def compressor(*arguments: str, directory: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "compress", *arguments]
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +33,7 @@ def smoke(tmp_path_factory):
         folder = tmp_path_factory.mktemp(name)
         path, options = ROOT / "pipelines" / name / "recipe.yaml", stand_ins(name, folder, run)
         command = ("run", str(path), "--smoke", "--json", "--store", "store", *options)
-        return compressor(*command, directory=folder), folder
+        return compressor(*command, cwd=folder), folder
 
     return run
 
@@ -130,12 +126,12 @@ def test_a_smoke_run_takes_the_recipe_through_everything(path, smoke):
     assert len(report["stages"]) + len(report["absent"]) >= len(stages) + 3
     assert all(row["latency_ms"] for row in report["benchmark"]["rows"])
     bundle = folder / report["run_dir"] / "bundle"
-    verified = compressor("verify", str(bundle), "--json", directory=folder)
+    verified = compressor("verify", str(bundle), "--json", cwd=folder)
     assert verified.returncode == 0, verified.stderr
 
 
 def test_the_recipe_that_init_writes_is_the_digits_pipeline(tmp_path):
-    assert compressor("init", "digits", directory=tmp_path).returncode == 0
+    assert compressor("init", "digits", cwd=tmp_path).returncode == 0
     assert (tmp_path / "digits" / "recipe.yaml").read_text() == (ROOT / "pipelines/digits/recipe.yaml").read_text()
 
 

@@ -1,21 +1,19 @@
 """Runs end with the very artifacts and values that were recorded before the house was rebuilt (`record`)."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from record import compare
+from typed import compressor
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 FASHION = ("--set", "teacher.train.epochs=1", "--set", "stages.distill.epochs=1", "--until", "distill")
 
 
 def run(name: str, *options: str, folder: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "compress", "run", str(PIPELINES / name / "recipe.yaml"), "--threads", "1"]
-    done = subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True, check=False)
+    done = compressor("run", PIPELINES / name / "recipe.yaml", "--threads", "1", *options, cwd=folder)
     assert done.returncode == 0, done.stderr
     (path,) = (folder / "compress-store" / "runs").glob("*/report.json")
     return json.loads(path.read_text())
