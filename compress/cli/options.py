@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
@@ -69,6 +69,7 @@ Launcher = Annotated[
     str, typer.Option("--launcher", metavar="WORDS", help="Words before the interpreter, such as 'ssh edge-box'.")
 ]
 STORE = Path("compress-store")
+Word = TypeVar("Word", bound=str)
 
 
 def read_recipe(path: Path, overrides: Sequence[str]) -> "Recipe":
@@ -86,12 +87,7 @@ def read_precision(word: str | None) -> "Precision | None":
     """
     from compress.stage import Precision
 
-    for known in get_args(Precision):
-        if word == known:
-            return known
-    if word is not None:
-        raise UsageError("no such precision", expected=", ".join(get_args(Precision)), got=word, where="--precision")
-    return None
+    return _choose(word, get_args(Precision), option="--precision", refusal="no such precision")
 
 
 def read_reduction(word: str | None) -> "Reduction | None":
@@ -102,12 +98,7 @@ def read_reduction(word: str | None) -> "Reduction | None":
     """
     from compress.stage import Reduction
 
-    for known in get_args(Reduction):
-        if word == known:
-            return known
-    if word is not None:
-        raise UsageError("no such reduction", expected=", ".join(get_args(Reduction)), got=word, where="--reduction")
-    return None
+    return _choose(word, get_args(Reduction), option="--reduction", refusal="no such reduction")
 
 
 def read_batch_size(word: str | None) -> "BatchSize | None":
@@ -118,18 +109,20 @@ def read_batch_size(word: str | None) -> "BatchSize | None":
     """
     from compress.stage import BatchSize
 
-    for known in get_args(BatchSize):
-        if word == known:
-            return known
-    if word is not None:
-        raise UsageError(
-            "a batch is as large as the recipe asks",
-            expected=", ".join(get_args(BatchSize)),
-            got=word,
-            where="--batch-size",
-            hint="--set stages.distill.batch_size=64 asks for another one",
-        )
-    return None
+    refusal, hint = "a batch is as large as the recipe asks", "--set stages.distill.batch_size=64 asks for another one"
+    return _choose(word, get_args(BatchSize), option="--batch-size", refusal=refusal, hint=hint)
+
+
+def _choose(
+    word: str | None, known: Sequence[Word], *, option: str, refusal: str, hint: str | None = None
+) -> Word | None:
+    """Return the known word that was given for an option, or None where none was."""
+    if word is None:
+        return None
+    for choice in known:
+        if word == choice:
+            return choice
+    raise UsageError(refusal, expected=", ".join(known), got=word, where=option, hint=hint)
 
 
 def check_stages(recipe: "Recipe", options: Mapping[str, Sequence[str | None]]) -> None:

@@ -20,6 +20,7 @@ from compress.store.digest import hash_file, hash_values
 from compress.tasks.image_classification import Normalize
 from compress.tasks.signature import Signature
 from compress.tasks.task import Problem, Task
+from compress.tasks.tokenizer import import_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -69,15 +70,7 @@ class HuggingFace(Model):
             ModelError: when there is no such model, its family is not supported, it is no classifier of the task's
                 inputs, or its head was trained on other classes.
         """
-        try:
-            import transformers
-        except (ImportError, RuntimeError) as error:
-            raise EnvironmentFault(
-                "transformers does not import",
-                got=error,
-                where=f"model {self.path}",
-                hint="pip install 'compress-onnx[hf]'",
-            ) from error
+        transformers = import_transformers(where=f"model {self.path}")
         text = signature.inputs[0].name == "input_ids"
         self._check_inputs(signature)
         outputs = signature.outputs[0].shape[-1] if text else image_sizes(signature, family=self.family)[-1]

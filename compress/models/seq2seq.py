@@ -25,6 +25,7 @@ from compress.tasks.pieces import Pieces, load_pieces
 from compress.tasks.signature import Signature
 from compress.tasks.special import BEGIN, END, PAD
 from compress.tasks.task import Task
+from compress.tasks.tokenizer import import_transformers
 from compress.tasks.transduction import TransductionTask
 
 if TYPE_CHECKING:
@@ -95,25 +96,17 @@ class Seq2Seq(Model):
                 got=", ".join(tensor.name for tensor in signature.inputs),
                 hint="choose a family that fits the task",
             )
-        try:
-            from transformers import AutoModelForSeq2SeqLM
-        except (ImportError, RuntimeError) as error:
-            raise EnvironmentFault(
-                "transformers does not import",
-                got=error,
-                where=f"model {self.path}",
-                hint="pip install 'compress-onnx[hf]'",
-            ) from error
+        auto = import_transformers(where=f"model {self.path}").AutoModelForSeq2SeqLM
         target = len(signature.classes)
         try:
             config = self._configuration()
             if not self.pretrained:
                 _count_symbols(config, max(source, target))
                 with quiet():
-                    return Seq2SeqLogits(AutoModelForSeq2SeqLM.from_config(config, trust_remote_code=False), target)
+                    return Seq2SeqLogits(auto.from_config(config, trust_remote_code=False), target)
             pieces = load_pieces(self.path)
             with quiet():
-                model, loaded = AutoModelForSeq2SeqLM.from_pretrained(
+                model, loaded = auto.from_pretrained(
                     self.path,
                     config=config,
                     dtype=torch.float32,

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -22,6 +23,24 @@ if TYPE_CHECKING:
 
 CONTENT = "tokenizer.json"
 FILES = (CONTENT, "tokenizer_config.json", "special_tokens_map.json")  # what loads it again
+
+
+def import_transformers(*, where: str) -> ModuleType:
+    """Return the transformers library.
+
+    Args:
+        where: what asks for it, for the message.
+
+    Raises:
+        EnvironmentFault: when it does not import.
+    """
+    try:
+        import transformers
+    except (ImportError, RuntimeError) as error:
+        raise EnvironmentFault(
+            "transformers does not import", got=error, where=where, hint="pip install 'compress-onnx[hf]'"
+        ) from error
+    return transformers
 
 
 class Tokenize(Values):
@@ -119,16 +138,11 @@ class Tokenizer:
             EnvironmentFault: when transformers does not import.
             ModelError: when there is none there.
         """
-        try:
-            from transformers import AutoTokenizer
-        except (ImportError, RuntimeError) as error:
-            raise EnvironmentFault(
-                "transformers does not import", got=error, where=path, hint="pip install 'compress-onnx[hf]'"
-            ) from error
+        transformers = import_transformers(where=path)
         try:
             options: dict[str, bool] = {"add_prefix_space": True} if words else {}
             with given_up():
-                found = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
+                found = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
                 return cls(found, max_length=max_length)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
