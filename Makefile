@@ -33,7 +33,7 @@ lint: $(BIN)/.installed
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder --durations 25
 
 test-slow: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
@@ -42,7 +42,7 @@ docs: $(BIN)/.installed
 	$(BIN)/python docs/make_api.py build/api
 
 coverage: lint
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 $(VENV)-optimum/.installed: pyproject.toml constraints.txt constraints-optimum.txt
 	$(PYTHON) -m venv $(VENV)-optimum
