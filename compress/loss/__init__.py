@@ -4,6 +4,7 @@ from compress.loss.bound import BoundLoss, bind
 from compress.loss.features import Compared, FeatureTerm, Pair, unit_mean
 from compress.loss.guided import GuidedLoss, LossTerms
 from compress.loss.logits import LogitTerm
+from compress.loss.on_policy import OnPolicy
 from compress.loss.own import OwnTerm
 from compress.loss.pairing import last_features, stage_pairs
 from compress.loss.taps import Tap, Trace
@@ -16,6 +17,7 @@ __all__ = [
     "GuidedLoss",
     "LogitTerm",
     "LossTerms",
+    "OnPolicy",
     "OwnTerm",
     "Pair",
     "Schedule",

@@ -25,6 +25,7 @@ from compress.errors import InputError
 from compress.loss.attention import DynamicLayers, Layers, Relations, Scores
 from compress.loss.features import AttentionTransfer, Cosine, FeatureTerm, Hidden, Hint, LastFeature, Rkd
 from compress.loss.logits import Bernoulli, Dist, Dkd, Hard, HardToken, Kl, LogitTerm, Mse, Uniform
+from compress.loss.on_policy import OnPolicy
 from compress.loss.own import AnyOwnTerm, OwnTerm, name_fault
 from compress.loss.presets import PRESETS, PresetName
 from compress.loss.term import Schedule, Share, Targets, Term, zscore
@@ -114,6 +115,8 @@ class GuidedLoss(Values):
         mixup: share of the samples of a batch that are mixed with another sample (Zhang et al. 2018, arXiv 1710.09412,
             with a uniform coefficient, as function matching does); teacher and student see the same mixture, so no
             label fits, and terms that read labels are refused.
+        on_policy: updates that learn what the student has just written, of tasks that write (Agarwal et al. 2024, arXiv
+            2306.13649); it is no label either.
         hard: the labels' term.
         kl: softened divergence from the teacher.
         hard_token: cross-entropy with the teacher's decision.
@@ -142,6 +145,7 @@ class GuidedLoss(Values):
 
     preset: PresetName | None = None
     mixup: Share = 0.0
+    on_policy: Annotated[OnPolicy | None, Field(exclude_if=lambda how: how is None)] = None  # keys are what they were
     hard: Hard | None = None
     kl: Kl | None = None
     hard_token: HardToken | None = None
@@ -210,6 +214,8 @@ class GuidedLoss(Values):
         labelled = [name for name, term in terms.items() if term.reads_labels]
         if self.mixup and labelled:
             raise ValueError(f"no label fits a mixture of two samples; leave out mixup or {', '.join(labelled)}")
+        if self.on_policy and labelled:
+            raise ValueError(f"what the student writes is no label; leave out on_policy or {', '.join(labelled)}")
 
     @property
     def own(self) -> dict[str, Term | OwnTerm]:

@@ -17,6 +17,8 @@ PresetName = Literal[
     "word",
     "sequence",
     "distil-whisper",
+    "gkd",
+    "shrink-and-fine-tune",
 ]
 
 CIFAR_KL = {"weight": 0.9, "temperature": 4.0}  # RepDistiller's and mdistiller's CIFAR-100 protocol, with hard 0.1
@@ -62,4 +64,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sequence": {"hard": {}},
     # Gandhi et al. 2023 (arXiv 2311.00430), the temperature as in their code; of texts that the teacher wrote.
     "distil-whisper": {"hard": {"weight": 0.8}, "kl": {"weight": 1.0, "temperature": 2.0}},
+    # Agarwal et al. 2024 (arXiv 2306.13649), equation 1 and algorithm 1, mixed: half of the updates learn what the
+    # student has just written; beta 1 is the reverse KL.
+    "gkd": {
+        "on_policy": {"fraction": 0.5},
+        "kl": {"temperature": 1.0, "divergence": "jensen-shannon", "beta": 0.5},
+    },
+    # Shleifer and Rush 2020 (arXiv 2010.13002), section 3.1: a student with some of the teacher's layers learns the
+    # labels alone. Which layers, the student says (`layers` of the family seq2seq).
+    "shrink-and-fine-tune": {"hard": {}},
 }

@@ -55,7 +55,10 @@ def estimate(
     }
     learning = [node.stage for node in nodes(recipe) if node.is_row and "teacher" in node.stage.needs]
     stores = any(
-        stage.guided_loss(recipe.loss).needs_teacher and stage.training is not None and not stage.training.live
+        stage.guided_loss(recipe.loss).needs_teacher
+        and stage.guided_loss(recipe.loss).on_policy is None
+        and stage.training is not None
+        and not stage.training.live
         for stage in learning
     )
     task, scale = recipe.task(data), len(data.select) / smoke_select

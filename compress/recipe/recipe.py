@@ -254,6 +254,13 @@ class Recipe(Values):
                 )
             if loss.mixup and not task.fixed_size:
                 raise RecipeError("only images can be mixed", got=f"mixup {loss.mixup:g}", where=f"the loss of {where}")
+            if loss.on_policy and not data.select.written:
+                raise RecipeError(
+                    "only texts can be written by the student",
+                    expected="data with target_text, or a loss without on_policy",
+                    got=f"a task judged by {task.measure}",
+                    where=f"the loss of {where}",
+                )
         return task
 
     @property

@@ -205,8 +205,10 @@ class Distill(Optimization, Stage):
         return super().smoke().model_copy(update={"label": label})
 
     def misfits(self, loss: GuidedLoss) -> list[str]:
-        """Coupled terms need the whole batch at once."""
-        return coupling_faults(self.loss or loss, self)
+        """Coupled terms need the whole batch at once; what the student writes has no stored outputs."""
+        loss = self.guided_loss(loss)
+        stored = ["outputs: packed are stored, and of on_policy texts nothing is; leave `outputs` out"]
+        return coupling_faults(loss, self) + (stored if loss.on_policy and self.outputs == "packed" else [])
 
     @property
     def training(self) -> Training:

@@ -180,19 +180,9 @@ class TransductionTask(Task):
         """
         assert view is None
         rows, targets = index.numpy(), self.targets(samples)
-        source_ids, source_mask = self.sources(samples).pad(rows)
-        right, valid = targets.pad(rows)
-        given = np.concatenate([np.full((len(rows), 1), BEGIN), right[:, :-1]], axis=1)
-        inputs = (source_ids, source_mask.astype(np.int64), np.where(valid, given, 0))
-        units = torch.from_numpy(valid)
-        return Batch(
-            inputs=tuple(map(torch.from_numpy, inputs)),
-            labels=torch.from_numpy(targets.take(rows)),
-            index=index,
-            view=view,
-            mask=units,
-            units=units,
-        )
+        ids, mask = self.sources(samples).pad(rows)
+        sources = (torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)))
+        return force(sources, targets, rows, index=index)
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the logits of the symbols to be written, [units, symbols]."""
@@ -292,6 +282,28 @@ class TransductionTask(Task):
         source, target = (generator.integers(END + 1, size, size=(rows, length)) for size in sides)
         target[:, 0] = BEGIN
         return source, np.ones_like(source), target
+
+
+def force(sources: tuple[Tensor, ...], targets: Ragged, rows: NDArray[np.integer], *, index: Tensor) -> Batch:
+    """Return the batch in which each symbol of a target is to be predicted after those before it (teacher forcing).
+
+    Args:
+        sources: ids and mask, int64 [B, S].
+        targets: of a batch or a role, each with its end unless it is cut.
+        rows: int64 [B], which of them.
+        index: int64 [B], positions in the role.
+    """
+    right, valid = targets.pad(rows)
+    given = np.concatenate([np.full((len(rows), 1), BEGIN), right[:, :-1]], axis=1)
+    units = torch.from_numpy(valid)
+    return Batch(
+        inputs=(*sources, torch.from_numpy(np.where(valid, given, 0))),
+        labels=torch.from_numpy(targets.take(rows)),
+        index=index,
+        view=None,
+        mask=units,
+        units=units,
+    )
 
 
 def perplexity(total: Numbers) -> Numbers:

@@ -54,6 +54,8 @@ def readable_loss(given: AnyLoss, problem: Problem | None, teacher: nn.Module | 
         )
     if loss.mixup:
         raise DataError("batches of one's own are not mixed", expected="a loss without mixup", got=f"{loss.mixup:g}")
+    if loss.on_policy is not None:
+        raise DataError("batches of one's own are learnt as they are", expected="a loss without on_policy")
     odd = [name for name, term in loss.terms.items() if problem is not None and problem not in term.problems]
     if odd:
         raise DataError(f"the loss has terms that mean nothing for {problem} outputs", got=", ".join(odd))

@@ -126,7 +126,7 @@ class Greedy(Decoding):
 
     def write(self, voices: Voices, *, max_length: int, generator: torch.Generator) -> Candidates:  # noqa: ARG002
         """Write for every source."""
-        return _one_by_one(voices, lambda logs: logs.argmax(dim=1), max_length=max_length)
+        return _one_by_one(voices, lambda logs, _live, _place: logs.argmax(dim=1), max_length=max_length)
 
 
 class Beam(Decoding):
@@ -235,7 +235,7 @@ class Sample(Decoding):
         sources = len(voices)
         voices.keep(torch.arange(sources, device=voices.device).repeat_interleave(self.texts))
 
-        def draw(logs: Tensor) -> Tensor:
+        def draw(logs: Tensor, _live: Tensor, _place: int) -> Tensor:
             shares = nucleus((logs / self.temperature).softmax(dim=1), self.top_p)
             return torch.multinomial(shares.cpu(), 1, generator=generator)[:, 0].to(logs.device)
 
@@ -277,8 +277,31 @@ def refuse_silent(model: nn.Module, *, where: str) -> None:
         )
 
 
-def _one_by_one(voices: Voices, choose: Callable[[Tensor], Tensor], *, max_length: int) -> Candidates:
-    """Write one text a row, each symbol chosen from the log-probabilities [rows, V]; rows that ended are left."""
+def draw_texts(voices: Voices, numbers: Tensor, *, temperature: float) -> Candidates:
+    """Draw one text a row with numbers that are given, so that no text depends on what is written beside it.
+
+    Args:
+        voices: have read the sources, and nothing else.
+        numbers: float64 [rows, length] in [0, 1); a symbol is the first whose cumulated probability is above its own.
+        temperature: logits are divided by it.
+    """
+
+    def draw(logs: Tensor, live: Tensor, place: int) -> Tensor:
+        reached = (logs / temperature).softmax(dim=1).cumsum(dim=1)
+        wanted = numbers[live, place, None] * reached[:, -1:]  # the last one is 1 but for rounding
+        return torch.searchsorted(reached, wanted, right=True)[:, 0]
+
+    return _one_by_one(voices, draw, max_length=numbers.shape[1])
+
+
+def _one_by_one(voices: Voices, choose: Callable[[Tensor, Tensor, int], Tensor], *, max_length: int) -> Candidates:
+    """Write one text a row; rows that ended are left.
+
+    Args:
+        voices: have read the sources.
+        choose: each symbol from the log-probabilities [rows, V], the rows that are left, and the place.
+        max_length: symbols with the end, at most.
+    """
     rows, device = len(voices), voices.device
     found = _blank(rows, 1, max_length, device)
     live = torch.arange(rows, device=device)
@@ -286,7 +309,7 @@ def _one_by_one(voices: Voices, choose: Callable[[Tensor], Tensor], *, max_lengt
     found.log_probability.zero_()
     for place in range(max_length):
         logs = voices.advance(token)
-        token = choose(logs)
+        token = choose(logs, live, place)
         found.log_probability[live, 0] += logs.gather(1, token[:, None])[:, 0]
         going = token != END
         found.ids[live, 0, place] = torch.where(going, token, PAD)

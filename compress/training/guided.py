@@ -10,9 +10,10 @@ from compress.loss import BoundLoss, GuidedLoss, bind
 from compress.models import load_model
 from compress.stage import CACHE_LIMIT_GB, Host, Optimization, Work
 from compress.tasks import View
-from compress.training.loader import RoleLoader
+from compress.training.loader import Loader, RoleLoader
 from compress.training.loop import Fit, fit
 from compress.training.numerics import placed
+from compress.training.on_policy import on_policy
 from compress.training.teacher import LiveTeachers, TeacherOutputs, live_teachers, teacher_outputs
 
 
@@ -33,16 +34,16 @@ def fit_guided(
     """Train a module in place on the guided loss against the work's teachers; see `fit`.
 
     Teacher and student see the identical view of every sample: one of the task's fixed views, whose teacher outputs are
-    stored, or a fresh one in each epoch, on which the teachers run.
+    stored, or a fresh one in each epoch, on which the teachers run; likewise where the student writes what is learnt.
 
     Raises:
         StageError: when the train role is smaller than one update, the loss is no longer finite, there is no teacher,
             the student is a copy of it and the loss is 0 there, stored outputs are not the teacher's, or token by token
-            is compared what both split otherwise.
+            is compared what both split otherwise, or the student is to write where nothing is written.
         ModelError: when taps cannot be paired, or the teacher's outputs do not match the task.
     """
     views = work.task.views(mixup=loss.mixup)
-    loader = RoleLoader(
+    loader: Loader = RoleLoader(
         work.task,
         work.data.train,
         optimization,
@@ -52,6 +53,8 @@ def fit_guided(
         else (lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))]),
         group=host.group,
     )
+    if loss.on_policy is not None:
+        loader = on_policy(loader, module, work, host, loss.on_policy, seed=seed)
     teacher = None
     if loss.needs_teacher:
         teacher = load_model(work.teacher.artifact.path, code=host.code)
@@ -63,7 +66,7 @@ def fit_guided(
     taught: LiveTeachers | TeacherOutputs | None = None
     if loss.needs_teacher:
         _refuse_other_tokens(bound, work, name=name)
-        if fresh:
+        if fresh or loss.on_policy is not None:
             taught = live_teachers(work, host, work.data.train, taps=tuple(bound.teacher_shapes))
         else:
             taught = teacher_outputs(

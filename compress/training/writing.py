@@ -53,8 +53,8 @@ class Written(NamedTuple):
     ended: bool
 
 
-def writing_task(task: Task) -> TransductionTask:
-    """Return the task, if its models write.
+def writing_task(task: Task, *, hint: str = "leave `label` out") -> TransductionTask:
+    """Return the task, if its models write; else say what to change.
 
     Raises:
         StageError: when they decide.
@@ -64,7 +64,7 @@ def writing_task(task: Task) -> TransductionTask:
             "there is nothing to write",
             expected="data with texts to write: a column target_text",
             got=f"a task judged by {task.measure}",
-            hint="leave `label` out",
+            hint=hint,
         )
     return task
 
@@ -163,12 +163,12 @@ def write(
             with host.autocast():
                 voices = Voices(models, weights, ids, mask.long())
                 candidates = how.write(voices, max_length=task.max_length, generator=generator)
-            found |= zip(part.tolist(), _read(candidates), strict=True)
+            found |= zip(part.tolist(), read_texts(candidates), strict=True)
             bar.advance(len(part))
     return [found[row] for row in range(len(samples))]
 
 
-def _read(candidates: Candidates) -> list[list[Written]]:
+def read_texts(candidates: Candidates) -> list[list[Written]]:
     """Return the texts of each source; places of a beam that no text has are left out."""
     rows = zip(candidates.ids.tolist(), candidates.log_probability.tolist(), candidates.ended.tolist(), strict=True)
     return [

@@ -19,6 +19,8 @@ FINGERPRINTS = {
     "word": "4e08f8f27cd6",
     "sequence": "8d00db67f915",
     "distil-whisper": "21657ad762fa",
+    "gkd": "38629eed9339",
+    "shrink-and-fine-tune": "8d00db67f915",
 }
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 import writing_zoo
+from scipy.special import softmax
 from setting import Setting
 
-from compress import Beam, Distill, Greedy, Label, Train
+from compress import Beam, Distill, Greedy, Label, Mlp, OnPolicy, Optimization, Targets, Train, distill
 from compress.errors import DataError, StageError
 from compress.loss import GuidedLoss
 from compress.models import load_model
@@ -16,9 +17,12 @@ from compress.progress import Reporter
 from compress.stage import Execution
 from compress.stages.create import Create
 from compress.store.store import Store
+from compress.tasks.symbols import END
 from compress.training import decoding, writing
 from compress.training.inference import predict
 from compress.training.label import label
+from compress.training.loader import RoleLoader
+from compress.training.on_policy import on_policy
 
 UPDATES = {"batch_size": 32, "optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.01}
 
@@ -211,3 +215,95 @@ def test_labels_that_make_no_sense_are_refused(setting, make_context):
         Distill(label=Label()).check(torch.nn.Identity(), make_context().work)
     smoke = Distill(label=Label(decoding=Beam(size=8, best=8))).smoke()
     assert smoke.label.decoding.size == 2
+
+
+GKD = GuidedLoss(preset="gkd")
+
+
+def own_texts(setting: Setting, module, how: OnPolicy, *, batch_size: int, accumulate: int = 1, epoch: int = 0):
+    """The batches of an epoch's first update, with what the student writes."""
+    optimization = Optimization(batch_size=batch_size, accumulate=accumulate)
+    given = RoleLoader(setting.task, setting.data.train, optimization, seed=5, views=lambda _epoch, _generator: None)
+    return next(on_policy(given, module, setting.work, setting.host, how, seed=5).epoch(epoch))
+
+
+def by_sample(batches) -> dict[int, list[int]]:
+    """What is to be written of each sample, with its end."""
+    return {
+        sample: row[units].tolist()
+        for batch in batches
+        for sample, row, units in zip(batch.index.tolist(), spread_labels(batch), batch.units, strict=True)
+    }
+
+
+def spread_labels(batch):
+    labels = torch.zeros(batch.units.shape, dtype=torch.int64)
+    labels[batch.units] = batch.labels
+    return labels
+
+
+def test_a_student_is_corrected_on_what_it_writes_and_the_loss_is_that_of_the_paper(setting):
+    """Against equation 1 in float64 NumPy: summed over symbols, divided by those of the whole update."""
+    student, teacher = (
+        load_model(found.path) for found in (Create(model=writing_zoo.SMALLER).run(None, *setting), setting.teacher)
+    )
+    batches = own_texts(setting, student.train(), OnPolicy(fraction=1), batch_size=8, accumulate=2)
+    units, samples = sum(batch.num_units for batch in batches), sum(len(batch.index) for batch in batches)
+    for beta in (0.5, 1.0, 0.1):
+        loss = GuidedLoss(preset="gkd", kl={"beta": beta})
+        total, expected = 0.0, 0.0
+        for batch in batches:
+            with torch.no_grad():
+                ours, theirs = (setting.task.forward(module.eval(), batch) for module in (student, teacher))
+            terms = loss.on_logits(ours, Targets(teachers=(theirs,), labels=batch.labels))
+            total += float(terms.objective(units=units, samples=samples))
+            q, p = (softmax(found.double().numpy(), axis=1) for found in (ours, theirs))
+            m = beta * p + (1 - beta) * q
+            apart = beta * (p * np.log(p / m)) + (1 - beta) * (q * np.log(q / m))
+            expected += (q * np.log(q / p) if beta == 1 else apart).sum()
+        assert total == pytest.approx(expected / units, rel=1e-5)
+
+
+def test_what_a_student_draws_depends_on_seed_epoch_and_sample_alone(setting):
+    student = load_model(Create(model=writing_zoo.SMALLER).run(None, *setting).path).train()
+    how = OnPolicy(fraction=1)
+    whole = by_sample(own_texts(setting, student, how, batch_size=32))
+    parts = by_sample(own_texts(setting, student, how, batch_size=4, accumulate=8))
+    assert parts == whole
+    assert len({tuple(text) for text in whole.values()}) > 16
+    later = own_texts(setting, student, how, batch_size=setting.data.train.array.size, epoch=1)
+    assert all(by_sample(later)[sample] != text for sample, text in whole.items() if len(text) > 8)
+    assert student.training, "it goes on in the mode that it was in"
+    never = own_texts(setting, student, OnPolicy(fraction=1e-9), batch_size=4)[0]
+    assert torch.equal(never.labels, setting.task.batch(setting.data.train, never.index).labels)
+    cut = [text for text in whole.values() if END not in text]
+    assert all(len(text) == setting.task.max_length for text in cut)
+    assert cut, "so little trained a student often does not come to an end"
+
+
+def test_on_policy_distillation_learns_and_an_interrupted_one_ends_with_the_same_bits(setting, tmp_path):
+    student = Create(model=writing_zoo.SMALLER).run(None, *setting)
+    stage = Distill(epochs=4, loss=GKD, **UPDATES)
+    taught = stage.run(student, *setting)
+    assert forced(taught, setting) > forced(student, setting) + 0.2
+    short = stage.model_copy(update={"epochs": 1})
+    asked = iter([False] * 7)
+    with pytest.raises(KeyboardInterrupt):
+        short.run(student, *replace(setting, interrupted=lambda: next(asked, True)))
+    resumed = short.run(student, *setting)
+    model = writing_zoo.SMALLER
+    undisturbed = replace(setting, store=Store.open(tmp_path / "other"))
+    assert short.run(Create(model=model).run(None, *undisturbed), *undisturbed).digest == resumed.digest
+
+
+def test_on_policy_is_refused_where_it_cannot_be(setting, make_context):
+    with pytest.raises(ValueError, match="what the student writes is no label"):
+        GuidedLoss(preset="gkd", hard={})
+    (fault,) = Distill(loss=GKD, outputs="packed").misfits(setting.loss)
+    assert "outputs: packed" in fault
+    assert not Distill(loss=GKD).misfits(setting.loss)
+    context = make_context(loss=GKD)
+    with pytest.raises(StageError, match="there is nothing to write"):
+        Distill(epochs=1).run(Create(model=Mlp(widths=(4,))).run(None, *context), *context)
+    with pytest.raises(DataError, match="learnt as they are"):
+        distill(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), [torch.zeros(2, 2)], loss="gkd")

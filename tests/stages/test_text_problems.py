@@ -102,6 +102,7 @@ stages:
         ("labels", "hinton", r"(?s)mean nothing for multi-label.*got:\s+kl.*loss of the pipeline.*bernoulli"),
         ("label", "{hard: {}, bernoulli: {}}", r"(?s)mean nothing for single-label.*got:\s+bernoulli.*hinton"),
         ("label", "{kl: {}, mixup: 0.5}", r"(?s)only images can be mixed.*0\.5"),
+        ("label", "gkd", r"(?s)only texts can be written by the student.*target_text"),
         ("targets", "{hard: {}, mse: {}}", None),
         ("labels", "{hard: {}, bernoulli: {}}", None),
         ("words", "hinton", None),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compress.errors import ModelError
 from compress.models import Transducer
 from compress.tasks.symbols import BEGIN, END, PAD
-from compress.training.decoding import AnyDecoding, Beam, Greedy, Sample, Voices, nucleus, refuse_silent
+from compress.training.decoding import AnyDecoding, Beam, Greedy, Sample, Voices, draw_texts, nucleus, refuse_silent
 
 SYMBOLS, LENGTH = (3, 4, 5), 4  # what can be written besides the end, and how long
 SOURCES = torch.tensor([[4, 5, 3], [5, 4, 0], [3, 0, 0]])
@@ -168,6 +168,26 @@ def test_equal_seeds_draw_equal_samples_and_a_low_temperature_is_greedy():
     greedy = write(Greedy(), model).ids.expand(-1, 2, -1)
     assert torch.equal(cold.ids, greedy)
     assert torch.equal(narrow.ids, greedy)
+
+
+def test_given_numbers_draw_each_symbol_with_its_probability_whatever_is_written_beside_it():
+    model, many = make(7, end=0.5), 500
+    numbers = torch.rand(many, LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    numbers[:, 0] = (torch.arange(many) + 0.5) / many
+    sources = SOURCES[:1].expand(many, -1)
+
+    def draw(rows):
+        with torch.no_grad():
+            voices = Voices([model], [1.0], sources[rows], (sources[rows] != 0).long())
+            return draw_texts(voices, numbers[rows], temperature=0.7)
+
+    whole = draw(torch.arange(many))
+    shares = (log_probabilities([model], [1.0], SOURCES[0], []) / 0.7).softmax(0)
+    first = torch.where(whole.lengths[:, 0] > 0, whole.ids[:, 0, 0], END)
+    drawn = torch.bincount(first, minlength=6) / many
+    assert (drawn - shares).abs().max() < 2 / many
+    assert torch.equal(draw(torch.arange(40, 60)).ids, whole.ids[40:60])
+    assert 0 < int(whole.ended.sum()) < many
 
 
 def test_the_nucleus_is_the_smallest_set_with_the_asked_probability():
