@@ -6,6 +6,8 @@ on MPS, there is no float64.
 It has to be installed before the first backward pass of a process.
 """
 
+from collections import defaultdict
+
 import torch
 import torch.utils.backend_registration as registration
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 NAME = "mirror"
 COPIES = ("_copy_from", "_to_copy", "copy_", "_copy_from_and_resize")
+reads: list[str] = []  # what made the CPU wait for the device
 memory = {"elements": float("inf")}  # of the largest tensor that the device has memory for
 libraries: list[torch.library.Library] = []  # what they register lasts as long as they do
 
@@ -57,6 +60,18 @@ def name_of(operation) -> str:
     return operation._schema.name.split("::")[-1]
 
 
+def waits(name: str, args, here: bool) -> bool:
+    """Whether the CPU needs a number of the device to go on: a value, a count, a copy."""
+    if name.startswith("index"):
+        chosen = args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
+        return any(isinstance(value, Mirrored) and value.dtype in (torch.bool, torch.uint8) for value in chosen)
+    if name == "_to_copy":
+        return not here
+    return name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_copy_from") and not (
+        name == "_copy_from" and here
+    )
+
+
 def is_here(name: str, args, device, tensors) -> bool:
     """Whether the device has the result; tensors of two devices do not meet."""
     any_here = any(isinstance(tensor, Mirrored) for tensor in tensors)
@@ -74,6 +89,8 @@ def run(operation, args, kwargs):
     tensors = [value for value in values if isinstance(value, Tensor)]
     name = name_of(operation)
     here = is_here(name, args, kwargs.get("device"), tensors)
+    if waits(name, args, here) and any(isinstance(tensor, Mirrored) for tensor in tensors):
+        reads.append(name)
 
     def down(value):
         if isinstance(value, Mirrored):
@@ -159,9 +176,26 @@ class Module(registration.__class__):
         torch.set_rng_state(state)
 
 
+move = torch.nn.Module._apply
+
+
+def move_tied(module, function, recurse=True):
+    """Move a module; layers that share a parameter go on sharing it, as on a GPU, where it stays the same object."""
+    shared = defaultdict(list)
+    for layer in module.modules():
+        for name, value in layer._parameters.items():
+            shared[id(value)].append((layer, name))
+    move(module, function, recurse)
+    for (first, own), *others in shared.values():
+        for layer, name in others:
+            layer._parameters[name] = first._parameters[own]
+    return module
+
+
 def install() -> None:
     """Register the device with torch, for the life of the process."""
     registration._setup_privateuseone_for_python_backend(NAME, backend_module=Module())
+    torch.nn.Module._apply = move_tied
     library = torch.library.Library("_", "IMPL")
     library.fallback(lambda operation, *args, **kwargs: run(operation, args, kwargs), "PrivateUse1")
     # Autocast changes nothing here, so that results can be compared with the CPU's float32.

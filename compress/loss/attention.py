@@ -133,7 +133,7 @@ class DynamicLayers(FeatureTerm):
         rows = len({item.pair.teacher for item in compared})
         table = torch.stack(errors).view(rows, -1)
         chosen = find_ordered_map(table.detach())
-        return table[torch.arange(rows), torch.tensor(chosen)].sum()
+        return table.gather(1, chosen.unsqueeze(1)).sum()
 
 
 class AttentionTerm(FeatureTerm):
@@ -302,17 +302,24 @@ def log_attention(scores_NHLL: Tensor, mask: Tensor | None) -> Tensor:
     return scores_NHLL.log_softmax(dim=-1)
 
 
-def find_ordered_map(errors: Tensor) -> list[int]:
-    """Return a column for each row, never to the left of the row before, with the least sum (dynamic programming)."""
-    best, cells = errors[0], []
+def find_ordered_map(errors: Tensor) -> Tensor:
+    """Return a column for each row, never to the left of the row before, with the least sum (dynamic programming).
+
+    Args:
+        errors: float [rows, columns].
+
+    Returns:
+        int64 [rows], on the device of the errors, which is not waited for.
+    """
+    best, cells = errors[0], list[Tensor]()
     for row in errors[1:]:
         least = best.cummin(dim=0)
         cells.append(least.indices)
         best = least.values + row
-    chosen = [int(best.argmin())]
+    chosen = [best.argmin(dim=0, keepdim=True)]
     for indices in reversed(cells):
-        chosen.append(int(indices[chosen[-1]]))
-    return chosen[::-1]
+        chosen.append(indices.gather(0, chosen[-1]))
+    return torch.cat(chosen[::-1])
 
 
 def transformer_layers(trace: Trace) -> list[Tap]:

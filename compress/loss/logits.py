@@ -265,12 +265,12 @@ class Bernoulli(LogitTerm):
         """Return the summed divergence times temperature squared, float32 [N]."""
         teachers = [teacher.detach().float() / self.temperature for teacher in targets.teachers]
         student = student.float() / self.temperature
-        divergence = torch.zeros(student.shape)
+        divergences = list[Tensor]()
         for sign in (1, -1):  # yes, and no
             logs = [F.logsigmoid(sign * teacher) for teacher in teachers]
             averaged = average_log(logs, targets.teacher_weights)
-            divergence = divergence + kl(F.logsigmoid(sign * student).unsqueeze(-1), averaged.unsqueeze(-1))
-        return divergence.sum(dim=-1) * self.temperature**2
+            divergences.append(kl(F.logsigmoid(sign * student).unsqueeze(-1), averaged.unsqueeze(-1)))
+        return sum(divergences[1:], divergences[0]).sum(dim=-1) * self.temperature**2
 
 
 class Mse(LogitTerm):
@@ -388,7 +388,8 @@ def split_kl(student_NC: Tensor, teacher_NC: Tensor, labels_N: Tensor, *, temper
         log = F.log_softmax(logits / temperature, dim=-1)
         others = log.masked_fill(target, -math.inf)
         mass = log_sum(others)
-        binary.append(torch.stack([log[target], mass], dim=-1))
+        chosen = log.gather(-1, labels_N.unsqueeze(-1)).squeeze(-1)  # by a mask, a device would be waited for
+        binary.append(torch.stack([chosen, mass], dim=-1))
         rest.append(others - mass.unsqueeze(-1))
     return kl(*binary) * temperature**2, kl(*rest) * temperature**2
 

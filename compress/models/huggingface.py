@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -415,6 +416,19 @@ class Logits(nn.Module):
         super().__init__()
         self.model = model
 
+    def prepare(self, mask: Tensor) -> Tensor:
+        """Return a mask [B, L], 0 for padding, in a form that no device is waited for.
+
+        transformers asks a mask of two dimensions whether anything is padded (`_ignore_bidirectional_mask_sdpa` of its
+        version 5), and one of four, [B, 1, 1, L], which it adds to the scores, nothing. The outputs are the same. On
+        the CPU, where nothing waits and graphs are traced, the mask is returned as it is.
+        """
+        family = sys.modules[type(self.model).__module__]
+        if mask.device.type == "cpu" or not hasattr(family, "create_bidirectional_mask"):
+            return mask
+        kept = torch.zeros((), dtype=self.model.dtype, device=mask.device)
+        return torch.where(mask[:, None, None].bool(), kept, torch.finfo(self.model.dtype).min)
+
 
 class ImageLogits(Logits):
     """From images to logits."""
@@ -454,7 +468,8 @@ class TextLogits(Logits):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return logits [B, classes], or [B, L, classes] for each token of the ids, mask and types [B, L]."""
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, **types, return_dict=True).logits
+        seen = self.prepare(attention_mask)
+        return self.model(input_ids=input_ids, attention_mask=seen, **types, return_dict=True).logits
 
 
 def wrap(model: "PreTrainedModel", *, text: bool) -> Logits:

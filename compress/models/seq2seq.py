@@ -292,7 +292,7 @@ class Seq2SeqLogits(Logits):
         """
         found = self.model(
             input_ids=source_ids,
-            attention_mask=source_mask,
+            attention_mask=self.prepare(source_mask),
             decoder_input_ids=target_ids,
             use_cache=False,
             return_dict=True,
@@ -306,8 +306,8 @@ class Seq2SeqLogits(Logits):
             source_ids: int64 [N, S].
             source_mask: int64 [N, S], 0 for padding.
         """
-        encoder = self.model.get_encoder()
-        hidden = encoder(input_ids=source_ids, attention_mask=source_mask, return_dict=True).last_hidden_state
+        encoder, seen = self.model.get_encoder(), self.prepare(source_mask)
+        hidden = encoder(input_ids=source_ids, attention_mask=seen, return_dict=True).last_hidden_state
         return tuple(part for layer in layers_of(self.model, "decoder") for part in _project(layer, hidden))
 
     def step(self, token: Tensor, source_mask: Tensor, cross: Cache, past: Cache) -> tuple[Tensor, Cache]:
@@ -327,7 +327,7 @@ class Seq2SeqLogits(Logits):
         # Of the encoder's output only the shape is read, because keys and values are there.
         hidden = cross[0].new_zeros(token.shape[0], source_mask.shape[1], self.model.config.d_model)
         found = self.model(
-            attention_mask=source_mask,
+            attention_mask=self.prepare(source_mask),
             decoder_input_ids=token,
             encoder_outputs=(hidden,),
             past_key_values=cache,

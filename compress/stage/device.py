@@ -78,3 +78,12 @@ def name_kind(name: str) -> str:
 def device_of(module: nn.Module) -> torch.device:
     """Return where a module's parameters are; the CPU where it has none."""
     return next((value.device for value in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device has float64; MPS has none, nor have some of XPU."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device).sum()
+    except (TypeError, RuntimeError):
+        return False
+    return True

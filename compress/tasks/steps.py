@@ -67,7 +67,7 @@ class StepTask(ArrayTask):
             raise DataError(
                 "lists of labels are tags of steps, and there is no sequence",
                 expected="an array [N, T, F] with layout: NTF",
-                got=", ".join(tensor.name for tensor in self.signature.inputs),
+                got=", ".join(tensor.name for part in self.inputs for tensor in part.tensors),
             )
         return found
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from compress.config import Values, one_key
 from compress.errors import ModelError
 from compress.loss.term import average_log
+from compress.stage.device import has_float64
 from compress.tasks.symbols import BEGIN, END, PAD
 
 NEVER = [PAD, BEGIN]  # are no symbols of a text
@@ -58,13 +59,9 @@ class Voices:
         """
         self._models: list[Any] = [*models]
         self._weights, self._mask = weights, mask
+        self.device = mask.device if has_float64(mask.device) else torch.device("cpu")
         self._cross = [model.encode(ids, mask) for model in self._models]
         self._past = [model.empty_past(cross) for model, cross in zip(self._models, self._cross, strict=True)]
-
-    @property
-    def device(self) -> torch.device:
-        """Where it happens."""
-        return self._mask.device
 
     def __len__(self) -> int:
         return len(self._mask)
@@ -73,14 +70,16 @@ class Voices:
         """Read a symbol, int64 [rows], and return the log-probabilities of the next, float64 [rows, V]."""
         logs = []
         for number, (model, cross) in enumerate(zip(self._models, self._cross, strict=True)):
-            logits, self._past[number] = model.step(token[:, None], self._mask, cross, self._past[number])
-            logits = logits.double()
+            last = token[:, None].to(self._mask.device)
+            logits, self._past[number] = model.step(last, self._mask, cross, self._past[number])
+            logits = logits.to(self.device).double()
             logits[:, NEVER] = -torch.inf
             logs.append(logits.log_softmax(dim=1))
         return average_log(logs, self._weights)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows, int64 or bool; a row may be there several times."""
+        rows = rows.to(self._mask.device)
         self._mask = self._mask[rows]
         self._cross = [tuple(part[rows] for part in cross) for cross in self._cross]
         self._past = [tuple(part[rows] for part in past) for past in self._past]

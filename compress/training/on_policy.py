@@ -71,9 +71,8 @@ class OnPolicyLoader:
         ids, mask = (value.to(self.host.device) for value in batch.inputs[:2])
         with evaluating(self.student), torch.no_grad(), self.host.autocast():
             voices = Voices([self.student], [1.0], ids, mask)
-            found = draw_texts(
-                voices, torch.from_numpy(np.stack(numbers)).to(ids.device), temperature=self.how.temperature
-            )
+            drawn = torch.from_numpy(np.stack(numbers)).to(voices.device)
+            found = draw_texts(voices, drawn, temperature=self.how.temperature)
         texts = [[*text.ids, END] if text.ended else [*text.ids] for (text,) in read_texts(found)]
         targets = Ragged.of(texts, most=self.task.max_length)
         return force(batch.inputs[:2], targets, np.arange(len(texts)), index=batch.index)

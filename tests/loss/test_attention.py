@@ -95,7 +95,7 @@ def test_the_ordered_map_is_the_best_of_all_ordered_maps():
         errors = torch.rand(3, 5, generator=generator)
         maps = [chosen for chosen in itertools.product(range(5), repeat=3) if list(chosen) == sorted(chosen)]
         best = min(maps, key=lambda chosen: float(sum(errors[row, column] for row, column in enumerate(chosen))))
-        assert find_ordered_map(errors) == list(best)
+        assert find_ordered_map(errors).tolist() == list(best)
 
 
 def terms_of(loss, student, teacher):

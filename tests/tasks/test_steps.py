@@ -1,5 +1,6 @@
 """Tags of the steps of sequences: which steps are units, in what order, and how they are judged."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -168,3 +169,12 @@ def test_what_does_not_pair_is_refused_with_its_place():
     shorter = Samples(data.select.inputs, np.array([row[:-1] for row in data.select.labels], object))
     with pytest.raises(DataError, match="tags and steps do not pair"):
         task_of(Data({**data.roles, "select": shorter}, data.classes, layouts=data.layouts))
+
+
+def test_tags_without_a_sequence_are_refused_by_the_names_of_the_inputs():
+    raw = read_given({"train": drawn(ragged=False)}, layout="NTF", classes=(), where="here")
+    plain = {role: Samples(np.stack([*samples.array]), samples.labels) for role, samples in raw.roles.items()}
+    raw = replace(raw, roles=plain, layouts={})
+    data = assign(raw, split=Split(test=0.2, select=32, calibration=8), overlap="refuse")
+    with pytest.raises(DataError, match=r"(?s)there is no sequence.*layout: NTF"):
+        task_of(data)

@@ -10,18 +10,20 @@ from compress.stage import Execution
 from compress.stage.device import best_device, check_device
 
 
-def test_training_on_a_pretend_device():
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        str(Path(__file__).with_name("on_device.py")),
-    ]
+def run_on_the_pretend_device(name: str) -> None:
+    file = Path(__file__).with_name(name)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout  # no tests at all would be 5
+
+
+def test_training_on_a_pretend_device():
+    run_on_the_pretend_device("on_device.py")
+
+
+@pytest.mark.slow
+def test_every_task_and_preset_on_a_pretend_device():
+    run_on_the_pretend_device("on_device_tasks.py")
 
 
 def test_a_device_that_is_not_there_is_refused_by_name():

@@ -1,0 +1,99 @@
+"""Every task and every preset on the pretend device: the CPU's weights, nothing left behind, no step that waits.
+
+`test_device.py` runs this file in a process of its own, as on_device.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import mirror_device
+import numpy as np
+import pytest
+import torch
+from task_zoo import SUBJECTS, make_subject
+
+from compress.data import Data
+from compress.errors import CompressError
+from compress.models import load_model
+from compress.progress import Reporter
+from compress.stage import Execution
+from compress.stages.create import Create
+from compress.stages.distill import Distill
+from compress.stages.prune import Prune
+from compress.store.artifact import Artifact
+from compress.store.store import Store
+from compress.training import loop
+from compress.training.decoding import Beam, Greedy, Sample, Voices
+from compress.training.inference import predict
+
+mirror_device.install()
+SIZE, STEPS = 8, (2, 4)  # both see all terms of a loss whose halves differ
+CUT = Prune(kept_params_fraction=0.9, round_to=2, tolerance=0.5, importance_batches=2, importance_batch_size=8)
+
+
+def weights(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([value.flatten().double() for value in module.state_dict().values()])
+
+
+def prune(artifact: Artifact, setting) -> tuple[str, torch.Tensor]:
+    """Why it is refused, or what is left."""
+    try:
+        return "", weights(load_model(CUT.run(artifact, *setting).path, code=setting.code))
+    except CompressError as refused:
+        return str(refused), torch.zeros(0)
+
+
+@pytest.mark.parametrize(("kind", "preset"), SUBJECTS)
+def test_it_learns_as_on_the_cpu_and_no_step_waits_for_the_device(
+    kind: str, preset: str, make_context: Callable, digits: Data, tmp_path, monkeypatch
+):
+    torch.manual_seed(0)
+    monkeypatch.setattr(loop, "LOGGED_POINTS", 1)
+    subject = make_subject(kind, preset, tmp_path, digits)
+    made, waited = [], []
+    for device, steps in (("mirror:0", STEPS[0]), ("mirror:0", STEPS[1]), ("cpu", STEPS[1])):
+        samples = subject.data.train.take(np.arange(SIZE * steps))
+        setting = replace(
+            make_context(),
+            task=subject.task,
+            data=replace(subject.data, roles={**subject.data.roles, "train": samples}),
+            loss=subject.loss,
+            execution=Execution(1, "float32", device),
+            store=Store.open(tmp_path / f"{device[:3]}{steps}"),
+            reporter=Reporter(quiet=True),
+            code=subject.code,
+        )
+        teacher, student = (Create(model=one).run(None, *setting) for one in (subject.teacher, subject.student))
+        setting, before = replace(setting, teacher=teacher), len(mirror_device.reads)
+        stage = Distill(epochs=1, batch_size=SIZE, learning_rate=0.01)
+        artifact = stage.run(student, *setting)
+        waited.append(len(mirror_device.reads) - before)
+        made.append((setting, artifact, load_model(artifact.path, code=subject.code)))
+    (_, _, short), (on_device, artifact, ours), (on_cpu, _, theirs) = made
+    assert not torch.allclose(weights(ours), weights(short), atol=1e-4)
+    assert torch.allclose(weights(ours), weights(theirs), atol=1e-4)
+    assert waited[0] > waited[2] == 0
+    if subject.loss.on_policy is None:  # what the student writes is read
+        assert waited[0] == waited[1]  # the ends of a training read, its steps do not
+    said = [predict(ours, subject.task, one.host, subject.data.select) for one in (on_device, on_cpu)]
+    assert torch.allclose(*said, atol=1e-4)
+    (why, cut), (refused, again) = (prune(artifact, one) for one in (on_cpu, on_device))
+    assert why == refused
+    assert torch.equal(cut, again)
+
+
+@pytest.mark.parametrize("how", [Greedy(), Beam(size=3, best=2), Sample(texts=2)], ids=["greedy", "beam", "sample"])
+def test_texts_are_written_as_on_the_cpu(how, digits: Data, tmp_path):
+    subject = make_subject("written", "sequence", tmp_path, digits)
+    torch.manual_seed(0)
+    module, ends = subject.teacher.build(subject.task.signature, code=()).eval(), []
+    batch = subject.task.batch(subject.data.select, torch.arange(16))
+    for device in ("cpu", "mirror:0"):
+        ids, mask = (value.to(device) for value in batch.inputs[:2])
+        with torch.no_grad():
+            voices = Voices([module.to(device)], [1.0], ids, mask)
+            written = how.write(voices, max_length=8, generator=torch.Generator().manual_seed(0))
+        ends.append((written.ids.cpu(), written.log_probability.cpu()))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert len(ends[0][0].unique()) > 1
+    assert torch.allclose(ends[0][1], ends[1][1], atol=1e-4)
