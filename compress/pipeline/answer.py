@@ -45,7 +45,7 @@ class Question:
         """
         root = store.expanduser().absolute()
         scripts = [str(path.absolute()) for path in code]
-        asked = {"answer": hash_values([recipe.identity, scripts, sorted(allow)])}
+        asked = {"answer": hash_values([recipe.report_identity, scripts, sorted(allow)])}
         return cls(root, asked, surroundings(recipe, code=code))
 
     def find_answer(self) -> tuple[Report, Path] | None:

@@ -16,8 +16,12 @@ from compress.stage import Stage
 def explain_all(document: Document, error: ValidationError, *, schema: Mapping[str, Any]) -> list[Fault]:
     """Return what validation refused; the chain, which has no location of its own, is left out."""
     faults: list[Fault] = []
-    for details in error.errors(include_url=False):
-        if details["loc"]:
+    found = error.errors(include_url=False)
+    for details in found:
+        place = details["loc"]
+        # A list of which nothing is valid is not short for that.
+        beside_others = any(len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in found)
+        if place and not (details["type"] == "too_short" and beside_others):
             path = document.resolve(details["loc"])
             beside = path[:-1] if details["type"] == "extra_forbidden" else path
             where, dotted = document.place(path), document.spell(path)

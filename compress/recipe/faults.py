@@ -10,6 +10,11 @@ from compress.config.secrets import mask
 from compress.errors import nearest
 
 SHOWN = 60  # characters of a refused value
+# What YAML calls what pydantic names after Python's types.
+WANTED = {
+    "tuple_type": "a list", "list_type": "a list", "dict_type": "a mapping", "model_type": "a mapping",
+    "model_attributes_type": "a mapping", "bool_type": "true or false", "bool_parsing": "true or false",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,9 @@ def explain(error: ErrorDetails, *, where: Place, path: str, keys: Collection[st
         return Fault(where, path, "unknown choice", tuple(choices), got=_show(word), guess=nearest(word, choices))
     if kind == "value_error":
         return Fault(where, path, error["msg"].removeprefix("Value error, "), None)
-    wanted = error["msg"].removeprefix("Input should be ").split(", unable to")[0]
+    if kind == "too_short":
+        return Fault(where, path, "too few entries", f"at least {context['min_length']}", got=_show(given))
+    wanted = WANTED.get(kind) or error["msg"].removeprefix("Input should be ").split(", unable to")[0]
     return Fault(where, path, "wrong value", wanted, got=_show(given))
 
 

@@ -48,6 +48,7 @@ SUGGESTED: dict[Problem, str] = {
 }
 
 UNASKED = ExecutionChoice()
+TOLD = (("data", "quote"), ("benchmark", "price_per_hour"))  # change a report, and no result that it is about
 
 Student = Annotated[
     Annotated[Literal["teacher"], Tag("teacher")] | Annotated[AnyModel, Tag("model")],
@@ -206,6 +207,14 @@ class Recipe(Values):
     @property
     def identity(self) -> dict[str, Any]:
         """All values that decide results, as JSON: of how they are computed the precision alone."""
+        values = self.report_identity
+        for section, key in TOLD:
+            values[section].pop(key, None)
+        return values
+
+    @property
+    def report_identity(self) -> dict[str, Any]:
+        """All values that decide a report, as JSON: those of the identity, and what may be told of the results."""
         values = self.mask().model_dump(mode="json", exclude={"execution"})
         precision = self.execution.precision
         return values if precision is None else values | {"precision": precision}

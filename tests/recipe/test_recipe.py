@@ -400,4 +400,20 @@ def test_keys_that_came_later_are_left_out_where_they_say_nothing():
     )
     again = Recipe.parse(changed.to_yaml(), origin="recipe.yaml", directory=Path())
     assert (again.data.quote, again.benchmark.price_per_hour) == (False, 0.2)
-    assert again.sha256 == changed.sha256 != plain.sha256
+    assert again.sha256 == plain.sha256  # the same results
+    assert again.report_identity != plain.report_identity  # told otherwise
+
+
+def test_a_list_with_nothing_valid_in_it_is_not_called_short_beside_that():
+    def told(stages: str) -> list[str]:
+        text = f"{TEXT.partition('stages:')[0]}stages: {stages}\n"
+        with pytest.raises(RecipeError) as caught:
+            Recipe.parse(text, origin="recipe.yaml", directory=Path())
+        return str(caught.value).splitlines()[1:]
+
+    (unknown,) = told("[{sweeep: {epochs: 1}}]")
+    assert "stages.sweeep: unknown choice; expected one of distill, export" in unknown
+    (short,) = told("[]")
+    assert short.endswith("stages: too few entries; expected at least 1; got []")
+    (scalar,) = told("5")
+    assert scalar.endswith("stages: wrong value; expected a list; got 5")
