@@ -1,6 +1,7 @@
 """Models that come from elsewhere: a user's Python file, timm, torchvision; Hugging Face's have a file of their own."""
 
 import inspect
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from compress.data.preprocess import Published
 from compress.errors import ModelError
 from compress.models.outputs import Reading, read_outputs
 from compress.models.spec import Model, image_sizes
+from compress.store.digest import hash_file
 from compress.tasks.image_classification import Normalize
 from compress.tasks.signature import Signature
 from compress.tasks.task import Task
@@ -36,7 +38,7 @@ class UserFile(Model):
     Attributes:
         path: the Python file.
         factory: a function in it that returns an ``nn.Module``.
-        arguments: passed to the factory by name.
+        arguments: passed to the factory by name; the name of a file beside the Python file counts as what is in it.
         output: key, field or position of the logits among several tensors that the model returns; None where one alone
             can be meant; see `Reading`.
         sha256: of the file, and of the user's modules that it imports. A stored model has it instead of the file's
@@ -132,10 +134,15 @@ class UserFile(Model):
         return found
 
     def identity(self, *, code: Sequence[Path] = ()) -> dict[str, Any]:
-        """Replace the path by the file's content."""
-        named = self.sha256 is None and self.path.is_file()
-        content = content_of(self.path, folders=folders_of(code)) if named else self.sha256
-        return self.model_dump(mode="json", exclude={"path"}) | {"sha256": content}
+        """Replace the path by the file's content, and so the files beside it that arguments name."""
+        if self.sha256 is not None or not self.path.is_file():
+            return self.model_dump(mode="json", exclude={"path"})
+        fields = self.model_dump(mode="json", exclude={"path"})
+        fields["sha256"] = content_of(self.path, folders=folders_of(code))
+        for name, value in self.arguments.items():
+            if isinstance(value, str) and value and os.path.isfile(beside := self.path.parent / value):
+                fields["arguments"][name] = {"sha256": hash_file(beside)}
+        return fields
 
     def strip(self, module: nn.Module) -> Model:  # noqa: ARG002
         """Keep the file's name and content, not its directory."""

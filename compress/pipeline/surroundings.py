@@ -32,6 +32,7 @@ def surroundings(recipe: Recipe, *, code: Sequence[Path]) -> dict[str, Any] | No
         return None
     named = {Path(text) for _, text in leaves(recipe.model_dump(mode="json")) if isinstance(text, str)} - {Path()}
     scripts = [path for path in (*named, *code) if path.suffix == ".py" and os.path.isfile(path)]
+    named |= {script.parent / path for script in scripts for path in named}  # what they are told to read beside them
     named |= {file for path in scripts for file in user_modules(path, folders=folders_of(code)).values()}
     return {
         "files": [stamp for path in sorted({*named, *code}) for stamp in stamps(path)],

@@ -34,8 +34,8 @@ def prepare(folder: Path, kind: str) -> None:
     elif kind == "onnx":
         write_network(folder / "theirs.onnx", draw)
         np.save(folder / "photos.npy", draw.normal(size=(600, 1, 8, 8)).astype(np.float32))
-        edit(folder / "my_model.py", "teacher.onnx", "theirs.onnx")
-        edit(folder / "my_model.py", "inputs.npy", "photos.npy")
+        edit(recipe, "model: teacher.onnx, inputs: inputs.npy", "model: theirs.onnx, inputs: photos.npy")
+        edit(recipe, "arguments: {model: teacher.onnx}", "arguments: {model: theirs.onnx}")
     elif kind == "sequence":
         np.savez(folder / "walks.npz", train_inputs=draw.normal(size=(600, 12, 2)), train_labels=labels)
         edit(recipe, "sequences.npz", "walks.npz")

@@ -106,6 +106,18 @@ def actions(*arguments: str, cwd: Path) -> list[tuple[str, str]]:
     return [(step["action"], step["why"]) for step in json.loads(result.stdout)["steps"]]
 
 
+def test_a_file_that_an_argument_names_counts_by_its_content(project):
+    read = "def build(numbers):\n    open(__file__.replace('my_model.py', numbers)).close()\n"
+    (project / "my_model.py").write_text(MODEL.replace("def build():\n", read))
+    (project / "numbers.txt").write_text("1")
+    named = ("--code", "my_model.py", *STATED, "--set", "teacher.model.file.arguments={numbers: numbers.txt}")
+    run = compressor("run", "recipe.yaml", "--until", "teacher", *named, cwd=project)
+    assert run.returncode == 0, run.stderr
+    assert [action for action, _ in actions(*named, cwd=project)] == ["reuse"]
+    (project / "numbers.txt").write_text("2")
+    assert [action for action, _ in actions(*named, cwd=project)] == ["run"]
+
+
 def test_a_module_that_the_model_imports_counts_and_a_folder_names_all_its_files(project):
     source = project / "src" / "nets"
     source.mkdir(parents=True)
