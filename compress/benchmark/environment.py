@@ -8,6 +8,7 @@ import datetime
 import os
 import platform
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -53,8 +54,13 @@ class Environment:
         return ", ".join(f"{name} {version}" for name, version in self.versions.items() if version)
 
 
-def describe(*, seed: int) -> Environment:
-    """Return hardware, versions, seed and date of this moment."""
+def describe(*, seed: int, libraries: Iterable[str] = ()) -> Environment:
+    """Return hardware, versions, seed and date of this moment.
+
+    Args:
+        seed: of what is described.
+        libraries: distributions whose versions are told besides those of `PACKAGES`.
+    """
     model, flags = cpu()
     return Environment(
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -67,7 +73,7 @@ def describe(*, seed: int) -> Environment:
         memory_bytes=_memory_bytes(),
         governor=read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         python=platform.python_version(),
-        versions={name: _version(name) for name in PACKAGES},
+        versions={name: _version(name) for name in dict.fromkeys((*PACKAGES, *libraries))},
     )
 
 

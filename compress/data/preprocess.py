@@ -255,6 +255,11 @@ class Published(Values):
         if (self.timm is None) == (self.torchvision is None):
             raise ValueError("expected one of timm and torchvision, by the name of a model or its weights")
 
+    @property
+    def library(self) -> str:
+        """The one that publishes them."""
+        return "torchvision" if self.timm is None else "timm"
+
     def read(self) -> Preprocess:
         """Return what the library says of these weights.
 

@@ -59,10 +59,12 @@ class Source(Values):
     Class attributes:
         of_files: whether its fields, and the files they name, decide all that it gives.
         of_images: whether it is known, before it is read, to give images where no task of the user's own reads it.
+        libraries: extras that read it.
     """
 
     of_files: ClassVar[bool] = False
     of_images: ClassVar[bool] = False
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     @property
     def title(self) -> str:

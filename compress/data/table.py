@@ -235,6 +235,8 @@ class HubData(Columns):
         revision: a branch, tag or commit; name a commit to have the same data for ever.
     """
 
+    libraries: ClassVar[tuple[str, ...]] = ("datasets",)
+
     source: Literal["hub"] = "hub"
     path: Annotated[str, HubOrFolder]
     subset: str | None = None

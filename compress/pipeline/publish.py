@@ -26,6 +26,7 @@ from compress.judge.scores import Scores
 from compress.judge.simplest import Fitted
 from compress.pipeline.run_directory import CARD, place_bundle
 from compress.pipeline.step import Step
+from compress.pipeline.used import libraries_of
 from compress.recipe import Recipe
 from compress.recipe.permission import find_asks
 from compress.recipe.recipe import parameters, to_text
@@ -285,7 +286,7 @@ def build_report(
         verdict=verdict,
         simplest=None if fitted is None else fitted.facts,
         simplest_on_select=None if fitted is None else fitted.stand(rows[0].scores, rows[-1].scores, "select"),
-        environment=describe(seed=recipe.seed),
+        environment=describe(seed=recipe.seed, libraries=libraries_of(recipe, work.task, fitted)),
         seconds=round(time.monotonic() - started_s, 1),
         texts=contrast_texts(teacher, last, work) if recipe.data.quote is not False else None,
         price_per_hour=recipe.benchmark.price_per_hour,

@@ -50,6 +50,11 @@ class Task(ABC):
         """What a deployment must do to raw samples, as JSON values."""
 
     @property
+    def libraries(self) -> tuple[str, ...]:
+        """Distributions that cut its texts or compute its measure, where it needs any."""
+        return ()
+
+    @property
     def input_formula(self) -> str:
         """What a model gets of a raw sample x, as a formula; empty where there is none."""
         return ""

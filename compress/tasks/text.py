@@ -46,6 +46,11 @@ class TextTask(Task):
     pairs: bool
     words: bool
 
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The tokenizer's."""
+        return "tokenizers", "transformers"
+
     @classmethod
     def of(cls, data: Data, *, tokenizer: Tokenizer, judge: Judge) -> "TextTask":
         """Return the task for these data; the kind of labels says which one it is.

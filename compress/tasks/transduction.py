@@ -89,6 +89,12 @@ class TransductionTask(Task):
         return task
 
     @property
+    def libraries(self) -> tuple[str, ...]:
+        """A tokenizer's, and the measure's."""
+        cutting = ("tokenizers", "transformers") if isinstance(self.vocabularies.source, Pieces) else ()
+        return *cutting, *(["sacrebleu"] if self.measure in TEXT_MEASURES else [])
+
+    @property
     def classes(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride] # of the vocabulary
         """The symbols that may be written; the first four are padding, begin, end and unknown."""
         return self.vocabularies.target.names
