@@ -497,7 +497,8 @@ class Loop:
         loss = stage.guided_loss(work.loss).fingerprint
         tags = {"compress.role": node.role, "compress.stage": node.name, "compress.loss": loss, **self.shared_tags}
         tags["compress.recovered"] = "no" if stage.cuts and stage.training is None else "yes"
-        with self.tracker.run(node.name, parent=self.parent, tags=tags) as run:
+        # Charts of several pipelines tell runs apart by their names alone.
+        with self.tracker.run(f"{node.name} of {self.parent.record.name}", parent=self.parent, tags=tags) as run:
             fields = stage.model_dump(mode="json", exclude={"name", "verb"})
             run.params({node.name: discretion_of(self.options).tell(fields)})
             artifact = self.find_or_make(node, work, recorder=run)

@@ -23,7 +23,8 @@ def select_headline(
     """Headline metrics of a scored file; what is not known is left out.
 
     Accuracy is named after the role it was read on, because select chooses and test is the verdict. The unit is part of
-    a key.
+    a key. The error on select is the rest of its accuracy: charts draw it against costs, so that less is better of both
+    and the corner under the toolbar of MLflow's charts, at the top right, is where no model should be.
     """
     found = {
         "size_mb": size_bytes * 1e-6,
@@ -32,5 +33,6 @@ def select_headline(
         "agree_teacher": teacher_agreement,
         "kl_teacher_nats": teacher_kl_nats,
         f"{role}_accuracy": accuracy,
+        "error_percent": 100 * (1 - accuracy) if role == "select" else None,
     }
     return {key: value for key, value in found.items() if value is not None}

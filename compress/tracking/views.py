@@ -118,7 +118,7 @@ def _state(search: str, charts: list[dict[str, Any]], *, order: str = "attribute
 
 
 def _scatters() -> list[dict[str, Any]]:
-    pairs = (("latency_p50_ms", "select_accuracy"), ("size_mb", "select_accuracy"))
+    pairs = (("latency_p50_ms", "error_percent"), ("size_mb", "error_percent"))
     return [
         {
             "type": "SCATTER",

@@ -77,11 +77,12 @@ def client_of(store: Path):
 
 
 def newest_run(store: Path, name: str, *, pipeline: str):
-    """The newest tracked run whose name ends so, after what tells it from others of a recipe's pipelines."""
+    """The newest tracked run of a stage, or of the pipeline itself."""
     client = client_of(store)
+    mine = "tags.`compress.role` = 'pipeline'" if name == pipeline else f"tags.`compress.stage` = '{name}'"
     (found,) = client.search_runs(
         [experiment.experiment_id for experiment in client.search_experiments()],
-        f"tags.mlflow.runName LIKE '%{name}' AND tags.`compress.pipeline_id` LIKE '{pipeline}-%'",
+        f"{mine} AND tags.`compress.pipeline_id` LIKE '{pipeline}-%'",
         order_by=["start_time DESC"],
         max_results=1,
     )

@@ -130,6 +130,16 @@ def picture(browser, name: str) -> None:
         browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
+def under_toolbars(browser) -> list[int]:
+    """Return how many points of each scatter lie under the toolbar that its chart shows to whoever points at it."""
+    return browser.execute_script(
+        """return [...document.querySelectorAll('.js-plotly-plot')].filter(p => p.data && p.data[0].type == 'scatter')
+             .map(p => { const b = p.querySelector('.modebar-group').parentElement.getBoundingClientRect();
+               return [...p.querySelectorAll('.scatterlayer .point')].map(e => e.getBoundingClientRect()).filter(
+                 r => r.right > b.left && r.left < b.right && r.top < b.bottom && r.bottom > b.top).length })"""
+    )
+
+
 def dismissed(browser) -> None:
     """Close the assistant's panel and the note above a shared view, as a user would to see more of the charts."""
     browser.execute_script(
@@ -199,13 +209,14 @@ def test_pipelines_are_compared_in_the_browser_without_setting_up_a_chart(swept,
     found = wait_for(lambda: len(drawn := scatters(browser)) >= 2 and drawn)
     latency = next(plot for plot in found if plot["x"] == "latency_p50_ms")
     size = next(plot for plot in found if plot["x"] == "size_mb")
-    assert latency["y"] == size["y"] == "select_accuracy"
+    assert latency["y"] == size["y"] == "error_percent"
     for shipped in (row.shipped for row in document.rows):
-        accuracy = shipped.accuracy.value
-        assert any(point == pytest.approx([shipped.latency_ms, accuracy]) for point in latency["points"])
-        assert any(point == pytest.approx([shipped.size_bytes / 1e6, accuracy]) for point in size["points"])
+        error = 100 * (1 - shipped.accuracy.value)
+        assert any(point == pytest.approx([shipped.latency_ms, error]) for point in latency["points"])
+        assert any(point == pytest.approx([shipped.size_bytes / 1e6, error]) for point in size["points"])
     # Two variants, the chosen one again with its verdict, and the other recipe.
     assert len(latency["points"]) == 4
+    assert under_toolbars(browser)[:2] == [0, 0]
     axes = wait_for(
         lambda: browser.execute_script(  # a name that is cut is whole in its tooltip
             "return [...document.querySelectorAll('.parcoords .label, .axis-label-tooltip text')]"

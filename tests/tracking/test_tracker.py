@@ -383,7 +383,7 @@ def test_the_user_interface_is_served_on_loopback_only(store: Path):
 
 def test_headline_keys_carry_their_unit_and_the_role():
     found = select_headline(role="select", accuracy=0.9, size_bytes=2_000_000, macs=None)
-    assert found == {"size_mb": 2.0, "select_accuracy": 0.9}
+    assert found == pytest.approx({"size_mb": 2.0, "select_accuracy": 0.9, "error_percent": 10.0})
 
 
 def test_a_long_list_is_one_param(store: Path, client):
