@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, pipeline
 from compress.data import Data, Samples
 from compress.data.images import Manner, read_folder
 from compress.data.preprocess import squash
+from compress.export.package import package
 from compress.export.session import Session
 from compress.loss import GuidedLoss
 from compress.models import HuggingFace
@@ -89,10 +90,20 @@ def check_dummy_inputs(bundle, loaded):
     assert np.allclose(loaded(**inputs).logits.numpy(), expected, atol=1e-5)
 
 
+def load_package(bundle, target):
+    """What optimum loads from the package for it, as the command says; its outputs are the bundle's."""
+    told = package(bundle.path, target, layout="optimum", name="student")
+    kind, _, arguments = told.partition(".from_pretrained")
+    assert arguments == f'("{target}")'
+    loaded = getattr(ort, kind).from_pretrained(target)
+    check_dummy_inputs(bundle, loaded)
+    return loaded
+
+
 ADAM = {"epochs": 8, "batch_size": 10, "optimizer": "adamw", "learning_rate": 3e-3}
 
 
-def test_a_text_classifier_runs_in_a_pipeline(text_context):
+def test_a_text_classifier_runs_in_a_pipeline(text_context, tmp_path):
     context, folder = text_context("label")
     bundle = shipped(context, HuggingFace(path=folder), optimization=ADAM)
     model = ort.ORTModelForSequenceClassification.from_pretrained(bundle.path, file_name=FILE)
@@ -100,6 +111,9 @@ def test_a_text_classifier_runs_in_a_pipeline(text_context):
     tokenizer = AutoTokenizer.from_pretrained(bundle.path)
     texts = context.data.test.inputs[:20].tolist()
     told = pipeline("text-classification", model=model, tokenizer=tokenizer)(texts, truncation=True)
+    packaged = load_package(bundle, tmp_path / "package")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "package")
+    assert pipeline("text-classification", model=packaged, tokenizer=tokenizer)(texts, truncation=True) == told
     here = context.reading(bundle)
     session = Session(bundle.path / FILE)
     for position, answer in enumerate(told):
@@ -110,7 +124,7 @@ def test_a_text_classifier_runs_in_a_pipeline(text_context):
         assert answer["score"] == pytest.approx(chances.max(), abs=1e-4)
 
 
-def test_a_tagger_runs_in_a_pipeline(text_context):
+def test_a_tagger_runs_in_a_pipeline(text_context, tmp_path):
     context, folder = text_context("words")
     bundle = shipped(context, HuggingFace(path=folder), optimization=ADAM)
     model = ort.ORTModelForTokenClassification.from_pretrained(bundle.path, file_name=FILE)
@@ -128,10 +142,11 @@ def test_a_tagger_runs_in_a_pipeline(text_context):
         told = {answer["start"]: answer["entity"] for answer in tag(" ".join(words))}
         assert [told[start] for start in starts] == decided
         seen |= set(decided)
+    assert load_package(bundle, tmp_path / "package").config.id2label == model.config.id2label
     assert len(seen) >= len(context.data.classes) - 1  # names that change places would be two, one of them seen
 
 
-def test_an_image_classifier_gives_the_files_outputs(make_context):
+def test_an_image_classifier_gives_the_files_outputs(make_context, tmp_path):
     context = make_context()
     model = HuggingFace(path="vit", pretrained=False, config=VIT)
     bundle = shipped(context, model, optimization=ADAM | {"epochs": 1, "batch_size": 100})
@@ -141,6 +156,8 @@ def test_an_image_classifier_gives_the_files_outputs(make_context):
     assert np.allclose(loaded(pixel_values=batch.inputs[0]).logits.numpy(), expected, atol=1e-5)
     assert loaded.config.id2label[3] == context.data.classes[3]
     check_dummy_inputs(bundle, loaded)
+    packaged = load_package(bundle, tmp_path / "package")
+    assert np.array_equal(packaged(pixel_values=batch.inputs[0]).logits, loaded(pixel_values=batch.inputs[0]).logits)
 
 
 def test_an_image_classifier_of_three_channels_runs_in_a_pipeline(make_context, digits, tmp_path):
