@@ -1,4 +1,4 @@
-"""Every command of ours in the docs' pages of words is one that the command line knows, option by option."""
+"""Every command of ours in the docs is one that the command line knows, option by option."""
 
 import re
 import shlex
@@ -11,27 +11,33 @@ from compress.cli.main import app
 from compress.errors import EXIT_CODES
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("deploy", "troubleshooting", "choose", "faq", "glossary", "compare", "limits")
-BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("pipelines/*/README.md")])
+BLOCK = re.compile(r"^```(?:sh|bash)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", PAGES)
+def commands(text: str) -> list[list[str]]:
+    """The words of each command of ours in blocks of shell, without `compressor`."""
+    lines = [line for block in BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("compressor ")]
+
+
+def test_the_pages_hold_the_commands_of_a_users_day():
+    named = {words[0] for page in PAGES for words in commands(page.read_text(encoding="utf-8"))}
+    assert {"init", "run", "plan", "check", "sweep", "report", "compare-runs", "promote", "package", "verify"} <= named
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_is_known_with_its_options(page):
-    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     program = typer.main.get_command(app)
-    lines = [line for block in BLOCK.findall(text) for line in block.splitlines() if line.startswith("compressor ")]
-    assert lines or page in ("glossary", "compare", "limits")
-    for line in lines:
-        _, name, *words = shlex.split(line)
+    for name, *words in commands(page.read_text(encoding="utf-8")):
         with program.commands[name].make_context(name, words):  # a wrong option or a missing argument raises
             pass
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_pages_that_are_there(page):
-    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([\w.]+\.md)\)", text):
-        assert (ROOT / "docs" / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_that_are_there(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
 
 
 def test_troubleshooting_has_every_exit_code():

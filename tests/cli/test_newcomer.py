@@ -119,7 +119,7 @@ def test_a_folder_of_photographs(environment, tmp_path):
         recipe.write_text(
             recipe.read_text()
             .replace("epochs: 30", "epochs: 4")
-            .replace("width: 32, blocks: [1, 1, 1]", "width: 8, blocks: [1, 1]")
+            .replace("width: 32, blocks: [1, 1, 1]", "width: 32, blocks: [1, 1]")
         )
 
     told = walk("A folder of photographs", tmp_path, environment, bring)
