@@ -102,3 +102,25 @@ def test_what_posix_alone_has_is_not_needed(tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_a_terminal_says_from_the_beginning_that_something_happens(tmp_path):
+    screen, terminal = os.openpty()
+    begin = "import compress.cli.main as c; c.main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", begin, "report", "none"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = b""
+    try:
+        while chunk := os.read(screen, 4096):
+            shown += chunk
+    except OSError:  # how Linux tells that nobody writes there any more
+        pass
+    os.close(screen)
+    assert process.wait()
+    assert 0 <= shown.find(b"loading the libraries") < shown.find(b"error")
