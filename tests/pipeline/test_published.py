@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import text_zoo
+import torch
+from mlflow import MlflowClient
 from tiny_pipeline import BRIEF
 
 from compress.benchmark.compare import PRESETS
@@ -15,6 +18,7 @@ from compress.pipeline.plan import plan
 from compress.pipeline.run import Options, run
 from compress.progress import Reporter
 from compress.recipe import Recipe
+from compress.tracking import database_uri
 from compress.tracking.registry import promote
 
 USER, HOST = "planted-user", "planted-host"
@@ -122,3 +126,57 @@ def test_no_secret_of_the_tracking_server_is_written_or_told(project, tmp_path, 
         assert not [secret for secret in secrets if secret in text], text
     assert list(found(store, *secrets)) == []
     assert recipe.sha256 == Recipe.load(project / "recipe.yaml", overrides=[override.replace("4711", "0815")]).sha256
+
+
+REVIEWS = """
+schema: 1
+name: reviews
+data:
+  source: {table: {path: reviews.csv, text: text, label: label}}
+  split: {test: 40, select: 40, calibration: 4}
+  tokenize: {max_length: 24}
+teacher:
+  model: {huggingface: {path: bert}}
+  train: {epochs: 4, batch_size: 20, optimizer: adamw, learning_rate: 0.003}
+student: {huggingface: {path: bert}}
+stages:
+  - distill: {epochs: 1, batch_size: 100, learning_rate: 0.000001}   # it learns nothing, and differs
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_quotes_nothing_holds_no_text_of_its_data_and_is_the_same_run(tmp_path):
+    torch.manual_seed(0)
+    text_zoo.make_bert(tmp_path / "bert", num_hidden_layers=1)
+    text_zoo.write_reviews(tmp_path / "reviews.csv", count=300)
+
+    def ask(*overrides: str):
+        how = Options(
+            store=tmp_path / "store",
+            threads=1,
+            reporter=Reporter(quiet=True),
+            until_stage="distill",
+            force_teacher=True,
+        )
+        return run(Recipe.parse(REVIEWS, origin="recipe.yaml", directory=tmp_path, overrides=overrides), how)
+
+    quoting = ask()
+    sentences = [example.source for example in quoting.report.texts.examples]
+    assert max(len(sentence.split()) for sentence in sentences) > 10
+    lines = (tmp_path / "reviews.csv").read_text().splitlines()[1:]
+    texts = [line.rpartition(",")[0] for line in lines if len(line.split()) > 5]
+    assert {"report.json", "report.html"} == {name for name, _ in found(quoting.run_dir, *texts)}
+    private = ask("data.quote=false")
+    assert private.run_dir == quoting.run_dir
+    assert {row.reused for row in private.report.stages} == {True}
+    assert (private.run_dir / "report.html").exists()
+    assert list(found(private.run_dir, *texts)) == []
+    client = MlflowClient(database_uri(tmp_path / "store"))
+    tracked = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        "tags.`compress.role` = 'pipeline'",
+        order_by=["attributes.start_time ASC"],
+    )
+    kept = [Path(client.download_artifacts(entry.info.run_id, "")) for entry in tracked]
+    assert [{name for name, _ in found(folder, *texts)} for folder in kept] == [{"report.json", "report.html"}, set()]
+    assert (kept[1] / "report.html").exists()

@@ -5,23 +5,20 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlparse
 
 import numpy as np
 import pytest
 import text_zoo
 import torch
-from mlflow import MlflowClient
 from record import compare
 
 import compress
 from compress.benchmark.compare import PRESETS, QUICK
-from compress.data import Data
 from compress.export.session import Session
 from compress.loss import GuidedLoss
 from compress.loss.logits import Hard
 from compress.models import HuggingFace, load_model
-from compress.pipeline.run import Options, Outcome
+from compress.pipeline.run import Options
 from compress.progress import Reporter
 from compress.recipe import Recipe
 from compress.stages.create import Create
@@ -30,7 +27,6 @@ from compress.stages.prune import Prune
 from compress.stages.quantize import Quantize
 from compress.stages.vocabulary import PruneVocabulary
 from compress.tasks import Task
-from compress.tracking import database_uri
 
 ABSENT = ("torch", "transformers", "onnx", "compress", "datasets", "pandas", "pydantic", "sklearn", "scipy")
 
@@ -113,40 +109,12 @@ def test_a_recipe_for_text_runs_to_its_verdict_and_its_script_labels_as_the_file
 
     bundle = outcome.run_dir / "bundle"
     data = recipe.data.load()
-    check_quoting(recipe, data, outcome, tmp_path / "store")
     told = told_by_script(bundle, data.test.inputs.tolist())
     logits = np.concatenate(logits_of_file(bundle, recipe.task(data).reading(bundle), data.test))
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert [line.split()[0] for line in told] == [data.classes[index] for index in logits.argmax(axis=1)]
     assert [float(line.split()[1]) for line in told] == pytest.approx(chances.max(axis=1), abs=0.006)
     assert len({line.split()[0] for line in told}) == 2
-
-
-def check_quoting(recipe: Recipe, data: Data, outcome: Outcome, store: Path) -> None:
-    """A run whose recipe asks for it holds none of the texts, in its page, its report and MLflow alike."""
-    private = recipe.model_copy(update={"data": recipe.data.model_copy(update={"quote": False})})
-    told = compress.run(private, Options(store=store, threads=1, reporter=Reporter(quiet=True)))
-    assert told.run_dir == outcome.run_dir  # the same results, told otherwise
-    assert {row.reused for row in told.report.stages} == {True}
-    assert outcome.report.texts.examples
-    assert told.report.texts is None
-    client = MlflowClient(database_uri(store))
-    tracked = client.search_runs(
-        [experiment.experiment_id for experiment in client.search_experiments()],
-        f"tags.`compress.pipeline_id` = '{told.run_dir.name}' AND tags.`compress.role` = 'pipeline'",
-        order_by=["start_time ASC"],
-    )
-    quoted = [holding(Path(urlparse(run.info.artifact_uri).path), data) for run in tracked]
-    assert [{path.name for path in found} for found in quoted] == [{"report.json", "report.html"}, set()]
-    assert holding(told.run_dir, data) == []
-
-
-def holding(folder: Path, data: Data) -> list[Path]:
-    """Return the files of a folder in which there is a text of the data."""
-    texts = [text.encode() for samples in data.roles.values() for text in samples.inputs if len(text.split()) > 5]
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    assert len(files) > 10
-    return [path for path in files if any(text in path.read_bytes() for text in texts)]
 
 
 def test_the_script_tags_words_as_the_pruned_int8_file_does(make_context, tmp_path):
