@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from compress.benchmark.environment import PACKAGES
+
 HERE = Path(__file__).parent / "recorded"
 TIMED = ("images_per_s",)
 ACCURACY = 0.05  # of one another, on machines that round otherwise
@@ -30,8 +32,10 @@ def record(report: dict[str, Any]) -> dict[str, Any]:
         for row in report["stages"]
     }
     test = [] if report["verdict"] is None else report["verdict"]["test"]
+    machine = {name: report["environment"].get(name) for name in MACHINE}
+    machine["versions"] = {name: machine["versions"].get(name) for name in PACKAGES}
     return {
-        "machine": {name: report["environment"].get(name) for name in MACHINE},
+        "machine": machine,
         "rows": rows,
         "test": {row["name"]: {name: row.get(name) for name in ("accuracy", "change", "agreement")} for row in test},
     }
