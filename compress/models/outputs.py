@@ -30,7 +30,8 @@ class Reading:
     - ``[N]`` or ``[N, 1]`` for two classes is the logit z of the second, and becomes the logits [0, z]: their softmax
       is (1 - sigmoid(z), sigmoid(z)), so that their cross-entropy is the binary one, and every loss keeps its meaning;
     - ``[N]`` for a single output becomes ``[N, 1]``;
-    - ``[N, C, T]`` for T steps becomes ``[N, T, C]``.
+    - ``[N, C, T]`` for T steps becomes ``[N, T, C]``;
+    - ``[N, T]``, ``[N, T, 1]`` or ``[N, 1, T]`` for T steps of two classes is such a logit z of each step.
 
     Whatever cannot be read is given as it is, and refused by those who know the task.
 
@@ -74,7 +75,11 @@ class Reading:
         outputs = self.shape[-1]
         if values.shape[1:] == self.shape[:0:-1] and not self._fits(values):
             return values.transpose(1, 2)
-        if len(self.shape) != 2 or self._fits(values):
+        if self._fits(values):
+            return values
+        if len(self.shape) == 3 and outputs == 2:
+            return self._convert_steps(values)
+        if len(self.shape) != 2:
             return values
         if values.dim() > 2 and all(size == 1 for size in values.shape[2:]):
             values = values.flatten(1)
@@ -84,8 +89,15 @@ class Reading:
         return values
 
     def is_one_logit(self, values: Tensor) -> bool:
-        """Whether a tensor of at least two samples has one number for each, where there are two outputs."""
-        return len(self.shape) == 2 and self.shape[-1] == 2 and len(values) == values.numel()
+        """Whether a tensor has one number for each sample, or step, where there are two outputs."""
+        return self.shape[-1] == 2 and self.convert(values).numel() == 2 * values.numel()
+
+    def _convert_steps(self, values: Tensor) -> Tensor:
+        """Return one logit of each step as two; a tensor that is not that as it is."""
+        steps = self.shape[1]
+        if isinstance(steps, int) and tuple(values.shape[1:]) in ((steps,), (1, steps)):
+            values = values.reshape(-1, steps, 1)
+        return F.pad(values, (1, 0)) if values.dim() == 3 and values.shape[2] == 1 else values
 
     def _fits(self, values: Tensor) -> bool:
         return values.dim() == len(self.shape) and values.shape[-1] == self.shape[-1]
@@ -177,7 +189,9 @@ def check_outputs(module: nn.Module, inputs: tuple[Tensor, ...], *, single_label
     with torch.enable_grad():
         given = tuple(value.detach().requires_grad_(value.is_floating_point()) for value in inputs)
         found, logits = everything(module, *given), module(*given)
-    one = next((value for value in found.values() if reading.is_one_logit(value)), None)
+    name = next(iter(found)) if len(found) == 1 else reading.choose(found, training=False)
+    assert name is not None  # else its forward pass is refused
+    one = found[name] if reading.is_one_logit(found[name]) else None
     if one is not None and not single_label:
         told = ("the model gives one number for two outputs", "two: only two classes can be told by one logit", None)
     elif one is not None and _went_through_sigmoid(one):

@@ -16,7 +16,7 @@ from typed import compressor
 from compress import Recipe
 from compress.errors import ModelError
 from compress.export.onnx_file import read_graph
-from compress.models.outputs import Reading, read_outputs, tensors_of
+from compress.models.outputs import Reading, check_outputs, describe_outputs, read_outputs, tensors_of
 from compress.pipeline.plan import plan
 from compress.pipeline.run import Options
 from compress.progress import Reporter
@@ -225,6 +225,47 @@ def test_one_number_for_two_labels_is_refused(project):
         planned(project, *of_student("OneLogit", outputs=1), "data.source.file.factory=labelled", "loss={hard: {}}")
 
 
+class Steps(nn.Module):
+    """One number for each step."""
+
+    def __init__(self, *, squashed):
+        super().__init__()
+        self.rnn, self.logit, self.squashed = nn.GRU(2, 6, batch_first=True), nn.Linear(6, 1), squashed
+
+    def forward(self, x):
+        z = self.logit(self.rnn(x)[0]).squeeze(2)
+        return torch.sigmoid(z) if self.squashed else z
+
+
+def test_one_logit_for_each_step_of_a_sequence_is_read_as_two_and_its_sigmoid_is_refused():
+    x = torch.randn(3, 6, 2)
+    for squashed in (False, True):
+        model = Steps(squashed=squashed)
+        plain = model(x)
+        read_outputs(model, Reading(("batch", 6, 2)))
+        torch.testing.assert_close(model(x), torch.stack([torch.zeros(3, 6), plain], 2))
+        assert describe_outputs(model, (x,)).startswith("the model's one logit z is read")
+        if not squashed:
+            check_outputs(model, (x,), single_label=True, where="here")
+            continue
+        with pytest.raises(ModelError, match="(?s)went through a sigmoid already.*return the logit"):
+            check_outputs(model, (x,), single_label=True, where="here")
+
+
+def test_a_gate_beside_the_logits_is_not_taken_for_one_logit():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.layer(x), torch.sigmoid(x[:, :1])
+
+    model = Gated()
+    read_outputs(model, Reading(("batch", 2)))
+    check_outputs(model, (torch.randn(3, 3),), single_label=True, where="here")
+
+
 class Trio(nn.Module):
     """A body with three layers that surgery, taps and state dicts call by the names that its user chose."""
 
@@ -275,6 +316,12 @@ def test_two_logits_of_one_have_the_binary_cross_entropy_and_only_the_chosen_hea
         (("batch", 10), (3, 10, 2, 2), (3, 10, 2, 2)),
         (("batch", "tokens", 2), (3, 4, 2), (3, 4, 2)),
         (("batch", "tokens", 2), (3, 4), (3, 4)),
+        (("batch", "tokens", 2), (3, 4, 1), (3, 4, 2)),
+        (("batch", 4, 2), (3, 4, 1), (3, 4, 2)),
+        (("batch", 4, 2), (3, 4), (3, 4, 2)),
+        (("batch", 4, 2), (3, 1, 4), (3, 4, 2)),
+        (("batch", 4, 2), (3, 2), (3, 2)),  # one row for a whole sequence
+        (("batch", 4, 3), (3, 4), (3, 4)),
     ],
 )
 def test_shapes_that_can_mean_logits_become_logits(shape, given, expected):
