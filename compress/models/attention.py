@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 IN_PROJ = "in_proj"  # the layer that nn.MultiheadAttention keeps as a bare parameter
+SEPARATE = ("q_proj", "k_proj", "v_proj")  # its thirds, where queries, keys and values are of different sequences
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,15 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., T, C] of [..., T, C]."""
-        return self.write(self.mix(*self.split(x), mask=None, causal=self.wiring.causal))
+        return self.write(self.mix(*self.split(x, x, x), mask=None, causal=self.wiring.causal))
 
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values [..., H, T, d] of tokens [..., T, C]."""
+    def split(self, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values [..., H, T, d] of three times tokens [..., T, C]: for each what it is of."""
         shape = (self.heads, self.wiring.head_width)
-        written = [self.get_submodule(path)(x) for path in self.wiring.inputs]
+        written = [self.get_submodule(path)(x) for path, x in zip(self.wiring.inputs, given, strict=False)]
         if len(written) == 3:
             parts = [side.unflatten(-1, shape) for side in written]
-        elif self.wiring.by_head:
+        elif self.wiring.by_head:  # one layer reads one sequence
             parts = written[0].unflatten(-1, (shape[0], 3, shape[1])).unbind(-2)
         else:
             parts = written[0].unflatten(-1, (3, *shape)).unbind(-3)
@@ -119,7 +120,7 @@ class Attention(nn.Module):
 
 
 class MultiheadAttention(Attention):
-    """Called as `nn.MultiheadAttention` is, with one tensor for queries, keys and values."""
+    """Called as `nn.MultiheadAttention` is."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] # two ways to be called are what sets them apart
         self,
@@ -133,9 +134,8 @@ class MultiheadAttention(Attention):
         is_causal: bool = False,  # noqa: FBT001, FBT002
     ) -> tuple[Tensor, Tensor | None]:
         """Return the output, and the attention if it is needed; arguments as torch's."""
-        del key, value
         turned = not self.wiring.batch_first and query.dim() == 3
-        parts = self.split(query.transpose(0, 1) if turned else query)
+        parts = self.split(*(side.transpose(0, 1) if turned else side for side in (query, key, value)))
         mask = _merge(attn_mask, key_padding_mask, like=query)
         weights = None
         if need_weights:
@@ -178,18 +178,35 @@ def rewire(model: nn.Module, wirings: Mapping[str, Wiring | Counted]) -> None:
         if isinstance(wiring, Counted):
             continue
         if wiring.multihead:
-            weight, bias = module.in_proj_weight, module.in_proj_bias
-            layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-            layer.weight, layer.bias = weight, bias
-            for name in ("in_proj_weight", "in_proj_bias"):
+            layers = _take_layers(module, wiring.inputs)
+            for name in ("in_proj_weight", "in_proj_bias", *(f"{name}_weight" for name in SEPARATE)):
                 delattr(module, name)
                 module.register_parameter(name, None)
-            module.add_module(IN_PROJ, layer)
+            for name, layer in layers.items():
+                module.add_module(name, layer)
             module._qkv_same_embed_dim = False  # layers around it have one kernel for the whole, and ask
         module.__class__ = MultiheadAttention if wiring.multihead else Attention
     for module in model.modules():
         if wirings and isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False
+
+
+def _take_layers(module: Any, names: tuple[str, ...]) -> dict[str, nn.Linear]:
+    """Return the bare parameters of an `nn.MultiheadAttention` as linear layers: as one, or its thirds."""
+    weights, biases = [module.in_proj_weight], [module.in_proj_bias]
+    if names == SEPARATE:
+        whole = module.in_proj_weight
+        weights = [getattr(module, f"{name}_weight") for name in names] if whole is None else _thirds(whole)
+        biases = [None] * 3 if biases[0] is None else _thirds(biases[0])
+    layers = {}
+    for name, weight, bias in zip(names, weights, biases, strict=True):
+        layers[name] = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        layers[name].weight, layers[name].bias = weight, bias
+    return layers
+
+
+def _thirds(whole: nn.Parameter) -> list[nn.Parameter]:
+    return [nn.Parameter(part.clone(), requires_grad=whole.requires_grad) for part in whole.detach().chunk(3)]
 
 
 def wirings_of(model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Find attention modules whose heads could leave, by what they compute, and make them countable.
 
-`nn.MultiheadAttention` is known. Of a user's module, nothing is taken from its names: it has one layer that writes
-queries, keys and values, or two or three, and one that reads all heads. Where it gives on a sample, in float64, what
-`models.attention` gives with these layers, that takes its place; what the whole model gives must be the same, too.
+`nn.MultiheadAttention` is known, with keys and values of another sequence too. Of a user's module, nothing is taken
+from its names: it has one layer that writes queries, keys and values, or two or three, and one that reads all heads.
+Where it gives on a sample, in float64, what `models.attention` gives with these layers, that takes its place; what
+the whole model gives must be the same, too.
 
 Any other keeps its code, with whatever it does between its layers: rotary positions, biases added to scores, windows,
 norms of queries and keys, keys that several queries share, keys and values of another sequence. Its number of heads is
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.models.attention import IN_PROJ, Attention, Counted, Wiring, counted, rewire
+from compress.models.attention import IN_PROJ, SEPARATE, Attention, Counted, Wiring, counted, rewire
 from compress.models.fold import duplicate
 from compress.surgery import cut, encoders, layers, verify
 from compress.surgery.groups import Group, Member
@@ -117,8 +118,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules that may be attention, by their layers alone."""
     for path, part in model.named_modules():
         if type(part) is nn.MultiheadAttention:
-            plain = part.in_proj_weight is not None and part.bias_k is None and not part.add_zero_attn
-            if path and plain:
+            if path and part.bias_k is None and not part.add_zero_attn:
                 yield path, part
         elif path and (_layers(part) is not None or next(_countings(part), None) is not None):
             yield path, part
@@ -278,10 +278,10 @@ def _known(part: nn.MultiheadAttention, call: Call) -> Wiring | None:
     arguments, named, _ = call
     given = [*arguments, *(named[name] for name in ("query", "key", "value") if name in named)]
     mask = named.get("attn_mask", arguments[5] if len(arguments) > 5 else None)
-    if not (given[0] is given[1] is given[2]) or (mask is not None and mask.dim() != 2):
+    if mask is not None and mask.dim() != 2:
         return None
     return Wiring(
-        inputs=(IN_PROJ,),
+        inputs=(IN_PROJ,) if given[0] is given[1] is given[2] else SEPARATE,
         output="out_proj",
         head_width=part.embed_dim // part.num_heads,
         scale=(part.embed_dim // part.num_heads) ** -0.5,

@@ -13,9 +13,15 @@ class _Straight(Attention):
     """Attention as a trace may see it: the tokens' channels in, and out of the layer that reads the heads."""
 
     def forward(self, *given: Tensor, **named: Any) -> Any:
-        x = given[0] if given else named["query"]
-        width = self.output.in_features
-        written = sum(self.get_submodule(path)(x)[..., :width] for path in self.wiring.inputs)
+        sides = [*given, *(named[name] for name in ("query", "key", "value") if name in named)]
+        tokens = -2 if self.wiring.batch_first or sides[0].dim() == 2 else 0
+        if not self.wiring.multihead:
+            sides = [sides[0]] * 3
+        width, written = self.output.in_features, torch.zeros(())
+        for path, x in zip(self.wiring.inputs, sides, strict=False):
+            side = self.get_submodule(path)(x)[..., :width]
+            # Another sequence has another length.
+            written = written + (side if x is sides[0] else side.mean(tokens, keepdim=True))
         result = self.output(written)
         return (result, None) if self.wiring.multihead else result
 

@@ -290,7 +290,8 @@ def _reshape(node: Any, read: tuple[int, ...], written: tuple[int, ...]) -> Maps
     whole, flat = (read, written) if len(written) == 2 else (written, read)
     if len(flat) != 2 or len(whole) == 2 or whole[0] != flat[0] or prod(whole[1:]) != flat[1]:
         return None
-    axis = _axis(node, len(whole), before=whole is read)
+    only = _only_wide(whole)
+    axis = _axis(node, len(whole), before=whole is read) if only is None else only
     before, size, after = prod(whole[1:axis]), whole[axis], prod(whole[axis + 1 :])
     spread = _Map(lambda i: [(b * size + i) * after + a for b in range(before) for a in range(after)])
     gather = _Map(lambda i: [i // after % size])
@@ -346,9 +347,17 @@ def _axis(node: Any, ndim: int | None = None, *, before: bool = False) -> int:
             flattens = len(_written(near)) == 2 and len(_written(current)) == ndim
             if flattens and not before and len(remaining := _remaining(near.grad_fn, ndim)) == 1:
                 return remaining[0]
+            if flattens and not before and (only := _only_wide(_written(current))) is not None:
+                return only
             if not flattens or _written(near)[0] != _written(current)[0]:  # positions joined with the batch are tokens
                 waiting.append(near)
     return 1
+
+
+def _only_wide(shape: tuple[int, ...]) -> int | None:
+    """The dimension of a single token's, or a single pixel's, channels: the only one behind the first that is not 1."""
+    wide = [dim for dim, size in enumerate(shape) if dim and size > 1]
+    return wide[0] if len(wide) == 1 else None
 
 
 def _remaining(function: Any, ndim: int) -> list[int]:

@@ -114,6 +114,15 @@ ATTENTION = {
     "torch's, sequence first": lambda: Around(
         nn.MultiheadAttention(12, 3, bias=False), call=lambda inner, x: inner(*[x.transpose(0, 1)] * 3)[0].mT.mT.mT.mT
     ),
+    "torch's, keys of another sequence": lambda: Around(
+        nn.MultiheadAttention(12, 3, batch_first=True), call=lambda inner, x: inner(x[:, :1], x, x)[0]
+    ),
+    "torch's, keys of another sequence, sequence first": lambda: Around(
+        nn.MultiheadAttention(12, 3, bias=False),
+        call=lambda inner, x: inner(query=x[:, :2].transpose(0, 1), key=(y := x.transpose(0, 1)), value=y * y)[
+            0
+        ].transpose(0, 1),
+    ),
     "torch's encoder": lambda: Around(encoder()),
     "torch's encoder, norm first": lambda: Around(encoder(norm_first=True)),
 }
@@ -236,7 +245,10 @@ class Normalised(Fused):
     [
         lambda: Around(Normalised()),
         lambda: Around(Multihead(12, 3, batch_first=True), call=lambda inner, x: inner(x, x, x)[0]),
-        lambda: Around(nn.MultiheadAttention(12, 3, batch_first=True), call=lambda inner, x: inner(x[:, :1], x, x)[0]),
+        lambda: Around(
+            nn.MultiheadAttention(12, 3, add_bias_kv=True, batch_first=True),
+            call=lambda inner, x: inner(x[:, :1], x, x)[0],
+        ),
         lambda: Around(nn.LSTM(12, 8, proj_size=4, batch_first=True), call=lambda rnn, x: rnn(x)[0], width=4),
     ],
 )

@@ -114,6 +114,8 @@ IMAGES: dict[str, Callable[[], nn.Module]] = {
     "gMLP": s.GatedMlp,
     "ResMLP": s.ResMlp,
     "Swin": s.Swin,
+    "Swin, biases by relative position": s.PublishedSwin,
+    "nn.TransformerDecoder over maps": s.TorchDecoder,
     "MobileViT": s.MobileVit,
     "PoolFormer": s.PoolFormer,
 }
@@ -130,6 +132,8 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[Kind, ...]]] = {
     "Llama, one key head": (s.llama_one_key_head, ("words",)),
     "Llama, normalised queries and keys": (s.llama_normalised_queries, ("words",)),
     "Perceiver, cross-attention": (s.Perceiver, ("signal",)),
+    "nn.MultiheadAttention, keys of another sequence": (s.DecoderBlock, ("signal",)),
+    "nn.MultiheadAttention, keys of another width": (s.decoder_other_width, ("signal",)),
     "LSTM": (s.lstm, ("signal",)),
     "GRU": (s.gru, ("signal",)),
     "LSTM, two layers, both directions": (s.stacked_bidirectional_lstm, ("signal",)),

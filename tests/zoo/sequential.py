@@ -523,6 +523,136 @@ class Perceiver(nn.Module):
         return self.head((latents + self.mlp(latents)).mean(1))
 
 
+class DecoderBlock(nn.Module):
+    """Reads one sequence by another with torch's own attention."""
+
+    def __init__(self, kdim=24):
+        super().__init__()
+        self.embed, self.query = nn.Linear(6, kdim), nn.Parameter(torch.randn(1, 3, 24))
+        self.cross = nn.MultiheadAttention(24, 3, batch_first=True, kdim=kdim, vdim=kdim)
+        self.mlp, self.head = Mlp(24, 64), nn.Linear(24, CLASSES)
+
+    def forward(self, x):
+        memory, query = torch.relu(self.embed(x)), self.query.expand(x.shape[0], -1, -1)
+        query = query + self.cross(query, memory, memory)[0]
+        return self.head((query + self.mlp(query)).mean(1))
+
+
+def decoder_other_width():
+    return DecoderBlock(kdim=16)
+
+
+class TorchDecoder(nn.Module):
+    """DETR's: learned queries, and torch's own decoder over what convolutions see."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1))
+        self.query_embed = nn.Parameter(torch.randn(5, 32))
+        layer = nn.TransformerDecoderLayer(32, 4, 64, batch_first=True)
+        self.decoder, self.fc = nn.TransformerDecoder(layer, 1), nn.Linear(32, CLASSES)
+
+    def forward(self, x):
+        memory = self.backbone(x).flatten(2).transpose(1, 2)
+        return self.fc(self.decoder(self.query_embed.expand(x.shape[0], -1, -1), memory).mean(1))
+
+
+class WindowAttention(nn.Module):
+    """Swin's as its authors publish it: biases by relative position, and a mask for shifted windows."""
+
+    def __init__(self, dim, window_size, num_heads):
+        super().__init__()
+        self.dim, self.window_size, self.num_heads = dim, window_size, num_heads
+        self.scale = (dim // num_heads) ** -0.5
+        self.relative_position_bias_table = nn.Parameter(torch.randn((2 * window_size - 1) ** 2, num_heads))
+        coords = torch.stack(torch.meshgrid([torch.arange(window_size)] * 2, indexing="ij")).flatten(1)
+        relative_coords = (coords[:, :, None] - coords[:, None, :]).permute(1, 2, 0).contiguous() + window_size - 1
+        relative_coords[:, :, 0] *= 2 * window_size - 1
+        self.register_buffer("relative_position_index", relative_coords.sum(-1))
+        self.qkv, self.attn_drop = nn.Linear(dim, dim * 3), nn.Dropout(0.0)
+        self.proj, self.proj_drop = nn.Linear(dim, dim), nn.Dropout(0.0)
+        self.softmax = nn.Softmax(dim=-1)
+
+    def forward(self, x, mask=None):
+        B_, N, C = x.shape
+        qkv = self.qkv(x).reshape(B_, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv[0], qkv[1], qkv[2]
+        attn = (q * self.scale) @ k.transpose(-2, -1)
+        bias = self.relative_position_bias_table[self.relative_position_index.view(-1)].view(N, N, -1)
+        attn = attn + bias.permute(2, 0, 1).contiguous().unsqueeze(0)
+        if mask is not None:
+            nW = mask.shape[0]
+            attn = attn.view(B_ // nW, nW, self.num_heads, N, N) + mask.unsqueeze(1).unsqueeze(0)
+            attn = attn.view(-1, self.num_heads, N, N)
+        x = (self.attn_drop(self.softmax(attn)) @ v).transpose(1, 2).reshape(B_, N, C)
+        return self.proj_drop(self.proj(x))
+
+
+class PublishedSwinBlock(nn.Module):
+    def __init__(self, dim, input_resolution, num_heads, window_size, shift_size):
+        super().__init__()
+        self.input_resolution, self.window_size, self.shift_size = input_resolution, window_size, shift_size
+        self.norm1, self.attn = nn.LayerNorm(dim), WindowAttention(dim, window_size, num_heads)
+        self.norm2, self.mlp = nn.LayerNorm(dim), Mlp(dim, 4 * dim)
+        attn_mask = None
+        if shift_size > 0:
+            img_mask = torch.zeros((1, *input_resolution, 1))
+            slices = (slice(-window_size), slice(-window_size, -shift_size), slice(-shift_size, None))
+            for cnt, (h, w) in enumerate((h, w) for h in slices for w in slices):
+                img_mask[:, h, w, :] = cnt
+            mask_windows = window_partition(img_mask, window_size).squeeze(-1)
+            attn_mask = mask_windows.unsqueeze(1) - mask_windows.unsqueeze(2)
+            attn_mask = attn_mask.masked_fill(attn_mask != 0, -100.0).masked_fill(attn_mask == 0, 0.0)
+        self.register_buffer("attn_mask", attn_mask)
+
+    def forward(self, x):
+        H, W = self.input_resolution
+        B, L, C = x.shape
+        shortcut = x
+        x = self.norm1(x).view(B, H, W, C)
+        if self.shift_size > 0:
+            x = torch.roll(x, shifts=(-self.shift_size, -self.shift_size), dims=(1, 2))
+        x = window_reverse(self.attn(window_partition(x, self.window_size), self.attn_mask), self.window_size, H, W)
+        if self.shift_size > 0:
+            x = torch.roll(x, shifts=(self.shift_size, self.shift_size), dims=(1, 2))
+        x = shortcut + x.view(B, H * W, C)
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchMerging(nn.Module):
+    def __init__(self, input_resolution, dim):
+        super().__init__()
+        self.input_resolution = input_resolution
+        self.reduction, self.norm = nn.Linear(4 * dim, 2 * dim, bias=False), nn.LayerNorm(4 * dim)
+
+    def forward(self, x):
+        H, W = self.input_resolution
+        B, L, C = x.shape
+        x = x.view(B, H, W, C)
+        x0, x1 = x[:, 0::2, 0::2, :], x[:, 1::2, 0::2, :]
+        x2, x3 = x[:, 0::2, 1::2, :], x[:, 1::2, 1::2, :]
+        x = torch.cat([x0, x1, x2, x3], -1)
+        x = x.view(B, -1, 4 * C)
+        return self.reduction(self.norm(x))
+
+
+class PublishedSwin(nn.Module):
+    """The whole of it, as in Microsoft's own repository."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch_embed, self.patch_norm = nn.Conv2d(3, 16, 2, 2), nn.LayerNorm(16)
+        first = [PublishedSwinBlock(16, (8, 8), 2, 4, shift) for shift in (0, 2)]
+        self.layers = nn.Sequential(*first, PatchMerging((8, 8), 16), PublishedSwinBlock(32, (4, 4), 4, 4, 0))
+        self.norm, self.avgpool, self.head = nn.LayerNorm(32), nn.AdaptiveAvgPool1d(1), nn.Linear(32, CLASSES)
+
+    def forward(self, x):
+        x = self.patch_norm(self.patch_embed(x).flatten(2).transpose(1, 2))
+        x = self.norm(self.layers(x))
+        x = self.avgpool(x.transpose(1, 2))
+        return self.head(torch.flatten(x, 1))
+
+
 class Recurrent(nn.Module):
     """A classifier of signals [N, T, F] by the last step of an LSTM or a GRU."""
 

@@ -1,6 +1,8 @@
 """What pruning, export, int8 and training do to every architecture of the zoo; writes the table of docs/models.md.
 
-python tests/zoo/suite.py
+python tests/zoo/suite.py ["LeNet of a tutorial, view(-1, 64)" ...]
+
+Named architectures are looked at anew, the others keep their lines.
 """
 
 import contextlib
@@ -120,16 +122,17 @@ def read() -> list[str]:
     return DOCUMENT.read_text().partition(BEGIN)[2].partition(END)[0].strip().splitlines()
 
 
-def write() -> None:
-    """Write the table anew."""
+def write(names: list[str]) -> None:
+    """Look at the named architectures, or at all, and write the table."""
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in read()[len(HEAD) :]}
     before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    rows = []
-    for name in ZOO:
-        rows.append(str(look(name)))
-        print(rows[-1], file=sys.stderr, flush=True)
-    table = "\n".join([*HEAD, *rows])
-    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}")
+    after = rest.partition(END)[2]
+    for name in names or ZOO:
+        rows[name] = str(look(name))
+        print(rows[name], file=sys.stderr, flush=True)
+        table = "\n".join([*HEAD, *(rows[each] for each in ZOO if each in rows)])
+        DOCUMENT.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
 
 
 if __name__ == "__main__":
-    write()
+    write(sys.argv[1:])
