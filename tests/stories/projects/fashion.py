@@ -20,3 +20,11 @@ def load_mnist(n=1500, size=28, channels=1):
 
 def cifar():
     return load_mnist(size=32, channels=3)
+
+
+def clothes_and_shoes():
+    """Multi-label: is it a shoe, is it dark, is it wide."""
+    images, y = load_mnist()["train"]
+    ink = images / 255.0
+    labels = np.stack([y >= 7, ink.mean((1, 2, 3)) < 0.25, (ink.max(axis=2)[:, 0] > 0.3).sum(1) > 20], axis=1)
+    return {"train": (images, labels.astype(int))}
