@@ -1,4 +1,7 @@
-"""One process of a group: ``in_group.py RANK SIZE MEETING FOLDER DIES_AT`` trains and prints its weights' hash."""
+"""One process of a group: ``in_group.py RANK SIZE MEETING FOLDER DIES_AT ROWS`` trains and prints its weights' hash.
+
+ROWS above 0 are the samples of a pass that are taken to fit its device.
+"""
 
 import hashlib
 import os
@@ -20,10 +23,11 @@ from compress.stage.group import Group
 from compress.stages.create import Create
 from compress.store.store import Store
 from compress.tasks import Augment, ImageClassification
+from compress.training import loop
 from compress.training.guided import fit_guided
 
 
-def train(folder: Path, group: Group, *, dies_at: int = -1) -> str:
+def train(folder: Path, group: Group, *, dies_at: int = -1, rows: int = 0) -> str:
     """Distil a small network with dropout, and return its weights' SHA-256."""
     raw = load_digits()
     samples = Samples((raw.images * 15).astype(np.uint8)[:, None], raw.target.astype(np.int64))
@@ -48,6 +52,7 @@ def train(folder: Path, group: Group, *, dies_at: int = -1) -> str:
     for value in module.parameters():
         torch.nn.init.normal_(value, std=0.1)
     (folder / "checkpoints").mkdir(exist_ok=True)
+    loop.fitting_rows = lambda *_, **__: rows or None
     fit_guided(
         module,
         replace(work, teachers=(Member(teacher, task),)),
@@ -68,5 +73,5 @@ if __name__ == "__main__":
     rank, size, dies_at = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[5])
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=size)
-    print(train(Path(sys.argv[4]), Group.joined(), dies_at=dies_at if rank else -1))
+    print(train(Path(sys.argv[4]), Group.joined(), dies_at=dies_at if rank else -1, rows=int(sys.argv[6])))
     distributed.destroy_process_group()

@@ -18,6 +18,10 @@ from compress.errors import DataError
 from compress.progress import Reporter
 
 VERSION = 1  # raised by hand when an index comes to mean something else
+MEANWHILE = (
+    "put the file back and run the same command again, which goes on from the last checkpoint; as it is now, what "
+    "changed is indexed anew, and what learns from other data begins anew"
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Index:
                 expected=f"the {len(self.paths):,} files as they were indexed",
                 got=f"{self.paths[row]} is gone" if not path.exists() else f"{self.paths[row]} is another",
                 where=self.root,
-                hint="run the same command again: what changed is indexed anew, and the data are others",
+                hint=MEANWHILE,
             )
         return path
 

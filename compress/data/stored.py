@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from compress.data.ahead import make_ahead
-from compress.data.index import Index
+from compress.data.index import MEANWHILE, Index
 from compress.data.picture import open_picture
 from compress.data.read_image import Steps, fit, to_array
+from compress.errors import DataError
 from compress.store.notes import Notes
 
 PART = 128  # images that are read at once
@@ -180,10 +181,15 @@ class ImageFiles(Stored):
         """Return an image as its file has it, upright and of 8 bits a channel.
 
         Raises:
-            DataError: when the file is not what was indexed.
+            DataError: when the file is not what was indexed, or cannot be read any more.
         """
         path = self.index.check(int(self.rows[row]))
-        return open_picture(path)[0]
+        try:
+            return open_picture(path)[0]
+        except DataError as error:
+            raise DataError(
+                "an image that was indexed cannot be read any more", got=error.got, where=path, hint=MEANWHILE
+            ) from error
 
     def take(self, rows: NDArray[np.integer]) -> Self:
         """Return some of the files."""

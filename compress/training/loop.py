@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -172,8 +173,14 @@ def _updates(
 
 
 def _split(batches: Sequence[Batch], rows: int | None) -> Sequence[Batch]:
-    """Return the batches of an update in parts of so many samples; as they are where nothing was found to be split."""
-    return batches if rows is None else [part for batch in batches for part in split(batch, rows)]
+    """Return the batches of an update in parts of so many samples; as they are where nothing was found to be split.
+
+    The first part of every batch comes first, then every second one: so the parts of processes that have some of the
+    batches each, taken in turn, are in the order in which one process that has all of them takes them.
+    """
+    if rows is None:
+        return batches
+    return [part for parts in zip_longest(*(split(batch, rows) for batch in batches)) for part in parts if part]
 
 
 def _sum_gradients(

@@ -19,18 +19,20 @@ from compress.stages.create import Create
 from compress.stages.distill import Distill
 from compress.stages.prune import Prune
 from compress.stages.train import Train
+from compress.tasks import Batch
+from compress.training import loop
 from compress.training.loader import RoleLoader
 from compress.training.running import RunningStatistics
 from compress.training.sharing import SharedUpdate
 
 
-def run(folder: Path, size: int, *, dies_at: int = -1) -> list[tuple[int, str, str]]:
+def run(folder: Path, size: int, *, dies_at: int = -1, rows: int = 0) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of each process of a group."""
     meeting = folder / f"meeting-{time.monotonic_ns()}"
     processes = [
         subprocess.Popen(
             [sys.executable, str(Path(__file__).parents[1] / "in_group.py")]
-            + [str(rank), str(size), str(meeting), str(folder), str(dies_at)],
+            + [str(rank), str(size), str(meeting), str(folder), str(dies_at), str(rows)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -71,6 +73,25 @@ def test_a_training_that_was_killed_goes_on_in_another_number_of_processes_to_th
 def test_one_process_goes_on_with_what_four_began(alone, tmp_path):
     run(tmp_path, 4, dies_at=3)
     assert train(tmp_path, Group()) == alone
+
+
+@pytest.mark.slow
+def test_passes_of_fewer_samples_give_the_same_bits_in_any_number_of_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "fitting_rows", loop.fitting_rows)
+    for name in ("one", "two", "four"):
+        (tmp_path / name).mkdir()
+    alone = train(tmp_path / "one", Group(), rows=8)
+    assert bits(run(tmp_path / "two", 2, rows=8)) == bits(run(tmp_path / "four", 4, rows=8)) == {alone}
+
+
+def test_parts_of_batches_are_in_one_order_whoever_has_the_batches():
+    batches = [Batch((torch.arange(5.0),), None, torch.arange(5) + 10 * number, None) for number in range(4)]
+    whole = [part.index.tolist() for part in loop._split(batches, 2)]
+    assert whole[:5] == [[0, 1], [10, 11], [20, 21], [30, 31], [2, 3]]
+    for size in (2, 4):
+        shared = [loop._split(batches[rank::size], 2) for rank in range(size)]
+        assert [part.index.tolist() for parts in zip(*shared, strict=True) for part in parts] == whole
+    assert loop._split(batches, None) is batches
 
 
 class Twofold(Group):
