@@ -260,6 +260,20 @@ def test_the_other_views_show_their_charts(server, browser, view, key, name, poi
     picture(browser, name)
 
 
+def test_a_view_that_is_kept_has_its_charts_after_a_reload(server, browser):
+    (view,) = server.views
+    resize(browser, TALL)
+    browser.get("about:blank")
+    browser.get(view.partition(": ")[2])
+    wait_for(lambda: len(scatters(browser)) >= 2)
+    keep = "return [...document.querySelectorAll('button')].find(b => b.innerText == 'Override saved view')"
+    wait_for(lambda: browser.execute_script(keep)).click()
+    wait_for(lambda: browser.execute_script(keep) is None)
+    browser.refresh()
+    found = wait_for(lambda: len(drawn := scatters(browser)) >= 2 and drawn)
+    assert [plot["y"] for plot in found] == ["error_percent"] * 2
+
+
 def test_the_champions_file_is_downloaded_from_the_page_byte_for_byte(swept, server, browser):
     store, _, outcome, promoted = swept
     champion = MlflowClient(database_uri(store)).get_model_version_by_alias("digits", "champion")
