@@ -1,6 +1,6 @@
 """What do images on disk cost? Index, roles, teacher pass and an epoch of distillation at 1, 4 and 16 times the files.
 
-    python benchmarks/scale/images.py [--files 100000] [--trained N] [--threads N]
+    python benchmarks/scale/images.py [--files 100000] [--trained N] [--threads N] [--directory FOLDER]
 
 JPEG files are made of Fashion-MNIST (Debian's dataset-fashion-mnist), enlarged to 160 to 320 pixels a side with noise,
 no two alike, and read through an index at 64 x 64 pixels (``memory_gb: 0``, so that no size of them is read into
@@ -8,16 +8,20 @@ memory). The smaller sizes are the first of the same files. Each size runs in a 
 memory the kernel tells (VmHWM). The share of the loader is the time for which the step waits for its batch; where torch
 has every core to itself, what the step loses to threads that decode meanwhile is told by the images that are read a
 second when nobody trains. ``--trained`` lets the teacher pass and the epoch take that many of the files at most; index
-and roles are of all. Writes ``benchmarks/results/scale_images.json``, ``.md`` and ``.png``.
+and roles are of all. With ``--directory`` files and finished sizes are kept there: what was interrupted goes on with
+the size that it was at, measured from its beginning. Writes ``benchmarks/results/scale_images.json``, ``.md`` and
+``.png``.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -90,19 +94,22 @@ class Timed:
 
 
 def make_files(root: Path, count: int) -> None:
-    """Write JPEG files into a folder for each class."""
+    """Write JPEG files into a folder for each class, going on where an interrupted run stopped."""
     images = read_idx(FASHION / "train-images-idx3-ubyte.gz")
     labels = read_idx(FASHION / "train-labels-idx1-ubyte.gz")
     noise = np.random.default_rng(0).integers(0, 24, (max(SIDES), max(SIDES), 3), np.uint8)
+    draft = root.with_name(f"{root.name}.part")
+    begun = max((int(path.stem) for path in draft.rglob("*.jpg")), default=0)  # the last one may be half a file
     for label in range(10):
-        (root / str(label)).mkdir(parents=True)
-    for number in range(count):
+        (draft / str(label)).mkdir(parents=True, exist_ok=True)
+    for number in range(begun, count):
         generator = np.random.default_rng(number)
         width, height = (int(side) for side in generator.integers(SIDES[0], SIDES[1] + 1, 2))
         large = Image.fromarray(images[number % len(images)]).resize((width, height), Image.Resampling.BICUBIC)
         shift = generator.integers(0, max(SIDES), 2)
         pixels = np.asarray(large)[..., None] // 2 + np.roll(noise, shift, (0, 1))[:height, :width]
-        Image.fromarray(pixels).save(root / str(labels[number % len(labels)]) / f"{number}.jpg", quality=85)
+        Image.fromarray(pixels).save(draft / str(labels[number % len(labels)]) / f"{number}.jpg", quality=85)
+    draft.rename(root)
 
 
 def link_files(root: Path, of: Path, count: int) -> None:
@@ -243,19 +250,33 @@ def main() -> None:
         print(json.dumps(measure(*arguments.one, threads=arguments.threads, trained=arguments.trained)))
         return
     sizes: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
-        every = (arguments.directory or Path(directory)) / "files"
+    with (
+        tempfile.TemporaryDirectory() if arguments.directory is None else nullcontext(arguments.directory) as directory
+    ):
+        every = Path(directory) / "files"
         if not every.exists():
             make_files(every, arguments.files)
-        for times in reversed(TIMES):
-            root = Path(directory) / f"{times}x"
-            link_files(root, every, arguments.files * times // max(TIMES))
-            command = [sys.executable, __file__, "--threads", str(arguments.threads)]
-            command += ["--trained", str(arguments.trained), "--one", str(root)]
-            done = subprocess.run([*command, f"{root}-store"], check=True, stdout=subprocess.PIPE, text=True)
-            sizes.insert(0, json.loads(done.stdout.splitlines()[-1]))
+        for times in TIMES:
+            sizes.append(measure_size(Path(directory), every, times, arguments))
             result = {"sizes": sizes, "cores": count_allowed_cores(), "environment": asdict(describe(seed=0))}
             write(result, arguments.output / "scale_images")
+
+
+def measure_size(directory: Path, every: Path, times: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what `measure` returns of one size, or what a run with the same arguments has noted of it."""
+    noted, root, store = (directory / f"{times}x{end}" for end in (".json", "", "-store"))
+    asked = [arguments.files, arguments.trained, arguments.threads]
+    if noted.exists() and (kept := json.loads(noted.read_text()))["asked"] == asked:
+        return kept["found"]
+    for folder in (root, store):
+        shutil.rmtree(folder, ignore_errors=True)
+    link_files(root, every, arguments.files * times // max(TIMES))
+    command = [sys.executable, __file__, "--threads", str(arguments.threads)]
+    command += ["--trained", str(arguments.trained), "--one", str(root), str(store)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    noted.write_text(json.dumps({"asked": asked, "found": found}))
+    return found
 
 
 if __name__ == "__main__":

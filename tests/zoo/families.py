@@ -139,7 +139,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "ConvNeXt": Architecture("timm", "convnext_atto", arguments={"depths": (2, 2, 2, 2)}),
     "MobileViT": Architecture("timm", "mobilevit_xxs"),
     "DenseNet": Architecture("torchvision", "densenet.DenseNet", arguments={"block_config": (3, 4, 4, 3)}),
-    "VGG-11": Architecture("timm", "vgg11_bn", arguments={"num_features": 512}),
+    "VGG-11": Architecture("timm", "vgg11_bn", arguments={"mlp_ratio": 1 / 16}),
     "GoogLeNet, auxiliary heads": Architecture("torchvision", "googlenet", arguments={"init_weights": False}),
     "ResNet-18 with a feature pyramid": Architecture("torchvision detection", "resnet18"),
     "ViT of torchvision": Architecture(
@@ -165,7 +165,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "window_size": [4, 4],
         },
     ),
-    "MLP-Mixer": Architecture("timm", "mixer_s32_224", arguments=SMALL | {"num_blocks": 4}),
+    "MLP-Mixer": Architecture("timm", "mixer_s32_224", arguments=SMALL),
     "SqueezeNet": Architecture("torchvision", "squeezenet1_1"),
     "GhostNet": Architecture("timm", "ghostnet_050"),
     "Inception v3": Architecture("torchvision", "inception_v3", 96, {"init_weights": False, "aux_logits": False}),
