@@ -90,7 +90,18 @@ if TYPE_CHECKING:
     from compress.stages.train import Train
     from compress.stages.vocabulary import PruneVocabulary
     from compress.store.artifact import Artifact
-    from compress.tasks import Augment, BytePairs, Encode, Judge, Normalize, OwnTask, Symbols, Task, Tokenize
+    from compress.tasks import (
+        Augment,
+        BytePairs,
+        Encode,
+        Judge,
+        Normalize,
+        OwnTask,
+        Symbols,
+        Task,
+        Tokenize,
+        WrittenLimit,
+    )
     from compress.tasks.vary import ColourJitter, Erase, RandAugment, ResizedCrop
     from compress.training.decoding import Beam, Greedy, Sample
     from compress.training.label import Label
@@ -203,6 +214,7 @@ _HOMES = {
     "Uniform": "compress.loss.logits",
     "UserFile": "compress.models",
     "Work": "compress.stage",
+    "WrittenLimit": "compress.tasks",
     "bind": "compress.functional",
     "distill": "compress.functional",
     "last_features": "compress.loss",
@@ -323,6 +335,7 @@ __all__ = [
     "Uniform",
     "UserFile",
     "Work",
+    "WrittenLimit",
     "bind",
     "distill",
     "last_features",

@@ -25,6 +25,7 @@ class Writing:
         begin: id that the decoder reads first.
         end: id that ends a sequence.
         pad: id after the end; it and ``begin`` are never written.
+        limit: (a, b), so that a source of n symbols has a + b n steps at most; None has ``max_length`` for all.
     """
 
     max_length: int
@@ -33,6 +34,14 @@ class Writing:
     begin: int = 1
     end: int = 2
     pad: int = 0
+    limit: Sequence[float] | None = None
+
+    def steps(self, source_mask: np.ndarray) -> np.ndarray:
+        """Return how many steps each source has at most, int64 [N]."""
+        if self.limit is None:
+            return np.full(len(source_mask), self.max_length)
+        first, each = self.limit
+        return np.minimum(self.max_length, (first + each * source_mask.sum(axis=1)).astype(np.int64))
 
 
 class Written(NamedTuple):
@@ -108,7 +117,8 @@ class Decoder:
         never, live = [how.begin, how.pad], np.arange(rows)
         found = _blank(rows, how)
         token, past = self.begin(rows)
-        for at in range(how.max_length):
+        steps = how.steps(mask)
+        for at in range(steps.max()):
             logits, past = self.advance(token, mask, cross, past)
             logits[:, never] = -np.inf
             chosen = logits.argmax(axis=1)
@@ -116,10 +126,11 @@ class Decoder:
             found.log_probability[live] -= np.log(np.exp(logits - largest[:, None]).sum(axis=1))
             going = chosen != how.end
             found.tokens[live, at] = np.where(going, chosen, how.pad)
+            found.ended[live[~going]] = True
+            going &= steps[live] > at + 1
+            if not going.any():
+                break
             if not going.all():
-                found.ended[live[~going]] = True
-                if not going.any():
-                    break
                 live, chosen, mask = live[going], chosen[going], mask[going]
                 cross, past = [value[going] for value in cross], [value[going] for value in past]
             token = chosen[:, None]
@@ -129,13 +140,13 @@ class Decoder:
         """A complete hypothesis stays in the beam as it is; a sequence is done when its best one is complete."""
         how, rows, beams = self.writing, len(mask), self.writing.beams
         never, live = [how.begin, how.pad], np.arange(rows)
-        found = _blank(rows, how)
+        found, steps = _blank(rows, how), how.steps(mask)
         cross, mask = [np.repeat(value, beams, axis=0) for value in cross], np.repeat(mask, beams, axis=0)
         token, past = self.begin(rows * beams)
         tokens = np.full((rows, beams, how.max_length), how.pad)
         total = np.where(np.arange(beams) == 0, 0.0, -np.inf) * np.ones((rows, 1))
         complete, length = np.zeros((rows, beams), bool), np.zeros((rows, beams))
-        for at in range(how.max_length):
+        for at in range(steps.max()):
             logits, past = self.advance(token, mask, cross, past)
             logits[:, never] = -np.inf
             logits -= logits.max(axis=1, keepdims=True)
@@ -153,7 +164,7 @@ class Decoder:
             tokens = tokens[first, parent]
             tokens[..., at] = np.where(chosen == how.end, how.pad, chosen)
             complete = complete | (chosen == how.end)
-            done = complete[:, 0] | (at + 1 == how.max_length)
+            done = complete[:, 0] | (steps[live] == at + 1)
             found.tokens[live[done]], found.ended[live[done]] = tokens[done, 0], complete[done, 0]
             found.log_probability[live[done]] = total[done, 0]
             if done.all():

@@ -86,9 +86,9 @@ for text in arguments or (line.rstrip("\n") for line in sys.stdin):
         found = [*found[: limit - 1], END] if reading and found[-1] == END else found[:limit]
     ids = np.array([found], np.int64)
     tokens, _, ended = writer.write(ids, np.ones_like(ids))
-    if not ended[0]:
-        sys.stderr.write(f"{text}: cut after {writer.writing.max_length} symbols, without an end\n")
     written = [int(number) for number in tokens[0] if number > PAD]
+    if not ended[0]:
+        sys.stderr.write(f"{text}: cut after {len(written)} symbols, without an end\n")
     if spelling:
         own = [target["ids"][number] for number in written if number >= UNKNOWN]
         whole = spelling.decode([number for number in own if number >= 0]).strip()

@@ -52,6 +52,7 @@ from compress.tasks import (
     Tokenize,
     Tokenizer,
     TransductionTask,
+    WrittenLimit,
 )
 from compress.tasks.own import AnyTask, OwnTask, TaskMaker, make_task
 from compress.tasks.pieces import load_pieces
@@ -81,7 +82,7 @@ STATED = (
     "data.normalize: {mean: [...], std: [...]} as they were trained, of images scaled to 0 to 1, or data.normalize: "
     "identity where they were trained on the scaled images themselves"
 )
-LATER = ("task", "encode", "preprocess", "symbols", "labels", "quote")
+LATER = ("task", "encode", "preprocess", "symbols", "labels", "quote", "written_limit")
 OF_FILE = re.compile(r"(?:sqlite:///|file://)?(/[^?#]*)$")  # an absolute path, nothing that could change its meaning
 
 
@@ -109,6 +110,7 @@ class DataConfig(Values):
         labels: that the teacher decides what is right; None takes the labels of the source.
         quote: whether a report may hold samples, texts of select and pictures of test that the student gets wrong; None
             lets it.
+        written_limit: how long what is written may be by the length of its source; None has ``max_length`` alone.
     """
 
     source: AnySource
@@ -124,6 +126,7 @@ class DataConfig(Values):
     symbols: Symbols | None = None
     labels: TeacherLabels | None = None
     quote: bool | None = None
+    written_limit: WrittenLimit | None = None
 
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -151,7 +154,7 @@ class DataConfig(Values):
         return task
 
     def _own_task(self, make: TaskMaker | OwnTask, data: Data) -> Task:
-        ours = ("augment", "normalize", "tokenize", "judge", "encode", "symbols")
+        ours = ("augment", "normalize", "tokenize", "judge", "encode", "symbols", "written_limit")
         given = [name for name in ours if self.__dict__[name] != type(self).model_fields[name].default]
         if given:
             raise DataError(
@@ -168,6 +171,8 @@ class DataConfig(Values):
             return self._transduction(data, tokenizer)
         if self.symbols is not None:
             raise DataError("only texts to write are made of symbols", expected="target_text", where="data.symbols")
+        if self.written_limit is not None:
+            raise DataError("nothing is written", expected="target_text", where="data.written_limit")
         if inputs.dtype != object and self.tokenize != Tokenize():
             raise DataError("only text is tokenized", got="no text", where="data.tokenize")
         classified = inputs.ndim == 4 and (labels is None or labels.ndim == 1)
@@ -198,14 +203,16 @@ class DataConfig(Values):
         path = self.tokenize.tokenizer or tokenizer
         if path is not None and self.symbols is None:
             symbols = Symbols(max_length=self.tokenize.max_length)
-            return TransductionTask.of(data, symbols=symbols, judge=self.judge, pieces=load_pieces(path))
+            pieces, limit = load_pieces(path), self.written_limit
+            return TransductionTask.of(data, symbols=symbols, judge=self.judge, pieces=pieces, written_limit=limit)
         ours = ("augment", "normalize", "tokenize", "encode", "preprocess")
         given = [name for name in ours if self.__dict__[name] != type(self).model_fields[name].default]
         if given:
             raise DataError(
                 "texts to write are made of symbols", expected=f"no {', '.join(ours)}", where=f"data.{given[0]}"
             )
-        return TransductionTask.of(data, symbols=self.symbols or Symbols(), judge=self.judge)
+        symbols = self.symbols or Symbols()
+        return TransductionTask.of(data, symbols=symbols, judge=self.judge, written_limit=self.written_limit)
 
     def _array_task(self, data: Data, teachers: Sequence["Teacher"]) -> Task:
         """Return the task of tables, signals, sequences and arrays by name.

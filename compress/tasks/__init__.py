@@ -9,7 +9,7 @@ from compress.tasks.own import OwnTask
 from compress.tasks.pieces import BytePairs
 from compress.tasks.signature import Signature, Tensor
 from compress.tasks.steps import StepTask
-from compress.tasks.symbols import Symbols
+from compress.tasks.symbols import Symbols, WrittenLimit
 from compress.tasks.tabular import Encode
 from compress.tasks.task import Task
 from compress.tasks.text import TextTask
@@ -37,4 +37,5 @@ __all__ = [
     "Tokenizer",
     "TransductionTask",
     "View",
+    "WrittenLimit",
 ]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from compress.config import Values
@@ -13,7 +15,18 @@ from compress.tasks.pieces import BytePairs, Pieces
 from compress.tasks.ragged import Ragged
 from compress.tasks.special import BEGIN, END, PAD, SPECIAL, UNKNOWN
 
-__all__ = ["BEGIN", "END", "PAD", "SPECIAL", "UNKNOWN", "Ragged", "Symbols", "Vocabularies", "Vocabulary"]
+__all__ = [
+    "BEGIN",
+    "END",
+    "PAD",
+    "SPECIAL",
+    "UNKNOWN",
+    "Ragged",
+    "Symbols",
+    "Vocabularies",
+    "Vocabulary",
+    "WrittenLimit",
+]
 
 Kind = Literal["characters", "words"]
 
@@ -32,6 +45,20 @@ class Symbols(Values):
     text: Kind | BytePairs = "characters"
     target_text: Kind | BytePairs = "characters"
     max_length: Annotated[int, Field(ge=4, le=100_000)] = 64
+
+
+class WrittenLimit(Values):
+    """How long what is written may be by the length of its source; ``max_length`` stays the limit of all.
+
+    A model that repeats itself for ever then costs as much as a long text of such a source, and not the longest of all.
+
+    Attributes:
+        symbols: with the end, whatever the source.
+        per_source_symbol: further ones for each symbol that is read, its end among them where it has one.
+    """
+
+    symbols: Annotated[int, Field(ge=1, le=100_000)]
+    per_source_symbol: Annotated[float, Field(ge=0, le=1000)]
 
 
 @dataclass(frozen=True)
@@ -108,24 +135,35 @@ class Vocabularies:
         source: of the texts to be read.
         target: of the texts to be written.
         max_length: see `Symbols`.
+        written_limit: by the length of the source; None has ``max_length`` alone.
     """
 
     source: Vocabulary | Pieces
     target: Vocabulary | Pieces
     max_length: int
+    written_limit: WrittenLimit | None = None
+
+    def steps(self, lengths: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return how many symbols may be written for sources of these lengths, int64 [N], as `Writing.steps` does."""
+        if self.written_limit is None:
+            return np.full(len(lengths), self.max_length)
+        first, each = self.written_limit.symbols, self.written_limit.per_source_symbol
+        return np.minimum(self.max_length, (first + each * lengths).astype(np.int64))
 
     @cached_property
     def text(self) -> str:
         """As a file."""
         sides = {"source": self.source.dump(), "target": self.target.dump()}
-        return json.dumps({**sides, "max_length": self.max_length}, ensure_ascii=False, indent=1)
+        limit = {} if self.written_limit is None else {"written_limit": self.written_limit.model_dump()}
+        return json.dumps({**sides, "max_length": self.max_length, **limit}, ensure_ascii=False, indent=1)
 
     @classmethod
     def read(cls, text: str) -> Self:
         """Return what ``text`` wrote."""
         values = json.loads(text)
         source, target = (_read_side(values[side]) for side in ("source", "target"))
-        return cls(source, target, values["max_length"])
+        limit = values.get("written_limit")
+        return cls(source, target, values["max_length"], None if limit is None else WrittenLimit(**limit))
 
 
 def _read_side(values: Mapping[str, Any]) -> Vocabulary | Pieces:

@@ -253,6 +253,11 @@ class Task(ABC):
         """How many different tokens, and how many tokens a sample, a model may get; None where there are no tokens."""
         return None
 
+    @property
+    def written_limit(self) -> tuple[int, float] | None:
+        """What is written for a source of n symbols has a + b n at most: (a, b); None where only `token_limits` are."""
+        return None
+
     def simplest(self) -> Simplest | None:
         """Return the simplest model of the task, which a teacher must beat; None where none is known."""
         return None

@@ -24,7 +24,7 @@ from compress.tasks.lengths import order_by_length, parts_by_length
 from compress.tasks.pieces import Pieces
 from compress.tasks.signature import Signature
 from compress.tasks.signature import Tensor as Declared
-from compress.tasks.symbols import BEGIN, END, Ragged, Symbols, Vocabularies, vocabulary_of
+from compress.tasks.symbols import BEGIN, END, Ragged, Symbols, Vocabularies, WrittenLimit, vocabulary_of
 from compress.tasks.task import Problem, Task, refuse_unlabelled
 from compress.tasks.written import WrittenTask
 
@@ -51,7 +51,15 @@ class TransductionTask(Task):
     judge: Judge
 
     @classmethod
-    def of(cls, data: Data, *, symbols: Symbols, judge: Judge, pieces: Pieces | None = None) -> Self:
+    def of(
+        cls,
+        data: Data,
+        *,
+        symbols: Symbols,
+        judge: Judge,
+        pieces: Pieces | None = None,
+        written_limit: WrittenLimit | None = None,
+    ) -> Self:
         """Return the task for these data; the symbols are those of the train role, or of a tokenizer.
 
         Args:
@@ -59,6 +67,7 @@ class TransductionTask(Task):
             symbols: what texts consist of, and how long they may be.
             judge: what counts as right.
             pieces: of a tokenizer, for both sides, instead of what ``symbols`` says.
+            written_limit: of what is written, by the length of its source.
 
         Raises:
             DataError: when train has no texts to write, or the measure is none of this task.
@@ -75,7 +84,7 @@ class TransductionTask(Task):
         source = pieces or vocabulary_of(train.array.tolist(), kind=symbols.text)
         written = (text for texts in train.labels for text in texts)
         target = pieces or vocabulary_of(written, kind=symbols.target_text)
-        task = cls(vocabularies=Vocabularies(source, target, symbols.max_length), judge=judge)
+        task = cls(vocabularies=Vocabularies(source, target, symbols.max_length, written_limit), judge=judge)
         chosen = judge.choose(FITTING)
         if chosen not in FITTING or judge.merge:
             raise DataError(
@@ -280,6 +289,12 @@ class TransductionTask(Task):
     def token_limits(self) -> tuple[int, int]:
         """How many symbols there are to read, and the longest length."""
         return len(self.vocabularies.source.names), self.max_length
+
+    @property
+    def written_limit(self) -> tuple[int, float] | None:
+        """How many symbols are written at most, and how many more for each symbol of the source."""
+        found = self.vocabularies.written_limit
+        return None if found is None else (found.symbols, found.per_source_symbol)
 
     def noise(self, rows: int, *, seed: int) -> tuple[NDArray[Any], ...]:
         """Return random symbols of half the longest length, nothing padded."""

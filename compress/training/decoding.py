@@ -99,12 +99,12 @@ class Decoding(Values):
         return self.count
 
     @abstractmethod
-    def write(self, voices: Voices, *, max_length: int, generator: torch.Generator) -> Candidates:
+    def write(self, voices: Voices, *, steps: Tensor, generator: torch.Generator) -> Candidates:
         """Write for every source.
 
         Args:
             voices: have read the sources, and nothing else.
-            max_length: symbols with the end, at most; what has not ended by then is cut.
+            steps: of each source the symbols with the end, at most, int64 [N]; what has not ended by then is cut.
             generator: draws samples, on the CPU.
         """
 
@@ -123,9 +123,9 @@ class Greedy(Decoding):
         """One."""
         return 1
 
-    def write(self, voices: Voices, *, max_length: int, generator: torch.Generator) -> Candidates:  # noqa: ARG002
+    def write(self, voices: Voices, *, steps: Tensor, generator: torch.Generator) -> Candidates:  # noqa: ARG002
         """Write for every source."""
-        return _one_by_one(voices, lambda logs, _live, _place: logs.argmax(dim=1), max_length=max_length)
+        return _one_by_one(voices, lambda logs, _live, _place: logs.argmax(dim=1), steps)
 
 
 class Beam(Decoding):
@@ -164,19 +164,20 @@ class Beam(Decoding):
         """A narrow beam."""
         return self.model_copy(update={"size": min(self.size, 2), "best": min(self.best, 2)})
 
-    def write(self, voices: Voices, *, max_length: int, generator: torch.Generator) -> Candidates:  # noqa: ARG002
+    def write(self, voices: Voices, *, steps: Tensor, generator: torch.Generator) -> Candidates:  # noqa: ARG002
         """Write for every source."""
         sources, size, device = len(voices), self.size, voices.device
-        found = _blank(sources, self.best, max_length, device)
+        longest = int(steps.max())
+        found = _blank(sources, self.best, longest, device)
         live = torch.arange(sources, device=device)
         voices.keep(live.repeat_interleave(size))
-        ids = torch.full((sources, size, max_length), PAD, device=device)
+        ids = torch.full((sources, size, longest), PAD, device=device)
         # At first all are the same text, of which one counts.
         total = torch.full((sources, size), -torch.inf, dtype=torch.float64, device=device)
         total[:, 0] = 0
         length, complete = torch.zeros_like(total), torch.zeros_like(total, dtype=torch.bool)
         token = torch.full((sources * size,), BEGIN, device=device)
-        for place in range(max_length):
+        for place in range(longest):
             gain = voices.advance(token).view(len(live), size, -1)
             symbols = gain.shape[2]
             gain[complete] = -torch.inf
@@ -188,10 +189,10 @@ class Beam(Decoding):
             parent, chosen = picked // symbols, picked % symbols
             total, length = reached.flatten(1).gather(1, picked), length.gather(1, parent)
             complete = complete.gather(1, parent)
-            ids = ids.gather(1, parent[..., None].expand(-1, -1, max_length))
+            ids = ids.gather(1, parent[..., None].expand(-1, -1, longest))
             ids[..., place] = torch.where((chosen == END) | complete, PAD, chosen)
             complete = complete | (chosen == END)
-            done = complete[:, : self.best].all(dim=1) | (place + 1 == max_length)
+            done = complete[:, : self.best].all(dim=1) | (steps[live] == place + 1)
             kept = slice(0, self.best)
             found.ids[live[done]], found.log_probability[live[done]] = ids[done, kept], total[done, kept]
             # A beam that is wider than there are texts holds some that are impossible.
@@ -229,7 +230,7 @@ class Sample(Decoding):
         """Few."""
         return self.model_copy(update={"texts": min(self.texts, 2)})
 
-    def write(self, voices: Voices, *, max_length: int, generator: torch.Generator) -> Candidates:
+    def write(self, voices: Voices, *, steps: Tensor, generator: torch.Generator) -> Candidates:
         """Write for every source; the log-probability is the model's own, at temperature 1 and without a nucleus."""
         sources = len(voices)
         voices.keep(torch.arange(sources, device=voices.device).repeat_interleave(self.texts))
@@ -238,7 +239,7 @@ class Sample(Decoding):
             shares = nucleus((logs / self.temperature).softmax(dim=1), self.top_p)
             return torch.multinomial(shares.cpu(), 1, generator=generator)[:, 0].to(logs.device)
 
-        found = _one_by_one(voices, draw, max_length=max_length)
+        found = _one_by_one(voices, draw, steps.repeat_interleave(self.texts))
         return Candidates(
             found.ids.view(sources, self.texts, -1),
             found.log_probability.view(sources, self.texts),
@@ -276,12 +277,13 @@ def refuse_silent(model: nn.Module, *, where: str) -> None:
         )
 
 
-def draw_texts(voices: Voices, numbers: Tensor, *, temperature: float) -> Candidates:
+def draw_texts(voices: Voices, numbers: Tensor, steps: Tensor, *, temperature: float) -> Candidates:
     """Draw one text a row with numbers that are given, so that no text depends on what is written beside it.
 
     Args:
         voices: have read the sources, and nothing else.
         numbers: float64 [rows, length] in [0, 1); a symbol is the first whose cumulated probability is above its own.
+        steps: symbols with the end at most, int64 [rows], up to ``length``.
         temperature: logits are divided by it.
     """
 
@@ -290,40 +292,41 @@ def draw_texts(voices: Voices, numbers: Tensor, *, temperature: float) -> Candid
         wanted = numbers[live, place, None] * reached[:, -1:]  # the last one is 1 but for rounding
         return torch.searchsorted(reached, wanted, right=True)[:, 0]
 
-    return _one_by_one(voices, draw, max_length=numbers.shape[1])
+    return _one_by_one(voices, draw, steps)
 
 
-def _one_by_one(voices: Voices, choose: Callable[[Tensor, Tensor, int], Tensor], *, max_length: int) -> Candidates:
-    """Write one text a row; rows that ended are left.
+def _one_by_one(voices: Voices, choose: Callable[[Tensor, Tensor, int], Tensor], steps: Tensor) -> Candidates:
+    """Write one text a row; rows that ended, or have no step left, are left.
 
     Args:
         voices: have read the sources.
         choose: each symbol from the log-probabilities [rows, V], the rows that are left, and the place.
-        max_length: symbols with the end, at most.
+        steps: symbols with the end at most, int64 [rows].
     """
-    rows, device = len(voices), voices.device
-    found = _blank(rows, 1, max_length, device)
+    rows, device, longest = len(voices), voices.device, int(steps.max())
+    found = _blank(rows, 1, longest, device)
     live = torch.arange(rows, device=device)
     token = torch.full((rows,), BEGIN, device=device)
     found.log_probability.zero_()
-    for place in range(max_length):
+    for place in range(longest):
         logs = voices.advance(token)
         token = choose(logs, live, place)
         found.log_probability[live, 0] += logs.gather(1, token[:, None])[:, 0]
         going = token != END
         found.ids[live, 0, place] = torch.where(going, token, PAD)
+        found.ended[live[~going]] = True
+        going &= steps[live] > place + 1
+        if not bool(going.any()):
+            break
         if not bool(going.all()):
-            found.ended[live[~going]] = True
-            if not bool(going.any()):
-                break
             live, token = live[going], token[going]
             voices.keep(going)
     return found
 
 
-def _blank(sources: int, count: int, max_length: int, device: torch.device) -> Candidates:
+def _blank(sources: int, count: int, longest: int, device: torch.device) -> Candidates:
     return Candidates(
-        torch.full((sources, count, max_length), PAD, device=device),
+        torch.full((sources, count, longest), PAD, device=device),
         torch.full((sources, count), -torch.inf, dtype=torch.float64, device=device),
         torch.zeros(sources, count, dtype=torch.bool, device=device),
     )

@@ -69,10 +69,11 @@ class OnPolicyLoader:
             for sample in batch.index.tolist()
         ]
         ids, mask = (value.to(self.host.device) for value in batch.inputs[:2])
+        most = self.task.vocabularies.steps(batch.inputs[1].sum(dim=1).numpy())
         with evaluating(self.student), torch.no_grad(), self.host.autocast():
             voices = Voices([self.student], [1.0], ids, mask)
-            drawn = torch.from_numpy(np.stack(numbers)).to(voices.device)
-            found = draw_texts(voices, drawn, temperature=self.how.temperature)
+            drawn, steps = (torch.from_numpy(values).to(voices.device) for values in (np.stack(numbers), most))
+            found = draw_texts(voices, drawn, steps, temperature=self.how.temperature)
         texts = [[*text.ids, END] if text.ended else [*text.ids] for (text,) in read_texts(found)]
         targets = Ragged.of(texts, most=self.task.max_length)
         return force(batch.inputs[:2], targets, np.arange(len(texts)), index=batch.index)

@@ -160,9 +160,10 @@ def write(
             if host.interrupted():
                 raise KeyboardInterrupt
             ids, mask = (torch.from_numpy(values).to(host.device) for values in sources.pad(part.numpy()))
+            most = torch.from_numpy(task.vocabularies.steps(sources.lengths[part.numpy()]))
             with host.autocast():
                 voices = Voices(models, weights, ids, mask.long())
-                candidates = how.write(voices, max_length=task.max_length, generator=generator)
+                candidates = how.write(voices, steps=most.to(voices.device), generator=generator)
             found |= zip(part.tolist(), read_texts(candidates), strict=True)
             bar.advance(len(part))
     return [found[row] for row in range(len(samples))]

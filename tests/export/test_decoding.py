@@ -129,6 +129,33 @@ def test_repetition_for_ever_stops_and_is_counted(sources, beams):
     assert (found.tokens == 3).all()
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_limit_by_the_source_stops_what_repeats_itself(sources, beams):
+    ids, mask = sources
+    mask = mask.copy()
+    mask[::2, 1] = 0
+
+    def step(token, mask, cross, past):
+        logits = np.full((len(token), 5), -9.0, np.float32)
+        logits[:, 3] = 9.0
+        return logits, np.concatenate([past, token[:, None, :, None].astype(np.float32)], axis=2)
+
+    how = replace(HOW, beams=beams, limit=(1, 1.5))
+    found = Decoder(Table(0).encode, step, [(1, 1)], how).write(ids, mask)
+    assert not found.ended.any()
+    assert (found.tokens > 0).sum(axis=1).tolist() == [2, 4] * 3
+    assert how.steps(np.ones((1, 100), int)) == how.max_length
+
+
+def test_what_ends_within_a_limit_is_as_without_one(table, sources):
+    whole = table.decoder(HOW).write(*sources)
+    found = table.decoder(replace(HOW, limit=(3, 0))).write(*sources)
+    np.testing.assert_array_equal(found.tokens[:, :3], whole.tokens[:, :3])
+    assert (found.tokens[:, 3:] == PAD).all()
+    ends = (whole.tokens > 0).sum(axis=1) < 3
+    assert found.ended.tolist() == (whole.ended & ends).tolist()
+
+
 def test_an_empty_source_and_a_cache_of_another_shape_are_refused(table, sources):
     ids, mask = sources
     emptied = mask.copy()

@@ -34,6 +34,7 @@ name: spelling
 data:
   source: {table: {path: words.csv, text: word, target_text: sounds}}
   symbols: {text: characters, target_text: words, max_length: 16}
+  written_limit: {symbols: 3, per_source_symbol: 2}
 teacher:
   model:
     transducer: {width: 32, heads: 2, feed_forward: 64, encoder_layers: 1, decoder_layers: 1, max_length: 16, beams: 3}
@@ -139,6 +140,7 @@ def test_sizes_are_those_of_all_files_and_the_key_of_the_bundle_proves_them(outc
     assert row.size_bytes == sum(file.stat().st_size for file in files) == size_bytes(files[0])
     int8 = json.loads((bundle / "int8-x86.json").read_text())
     assert int8["writing"]["beams"] == 1
+    assert int8["writing"]["limit"] == [3, 2.0]
     assert outcome.shipped.facts["variants"]["int8-x86"]["size_bytes"] == row.size_bytes
 
 
@@ -215,7 +217,7 @@ def test_a_worker_writes_what_scoring_read(recipe, options, outcome, bundle, tmp
 
 def test_everything_is_found_again_and_plan_says_so(recipe, options, outcome):
     told = plan(recipe, options)
-    assert {step.action for step in told.steps} == {"reuse", "none"}
+    assert {step.action for step in told.steps} == {"reuse", "none"}, told.lines(300)
     again = run(recipe, options, raced=outcome.race)
     assert again.shipped.digest == outcome.shipped.digest
 

@@ -9,7 +9,7 @@ import writing_zoo
 from scipy.special import softmax
 from setting import Setting
 
-from compress import Beam, Distill, Greedy, Label, Mlp, OnPolicy, Optimization, Targets, Train, distill
+from compress import Beam, Distill, Greedy, Label, Mlp, OnPolicy, Optimization, Targets, Train, WrittenLimit, distill
 from compress.errors import DataError, StageError
 from compress.loss import GuidedLoss
 from compress.models import load_model
@@ -121,6 +121,28 @@ def test_the_best_of_a_beam_is_learnt_once_for_each_source(setting):
     assert counts.exact_match > 0.7
     assert counts.exact_match == pytest.approx(right_rate(data.train), abs=0.02)
     assert data.select is setting.data.select
+
+
+def test_what_runs_beyond_its_limit_is_counted_and_not_learnt(setting):
+    limit = WrittenLimit(symbols=2, per_source_symbol=0.5)
+    task = replace(setting.task, vocabularies=replace(setting.task.vocabularies, written_limit=limit))
+    assert task.digest != setting.task.digest
+    data, counts = label_with(replace(setting, task=task), decoding="greedy")
+    assert 0 < counts.runaway < counts.sources
+    assert counts.learnt == counts.sources - counts.runaway - counts.empty
+    for source, text in written(data.train):
+        assert len(text.split()) + 1 <= 2 + len(source) // 2
+    batches = own_texts(
+        replace(setting, task=task), load_model(setting.teacher.path), OnPolicy(fraction=1), batch_size=64
+    )
+    sources = by_sample(batches)
+    lengths = task.sources(setting.data.train).lengths
+    assert all(len(text) <= 2 + lengths[sample] // 2 for sample, text in sources.items())
+    never = replace(
+        task, vocabularies=replace(task.vocabularies, written_limit=WrittenLimit(symbols=1, per_source_symbol=0))
+    )
+    with pytest.raises(StageError, match="nothing that the teachers wrote"):
+        label_with(replace(setting, task=never), decoding="greedy")
 
 
 def test_interpolation_takes_what_is_nearest_and_rejection_what_is_right(setting):

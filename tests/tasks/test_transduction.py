@@ -9,12 +9,13 @@ import torch
 import writing_zoo
 from torch.nn import functional as F
 
-from compress import DataConfig, Judge, Recipe, Sample, Symbols, Table
+from compress import DataConfig, Judge, Recipe, Sample, Symbols, Table, WrittenLimit
 from compress.data.answers import objects
 from compress.data.roles import Split, assign
 from compress.data.samples import Data, Samples
 from compress.data.source import Raw
 from compress.errors import DataError, ModelError
+from compress.export.decoding import Writing
 from compress.models import Mlp
 from compress.stages.create import Adopt, Create
 from compress.tasks import TransductionTask
@@ -127,6 +128,17 @@ def test_texts_are_split_and_joined_alike(task):
     assert Vocabularies.read(task.vocabularies.text) == task.vocabularies
 
 
+def test_a_limit_by_the_source_lies_in_the_vocabularies_and_is_that_of_the_program(task):
+    assert "written_limit" not in task.vocabularies.text
+    limited = replace(task.vocabularies, written_limit=WrittenLimit(symbols=3, per_source_symbol=0.7))
+    assert Vocabularies.read(limited.text) == limited
+    lengths = np.arange(1, 30)
+    mask = np.arange(30) < lengths[:, None]
+    how = Writing(max_length=task.max_length, limit=replace(task, vocabularies=limited).written_limit)
+    assert limited.steps(lengths).tolist() == how.steps(mask).tolist()
+    assert limited.steps(lengths)[[0, 9, 28]].tolist() == [3, 10, 16]
+
+
 def test_vocabularies_lie_beside_every_model_and_decide_how_it_reads(task, data, make_context):
     context = replace(make_context(), data=data, task=task)
     made = Create(model=writing_zoo.TINY).run(None, *context)
@@ -182,6 +194,7 @@ def test_a_recipe_names_the_columns(tmp_path):
           source: {table: {path: words.csv, text: word, target_text: sounds}}
           split: {test: 40, select: 40, calibration: 40}
           symbols: {target_text: words, max_length: 16}
+          written_limit: {symbols: 4, per_source_symbol: 2}
         teacher: {model: {transducer: {width: 32}}, train: {label_smoothing: 0.1}}
         student: {transducer: {width: 16}}
         stages:
@@ -194,6 +207,7 @@ def test_a_recipe_names_the_columns(tmp_path):
     task = recipe.task(data)
     assert isinstance(task, TransductionTask)
     assert task.max_length == 16
+    assert task.written_limit == (4, 2)
     assert "AH" in task.classes
     assert recipe.stages[0].label.sources == tmp_path / "words.csv"
     assert recipe.stages[1].label.decoding == Sample(texts=4)
@@ -206,6 +220,7 @@ def test_a_recipe_names_the_columns(tmp_path):
     [
         ({"judge": Judge(measure="accuracy")}, "does not fit"),
         ({"encode": {}}, "made of symbols"),
+        ({"source": "labelled", "written_limit": {"symbols": 4, "per_source_symbol": 1}}, "nothing is written"),
         ({"source": "labelled", "symbols": Symbols()}, "target_text"),
     ],
 )

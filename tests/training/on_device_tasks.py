@@ -92,7 +92,11 @@ def test_texts_are_written_as_on_the_cpu(how, digits: Data, tmp_path):
         ids, mask = (value.to(device) for value in batch.inputs[:2])
         with torch.no_grad():
             voices = Voices([module.to(device)], [1.0], ids, mask)
-            written = how.write(voices, max_length=8, generator=torch.Generator().manual_seed(0))
+            written = how.write(
+                voices,
+                steps=torch.full((len(voices),), 8, device=voices.device),
+                generator=torch.Generator().manual_seed(0),
+            )
         ends.append((written.ids.cpu(), written.log_probability.cpu()))
     assert torch.equal(ends[0][0], ends[1][0])
     assert len(ends[0][0].unique()) > 1

@@ -32,7 +32,8 @@ def make(seed: int, *, end: float = 0.0) -> Transducer:
 def write(how, *models: nn.Module, weights=(1.0,), seed=0, max_length=LENGTH, sources=SOURCES):
     with torch.no_grad():
         voices = Voices(models, weights, sources, (sources != 0).long())
-        return how.write(voices, max_length=max_length, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        return how.write(voices, steps=torch.full((len(sources),), max_length), generator=generator)
 
 
 def log_probabilities(models, weights, source: Tensor, given: list[int]) -> Tensor:
@@ -129,6 +130,24 @@ def test_a_model_that_never_ends_is_cut_and_told_apart():
     assert (hopeless.lengths == LENGTH).all()
 
 
+@pytest.mark.parametrize("how", [Greedy(), Beam(size=3, best=2), Sample(texts=3)])
+def test_each_source_stops_at_a_limit_of_its_own_and_says_so(how):
+    sources, steps = SOURCES, torch.tensor([1, 4, 2])
+    with torch.no_grad():
+        voices = Voices([Never()], [1.0], sources, (sources != 0).long())
+        found = how.write(voices, steps=steps, generator=torch.Generator().manual_seed(0))
+    assert not found.ended.any()
+    assert (found.lengths == steps[:, None]).all()
+    model = make(2)
+    with torch.no_grad():
+        voices = Voices([model], [1.0], sources, (sources != 0).long())
+        found = Greedy().write(voices, steps=steps, generator=torch.Generator())
+    whole = write(Greedy(), model)
+    for row, most in enumerate(steps.tolist()):
+        assert texts_of(found, row) == [texts_of(whole, row)[0][:most]]
+        assert bool(found.ended[row, 0]) == bool(whole.ended[row, 0] and whole.lengths[row, 0] < most)
+
+
 class Never(nn.Module):
     """Writes the same symbol for ever."""
 
@@ -179,7 +198,7 @@ def test_given_numbers_draw_each_symbol_with_its_probability_whatever_is_written
     def draw(rows):
         with torch.no_grad():
             voices = Voices([model], [1.0], sources[rows], (sources[rows] != 0).long())
-            return draw_texts(voices, numbers[rows], temperature=0.7)
+            return draw_texts(voices, numbers[rows], torch.full((len(rows),), LENGTH), temperature=0.7)
 
     whole = draw(torch.arange(many))
     shares = (log_probabilities([model], [1.0], SOURCES[0], []) / 0.7).softmax(0)

@@ -61,7 +61,7 @@ class CpuProgram:
         found: dict[str, float] = {}
         length = max(2, min(symbols, how.max_length))
         for beams in sorted({1, how.beams}):
-            endless = replace(how, end=how.pad, beams=beams)  # what is never written ends nothing
+            endless = replace(how, end=how.pad, beams=beams, limit=None)  # what is never written ends nothing
             took: list[list[float]] = []
             for steps in (1, length):
                 decoder = replace(self.decoder, writing=replace(endless, max_length=steps))
