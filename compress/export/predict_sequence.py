@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from decoding import Decoder, Writing  # pyright: ignore[reportMissingImports] # beside this script
+
+sys.dont_write_bytecode = True  # a bundle holds what was exported, and nothing else
+from decoding import Decoder, Writing  # noqa: E402 # pyright: ignore[reportMissingImports] # beside this script
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("texts", nargs="*", metavar="TEXT", help="without any, one per line on standard input")

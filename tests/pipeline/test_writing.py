@@ -217,7 +217,7 @@ def test_a_worker_writes_what_scoring_read(recipe, options, outcome, bundle, tmp
 
 def test_everything_is_found_again_and_plan_says_so(recipe, options, outcome):
     told = plan(recipe, options)
-    assert {step.action for step in told.steps} == {"reuse", "none"}, told.lines(300)
+    assert {step.action for step in told.steps} == {"reuse", "none"}
     again = run(recipe, options, raced=outcome.race)
     assert again.shipped.digest == outcome.shipped.digest
 
