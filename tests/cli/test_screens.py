@@ -4,6 +4,7 @@ All of it is made of stored or made-up results, so its numbers are the same ever
 """
 
 import io
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,6 +32,9 @@ from compress.tasks.contrast import Contrast, TextExample
 
 REPORT = Path(__file__).parents[1] / "digits_report.json"
 KEY = "0123456789abcdef" * 4
+YELLOW = 33
+# Plain, bold, dim, italic, underlined, and the colours that a terminal's theme chooses but for black and white.
+THEMED = {0, 1, 2, 3, 4, *range(31, 37), *range(91, 97)}
 
 
 def show_lines(console: Console, text: str) -> None:
@@ -172,6 +176,17 @@ def test_a_screen_is_as_it_was_and_nothing_on_it_is_wider(name, width, tmp_path)
     stream = io.StringIO()
     SCREENS[name](Console(file=stream, width=width), tmp_path)
     screen.hold(name, stream.getvalue(), width=width)
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_a_screen_is_legible_on_light_and_on_dark(name, tmp_path):
+    """One text file holds for both: there are no colours but those that a theme fits to its background."""
+    stream = io.StringIO()
+    SCREENS[name](Console(file=stream, width=80, force_terminal=True, color_system="truecolor"), tmp_path)
+    found = re.findall(r"\x1b\[([\d;]*)m", stream.getvalue())
+    codes = {int(code) for codes in found for code in codes.split(";") if code}
+    assert codes <= THEMED
+    assert name != "run" or YELLOW in codes  # what passed on a disturbed machine
 
 
 def test_names_and_commands_are_never_split():
