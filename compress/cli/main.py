@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -38,7 +39,10 @@ COMMANDS = (
     validate,
     schema,
 )
-EPILOG = "\b\n" + "\n".join(["Exit codes:", *(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())])
+_lines = (
+    textwrap.fill(f"{code:>5}  {meaning}", width=76, subsequent_indent=" " * 7) for code, meaning in EXIT_CODES.items()
+)
+EPILOG = "\n".join(["\b", "Exit codes:", *_lines])
 
 app = typer.Typer(
     name="compressor",

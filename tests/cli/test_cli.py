@@ -113,6 +113,7 @@ def test_the_version_and_every_summary_are_whole_at_80_columns(tmp_path):
     told = compressor("--help", cwd=tmp_path, COLUMNS="80").stdout
     commands = told[told.index("Commands:") : told.index("Exit codes:")]
     assert "..." not in commands
+    assert all(len(line) <= 80 for line in told.splitlines())
     assert [line.split()[0] for line in commands.splitlines()[1:] if line.strip()][:4] == [
         "init",
         "plan",
