@@ -50,6 +50,7 @@ def read(path: str) -> np.ndarray:
     if path.endswith(".npy") or content.startswith(b"\x93NUMPY"):
         return np.load(io.BytesIO(content) if content else path)
     sys.path.insert(0, str(here))
+    sys.dont_write_bytecode = True  # a bundle holds what was exported, and nothing else
     from read_image import Steps, read_image
 
     plain = {"size": shape[1:], "channels": "grayscale" if shape[0] == 1 else "rgb"}
