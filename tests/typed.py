@@ -1,8 +1,8 @@
 """The command line as a user types it: in a process of its own.
 
 The processes are forked from one that has imported the libraries and run nothing, because half the time of a short
-command is the import of torch. What depends on how Python starts (signals, encodings, what is imported, several processes)
-has tests that start it anew.
+command is the import of torch. What depends on how Python starts (signals, encodings, what is imported, several
+processes) has tests that start it anew.
 """
 
 import atexit
