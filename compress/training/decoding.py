@@ -316,9 +316,10 @@ def _one_by_one(voices: Voices, choose: Callable[[Tensor, Tensor, int], Tensor],
         found.ids[live, 0, place] = torch.where(going, token, PAD)
         found.ended[live[~going]] = True
         going &= steps[live] > place + 1
-        if not bool(going.any()):
+        left = int(going.sum())  # the one read of a step, which waits for a device
+        if left == 0:
             break
-        if not bool(going.all()):
+        if left < len(live):
             live, token = live[going], token[going]
             voices.keep(going)
     return found
