@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from compress.config import HubOrFolder
 from compress.errors import EnvironmentFault, ModelError
 from compress.models.external import LIBRARY_ERRORS
 from compress.models.huggingface import Logits, first_line, hub_is_silent, list_drawn, quiet
+from compress.models.layer_lists import Which, keep_layers, spread
 from compress.models.spec import Model
 from compress.store.digest import hash_file, hash_values
 from compress.tasks.pieces import Pieces, load_pieces
@@ -62,7 +62,7 @@ class Seq2Seq(Model):
     change: dict[str, int | float | str | bool] = Field(default={})
     encoder_layers: Count | None = None
     decoder_layers: Count | None = None
-    layers: Literal["first", "last", "evenly"] = "evenly"
+    layers: Which = "evenly"
     beams: Annotated[int, Field(ge=1, le=64)] = 1
     length_penalty: Annotated[float, Field(ge=0, le=10)] = 1.0
     config: dict[str, Any] | None = None
@@ -184,22 +184,15 @@ class Seq2Seq(Model):
         """
         counts = {"encoder": self.encoder_layers, "decoder": self.decoder_layers}
         for side, count in counts.items():
-            layers, (name, *_) = layers_of(model, side), COUNTED[model.config.model_type in ("t5", "mt5")][side]
+            layers = layers_of(model, side)
             if count is None:
                 continue
             if count > len(layers):
                 raise ModelError(
                     f"the {side} has fewer layers", expected=f"at most {len(layers)}", got=count, where=str(self)
                 )
-            kept = [layers[position] for position in spread(len(layers), count, how=self.layers)]
-            _pass_bias_on(layers[0], kept[0])
-            del layers[:]
-            layers.extend(kept)
-            for position, layer in enumerate(layers):
-                for part in layer.modules():
-                    if "layer_idx" in vars(part):
-                        vars(part)["layer_idx"] = position  # where its cache is
-            setattr(model.config, name, count)
+            path = next(path for path, part in model.named_modules() if part is layers)
+            keep_layers(model, path, spread(len(layers), count, how=self.layers))
 
     @property
     def writing(self) -> Mapping[str, Any]:
@@ -255,13 +248,6 @@ class Seq2Seq(Model):
         name = Path(self.path).name if Path(self.path).is_dir() else self.path
         kept = {"beams": self.beams, "length_penalty": self.length_penalty}
         return Seq2Seq(path=name, pretrained=False, config=config, **kept)
-
-
-# Names of a configuration's numbers of layers; of T5 (true) and of the others.
-COUNTED = {
-    True: {"encoder": ("num_layers",), "decoder": ("num_decoder_layers",)},
-    False: {"encoder": ("encoder_layers",), "decoder": ("decoder_layers",)},
-}
 
 
 class Seq2SeqLogits(Logits):
@@ -339,8 +325,10 @@ class Seq2SeqLogits(Logits):
         return found.logits[:, -1, : self.symbols], present
 
     def empty_past(self, cross: Cache) -> Cache:
-        """Return the keys and values of no symbol, [N, heads, 0, size]."""
-        return tuple(part[:, :, :0] for part in cross)
+        """Return the keys and values of no symbol, [N, heads, 0, size]; of each layer's own number of heads."""
+        read = (_keys_and_values(layer, "self") for layer in layers_of(self.model, "decoder"))
+        shapes = [(len(cross[0]), part.out_features // size, 0, size) for *parts, size in read for part in parts]
+        return tuple(cross[0].new_zeros(shape) for shape in shapes)
 
 
 def layers_of(model: "PreTrainedModel", side: str) -> nn.ModuleList:
@@ -350,13 +338,6 @@ def layers_of(model: "PreTrainedModel", side: str) -> nn.ModuleList:
     layers = found["block"] if "block" in found else found["layers"]
     assert isinstance(layers, nn.ModuleList)
     return layers
-
-
-def spread(count: int, kept: int, *, how: str) -> list[int]:
-    """Return which of some layers are kept, ascending: the first, the last, or evenly spread ones."""
-    if how == "evenly":
-        return [int(position) for position in np.linspace(0, count - 1, kept).round()]
-    return [*range(kept)] if how == "first" else [*range(count - kept, count)]
 
 
 def renumber(model: "PreTrainedModel", ids: Sequence[int]) -> None:
@@ -409,24 +390,18 @@ def _count_symbols(config: "PreTrainedConfig", count: int) -> None:
 
 def _project(layer: nn.Module, hidden: Tensor) -> Cache:
     """Return keys and values of a decoder's layer for the encoder's output, [N, heads, S, size] each."""
-    parts = dict(layer.named_children())
-    if "layer" in parts:  # T5 and its kin
-        found: Any = parts["layer"][1].EncDecAttention  # pyright: ignore[reportIndexIssue]
-        keys, values, size = found.k, found.v, found.key_value_proj_dim
-    else:
-        found = parts["encoder_attn"]
-        keys, values, size = found.k_proj, found.v_proj, found.head_dim
+    keys, values, size = _keys_and_values(layer, "cross")
     key, value = (part(hidden).unflatten(-1, (-1, size)).transpose(1, 2) for part in (keys, values))
     return key, value
 
 
-def _pass_bias_on(before: nn.Module, after: nn.Module) -> None:
-    """Give the new first layer of T5 the table of relative positions that the old one has for all of them."""
-    if before is after or "layer" not in dict(before.named_children()):
-        return
-    old, new = (layer.get_submodule("layer.0.SelfAttention") for layer in (before, after))
-    new.relative_attention_bias = old.relative_attention_bias
-    vars(new)["has_relative_attention_bias"] = True
+def _keys_and_values(layer: nn.Module, of: Literal["self", "cross"]) -> tuple[nn.Linear, nn.Linear, int]:
+    """Return what projects keys and values in an attention of a decoder's layer, and the size of a head."""
+    if "layer" in dict(layer.named_children()):  # T5 and its kin
+        found: Any = layer.get_submodule("layer.0.SelfAttention" if of == "self" else "layer.1.EncDecAttention")
+        return found.k, found.v, found.key_value_proj_dim
+    found = layer.get_submodule("self_attn" if of == "self" else "encoder_attn")
+    return found.k_proj, found.v_proj, found.head_dim
 
 
 def _cache_of(states: Cache) -> Any:

@@ -20,6 +20,7 @@ from torch import nn
 from compress.errors import ArtifactError
 from compress.models.attention import Counted, Wiring, counted, read_wirings, rewire, wirings_of
 from compress.models.fold import computed_weights, fold
+from compress.models.layer_lists import keep_layers
 from compress.models.spec import Model
 from compress.tasks.signature import Signature
 
@@ -51,7 +52,7 @@ SIZES: dict[type[nn.Module], tuple[str, ...]] = {
 # What attention modules of transformers count in whole heads, and what they measure in channels of all heads together.
 # Several versions and families; a module has some of each.
 HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads")
-HEAD_WIDTHS = ("all_head_size", "dim")
+HEAD_WIDTHS = ("all_head_size", "dim", "inner_dim")
 
 
 @dataclass(frozen=True)
@@ -187,25 +188,6 @@ def load_model(directory: Path, *, code: Sequence[Path] = ()) -> nn.Module:
     except RuntimeError as error:
         raise ArtifactError("the stored weights do not fit the stored structure", got=error, where=path) from error
     return module.eval()
-
-
-def keep_layers(module: nn.Module, path: str, kept: Sequence[int]) -> None:
-    """Keep some layers of a list of layers, in place; a transformers configuration counts them from then on.
-
-    Args:
-        module: a model.
-        path: of an ``nn.ModuleList`` in it.
-        kept: positions in the list, ascending.
-    """
-    layers = module.get_submodule(path)
-    assert isinstance(layers, nn.ModuleList)
-    before, remaining = len(layers), [layers[index] for index in kept]
-    del layers[:]
-    layers.extend(remaining)
-    for part in module.modules():
-        config = getattr(part, "config", None)
-        if getattr(config, "num_hidden_layers", None) == before:
-            config.num_hidden_layers = len(remaining)  # pyright: ignore[reportOptionalMemberAccess] # it has one
 
 
 def _shorten(module: nn.Module, path: str, length: int) -> None:

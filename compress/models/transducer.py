@@ -172,8 +172,10 @@ class Transducer(nn.Module):
         return self.head(hidden[:, -1]), present
 
     def empty_past(self, cross: Cache) -> Cache:
-        """Return the keys and values of no symbol, [N, heads, 0, width / heads]."""
-        return tuple(part[:, :, :0] for part in cross)
+        """Return the keys and values of no symbol, [N, heads, 0, size]; of each layer's own number of heads."""
+        layers: list[Any] = [*self.decoder]
+        shapes = [(len(cross[0]), layer.attention.num_heads, 0, cross[0].shape[3]) for layer in layers]
+        return tuple(cross[0].new_zeros(shape) for shape in shapes for _ in ("keys", "values"))
 
     def _decode(
         self, ids: Tensor, source_mask: Tensor, cross: Cache, past: Cache, *, seen: Tensor | None

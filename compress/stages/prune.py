@@ -24,6 +24,7 @@ from compress.surgery import encoders
 from compress.surgery.find import DEFAULT_UNITS
 from compress.surgery.groups import Group
 from compress.surgery.importance import Importance, magnitude
+from compress.surgery.maps import mapped_groups
 from compress.surgery.prune import Pruned, Reach, find_reach, prune, tell_left
 from compress.surgery.widths import Measure, Ranking
 from compress.tasks import Batch
@@ -43,6 +44,8 @@ class Prune(Stage):
 
     In transformers (BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa version 2 and 3, ViT, DeiT) these are whole attention
     heads, feed-forward channels, channels of the hidden state and whole layers, and each layer may keep other numbers.
+    In models that write (the built-in transducer, Marian, BART, T5) they are those of encoder and decoder, but for the
+    hidden state, and the cost is that of a text that is given: its source is read, and each of its symbols, once.
     The result is checked against a masked copy of the unpruned model in float64.
 
     Attributes:
@@ -288,9 +291,7 @@ class Prune(Stage):
             ModelError: names what is not known.
         """
         del work
-        found = encoders.encoder(module)
-        if found is not None:
-            encoders.groups(found, self.units, protected=frozenset())
+        mapped_groups(module, self.units, protected=frozenset())
 
     def keeps(self, measure: Measure) -> float | None:
         """Return the share that it is to keep, in its own measure."""

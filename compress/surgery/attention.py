@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from compress.models.attention import IN_PROJ, SEPARATE, Attention, Counted, Wiring, counted, rewire
 from compress.models.fold import duplicate
-from compress.surgery import cut, encoders, layers, verify
+from compress.surgery import cut, layers, verify
 from compress.surgery.groups import Group, Member
+from compress.surgery.maps import is_mapped
 from compress.surgery.verify import outputs
 
 EQUAL = 1e-10  # as a fraction of the largest output, in float64
@@ -44,7 +45,7 @@ def rewired(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
         model: not changed.
         inputs: positional arguments for one call, the batch in dimension 0.
     """
-    if not any(True for _ in _candidates(model)) or encoders.encoder(model) is not None:
+    if not any(True for _ in _candidates(model)) or is_mapped(model):
         return model
     exact = duplicate(model).cpu().double().eval()
     few = tuple((tensor.double() if tensor.is_floating_point() else tensor).cpu()[:2] for tensor in inputs)

@@ -114,7 +114,7 @@ def cost_model(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, 
         groups: its prunable groups.
         inputs: positional arguments, the batch in dimension 0.
     """
-    positions, counted = _count(model, inputs)
+    positions, bare = _count(model, inputs)
     shapes: dict[tuple[str, str], tuple[int, ...]] = {}
     seen: set[int] = set()
     for path, module in model.named_modules():
@@ -127,7 +127,6 @@ def cost_model(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, 
         for path, count in positions.items()
         for name, shape in _weight_shapes(model.get_submodule(path)).items()
     }
-    layer_macs = sum(count * prod(shape) for count, shape in weights.values())
     sizes: dict[tuple[str, layers.Side], int] = {}
     dims: dict[tuple[str, str], tuple[tuple[str, layers.Side, int], ...]] = {}
     uses: dict[str, tuple[tuple[str, layers.Side, Tensor | int], ...]] = {}
@@ -146,11 +145,9 @@ def cost_model(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, 
             alike = len(per_channel.unique()) == 1
             used.append((member.path, member.side, int(per_channel[0]) if alike else per_channel))
             if found.kind == "Attention":
-                inner = [applied for (path, _), applied in weights.items() if inside(path, [member.path])]
-                linear = sum(count * prod(shape) for count, shape in inner)
-                products[member.path] = counted.get(member.path, 0) - linear
+                products[member.path] = bare.get(member.path, 0)
         uses[group.name] = tuple(used)
-    other_macs = counted[""] - layer_macs - sum(products.values())
+    other_macs = bare[""] - sum(products.values())
     widths = {group.name: group.width for group in groups}
     return CostModel(shapes, weights, products, other_macs, sizes, dims, uses, widths, _layers(model, groups))
 
@@ -180,19 +177,23 @@ def _weight_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 @torch.no_grad()
 def _count(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Counter[str], dict[str, int]]:
-    """Positions of every layer with weights, and MACs by module path ("" is all) as torch counts them."""
+    """Positions of every layer with weights; and MACs of each module's call but for such layers, by path ("" is all).
+
+    A layer that another module calls for its owner, as keys are made before attention is asked, is no part of the
+    owner's call.
+    """
     one = tuple(tensor[:1] for tensor in inputs)  # what is shared by all samples counts once
     positions: Counter[str] = Counter()
+    linear: Counter[str] = Counter()  # MACs of layers with weights, by the names of what called them
+    uncounted = {FUSED_ATTENTION: _fused_attention_flops, FUSED_RECURRENT: _fused_recurrent_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=uncounted)
 
     def record(path: str) -> Any:
         def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-            if isinstance(module, nn.RNNBase):
-                given = arguments[0].data if isinstance(arguments[0], PackedSequence) else arguments[0]
-                positions[path] += given.numel() // given.shape[-1]
-                return
-            # A transposed convolution applies its weight once per input position, all others once per output position.
-            tensor = arguments[0] if isinstance(module, layers.TRANSPOSED) else output
-            positions[path] += tensor.numel() // tensor.shape[layers.channel_dim(module)]
+            count = _positions(module, arguments, output)
+            positions[path] += count
+            macs = count * sum(prod(shape) for shape in _weight_shapes(module).values())
+            linear.update(dict.fromkeys(counter.mod_tracker.parents, macs))
 
         return hook
 
@@ -204,8 +205,6 @@ def _count(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Counter[str], 
     training = model.training
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.eval().requires_grad_(False)  # the counter follows gradients, and fails at a view of a parameter without any
-    uncounted = {FUSED_ATTENTION: _fused_attention_flops, FUSED_RECURRENT: _fused_recurrent_flops}
-    counter = FlopCounterMode(display=False, custom_mapping=uncounted)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one kernel for a whole layer, which nobody counts
     try:
@@ -220,11 +219,21 @@ def _count(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Counter[str], 
             hook.remove()
     root = type(model).__name__
     macs = {
-        path.removeprefix(root).removeprefix("."): sum(flops.values()) // 2
-        for path, flops in counter.get_flop_counts().items()
-        if inside(path, [root])
+        name.removeprefix(root).removeprefix("."): sum(flops.values()) // 2 - linear[name]
+        for name, flops in counter.get_flop_counts().items()
+        if inside(name, [root])
     }
-    return positions, macs | {"": counter.get_total_flops() // 2}
+    return positions, macs | {"": counter.get_total_flops() // 2 - linear["Global"]}
+
+
+def _positions(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> int:
+    """How often a layer applies its weights in a call."""
+    if isinstance(module, nn.RNNBase):
+        given = arguments[0].data if isinstance(arguments[0], PackedSequence) else arguments[0]
+        return given.numel() // given.shape[-1]
+    # A transposed convolution applies its weight once per input position, all others once per output position.
+    tensor = arguments[0] if isinstance(module, layers.TRANSPOSED) else output
+    return tensor.numel() // tensor.shape[layers.channel_dim(module)]
 
 
 def _fused_attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from compress.models.structure import keep_layers
+from compress.models.layer_lists import keep_layers
 from compress.surgery import layers
 from compress.surgery.groups import Group, Kept, check_kept, find_removed
 

@@ -1,8 +1,8 @@
 """Find the groups of channels that can be removed together, and prove them before anyone relies on them.
 
-Transformers' encoders have a table (`encoders`); torch-pruning traces everything else. Nothing that either says is
-taken on trust: each layer must be in `layers`, and a trial cut of a copy must equal the masked copy. Channels for which
-that does not hold stay, with the reason, and the others are proved without them.
+Transformers that are known have a table (`encoders`, `writers`); torch-pruning traces everything else. Nothing that
+either says is taken on trust: each layer must be in `layers`, and a trial cut of a copy must equal the masked copy.
+Channels for which that does not hold stay, with the reason, and the others are proved without them.
 
 A branch that runs in training mode alone is cut along and proved there, too, dropout off; a layer that never runs keeps
 its shape. A tensor that `forward` builds with a fixed number of channels fails the trial.
@@ -22,6 +22,7 @@ from compress.surgery import cut, encoders, layers, verify
 from compress.surgery.attention import heads
 from compress.surgery.failure import tell_failure
 from compress.surgery.groups import Group, Member, inside
+from compress.surgery.maps import mapped_groups
 
 if TYPE_CHECKING:
     from compress.surgery.trace import Coupling
@@ -81,9 +82,8 @@ def find(
             transformers that cannot be cut, or has a parameter that its family has not.
     """
     _check_protected(model, protected)
-    encoder = encoders.encoder(model)
-    if encoder is not None:
-        mapped = encoders.groups(encoder, units, protected=protected)
+    mapped = mapped_groups(model, units, protected=protected)
+    if mapped is not None:
         if trial:
             exact = copy.deepcopy(model).cpu().double().eval()
             _prove_all(exact, mapped, _trial_inputs(tuple(tensor[:2] for tensor in example_inputs)))

@@ -36,7 +36,7 @@ class Pruned:
         importance: the scores that the choice was made by.
         choice: what is kept, and what it costs.
         masked_difference: largest difference from the masked copy of the unpruned module, in float64, as a fraction of
-            the largest output.
+            the largest output; of a model that writes also that of its steps from its own pass over whole targets.
         sample_shapes: of one sample of each input; multiply-accumulates are those of such a sample.
     """
 
@@ -126,6 +126,8 @@ def prune(
     smaller = copy.deepcopy(module)
     cut.apply(smaller, groups, choice.kept)
     difference = verify.against_masked(module, smaller, groups, choice.kept, example)
+    if verify.writes(smaller):
+        difference = max(difference, verify.against_steps(smaller, example))
     if of is None and choice.after == choice.before:
         raise StageError(
             "pruning removed nothing",

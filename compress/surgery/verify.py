@@ -17,8 +17,9 @@ from compress.models.outputs import everything
 from compress.models.structure import HEAD_COUNTS, HEAD_WIDTHS
 from compress.surgery import layers
 from compress.surgery.groups import Group, Kept, find_removed
+from compress.tasks.special import PAD
 
-HEAD_SIZES = ("attention_head_size", "head_dim")
+HEAD_SIZES = ("attention_head_size", "head_dim", "key_value_proj_dim")
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
 
 
@@ -134,16 +135,62 @@ def _outputs_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, .
             module.p = 0.0
         elif isinstance(module, nn.MultiheadAttention | nn.RNNBase):
             module.dropout = 0.0
-    with torch.random.fork_rng(devices=[]), _Undropped():
+    with torch.random.fork_rng(devices=[]), _Exact():
         torch.manual_seed(0)
         return outputs(model, inputs)
 
 
-class _Undropped(TorchFunctionMode):
-    """Dropout as a function drops nothing: what it draws depends on the number of channels."""
+@torch.no_grad()
+def against_steps(model: nn.Module, inputs: tuple[Tensor, ...], *, tolerance: float = 1e-9) -> float:
+    """Compare a model that writes symbol by symbol, from its cache, with itself given the whole target; in float64.
+
+    Args:
+        model: with ``encode``, ``step`` and ``empty_past`` besides ``forward``; not changed.
+        inputs: source ids, mask and target ids, the batch in dimension 0.
+        tolerance: largest allowed difference, as a fraction of the largest output.
+
+    Returns:
+        The largest difference found, as a fraction of the largest output.
+
+    Raises:
+        StageError: they differ.
+    """
+    exact: Any = copy.deepcopy(model).cpu().double().eval()
+    source, mask_, target = (tensor.cpu() for tensor in inputs)
+    with _Exact():
+        wanted = exact(source, mask_, target)
+        cross = exact.encode(source, mask_)
+        past, worst = exact.empty_past(cross), 0.0
+        for place in range(target.shape[1]):
+            logits, past = exact.step(target[:, place : place + 1], mask_, cross, past)
+            # A cache reads what a target is padded with; only the symbols before it are compared.
+            real = (target[:, 1 : place + 1] != PAD).all(dim=1)
+            worst = max([worst, *(logits - wanted[:, place]).abs().amax(dim=1)[real].tolist()])
+    scale = float(wanted.abs().max())
+    if not worst <= tolerance * scale:
+        raise StageError(
+            "the model writes otherwise step by step than it reads a target as a whole",
+            expected=f"difference at most {tolerance:g} of the largest output {scale:.6g}",
+            got=f"{worst:.6g}",
+        )
+    return worst / scale if scale else 0.0
+
+
+def writes(model: nn.Module) -> bool:
+    """Whether a model writes step by step."""
+    return all(hasattr(model, name) for name in ("encode", "step", "empty_past"))
+
+
+class _Exact(TorchFunctionMode):
+    """Dropout as a function drops nothing: what it draws depends on the number of channels. And float64 stays.
+
+    T5's norms ask for float32, in which two sums of the same numbers in another order differ too much to be compared.
+    """
 
     def __torch_function__(self, func: Callable[..., Any], _: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = dict(kwargs or {})
+        if _rounds(func, args, named):
+            return args[0]
         if func in DROPOUTS:
             return args[0] if args else named["input"]
         if func is F.scaled_dot_product_attention:
@@ -152,6 +199,12 @@ class _Undropped(TorchFunctionMode):
                 named | ({} if len(args) > 4 else {"dropout_p": 0.0}),
             )
         return func(*args, **named)
+
+
+def _rounds(func: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether a call makes float32 of float64."""
+    asks = func is Tensor.float or (func is Tensor.to and torch.float32 in (*args[1:], *named.values()))
+    return asks and args[0].dtype == torch.float64
 
 
 def mask(model: nn.Module, groups: Sequence[Group], kept: Kept) -> None:

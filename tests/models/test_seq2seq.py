@@ -13,7 +13,8 @@ from compress.errors import ModelError
 from compress.export.decoding import Writing
 from compress.export.program import check_program, force, in_torch, program_of
 from compress.models import Seq2Seq, load_model, save_model
-from compress.models.seq2seq import layers_of, spread
+from compress.models.layer_lists import spread
+from compress.models.seq2seq import layers_of
 from compress.tasks import Judge, Symbols, TransductionTask
 from compress.tasks.pieces import load_pieces
 from compress.tasks.special import BEGIN, END, PAD

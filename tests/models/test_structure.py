@@ -8,7 +8,7 @@ from torch import nn
 
 from compress.errors import ArtifactError, InputError, ModelError
 from compress.models import Cnn, Mlp, MobileNet, ResNet, UserFile, load_model, save_model
-from compress.models.structure import keep_layers
+from compress.models.layer_lists import keep_layers
 from compress.tasks import Signature, Tensor
 
 SIGNATURE = Signature(
