@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from compress.stages.export import Export
     from compress.stages.prune import Prune
     from compress.stages.quantize import Quantize
-    from compress.stages.shorten import Ends, Shorten
+    from compress.stages.shorten import Ends, Evenly, Shorten
     from compress.stages.train import Train
     from compress.stages.vocabulary import PruneVocabulary
     from compress.store.artifact import Artifact
@@ -133,6 +133,7 @@ _HOMES = {
     "EncoderDecoder": "compress.models",
     "Ends": "compress.stages.shorten",
     "Erase": "compress.tasks.vary",
+    "Evenly": "compress.stages.shorten",
     "ExecutionChoice": "compress.recipe",
     "Export": "compress.stages.export",
     "FeatureTerm": "compress.loss",
@@ -254,6 +255,7 @@ __all__ = [
     "EncoderDecoder",
     "Ends",
     "Erase",
+    "Evenly",
     "ExecutionChoice",
     "Export",
     "FeatureTerm",

@@ -9,12 +9,13 @@ from torch import nn
 from compress.config import Values
 from compress.errors import ModelError, StageError
 from compress.models import load_model, load_structure
-from compress.models.structure import keep_layers
+from compress.models.layer_lists import keep_layers, spread
 from compress.stage import Host, Need, Quantity, Stage, Work
 from compress.store.artifact import Artifact
-from compress.surgery import encoders
+from compress.surgery.maps import layer_lists
 
 Count = Annotated[int, Field(ge=1, le=1000)]
+Position = Annotated[int, Field(ge=0, le=1000)]
 
 
 class Ends(Values):
@@ -29,43 +30,47 @@ class Ends(Values):
     last: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
+class Evenly(Values):
+    """How many layers to keep, spread evenly, the first and the last among them (Shleifer and Rush 2020, section 3).
+
+    Attributes:
+        evenly: how many; one is the first.
+    """
+
+    evenly: Count
+
+
+Which = Literal["every-other"] | Ends | Evenly | tuple[Position, ...]
+Side = Annotated[Which | None, Field(exclude_if=lambda found: found is None)]  # keys are what they were
+
+
 class Shorten(Stage):
     """Keeps some layers of a transformer with their weights: the student of DistilBERT (Sanh et al. 2019, section 3).
+
+    Of a model that writes, ``encoder`` and ``decoder`` are chosen apart; with the teacher as student and the loss
+    ``shrink-and-fine-tune`` that is shrink and fine-tune (Shleifer and Rush 2020, arXiv 2010.13002).
 
     Which layers matter is not asked; `Prune` with ``units: [layers]`` asks the guided loss.
 
     Attributes:
-        layers: ``every-other`` (the first, the third and so on, as DistilBERT), positions from 0, or
-            ``{first: 1, last: 2}``.
+        layers: of an encoder: ``every-other`` (the first, the third and so on, as DistilBERT), positions from 0,
+            ``{first: 1, last: 2}``, or ``{evenly: 3}``.
+        encoder: the same, of a model that writes: of the layers that read; None keeps all.
+        decoder: of those that write, which run once for each symbol.
     """
 
     cuts: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     verb: Literal["shorten"] = "shorten"
-    layers: Literal["every-other"] | Ends | tuple[Annotated[int, Field(ge=0, le=1000)], ...]
+    layers: Side = None
+    encoder: Side = None
+    decoder: Side = None
 
-    def keep(self, count: int) -> list[int]:
-        """Return the positions that are kept of this many layers, ascending.
-
-        Raises:
-            StageError: when one is not there, or nothing would be kept or removed.
-        """
-        if self.layers == "every-other":
-            found = [*range(0, count, 2)]
-        elif isinstance(self.layers, Ends):
-            ends = [*range(self.layers.first), *range(count - self.layers.last, count)]
-            found = sorted({position for position in ends if 0 <= position < count})
-        else:
-            found = sorted(set(self.layers))
-        if not found or found[-1] >= count or len(found) == count:
-            raise StageError(
-                "these layers cannot be kept",
-                expected=f"some, and not all, of the positions 0 to {count - 1}",
-                got=found,
-                where=self.title,
-            )
-        return found
+    def model_post_init(self, _context: object) -> None:
+        """Refuse layers of nothing, and of two kinds of model at once."""
+        if (self.layers is None) == (self.encoder is None and self.decoder is None):
+            raise ValueError("expected layers, of an encoder; or encoder, decoder or both, of a model that writes")
 
     def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
         """Drop the other layers and commit.
@@ -75,36 +80,49 @@ class Shorten(Stage):
             ModelError: as ``check`` does.
         """
         structure, module = load_structure(source.path), load_model(source.path, code=host.code)
-        found, kept = self._choose(module)
-        facts = {"layers_before": len(found.each_layer), "kept": kept}
-        keep_layers(module, found.layer_list, kept)
+        facts: dict[str, Any] = {}
+        for side, (path, kept) in self._choose(module).items():
+            told = {"layers_before": _count(module, path), "kept": kept}
+            facts |= told if side == "layers" else {side: told}
+            keep_layers(module, path, kept)
         return self.commit(
             module, source, work, host, model=structure.model, signature=structure.signature, facts=facts
         )
 
     def gentler(self, path: str) -> str:
         """Keep more layers."""
-        return f"keep more {path}.layers"
+        return f"keep more {path}.{self._last}"
 
     def cheaper(self, path: str, quantity: Quantity, *, missing: float, facts: Mapping[str, Any]) -> str:
         """Keep fewer layers."""
         del quantity, missing, facts
-        return f"keep fewer {path}.layers"
+        return f"keep fewer {path}.{self._last}"
 
     def check(self, module: nn.Module, work: Work) -> None:
         """Refuse layers that are not there: a stage before this one may remove some, and none adds any.
 
         Raises:
             StageError: when the layers are not there, or none or all would be kept.
-            ModelError: when the model is no transformer that is known.
+            ModelError: when the model is no transformer that is known, or has no layers of that side.
         """
         del work
         self._choose(module)
 
-    def _choose(self, module: nn.Module) -> tuple[encoders.Encoder, list[int]]:
-        """Return where the model has its layers, and the positions of those that are kept."""
-        found = encoders.encoder(module, verb=self.verb)
-        if found is None:
+    @property
+    def _asked(self) -> dict[str, Which]:
+        """What is asked of each side, by its field."""
+        sides: dict[str, Which | None] = {"layers": self.layers, "encoder": self.encoder, "decoder": self.decoder}
+        return {side: which for side, which in sides.items() if which is not None}
+
+    @property
+    def _last(self) -> str:
+        """The field that matters most to speed."""
+        return [*self._asked][-1]
+
+    def _choose(self, module: nn.Module) -> dict[str, tuple[str, list[int]]]:
+        """Return where the model has its layers, and the positions of those that are kept, by field."""
+        found = layer_lists(module, verb=self.verb)
+        if not found:
             raise ModelError(
                 "the model has no layers to drop",
                 expected="a transformer",
@@ -112,4 +130,49 @@ class Shorten(Stage):
                 where=self.title,
                 hint="leave the shorten stage out; distil into a smaller student instead",
             )
-        return found, self.keep(len(found.each_layer))
+        paths = found if "decoder" in found else {"layers": found["encoder"]}
+        for side in self._asked:
+            if side not in paths:
+                raise ModelError(
+                    "the model has no such layers", expected=f"{' or '.join(paths)}", got=side, where=self.title
+                )
+        return {
+            side: (paths[side], choose_layers(which, _count(module, paths[side]), where=self.title))
+            for side, which in self._asked.items()
+        }
+
+
+def choose_layers(which: Which, count: int, *, where: str) -> list[int]:
+    """Return the positions that are kept of some layers, ascending.
+
+    Args:
+        which: as the stage's fields say it.
+        count: how many layers there are.
+        where: named in messages.
+
+    Raises:
+        StageError: when one is not there, or nothing would be kept or removed.
+    """
+    if which == "every-other":
+        found = [*range(0, count, 2)]
+    elif isinstance(which, Evenly):
+        found = spread(count, min(which.evenly, count), how="evenly")
+    elif isinstance(which, Ends):
+        ends = [*range(which.first), *range(count - which.last, count)]
+        found = sorted({position for position in ends if 0 <= position < count})
+    else:
+        found = sorted(set(which))
+    if not found or found[-1] >= count or len(found) == count:
+        raise StageError(
+            "these layers cannot be kept",
+            expected=f"some, and not all, of the positions 0 to {count - 1}",
+            got=found,
+            where=where,
+        )
+    return found
+
+
+def _count(module: nn.Module, path: str) -> int:
+    layers = module.get_submodule(path)
+    assert isinstance(layers, nn.ModuleList)
+    return len(layers)
