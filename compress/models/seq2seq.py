@@ -330,6 +330,22 @@ class Seq2SeqLogits(Logits):
         shapes = [(len(cross[0]), part.out_features // size, 0, size) for *parts, size in read for part in parts]
         return tuple(cross[0].new_zeros(shape) for shape in shapes)
 
+    def keep_symbols(self, source: Tensor, target: Tensor) -> None:
+        """Keep some symbols, in place, in ascending order; see `Transducer.keep_symbols`.
+
+        Args:
+            source: int64, their numbers.
+            target: the same, because both sides have one table.
+        """
+        assert torch.equal(source, target)
+        renumber(self.model, target.tolist())
+        self.symbols, self.ids = len(target), None
+
+    @property
+    def reader(self) -> tuple[nn.Module, ...]:
+        """What reads a source, without what the decoder's layers make of it; embeddings may be the decoder's, too."""
+        return (self.model.get_encoder(),)
+
 
 def layers_of(model: "PreTrainedModel", side: str) -> nn.ModuleList:
     """Return the layers of the encoder or the decoder."""

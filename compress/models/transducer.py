@@ -177,6 +177,23 @@ class Transducer(nn.Module):
         shapes = [(len(cross[0]), layer.attention.num_heads, 0, cross[0].shape[3]) for layer in layers]
         return tuple(cross[0].new_zeros(shape) for shape in shapes for _ in ("keys", "values"))
 
+    def keep_symbols(self, source: Tensor, target: Tensor) -> None:
+        """Keep some symbols, in place, in ascending order.
+
+        Args:
+            source: int64, their numbers, of those that are read.
+            target: of those that are written; embedding and output layer stay one.
+        """
+        for table, kept in ((self.source.symbols, source), (self.target.symbols, target)):
+            table.weight = nn.Parameter(table.weight.detach()[kept].clone())
+            table.num_embeddings = len(kept)
+        self.head.weight, self.head.out_features = self.target.symbols.weight, len(target)
+
+    @property
+    def reader(self) -> tuple[nn.Module, ...]:
+        """What reads a source, without what the decoder's layers make of it."""
+        return self.source, self.encoder, self.encoder_norm
+
     def _decode(
         self, ids: Tensor, source_mask: Tensor, cross: Cache, past: Cache, *, seen: Tensor | None
     ) -> tuple[Tensor, Cache]:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -14,12 +14,14 @@ from torch import nn
 
 from compress.data import Samples
 from compress.errors import DataError, ModelError, StageError
-from compress.models import load_model, load_structure, save_model
+from compress.models import Model, Transducer, load_model, load_structure, save_model
 from compress.models.huggingface import TextLogits
+from compress.models.seq2seq import Seq2SeqLogits
 from compress.stage import Host, Need, Quantity, Stage, Work
+from compress.stages import symbols
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_file
-from compress.tasks import TextTask, Tokenizer
+from compress.tasks import TextTask, Tokenizer, TransductionTask
 from compress.tasks.vocabulary import keep_tokens
 
 CHECKED = 64  # samples of train whose outputs must stay the same
@@ -28,13 +30,17 @@ CHECKED = 64  # samples of train whose outputs must stay the same
 class PruneVocabulary(Stage):
     """Removes the tokens that occur nowhere in the train role from the tokenizer and from the embedding.
 
+    Of a model that writes these are symbols that are read and symbols that are written, and rows of the output layer;
+    see `compress.stages.symbols`. How many texts cannot be read or written any more is told, and in the facts.
+
     Texts of kept tokens alone give exactly the outputs that they gave before, which is checked. A word with a token
     that is gone is split into shorter kept pieces, down to single characters, which are always kept. From here on the
     model has a tokenizer of its own, which ships with it; the teacher reads texts as before.
 
     Attributes:
         min_count: tokens that occur less often in the train role go.
-        texts: a UTF-8 file of further texts or words, one a line, whose tokens are kept as well.
+        texts: a UTF-8 file of further texts or words, one a line, whose tokens are kept as well; for a model that
+            writes, texts to be read.
     """
 
     version: ClassVar[int] = 2  # positions follow the padding token's number
@@ -55,6 +61,8 @@ class PruneVocabulary(Stage):
             DataError: as ``check`` does.
         """
         structure, module = load_structure(source.path), load_model(source.path, code=host.code)
+        if isinstance(work.task, TransductionTask):
+            return self._run_on_symbols(source, module, work.task, work, host)
         task, files, old = self._choose(module, work)
         assert isinstance(module, TextLogits)
         tokenizer = Tokenizer.from_files(files, max_length=task.tokenizer.max_length)
@@ -81,6 +89,43 @@ class PruneVocabulary(Stage):
             files=files,
         )
 
+    def _run_on_symbols(
+        self, source: Artifact, module: nn.Module, task: TransductionTask, work: Work, host: Host
+    ) -> Artifact:
+        """Do the step for a model that writes."""
+        structure, fewer = load_structure(source.path), self._choose_symbols(module, task, work)
+        smaller = load_model(source.path, code=host.code)
+        assert isinstance(smaller, Transducer | Seq2SeqLogits)
+        smaller.keep_symbols(torch.from_numpy(fewer.source), torch.from_numpy(fewer.target))
+        symbols.check_logits(module, smaller, fewer, work.data.train, most=CHECKED, where=self.title)
+        facts = fewer.facts(work.data)
+        host.reporter.say(f"  {self.title}: {symbols.tell(facts)}")
+        return self.commit(
+            smaller,
+            source,
+            work,
+            host,
+            model=structure.model,
+            signature=fewer.task.signature,
+            facts=facts,
+            files=dict(fewer.task.files()),
+        )
+
+    def _choose_symbols(self, module: nn.Module, task: TransductionTask, work: Work) -> symbols.Fewer:
+        further = [] if self.texts is None else self._lines(self.texts)
+        return symbols.choose_symbols(
+            module, task, work.data, min_count=self.min_count, further=further, where=self.title
+        )
+
+    def foresee(
+        self, module: nn.Module, model: Model, work: Work, host: Host, *, after: Sequence[Stage] = ()
+    ) -> tuple[str, ...]:
+        """Tell what a model that writes will not read and write any more."""
+        del model, host, after
+        if not isinstance(work.task, TransductionTask):
+            return ()
+        return (symbols.tell(self._choose_symbols(module, work.task, work).facts(work.data)),)
+
     def gentler(self, path: str) -> str:
         """Keep rarer tokens, or all."""
         return f"lower {path}.min_count below {self.min_count}" if self.min_count > 1 else f"leave {path} out"
@@ -99,7 +144,10 @@ class PruneVocabulary(Stage):
                 a token whose number it cannot change.
             DataError: when the file of further texts cannot be read.
         """
-        self._choose(module, work)
+        if isinstance(work.task, TransductionTask):
+            self._choose_symbols(module, work.task, work)
+        else:
+            self._choose(module, work)
 
     def _choose(self, module: nn.Module, work: Work) -> tuple[TextTask, dict[str, str], NDArray[np.int64]]:
         """Return the task, the smaller tokenizer's files, and the id before of every id after, int64 [tokens]."""

@@ -1,11 +1,13 @@
 """Pieces of words by number: what a tokenizer of the library tokenizers makes of texts that are read and written."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from compress.config import Values
@@ -13,6 +15,7 @@ from compress.errors import ModelError
 from compress.tasks.ragged import Ragged
 from compress.tasks.special import END, SPECIAL, UNKNOWN
 from compress.tasks.tokenizer import CONTENT, Tokenizer
+from compress.tasks.vocabulary import keep_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -139,6 +142,21 @@ class Pieces:
     def spell(self, numbers: Iterable[int]) -> list[str]:
         """Return what is counted when written numbers are judged: the words of their text."""
         return self.decode(numbers).split()
+
+    def keep(self, wanted: Collection[int]) -> tuple[Self, NDArray[np.int64]]:
+        """Return the pieces of some numbers, and the number before of each number after, int64, ascending.
+
+        Special ones stay, and those that the tokenizer needs besides; see `keep_tokens`. Texts of kept pieces alone are
+        split as before.
+        """
+        special = self.ids[: len(SPECIAL)]
+        own = {self.ids[number] for number in (*wanted, *range(len(SPECIAL))) if self.ids[number] >= 0}
+        files, before = keep_tokens({CONTENT: self.tokenizer}, own)
+        new_of = {int(found): position for position, found in enumerate(before)}
+        others = [found for found in self.ids[len(SPECIAL) :] if found in new_of]
+        ids = (*(new_of.get(found, -1) for found in special), *(new_of[found] for found in others))
+        old = np.array([*range(len(SPECIAL)), *(self._numbers[found] for found in others)], np.int64)
+        return type(self)(files[CONTENT], ids), old
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON values."""

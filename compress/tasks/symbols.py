@@ -1,8 +1,8 @@
 """Symbols: characters, words or pieces of words by number, for tasks that read and write sequences."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -111,6 +111,12 @@ class Vocabulary:
         """Return the text of some numbers; those below 4 but `UNKNOWN` stand for nothing."""
         names = [self.names[number] for number in numbers if number >= UNKNOWN]
         return ("" if self.kind == "characters" else " ").join(names)
+
+    def keep(self, wanted: Collection[int]) -> tuple[Self, NDArray[np.int64]]:
+        """Return the vocabulary of some numbers, and the number before of each number after, int64, ascending."""
+        kept = [number for number in range(len(SPECIAL), len(self.names)) if number in wanted]
+        smaller = replace(self, symbols=tuple(self.names[number] for number in kept))
+        return smaller, np.array([*range(len(SPECIAL)), *kept], np.int64)
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON values."""

@@ -236,6 +236,10 @@ class Task(ABC):
         """Whether another reading gives every sample of a role the same positions; see `reading`."""
         return True
 
+    def columns_of(self, other: "Task") -> NDArray[np.int64] | None:  # noqa: ARG002
+        """Return which output of another reading each of ours is, int64 [outputs]; None where they are the same."""
+        return None
+
     def travelling(self, directory: Path) -> tuple[Path, ...]:  # noqa: ARG002
         """Return the files beside a stored model that its successors need to read samples.
 

@@ -273,6 +273,23 @@ class TransductionTask(Task):
         text = path.read_text(encoding="utf-8") if path.exists() else self.vocabularies.text
         return self if text == self.vocabularies.text else replace(self, vocabularies=Vocabularies.read(text))
 
+    def columns_of(self, other: Task) -> NDArray[np.int64] | None:
+        """Return which symbol of another reading each of ours is; see `Task.columns_of`.
+
+        Raises:
+            DataError: when the other does not have them all.
+        """
+        if other.classes == self.classes:
+            return None
+        number_of = {name: number for number, name in reversed([*enumerate(other.classes)])}
+        if missing := [name for name in self.classes if name not in number_of]:
+            raise DataError(
+                "the student writes symbols that the teacher does not have",
+                expected="symbols of the teacher's",
+                got=", ".join(missing[:8]),
+            )
+        return np.array([number_of[name] for name in self.classes], np.int64)
+
     def travelling(self, directory: Path) -> tuple[Path, ...]:
         """Return the vocabularies beside a stored model."""
         return tuple(path for path in (directory / FILE,) if path.exists())

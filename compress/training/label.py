@@ -153,7 +153,8 @@ def label(work: Work, host: Host, how: Label) -> tuple[Data, Counts]:
         ModelError: when a teacher cannot write step by step.
         DataError: when the file of further sources cannot be read.
     """
-    task, train = writing_task(work.task), gather(work.data.train)
+    # In the teachers' symbols, of which the student may have fewer.
+    task, train = writing_task(work.teacher.task), gather(work.data.train)
     assert train.labels is not None
     further = [] if how.sources is None else _further(how.sources, work.data)
     sources = Samples(np.concatenate([train.array, objects(further)]), None)

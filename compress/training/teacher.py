@@ -103,6 +103,7 @@ class TeacherOutputs:
         taps: what is read of the first teacher.
         live: the first teacher, when some taps are computed anew for each batch; None when all are cached.
         rereads: whether the teacher reads samples otherwise than the student, so that a batch is made anew for it.
+        columns: of each teacher, which of its logits are of the student's outputs; None where all are.
     """
 
     teachers: tuple[Member, ...]
@@ -114,6 +115,7 @@ class TeacherOutputs:
     taps: tuple[Tap, ...] = ()
     live: nn.Module | None = field(default=None, repr=False)
     rereads: bool = False
+    columns: tuple[Tensor | None, ...] = (None,)
 
     def logits(self, view: View | None) -> Tensor:
         """Return the first teacher's logits on a view, float32 [units, C], in memory."""
@@ -142,7 +144,7 @@ class TeacherOutputs:
             features |= live_features(self.live, task, self.host, place_batch(batch, self.host.device), missing)
         every = (logits, *(other.logits_of(batch.index) for other in others))
         return Taught(
-            tuple(move(value, device) for value in every),
+            tuple(move(_narrow(value, own), device) for value, own in zip(every, self.columns, strict=True)),
             self.weights,
             {tap: move(value, device) for tap, value in features.items()},
         )
@@ -201,6 +203,7 @@ class LiveTeachers:
         samples: the role.
         task: by which the student reads samples; a teacher that reads them otherwise has a batch made anew for it.
         taps: what is read of the first teacher.
+        columns: of each teacher, which of its logits are of the student's outputs; None where all are.
     """
 
     teachers: tuple[Member, ...]
@@ -209,17 +212,18 @@ class LiveTeachers:
     samples: Samples
     task: Task
     taps: tuple[Tap, ...]
+    columns: tuple[Tensor | None, ...]
 
     def __call__(self, batch: Batch) -> Taught:
         """Return what the teachers say of a batch of this role, where the batch's inputs are."""
         logits, features = list[Tensor](), dict[Tap, Tensor]()
-        for member, module in zip(self.teachers, self.running, strict=True):
+        for member, module, own in zip(self.teachers, self.running, self.columns, strict=True):
             read = batch
             if member.task is not self.task:
                 read = place_batch(member.task.batch(self.samples, batch.index, view=batch.view), self.host.device)
             taps = () if logits else self.taps
             said = live_teacher(module, member.task, self.host, taps)(read)
-            logits += said.logits
+            logits += [_narrow(value, own) for value in said.logits]
             features |= said.features
         total = sum(member.weight for member in self.teachers)
         return Taught(tuple(logits), tuple(member.weight / total for member in self.teachers), features)
@@ -241,7 +245,32 @@ def live_teachers(work: Work, host: Host, samples: Samples, *, taps: tuple[Tap, 
         tried = forward_all(module.eval(), member.task, host, samples, index=torch.arange(min(2, len(samples))))
         _check(tried[0], classes=len(member.task.classes))
         modules.append(module)
-    return LiveTeachers(work.teachers, tuple(modules), host, samples, work.task, taps)
+    columns = _columns(work, samples)
+    return LiveTeachers(work.teachers, tuple(modules), host, samples, work.task, taps, columns)
+
+
+def _columns(work: Work, samples: Samples) -> tuple[Tensor | None, ...]:
+    """Return of each teacher which of its logits are of the student's outputs.
+
+    Raises:
+        StageError: when a teacher with more outputs splits the samples otherwise.
+        DataError: when it has not all of them.
+    """
+    found: list[Tensor | None] = []
+    for member in work.teachers:
+        columns = work.task.columns_of(member.task)
+        if columns is not None and not np.array_equal(work.task.units(samples), member.task.units(samples)):
+            raise StageError(
+                "teacher and student split what is to be written otherwise, and cannot be compared symbol by symbol",
+                expected="texts of pieces that the student has",
+                hint="learn what the teacher writes from labels alone (loss: sequence), or prune the vocabulary later",
+            )
+        found.append(None if columns is None else torch.from_numpy(columns))
+    return tuple(found)
+
+
+def _narrow(logits: Tensor, columns: Tensor | None) -> Tensor:
+    return logits if columns is None else logits[:, columns.to(logits.device)]
 
 
 def num_checked(samples: int) -> int:
@@ -314,6 +343,7 @@ def teacher_outputs(
         taps=tuple(taps),
         live=load_model(first.artifact.path, code=host.code) if len(stored) < len(taps) else None,
         rereads=first.task is not work.task,
+        columns=_columns(work, samples),
     )
 
 
