@@ -8,9 +8,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from compress.errors import StageError
+from compress.errors import ModelError, StageError
 from compress.loss import GuidedLoss
-from compress.models import load_model, load_structure, save_model
+from compress.models import Transducer, load_model, load_structure, save_model
+from compress.models.seq2seq import Seq2SeqLogits
 from compress.stage import CACHE_LIMIT_GB, Host, Member, Need, Optimization, Stage, Training, Work, coupling_faults
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
@@ -40,6 +41,10 @@ class Distill(Optimization, Stage):
             classes, above that of those that hold 99% of the probability, and what is left over.
         views: of augmented or mixed samples: ``stored`` takes each batch from the fixed number of views, whose teacher
             outputs are computed once; ``fresh`` takes a new view each epoch, on which the teachers run in every step.
+        freeze: of a model that writes, ``encoder`` leaves what reads the source as it is, without dropout: a student
+            whose encoder is the teacher's learns to write alone (Gandhi et al. 2023, arXiv 2311.00430, section 3.3,
+            where it reads hidden states that the teacher made in evaluation mode). Embeddings that the decoder shares
+            stay, too, as Shleifer and Rush 2020 have it.
     """
 
     version: ClassVar[int] = 2
@@ -52,11 +57,14 @@ class Distill(Optimization, Stage):
     label: Annotated[AnyLabel | None, Field(exclude_if=lambda found: found is None)] = None  # keys are what they were
     outputs: Annotated[Literal["whole", "packed"], Field(exclude_if=lambda found: found == "whole")] = "whole"
     views: Annotated[Literal["stored", "fresh"], Field(exclude_if=lambda found: found == "stored")] = "stored"
+    freeze: Annotated[Literal["encoder"] | None, Field(exclude_if=lambda found: found is None)] = None
 
     def model_post_init(self, _context: object) -> None:
         """Refuse generations of what only the first teacher wrote."""
         if self.label is not None and self.generations > 1:
             raise ValueError("label says what the teachers write, and later generations have teachers of their own")
+        if self.freeze is not None and self.generations > 1:
+            raise ValueError("later generations begin with drawn weights, and of those nothing is worth freezing")
 
     def run(self, source: Artifact, work: Work, host: Host) -> Artifact:
         """Train a copy of the source and commit it.
@@ -108,7 +116,24 @@ class Distill(Optimization, Stage):
             cache_limit_gb=self.cache_limit_gb,
             fresh=self.views == "fresh",
             pack=self.outputs == "packed",
+            frozen=() if self.freeze is None else self._reader(module),
         )
+
+    def _reader(self, module: nn.Module) -> tuple[nn.Module, ...]:
+        """Return what of a model reads the source.
+
+        Raises:
+            ModelError: when it is not known.
+        """
+        if not isinstance(module, Transducer | Seq2SeqLogits):
+            raise ModelError(
+                "the model has no encoder that could be frozen",
+                expected="one that writes: the transducer, or an encoder-decoder of transformers",
+                got=type(module).__name__,
+                where=self.title,
+                hint="leave `freeze` out",
+            )
+        return module.reader
 
     def _generation(
         self, module: nn.Module, source: Artifact, work: Work, host: Host, *, inputs: dict[str, Any], seed: int
@@ -183,6 +208,8 @@ class Distill(Optimization, Stage):
                 where=self.title,
                 hint="leave `views` out",
             )
+        if self.freeze is not None:
+            self._reader(module)
         refuse_untrainable(module, work.task, work.data.select, where=self.title)
 
     def tell_outputs(self, work: Work, host: Host) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """fit_guided(): training on the guided loss against the teachers of a pipeline."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ def fit_guided(
     cache_limit_gb: float = CACHE_LIMIT_GB,
     fresh: bool = False,
     pack: bool = False,
+    frozen: Sequence[nn.Module] = (),
 ) -> Fit:
     """Train a module in place on the guided loss against the work's teachers; see `fit`.
 
@@ -91,6 +93,7 @@ def fit_guided(
             checkpoints=checkpoints,
             name=name,
             on_epoch=(lambda _epoch: None) if taught is None else taught.check,
+            frozen=frozen,
         )
 
 

@@ -72,6 +72,7 @@ def fit(
     name: str,
     checkpoints: Path | None = None,
     on_epoch: Callable[[int], None] = lambda _epoch: None,
+    frozen: Sequence[nn.Module] = (),
 ) -> Fit:
     """Train a module in place on a loader's batches, continuing from the last whole checkpoint if there is one.
 
@@ -91,6 +92,7 @@ def fit(
         name: shown in progress.
         checkpoints: directory for them; None writes none.
         on_epoch: called before each epoch's first step; a resumed epoch is not begun again.
+        frozen: parts of the module that stay as they are, in evaluation mode.
 
     Raises:
         StageError: when the loss is no longer finite, or compares a whole batch that ``accumulate`` splits, or that the
@@ -106,6 +108,8 @@ def fit(
     home = placed(host, module, loss, hint=SMALLER)
     with numerics(host, seed=seed), home, loss.attach(module), compiled(host, module):
         module.train()
+        for part in frozen:
+            part.eval().requires_grad_(False)
         lay_out(module, layout)
         made = partial(_forward, module, task, host, loss=loss, teacher=teacher, layout=layout)
         trained = nn.ModuleDict({"model": module, "loss": loss})
@@ -151,6 +155,8 @@ def fit(
                     raise KeyboardInterrupt
         elapsed_s = time.monotonic() - started_s
     module.eval()
+    for part in frozen:
+        part.requires_grad_(True)
     return Fit(
         steps=total_steps,
         final_loss=window.last["total"] if window.last else math.nan,
