@@ -2,7 +2,6 @@
 
 import functools
 import io
-import json
 import os
 import sys
 import textwrap
@@ -13,7 +12,7 @@ import typer
 
 from compress.cli.benchmark import compare, env
 from compress.cli.bundle import package, verify
-from compress.cli.messages import say
+from compress.cli.messages import tell_error
 from compress.cli.plan import check, plan
 from compress.cli.recipe import init, schema, validate
 from compress.cli.results import compare_runs, report
@@ -102,17 +101,8 @@ def main() -> None:
     try:
         app(prog_name="compressor")
     except CompressError as error:
-        _refuse(error)
+        tell_error(error)
         raise SystemExit(error.exit_code) from None
-
-
-def _refuse(error: CompressError) -> None:
-    """Say what is wrong; where one JSON object was asked for, that is it."""
-    say(f"error: {error}")
-    if "--json" in sys.argv[1:]:
-        parts = {"message": error.message, "expected": error.expected, "got": error.got, "where": error.where}
-        told = {key: str(value) for key, value in (parts | {"next": error.hint}).items() if value is not None}
-        typer.echo(json.dumps({"error": told | {"exit_code": error.exit_code}}))
 
 
 def _take_utf8() -> None:

@@ -1,6 +1,7 @@
 """What is told on stderr, so that stdout holds results alone."""
 
 import gc
+import json
 import shlex
 import shutil
 import sys
@@ -10,10 +11,21 @@ from typing import TextIO
 
 import typer
 
+from compress.errors import CompressError
+
 
 def say(text: str) -> None:
     """Write lines to stderr, which fit a terminal there."""
     typer.echo(_fit(text, sys.stderr), err=True)
+
+
+def tell_error(error: CompressError) -> None:
+    """Say what is wrong; where one JSON object was asked for, that is it."""
+    say(f"error: {error}")
+    if "--json" in sys.argv[1:]:
+        parts = {"message": error.message, "expected": error.expected, "got": error.got, "where": error.where}
+        told = {key: str(value) for key, value in (parts | {"next": error.hint}).items() if value is not None}
+        typer.echo(json.dumps({"error": told | {"exit_code": error.exit_code}}))
 
 
 @contextmanager

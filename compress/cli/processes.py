@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from signal import Signals
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
+from compress.cli.heartbeat import end_at_once, heartbeats
 from compress.cli.messages import say
 from compress.errors import EnvironmentFault, UsageError
 from compress.stage.group import Group, LostProcessError
 
 if TYPE_CHECKING:
-    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+    from torch.distributed import Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     from compress.recipe import Recipe
 
@@ -221,6 +222,7 @@ def gather(processes: int | None) -> Iterator[Crew]:
 def _launched(told: Launched) -> Iterator[Group]:
     """Join the processes that a launcher has started."""
     from torch import cuda
+    from torch.distributed.rendezvous import rendezvous
 
     if told.local_rank is None and cuda.is_available():
         raise UsageError(
@@ -230,7 +232,12 @@ def _launched(told: Launched) -> Iterator[Group]:
         )
     say(f"joining {told.size} processes at {told.address} as number {told.rank + 1}, for {WITHIN}")
     local = (told.local_rank or 0, told.local_size)
-    with _joined(told.address, (told.rank, told.size), local) as group:
+    with _finding(told.size, told.address):
+        store, *_ = next(rendezvous("env://", timeout=JOINING))
+    with (
+        _joined(told.address, (told.rank, told.size), local, meeting=store) as group,
+        heartbeats(store, told.rank, told.size, lose=end_at_once),
+    ):
         yield group
 
 
@@ -284,27 +291,33 @@ def _meet(port: int) -> "TCPStore":
 
 
 @contextmanager
-def _joined(
-    address: str, place: tuple[int, int], local: tuple[int, int], *, meeting: "TCPStore | None" = None
-) -> Iterator[Group]:
+def _joined(address: str, place: tuple[int, int], local: tuple[int, int], *, meeting: "Store") -> Iterator[Group]:
     """Join the group for the block.
 
     Args:
         address: where the processes meet.
         place: this process's rank, and how many there are.
         local: the same among those of its machine.
-        meeting: at the address; None where a launcher has one.
+        meeting: at the address.
     """
     from torch import cuda, distributed
 
     backend = "cpu:gloo,cuda:nccl" if cuda.is_available() and distributed.is_nccl_available() else "gloo"
     rank, size = place
-    known: dict[str, Any] = {} if meeting is None else {"store": meeting, "rank": rank, "world_size": size}
-    if meeting is not None:
-        meeting.set(f"here {rank}", "")
-    try:
-        distributed.init_process_group(backend, timeout=JOINING, **known)
+    meeting.set(f"here {rank}", "")
+    with _finding(size, address):
+        distributed.init_process_group(backend, timeout=JOINING, store=meeting, rank=rank, world_size=size)
         waiting = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    assert not isinstance(waiting, int)  # as it is where a process is not among them
+    yield Group(rank, size, *local, waiting)
+    distributed.destroy_process_group()  # where the block fails, the process's end tells the others
+
+
+@contextmanager
+def _finding(size: int, address: str) -> Iterator[None]:
+    """Say what torch's own error means where processes do not meet."""
+    try:
+        yield
     except RuntimeError as error:
         raise EnvironmentFault(
             "the processes that share this run do not find one another",
@@ -312,6 +325,3 @@ def _joined(
             got=str(error).splitlines()[0],
             hint=f"look at what the launcher has started, and its variables; {ALONE}",
         ) from error
-    assert not isinstance(waiting, int)  # as it is where a process is not among them
-    yield Group(rank, size, *local, waiting)
-    distributed.destroy_process_group()  # where the block fails, the process's end tells the others
