@@ -60,8 +60,8 @@ done
 ip -n second link set cable down
 wait $first && exit 1
 grep -q 'nothing is heard of process 2 of 2' first.err
-wait $second && exit 1
-grep -q 'nothing is heard of process 1 of 2' second.err
+until grep -q 'nothing is heard of process 1 of 2' second.err; do sleep 0.1; done
+kill -9 $second  # torchrun's agent, which still waits for the other machine's
 """
 
 
