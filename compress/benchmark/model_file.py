@@ -129,7 +129,7 @@ def _shapes(model: onnx.ModelProto, length: int) -> dict[str, tuple[int, ...]]:
             if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
             elif dim.dim_param:
-                dim.ClearField("dim_param")
+                _set_size(dim, sizes)
     try:
         graph = shape_inference.infer_shapes(fixed, data_prop=True, strict_mode=True).graph
     except shape_inference.InferenceError as error:
@@ -139,6 +139,14 @@ def _shapes(model: onnx.ModelProto, length: int) -> dict[str, tuple[int, ...]]:
         if value.type.tensor_type.HasField("shape"):
             shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
     return shapes
+
+
+def _set_size(dim: onnx.TensorShapeProto.Dimension, sizes: Mapping[str, int]) -> None:
+    """Set a size that the exporter gives as a sum of named ones, ``past + source + 1``; leave any other one open."""
+    terms = [term.strip() for term in dim.dim_param.split("+")]
+    dim.ClearField("dim_param")
+    if all(term.isdecimal() or term in sizes for term in terms):
+        dim.dim_value = sum(int(term) if term.isdecimal() else sizes[term] for term in terms)
 
 
 def _einsum(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
