@@ -170,8 +170,10 @@ class Decoder:
             if done.all():
                 break
             kept = (first * beams + parent)[~done].ravel()
-            cross, past = [value[kept] for value in cross], [value[kept] for value in past]
-            live, mask, tokens, token = live[~done], mask[kept], tokens[~done], chosen[~done].reshape(-1, 1)
+            past = [value[kept] for value in past]
+            if done.any():  # else every hypothesis still has its own source
+                cross, mask = [value[kept] for value in cross], mask[kept]
+            live, tokens, token = live[~done], tokens[~done], chosen[~done].reshape(-1, 1)
             total, length, complete = total[~done], length[~done], complete[~done]
         return found
 
