@@ -53,7 +53,9 @@ if TYPE_CHECKING:
     from compress.measures.own import OwnMeasure
     from compress.measures.tally import Tally, shares
     from compress.models import (
+        CausalLM,
         Cnn,
+        DecoderOnly,
         EncoderDecoder,
         HuggingFace,
         Mlp,
@@ -117,6 +119,7 @@ _HOMES = {
     "Benchmark": "compress.recipe",
     "Bernoulli": "compress.loss.logits",
     "BytePairs": "compress.tasks",
+    "CausalLM": "compress.models",
     "Cnn": "compress.models",
     "Colleague": "compress.recipe",
     "ColourJitter": "compress.tasks.vary",
@@ -124,6 +127,7 @@ _HOMES = {
     "CompressError": "compress.errors",
     "Cosine": "compress.loss.features",
     "DataConfig": "compress.recipe",
+    "DecoderOnly": "compress.models",
     "Digits": "compress.data.sources",
     "Dist": "compress.loss.logits",
     "Distill": "compress.stages.distill",
@@ -239,6 +243,7 @@ __all__ = [
     "Benchmark",
     "Bernoulli",
     "BytePairs",
+    "CausalLM",
     "Cnn",
     "Colleague",
     "ColourJitter",
@@ -246,6 +251,7 @@ __all__ = [
     "CompressError",
     "Cosine",
     "DataConfig",
+    "DecoderOnly",
     "Digits",
     "Dist",
     "Distill",

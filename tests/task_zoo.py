@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 
+import causal_zoo
 import numpy as np
 import text_zoo
 import writing_zoo
+from causal_zoo import make_model as make_causal
 from seq2seq_zoo import make_model
 
 from compress.data import Data, Samples
@@ -15,7 +17,7 @@ from compress.data.named import name_arrays
 from compress.data.roles import Split, assign
 from compress.loss import GuidedLoss
 from compress.measures.judge import Judge
-from compress.models import Cnn, HuggingFace, Mlp, Seq2Seq, UserFile
+from compress.models import CausalLM, Cnn, HuggingFace, Mlp, Seq2Seq, UserFile
 from compress.models.spec import Model
 from compress.tasks import ArrayTask, Encode, ImageClassification, StepTask, Symbols, Task, TransductionTask
 from compress.tasks.pieces import load_pieces
@@ -25,12 +27,13 @@ PRESETS = {
     "texts": ("tinybert", "minilm", "distilbert", "mobilebert"),
     "written": ("word", "sequence", "distil-whisper", "gkd", "shrink-and-fine-tune"),
 }
-OTHERS = ("pairs", "tags", "labels", "numbers", "translated", "table", "signals", "sequences", "steps")
+OTHERS = ("pairs", "tags", "labels", "numbers", "translated", "continued", "table", "signals", "sequences", "steps")
 FITTING = {  # of the problems that no preset is for
     "labels": GuidedLoss.model_validate({"hard": {}, "bernoulli": {}}),
     "numbers": GuidedLoss.model_validate({"hard": {}, "mse": {}}),
     "steps": GuidedLoss(preset="word"),
     "translated": GuidedLoss(preset="word"),
+    "continued": GuidedLoss(preset="word"),
 }
 SUBJECTS = [*((kind, preset) for kind, presets in PRESETS.items() for preset in presets), *((k, "") for k in OTHERS)]
 TEXTS = {"texts": "label", "pairs": "pairs", "tags": "words", "labels": "labels", "numbers": "targets"}
@@ -89,6 +92,11 @@ def make_subject(kind: str, preset: str, folder: Path, digits: Data) -> Subject:
         pieces = load_pieces(str(published))
         task = TransductionTask.of(data, symbols=Symbols(max_length=12), judge=Judge(), pieces=pieces)
         return Subject(task, data, *(Seq2Seq(path=str(published), decoder_layers=count) for count in (2, 1)), loss)
+    if kind == "continued":
+        data, published = causal_zoo.data(200), make_causal("gpt2", folder)
+        pieces = load_pieces(str(published), continues=True)
+        task = TransductionTask.of(data, symbols=Symbols(max_length=12), judge=Judge(), pieces=pieces)
+        return Subject(task, data, CausalLM(path=str(published)), causal_zoo.TINY, loss)
     data = _arrays(kind)
     of = StepTask.of if kind == "steps" else ArrayTask.of
     task = of(data, encode=Encode(), normalize=None, judge=Judge(), given=False)

@@ -86,7 +86,14 @@ def assign(raw: Raw, *, split: Split, overlap: Overlap, labelled: bool = True) -
         check_role(role, roles[role], classes, labelled=labelled)
     notes = [_tell_conflicts(role, count, left=bool(missing)) for role, count in conflicts.items() if count]
     told = (*raw.notes, *notes)
-    return Data(roles, classes, dropped_duplicates=dropped + overlapping, notes=told, layouts=raw.layouts)
+    return Data(
+        roles,
+        classes,
+        dropped_duplicates=dropped + overlapping,
+        notes=told,
+        layouts=raw.layouts,
+        continues=raw.continues,
+    )
 
 
 def subset(data: Data, *, per_role: int) -> Data:

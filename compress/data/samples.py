@@ -115,6 +115,7 @@ class Data:
         dropped_duplicates: samples left out because an equal input was there already.
         notes: what a user should know of how the samples were read and chosen, a sentence each.
         layouts: order of the axes of the inputs that are no images, by name; "" names that of a single array.
+        continues: whether texts that are right to write continue those that are read, as completions do prompts.
     """
 
     roles: Mapping[Role, Samples]
@@ -122,6 +123,7 @@ class Data:
     dropped_duplicates: int = 0
     notes: tuple[str, ...] = ()
     layouts: Mapping[str, str] = field(default_factory=dict[str, str])
+    continues: bool = False
 
     @property
     def train(self) -> Samples:

@@ -30,12 +30,14 @@ class Raw:
         notes: what a user should know of how they were read, a sentence each.
         layouts: ``NCL`` (signals) or ``NTF`` (sequences) for inputs of three axes, by name, "" for a single array; the
             others are signals.
+        continues: whether texts that are right to write continue those that are read, as completions do prompts.
     """
 
     roles: dict[Role, Samples]
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     layouts: Mapping[str, str] = field(default_factory=dict[str, str])
+    continues: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from compress.errors import DataError, EnvironmentFault, listing
 if TYPE_CHECKING:
     import pandas as pd
 
-LATER = ("numbers", "categories", "target_text")  # the fields that came later than stored runs
-LEARNT = ("label", "labels", "targets", "tags", "target_text")
+LATER = ("numbers", "categories", "target_text", "prompt", "completion")  # the fields that came later than stored runs
+LEARNT = ("label", "labels", "targets", "tags", "target_text", "completion")
 CLASS_NUMBER = re.compile("-?[0-9]{1,4300}")  # Python converts no longer ones
 
 
 class Columns(Source):
-    """Which columns hold what: of ``label``, ``labels``, ``targets``, ``tags`` and ``target_text`` one is to be learnt.
+    """Which columns hold what; one of ``label``, ``labels``, ``targets``, ``tags``, ``target_text``, ``completion``.
 
     Either texts or words are to be learnt from, or numbers and categories.
 
@@ -43,6 +43,8 @@ class Columns(Source):
         targets: columns of numbers, for regression.
         tags: column of lists of tag names, as long as the words.
         target_text: column of a text to be written from the first one; of rows with equal texts each is right.
+        prompt: column of a text that a causal model continues, instead of ``text``.
+        completion: column of what continues it; of rows with equal prompts each is right.
         classes: names of the classes or tags, in label order; empty takes the sorted values of the train role, of all
             rows when the roles are drawn from one file.
     """
@@ -58,14 +60,16 @@ class Columns(Source):
     numbers: tuple[str, ...] | None = None
     categories: tuple[str, ...] | None = None
     target_text: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
 
     def model_post_init(self, _context: object) -> None:
         """Refuse columns that say nothing, or two things."""
-        ways = [self.text is not None, self.words is not None, bool(self.measured)]
-        if sum(ways) != 1:
+        texts = [self.text is not None, self.words is not None, self.prompt is not None]
+        if sum([*texts, bool(self.measured)]) != 1:
             raise ValueError(
-                "expected text (a column of strings), words (a column of lists), or numbers and categories (columns of "
-                "a table), and only one of them"
+                "expected text or prompt (a column of strings), words (a column of lists), or numbers and categories "
+                "(columns of a table), and only one of them"
             )
         twice = [name for name in self.measured if self.measured.count(name) > 1]
         learnt = [name for name in self.measured if name in (self.label, *self.labels, *self.targets)]
@@ -81,6 +85,10 @@ class Columns(Source):
             raise ValueError(f"expected one of {told}; got {' and '.join(given) or 'none'}")
         if self.target_text is not None and (self.text is None or self.pair is not None or self.classes):
             raise ValueError("target_text is written from the column text, without pair and classes")
+        if (self.prompt is None) != (self.completion is None) or (self.prompt is not None and self.classes):
+            raise ValueError(
+                "prompt and completion go together, without classes: a model continues the one by the other"
+            )
         if (self.words is None) != (self.tags is None):
             raise ValueError("words and tags go together: every word has a tag")
 
@@ -88,6 +96,11 @@ class Columns(Source):
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the columns that came later where there are none, so that stored runs are found as ever."""
         return {name: value for name, value in write(self).items() if name not in LATER or value is not None}
+
+    @property
+    def written(self) -> str | None:
+        """The column of texts that are right to write."""
+        return self.target_text or self.completion
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -111,7 +124,8 @@ class Columns(Source):
             role: Samples(inputs[role], self._labels(rows.frame, classes, rows.where)) for role, rows in tables.items()
         }
         notes = tuple(note for rows in tables.values() for note in rows.notes)
-        return Raw(roles, classes, (*notes, *(() if self.classes else _alike(classes))))
+        told = (*notes, *(() if self.classes else _alike(classes)))
+        return Raw(roles, classes, told, continues=self.completion is not None)
 
     def _texts(self, tables: dict[Role, Rows]) -> dict[Role, NDArray[Any]]:
         return {role: self._inputs(rows.frame, rows.where) for role, rows in tables.items()}
@@ -127,7 +141,7 @@ class Columns(Source):
         return {name: read(column(frame, name, where), name, where) for read, names in kinds for name in names}
 
     def _inputs(self, frame: "pd.DataFrame", where: str) -> NDArray[Any]:
-        names = [name for name in (self.text, self.pair, self.words) if name is not None]
+        names = [name for name in (self.text, self.prompt, self.pair, self.words) if name is not None]
         columns = [column(frame, name, where) for name in names]
         inputs = np.empty(len(frame), object)
         for position, values in enumerate(zip(*columns, strict=True)):
@@ -139,7 +153,7 @@ class Columns(Source):
         return inputs
 
     def _classes(self, frame: "pd.DataFrame", where: str) -> tuple[str, ...]:
-        if self.target_text is not None:
+        if self.written is not None:
             return ()
         if self.classes or self.labels or self.targets:
             return self.classes or self.labels or self.targets
@@ -166,9 +180,9 @@ class Columns(Source):
                     where=f"{where}, column {names[column_number]}, row {row + 1}",
                 )
             return table.astype(np.uint8 if self.labels else np.float32)
-        if self.target_text is not None:
-            texts = enumerate(column(frame, self.target_text, where))
-            return objects((_text(value, self.target_text, position, where),) for position, value in texts)
+        if self.written is not None:
+            texts = enumerate(column(frame, self.written, where))
+            return objects((_text(value, self.written, position, where),) for position, value in texts)
         number = {name: index for index, name in enumerate(classes)}
         name = self.label or self.tags
         assert name is not None

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from compress.data import Samples
 from compress.data.ahead import make_ahead
-from compress.export.program_file import open_model
+from compress.export.program import nats_of
+from compress.export.program_file import open_model, open_program
 from compress.export.session import Session
-from compress.tasks import Batch, Task
+from compress.tasks import Batch, Task, TransductionTask
 from compress.tasks.batch import unit_rows
 
 if TYPE_CHECKING:
@@ -56,6 +57,27 @@ class Feed:
         """Return the first outputs of a function from input arrays to output arrays, as ``outputs`` does."""
         found = [self._task.rows(call(*arrays(batch))[0], batch) for batch in self._kept or self._make()]
         return np.concatenate(found)[self._rows]
+
+
+def force_targets(path: Path, task: TransductionTask, samples: Samples, *, threads: int) -> NDArray[np.float64]:
+    """Return minus the log-probability that a program gives the right text of each sample, float64 [N], in nats.
+
+    Args:
+        path: of the program.
+        task: as its model reads samples.
+        samples: a labelled role; of several right texts the first one counts.
+        threads: of ONNX Runtime.
+    """
+    decoder, found = open_program(path, threads=threads).decoder, np.zeros(len(samples))
+    for part in task.parts(samples, torch.arange(len(samples)), size=BATCH):
+        batch = task.batch(samples, part)
+        assert batch.units is not None
+        assert batch.labels is not None
+        valid = batch.units.numpy()
+        right = np.zeros(valid.shape, np.int64)
+        right[valid] = batch.labels.numpy()
+        found[part.numpy()] = nats_of(decoder, arrays(batch), right, valid)
+    return found
 
 
 def first_inputs(task: Task, samples: Samples, count: int) -> tuple[NDArray[Any], ...]:

@@ -8,6 +8,9 @@ A module becomes a program when it has, besides ``forward(source_ids, source_mas
 * ``encode(source_ids, source_mask)``: cross keys and values [N, heads, S, size], layer by layer;
 * ``empty_past(cross)``: the cache before the first symbol, [N, heads, 0, size], layer by layer;
 * ``step(token, source_mask, cross, past)``: logits [N, V] and the longer cache.
+
+A causal model is one, too (`compress.models.causal`): its source is the prompt, and the cross keys and values are those
+of its own layers; what else is kept of a prompt may follow them, [N, 1, S, 1].
 """
 
 import copy
@@ -83,7 +86,9 @@ def split(module: nn.Module) -> Mapping[str, Part]:
     )
     return {
         ENCODER: Part(_with_forward(module, _encode), encoder, (ids, torch.ones_like(ids))),
-        DECODER: Part(_with_forward(module, _step), decoder, (token, torch.ones_like(ids), *cross, *past)),
+        DECODER: Part(
+            _with_forward(module, _step_of(len(cross))), decoder, (token, torch.ones_like(ids), *cross, *past)
+        ),
     }
 
 
@@ -118,10 +123,14 @@ def _encode(self: Any, source_ids: Tensor, source_mask: Tensor) -> tuple[Tensor,
     return self.encode(source_ids, source_mask)
 
 
-def _step(self: Any, token: Tensor, source_mask: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-    cross, past = states[: len(states) // 2], states[len(states) // 2 :]
-    logits, present = self.step(token, source_mask, cross, past)
-    return (logits, *present)
+def _step_of(count: int) -> Callable[..., tuple[Tensor, ...]]:
+    """Return the function of a decoder's graph, whose first ``count`` states are of the source."""
+
+    def step(self: Any, token: Tensor, source_mask: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        logits, present = self.step(token, source_mask, states[:count], states[count:])
+        return (logits, *present)
+
+    return step
 
 
 def in_torch(module: nn.Module, writing: Writing) -> Decoder:
@@ -132,9 +141,8 @@ def in_torch(module: nn.Module, writing: Writing) -> Decoder:
         writing: how.
     """
     model: Any = module
-    layers = list(split(module)[DECODER].signature.inputs[2:])
-    past = layers[len(layers) // 2 :]
-    cache = [(int(heads), int(size)) for _, heads, _, size in (state.shape for state in past)]
+    present = split(module)[DECODER].signature.outputs[1:]
+    cache = [(int(heads), int(size)) for _, heads, _, size in (state.shape for state in present)]
 
     @torch.no_grad()
     def encode(*given: NDArray[Any]) -> list[NDArray[Any]]:
@@ -261,6 +269,26 @@ def force(
     """Return the logits after each of a target's symbols, [N, T, V], step by step from an empty cache."""
     cross = decoder.encode(source_ids, source_mask)
     return np.stack([*_forced(decoder, cross, source_mask, target_ids)], axis=1)
+
+
+def nats_of(
+    decoder: Decoder, inputs: Sequence[NDArray[Any]], right: NDArray[np.integer], valid: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return minus the log-probability of each target, of every symbol after the right ones before it, float64 [N].
+
+    Args:
+        decoder: of a program.
+        inputs: source ids and mask [N, S], and target ids [N, T] with the sign of the beginning first.
+        right: the symbol after each of them, [N, T].
+        valid: which of those count, [N, T].
+    """
+    source_ids, mask, target_ids = inputs
+    found, rows = np.zeros(len(mask)), np.arange(len(mask))
+    for at, logits in enumerate(_forced(decoder, decoder.encode(source_ids, mask), mask, target_ids)):
+        shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+        nats = np.log(np.exp(shifted).sum(axis=1)) - shifted[rows, right[:, at]]
+        found += np.where(valid[:, at], nats, 0.0)
+    return found
 
 
 def _forced(

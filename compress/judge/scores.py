@@ -19,7 +19,7 @@ from compress.benchmark.model_file import macs_of
 from compress.data import Role
 from compress.errors import StageError
 from compress.export.checks import check_against_itself, check_against_module
-from compress.export.feed import Feed
+from compress.export.feed import Feed, force_targets
 from compress.export.onnx_file import copy_model, size_bytes
 from compress.export.program_file import file_of
 from compress.export.stored import deployable_of
@@ -30,7 +30,8 @@ from compress.report.document import Facts
 from compress.stage import Host, Work
 from compress.store.artifact import Artifact
 from compress.store.document import parse
-from compress.tasks import Tally, Task
+from compress.tasks import Tally, Task, TransductionTask
+from compress.tasks.transduction import perplexity
 
 VERSION = 5  # 5: macro-F1 leaves out classes that do not occur, correlations targets that do not vary
 
@@ -102,6 +103,8 @@ def score(
     """
     samples, work = work.data.roles[role], work.reading(artifact)
     task = work.task.deployed
+    # What it gives the right texts is told of test alone, for the verdict: it takes about as long as writing does.
+    forced = work.task if role == "test" and isinstance(work.task, TransductionTask) else None
     inputs = {
         "scorer": VERSION,
         "artifact": artifact.digest,
@@ -111,6 +114,7 @@ def score(
         "task": work.task.digest,
         "teacher": None if teacher is None else teacher.artifact.digest,
         "libraries": {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", "onnxscript")},
+        **({} if forced is None else {"forced": 1}),
         **host.execution.in_keys,
     }
 
@@ -120,6 +124,8 @@ def score(
         if not np.isfinite(logits).all():
             raise StageError("the exported file's outputs are not finite", got="NaN or infinity", where=artifact.path)
         np.save(directory / "logits.npy", logits)
+        if forced is not None:
+            np.save(directory / "nats.npy", force_targets(path, forced, samples, threads=host.execution.threads))
         facts |= {"role": role, "samples": len(samples), "size_bytes": size_bytes(path)}
         facts["accuracy"] = task.tally(logits, samples).value
         return facts | ({} if teacher is None else against(teacher.logits, logits, task))
@@ -127,7 +133,10 @@ def score(
     with host.reporter.bar(f"scoring on {role}"):
         found = host.store.commit(inputs, kind="scores", rounding=host.execution.rounding, write=write)
     logits = np.load(found.path / "logits.npy")
-    measures = task.tallies(logits, samples)
+    measures = {**task.tallies(logits, samples)}
+    if forced is not None:
+        counts = np.stack([np.load(found.path / "nats.npy"), forced.units(samples)], axis=1).astype(np.float64)
+        measures["perplexity"] = Tally(counts, perplexity)
     return Scores(artifact=found, logits=logits, tally=measures[task.measure], measures=measures)
 
 

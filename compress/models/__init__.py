@@ -5,6 +5,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from compress.config import one_key
+from compress.models.causal import CausalTransformer, DecoderOnly
+from compress.models.causal_lm import CausalLM
 from compress.models.cnn import Cnn
 from compress.models.external import Timm, TorchVision, UserFile
 from compress.models.huggingface import HuggingFace
@@ -19,7 +21,18 @@ from compress.models.weights import load_weights
 
 AnyModel = Annotated[
     Annotated[
-        Cnn | EncoderDecoder | HuggingFace | Mlp | MobileNet | ResNet | Seq2Seq | Timm | TorchVision | UserFile,
+        CausalLM
+        | Cnn
+        | DecoderOnly
+        | EncoderDecoder
+        | HuggingFace
+        | Mlp
+        | MobileNet
+        | ResNet
+        | Seq2Seq
+        | Timm
+        | TorchVision
+        | UserFile,
         Field(discriminator="family"),
     ],
     BeforeValidator(one_key("family")),
@@ -27,7 +40,10 @@ AnyModel = Annotated[
 
 __all__ = [
     "AnyModel",
+    "CausalLM",
+    "CausalTransformer",
     "Cnn",
+    "DecoderOnly",
     "EncoderDecoder",
     "HuggingFace",
     "Mlp",

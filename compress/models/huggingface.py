@@ -135,7 +135,9 @@ class HuggingFace(Model):
         if first.symbols is not None:
             raise ModelError(
                 "models of Hugging Face classify here, and write no texts",
-                expected="the transducer family: model: {transducer: {width: 128}}",
+                expected="causal or causal_lm, which continue prompts"
+                if first.name == "prompt_ids"
+                else "the transducer family: model: {transducer: {width: 128}}",
                 got="texts to write",
                 where=where,
             )

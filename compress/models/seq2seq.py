@@ -6,7 +6,8 @@ Sizes are named N: sequences, S: source length, T: target length, V: target symb
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -15,18 +16,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.config import HubOrFolder
-from compress.errors import EnvironmentFault, ModelError
+from compress.errors import CompressError, EnvironmentFault, ModelError
 from compress.models.external import LIBRARY_ERRORS
 from compress.models.huggingface import Logits, first_line, hub_is_silent, list_drawn, quiet
 from compress.models.layer_lists import Which, keep_layers, spread
-from compress.models.spec import Model
+from compress.models.spec import Model, read_symbols
 from compress.store.digest import hash_file, hash_values
 from compress.tasks.pieces import Pieces, load_pieces
 from compress.tasks.signature import Signature
 from compress.tasks.special import BEGIN, END, PAD
 from compress.tasks.task import Task
 from compress.tasks.tokenizer import import_transformers
-from compress.tasks.transduction import TransductionTask
+from compress.tasks.transduction import ANSWERING, TransductionTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -84,65 +85,19 @@ class Seq2Seq(Model):
             ModelError: when there is no such model, it is none of the families, it is no encoder-decoder, or the task
                 has other symbols than its tokenizer.
         """
-        source = signature.inputs[0].symbols
-        if [tensor.name for tensor in signature.inputs] != [
-            "source_ids",
-            "source_mask",
-            "target_ids",
-        ] or source is None:
-            raise ModelError(
-                f"the {self.family} family writes sequences",
-                expected="a source and a target: data with target_text",
-                got=", ".join(tensor.name for tensor in signature.inputs),
-                hint="choose a family that fits the task",
-            )
+        source = read_symbols(signature, ANSWERING, family=self.family)
         auto = import_transformers(where=f"model {self.path}").AutoModelForSeq2SeqLM
         target = len(signature.classes)
-        try:
+        with told(self.path, kind="an encoder-decoder"):
             config = self._configuration()
             if not self.pretrained:
-                _count_symbols(config, max(source, target))
+                count_symbols(config, max(source, target))
                 with quiet():
                     return Seq2SeqLogits(auto.from_config(config, trust_remote_code=False), target)
             pieces = load_pieces(self.path)
-            with quiet():
-                model, loaded = auto.from_pretrained(
-                    self.path,
-                    config=config,
-                    dtype=torch.float32,
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                    output_loading_info=True,
-                )
-        except LIBRARY_ERRORS as error:
-            if hub_is_silent(error):
-                raise EnvironmentFault(
-                    "the Hugging Face hub cannot be reached, and the model was not downloaded before",
-                    got=first_line(error),
-                    where=f"model {self.path}",
-                    hint="check the network, or give a local folder as path",
-                ) from error
-            raise ModelError(
-                "transformers cannot build the model",
-                expected="the hub id or folder of an encoder-decoder with safetensors weights",
-                got=first_line(error),
-                where=f"model {self.path}",
-            ) from error
-        if missing := list_drawn(loaded):
-            raise ModelError(
-                "the weights do not fit the model",
-                expected="a weight for every layer",
-                got=f"none, or another shape, for {len(missing)} of them: {', '.join(missing[:4])}",
-                where=f"model {self.path}",
-            )
+            model = load_published(auto, self.path, config)
         if len(pieces.ids) != source or source != target:
-            raise ModelError(
-                "the task has other symbols than the model's tokenizer",
-                expected=f"{len(pieces.ids)} symbols to read and to write",
-                got=f"{source} and {target}",
-                where=f"model {self.path}",
-                hint="leave data.symbols out, and name its tokenizer: data.tokenize.tokenizer",
-            )
+            raise refuse_symbols(self.path, pieces, got=f"{source} and {target}")
         self._cut(model)
         renumber(model, pieces.ids)
         return Seq2SeqLogits(model, target, ids=pieces.ids)
@@ -153,28 +108,18 @@ class Seq2Seq(Model):
         Raises:
             ModelError: when it is that of another kind of model, or has no such value.
         """
-        from transformers import AutoConfig
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-        if self.config is not None:
-            found = CONFIG_MAPPING[self.config["model_type"]].from_dict(dict(self.config))
-        else:
-            found = AutoConfig.from_pretrained(self.path, trust_remote_code=False)
-        if not found.is_encoder_decoder or found.model_type not in FAMILIES:
-            raise ModelError(
-                "the model is no encoder-decoder that is known",
-                expected=f"one of {', '.join(FAMILIES)}",
-                got=f"{found.model_type}, which {'is one' if found.is_encoder_decoder else 'has no encoder'}",
-                where=f"model {self.path}",
-            )
-        for name, value in self.change.items():
-            if not hasattr(found, name):
-                known = sorted(key for key in found.to_dict() if not key.startswith("_"))
-                raise ModelError("no such value of the configuration", expected=", ".join(known), got=name)
-            setattr(found, name, value)
-        found._attn_implementation = "eager"  # one form in every version, which can be exported
-        found.dtype = torch.float32
-        return found
+        def check(found: "PreTrainedConfig") -> None:
+            if not found.is_encoder_decoder or found.model_type not in FAMILIES:
+                raise ModelError(
+                    "the model is no encoder-decoder that is known",
+                    expected=f"one of {', '.join(FAMILIES)}",
+                    got=f"{found.model_type}, which {'is one' if found.is_encoder_decoder else 'has no encoder'}",
+                    where=f"model {self.path}",
+                    hint="a causal model is the family causal_lm, of data with prompt and completion",
+                )
+
+        return read_configuration(self.path, self.config, self.change, check=check)
 
     def _cut(self, model: "PreTrainedModel") -> None:
         """Keep some layers of either side, with what the first one of T5 has for all of them.
@@ -232,22 +177,13 @@ class Seq2Seq(Model):
 
     def identity(self, *, code: Sequence[Path] = ()) -> dict[str, Any]:  # noqa: ARG002
         """Replace the path of a folder by the content that is read from it."""
-        fields, folder = self.model_dump(mode="json"), Path(self.path)
-        if not folder.is_dir():
-            return fields
-        weights = sorted(folder.glob("*.safetensors*")) if self.pretrained else []
-        files = [path for path in (*(folder / name for name in READ), *weights) if path.is_file()]
-        return fields | {"path": hash_values({path.name: hash_file(path) for path in files})}
+        return identify(self, self.path, pretrained=self.pretrained)
 
     def strip(self, module: nn.Module) -> Model:
         """Keep the module's configuration and of a folder the name; leave the weights out, the stored ones are read."""
         assert isinstance(module, Seq2SeqLogits)
-        config = json.loads(module.model.config.to_json_string(use_diff=False))
-        for name in ("_name_or_path", "auto_map"):  # of this machine; of code that does not ship
-            config.pop(name, None)
-        name = Path(self.path).name if Path(self.path).is_dir() else self.path
         kept = {"beams": self.beams, "length_penalty": self.length_penalty}
-        return Seq2Seq(path=name, pretrained=False, config=config, **kept)
+        return Seq2Seq(path=name_of(self.path), pretrained=False, config=configuration_of(module.model), **kept)
 
 
 class Seq2SeqLogits(Logits):
@@ -307,7 +243,7 @@ class Seq2SeqLogits(Logits):
         """
         from transformers.cache_utils import EncoderDecoderCache
 
-        cache = EncoderDecoderCache(_cache_of(past), _cache_of(cross))
+        cache = EncoderDecoderCache(cache_of(past), cache_of(cross))
         for layer in range(len(cross) // 2):
             cache.is_updated[layer] = True
         # Of the encoder's output only the shape is read, because keys and values are there.
@@ -347,6 +283,128 @@ class Seq2SeqLogits(Logits):
         return (self.model.get_encoder(),)
 
 
+@contextmanager
+def told(path: str, *, kind: str) -> Iterator[None]:
+    """Turn what transformers raises inside the block into an error of ours.
+
+    Raises:
+        EnvironmentFault: when the hub is needed and does not answer.
+        ModelError: when the model cannot be built.
+    """
+    try:
+        yield
+    except CompressError:
+        raise
+    except LIBRARY_ERRORS as error:
+        if hub_is_silent(error):
+            raise EnvironmentFault(
+                "the Hugging Face hub cannot be reached, and the model was not downloaded before",
+                got=first_line(error),
+                where=f"model {path}",
+                hint="check the network, or give a local folder as path",
+            ) from error
+        raise ModelError(
+            "transformers cannot build the model",
+            expected=f"the hub id or folder of {kind} with safetensors weights",
+            got=first_line(error),
+            where=f"model {path}",
+        ) from error
+
+
+def load_published(auto: Any, path: str, config: "PreTrainedConfig") -> "PreTrainedModel":
+    """Return a published model in float32, read from safetensors; remote code is never trusted.
+
+    Args:
+        auto: transformers' class of such models.
+        path: hub id or folder.
+        config: of the model.
+
+    Raises:
+        ModelError: when a layer has no weight there.
+    """
+    with quiet():
+        model, loaded = auto.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    if missing := list_drawn(loaded):
+        raise ModelError(
+            "the weights do not fit the model",
+            expected="a weight for every layer",
+            got=f"none, or another shape, for {len(missing)} of them: {', '.join(missing[:4])}",
+            where=f"model {path}",
+        )
+    return model
+
+
+def refuse_symbols(path: str, pieces: Pieces, *, got: object) -> ModelError:
+    """Return the refusal of a task whose symbols are not those of a published model's tokenizer."""
+    return ModelError(
+        "the task has other symbols than the model's tokenizer",
+        expected=f"{len(pieces.ids)} symbols to read and to write",
+        got=got,
+        where=f"model {path}",
+        hint="leave data.symbols out, and name its tokenizer: data.tokenize.tokenizer",
+    )
+
+
+def read_configuration(
+    path: str, config: Mapping[str, Any] | None, change: Mapping[str, Any], *, check: Callable[[Any], None]
+) -> "PreTrainedConfig":
+    """Return a configuration, changed, for a model in float32 whose attention can be exported.
+
+    Args:
+        path: hub id or folder.
+        config: used instead of what is there.
+        change: values to change.
+        check: refuses another kind of model, before anything is changed.
+
+    Raises:
+        ModelError: when there is no such value, or ``check`` says so.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if config is not None:
+        found = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+    else:
+        found = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    check(found)
+    for name, value in change.items():
+        if not hasattr(found, name):
+            known = sorted(key for key in found.to_dict() if not key.startswith("_"))
+            raise ModelError("no such value of the configuration", expected=", ".join(known), got=name)
+        setattr(found, name, value)
+    found._attn_implementation = "eager"  # one form in every version, which can be exported
+    found.dtype = torch.float32
+    return found
+
+
+def identify(model: Model, path: str, *, pretrained: bool) -> dict[str, Any]:
+    """Return a description's fields with the content that is read of a folder in place of its path."""
+    fields, folder = model.model_dump(mode="json"), Path(path)
+    if not folder.is_dir():
+        return fields
+    weights = sorted(folder.glob("*.safetensors*")) if pretrained else []
+    files = [path for path in (*(folder / name for name in READ), *weights) if path.is_file()]
+    return fields | {"path": hash_values({path.name: hash_file(path) for path in files})}
+
+
+def configuration_of(model: "PreTrainedModel") -> dict[str, Any]:
+    """Return a model's configuration as JSON values, without what is of this machine, and code that does not ship."""
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    return {name: value for name, value in config.items() if name not in ("_name_or_path", "auto_map")}
+
+
+def name_of(path: str) -> str:
+    """Return what a folder is called; a hub id as it is."""
+    return Path(path).name if Path(path).is_dir() else path
+
+
 def layers_of(model: "PreTrainedModel", side: str) -> nn.ModuleList:
     """Return the layers of the encoder or the decoder."""
     stack = model.get_encoder() if side == "encoder" else model.get_decoder()
@@ -361,9 +419,11 @@ def renumber(model: "PreTrainedModel", ids: Sequence[int]) -> None:
 
     Args:
         model: an encoder-decoder.
-        ids: which row each of the new ones is; -1 for one that nothing stands for, which becomes the first one's.
+        ids: which row each of the new ones is; -1 for one that nothing stands for, which becomes that of the padding,
+            or of the end where there is none.
     """
-    rows = torch.tensor([ids[PAD] if own < 0 else own for own in ids])
+    spare = ids[PAD] if ids[PAD] >= 0 else ids[END]
+    rows = torch.tensor([spare if own < 0 else own for own in ids])
     fresh: dict[int, nn.Parameter] = {}
     before = [*_tables(model)]
     olds = [table.weight for table in before]  # kept, so that no other tensor gets the id of one
@@ -377,11 +437,11 @@ def renumber(model: "PreTrainedModel", ids: Sequence[int]) -> None:
     bias = dict(model.named_buffers()).get("final_logits_bias")
     if bias is not None:
         model.register_buffer("final_logits_bias", bias[:, rows].clone())
-    _count_symbols(model.config, len(rows))
+    count_symbols(model.config, len(rows))
 
 
 def _tables(model: "PreTrainedModel") -> Iterator[nn.Embedding | nn.Linear]:
-    """Yield the layers that have a row for each symbol, each once."""
+    """Yield the layers of a model that have a row for each symbol, each once."""
     found = (
         model.get_input_embeddings(),
         *(layer for name, layer in model.named_modules() if name.rpartition(".")[2] in ("shared", "embed_tokens")),
@@ -395,7 +455,7 @@ def _tables(model: "PreTrainedModel") -> Iterator[nn.Embedding | nn.Linear]:
             yield layer
 
 
-def _count_symbols(config: "PreTrainedConfig", count: int) -> None:
+def count_symbols(config: "PreTrainedConfig", count: int) -> None:
     """Say in a configuration how many symbols there are, and which of them are the special ones."""
     told = {"vocab_size": count, "decoder_vocab_size": count, "pad_token_id": PAD, "bos_token_id": BEGIN}
     told |= {"decoder_start_token_id": BEGIN, "eos_token_id": END, "forced_eos_token_id": None}
@@ -420,7 +480,8 @@ def _keys_and_values(layer: nn.Module, of: Literal["self", "cross"]) -> tuple[nn
     return found.k_proj, found.v_proj, found.head_dim
 
 
-def _cache_of(states: Cache) -> Any:
+def cache_of(states: Cache) -> Any:
+    """Return keys and values, layer by layer, as transformers keeps them."""
     from transformers.cache_utils import DynamicCache
 
     found = DynamicCache()

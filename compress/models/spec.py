@@ -129,6 +129,39 @@ class Model(Values):
             ) from error
 
 
+def read_symbols(signature: Signature, names: Sequence[str], *, family: str) -> int:
+    """Return how many symbols there are to read for a model that writes.
+
+    Args:
+        signature: of the task.
+        names: of the inputs of tasks that the family is for.
+        family: named in the message.
+
+    Raises:
+        ModelError: when the task is another: it decides, or a completion is asked of an encoder-decoder, or the other
+            way around.
+    """
+    given = [tensor.name for tensor in signature.inputs]
+    symbols = signature.inputs[0].symbols
+    if given == [*names] and symbols is not None:
+        return symbols
+    continues = "prompt_ids" in names
+    hint = "choose a family that fits the task"
+    if symbols is not None and len(given) == len(names):
+        hint = (
+            "transducer and seq2seq write from text and target_text; name the columns so, or choose one of those"
+            if continues
+            else "causal and causal_lm continue prompts; choose one of those, or name the columns text and target_text"
+        )
+    wanted = "data with prompt and completion" if continues else "a source and a target: data with target_text"
+    raise ModelError(
+        f"the {family} family {'continues prompts' if continues else 'writes sequences'}",
+        expected=wanted,
+        got=", ".join(given),
+        hint=hint,
+    )
+
+
 def flat_sizes(signature: Signature, *, family: str) -> tuple[int, int]:
     """Return how many numbers a sample has, and how many outputs.
 

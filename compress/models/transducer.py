@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from compress.errors import ModelError
 from compress.models.dropout import Dropout
-from compress.models.spec import Model
+from compress.models.spec import Model, read_symbols
 from compress.tasks.signature import Signature
 from compress.tasks.task import Task
+from compress.tasks.transduction import ANSWERING
 
 Positions = Literal["learned", "sinusoidal"]
 Cache = tuple[Tensor, ...]  # keys and values, layer by layer
@@ -63,17 +64,8 @@ class EncoderDecoder(Model):
         Raises:
             ModelError: when the task does not read a source and write a target.
         """
-        names = [tensor.name for tensor in signature.inputs]
-        symbols = signature.inputs[0].symbols
-        if names != ["source_ids", "source_mask", "target_ids"] or symbols is None:
-            raise ModelError(
-                f"the {self.family} family writes sequences",
-                expected="a source and a target: data with columns source and target",
-                got=", ".join(names),
-                hint="choose a family that fits the task",
-            )
         return Transducer(
-            source_symbols=symbols,
+            source_symbols=read_symbols(signature, ANSWERING, family=self.family),
             target_symbols=len(signature.classes),
             **self.model_dump(exclude={"family", "beams", "length_penalty"}),
         )

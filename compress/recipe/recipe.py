@@ -15,7 +15,7 @@ from compress.data import Data
 from compress.errors import RecipeError, UsageError, nearest
 from compress.loss import GuidedLoss
 from compress.loss.guided import TERMS
-from compress.models import AnyModel, HuggingFace, Seq2Seq
+from compress.models import AnyModel, CausalLM, HuggingFace, Seq2Seq
 from compress.recipe.chain import NAME, Link, chain_faults
 from compress.recipe.check import chain, explain_all, find_coerced
 from compress.recipe.faults import Fault
@@ -245,7 +245,7 @@ class Recipe(Values):
             RecipeError: when a loss has terms that mean nothing for the task's outputs.
         """
         model = self.teacher.model
-        tokenizer = model.path if isinstance(model, HuggingFace | Seq2Seq) else None
+        tokenizer = model.path if isinstance(model, CausalLM | HuggingFace | Seq2Seq) else None
         task = self.data.task_of(data, tokenizer=tokenizer, teachers=self.teachers)
         losses = {"the pipeline": self.loss} | {
             stage.title: own for stage in self.stages if (own := stage.guided_loss(self.loss)) is not self.loss
@@ -266,7 +266,7 @@ class Recipe(Values):
             if loss.on_policy and not data.select.written:
                 raise RecipeError(
                     "only texts can be written by the student",
-                    expected="data with target_text, or a loss without on_policy",
+                    expected="data with target_text or completion, or a loss without on_policy",
                     got=f"a task judged by {task.measure}",
                     where=f"the loss of {where}",
                 )

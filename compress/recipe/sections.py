@@ -170,7 +170,8 @@ class DataConfig(Values):
         if data.select.written:
             return self._transduction(data, tokenizer)
         if self.symbols is not None:
-            raise DataError("only texts to write are made of symbols", expected="target_text", where="data.symbols")
+            expected = "target_text, or prompt and completion"
+            raise DataError("only texts to write are made of symbols", expected=expected, where="data.symbols")
         if self.written_limit is not None:
             raise DataError("nothing is written", expected="target_text", where="data.written_limit")
         if inputs.dtype != object and self.tokenize != Tokenize():
@@ -203,7 +204,7 @@ class DataConfig(Values):
         path = self.tokenize.tokenizer or tokenizer
         if path is not None and self.symbols is None:
             symbols = Symbols(max_length=self.tokenize.max_length)
-            pieces, limit = load_pieces(path), self.written_limit
+            pieces, limit = load_pieces(path, continues=data.continues), self.written_limit
             return TransductionTask.of(data, symbols=symbols, judge=self.judge, pieces=pieces, written_limit=limit)
         ours = ("augment", "normalize", "tokenize", "encode", "preprocess")
         given = [name for name in ours if self.__dict__[name] != type(self).model_fields[name].default]

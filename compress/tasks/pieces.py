@@ -43,10 +43,13 @@ class Pieces:
     Attributes:
         tokenizer: as its ``tokenizer.json``.
         ids: the tokenizer's own, in the order of our numbers; -1 for a special one that it has not.
+        continues: whether a text that is written continues one that is read, as with causal models: nothing is put
+            before it, and its first space is one of its symbols.
     """
 
     tokenizer: str = field(repr=False)
     ids: tuple[int, ...] = field(repr=False)
+    continues: bool = False
 
     @classmethod
     def train(cls, texts: Iterable[str], *, size: int) -> Self:
@@ -65,7 +68,7 @@ class Pieces:
 
     @classmethod
     def of_tokenizer(cls, tokenizer: Tokenizer, *, begin: int) -> Self:
-        """Return the pieces of a tokenizer of transformers.
+        """Return the pieces of the tokenizer of an encoder-decoder.
 
         Args:
             tokenizer: sets the end after a text by itself, or does not.
@@ -74,17 +77,37 @@ class Pieces:
         Raises:
             ModelError: when it has no end of a sequence.
         """
-        end, unknown = tokenizer.end_id, tokenizer.unknown_id
-        if end is None:
-            raise ModelError(
-                "the tokenizer has no end of a sequence, and a model could not say that it is done",
-                expected="an eos_token",
-                got="none",
-                where="data.tokenize.tokenizer",
-            )
+        end, unknown = _end_of(tokenizer), tokenizer.unknown_id
         special = (tokenizer.pad_id, begin, end, -1 if unknown is None else unknown)
-        others = [own for own in range(tokenizer.size) if own not in special]
-        return cls(tokenizer.files()[CONTENT], (*special, *others))
+        return cls(tokenizer.files()[CONTENT], (*special, *_others(tokenizer, special)))
+
+    @classmethod
+    def of_causal(cls, tokenizer: Tokenizer) -> Self:
+        """Return the pieces of the tokenizer of a causal model, whose special tokens are often one and the same.
+
+        Args:
+            tokenizer: sets a beginning before a text by itself, or does not.
+
+        Raises:
+            ModelError: when it has no end of a sequence, or sets one after every prompt.
+        """
+        end = _end_of(tokenizer)
+        own = {end}
+        special: list[int] = []
+        for found in (tokenizer.pad_id, tokenizer.begin_id, tokenizer.unknown_id):
+            special.append(-1 if found is None or found in own else found)
+            own.add(special[-1])
+        pad, begin, unknown = special
+        ids = (pad, begin, end, unknown)
+        made = cls(tokenizer.files()[CONTENT], (*ids, *_others(tokenizer, ids)), continues=True)
+        if made.encode_all(["a"], special=True)[0][-1:] == [END]:
+            raise ModelError(
+                "the tokenizer sets an end of a sequence after every text, and nothing could continue a prompt",
+                expected="a tokenizer that adds no end by itself",
+                where="data.tokenize.tokenizer",
+                hint="set its add_eos_token: false and save it, or give an encoder-decoder text and target_text",
+            )
+        return made
 
     @property
     def kind(self) -> str:
@@ -117,7 +140,8 @@ class Pieces:
             texts: any.
             special: with what the tokenizer puts around a text, its end among it.
         """
-        found = self._tokenizer.encode_batch([*texts], add_special_tokens=True)
+        # A tokenizer may choose other pieces where it sets an end; one of a causal model sets a beginning at most.
+        found = self._tokenizer.encode_batch([*texts], add_special_tokens=special or not self.continues)
         numbers = [[self._numbers.get(own, UNKNOWN) for own in entry.ids] for entry in found]
         return numbers if special else [row[:-1] if row[-1:] == [END] else row for row in numbers]
 
@@ -133,7 +157,8 @@ class Pieces:
     def decode(self, numbers: Iterable[int]) -> str:
         """Return the text of some numbers, without the special ones."""
         own = [self.ids[number] for number in numbers if number >= UNKNOWN]
-        return self._tokenizer.decode([number for number in own if number >= 0]).strip()
+        text = self._tokenizer.decode([number for number in own if number >= 0])
+        return text if self.continues else text.strip()
 
     def split(self, text: str) -> list[str]:
         """Return what is counted when a text is judged: its words."""
@@ -160,19 +185,38 @@ class Pieces:
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {"kind": self.kind, "tokenizer": self.tokenizer, "ids": [*self.ids]}
+        told = {"kind": self.kind, "tokenizer": self.tokenizer, "ids": [*self.ids]}
+        return told | ({"continues": True} if self.continues else {})
 
 
-def load_pieces(path: str) -> Pieces:
-    """Return the pieces of the tokenizer that lies beside an encoder-decoder.
+def _end_of(tokenizer: Tokenizer) -> int:
+    if tokenizer.end_id is None:
+        raise ModelError(
+            "the tokenizer has no end of a sequence, and a model could not say that it is done",
+            expected="an eos_token",
+            got="none",
+            where="data.tokenize.tokenizer",
+        )
+    return tokenizer.end_id
+
+
+def _others(tokenizer: Tokenizer, special: Sequence[int]) -> list[int]:
+    return [own for own in range(tokenizer.size) if own not in special]
+
+
+def load_pieces(path: str, *, continues: bool = False) -> Pieces:
+    """Return the pieces of the tokenizer that lies beside an encoder-decoder, or beside a causal model.
 
     Args:
         path: hub id or folder of the model, with ``config.json`` and a fast tokenizer.
+        continues: whether what is written continues what is read.
 
     Raises:
         EnvironmentFault: when transformers does not import.
         ModelError: when there is no tokenizer, it has no end of a sequence, or nothing says how a decoder begins.
     """
+    if continues:
+        return Pieces.of_causal(Tokenizer.load(path, max_length=MAX_LENGTH, padded=False))
     tokenizer = Tokenizer.load(path, max_length=MAX_LENGTH)
     from transformers import AutoConfig, GenerationConfig
 

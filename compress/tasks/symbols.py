@@ -142,12 +142,14 @@ class Vocabularies:
         target: of the texts to be written.
         max_length: see `Symbols`.
         written_limit: by the length of the source; None has ``max_length`` alone.
+        continues: whether a target continues its source, as a completion does a prompt; both sides are then the same.
     """
 
     source: Vocabulary | Pieces
     target: Vocabulary | Pieces
     max_length: int
     written_limit: WrittenLimit | None = None
+    continues: bool = False
 
     def steps(self, lengths: NDArray[np.integer]) -> NDArray[np.int64]:
         """Return how many symbols may be written for sources of these lengths, int64 [N], as `Writing.steps` does."""
@@ -160,7 +162,8 @@ class Vocabularies:
     def text(self) -> str:
         """As a file."""
         sides = {"source": self.source.dump(), "target": self.target.dump()}
-        limit = {} if self.written_limit is None else {"written_limit": self.written_limit.model_dump()}
+        limit: dict[str, Any] = {} if self.written_limit is None else {"written_limit": self.written_limit.model_dump()}
+        limit |= {"continues": True} if self.continues else {}
         return json.dumps({**sides, "max_length": self.max_length, **limit}, ensure_ascii=False, indent=1)
 
     @classmethod
@@ -168,11 +171,11 @@ class Vocabularies:
         """Return what ``text`` wrote."""
         values = json.loads(text)
         source, target = (_read_side(values[side]) for side in ("source", "target"))
-        limit = values.get("written_limit")
-        return cls(source, target, values["max_length"], None if limit is None else WrittenLimit(**limit))
+        limit = None if (found := values.get("written_limit")) is None else WrittenLimit(**found)
+        return cls(source, target, values["max_length"], limit, values.get("continues", False))
 
 
 def _read_side(values: Mapping[str, Any]) -> Vocabulary | Pieces:
     if values["kind"] == "pieces":
-        return Pieces(values["tokenizer"], tuple(values["ids"]))
+        return Pieces(values["tokenizer"], tuple(values["ids"]), values.get("continues", False))
     return Vocabulary(values["kind"], tuple(values["symbols"]))

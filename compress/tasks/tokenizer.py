@@ -97,14 +97,15 @@ class Tokenizer:
     """A fast tokenizer with a length limit; it remembers what it has encoded.
 
     Attributes:
-        pad_id: the padding token's id.
+        pad_id: the padding token's id; -1 where there is none.
         size: one more than the largest id.
+        begin_id: the id of the beginning of a sequence; None where it has none.
         end_id: the id of the end of a sequence; None where it has none.
         unknown_id: the id of what is not among its tokens; None where there is no such thing.
         takes_types: whether models of this tokenizer tell two texts apart by token types.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerFast", *, max_length: int) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", *, max_length: int, padded: bool = True) -> None:
         if not tokenizer.is_fast:
             raise ModelError(
                 "the tokenizer has no fast form",
@@ -112,20 +113,20 @@ class Tokenizer:
                 got=type(tokenizer).__name__,
                 hint="convert it: AutoTokenizer.from_pretrained(path, use_fast=True).save_pretrained(folder)",
             )
-        if not isinstance(tokenizer.pad_token_id, int):
+        if not isinstance(tokenizer.pad_token_id, int) and padded:
             raise ModelError("the tokenizer has no padding token", got=type(tokenizer).__name__)
         tokenizer.model_max_length = max_length
         self._tokenizer = tokenizer
         self._encoded: dict[tuple[str, bool], Encoded] = {}
         self.max_length = max_length
-        self.pad_id = tokenizer.pad_token_id
+        self.pad_id = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else -1
         self.size = max(tokenizer.get_vocab().values()) + 1
-        special = (tokenizer.eos_token_id, tokenizer.unk_token_id)
-        self.end_id, self.unknown_id = (own if isinstance(own, int) else None for own in special)
+        special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+        self.begin_id, self.end_id, self.unknown_id = (own if isinstance(own, int) else None for own in special)
         self.takes_types = "token_type_ids" in tokenizer.model_input_names or _tells_types(tokenizer)
 
     @classmethod
-    def load(cls, path: str, *, max_length: int, words: bool = False) -> "Tokenizer":
+    def load(cls, path: str, *, max_length: int, words: bool = False, padded: bool = True) -> "Tokenizer":
         """Return the tokenizer of a hub id or folder; code that comes with it is never run.
 
         Args:
@@ -133,6 +134,7 @@ class Tokenizer:
             max_length: tokens of a sample, special ones included.
             words: whether samples will be sequences of words. Byte-level tokenizers that know a word's beginning by
                 the space before it then put one there, as in running text.
+            padded: whether it has to have a token for padding.
 
         Raises:
             EnvironmentFault: when transformers does not import.
@@ -143,7 +145,7 @@ class Tokenizer:
             options: dict[str, bool] = {"add_prefix_space": True} if words else {}
             with given_up():
                 found = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
-                return cls(found, max_length=max_length)
+                return cls(found, max_length=max_length, padded=padded)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 "there is no tokenizer",

@@ -1,9 +1,10 @@
-"""Transduction: one text written from another, symbol by symbol."""
+"""Transduction and generation: one text written from another, or continuing it, symbol by symbol."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,13 +32,18 @@ from compress.tasks.written import WrittenTask
 FILE = "vocabulary.json"
 FITTING = ("exact-match", "token-accuracy", *TEXT_MEASURES)
 FORCED = "forced-accuracy"
+# Names of the inputs, which say whether a model answers what it reads or continues it.
+ANSWERING = ("source_ids", "source_mask", "target_ids")
+CONTINUING = ("prompt_ids", "prompt_mask", "completion_ids")
 # Raised by hand when the same texts come to be trained otherwise: 2 orders sources by length, and dropout draws bytes.
 VERSION = 2
 
 
 @dataclass(frozen=True)
 class TransductionTask(Task):
-    """Writing a text from another. A unit is a symbol to be written, or the end after the last one.
+    """Writing a text from another, its source: an answer to it (transduction) or a completion of it (generation).
+
+    A unit is a symbol to be written, or the end after the last one.
 
     A model is trained, and compared with its teacher, on the symbol after each one of a text that is given to it
     (teacher forcing). What it writes by itself is judged by `judge_written`.
@@ -64,13 +70,14 @@ class TransductionTask(Task):
 
         Args:
             data: with texts to write.
-            symbols: what texts consist of, and how long they may be.
+            symbols: what texts consist of, and how long they may be. Prompts and completions have one vocabulary.
             judge: what counts as right.
             pieces: of a tokenizer, for both sides, instead of what ``symbols`` says.
             written_limit: of what is written, by the length of its source.
 
         Raises:
-            DataError: when train has no texts to write, or the measure is none of this task.
+            DataError: when train has no texts to write, prompts and completions are to have symbols of different kinds,
+                or the measure is none of this task.
             EnvironmentFault: when the measure's library is not installed.
         """
         train = data.train
@@ -81,10 +88,21 @@ class TransductionTask(Task):
                 where="train",
                 hint="the symbols that a model can write are those of train",
             )
-        source = pieces or vocabulary_of(train.array.tolist(), kind=symbols.text)
-        written = (text for texts in train.labels for text in texts)
-        target = pieces or vocabulary_of(written, kind=symbols.target_text)
-        task = cls(vocabularies=Vocabularies(source, target, symbols.max_length, written_limit), judge=judge)
+        read, written = train.array.tolist(), (text for texts in train.labels for text in texts)
+        if data.continues and symbols.text != symbols.target_text:
+            raise DataError(
+                "a completion goes on in the symbols of its prompt",
+                expected="the same for text and target_text",
+                got=f"{symbols.text} and {symbols.target_text}",
+                where="data.symbols",
+            )
+        if data.continues:
+            source = target = pieces or vocabulary_of(chain(read, written), kind=symbols.text)
+        else:
+            source = pieces or vocabulary_of(read, kind=symbols.text)
+            target = pieces or vocabulary_of(written, kind=symbols.target_text)
+        sides = Vocabularies(source, target, symbols.max_length, written_limit, data.continues)
+        task = cls(vocabularies=sides, judge=judge)
         chosen = judge.choose(FITTING)
         if chosen not in FITTING or judge.merge:
             raise DataError(
@@ -132,10 +150,11 @@ class TransductionTask(Task):
     def signature(self) -> Signature:
         """A source with its mask, and the target so far, in; logits of the next symbol after each of its places out."""
         source, target = len(self.vocabularies.source.names), len(self.classes)
+        read, mask, written = CONTINUING if self.vocabularies.continues else ANSWERING
         inputs = (
-            Declared(name="source_ids", dtype="int64", shape=("batch", "source"), symbols=source),
-            Declared(name="source_mask", dtype="int64", shape=("batch", "source")),
-            Declared(name="target_ids", dtype="int64", shape=("batch", "target"), symbols=target),
+            Declared(name=read, dtype="int64", shape=("batch", "source"), symbols=source),
+            Declared(name=mask, dtype="int64", shape=("batch", "source")),
+            Declared(name=written, dtype="int64", shape=("batch", "target"), symbols=target),
         )
         logits = Declared(name="logits", dtype="float32", shape=("batch", "target", target))
         return Signature(inputs=inputs, outputs=(logits,), classes=self.classes)

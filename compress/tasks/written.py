@@ -44,7 +44,8 @@ class WrittenTask(Task):
         """A source with its mask in; symbols and their log-probability out."""
         tokens = Declared(name="tokens", dtype="int64", shape=("batch", "length"))
         chance = Declared(name="log_probability", dtype="float32", shape=("batch",))
-        inputs = self.forced.signature.inputs[:2]
+        ids, mask = self.forced.signature.inputs[:2]
+        inputs = (ids.model_copy(update={"name": "source_ids"}), mask.model_copy(update={"name": "source_mask"}))
         return Signature(inputs=inputs, outputs=(tokens, chance), classes=self.classes)
 
     @property

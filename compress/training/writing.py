@@ -62,7 +62,7 @@ def writing_task(task: Task, *, hint: str = "leave `label` out") -> Transduction
     if not isinstance(task, TransductionTask):
         raise StageError(
             "there is nothing to write",
-            expected="data with texts to write: a column target_text",
+            expected="data with texts to write: a column target_text or completion",
             got=f"a task judged by {task.measure}",
             hint=hint,
         )

@@ -38,12 +38,14 @@ SIDES = {
     },
     DATA: {
         *(f"{table}.{column}" for table in ("Table", "HubData") for column in
-          ("text", "target_text", "pair", "words", "label", "labels", "targets", "tags", "numbers", "categories")),
+          ("text", "target_text", "prompt", "completion", "pair", "words", "label", "labels", "targets", "tags",
+           "numbers", "categories")),
         "ImageTable.image", "ImageTable.label", "TarImages.label", "Published.timm", "Published.torchvision",
         "TorchVision.name", "TorchVision.arguments",
         "File.layout", "Numpy.layout", "DataConfig.normalize",
         "HubData.subset", "HubData.splits", "HubData.revision", "Judge.merge", "Prune.protected", "Quantize.keep_float",
         "HuggingFace.change", "HuggingFace.config", "Seq2Seq.change", "Seq2Seq.config",
+        "CausalLM.change", "CausalLM.config",
         "UserFile.output", "ExecutionChoice.device",
         *(f"{term}.pairs" for term in ("Hint", "Hidden", "Cosine", "AttentionTransfer", "Rkd", "LastFeature", "Layers",
                                        "DynamicLayers", "Scores", "Relations")),
@@ -52,6 +54,7 @@ SIDES = {
         "Idx.directory", "ImageFolder.root", "Numpy.archive", "ArrayPair.inputs", "ArrayPair.labels",
         "ImageTable.path", "ImageTable.files", "TarImages.path", "TarImages.files", "TeacherLabels.classes",
         "Table.path", "Table.files", "HubData.path", "Tokenize.tokenizer", "HuggingFace.path", "Seq2Seq.path",
+        "CausalLM.path",
         "Teacher.weights",
         "Teacher.artifact", "PruneVocabulary.texts", "Label.sources", "DataConfig.preprocess",
     },
