@@ -136,6 +136,10 @@ def _encoder(family: str, attention: str) -> Encoder:
     if family == "DebertaV2":
         sizes |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
         sizes |= {"position_biased_input": False, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+    if family == "Albert":
+        sizes |= {"embedding_size": 16}
+    if family == "ModernBert":
+        sizes |= {"local_attention": 4, "pad_token_id": 1}
     config = getattr(transformers, f"{family}Config")(
         **sizes, vocab_size=300, max_position_embeddings=48, num_labels=3, attn_implementation=attention
     )

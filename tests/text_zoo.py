@@ -83,7 +83,13 @@ RELATIVE = {
     "position_biased_input": False,
     "norm_rel_ebd": "layer_norm",
 }
-OTHER_FIELDS = {"distilbert": DISTILBERT, "electra": {"embedding_size": 16}, "deberta-v2": RELATIVE}
+OTHER_FIELDS = {
+    "distilbert": DISTILBERT,
+    "electra": {"embedding_size": 16},
+    "albert": {"embedding_size": 16},
+    "deberta-v2": RELATIVE,
+    "modernbert": {"local_attention": 8},  # the first layer sees all tokens, the second one four on either side
+}
 
 
 def make_bert(folder: Path, **changes) -> Path:

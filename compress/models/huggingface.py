@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 # Encoders whose layers, heads and masks we know: they can be exported, tapped, pruned and quantized.
-TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "deberta-v2", "mpnet")
+TEXT_FAMILIES = (
+    "bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "deberta-v2", "mpnet", "albert",
+    "modernbert",
+)  # fmt: skip
 COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 HALVES = (torch.float16, torch.bfloat16)
 PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # numbers of its filters
@@ -124,6 +127,14 @@ class HuggingFace(Model):
                 known = sorted(key for key in config.to_dict() if not key.startswith("_"))
                 raise ModelError("no such value of the configuration", expected=", ".join(known), got=name)
             setattr(config, name, value)
+        kinds = getattr(config, "layer_types", None)
+        if kinds is not None and "layer_types" not in self.change:
+            if config.num_hidden_layers > len(kinds):
+                known = f"at most {len(kinds)}, of which the configuration says what each layer sees"
+                raise ModelError(
+                    "too many layers", expected=known, got=f"num_hidden_layers: {config.num_hidden_layers}"
+                )
+            config.layer_types = kinds[: config.num_hidden_layers]
         return config
 
     def _check_inputs(self, signature: Signature) -> None:
@@ -418,18 +429,30 @@ class Logits(nn.Module):
         super().__init__()
         self.model = model
 
-    def prepare(self, mask: Tensor) -> Tensor:
+    def prepare(self, mask: Tensor) -> Tensor | dict[str, Tensor]:
         """Return a mask [B, L], 0 for padding, in a form that no device is waited for.
 
         transformers asks a mask of two dimensions whether anything is padded (`_ignore_bidirectional_mask_sdpa` of its
-        version 5), and one of four, [B, 1, 1, L], which it adds to the scores, nothing. The outputs are the same. On
-        the CPU, where nothing waits and graphs are traced, the mask is returned as it is.
+        version 5), and one of four, [B, 1, 1, L], which it adds to the scores, nothing. Where some layers see only the
+        tokens around, each kind of layer has its own. The outputs are the same. On the CPU, where nothing waits and
+        graphs are traced, the mask is returned as it is, and so is one that the head takes a mean over tokens by.
         """
-        family = sys.modules[type(self.model).__module__]
-        if mask.device.type == "cpu" or not hasattr(family, "create_bidirectional_mask"):
+        family, config = sys.modules[type(self.model).__module__], self.model.config
+        averaged = getattr(config, "classifier_pooling", "cls") == "mean"
+        if mask.device.type == "cpu" or averaged or not hasattr(family, "create_bidirectional_mask"):
             return mask
-        kept = torch.zeros((), dtype=self.model.dtype, device=mask.device)
-        return torch.where(mask[:, None, None].bool(), kept, torch.finfo(self.model.dtype).min)
+        everything = self._add_mask(mask[:, None, None].bool())
+        if not hasattr(family, "create_bidirectional_sliding_window_mask"):
+            return everything
+        place = torch.arange(mask.shape[1], device=mask.device)
+        around = (place - place[:, None]).abs() <= config.sliding_window
+        local = self._add_mask(mask[:, None, None].bool() & around)
+        return {"full_attention": everything, "sliding_attention": local}
+
+    def _add_mask(self, seen: Tensor) -> Tensor:
+        """Return what is added to scores so that nothing else is seen."""
+        kept = torch.zeros((), dtype=self.model.dtype, device=seen.device)
+        return torch.where(seen, kept, torch.finfo(self.model.dtype).min)
 
 
 class ImageLogits(Logits):
@@ -454,7 +477,9 @@ class TextLogits(Logits):
     def max_positions(self) -> int | None:
         """How many tokens it can read; None when positions are only told apart relative to each other."""
         config = self.model.config
-        if config.model_type == "deberta-v2" and not config.position_biased_input:
+        if config.model_type == "modernbert" or (
+            config.model_type == "deberta-v2" and not config.position_biased_input
+        ):
             return None
         return config.max_position_embeddings - (0 if self.counted_from is None else self.counted_from + 1)
 
@@ -469,7 +494,8 @@ class TextLogits(Logits):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return logits [B, classes], or [B, L, classes] for each token of the ids, mask and types [B, L]."""
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        knows = token_type_ids is not None and hasattr(self.model.config, "type_vocab_size")
+        types = {"token_type_ids": token_type_ids} if knows else {}
         seen = self.prepare(attention_mask)
         return self.model(input_ids=input_ids, attention_mask=seen, **types, return_dict=True).logits
 

@@ -11,6 +11,7 @@ Which = Literal["first", "last", "evenly"]
 # A configuration's number of layers, by its families that have a name of their own for it, and by side.
 COUNTS = {"t5": ("num_layers", "num_decoder_layers"), "mt5": ("num_layers", "num_decoder_layers")}
 COUNTS_ELSE = ("encoder_layers", "decoder_layers")
+KIND = "attention_type"  # of a layer of transformers: whether it sees all tokens or those around, as `layer_types` says
 
 
 def spread(count: int, kept: int, *, how: Which) -> list[int]:
@@ -42,6 +43,18 @@ def keep_layers(module: nn.Module, path: str, kept: Sequence[int]) -> None:
             if "layer_idx" in vars(part):
                 vars(part)["layer_idx"] = position
     _count(module, path, before=before, now=len(remaining))
+    say_kinds(module, path)
+
+
+def say_kinds(module: nn.Module, path: str) -> None:
+    """Say in the configurations of what kind each layer of a list is, in place, where they say so."""
+    layers = module.get_submodule(path)
+    assert isinstance(layers, nn.ModuleList)
+    kinds = [vars(layer)[KIND] for layer in layers if KIND in vars(layer)]
+    configs: list[Any] = [found for part in module.modules() if (found := getattr(part, "config", None)) is not None]
+    for config in configs if kinds else ():
+        if getattr(config, "layer_types", None) is not None and config.num_hidden_layers == len(kinds):
+            config.layer_types = kinds
 
 
 def _pass_bias_on(before: nn.Module, after: nn.Module) -> None:

@@ -20,7 +20,7 @@ from torch import nn
 from compress.errors import ArtifactError
 from compress.models.attention import Counted, Wiring, counted, read_wirings, rewire, wirings_of
 from compress.models.fold import computed_weights, fold
-from compress.models.layer_lists import keep_layers
+from compress.models.layer_lists import KIND, keep_layers, say_kinds
 from compress.models.spec import Model
 from compress.tasks.signature import Signature
 
@@ -183,6 +183,8 @@ def load_model(directory: Path, *, code: Sequence[Path] = ()) -> nn.Module:
                 olds.append(old)
             else:
                 layer.register_buffer(tensor_name, fresh)
+    for name in structure.lengths:  # their kinds are those of the stored layers
+        say_kinds(module, name)
     try:
         module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
@@ -213,7 +215,7 @@ def _sizes(layer: nn.Module) -> dict[str, Any] | None:
             return {name: vars(layer)[name] for name in names}
     if (found := counted(layer)) is not None:
         return {name: vars(layer)[name] for name in (*found.counts, *found.widths)}
-    if any(name in vars(layer) for name in HEAD_COUNTS):
-        named = {name: vars(layer)[name] for name in (*HEAD_COUNTS, *HEAD_WIDTHS) if name in vars(layer)}
-        return {name: value for name, value in named.items() if isinstance(value, int)}
+    if any(name in vars(layer) for name in (*HEAD_COUNTS, KIND)):
+        named = {name: vars(layer)[name] for name in (*HEAD_COUNTS, *HEAD_WIDTHS, KIND) if name in vars(layer)}
+        return {name: value for name, value in named.items() if isinstance(value, int | str)}
     return {} if any(True for _ in layer.parameters(recurse=False)) else None

@@ -9,10 +9,11 @@ from torch import nn
 from compress.config import Values
 from compress.errors import ModelError, StageError
 from compress.models import load_model, load_structure
+from compress.models.huggingface import Logits
 from compress.models.layer_lists import keep_layers, spread
 from compress.stage import Host, Need, Quantity, Stage, Work
 from compress.store.artifact import Artifact
-from compress.surgery.maps import layer_lists
+from compress.surgery.maps import LayerList, layer_lists
 
 Count = Annotated[int, Field(ge=1, le=1000)]
 Position = Annotated[int, Field(ge=0, le=1000)]
@@ -50,7 +51,8 @@ class Shorten(Stage):
     Of a model that writes, ``encoder`` and ``decoder`` are chosen apart; with the teacher as student and the loss
     ``shrink-and-fine-tune`` that is shrink and fine-tune (Shleifer and Rush 2020, arXiv 2010.13002).
 
-    Which layers matter is not asked; `Prune` with ``units: [layers]`` asks the guided loss.
+    Which layers matter is not asked; `Prune` with ``units: [layers]`` asks the guided loss. Of ALBERT, whose one layer
+    runs as all of them, it runs fewer times.
 
     Attributes:
         layers: of an encoder: ``every-other`` (the first, the third and so on, as DistilBERT), positions from 0,
@@ -81,10 +83,14 @@ class Shorten(Stage):
         """
         structure, module = load_structure(source.path), load_model(source.path, code=host.code)
         facts: dict[str, Any] = {}
-        for side, (path, kept) in self._choose(module).items():
-            told = {"layers_before": _count(module, path), "kept": kept}
+        for side, (found, kept) in self._choose(module).items():
+            told = {"layers_before": found.count, "kept": kept}
             facts |= told if side == "layers" else {side: told}
-            keep_layers(module, path, kept)
+            if found.repeats:
+                assert isinstance(module, Logits)
+                module.model.config.num_hidden_layers = len(kept)
+            else:
+                keep_layers(module, found.path, kept)
         return self.commit(
             module, source, work, host, model=structure.model, signature=structure.signature, facts=facts
         )
@@ -119,7 +125,7 @@ class Shorten(Stage):
         """The field that matters most to speed."""
         return [*self._asked][-1]
 
-    def _choose(self, module: nn.Module) -> dict[str, tuple[str, list[int]]]:
+    def _choose(self, module: nn.Module) -> dict[str, tuple[LayerList, list[int]]]:
         """Return where the model has its layers, and the positions of those that are kept, by field."""
         found = layer_lists(module, verb=self.verb)
         if not found:
@@ -130,16 +136,31 @@ class Shorten(Stage):
                 where=self.title,
                 hint="leave the shorten stage out; distil into a smaller student instead",
             )
-        paths = found if "decoder" in found else {"layers": found["encoder"]}
+        lists = found if "decoder" in found else {"layers": found["encoder"]}
         for side in self._asked:
-            if side not in paths:
+            if side not in lists:
                 raise ModelError(
-                    "the model has no such layers", expected=f"{' or '.join(paths)}", got=side, where=self.title
+                    "the model has no such layers", expected=f"{' or '.join(lists)}", got=side, where=self.title
                 )
-        return {
-            side: (paths[side], choose_layers(which, _count(module, paths[side]), where=self.title))
-            for side, which in self._asked.items()
-        }
+        return {side: (lists[side], self._keep(which, lists[side], module)) for side, which in self._asked.items()}
+
+    def _keep(self, which: Which, found: LayerList, module: nn.Module) -> list[int]:
+        """Return the positions that are kept of a list; refuse to lose a layer that has to stay."""
+        kept = choose_layers(which, found.count, where=self.title)
+        if found.repeats and (found.listed > 1 or not isinstance(module, Logits)):
+            own = "a model of your own file, which decides how often its layer runs"
+            raise ModelError(
+                "the number of times that layers run cannot be changed",
+                expected="one layer that runs as all of them, of a model: {huggingface: {path: ...}}",
+                got=own if found.listed == 1 else f"{found.listed} layers that run several times each",
+                where=self.title,
+                hint="leave the shorten stage out; build a smaller student instead",
+            )
+        if not found.repeats and (gone := sorted({*found.staying} - {*kept})):
+            raise StageError(
+                "these layers have to stay", expected=f"{gone} kept", got=kept, where=self.title, hint=found.why
+            )
+        return kept
 
 
 def choose_layers(which: Which, count: int, *, where: str) -> list[int]:
@@ -170,9 +191,3 @@ def choose_layers(which: Which, count: int, *, where: str) -> list[int]:
             where=where,
         )
     return found
-
-
-def _count(module: nn.Module, path: str) -> int:
-    layers = module.get_submodule(path)
-    assert isinstance(layers, nn.ModuleList)
-    return len(layers)

@@ -5,8 +5,11 @@ heads that is an attribute), and normalisation makes the hidden width more than 
 like everything else, by a trial cut of a copy. Every parameter of the model must be in the table; one that is not is
 named, and nothing is cut.
 
-Lacks on purpose: decoders, key heads that several query heads share, and attention with one layer for queries, keys and
-values (DeBERTa version 1).
+What a model keeps once for all its layers is cut for all of them: heads that read one table of biases leave together,
+and one layer that runs as all of them (ALBERT) loses what it loses in every run.
+
+Lacks on purpose: decoders, key heads that several query heads share, and queries, keys and values that one layer writes
+head by head (DeBERTa version 1).
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +27,8 @@ from compress.surgery.groups import Group, Kind, Member, inside
 
 Unit = Literal["heads", "feed_forward", "hidden", "layers"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
+Place = tuple[str, layers.Side, int]
+"""A side of the layer at a path, and how many times it has all channels, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,11 @@ class Family:
     layers: str
     """The list of layers, in the base model."""
     attention: str
-    """In a layer: what holds the query, key and value layers and counts heads."""
+    """In a layer: what holds the query, key and value layers, or the one that writes all three, and counts heads."""
     output: str
     """In a layer: reads all heads, writes to the hidden state."""
     up: str
-    """In a layer: reads the hidden state, writes the feed-forward channels."""
+    """In a layer: reads the hidden state, writes the feed-forward channels, once or more, see `copies`."""
     down: str
     """In a layer: reads those, writes to the hidden state."""
     norms: tuple[str, ...]
@@ -52,6 +57,14 @@ class Family:
     """In the attention: further layers by head, which read relative positions."""
     fixed: tuple[str, ...] = ()
     """In the base model: parameters of the hidden width which are not cut, so neither is the hidden width."""
+    tables: tuple[str, ...] = ()
+    """In the base model: have a channel for each head and are read by every layer, so that all lose the same heads."""
+    copies: int = 1
+    """How often `up` writes the feed-forward channels: twice where one half is multiplied by the other."""
+    first_stays: bool = False
+    """Whether the first layer is built otherwise than those behind it."""
+    repeats: bool = False
+    """Whether each of the list runs several times, so that the number of layers is one of the configuration."""
 
 
 TEXT = ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm")
@@ -65,7 +78,7 @@ BERT = Family(
     embeddings=tuple(f"embeddings.{name}" for name in TEXT),
     heads=(("pooler.dense", "classifier"),),
 )
-ROBERTA = replace(BERT, heads=(("classifier.dense", "classifier.out_proj"),))
+ROBERTA = replace(BERT, heads=(("classifier.dense", "classifier.out_proj"), ("classifier",)))  # of texts, of words
 DISTILBERT = Family(
     layers="transformer.layer",
     attention="attention",
@@ -81,6 +94,37 @@ DEBERTA_V2 = replace(
     embeddings=(),
     positions=("pos_key_proj", "pos_query_proj"),
     fixed=(*BERT.embeddings, "embeddings.embed_proj", "encoder.rel_embeddings", "encoder.LayerNorm"),
+)
+MPNET = replace(
+    ROBERTA,
+    attention="attention.attn",
+    output="attention.attn.o",
+    norms=("attention.LayerNorm", "output.LayerNorm"),
+    tables=("encoder.relative_attention_bias",),
+)
+ALBERT = Family(
+    layers="encoder.albert_layer_groups",
+    attention="albert_layers.0.attention",
+    output="albert_layers.0.attention.dense",
+    up="albert_layers.0.ffn",
+    down="albert_layers.0.ffn_output",
+    norms=("albert_layers.0.attention.LayerNorm", "albert_layers.0.full_layer_layer_norm"),
+    embeddings=BERT.embeddings,
+    heads=(("pooler", "classifier"),),
+    projection="encoder.embedding_hidden_mapping_in",
+    repeats=True,
+)
+MODERNBERT = Family(
+    layers="layers",
+    attention="attn",
+    output="attn.Wo",
+    up="mlp.Wi",
+    down="mlp.Wo",
+    norms=("attn_norm", "mlp_norm"),
+    embeddings=("embeddings.tok_embeddings", "embeddings.norm", "final_norm"),
+    heads=(("head.dense", "head.norm", "classifier"),),
+    copies=2,
+    first_stays=True,
 )
 VIT = Family(
     layers="layers",
@@ -108,6 +152,9 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     "distilbert": (DISTILBERT,),
     "electra": (ROBERTA,),
     "deberta-v2": (DEBERTA_V2,),
+    "mpnet": (MPNET,),
+    "albert": (ALBERT,),
+    "modernbert": (MODERNBERT,),
     "vit": (VIT, VIT_4),  # of transformers 5 and 4
     "deit": (VIT, VIT_4),
 }
@@ -151,10 +198,33 @@ class Encoder:
         """A path in every layer."""
         return [f"{layer}.{name}" for layer in self.each_layer]
 
+    @property
+    def config(self) -> Any:
+        """The configuration, which several modules of the model hold."""
+        return self.model.get_submodule(self.prefix.removesuffix(".")).config
+
+    @property
+    def depth(self) -> int:
+        """How many layers a sample goes through."""
+        return self.config.num_hidden_layers if self.family.repeats else len(self.each_layer)
+
+    @property
+    def staying(self) -> tuple[list[int], str]:
+        """Positions in the list of the layers that cannot leave, and why."""
+        every = [*range(len(self.each_layer))]
+        if self.family.repeats:
+            return every, f"one set of weights runs {self.depth} times; shorten lets it run fewer times"
+        if not self.family.first_stays:
+            return [], ""
+        if getattr(self.config, "layer_types", None) is None:
+            return every, "in transformers 4 their position decides which of them are local; 5 keeps what they are"
+        return every[:1], "the first layer is built otherwise than those behind it"
+
     def projections(self, attention: str) -> tuple[list[str], list[str]]:
-        """Query, key and value layers of an attention module; further layers by head."""
-        names = next(names for names in NAMES if f"{attention}.{names[0]}" in self.paths)
-        return [f"{attention}.{name}" for name in names], self.there(
+        """Query, key and value layers of an attention module, or the one for all; further layers by head."""
+        fused = self.there(f"{attention}.{layers.FUSED}")
+        names = [] if fused else next(names for names in NAMES if f"{attention}.{names[0]}" in self.paths)
+        return fused or [f"{attention}.{name}" for name in names], self.there(
             *(f"{attention}.{name}" for name in self.family.positions)
         )
 
@@ -169,10 +239,16 @@ class Encoder:
         return self.there(*(self.base + name for name in self.family.embeddings))
 
     @property
+    def tables(self) -> list[str]:
+        """What has a channel for each head, of all layers together."""
+        return self.there(*(self.base + name for name in self.family.tables))
+
+    @property
     def task_heads(self) -> list[list[str]]:
         """The layers of each task head, in the order in which they run."""
         spelled = [[place + name for name in head for place in (self.base, self.prefix)] for head in self.family.heads]
-        return [found for head in spelled if (found := self.there(*head))]
+        there = ([path for path in self.there(*head) if _has_own(self.model.get_submodule(path))] for head in spelled)
+        return [found for found in there if found]
 
 
 def encoder(model: nn.Module, *, verb: str = "prune") -> Encoder | None:
@@ -221,17 +297,21 @@ def groups(found: Encoder, units: Sequence[Unit], *, protected: frozenset[str]) 
         ModelError: the hidden width is asked for and cannot be cut in this family.
     """
     made: list[Group] = []
+    if "heads" in units and found.tables:
+        made.append(_heads(found, found.each_layer))
     for layer in found.each_layer:
-        if "heads" in units:
-            made.append(_heads(found, f"{layer}.{found.family.attention}", f"{layer}.{found.family.output}"))
+        if "heads" in units and not found.tables:
+            made.append(_heads(found, [layer]))
         if "feed_forward" in units:
             up, down = (f"{layer}.{name}" for name in (found.family.up, found.family.down))
-            made.append(_channels(found.model, up, [(up, "out"), (down, "in")], kind="feed_forward"))
+            sides: list[Place] = [(up, "out", found.family.copies), (down, "in", 1)]
+            made.append(_channels(found.model, up, sides, kind="feed_forward"))
     if "hidden" in units:
         made.append(_hidden(found))
     free = [group for group in made if not any(inside(path, protected) for path in _find_producers(group))]
     if "layers" in units:
-        indices = [index for index, path in enumerate(found.each_layer) if not inside(path, protected)]
+        stays = {found.each_layer[index] for index in found.staying[0]} | protected
+        indices = [index for index, path in enumerate(found.each_layer) if not inside(path, stays)]
         member = Member(found.layer_list, "out", "ModuleList", torch.arange(len(indices)), torch.tensor(indices))
         if indices:
             free.append(_group(found.layer_list, len(indices), [member], kind="layers"))
@@ -249,6 +329,10 @@ def _transformers_model(model: nn.Module) -> tuple[str, Any] | None:
     return None
 
 
+def _has_own(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
+
+
 def _fits(found: Encoder) -> bool:
     """Whether the model has the list of layers and, in each, all that a cut needs, with one width for all heads."""
     if found.layer_list not in found.paths:
@@ -258,8 +342,10 @@ def _fits(found: Encoder) -> bool:
     if found.there(*needed) != needed:
         return False
     for path in found.in_layers(family.attention):
-        projections = layers.attention_projections(found.model.get_submodule(path)) if path in found.paths else None
-        if projections is None or len({layer.out_features for layer in projections}) != 1:
+        module = found.model.get_submodule(path) if path in found.paths else nn.Identity()
+        projections = layers.attention_projections(module)
+        apart = projections is not None and len({layer.out_features for layer in projections}) == 1
+        if not apart and layers.fused_projection(module) is None:
             return False
     return True
 
@@ -271,7 +357,7 @@ def _check_mapped(found: Encoder, *, verb: str) -> None:
     for attention in found.in_layers(family.attention):
         known |= {path for paths in found.projections(attention) for path in paths}
     known |= {*found.embeddings, *found.projection, *(path for head in found.task_heads for path in head)}
-    known |= {found.base + name for name in family.fixed}
+    known |= {*found.tables, *(found.base + name for name in family.fixed)}
     owners: dict[int, str] = {}
     for name, parameter in found.model.named_parameters(remove_duplicate=False):
         path, _, own = name.rpartition(".")
@@ -287,10 +373,21 @@ def _check_mapped(found: Encoder, *, verb: str) -> None:
             raise ModelError("A layer shares its parameters with another", got=f"{other}, {name}", where=found.name)
 
 
-def _heads(found: Encoder, attention: str, output: str) -> Group:
-    of_tokens, of_positions = found.projections(attention)
-    written = _sides([attention, *of_tokens, *of_positions], "out")
-    return _channels(found.model, attention, [*written, (output, "in")], kind="heads")
+def _heads(found: Encoder, of: Sequence[str]) -> Group:
+    """The heads of some layers, which leave together; named after the first of them."""
+    sides: list[Place] = []
+    for layer in of:
+        attention, output = (f"{layer}.{name}" for name in (found.family.attention, found.family.output))
+        of_tokens, of_positions = found.projections(attention)
+        times = 3 if len(of_tokens) == 1 else 1
+        sides.append((attention, "out", 1))
+        sides.extend((path, "out", times) for path in (*of_tokens, *of_positions))
+        sides.append((output, "in", 1))
+    group = _channels(found.model, sides[0][0], sides, kind="heads")
+    # A table has one channel for each head, and so has the first channel of each head in the group.
+    heads = torch.arange(group.width // group.unit)
+    read = [Member(path, "out", "Embedding", heads * group.unit, heads) for path in found.tables]
+    return replace(group, members=(*group.members, *read))
 
 
 def _hidden(found: Encoder) -> Group:
@@ -303,28 +400,30 @@ def _hidden(found: Encoder) -> Group:
             where=", ".join(found.there(*(found.base + name for name in family.fixed))),
         )
     written = found.projection or found.embeddings
-    written += [path for name in (family.output, family.down, *family.norms) for path in found.in_layers(name)]
+    written += [path for name in (family.output, family.down) for path in found.in_layers(name)]
+    norms = [path for name in family.norms for path in found.in_layers(name)]
+    written += [path for path in norms if _has_own(found.model.get_submodule(path))]
     read = [path for attention in found.in_layers(family.attention) for path in found.projections(attention)[0]]
     read += [*found.in_layers(family.up), *(head[0] for head in found.task_heads)]
     name = (found.projection or [f"{found.base}embeddings"])[0]
     return _channels(found.model, name, [*_sides(written, "out"), *_sides(read, "in")], kind="hidden")
 
 
-def _sides(paths: Sequence[str], side: layers.Side) -> list[tuple[str, layers.Side]]:
-    return [(path, side) for path in paths]
+def _sides(paths: Sequence[str], side: layers.Side) -> list[Place]:
+    return [(path, side, 1) for path in paths]
 
 
-def _channels(model: nn.Module, name: str, sides: Sequence[tuple[str, layers.Side]], *, kind: Kind) -> Group:
-    """A group in which channel c is index c of every side."""
+def _channels(model: nn.Module, name: str, sides: Sequence[Place], *, kind: Kind) -> Group:
+    """A group in which channel c is index c of every side, in each of as many runs as the side has of them."""
     members, runs, widths = [], set(), set()
-    for path, side in sides:
+    for path, side, times in sides:
         found = layers.layout(model.get_submodule(path), side)
         if found is None:
             raise ModelError("A layer cannot lose channels", got=type(model.get_submodule(path)).__name__, where=path)
-        channels = torch.arange(found.size)
-        members.append(Member(path, side, found.kind, channels, channels))
+        width = found.size // times
+        members.append(Member(path, side, found.kind, torch.arange(width).repeat(times), torch.arange(width * times)))
         runs.add(found.run)
-        widths.add(found.size)
+        widths.add(width)
     if len(widths) != 1:
         raise ModelError("Layers that share channels have different widths", expected="one", got=widths, where=name)
     return _group(name, widths.pop(), members, kind=kind, run=max(runs))

@@ -21,8 +21,8 @@ from compress.errors import ModelError, StageError
 from compress.surgery import cut, encoders, layers, verify
 from compress.surgery.attention import heads
 from compress.surgery.failure import tell_failure
-from compress.surgery.groups import Group, Member, inside
-from compress.surgery.maps import mapped_groups
+from compress.surgery.groups import Group, Kind, Member, inside
+from compress.surgery.maps import layer_lists, mapped_groups
 
 if TYPE_CHECKING:
     from compress.surgery.trace import Coupling
@@ -40,10 +40,12 @@ class Left:
     """Number of channels."""
     reason: str
     """What depends on them and cannot lose any, or what the trial found."""
+    kind: Kind = "channels"
+    """What they are; of a list of layers, the layers."""
 
     def __str__(self) -> str:
         """Name the layer as part of the model, and say why it stays."""
-        return f"model.{self.name} keeps its {self.width} channels: {self.reason}"
+        return f"model.{self.name} keeps its {self.width} {self.kind}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ def find(
         if trial:
             exact = copy.deepcopy(model).cpu().double().eval()
             _prove_all(exact, mapped, _trial_inputs(tuple(tensor[:2] for tensor in example_inputs)))
-        return Found(tuple(mapped))
+        asked = layer_lists(model, verb="prune").values() if "layers" in units else ()
+        stuck = (each for each in asked if len(each.staying) == each.listed)
+        return Found(tuple(mapped), tuple(Left(each.path, each.count, each.why, kind="layers") for each in stuck))
     from compress.surgery.tied import merge_tied
     from compress.surgery.trace import couplings  # brings torch-pruning
 

@@ -37,6 +37,7 @@ PRODUCERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 _KINDS = (*PRODUCERS, *RUNNING_NORMS, nn.GroupNorm, nn.PReLU)
 MAPPED = ("Parameters", "Attention", "ModuleList")
 GATES: dict[type, int] = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
+FUSED, FUSED_WIDTH = "Wqkv", "head_dim"  # what ModernBERT calls the layer for all three, and the width of a head
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,9 @@ def _map(module: nn.Module) -> Layout | None:
     if isinstance(module, nn.Embedding):
         return Layout("Embedding", module.embedding_dim, (("weight", 1),), ("embedding_dim",))
     own = dict(module.named_parameters(recurse=False))
+    if (fused := fused_projection(module)) is not None and not own:
+        counts, sizes = (tuple(name for name in names if name in vars(module)) for names in (HEAD_COUNTS, HEAD_WIDTHS))
+        return Layout("Attention", fused.out_features // 3, (), sizes, run=vars(module)[FUSED_WIDTH], counts=counts)
     if (projections := attention_projections(module)) is not None and not own:
         counts = tuple(name for name in HEAD_COUNTS if name in vars(module))
         sizes = tuple(name for name in HEAD_WIDTHS if name in vars(module))
@@ -158,6 +162,12 @@ def attention_projections(module: nn.Module) -> tuple[nn.Linear, ...] | None:
     names = next((names for names in NAMES if set(names) <= set(children)), ())
     found = tuple(layer for name in names if isinstance(layer := children[name], nn.Linear))
     return found if len(found) == 3 and any(name in vars(module) for name in HEAD_COUNTS) else None
+
+
+def fused_projection(module: nn.Module) -> nn.Linear | None:
+    """The layer that writes all queries, then all keys, then all values, of a module that knows a head's width."""
+    found = dict(module.named_children()).get(FUSED)
+    return found if isinstance(found, nn.Linear) and isinstance(vars(module).get(FUSED_WIDTH), int) else None
 
 
 def _recurrent(module: nn.RNNBase, side: Side) -> Layout:
@@ -203,10 +213,11 @@ def rows(module: nn.Module, side: Side, found: Layout) -> list[Tensor]:
     """The parameters of one side, one row per channel: tensors of shape (channels, anything).
 
     Views where torch can; running statistics are left out, since they are no parameters. A list of layers has a row of
-    everything in it for each.
+    everything in it for each, filled up with 0.
     """
     if isinstance(module, nn.ModuleList):
-        return [torch.stack([torch.cat([tensor.flatten() for tensor in layer.parameters()]) for layer in module])]
+        whole = [torch.cat([tensor.flatten() for tensor in layer.parameters()]) for layer in module]
+        return [nn.utils.rnn.pad_sequence(whole, batch_first=True)]
     parameters = dict(module.named_parameters(recurse=False))
     result = []
     for name, dim in found.dims:

@@ -1,12 +1,34 @@
 """Which models have a table of what can be cut, and which are traced instead."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
 from compress.surgery import encoders, writers
 from compress.surgery.encoders import Unit
 from compress.surgery.groups import Group
+
+
+@dataclass(frozen=True)
+class LayerList:
+    """The layers of one side of a transformer.
+
+    Attributes:
+        path: of the list.
+        listed: how many are in it.
+        count: how many a sample goes through.
+        staying: positions of those in the list that cannot leave.
+        why: they cannot.
+        repeats: whether each of the list runs several times, as often as the configuration says.
+    """
+
+    path: str
+    listed: int
+    count: int
+    staying: tuple[int, ...] = ()
+    why: str = ""
+    repeats: bool = False
 
 
 def is_mapped(model: nn.Module) -> bool:
@@ -35,13 +57,20 @@ def mapped_groups(model: nn.Module, units: Sequence[Unit], *, protected: frozens
     return None if encoder is None else encoders.groups(encoder, units, protected=protected)
 
 
-def layer_lists(model: nn.Module, *, verb: str) -> dict[str, str]:
-    """Return the path of each list of layers of a transformer, by its side: ``encoder``, ``decoder``; empty for others.
+def layer_lists(model: nn.Module, *, verb: str) -> dict[str, LayerList]:
+    """Return each list of layers of a transformer, by its side: ``encoder``, ``decoder``; empty for others.
 
     Raises:
         ModelError: it is a model of transformers that is in no table.
     """
     if (writer := writers.writer(model, verb=verb)) is not None:
-        return dict(zip(("encoder", "decoder"), writer.stacks, strict=True))
+        lengths = {path: len(list(model.get_submodule(path).children())) for path in writer.stacks}
+        sides = (LayerList(path, length, length) for path, length in lengths.items())
+        return dict(zip(("encoder", "decoder"), sides, strict=True))
     encoder = encoders.encoder(model, verb=verb)
-    return {} if encoder is None else {"encoder": encoder.layer_list}
+    if encoder is None:
+        return {}
+    staying, why = encoder.staying
+    listed = len(encoder.each_layer)
+    found = LayerList(encoder.layer_list, listed, encoder.depth, tuple(staying), why, encoder.family.repeats)
+    return {"encoder": found}

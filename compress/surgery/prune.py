@@ -66,7 +66,7 @@ class Pruned:
         return (
             f"kept {choice.reached:.4f} of the {choice.measure} ({choice.target:.4f} asked), "
             f"{kinds} ranked by {self.importance.method}{reason}"
-            + (f"; {len(self.left)} groups of channels stay, see plan.json" if self.left else "")
+            + (f"; {len(self.left)} groups of {self.left[0].kind} stay, see plan.json" if self.left else "")
             + (f"; computed weights made plain: {', '.join(self.folded)}" if self.folded else "")
         )
 
@@ -201,8 +201,9 @@ def tell_left(left: Sequence[Left]) -> list[str]:
     """Return a line for every group of channels that stays, and the globs that say so in a recipe."""
     if not left:
         return []
-    globs = ", ".join(json.dumps(item.name) for item in left)
-    return [*map(str, left), f"the others are cut; protected: [{globs}] keeps these without a trial"]
+    globs = ", ".join(json.dumps(item.name) for item in left if item.kind == "channels")
+    told = [f"the others are cut; protected: [{globs}] keeps these without a trial"] if globs else []
+    return [*map(str, left), *told]
 
 
 def _computed(module: nn.Module) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from compress.surgery.groups import Group, Kept, find_removed
 from compress.tasks.special import PAD
 
 HEAD_SIZES = ("attention_head_size", "head_dim", "key_value_proj_dim")
+SOFTMAXES = (F.softmax, torch.softmax, Tensor.softmax)
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
 
 
@@ -185,6 +186,7 @@ class _Exact(TorchFunctionMode):
     """Dropout as a function drops nothing: what it draws depends on the number of channels. And float64 stays.
 
     T5's norms ask for float32, in which two sums of the same numbers in another order differ too much to be compared.
+    So do ModernBERT's rotary positions and its softmax.
     """
 
     def __torch_function__(self, func: Callable[..., Any], _: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -193,6 +195,8 @@ class _Exact(TorchFunctionMode):
             return args[0]
         if func in DROPOUTS:
             return args[0] if args else named["input"]
+        if func in SOFTMAXES and named.get("dtype") == torch.float32 and args[0].dtype == torch.float64:
+            named["dtype"] = torch.float64
         if func is F.scaled_dot_product_attention:
             args, named = (
                 (*args[:4], *((0.0,) if len(args) > 4 else ()), *args[5:]),

@@ -123,7 +123,7 @@ class Tokenizer:
         self.size = max(tokenizer.get_vocab().values()) + 1
         special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
         self.begin_id, self.end_id, self.unknown_id = (own if isinstance(own, int) else None for own in special)
-        self.takes_types = "token_type_ids" in tokenizer.model_input_names or _tells_types(tokenizer)
+        self.takes_types = _takes_types(tokenizer)
 
     @classmethod
     def load(cls, path: str, *, max_length: int, words: bool = False, padded: bool = True) -> "Tokenizer":
@@ -222,11 +222,19 @@ class Tokenizer:
         )
 
 
-def _tells_types(tokenizer: "PreTrainedTokenizerFast") -> bool:
-    """Whether a tokenizer of no named family, whose class does not say what its models take, marks the second text."""
+def _takes_types(tokenizer: "PreTrainedTokenizerFast") -> bool:
+    """Whether models of a tokenizer tell two texts apart by types: as it says, or else if it marks the second text.
+
+    A class of no named family says nothing, and that of ALBERT forgets in transformers 5 what its models learnt with.
+    """
     from transformers import PreTrainedTokenizerFast
 
-    return type(tokenizer) is PreTrainedTokenizerFast and any(tokenizer.backend_tokenizer.encode("a", "a").type_ids)
+    if "token_type_ids" in tokenizer.model_input_names:
+        return True
+    silent = type(tokenizer) is PreTrainedTokenizerFast or type(tokenizer).__name__ == "AlbertTokenizer"
+    if "model_input_names" in tokenizer.init_kwargs or not silent:
+        return False
+    return any(tokenizer.backend_tokenizer.encode("a", "a").type_ids)
 
 
 def _first_tokens(words: Sequence[int | None]) -> NDArray[np.int32]:

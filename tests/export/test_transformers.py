@@ -18,7 +18,7 @@ from compress.tasks.signature import Signature, Tensor
 # Fused attention where the family has it in both versions of transformers.
 KINDS = (
     *((family, "sdpa") for family in ("Bert", "Roberta", "XLMRoberta", "Camembert", "DistilBert")),
-    *((family, "eager") for family in ("Bert", "Electra", "DebertaV2", "MPNet")),
+    *((family, "eager") for family in ("Bert", "Electra", "DebertaV2", "MPNet", "Albert", "ModernBert")),
 )
 SHAPES = ((1, 1), (1, 9), (2, 7), (3, 40), (5, 2))
 

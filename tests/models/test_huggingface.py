@@ -5,6 +5,7 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -41,6 +42,8 @@ CONFIGS = {
         **SIZES, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=8, position_biased_input=False
     ),
     "mpnet": transformers.MPNetConfig(**SIZES),
+    "albert": transformers.AlbertConfig(**SIZES, embedding_size=8),
+    "modernbert": transformers.ModernBertConfig(**SIZES, local_attention=4, pad_token_id=0),
 }
 NAMES = ("ham", "spam", "eggs")
 
@@ -89,7 +92,8 @@ def test_it_is_built_read_with_padding_and_stored_without_its_folder(family, wor
         both = module(ids, mask)[1]
     module.float()
     assert outputs.shape == ((2, 9, 3) if words else (2, 3))
-    assert torch.allclose(both[:5] if words else both, single, atol=1e-9)
+    rounded = family == "modernbert"  # in float32, by itself
+    assert torch.allclose(both[:5] if words else both, single, atol=1e-6 if rounded else 1e-9)
     save_model(module, tmp_path, model=model, signature=expected)
     text = (tmp_path / "structure.json").read_text()
     assert str(folder) not in text
@@ -148,6 +152,8 @@ def test_a_head_of_the_same_classes_in_another_order_gives_each_class_its_own_lo
     with torch.no_grad():
         ours, expected = module(ids, mask), theirs(input_ids=ids, attention_mask=mask).logits
     columns = [NAMES.index(name) for name in order]
+    if kind == "Token":  # what padding gives that sees nothing around it, no two kinds of attention agree on
+        ours, expected = (each[mask.bool()] for each in (ours, expected))
     assert torch.allclose(ours, expected[..., columns], atol=1e-6)
     assert not torch.allclose(ours, expected, atol=1e-3)
 
@@ -280,6 +286,17 @@ def test_a_configuration_can_be_changed_from_scratch_only(tmp_path):
         HuggingFace(path=str(tmp_path), pretrained=False, change={"layers": 1}).build(signature(), code=())
     with pytest.raises(ValueError, match="pretrained: false"):
         HuggingFace(path=str(tmp_path), change={"num_hidden_layers": 1})
+
+
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 counts which layers are local")
+def test_fewer_layers_keep_the_kinds_of_the_first_and_more_have_none(tmp_path):
+    folder = checkpoint(tmp_path, "modernbert", num_hidden_layers=3, layer_types=None)
+    build = partial(HuggingFace, path=str(folder), pretrained=False)
+    model = build(change={"num_hidden_layers": 2})
+    module = model.build(signature(), code=())
+    assert model.strip(module).config["layer_types"] == ["full_attention", "sliding_attention"]
+    with pytest.raises(ModelError, match="too many layers"):
+        build(change={"num_hidden_layers": 4}).build(signature(), code=())
 
 
 @pytest.mark.parametrize(

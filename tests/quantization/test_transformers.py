@@ -77,7 +77,16 @@ def test_every_product_with_a_weight_runs_in_int8(encoder, plan_of, mode):
 
 @pytest.mark.parametrize(
     ("family", "products", "in_float"),
-    [("Roberta", 14, []), ("DebertaV2", 14, []), ("MPNet", 14, []), ("ViT", 13, ["Conv"])],
+    [
+        ("Roberta", 14, []),
+        ("DebertaV2", 14, []),
+        ("MPNet", 14, []),
+        # And the one from the embeddings' width; one layer runs twice.
+        pytest.param("Albert", 15, [], marks=pytest.mark.slow),
+        # Four in each block: queries, keys and values are one, and so are both halves.
+        pytest.param("ModernBert", 10, [], marks=pytest.mark.slow),
+        ("ViT", 13, ["Conv"]),
+    ],
 )
 def test_every_family_runs_its_products_with_a_weight_in_int8_and_agrees_with_float(
     family_of, family, products, in_float

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import text_zoo
 import torch
+import transformers
 
 from compress.errors import ModelError, StageError
 from compress.models import Cnn, HuggingFace, load_model
@@ -78,9 +79,58 @@ def test_layers_that_are_not_there_and_all_and_none_are_refused(layers, got, mad
         stage.run(source, *context)
 
 
-def test_one_layer_has_no_other(make_context):
-    import transformers
+@pytest.fixture
+def made_of(make_context, tmp_path):
+    """From a family to a context on text and a stored encoder of it."""
 
+    def make(family, **fields):
+        torch.manual_seed(0)
+        folder, data = text_zoo.make_encoder(tmp_path / family, family, **fields), text_zoo.review_data()
+        context = replace(make_context(), task=text_zoo.text_task(folder, data), data=data)
+        return context, Create(model=HuggingFace(path=str(folder))).run(None, *context)
+
+    return make
+
+
+def outputs_of(artifact, context):
+    with torch.no_grad():
+        return context.task.forward(load_model(artifact.path), context.task.batch(context.data.select, torch.arange(8)))
+
+
+def test_one_layer_that_runs_as_all_of_them_runs_fewer_times(made_of):
+    context, source = made_of("albert", num_hidden_layers=4, initializer_range=0.2)
+    shortened = Shorten(layers="every-other").run(source, *context)
+    assert shortened.facts == {"layers_before": 4, "kept": [0, 2]}
+    before, after = load_model(source.path), load_model(shortened.path)
+    assert after.model.config.num_hidden_layers == 2
+    assert all(torch.equal(value, before.state_dict()[name]) for name, value in after.state_dict().items())
+    assert not torch.allclose(outputs_of(shortened, context), outputs_of(source, context), atol=1e-3)
+    before.model.config.num_hidden_layers = 2
+    batch = context.task.batch(context.data.select, torch.arange(8))
+    with torch.no_grad():
+        assert torch.equal(context.task.forward(before, batch), outputs_of(shortened, context))
+    stage = Shorten(layers="every-other")
+    several = load_model(made_of("albert", num_hidden_layers=4, num_hidden_groups=2)[1].path)
+    with pytest.raises(ModelError, match=r"(?s)number of times.*got:\s+2 layers"):
+        stage.check(several, context.work)
+    with pytest.raises(ModelError, match=r"(?s)number of times.*got:\s+a model of your own"):
+        stage.check(after.model, context.work)
+
+
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 decides by position which layers are local")
+def test_kept_layers_see_as_many_tokens_as_before_and_the_first_one_stays(made_of):
+    context, source = made_of("modernbert", num_hidden_layers=6)
+    shortened = Shorten(layers=(0, 2, 3)).run(source, *context)
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    model = load_model(shortened.path)
+    assert [layer.attention_type for layer in model.model.model.layers] == kinds
+    assert model.model.config.layer_types == kinds
+    assert torch.isfinite(outputs_of(shortened, context)).all()
+    with pytest.raises(StageError, match=r"(?s)have to stay.*\[0\] kept.*got:\s+\[3, 4, 5\].*built otherwise"):
+        Shorten(layers=Ends(last=3)).check(load_model(source.path), context.work)
+
+
+def test_one_layer_has_no_other(make_context):
     with pytest.raises(StageError, match=r"(?s)positions 0 to 0.*got:\s+\[0\]"):
         Shorten(layers="every-other").check(
             transformers.BertModel(transformers.BertConfig(**{**text_zoo.FIELDS, "num_hidden_layers": 1})),
@@ -89,14 +139,13 @@ def test_one_layer_has_no_other(make_context):
 
 
 def test_what_is_no_transformer_and_what_is_none_that_is_known_is_refused_by_name(make_context):
-    import transformers
-
     stage, context = Shorten(layers="every-other"), make_context()
     network = Create(model=Cnn(widths=(8, 8), strides=(1, 2))).build(*context)
     with pytest.raises(ModelError, match=r"(?s)no layers to drop.*got:\s+\w+.*where:\s+shorten"):
         stage.check(network, context.work)
-    with pytest.raises(ModelError, match=r"shorten does not know the family 'mpnet'") as family:
-        stage.check(transformers.MPNetModel(transformers.MPNetConfig(**text_zoo.FIELDS)), context.work)
+    config = transformers.SqueezeBertConfig(**{**text_zoo.FIELDS, "embedding_size": 32})
+    with pytest.raises(ModelError, match=r"shorten does not know the family 'squeezebert'") as family:
+        stage.check(transformers.SqueezeBertModel(config), context.work)
     altered = transformers.BertModel(transformers.BertConfig(**text_zoo.FIELDS))
     altered.encoder.layer[0].output.gamma = torch.nn.Parameter(torch.ones(32))
     with pytest.raises(ModelError, match=r"(?s)not in what shorten knows of the family 'bert'.*gamma") as parameter:

@@ -25,10 +25,18 @@ FAMILIES: dict[str, tuple[str, str, dict]] = {
     "electra": ("ElectraForSequenceClassification", "ElectraConfig", SIZES | TEXT | {"embedding_size": 16}),
     "electra-wide": ("ElectraForSequenceClassification", "ElectraConfig", SIZES | TEXT | {"embedding_size": 32}),
     "deberta-v2": ("DebertaV2ForSequenceClassification", "DebertaV2Config", SIZES | TEXT | RELATIVE),
+    "mpnet": ("MPNetForSequenceClassification", "MPNetConfig", SIZES | TEXT),
+    "albert": ("AlbertForSequenceClassification", "AlbertConfig", SIZES | TEXT | {"embedding_size": 16}),
+    # Three layers: the first sees all tokens, the others two on either side.
+    "modernbert": (
+        "ModernBertForSequenceClassification",
+        "ModernBertConfig",
+        SIZES | TEXT | {"local_attention": 4, "pad_token_id": 1},
+    ),
     "vit": ("ViTForImageClassification", "ViTConfig", SIZES | IMAGE),
     "deit": ("DeiTForImageClassification", "DeiTConfig", SIZES | IMAGE),
 }
-EAGER_ONLY = ("deberta-v2",) if transformers.__version__ >= "5" else ("deberta-v2", "electra", "electra-wide")
+EAGER_ONLY = ("deberta-v2", "mpnet") + (() if transformers.__version__ >= "5" else ("electra", "electra-wide"))
 
 
 class TextLogits(nn.Module):
@@ -83,6 +91,6 @@ def inputs(name: str, *, samples: int = 4, tokens: int = 9, seed: int = 1) -> tu
     lengths = torch.tensor([tokens, *torch.randint(2, tokens, (samples - 1,), generator=generator).tolist()])
     mask = (torch.arange(tokens) < lengths.unsqueeze(1)).long()
     ids = torch.where(mask.bool(), ids, 1)
-    if name in ("distilbert", "deberta-v2"):
+    if name in ("distilbert", "deberta-v2", "mpnet", "modernbert"):
         return ids, mask
     return ids, mask, (torch.arange(tokens) > tokens // 2).long().expand(samples, -1).contiguous() * (name != "roberta")
