@@ -26,6 +26,7 @@ class Writing:
         end: id that ends a sequence.
         pad: id after the end; it and ``begin`` are never written.
         limit: (a, b), so that a source of n symbols has a + b n steps at most; None has ``max_length`` for all.
+        first: id that every text begins with, such as the sign of its language; None leaves it to the model.
     """
 
     max_length: int
@@ -35,6 +36,13 @@ class Writing:
     end: int = 2
     pad: int = 0
     limit: Sequence[float] | None = None
+    first: int | None = None
+
+    def bar(self, logits: np.ndarray, *, at: int) -> None:
+        """Make impossible, in place, what is never written at a step from 0 on."""
+        logits[:, [self.begin, self.pad]] = -np.inf
+        if at == 0 and self.first is not None:
+            logits[:, np.arange(logits.shape[1]) != self.first] = -np.inf
 
     def steps(self, source_mask: np.ndarray) -> np.ndarray:
         """Return how many steps each source has at most, int64 [N]."""
@@ -114,13 +122,12 @@ class Decoder:
 
     def _greedy(self, cross: Arrays, mask: np.ndarray) -> Written:
         how, rows = self.writing, len(mask)
-        never, live = [how.begin, how.pad], np.arange(rows)
-        found = _blank(rows, how)
+        live, found = np.arange(rows), _blank(rows, how)
         token, past = self.begin(rows)
         steps = how.steps(mask)
         for at in range(steps.max()):
             logits, past = self.advance(token, mask, cross, past)
-            logits[:, never] = -np.inf
+            how.bar(logits, at=at)
             chosen = logits.argmax(axis=1)
             largest = logits[np.arange(len(live)), chosen]
             found.log_probability[live] -= np.log(np.exp(logits - largest[:, None]).sum(axis=1))
@@ -139,8 +146,7 @@ class Decoder:
     def _beam(self, cross: Arrays, mask: np.ndarray) -> Written:
         """A complete hypothesis stays in the beam as it is; a sequence is done when its best one is complete."""
         how, rows, beams = self.writing, len(mask), self.writing.beams
-        never, live = [how.begin, how.pad], np.arange(rows)
-        found, steps = _blank(rows, how), how.steps(mask)
+        live, found, steps = np.arange(rows), _blank(rows, how), how.steps(mask)
         cross, mask = [np.repeat(value, beams, axis=0) for value in cross], np.repeat(mask, beams, axis=0)
         token, past = self.begin(rows * beams)
         tokens = np.full((rows, beams, how.max_length), how.pad)
@@ -148,7 +154,7 @@ class Decoder:
         complete, length = np.zeros((rows, beams), bool), np.zeros((rows, beams))
         for at in range(steps.max()):
             logits, past = self.advance(token, mask, cross, past)
-            logits[:, never] = -np.inf
+            how.bar(logits, at=at)
             logits -= logits.max(axis=1, keepdims=True)
             gain = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
             gain = gain.reshape(len(live), beams, -1).astype(np.float64)

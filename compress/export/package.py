@@ -6,7 +6,8 @@
     triton            NAME/config.pbtxt, NAME/labels.txt, NAME/1/model.onnx: a model repository of NVIDIA's Triton;
                       preprocessing and tokenizer stay in the bundle, for whoever calls it
     transformers.js   config.json, tokenizer.json, ..., onnx/model.onnx, onnx/model_quantized.onnx
-    optimum           config.json, tokenizer.json, ..., model.onnx: what ORTModel reads
+    optimum           config.json, tokenizer.json, ..., model.onnx: what ORTModel reads; of a model that writes
+                      encoder_model.onnx, decoder_model_merged.onnx and generation_config.json
 
 MLflow's is in `tracking.served`.
 """
@@ -20,6 +21,7 @@ from typing import Any, Literal
 from compress.errors import UsageError
 from compress.export.manifest import NAME, Manifest
 from compress.export.processor import can_saturate
+from compress.export.program_file import is_program
 from compress.export.session import EXACT_INT8
 from compress.export.verify import TOKENIZER, check_files
 
@@ -35,9 +37,11 @@ MAX_BATCH_SIZE = 64  # that Triton gathers; `config.pbtxt` is the place to chang
 # https://huggingface.co/docs/transformers.js/guides/dtypes: the file of each precision, and what asks for it
 BROWSER_FILES = {
     "fp32": "model.onnx", "fp16-gpu": "model_fp16.onnx", "int8-x86": "model_quantized.onnx",
-    "int8-x86-7bit": "model_int8.onnx",
+    "int8-x86-7bit": "model_int8.onnx", "int4-weights": "model_q4.onnx",
 }  # fmt: skip
-BROWSER_DTYPES = {"fp32": "fp32", "fp16-gpu": "fp16", "int8-x86": "q8", "int8-x86-7bit": "int8"}
+BROWSER_DTYPES = {
+    "fp32": "fp32", "fp16-gpu": "fp16", "int8-x86": "q8", "int8-x86-7bit": "int8", "int4-weights": "q4",
+}  # fmt: skip
 PROCESSOR = "preprocessor_config.json"
 
 
@@ -67,7 +71,9 @@ def package(bundle: Path, target: Path, *, layout: Layout, name: str) -> str:
         "transformers.js": _write_browser,
         "optimum": _write_optimum,
     }
-    if layout != "plain":
+    if layout == "optimum" and is_program(bundle / manifest.primary):
+        check_inline(bundle, manifest)
+    elif layout != "plain":
         check_single(bundle, manifest)
     return writers[layout](bundle, manifest, target, name)
 
@@ -78,15 +84,30 @@ def check_single(bundle: Path, manifest: Manifest) -> None:
     Raises:
         UsageError: for a program, and for a file whose weights lie beside it.
     """
+    if is_program(bundle / manifest.primary):
+        raise _refuse_files(manifest.primary, bundle)
+    check_inline(bundle, manifest)
+
+
+def check_inline(bundle: Path, manifest: Manifest) -> None:
+    """Refuse graphs whose weights lie beside them.
+
+    Raises:
+        UsageError: naming the file.
+    """
     beside = [file for file in manifest.files if file.endswith(".onnx.data")]
-    if not manifest.primary.endswith(".onnx") or beside:
-        raise UsageError(
-            "this layout takes a model of one file",
-            expected="a bundle whose variants are .onnx files of less than 2 GB",
-            got=beside[0] if beside else manifest.primary,
-            where=bundle,
-            hint="--for plain",
-        )
+    if beside:
+        raise _refuse_files(beside[0], bundle)
+
+
+def _refuse_files(got: str, bundle: Path) -> UsageError:
+    return UsageError(
+        "this layout takes a model of one file",
+        expected="a bundle whose variants are .onnx files of less than 2 GB",
+        got=got,
+        where=bundle,
+        hint="--for plain",
+    )
 
 
 def _write_plain(bundle: Path, manifest: Manifest, target: Path, name: str) -> str:
@@ -150,17 +171,31 @@ def _write_browser(bundle: Path, manifest: Manifest, target: Path, name: str) ->
             where=bundle,
             hint="--for plain or mlflow",
         )
+    primary = next(name for name, bounds in manifest.variants.items() if bounds.file == manifest.primary)
+    if primary not in BROWSER_FILES:
+        raise UsageError(
+            "transformers.js has no name for the primary file",
+            expected=f"one of {', '.join(BROWSER_FILES)}",
+            got=primary,
+            where=bundle,
+            hint="export another primary variant",
+        )
     _copy_configuration(bundle, manifest, target)
     (target / "onnx").mkdir()
     for variant, bounds in manifest.variants.items():
+        if variant not in BROWSER_FILES:
+            continue
         shutil.copyfile(bundle / bounds.file, target / "onnx" / BROWSER_FILES[variant])
     task = f"{kind}-classification"
-    dtype = next(BROWSER_DTYPES[name] for name, bounds in manifest.variants.items() if bounds.file == manifest.primary)
-    return f'await pipeline("{task}", "{target.name}", {{ dtype: "{dtype}" }})'
+    return f'await pipeline("{task}", "{target.name}", {{ dtype: "{BROWSER_DTYPES[primary]}" }})'
 
 
 def _write_optimum(bundle: Path, manifest: Manifest, target: Path, name: str) -> str:
     del name
+    if is_program(bundle / manifest.primary):
+        from compress.export.optimum_program import write_optimum_program
+
+        return write_optimum_program(bundle, manifest, target)
     _copy_configuration(bundle, manifest, target)
     shutil.copyfile(bundle / manifest.primary, target / "model.onnx")
     named = {"text": "Sequence", "token": "Token", "image": "Image"}[_kind(manifest)]

@@ -73,7 +73,8 @@ def write_program_file(path: Path, graphs: Mapping[str, Path], writing: Writing)
     """Write the file of a program whose graphs are written already, beside it."""
     content: dict[str, Any] = {
         "format": FORMAT,
-        "writing": asdict(writing),
+        # What begins a text is told where there is such a thing: other programs are what they were.
+        "writing": {name: value for name, value in asdict(writing).items() if name != "first" or value is not None},
         "graphs": {name: {"file": file.name, "sha256": _sha256(file)} for name, file in graphs.items()},
     }
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -104,7 +104,8 @@ def deployable_of(
     if model.writing is None:
         return Deployable(graphs)
     assert task.token_limits is not None, "what writes is limited in length"
-    return Deployable(graphs, Writing(max_length=task.token_limits[1], limit=task.written_limit, **model.writing))
+    how = Writing(max_length=task.token_limits[1], limit=task.written_limit, first=task.written_first, **model.writing)
+    return Deployable(graphs, how)
 
 
 def _parts(

@@ -25,7 +25,7 @@ from compress.store.digest import hash_file, hash_values
 from compress.tasks.pieces import Pieces, load_pieces
 from compress.tasks.signature import Signature
 from compress.tasks.special import BEGIN, END, PAD
-from compress.tasks.task import Task
+from compress.tasks.task import Problem, Task
 from compress.tasks.tokenizer import import_transformers
 from compress.tasks.transduction import ANSWERING, TransductionTask
 
@@ -184,6 +184,25 @@ class Seq2Seq(Model):
         assert isinstance(module, Seq2SeqLogits)
         kept = {"beams": self.beams, "length_penalty": self.length_penalty}
         return Seq2Seq(path=name_of(self.path), pretrained=False, config=configuration_of(module.model), **kept)
+
+    def files(
+        self,
+        signature: Signature,  # noqa: ARG002
+        *,
+        problem: Problem,  # noqa: ARG002
+        preprocessing: Mapping[str, Any],  # noqa: ARG002
+    ) -> Mapping[str, str]:
+        """Return ``config.json``, of the numbers that symbols have here; how it writes is said by its program."""
+        if self.config is None:
+            return {}
+        from transformers import GenerationConfig
+
+        written = vars(GenerationConfig()).keys() - SPECIAL_IDS
+        told = {name: value for name, value in self.config.items() if name not in written}
+        return {"config.json": json.dumps(told, indent=1)}
+
+
+SPECIAL_IDS = frozenset({"pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"})
 
 
 class Seq2SeqLogits(Logits):

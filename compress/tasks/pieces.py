@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -45,11 +45,14 @@ class Pieces:
         ids: the tokenizer's own, in the order of our numbers; -1 for a special one that it has not.
         continues: whether a text that is written continues one that is read, as with causal models: nothing is put
             before it, and its first space is one of its symbols.
+        first: our number of what every text that is written begins with, such as the sign of its language; None where
+            texts begin as the tokenizer has them.
     """
 
     tokenizer: str = field(repr=False)
     ids: tuple[int, ...] = field(repr=False)
     continues: bool = False
+    first: int | None = None
 
     @classmethod
     def train(cls, texts: Iterable[str], *, size: int) -> Self:
@@ -67,19 +70,23 @@ class Pieces:
         return cls(found.to_str(), (*[-1] * len(SPECIAL), *range(found.get_vocab_size())))
 
     @classmethod
-    def of_tokenizer(cls, tokenizer: Tokenizer, *, begin: int) -> Self:
+    def of_tokenizer(cls, tokenizer: Tokenizer, *, begin: int, forced: int | None = None) -> Self:
         """Return the pieces of the tokenizer of an encoder-decoder.
 
         Args:
             tokenizer: sets the end after a text by itself, or does not.
             begin: the id that a decoder reads first.
+            forced: the id that it is made to write first; None where it is free.
 
         Raises:
             ModelError: when it has no end of a sequence.
         """
         end, unknown = _end_of(tokenizer), tokenizer.unknown_id
         special = (tokenizer.pad_id, begin, end, -1 if unknown is None else unknown)
-        return cls(tokenizer.files()[CONTENT], (*special, *_others(tokenizer, special)))
+        found = cls(tokenizer.files()[CONTENT], (*special, *_others(tokenizer, special)))
+        if forced is None or found.encode_all([""], special=True)[0][:1] == [found.ids.index(forced)]:
+            return found  # as BART: what begins each text is written as its other symbols are
+        return replace(found, first=found.ids.index(forced))
 
     @classmethod
     def of_causal(cls, tokenizer: Tokenizer) -> Self:
@@ -141,9 +148,14 @@ class Pieces:
             special: with what the tokenizer puts around a text, its end among it.
         """
         # A tokenizer may choose other pieces where it sets an end; one of a causal model sets a beginning at most.
-        found = self._tokenizer.encode_batch([*texts], add_special_tokens=special or not self.continues)
+        bare = self.continues or self.first is not None
+        found = self._tokenizer.encode_batch([*texts], add_special_tokens=special or not bare)
         numbers = [[self._numbers.get(own, UNKNOWN) for own in entry.ids] for entry in found]
-        return numbers if special else [row[:-1] if row[-1:] == [END] else row for row in numbers]
+        if special:
+            return numbers
+        first = [self.first] if self.first is not None else []
+        # What is behind the end, as the sign of a language is in mBART's, is for texts that are read.
+        return [[*first, *(row[: row.index(END)] if END in row else row)] for row in numbers]
 
     def encode(self, text: str) -> list[int]:
         """Return the numbers of a text to be written, without the end."""
@@ -175,18 +187,21 @@ class Pieces:
         split as before.
         """
         special = self.ids[: len(SPECIAL)]
-        own = {self.ids[number] for number in (*wanted, *range(len(SPECIAL))) if self.ids[number] >= 0}
+        always = [*range(len(SPECIAL)), *([] if self.first is None else [self.first])]
+        own = {self.ids[number] for number in (*wanted, *always) if self.ids[number] >= 0}
         files, before = keep_tokens({CONTENT: self.tokenizer}, own)
         new_of = {int(found): position for position, found in enumerate(before)}
         others = [found for found in self.ids[len(SPECIAL) :] if found in new_of]
         ids = (*(new_of.get(found, -1) for found in special), *(new_of[found] for found in others))
         old = np.array([*range(len(SPECIAL)), *(self._numbers[found] for found in others)], np.int64)
-        return type(self)(files[CONTENT], ids), old
+        first = None if self.first is None else ids.index(new_of[self.ids[self.first]])
+        return type(self)(files[CONTENT], ids, self.continues, first), old
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON values."""
         told = {"kind": self.kind, "tokenizer": self.tokenizer, "ids": [*self.ids]}
-        return told | ({"continues": True} if self.continues else {})
+        first = {} if self.first is None else {"first": self.first}
+        return told | ({"continues": True} if self.continues else {}) | first
 
 
 def _end_of(tokenizer: Tokenizer) -> int:
@@ -213,7 +228,8 @@ def load_pieces(path: str, *, continues: bool = False) -> Pieces:
 
     Raises:
         EnvironmentFault: when transformers does not import.
-        ModelError: when there is no tokenizer, it has no end of a sequence, or nothing says how a decoder begins.
+        ModelError: when there is no tokenizer, it has no end of a sequence, or nothing says how a decoder begins, or
+            of several languages which one it writes.
     """
     if continues:
         return Pieces.of_causal(Tokenizer.load(path, max_length=MAX_LENGTH, padded=False))
@@ -231,4 +247,12 @@ def load_pieces(path: str, *, continues: bool = False) -> Pieces:
             expected="decoder_start_token_id in config.json or generation_config.json",
             where=path,
         )
-    return Pieces.of_tokenizer(tokenizer, begin=begins[0])
+    forced = [found for config in told if (found := vars(config).get("forced_bos_token_id")) is not None]
+    if told[0].model_type == "mbart" and begins[0] == tokenizer.end_id and not forced:
+        raise ModelError(
+            "nothing says in which language the model writes",
+            expected="forced_bos_token_id, the id of its sign, in generation_config.json",
+            where=path,
+            hint="the language that is read is the tokenizer's: src_lang in tokenizer_config.json",
+        )
+    return Pieces.of_tokenizer(tokenizer, begin=begins[0], forced=forced[0] if forced else None)

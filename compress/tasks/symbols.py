@@ -158,6 +158,11 @@ class Vocabularies:
         first, each = self.written_limit.symbols, self.written_limit.per_source_symbol
         return np.minimum(self.max_length, (first + each * lengths).astype(np.int64))
 
+    @property
+    def first(self) -> int | None:
+        """The number of what every text that is written begins with; None where nothing is forced."""
+        return self.target.first if isinstance(self.target, Pieces) else None
+
     @cached_property
     def text(self) -> str:
         """As a file."""
@@ -177,5 +182,6 @@ class Vocabularies:
 
 def _read_side(values: Mapping[str, Any]) -> Vocabulary | Pieces:
     if values["kind"] == "pieces":
-        return Pieces(values["tokenizer"], tuple(values["ids"]), values.get("continues", False))
+        side = (values["tokenizer"], tuple(values["ids"]))
+        return Pieces(*side, continues=values.get("continues", False), first=values.get("first"))
     return Vocabulary(values["kind"], tuple(values["symbols"]))

@@ -258,6 +258,11 @@ class Task(ABC):
         return None
 
     @property
+    def written_first(self) -> int | None:
+        """The number of what every text that is written begins with; None where nothing is forced."""
+        return None
+
+    @property
     def written_limit(self) -> tuple[int, float] | None:
         """What is written for a source of n symbols has a + b n at most: (a, b); None where only `token_limits` are."""
         return None

@@ -332,6 +332,11 @@ class TransductionTask(Task):
         found = self.vocabularies.written_limit
         return None if found is None else (found.symbols, found.per_source_symbol)
 
+    @property
+    def written_first(self) -> int | None:
+        """The number of what every text that is written begins with; None where nothing is forced."""
+        return self.vocabularies.first
+
     def noise(self, rows: int, *, seed: int) -> tuple[NDArray[Any], ...]:
         """Return random symbols of half the longest length, nothing padded."""
         generator, length = np.random.default_rng(seed), max(2, self.max_length // 2)

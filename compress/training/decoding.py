@@ -48,7 +48,15 @@ class Voices:
     Rows are texts being written. Several may have one source.
     """
 
-    def __init__(self, models: Sequence[nn.Module], weights: Sequence[float], ids: Tensor, mask: Tensor) -> None:
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        weights: Sequence[float],
+        ids: Tensor,
+        mask: Tensor,
+        *,
+        first: int | None = None,
+    ) -> None:
         """Read the sources.
 
         Args:
@@ -56,8 +64,10 @@ class Voices:
             weights: of the models, summing to 1.
             ids: of the sources, int64 [N, S].
             mask: int64 [N, S], 0 for padding.
+            first: what every text begins with, whatever the models say; None leaves it to them.
         """
         self._models: list[Any] = [*models]
+        self._first = first
         self._weights, self._mask = weights, mask
         self.device = mask.device if has_float64(mask.device) else torch.device("cpu")
         self._cross = [model.encode(ids, mask) for model in self._models]
@@ -74,7 +84,10 @@ class Voices:
             logits, self._past[number] = model.step(last, self._mask, cross, self._past[number])
             logits = logits.to(self.device).double()
             logits[:, NEVER] = -torch.inf
+            if self._first is not None:
+                logits[:, torch.arange(logits.shape[1], device=self.device) != self._first] = -torch.inf
             logs.append(logits.log_softmax(dim=1))
+        self._first = None
         return average_log(logs, self._weights)
 
     def keep(self, rows: Tensor) -> None:

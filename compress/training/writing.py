@@ -162,7 +162,7 @@ def write(
             ids, mask = (torch.from_numpy(values).to(host.device) for values in sources.pad(part.numpy()))
             most = torch.from_numpy(task.vocabularies.steps(sources.lengths[part.numpy()]))
             with host.autocast():
-                voices = Voices(models, weights, ids, mask.long())
+                voices = Voices(models, weights, ids, mask.long(), first=task.vocabularies.first)
                 candidates = how.write(voices, steps=most.to(voices.device), generator=generator)
             found |= zip(part.tolist(), read_texts(candidates), strict=True)
             bar.advance(len(part))

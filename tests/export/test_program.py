@@ -6,16 +6,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
 
 from compress.benchmark.model_file import contents
-from compress.errors import ArtifactError, StageError
+from compress.errors import ArtifactError, StageError, UsageError
 from compress.export.decoding import Writing
 from compress.export.deployable import Deployable
 from compress.export.layers import layer_sizes
+from compress.export.manifest import FORMAT_VERSION, Content, Manifest
 from compress.export.onnx_file import copy_model, external_files, size_bytes
+from compress.export.optimum_program import decoder_for_optimum, encoder_for_optimum, numbers_of, write_optimum_program
 from compress.export.program import check_program, compare_texts, in_torch, program_of
 from compress.export.program_file import ProgramFile, open_model
+from compress.export.session import Session
 from compress.models.transducer import Transducer
 
 HOW = Writing(max_length=12)
@@ -139,3 +144,73 @@ def test_graphs_that_do_not_fit_each_other_are_refused(program, path, tmp_path):
 def test_a_model_that_cannot_write_step_by_step_is_refused():
     with pytest.raises(StageError, match="cannot write step by step"):
         program_of(nn.Linear(2, 2), HOW)
+
+
+@pytest.mark.parametrize("shared", ["padding", "end"])  # with the begin, as T5 and BART have it
+def test_optimums_loop_writes_the_same_in_the_tokenizers_ids(program, inputs, shared):
+    draw = np.random.default_rng(1)
+    sides = [draw.permutation(size + 3)[:size].tolist() for size in (SOURCE, TARGET)]  # of three ids nobody knows
+    for ids in sides:
+        ids[1] = ids[0] if shared == "padding" else ids[2]
+    reads = numbers_of(sides[0])
+    source = np.array(sides[0])[inputs[0]]
+    mask = inputs[1]
+    expected = program.open().decoder.write(reads[source], mask)
+    encoder = Session(encoder_for_optimum(program.graphs["encoder"], sides[0]))
+    decoder = Session(decoder_for_optimum(program.graphs["decoder"], sides[1]))
+    assert (encoder.inputs, encoder.outputs) == (("input_ids", "attention_mask"), ("last_hidden_state",))
+    assert decoder.inputs[:4] == (
+        "input_ids", "encoder_attention_mask", "encoder_hidden_states", "past_key_values.0.decoder.key",
+    )  # fmt: skip
+    assert decoder.outputs[:2] == ("logits", "present.0.decoder.key")
+    (hidden,) = encoder(source, mask)
+    token = np.full((len(source), 1), sides[1][1])
+    past = [np.zeros((len(source), 7, 0, 5), np.float32)] * 4  # in a shape that is not the layers' own
+    texts, going = [], np.ones(len(source), bool)
+    for _ in range(HOW.max_length):
+        logits, *past = decoder(token, mask, hidden, *past)
+        assert logits.shape == (len(source), 1, 1 + max(sides[1]))
+        token = logits[:, 0].argmax(axis=1)[:, None]
+        going &= token[:, 0] != sides[1][2]
+        texts.append(np.where(going, token[:, 0], -1))
+    known = np.array([*sides[1], -1])
+    ours = np.where(expected.tokens == HOW.pad, -1, known[expected.tokens])
+    np.testing.assert_array_equal(np.stack(texts, axis=1), ours)
+
+
+def packaged(program, folder, *, config=True, kind="pieces", pad=0, **writing):
+    """Write a program's files and what else a bundle of a model of transformers has, and package them for optimum."""
+    tokenizer = Tokenizer(WordLevel({f"w{number}": number for number in range(SOURCE)}, unk_token="w3")).to_str()
+    sides = {
+        name: {
+            "kind": kind,
+            **({"tokenizer": tokenizer, "ids": [pad, 1, 2, *range(3, size)]} if kind == "pieces" else {}),
+        }
+        for name, size in (("source", SOURCE), ("target", TARGET))
+    }
+    path = replace(program, writing=replace(HOW, **writing)).write(folder, "fp32")
+    (folder / "vocabulary.json").write_text(json.dumps({**sides, "max_length": 9}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "marian", "vocab_size": 7}))
+    files = dict.fromkeys(["config.json"] * config, Content("", 0))
+    manifest = Manifest(FORMAT_VERSION, path.name, {}, {}, {}, files)
+    return write_optimum_program(folder, manifest, folder / "package")
+
+
+def test_the_package_says_how_it_writes_and_what_is_otherwise(program, tmp_path):
+    first, *others = packaged(program, tmp_path, beams=3, limit=(4, 1.0)).splitlines()
+    assert first == f'ORTModelForSeq2SeqLM.from_pretrained("{tmp_path / "package"}")'
+    assert ["num_beams=1 writes the same" in others[0], "written_limit" in others[1]] == [True, True]
+    read = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "package").glob("*.json")}
+    assert (read["config"]["vocab_size"], read["config"]["decoder_start_token_id"]) == (TARGET, 1)
+    assert read["generation_config"] | {"max_new_tokens": 12, "num_beams": 3} == read["generation_config"]
+    assert read["tokenizer_config"]["eos_token"] == "w2"
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [({"config": False}, "config.json"), ({"kind": "words"}, "one tokenizer"), ({"pad": -1}, "an end")],
+)
+def test_optimum_is_refused_what_it_cannot_read(program, tmp_path, fields, match):
+    with pytest.raises(UsageError, match=match):
+        packaged(program, tmp_path, **fields)
+    assert not (tmp_path / "package").exists()
