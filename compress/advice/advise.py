@@ -21,7 +21,10 @@ from compress.stage import Host, Work
 from compress.stages.create import Create
 
 COPY = "the student begins as a copy of the teacher: its capacity, layers and first gradients are the teacher's own"
-MANY_DECISIONS = "advice is for tasks of one class a sample; for several labels, words or numbers there is none yet"
+MANY_DECISIONS = (
+    "advice is for tasks of one class a sample and for those that write; for several labels, tags or numbers there is "
+    "none yet"
+)
 NO_TEACHER = (
     "the teacher, or another of the ensemble, is not in the store yet, so what they say is not measured; "
     "`compressor run RECIPE --until teacher` trains it and nothing else"
@@ -40,6 +43,8 @@ def advise(recipe: Recipe, work: Work, host: Host, *, also: Sequence[Measure] = 
     found_lessons = lessons(recipe)
     if not found_lessons:
         return Advice((), ("the recipe distils nothing from a teacher: there is nothing to advise on",))
+    if work.task.deployed.problem == "written":
+        return judge([*also, *_of_writing(recipe, work, host, found_lessons)])
     if not one_decision(work):
         return Advice((), (MANY_DECISIONS,))
     few, reference = replace(work, data=draw_probe(work.data)), reference_sample(recipe, work, host)
@@ -149,6 +154,19 @@ def _untaught(recipe: Recipe, work: Work, host: Host) -> list[Measure]:
     teacher = Create(model=model).build(work, host)
     example = work.task.batch(work.data.select, torch.arange(2)).inputs
     return measures.capacity(make(None), teacher, example)
+
+
+def _of_writing(recipe: Recipe, work: Work, host: Host, among: Sequence[Lesson]) -> list[Measure]:
+    """Measure what is known of models that write before they do; what teachers write, the pipeline measures."""
+    if work.teachers:
+        make, example = fresh(recipe, work, host), work.task.batch(work.data.select, torch.arange(2)).inputs
+        teacher = load_model(work.teacher.artifact.path, code=host.code)
+        found = [] if make is None else measures.capacity(make(None), teacher, example)
+    else:
+        found = _untaught(recipe, work, host)
+    for lesson in among:
+        found += _of_lesson(measures.conformance(lesson.loss), lesson, among)
+    return found
 
 
 def _of_lesson(found: Sequence[Measure], lesson: Lesson, among: Sequence[Lesson]) -> list[Measure]:

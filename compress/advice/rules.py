@@ -242,6 +242,66 @@ RULES: dict[str, Rule] = {
         "no two layers have anything in common: terms on features are unlikely to help",
         ("loss=hinton",),
     ),
+    "beam-gap": Rule(
+        "above",
+        0.01,
+        "%",
+        "measure on select with a beam less that of greedy writing",
+        "greedy writing loses that: have the student learn what the teacher writes with a beam, which brings the two "
+        "together, or give it a beam and pay for it",
+        (
+            "stages.distill.label=sequence",
+            "student={transducer: {beams: 4}}",
+        ),
+    ),
+    "length-ratio": Rule(
+        "outside",
+        1.1,
+        "x",
+        "symbols that are written over those that are right, on select",
+        "texts are cut or run on: look at max_length and written_limit, and train longer; of a beam, try another "
+        "length_penalty",
+        (
+            "data.written_limit={symbols: 8, per_source_symbol: 1.5}",
+            "teacher.train.epochs=40",
+        ),
+    ),
+    "runaway": Rule(
+        "above",
+        0.01,
+        "%",
+        "texts on select that did not come to their end",
+        "the model repeats itself, or what is right is longer than it may write: labels without an end are dropped, "
+        "and every such text costs its whole limit",
+        (
+            "data.written_limit={symbols: 8, per_source_symbol: 1.5}",
+            "teacher.train.epochs=40",
+        ),
+    ),
+    "long-texts": Rule(
+        "above",
+        0.1,
+        "%",
+        "error rate on the quarter with the longest right texts less that on the others",
+        "errors grow with length, as they do where a model never saw what follows its own mistakes (exposure bias): "
+        "learn on the student's own texts, or on longer ones",
+        (
+            "loss=gkd",
+            "stages.distill.label=sequence",
+        ),
+    ),
+    "correct-only": Rule(
+        "below",
+        0.8,
+        "%",
+        "texts on select that the label would keep of what the teacher writes",
+        "the student would never see the sources that the teacher finds hard: keep what is known to be right of them, "
+        "or allow some errors",
+        (
+            "stages.distill.label={max_error_rate: 0.0, keep_given: true}",
+            "stages.distill.label={max_error_rate: 0.3}",
+        ),
+    ),
     "memorised-agreement": Rule(
         "below",
         0.95,

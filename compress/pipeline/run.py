@@ -26,7 +26,7 @@ from compress.models import load_model, load_structure
 from compress.pipeline.acceptance import accept
 from compress.pipeline.answer import Question
 from compress.pipeline.estimate import Measured, estimate
-from compress.pipeline.leads import measure_simplest
+from compress.pipeline.leads import measure_simplest, measure_writing
 from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes, origins
 from compress.pipeline.pairing import pairings
 from compress.pipeline.processes import begin_together, execution_here, follow, lead, refuse_sizes, run_stage
@@ -569,7 +569,7 @@ class Loop:
         for finding in first:
             self.options.reporter.say(f"{finding.title}: {finding.measured} ahead; {finding.detail}")
         with self.host.reporter.bar("advice"):
-            advice = advise(self.recipe, work, self.host)
+            advice = advise(self.recipe, work, self.host, also=measure_writing(self.recipe, work, self.host))
         advice = replace(advice, findings=[*first, *advice.findings])
         for warning in advice.warnings:
             self.options.reporter.say(f"warning: {warning}")
