@@ -105,6 +105,7 @@ if TYPE_CHECKING:
         WrittenLimit,
     )
     from compress.tasks.vary import ColourJitter, Erase, RandAugment, ResizedCrop
+    from compress.training.backward import Backward
     from compress.training.decoding import Beam, Greedy, Sample
     from compress.training.label import Label
 
@@ -114,6 +115,7 @@ _HOMES = {
     "Artifact": "compress.store.artifact",
     "AttentionTransfer": "compress.loss.features",
     "Augment": "compress.tasks",
+    "Backward": "compress.training.backward",
     "Baseline": "compress.recipe",
     "Beam": "compress.training.decoding",
     "Benchmark": "compress.recipe",
@@ -238,6 +240,7 @@ __all__ = [
     "Artifact",
     "AttentionTransfer",
     "Augment",
+    "Backward",
     "Baseline",
     "Beam",
     "Benchmark",

@@ -1,6 +1,7 @@
-"""One process of a group: ``in_group.py RANK SIZE MEETING FOLDER DIES_AT ROWS`` trains and prints its weights' hash.
+"""One process of a group: ``in_group.py RANK SIZE MEETING FOLDER DIES_AT ROWS [KIND]`` trains and prints a hash.
 
-ROWS above 0 are the samples of a pass that are taken to fit its device.
+The hash is that of its weights. ROWS above 0 are the samples of a pass that are taken to fit its device. KIND
+``on-policy`` trains a model that writes on its own texts; without it digits are classified.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import writing_zoo
 from sklearn.datasets import load_digits
 from torch import distributed
 
@@ -51,12 +53,32 @@ def train(folder: Path, group: Group, *, dies_at: int = -1, rows: int = 0) -> st
     torch.manual_seed(1)
     for value in module.parameters():
         torch.nn.init.normal_(value, std=0.1)
-    (folder / "checkpoints").mkdir(exist_ok=True)
     loop.fitting_rows = lambda *_, **__: rows or None
+    taught = replace(work, teachers=(Member(teacher, task),))
+    return fit(module, taught, replace(host, interrupted=interrupted, checkpoint_every_s=0.0), folder)
+
+
+def train_on_policy(folder: Path, group: Group) -> str:
+    """Distil a small model that writes, on texts that it draws, and return its weights' SHA-256."""
+    data = writing_zoo.data(200)
+    work = Work(
+        task=writing_zoo.task(data), data=data, loss=GuidedLoss(preset="gkd", on_policy={"fraction": 0.7}), seed=0
+    )
+    host = Host(store=Store.open(folder), execution=Execution(1, "float32"), reporter=Reporter(quiet=True), group=group)
+    with group.in_turn():
+        teacher = Create(model=writing_zoo.TINY).run(None, work, host)
+    torch.manual_seed(1)
+    module = Create(model=writing_zoo.SMALLER.model_copy(update={"dropout": 0.2})).build(work, host)
+    return fit(module, replace(work, teachers=(Member(teacher, work.task),)), host, folder)
+
+
+def fit(module: torch.nn.Module, work: Work, host: Host, folder: Path) -> str:
+    """Train and return the weights' SHA-256."""
+    (folder / "checkpoints").mkdir(exist_ok=True)
     fit_guided(
         module,
-        replace(work, teachers=(Member(teacher, task),)),
-        replace(host, interrupted=interrupted, checkpoint_every_s=0.0),
+        work,
+        host,
         loss=work.loss,
         optimization=Optimization(epochs=2, batch_size=20, accumulate=4, optimizer="adamw", learning_rate=0.01),
         seed=3,
@@ -73,5 +95,9 @@ if __name__ == "__main__":
     rank, size, dies_at = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[5])
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=size)
-    print(train(Path(sys.argv[4]), Group.joined(), dies_at=dies_at if rank else -1, rows=int(sys.argv[6])))
+    folder, group = Path(sys.argv[4]), Group.joined()
+    if sys.argv[7:] == ["on-policy"]:
+        print(train_on_policy(folder, group))
+    else:
+        print(train(folder, group, dies_at=dies_at if rank else -1, rows=int(sys.argv[6])))
     distributed.destroy_process_group()

@@ -87,12 +87,14 @@ class Writing:
         texts: that are learnt of each source, at most.
         further: how many sources there are besides those of train, those that a role has among them.
         given: whether the texts of train are learnt besides.
+        max_error_rate: what is further from what is right is dropped; None drops nothing for that.
     """
 
     rows: int
     texts: int
     further: int
     given: bool
+    max_error_rate: float | None = None
 
 
 @dataclass(frozen=True)

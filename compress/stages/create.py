@@ -175,11 +175,14 @@ class Adopt(Stage):
             ModelError: when it was made for another tokenizer than the task's.
         """
         if work.task.reading(self.artifact) is not work.task:
+            writes = work.task.deployed.problem == "written"
             raise ModelError(
-                "the stored model reads text with a tokenizer of its own",
-                expected="the task's tokenizer",
+                f"the stored model reads text with {'symbols' if writes else 'a tokenizer'} of its own",
+                expected=f"the task's {'symbols' if writes else 'tokenizer'}",
                 where=self.artifact,
-                hint=f"set data.tokenize.tokenizer: {self.artifact}",
+                hint="symbols are those of train: give the data that it was trained on, and the same data.symbols"
+                if writes
+                else f"set data.tokenize.tokenizer: {self.artifact}",
             )
         module = load_model(self.artifact, code=host.code)
         self.family().check(module, work.task, where=self.artifact)

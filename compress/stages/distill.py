@@ -1,5 +1,6 @@
 """Distill: trains a student on the guided loss; under another name it is also the recovery after pruning."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -10,7 +11,7 @@ from torch import nn
 
 from compress.errors import ModelError, StageError
 from compress.loss import GuidedLoss
-from compress.models import Transducer, load_model, load_structure, save_model
+from compress.models import Model, Transducer, load_model, load_structure, save_model
 from compress.models.seq2seq import Seq2SeqLogits
 from compress.stage import CACHE_LIMIT_GB, Host, Member, Need, Optimization, Stage, Training, Work, coupling_faults
 from compress.store.artifact import Artifact
@@ -21,7 +22,6 @@ from compress.training.guided import fit_guided
 from compress.training.label import AnyLabel, label
 from compress.training.loop import Fit
 from compress.training.teacher import measure_packing
-from compress.training.writing import writing_task
 
 
 class Distill(Optimization, Stage):
@@ -192,15 +192,16 @@ class Distill(Optimization, Stage):
         return inputs
 
     def check(self, module: nn.Module, work: Work) -> None:
-        """Refuse a model that cannot train, labels where nothing is written, and further sources that cannot be read.
+        """Refuse a model that cannot train, and labels that cannot be written or chosen.
 
         Raises:
-            StageError: for a task that decides, or fresh views of samples that have none.
-            DataError: for the file.
+            StageError: for labels where nothing is written, a backward model of other texts, or fresh views of samples
+                that have none.
+            DataError: for further sources that cannot be read.
+            ArtifactError: when there is no stored backward model.
         """
         if self.label is not None:
-            writing_task(work.task)
-            self.label.identity()
+            self.label.check(work)
         if self.views == "fresh" and not self._varies(work):
             raise StageError(
                 "there are no fresh views: every sample is the same in each epoch",
@@ -211,6 +212,13 @@ class Distill(Optimization, Stage):
         if self.freeze is not None:
             self._reader(module)
         refuse_untrainable(module, work.task, work.data.select, where=self.title)
+
+    def foresee(
+        self, module: nn.Module, model: Model, work: Work, host: Host, *, after: Sequence[Stage] = ()
+    ) -> tuple[str, ...]:
+        """Return how many further sources there are to write for, and how many are left out because a role has them."""
+        del module, model, host, after
+        return () if self.label is None else self.label.tell_sources(work.data)
 
     def tell_outputs(self, work: Work, host: Host) -> tuple[str, ...]:
         """Return what is lost where the teachers' outputs are stored in less, measured as a run measures it."""

@@ -1,6 +1,7 @@
 """fit_guided(): training on the guided loss against the teachers of a pipeline."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -55,8 +56,9 @@ def fit_guided(
         else (lambda _epoch, generator: views[int(torch.randint(len(views), (1,), generator=generator))]),
         group=host.group,
     )
+    own = None
     if loss.on_policy is not None:
-        loader = on_policy(loader, module, work, host, loss.on_policy, seed=seed)
+        loader = own = on_policy(loader, module, work, host, loss.on_policy, seed=seed)
     teacher = None
     if loss.needs_teacher:
         teacher = load_model(work.teacher.artifact.path, code=host.code)
@@ -81,7 +83,7 @@ def fit_guided(
                 pack_for=loss.readings if pack else None,
             )
     with placed(host, *(() if taught is None else taught.running)):
-        return fit(
+        result = fit(
             module,
             work.task,
             loader,
@@ -95,6 +97,11 @@ def fit_guided(
             on_epoch=(lambda _epoch: None) if taught is None else taught.check,
             frozen=frozen,
         )
+    if own is None:
+        return result
+    if own.drawn.runaway:
+        host.reporter.say(f"{name}: {own.drawn}")
+    return replace(result, drawn=asdict(own.drawn))
 
 
 def _refuse_other_tokens(bound: BoundLoss, work: Work, *, name: str) -> None:

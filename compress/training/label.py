@@ -19,6 +19,7 @@ from compress.errors import DataError, StageError
 from compress.measures.edits import nearest
 from compress.stage import Host, Work, Writing
 from compress.store.digest import hash_file
+from compress.training.backward import Backward
 from compress.training.decoding import AnyDecoding, Beam
 from compress.training.writing import Written, write_role, writing_task
 
@@ -47,6 +48,7 @@ class Label(Values):
         drop_fraction: of what is left, this share with the lowest log-probability a symbol is dropped.
         keep_given: whether the texts that are known to be right are learnt besides.
         sources: a UTF-8 file of further texts to be read, one a line. Those that any role has are left out.
+        backward: drops the pairs whose source a model finds unlikely that writes sources from targets, last of all.
     """
 
     decoding: AnyDecoding = Beam()
@@ -56,6 +58,9 @@ class Label(Values):
     drop_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     keep_given: bool = False
     sources: Path | None = None
+    backward: Annotated[Backward | None, Field(exclude_if=lambda found: found is None)] = (
+        None  # keys are what they were
+    )
 
     def model_post_init(self, _context: object) -> None:
         """Refuse a choice among one."""
@@ -70,16 +75,52 @@ class Label(Values):
         """
         further = 0 if self.sources is None else len(_lines(self.sources))
         texts = self.decoding.count if self.choose == "all" else 1
-        return Writing(rows=self.decoding.rows, texts=texts, further=further, given=self.keep_given)
+        return Writing(
+            rows=self.decoding.rows,
+            texts=texts,
+            further=further,
+            given=self.keep_given,
+            max_error_rate=self.max_error_rate,
+        )
+
+    def tell_sources(self, data: Data) -> tuple[str, ...]:
+        """Return what is left out of further sources because a role has it, in a sentence; none without a file.
+
+        Raises:
+            DataError: when the file cannot be read.
+        """
+        if self.sources is None:
+            return ()
+        lines = _lines(self.sources)
+        taken = {role: len(set(lines).intersection(samples.array.tolist())) for role, samples in data.roles.items()}
+        told = ", ".join(f"{role} {count:,}" for role, count in taken.items() if count)
+        left = f"; those that a role has are left out ({told})" if told else ""
+        return (f"{len(lines):,} further sources to write for{left}",)
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the texts, as JSON values: the fields, the file by its content.
 
         Raises:
             DataError: when the file cannot be read.
+            ArtifactError: when there is no stored backward model.
         """
-        content = {} if self.sources is None else {"sources": _read(self.sources, hash_file)}
+        content: dict[str, Any] = {} if self.sources is None else {"sources": _read(self.sources, hash_file)}
+        if self.backward is not None:
+            content["backward"] = self.backward.identity()
         return self.model_dump(mode="json") | content
+
+    def check(self, work: Work) -> None:
+        """Refuse a task that decides, files that cannot be read, and a backward model of other texts.
+
+        Raises:
+            StageError: likewise.
+            DataError: for the file.
+            ArtifactError: when there is no stored model.
+        """
+        task = writing_task(work.task)
+        self.identity()
+        if self.backward is not None:
+            self.backward.check(task, work.data)
 
     def smoke(self) -> Self:
         """Little effort, no further sources, and nothing dropped: a teacher of a few steps gets all wrong."""
@@ -106,11 +147,13 @@ class Counts:
     Attributes:
         sources: that the teachers read, each once.
         further: of these, whose right texts nobody knows.
+        taken: further sources that were left out because a role has them.
         texts: that they wrote.
         runaway: of these, that did not come to an end.
         empty: that have no symbol.
         wrong: that were dropped for their edits.
         unlikely: that were dropped for their log-probability.
+        backward: that were dropped because a backward model finds their source unlikely.
         learnt: what the student learns.
         exact_match: share of the sources with a known text whose first text is right.
         seconds: that writing took, when it was done.
@@ -120,11 +163,13 @@ class Counts:
 
     sources: int = 0
     further: int = 0
+    taken: int = 0
     texts: int = 0
     runaway: int = 0
     empty: int = 0
     wrong: int = 0
     unlikely: int = 0
+    backward: int = 0
     learnt: int = 0
     exact_match: float = 0.0
     seconds: float = 0.0
@@ -132,11 +177,19 @@ class Counts:
 
     def __str__(self) -> str:
         """In one line."""
-        reasons = {"without an end": self.runaway, "empty": self.empty, "wrong": self.wrong, "unlikely": self.unlikely}
+        reasons = {
+            "without an end": self.runaway,
+            "empty": self.empty,
+            "wrong": self.wrong,
+            "unlikely": self.unlikely,
+            "with a source that the backward model finds unlikely": self.backward,
+        }
         dropped = "; ".join(f"{count:,} {why}" for why, count in reasons.items() if count)
+        taken = f"{self.taken:,} further sources are left out, because a role has them; " if self.taken else ""
+        left = f" (dropped: {dropped})" if dropped else ""
         return (
-            f"{self.texts:,} texts written for {self.sources:,} sources, the first right for {self.exact_match:.1%} of "
-            f"those with a known text; {self.learnt:,} are learnt{f' (dropped: {dropped})' if dropped else ''}"
+            f"{taken}{self.texts:,} texts written for {self.sources:,} sources, the first right for "
+            f"{self.exact_match:.1%} of those with a known text; {self.learnt:,} are learnt{left}"
         )
 
 
@@ -159,15 +212,23 @@ def label(work: Work, host: Host, how: Label) -> tuple[Data, Counts]:
     further = [] if how.sources is None else _further(how.sources, work.data)
     sources = Samples(np.concatenate([train.array, objects(further)]), None)
     counts = Counts(sources=len(sources), further=len(further))
+    if how.sources is not None:
+        counts.taken = len(_lines(how.sources)) - len(further)
     kept: list[tuple[str, Written]] = []
     right_firsts = 0
     references = [*train.labels, *([()] * len(further))]
-    for source, known, texts in zip(sources.array, references, _write(work, host, sources, how, counts), strict=True):
+    for source, known, found in zip(sources.array, references, _write(work, host, sources, how, counts), strict=True):
         right = [tuple(task.vocabularies.target.encode(text)) for text in known]
-        right_firsts += bool(texts) and texts[0].ended and texts[0].ids in right
-        kept += [(source, text) for text in _choose(texts, right, how, counts)]
+        right_firsts += bool(found) and found[0].ended and found[0].ids in right
+        kept += [(source, text) for text in _choose(found, right, how, counts)]
     kept = _drop_unlikely(kept, how, counts)
-    pairs = [(source, (task.vocabularies.target.decode(text.ids),)) for source, text in kept]
+    texts = [(source, task.vocabularies.target.decode(text.ids)) for source, text in kept]
+    if how.backward is not None and texts:
+        scores = how.backward.score(texts, task, host)
+        counts.backward = int(how.backward.drop_fraction * len(texts))
+        fine = np.sort(np.argsort(scores, kind="stable")[counts.backward :])
+        texts = [texts[place] for place in fine]
+    pairs = [(source, (text,)) for source, text in texts]
     if how.keep_given:
         assert work.data.train.labels is not None
         pairs += zip(work.data.train.array, work.data.train.labels, strict=True)

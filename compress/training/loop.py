@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,18 +46,21 @@ class Fit:
         final_loss: mean of the total loss over the last logged window.
         images_per_s: throughput of this process's share of the run; 0 when everything was done before.
         rows: samples of a pass, where the asked batch did not fit; None where it did, or nobody looked.
+        drawn: what became of the texts that the student drew itself; None where it drew none.
     """
 
     steps: int
     final_loss: float
     images_per_s: float
     rows: int | None = None
+    drawn: Mapping[str, int] | None = None
 
     @property
-    def facts(self) -> dict[str, float]:
+    def facts(self) -> dict[str, Any]:
         """What is kept of it with the artifact."""
         split = {} if self.rows is None else {"samples_per_pass": self.rows}
-        return {"steps": self.steps, "images_per_s": self.images_per_s, "final_loss": self.final_loss, **split}
+        own = {} if self.drawn is None else {"on_policy": dict(self.drawn)}
+        return {"steps": self.steps, "images_per_s": self.images_per_s, "final_loss": self.final_loss, **split, **own}
 
 
 def fit(

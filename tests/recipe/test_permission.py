@@ -56,7 +56,7 @@ SIDES = {
         "Table.path", "Table.files", "HubData.path", "Tokenize.tokenizer", "HuggingFace.path", "Seq2Seq.path",
         "CausalLM.path",
         "Teacher.weights",
-        "Teacher.artifact", "PruneVocabulary.texts", "Label.sources", "DataConfig.preprocess",
+        "Teacher.artifact", "PruneVocabulary.texts", "Label.sources", "Backward.artifact", "DataConfig.preprocess",
     },
     CODE: {
         "File.path", "File.factory", "File.arguments", "UserFile.path", "UserFile.factory", "UserFile.arguments",

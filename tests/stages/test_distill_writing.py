@@ -10,7 +10,9 @@ from scipy.special import softmax
 from setting import Setting
 
 from compress import Beam, Distill, Greedy, Label, Mlp, OnPolicy, Optimization, Targets, Train, WrittenLimit, distill
-from compress.errors import DataError, StageError
+from compress.data.answers import objects
+from compress.data.samples import Samples
+from compress.errors import ArtifactError, DataError, StageError
 from compress.loss import GuidedLoss
 from compress.models import load_model
 from compress.progress import Reporter
@@ -19,10 +21,22 @@ from compress.stages.create import Create
 from compress.store.store import Store
 from compress.tasks.symbols import END
 from compress.training import decoding, writing
+from compress.training.backward import Backward
 from compress.training.inference import predict
 from compress.training.label import label
 from compress.training.loader import RoleLoader
 from compress.training.on_policy import on_policy
+
+
+class Recorded:
+    """A recorder that keeps what it is given."""
+
+    def __init__(self):
+        self.points = []
+
+    def metrics(self, values, *, step):
+        self.points.append((step, dict(values)))
+
 
 UPDATES = {"batch_size": 32, "optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.01}
 
@@ -177,6 +191,11 @@ def test_further_sources_are_written_but_for_those_of_a_role(setting, tmp_path):
     path.write_text("\n".join([*words, "", *setting.data.test.inputs]))
     data, counts = label_with(setting, decoding="greedy", sources=path)
     assert counts.further == len(set(words) - taken)
+    assert counts.taken == len({*words, *setting.data.test.inputs} & taken) >= len(setting.data.test.inputs)
+    assert str(counts).startswith(f"{counts.taken:,} further sources are left out, because a role has them; ")
+    (told,) = Label(sources=path).tell_sources(setting.data)
+    assert f"test {len(set(setting.data.test.inputs))}," in told
+    assert Label().tell_sources(setting.data) == ()
     assert not set(data.train.inputs) & set(setting.data.test.inputs)
     missing = {*words, *setting.data.train.inputs} - (taken - {*setting.data.train.inputs}) - {*data.train.inputs}
     assert len(missing) == counts.runaway + counts.empty
@@ -223,6 +242,56 @@ def test_both_levels_at_once_force_what_was_written(setting):
     loss = GuidedLoss(preset="distil-whisper")
     taught = Distill(epochs=4, loss=loss, label=Label(decoding=Greedy()), **UPDATES).run(student, *setting)
     assert forced(taught, setting) > forced(student, setting) + 0.2
+
+
+@pytest.fixture(scope="module")
+def backward(setting):
+    """A model of sources and targets in each other's place, not trained."""
+    swapped = {
+        role: Samples(objects(text for (text, *_) in samples.labels), objects((word,) for word in samples.inputs))
+        for role, samples in setting.data.roles.items()
+    }
+    data = replace(setting.data, roles=swapped)
+    task = writing_zoo.task(data, text="words", target_text="characters")
+    return Create(model=writing_zoo.TINY).run(None, *replace(setting, task=task, data=data))
+
+
+def test_the_pairs_that_a_backward_model_finds_worst_are_dropped(setting, backward):
+    whole, _ = label_with(setting, decoding="greedy")
+    few, counts = label_with(setting, decoding="greedy", backward={"artifact": backward.path, "drop_fraction": 0.2})
+    assert counts.backward == int(0.2 * len(whole.train)) == len(whole.train) - len(few.train)
+    assert f"{counts.backward} with a source that the backward model finds unlikely" in str(counts)
+    pairs = [(word, text) for word, (text,) in zip(whole.train.inputs, whole.train.labels, strict=True)]
+    module, own = load_model(backward.path), setting.task.reading(backward.path)
+    expected = []
+    for word, text in pairs:
+        source = torch.tensor([own.vocabularies.source.encode(text)])
+        target = [*own.vocabularies.target.encode(word), END]
+        with torch.no_grad():
+            logits = module(source, torch.ones_like(source), torch.tensor([[1, *target[:-1]]]))
+        expected.append(float(logits.log_softmax(2)[0, range(len(target)), target].mean()))
+    scores = Backward(artifact=backward.path).score(pairs, setting.task, setting.host)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    worst = {pairs[place] for place in np.argsort(scores, kind="stable")[: counts.backward]}
+    assert written(few.train) == set(pairs) - worst
+    stage = Distill(label=Label(decoding=Greedy(), backward=Backward(artifact=backward.path)), **UPDATES)
+    kept = stage.inputs(None, *setting)["fields"]["label"]["backward"]
+    assert kept == {"artifact": backward.digest, "drop_fraction": 0.05}
+    assert "backward" not in Label().identity()
+
+
+def test_a_backward_model_that_cannot_be_one_is_refused_before_anything_is_trained(setting, backward, make_context):
+    module = load_model(setting.teacher.path)
+    Distill(label=Label(backward=Backward(artifact=backward.path))).check(module, setting.work)
+    forwards = Distill(label=Label(backward=Backward(artifact=setting.teacher.path)))
+    with pytest.raises(StageError, match="has not read such texts"):
+        forwards.check(module, setting.work)
+    context = make_context()
+    decides = Create(model=Mlp(widths=(4,))).run(None, *context)
+    with pytest.raises(StageError, match="does not write"):
+        Distill(label=Label(backward=Backward(artifact=decides.path))).check(module, setting.work)
+    with pytest.raises(ArtifactError):
+        Distill(label=Label(backward=Backward(artifact=context.store.root / "none"))).check(module, setting.work)
 
 
 def test_labels_that_make_no_sense_are_refused(setting, make_context):
@@ -305,9 +374,14 @@ def test_what_a_student_draws_depends_on_seed_epoch_and_sample_alone(setting):
 
 def test_on_policy_distillation_learns_and_an_interrupted_one_ends_with_the_same_bits(setting, tmp_path):
     student = Create(model=writing_zoo.SMALLER).run(None, *setting)
-    stage = Distill(epochs=4, loss=GKD, **UPDATES)
-    taught = stage.run(student, *setting)
+    stage, seen = Distill(epochs=4, loss=GKD, **UPDATES), Recorded()
+    taught = stage.run(student, *replace(setting, recorder=seen))
     assert forced(taught, setting) > forced(student, setting) + 0.2
+    drawn = taught.facts["on_policy"]
+    assert 0 < drawn["runaway"] < drawn["texts"] < 4 * len(setting.data.train)
+    curve = [values["train/runaway_fraction"] for _, values in seen.points if "train/runaway_fraction" in values]
+    assert len(curve) == 4
+    assert curve[-1] < curve[0]
     short = stage.model_copy(update={"epochs": 1})
     asked = iter([False] * 7)
     with pytest.raises(KeyboardInterrupt):

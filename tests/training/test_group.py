@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from in_group import train
+from in_group import train, train_on_policy
 from torch import nn
 
 from compress.errors import StageError
@@ -26,13 +26,15 @@ from compress.training.running import RunningStatistics
 from compress.training.sharing import SharedUpdate
 
 
-def run(folder: Path, size: int, *, dies_at: int = -1, rows: int = 0) -> list[tuple[int, str, str]]:
+def run(
+    folder: Path, size: int, *, dies_at: int = -1, rows: int = 0, kind: str | None = None
+) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of each process of a group."""
     meeting = folder / f"meeting-{time.monotonic_ns()}"
     processes = [
         subprocess.Popen(
             [sys.executable, str(Path(__file__).parents[1] / "in_group.py")]
-            + [str(rank), str(size), str(meeting), str(folder), str(dies_at), str(rows)],
+            + [str(rank), str(size), str(meeting), str(folder), str(dies_at), str(rows), *([kind] if kind else [])],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -82,6 +84,13 @@ def test_passes_of_fewer_samples_give_the_same_bits_in_any_number_of_processes(t
         (tmp_path / name).mkdir()
     alone = train(tmp_path / "one", Group(), rows=8)
     assert bits(run(tmp_path / "two", 2, rows=8)) == bits(run(tmp_path / "four", 4, rows=8)) == {alone}
+
+
+@pytest.mark.slow
+def test_what_students_write_themselves_is_the_same_in_any_number_of_processes(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    assert bits(run(tmp_path / "two", 2, kind="on-policy")) == {train_on_policy(tmp_path / "one", Group())}
 
 
 def test_parts_of_batches_are_in_one_order_whoever_has_the_batches():
