@@ -86,7 +86,7 @@ def run_race(
                 path=entry.scores.onnx_path,
                 num_params=entry.scores.facts.parameters,
                 tally=entry.scores.tally,
-                decisions=work.task.deployed.decisions(entry.scores.logits),
+                decisions=entry.scores.decisions,
                 macs=entry.scores.facts.macs,
                 runtime_accuracy=accuracy.get(entry.name, {}),
             )

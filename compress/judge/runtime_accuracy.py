@@ -79,7 +79,7 @@ def _score_rows(
 ) -> dict[str, RuntimeAccuracy]:
     """Return ``score_in_runtime`` by row, or why a file could not be run; the teacher comes first if it is there."""
     found: dict[str, RuntimeAccuracy] = {}
-    reference = None
+    reference, reading = None, work.task.deployed
     for entry in entries:
         if host.interrupted():
             raise KeyboardInterrupt
@@ -90,7 +90,8 @@ def _score_rows(
             continue
         finally:
             done()
-        found[entry.name] = score_in_runtime(logits, reference, work.task.deployed, samples, seed=seed)
+        task = entry.scores.task
+        found[entry.name] = score_in_runtime(logits, reference, task, samples, reading=reading, seed=seed)
         reference = logits if entry.name == teacher else reference
     return found
 
@@ -120,24 +121,25 @@ def score_in_runtime(
     task: Task,
     samples: Samples,
     *,
+    reading: Task,
     seed: int,
 ) -> RuntimeAccuracy:
     """Return what outputs score, and against the teacher's in the same runtime; its own row has no teacher.
 
-    ``doubt`` says when the samples are too few to tell a gate's points apart.
+    ``doubt`` says when the samples are too few to tell a gate's points apart. ``reading`` is the teacher's task.
     """
     tally = task.tally(logits, samples)
     accuracy, few = measure({"": tally}, seed=seed)[""], doubt(tally.num_samples)
     if teacher is None:
         return RuntimeAccuracy(samples=tally.num_samples, accuracy=accuracy, doubt=few)
-    theirs = task.tally(teacher, samples)
+    theirs = reading.tally(teacher, samples)
     return RuntimeAccuracy(
         samples=tally.num_samples,
         accuracy=accuracy,
         doubt=few,
         change=measure_changes({"": tally}, {"": theirs}, seed=seed)[""],
         mcnemar_p=sign_test(tally, theirs),
-        **against(teacher, logits, task),
+        **against(teacher, logits, task, reading=reading),
     )
 
 

@@ -45,12 +45,19 @@ class Scores:
         logits: float32 [units, C] of the role's samples, in their order; of a program the symbols, int64 [N, length].
         tally: the task's measure of them, sample by sample.
         measures: every measure that fits the task, by name.
+        task: as the file reads and answers; after a vocabulary was pruned, with symbols of its own.
     """
 
     artifact: Artifact
     logits: NDArray[np.float32]
     tally: Tally
     measures: Mapping[str, Tally]
+    task: Task
+
+    @cached_property
+    def decisions(self) -> NDArray[Any] | None:
+        """What is decided for each unit, in the file's own symbols; None where nothing is."""
+        return self.task.decisions(self.logits)
 
     @property
     def onnx_path(self) -> Path:
@@ -128,7 +135,7 @@ def score(
             np.save(directory / "nats.npy", force_targets(path, forced, samples, threads=host.execution.threads))
         facts |= {"role": role, "samples": len(samples), "size_bytes": size_bytes(path)}
         facts["accuracy"] = task.tally(logits, samples).value
-        return facts | ({} if teacher is None else against(teacher.logits, logits, task))
+        return facts | ({} if teacher is None else against(teacher.logits, logits, task, reading=teacher.task))
 
     with host.reporter.bar(f"scoring on {role}"):
         found = host.store.commit(inputs, kind="scores", rounding=host.execution.rounding, write=write)
@@ -137,18 +144,19 @@ def score(
     if forced is not None:
         counts = np.stack([np.load(found.path / "nats.npy"), forced.units(samples)], axis=1).astype(np.float64)
         measures["perplexity"] = Tally(counts, perplexity)
-    return Scores(artifact=found, logits=logits, tally=measures[task.measure], measures=measures)
+    return Scores(artifact=found, logits=logits, tally=measures[task.measure], measures=measures, task=task)
 
 
-def against(teacher: NDArray[np.float32], logits: NDArray[np.float32], task: Task) -> Nearness:
+def against(teacher: NDArray[np.float32], logits: NDArray[np.float32], task: Task, *, reading: Task) -> Nearness:
     """Return how near a model's outputs are to the teacher's.
 
     Args:
         teacher: its outputs [units, C].
         logits: of the model, the same units.
         task: says what is decided.
+        reading: the teacher's, which may have other symbols.
     """
-    ours, theirs = task.decisions(logits), task.decisions(teacher)
+    ours, theirs = task.decisions(logits), reading.decisions(teacher)
     near: Nearness = {}
     if ours is not None and theirs is not None:
         near["teacher_agreement"] = float((ours == theirs).mean())

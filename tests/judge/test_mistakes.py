@@ -19,7 +19,7 @@ from compress.tasks import ImageClassification
 
 
 def scores(decided, classes: int) -> Scores:
-    return Scores(artifact=None, logits=np.eye(classes, dtype=np.float32)[decided], tally=None, measures={})
+    return Scores(artifact=None, logits=np.eye(classes, dtype=np.float32)[decided], tally=None, measures={}, task=None)
 
 
 @pytest.fixture

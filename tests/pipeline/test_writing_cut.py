@@ -23,16 +23,16 @@ data:
 teacher:
   model:
     transducer: {width: 32, heads: 4, feed_forward: 64, encoder_layers: 2, decoder_layers: 2, max_length: 16}
-  train: {epochs: 12, batch_size: 32, optimizer: adamw, learning_rate: 0.01, label_smoothing: 0.05}
+  train: {epochs: 30, batch_size: 32, optimizer: adamw, learning_rate: 0.01, label_smoothing: 0.05}
 student: teacher
 loss: word
 stages:
-  - prune-vocabulary: {min_count: 3}
+  - prune-vocabulary: {min_count: 6}
   - shorten: {decoder: {evenly: 1}}
   - distill:
-      {freeze: encoder, loss: shrink-and-fine-tune, epochs: 4, batch_size: 32, optimizer: adamw, learning_rate: 0.005}
+      {freeze: encoder, loss: shrink-and-fine-tune, epochs: 12, batch_size: 32, optimizer: adamw, learning_rate: 0.005}
   - prune: {kept_macs_fraction: 0.7, round_to: 8, importance_batches: 2}
-  - distill: {name: recover, label: sequence, epochs: 4, batch_size: 32, optimizer: adamw, learning_rate: 0.005}
+  - distill: {name: recover, label: sequence, epochs: 12, batch_size: 32, optimizer: adamw, learning_rate: 0.005}
   - export: {variants: [fp32]}
 benchmark: {preset: smoke}
 gates: {max_accuracy_drop: 1.0}
@@ -41,9 +41,9 @@ gates: {max_accuracy_drop: 1.0}
 
 @pytest.mark.slow
 def test_a_recipe_that_cuts_everything_ends_in_a_bundle_that_writes(tmp_path):
-    table = writing_zoo.write_table(tmp_path / "words.csv", 400)
+    table = writing_zoo.write_table(tmp_path / "words.csv", 600)
     with table.open("a") as file:
-        file.write("".join(f"q{number},Q {number}\n" for number in ("a", "k")))
+        file.write("".join(f"q{letter},{sound} Q\n" for letter, sound in [*writing_zoo.LETTERS.items()][:5]))
     recipe = Recipe.parse(RECIPE, origin="recipe.yaml", directory=tmp_path)
     options = Options(store=tmp_path / "store", threads=1, reporter=Reporter(quiet=True), force_teacher=True)
     told = plan(recipe, options).foreseen
@@ -55,7 +55,7 @@ def test_a_recipe_that_cuts_everything_ends_in_a_bundle_that_writes(tmp_path):
     symbols = facts["prune-vocabulary"]["symbols"]["source"]
     assert symbols["after"] < symbols["before"]
     accuracy = {row.name: row.scores.accuracy for row in outcome.report.stages if row.scores is not None}
-    assert accuracy["recover"] > 0.5 * accuracy["teacher"] > 0
+    assert accuracy["recover"] > 0.4 * accuracy["teacher"] > 0.1
     bundle = outcome.shipped.path
     assert verify_bundle(bundle).passed
     vocabulary = json.loads((bundle / "vocabulary.json").read_text())

@@ -133,8 +133,9 @@ def test_a_pruned_model_is_stored_and_loaded_with_its_heads_and_layers(tmp_path)
     assert {group.kind for group in again} == {"heads", "feed_forward", "layers"}
 
 
-def test_the_methods_prune_takes_a_model_that_writes():
-    pruned = prune(build("transducer"), inputs(), kept_macs_fraction=0.6, round_to=1, quiet=True)
+@pytest.mark.parametrize("name", ["transducer", "t5"])
+def test_the_methods_prune_takes_a_model_that_writes(name):
+    pruned = prune(build(name), inputs(), kept_macs_fraction=0.6, round_to=1, quiet=True)
     assert 0.5 < pruned.choice.reached <= 0.6
     assert pruned.masked_difference < 1e-12
 
