@@ -14,11 +14,12 @@ from rich.console import Console
 from compress import Quantize
 from compress.benchmark.process import Worker
 from compress.benchmark.tables import markdown
-from compress.errors import ArtifactError, StageError
+from compress.errors import ArtifactError, ModelError, StageError
 from compress.export.feed import first_inputs
 from compress.export.onnx_file import external_files, size_bytes
 from compress.export.program_file import open_model, open_program
 from compress.export.verify import verify_bundle
+from compress.pipeline.check import check
 from compress.pipeline.plan import plan
 from compress.pipeline.run import Options, host_of, prepare, run, work_of
 from compress.progress import Reporter
@@ -220,6 +221,24 @@ def test_everything_is_found_again_and_plan_says_so(recipe, options, outcome):
     assert {step.action for step in told.steps} == {"reuse", "none"}
     again = run(recipe, options, raced=outcome.race)
     assert again.shipped.digest == outcome.shipped.digest
+
+
+def test_check_says_how_the_teacher_writes_and_after_a_run_the_student(recipe, options, outcome):
+    found = {finding.title: finding for finding in check(recipe, options).findings}
+    for name in ("teacher", "the trained student"):
+        assert {f"{probe} {name}" for probe in ("beam-gap", "length-ratio", "runaway", "long-texts")} <= found.keys()
+    assert "with a beam, 32 texts" in found["beam-gap teacher"].detail
+    assert found["capacity"].value < 1
+
+
+def test_what_was_made_of_other_symbols_is_refused_by_the_plan(recipe, options, outcome, tmp_path):
+    teacher = next(row for row in outcome.report.stages if row.name == "teacher")
+    artifact = Store.open(options.store).find(teacher.key)
+    (tmp_path / "words.csv").write_text(recipe.data.source.path.read_text().replace("x", "z"))
+    given = [f"teacher={{artifact: {artifact.path}}}", "loss=gkd"]
+    other = Recipe.parse(RECIPE, origin="recipe.yaml", directory=tmp_path, overrides=given)
+    with pytest.raises(ModelError, match="symbols of its own"):
+        plan(other, options)
 
 
 @pytest.mark.parametrize(
