@@ -3,9 +3,10 @@
 `mirror` is a torch device (PrivateUse1) whose tensors hold a CPU tensor and whose operations run on it. As on a real
 accelerator, an operation on tensors of two devices raises, `.numpy()` raises, and results come back with `.cpu()`. As
 on MPS, there is no float64.
-It has to be installed before the first backward pass of a process.
+A test may give it float64, as CUDA has it. It has to be installed before the first backward pass of a process.
 """
 
+import gc
 from collections import defaultdict
 
 import torch
@@ -17,6 +18,7 @@ NAME = "mirror"
 COPIES = ("_copy_from", "_to_copy", "copy_", "_copy_from_and_resize")
 reads: list[str] = []  # what made the CPU wait for the device
 memory = {"elements": float("inf")}  # of the largest tensor that the device has memory for
+types = {"float64": False}  # whether the device has it
 libraries: list[torch.library.Library] = []  # what they register lasts as long as they do
 
 
@@ -54,6 +56,12 @@ class Mirrored(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return run(func, args, kwargs or {})
+
+
+def alive() -> int:
+    """How many tensors of the device there are."""
+    gc.collect()
+    return sum(type(thing) is Mirrored for thing in gc.get_objects())
 
 
 def name_of(operation) -> str:
@@ -110,7 +118,7 @@ def run(operation, args, kwargs):
             return value
         if id(value) in originals:  # what was changed in place is the very object
             return originals[id(value)]
-        if here and value.dtype == torch.float64:
+        if here and value.dtype == torch.float64 and not types["float64"]:
             raise TypeError(f"{name}: {NAME} has no float64, as MPS has none")
         if here and value.numel() > memory["elements"]:
             raise torch.OutOfMemoryError(f"{name}: {NAME} out of memory, {value.numel():,} elements")
@@ -200,4 +208,12 @@ def install() -> None:
     library.fallback(lambda operation, *args, **kwargs: run(operation, args, kwargs), "PrivateUse1")
     # Autocast changes nothing here, so that results can be compared with the CPU's float32.
     library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
-    libraries.append(library)
+    made = torch.library.Library("aten", "IMPL")
+    for name in ("default", "start", "start_step"):  # which torch makes of an empty tensor that grows
+        operation = getattr(torch.ops.aten.arange, name)
+        made.impl(
+            operation._schema.name.split("::")[1] + ("" if name == "default" else f".{name}"),
+            lambda *args, _operation=operation, **kwargs: run(_operation, args, kwargs),
+            "PrivateUse1",
+        )
+    libraries.extend((library, made))

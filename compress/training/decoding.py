@@ -83,15 +83,17 @@ class Voices:
             last = token[:, None].to(self._mask.device)
             logits, self._past[number] = model.step(last, self._mask, cross, self._past[number])
             logits = logits.to(self.device).double()
-            logits[:, NEVER] = -torch.inf
+            for number in NEVER:
+                logits[:, number] = -torch.inf
             if self._first is not None:
-                logits[:, torch.arange(logits.shape[1], device=self.device) != self._first] = -torch.inf
+                others = torch.arange(logits.shape[1], device=self.device) != self._first
+                logits = logits.masked_fill(others, -torch.inf)
             logs.append(logits.log_softmax(dim=1))
         self._first = None
         return average_log(logs, self._weights)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows, int64 or bool; a row may be there several times."""
+        """Go on with these rows, int64; a row may be there several times."""
         rows = rows.to(self._mask.device)
         self._mask = self._mask[rows]
         self._cross = [tuple(part[rows] for part in cross) for cross in self._cross]
@@ -193,7 +195,7 @@ class Beam(Decoding):
         for place in range(longest):
             gain = voices.advance(token).view(len(live), size, -1)
             symbols = gain.shape[2]
-            gain[complete] = -torch.inf
+            gain = gain.masked_fill(complete[..., None], -torch.inf)
             gain[..., END] = torch.where(complete, 0.0, gain[..., END])
             length = torch.where(complete, length, place + 1)
             reached = total[..., None] + gain
@@ -206,16 +208,18 @@ class Beam(Decoding):
             ids[..., place] = torch.where((chosen == END) | complete, PAD, chosen)
             complete = complete | (chosen == END)
             done = complete[:, : self.best].all(dim=1) | (steps[live] == place + 1)
-            kept = slice(0, self.best)
-            found.ids[live[done]], found.log_probability[live[done]] = ids[done, kept], total[done, kept]
+            over = int(done.sum())  # the one read of a step, which waits for a device
+            ended, going = _places(done, over), _places(~done, len(live) - over)
+            best = [value[ended][:, : self.best] for value in (ids, total, complete)]
+            found.ids[live[ended]], found.log_probability[live[ended]] = best[:2]
             # A beam that is wider than there are texts holds some that are impossible.
-            found.ended[live[done]] = complete[done, kept] & total[done, kept].isfinite()
-            if bool(done.all()):
+            found.ended[live[ended]] = best[2] & best[1].isfinite()
+            if over == len(live):
                 break
-            rows = (torch.arange(len(live), device=device)[:, None] * size + parent)[~done].flatten()
+            rows = (torch.arange(len(live), device=device)[:, None] * size + parent)[going].flatten()
             voices.keep(rows)
-            live, ids, total, length, complete = (value[~done] for value in (live, ids, total, length, complete))
-            token = chosen[~done].flatten()
+            live, ids, total, length, complete = (value[going] for value in (live, ids, total, length, complete))
+            token = chosen[going].flatten()
         return found
 
 
@@ -270,7 +274,7 @@ def nucleus(shares: Tensor, top_p: float) -> Tensor:
     """Return probabilities [rows, V] with all but the likeliest ones 0, those that have ``top_p`` together."""
     ordered, places = shares.sort(dim=1, descending=True, stable=True)
     before = nn.functional.pad(ordered.cumsum(dim=1)[:, :-1], (1, 0))  # 0 for the first one, which is always there
-    ordered[before >= top_p] = 0
+    ordered = ordered.masked_fill(before >= top_p, 0.0)
     return torch.zeros_like(shares).scatter(1, places, ordered)
 
 
@@ -327,15 +331,21 @@ def _one_by_one(voices: Voices, choose: Callable[[Tensor, Tensor, int], Tensor],
         found.log_probability[live, 0] += logs.gather(1, token[:, None])[:, 0]
         going = token != END
         found.ids[live, 0, place] = torch.where(going, token, PAD)
-        found.ended[live[~going]] = True
+        found.ended[live, 0] = ~going
         going &= steps[live] > place + 1
         left = int(going.sum())  # the one read of a step, which waits for a device
         if left == 0:
             break
         if left < len(live):
-            live, token = live[going], token[going]
-            voices.keep(going)
+            rows = _places(going, left)
+            live, token = live[rows], token[rows]
+            voices.keep(rows)
     return found
+
+
+def _places(chosen: Tensor, count: int) -> Tensor:
+    """Return where bool [rows] is true, int64 [count], in order; rows that are taken by bool wait for a device."""
+    return chosen.to(torch.uint8).argsort(descending=True, stable=True)[:count]
 
 
 def _blank(sources: int, count: int, longest: int, device: torch.device) -> Candidates:

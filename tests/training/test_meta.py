@@ -6,6 +6,7 @@ The update rule's fused kernels are no part of it: `on_device_tasks.py` has them
 
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
@@ -16,10 +17,11 @@ from torch import nn
 
 from compress.loss import GuidedLoss, bind
 from compress.loss.presets import PresetName
-from compress.stage import Compute, Execution, Group
+from compress.stage import Compute, Execution, Group, Member
 from compress.training import loop
-from compress.training.numerics import choose_layout
+from compress.training.numerics import choose_layout, place_batch
 from compress.training.sharing import SharedUpdate
+from compress.training.teacher import LiveTeachers
 from compress.training.teaching import live_teacher
 
 ON_IMAGES: dict[str, dict[str, Any]] = {  # terms and fields that no preset has
@@ -84,6 +86,20 @@ def test_an_update_reads_nothing_of_its_device(kind, name, terms, subjects, monk
     gradients = [value.grad for value in student.parameters() if value.grad is not None]
     assert gradients
     assert {value.device.type for value in (*gradients, *window.sums.values())} == {"meta"}
+
+
+@pytest.mark.parametrize("kind", ["images", "texts", "written"])
+def test_what_several_live_teachers_say_is_not_read(kind, subjects, monkeypatch):
+    monkeypatch.setattr(Compute, "autocast", lambda _: nullcontext())
+    subject, teacher, student = subjects(kind)
+    task, host = subject.task, Compute(execution=Execution(1, "float32", "meta"))
+    # The second one reads samples anew, as a teacher with a tokenizer of its own does; their files are not read.
+    members = tuple(Member(None, replace(task) if place else task, 1 / (place + 1)) for place in range(2))  # pyright: ignore[reportArgumentType]
+    running = tuple(module.to("meta").eval() for module in (teacher, student))
+    teaching = LiveTeachers(members, running, host, subject.data.train, task, (), (None, None))
+    taught = teaching(place_batch(task.batch(subject.data.train, torch.arange(4)), host.device))
+    assert taught.weights == pytest.approx((2 / 3, 1 / 3))
+    assert [value.device.type for value in taught.logits] == ["meta", "meta"]
 
 
 def test_every_preset_is_tried():
