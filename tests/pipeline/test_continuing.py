@@ -106,7 +106,6 @@ def outcome(folder):
     return run(parse(RECIPE, folder), options_of(folder))
 
 
-@pytest.mark.slow
 def test_a_causal_model_is_trained_distilled_quantized_and_judged(outcome):
     rows = {row.name: row for row in outcome.report.benchmark.rows}
     assert [*rows] == ["teacher", "teacher-dynamic", "distill", "quantize", "export:fp32", "export"]
@@ -125,7 +124,6 @@ def test_a_causal_model_is_trained_distilled_quantized_and_judged(outcome):
     assert measured.keys() >= {"exact-match", "token-accuracy", "length-ratio", "perplexity"}
 
 
-@pytest.mark.slow
 def test_perplexity_of_the_file_is_that_of_the_model_on_the_completions(outcome, folder):
     recipe, _, data = prepare(parse(RECIPE, folder), options_of(folder))
     row = next(row for row in outcome.report.stages if row.name == "teacher")
@@ -140,7 +138,6 @@ def test_perplexity_of_the_file_is_that_of_the_model_on_the_completions(outcome,
     assert found.value < len(task.classes)
 
 
-@pytest.mark.slow
 def test_the_bundle_verifies_and_writes_without_the_libraries(outcome, folder):
     bundle = outcome.shipped.path
     assert verify_bundle(bundle).passed
@@ -150,7 +147,6 @@ def test_the_bundle_verifies_and_writes_without_the_libraries(outcome, folder):
     assert len(set(printed)) > 2
 
 
-@pytest.mark.slow
 def test_everything_is_found_again(outcome, folder):
     told = plan(parse(RECIPE, folder), options_of(folder))
     assert {step.action for step in told.steps} == {"reuse", "none"}
