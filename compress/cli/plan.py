@@ -35,6 +35,7 @@ from compress.cli.options import (
 
 
 def plan(
+    context: typer.Context,
     recipe: RecipePath,
     overrides: Overrides = [],
     until_stage: Until = None,
@@ -57,38 +58,44 @@ def plan(
 
     Also which layers are compared, and what is refused; a note of it is kept.
     """
-    with loading():
-        from dataclasses import asdict
+    from dataclasses import asdict
 
-        from compress.cli.processes import choose_processes
-        from compress.pipeline.plan import plan as planned
-        from compress.pipeline.run import Options
-        from compress.stage import Group
+    from compress.pipeline.typed import Typed
 
-    loaded = read_recipe(recipe, overrides)
-    check_stages(loaded, {"--until": [until_stage], "--force": force})
-    size = choose_processes(processes, loaded, smoke=smoke) or 1
-    options = Options(
-        store=store,
-        code=code,
-        allow=allow,
-        threads=threads,
-        device=device,
-        precision=read_precision(precision),
-        reproduce=reproduce,
-        group=Group(size=size, local_size=size),
-        reduction=read_reduction(reduction),
-        batch_size=read_batch_size(batch_size),
-        compile=compile,
-        until_stage=until_stage,
-        force=force,
-        smoke=smoke,
-    )
-    found = planned(loaded, options)
-    if as_json:
-        typer.echo(json.dumps(asdict(found)))
-        return
-    typer.echo("\n".join(found.lines(width())))
+    words = {name: value for name, value in context.params.items() if name != "as_json"}
+    typed = Typed.of(recipe, words, store=store, code=code, smoke=smoke)
+    found = None if typed is None else typed.find_plan()
+    if found is None:
+        with loading():
+            from compress.cli.processes import choose_processes
+            from compress.pipeline.plan import plan as planned
+            from compress.pipeline.run import Options
+            from compress.stage import Group
+
+        loaded = read_recipe(recipe, overrides)
+        around = None if typed is None else typed.look_around(loaded)
+        check_stages(loaded, {"--until": [until_stage], "--force": force})
+        size = choose_processes(processes, loaded, smoke=smoke) or 1
+        options = Options(
+            store=store,
+            code=code,
+            allow=allow,
+            threads=threads,
+            device=device,
+            precision=read_precision(precision),
+            reproduce=reproduce,
+            group=Group(size=size, local_size=size),
+            reduction=read_reduction(reduction),
+            batch_size=read_batch_size(batch_size),
+            compile=compile,
+            until_stage=until_stage,
+            force=force,
+            smoke=smoke,
+        )
+        found = planned(loaded, options)
+        if typed is not None:
+            typed.keep(found, around)
+    typer.echo(json.dumps(asdict(found)) if as_json else "\n".join(found.lines(width())))
 
 
 def check(

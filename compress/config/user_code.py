@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, SerializationInfo, model_serializer
 
-from compress.config.user_modules import content_of, is_users, sha256, user_modules, with_modules
+from compress.config.user_modules import content_of, folders_of, is_users, sha256, user_modules, with_modules
 from compress.config.values import Values
 from compress.errors import CompressError, InputError, nearest
 
@@ -59,11 +59,6 @@ def import_user_file(path: Path, *, code: Sequence[Path]) -> ModuleType:
     """
     path, folders = _find_named(path, code=code), folders_of(code)
     return _import(path, folders, content_of(path, folders=folders))
-
-
-def folders_of(code: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the folders that the command line named: all Python files in them may be run, and are found by imports."""
-    return tuple(path.resolve() for path in code if path.is_dir())
 
 
 def call_user(function: Callable[..., Any], *arguments: object, path: Path, **named: object) -> Any:

@@ -17,6 +17,11 @@ INSTALLED = frozenset({"site-packages", "dist-packages"})  # names of the folder
 STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 
 
+def folders_of(code: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the folders that the command line named: all Python files in them may be run, and are found by imports."""
+    return tuple(path.resolve() for path in code if path.is_dir())
+
+
 def content_of(path: Path, *, folders: Sequence[Path] = ()) -> str:
     """Return the SHA-256 of a file, and of a Python file that imports modules of the user's own of those as well.
 

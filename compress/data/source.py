@@ -75,6 +75,11 @@ class Source(Values):
         return paths[0].stem if paths else self.__dict__.get("source", type(self).__name__)
 
     @property
+    def is_settled(self) -> bool:
+        """Whether it gives the same as long as its fields, and the files they name, are as they were."""
+        return self.of_files
+
+    @property
     def is_unsized(self) -> bool:
         """Whether it reads image files and does not say what size they become."""
         return False

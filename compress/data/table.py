@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LATER = ("numbers", "categories", "target_text", "prompt", "completion")  # the fields that came later than stored runs
 LEARNT = ("label", "labels", "targets", "tags", "target_text", "completion")
+COMMIT = re.compile("[0-9a-f]{40}")  # all of it; a part of one may come to name two
 CLASS_NUMBER = re.compile("-?[0-9]{1,4300}")  # Python converts no longer ones
 
 
@@ -256,6 +257,11 @@ class HubData(Columns):
     subset: str | None = None
     splits: dict[Role, str] = {"train": "train"}
     revision: str | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is a folder, or a commit of the hub: nobody can change that."""
+        return Path(self.path).is_dir() or COMMIT.fullmatch(self.revision or "") is not None
 
     @property
     def title(self) -> str:

@@ -14,8 +14,8 @@ from torch import nn
 
 from compress.config.extras import import_extra
 from compress.config.permission import Ask
-from compress.config.user_code import call_user, folders_of, run_user_file, user_function
-from compress.config.user_modules import content_of
+from compress.config.user_code import call_user, run_user_file, user_function
+from compress.config.user_modules import content_of, folders_of
 from compress.data.preprocess import Published
 from compress.errors import ModelError
 from compress.models.outputs import Reading, read_outputs

@@ -1,51 +1,15 @@
 """Which layers a run would compare, before it runs: the table of pairs of every stage that reads features."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
 from compress.loss import BoundLoss, bind
 from compress.pipeline.estimate import FORWARD_SHARE
+from compress.pipeline.planned import Pairing
 from compress.recipe import Recipe
 from compress.stage import Work
 from compress.surgery.cost import model_cost
 from compress.training.teacher import choose_taps
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """One pair of tensors that a term of a stage compares.
-
-    Attributes:
-        stage: name of the stage.
-        term: name of the term.
-        student: tap of the student.
-        student_shape: of one sample.
-        teacher: tap of the teacher.
-        teacher_shape: of one sample.
-        projector_parameters: of the trained map between them; 0 without one.
-        stored: whether the teacher's side comes from the store; else from a pass of each batch.
-        live_overhead: what that pass adds to a step of the student, as a share of it, for the whole stage; 0 when all
-            taps are stored.
-    """
-
-    stage: str
-    term: str
-    student: str
-    student_shape: tuple[int, ...]
-    teacher: str
-    teacher_shape: tuple[int, ...]
-    projector_parameters: int
-    stored: bool
-    live_overhead: float
-
-    def __str__(self) -> str:
-        """One line."""
-        sides = f"{self.student} {list(self.student_shape)} : {self.teacher} {list(self.teacher_shape)}"
-        projector = f"projector of {self.projector_parameters:,}" if self.projector_parameters else "no projector"
-        source = "stored" if self.stored else f"live, about +{self.live_overhead:.0%} of a step"
-        return f"{self.stage:<12}{self.term:<20}{sides}; {projector}; {source}"
 
 
 def pairings(recipe: Recipe, work: Work, *, student: nn.Module, teacher: nn.Module) -> list[Pairing]:

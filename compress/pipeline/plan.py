@@ -5,13 +5,11 @@ back. And one of each proof that takes long, by the content of all that it depen
 that a stage accepts model and data. Another setting costs only the proofs that it is part of.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from torch import nn
 
 from compress.config.user_code import telling_users
@@ -21,16 +19,15 @@ from compress.models import describe
 from compress.models.fold import duplicate
 from compress.pipeline.acceptance import accept
 from compress.pipeline.nodes import RIVALS, TEACHER, Node, begin, nodes, origins
-from compress.pipeline.pairing import Pairing, pairings
+from compress.pipeline.pairing import pairings
+from compress.pipeline.planned import Plan, Row
 from compress.pipeline.processes import refuse_sizes
 from compress.pipeline.run import Options, explain, host_of, prepare, run_name, work_of
 from compress.pipeline.run_directory import decide_execution
-from compress.pipeline.surroundings import stamps, surroundings
-from compress.progress import fold
+from compress.pipeline.surroundings import stored, surroundings
 from compress.quantization.programs import find_obstacle
 from compress.recipe import Recipe
 from compress.recipe.plain import leaves
-from compress.report.words import note_lines
 from compress.stage import Host, Member, Work
 from compress.stages.train import Train
 from compress.store.artifact import Artifact
@@ -40,64 +37,6 @@ from compress.store.notes import Notes
 from compress.store.store import Store
 
 SHOWN = 3  # differences told of one stage
-GAP = "  "  # between columns
-
-
-@dataclass(frozen=True)
-class Row:
-    """One step of a plan.
-
-    Attributes:
-        name: of the stage or row.
-        action: whether its output is in the store; none for a comparison that cannot be made.
-        why: what is different from the most similar stored output, why that cannot be known yet, or why there is none;
-            of what is reused, how it was rounded, where that is otherwise here.
-        key: finds its output; None while what it starts from does not exist.
-    """
-
-    name: str
-    action: Literal["reuse", "run", "none"]
-    why: str
-    key: str | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would do.
-
-    Attributes:
-        steps: in order.
-        pairs: which layers its distillations would compare; empty when their losses read logits alone.
-        input_formula: what a model gets of a raw sample x; empty where there is no formula.
-        notes: of how the samples were read and chosen.
-        foreseen: what the stages know of their results, each in a sentence that begins with the stage's name.
-        execution: how numbers would be computed, in words.
-    """
-
-    steps: list[Row]
-    pairs: list[Pairing]
-    input_formula: str
-    notes: tuple[str, ...] = ()
-    foreseen: tuple[str, ...] = ()
-    execution: str = ""
-
-    def lines(self, width: int) -> list[str]:
-        """Return it as it is shown: no line is wider than a terminal, and what is folded stays in its column.
-
-        Args:
-            width: columns of the terminal.
-        """
-        names = max((len(row.name) for row in self.steps), default=0)
-        actions = max((len(row.action) for row in self.steps), default=0)
-        beside = " " * (names + actions + 2 * len(GAP))
-        before = [*note_lines(self.notes), *([f"input: {self.input_formula}"] if self.input_formula else [])]
-        before.append(f"training: {self.execution}")
-        rows = (f"{row.name:<{names}}{GAP}{row.action:<{actions}}{GAP}{row.why}".rstrip() for row in self.steps)
-        return [
-            *(line for text in before for line in fold(text, width)),
-            *(line for text in rows for line in fold(text, width, indent=beside)),
-            *(line for text in (*map(str, self.pairs), *self.foreseen) for line in fold(text, width)),
-        ]
 
 
 def plan(recipe: Recipe, options: Options) -> Plan:
@@ -126,11 +65,11 @@ def plan(recipe: Recipe, options: Options) -> Plan:
         "allow": list(options.allow),
     }
     if around is not None:
-        around |= {"store": [stamp for name in ("artifacts", "runs") for stamp in stamps(root / name)]}
+        around |= {"store": stored(root, smoke=options.smoke)}
     notes = Notes(root)
     noted = None if around is None else notes.find(asked, of=around)
     if noted is not None:
-        return TypeAdapter(Plan).validate_json(json.dumps(noted))
+        return Plan.read(noted)
     found = _look(recipe, options)
     if around is not None:
         notes.keep(asked, asdict(found), of=around)

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from compress.config.user_code import USER_ERRORS, folders_of, users_lines
-from compress.config.user_modules import content_of
+from compress.config.user_code import USER_ERRORS, users_lines
+from compress.config.user_modules import content_of, folders_of
 from compress.errors import CompressError, ModelError
 from compress.models import AnyModel, Model, load_model, load_structure, load_weights
 from compress.models.outputs import check_outputs, describe_outputs

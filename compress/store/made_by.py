@@ -12,7 +12,7 @@ import compress
 # Another version may do it otherwise.
 LIBRARIES = (
     "torch", "onnx", "onnx-ir", "onnxruntime", "onnxscript", "torch-pruning", "transformers", "tokenizers", "timm",
-    "numpy", "pandas", "pyarrow", "pillow", "scikit-learn", "safetensors",
+    "numpy", "pandas", "pyarrow", "pillow", "scikit-learn", "safetensors", "datasets",
 )  # fmt: skip
 
 

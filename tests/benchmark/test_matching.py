@@ -7,8 +7,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from compress.benchmark import PRESETS, pair
-from compress.benchmark.compare import Preset
+from compress.benchmark import pair
+from compress.benchmark.compare import PRESETS, Preset
 from compress.benchmark.matching import match_inputs, rename
 from compress.benchmark.measure import Profile
 from compress.benchmark.runtimes.worker import batches

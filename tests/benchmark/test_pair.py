@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from compress.benchmark import PRESETS, pair
+from compress.benchmark import pair
 from compress.benchmark.accuracy import accuracies, outputs
-from compress.benchmark.compare import Preset
+from compress.benchmark.compare import PRESETS, Preset
 from compress.benchmark.given_samples import check_labels, doubt_chance
 from compress.benchmark.measure import Profile
 from compress.benchmark.process import Place

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typed import ONE_THREAD, compressor
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
@@ -124,3 +125,32 @@ def test_a_terminal_says_from_the_beginning_that_something_happens(tmp_path):
     os.close(screen)
     assert process.wait()
     assert 0 <= shown.find(b"loading the libraries") < shown.find(b"error")
+
+
+def test_a_plan_that_was_told_before_is_told_again_without_torch(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(TOLD)
+    store = ["--store", str(tmp_path / "store"), "--until", "distill"]
+    first = compressor("plan", "recipe.yaml", *store, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    again = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "compress", "plan", "recipe.yaml", *store],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | ONE_THREAD,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.stdout == first.stdout
+    found = {line.rpartition("|")[2].strip() for line in again.stderr.splitlines()}
+    assert "compress.pipeline.typed" in found
+    assert not found & (HEAVY | {"numpy", "torch", "onnx", "onnxruntime"})
+
+
+TOLD = """
+schema: 1
+name: told
+data: {source: digits}
+teacher: {model: {mlp: {widths: [8]}}, train: {epochs: 1}}
+student: {mlp: {widths: [4]}}
+stages: [distill]
+"""

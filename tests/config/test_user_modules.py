@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.config.user_code import call_user, folders_of, import_user_file, run_user_file
-from compress.config.user_modules import content_of, is_users, user_modules
+from compress.config.user_code import call_user, import_user_file, run_user_file
+from compress.config.user_modules import content_of, folders_of, is_users, user_modules
 from compress.errors import InputError
 
 
