@@ -30,9 +30,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from compress.benchmark import PRESETS, Place, Profile, compare
+from compress.benchmark.compare import PRESETS, compare
 from compress.benchmark.environment import describe
-from compress.benchmark.process import usable_runtimes
+from compress.benchmark.measure import Profile
+from compress.benchmark.process import Place, usable_runtimes
 from compress.functional import distill, export, prune
 from compress.models.resnet import ResidualNetwork
 from compress.stage import Precision
