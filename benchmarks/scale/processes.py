@@ -29,6 +29,7 @@ from torch import distributed
 
 from compress.benchmark.environment import count_allowed_cores, describe
 from compress.data import Data, Samples
+from compress.data.samples import Role
 from compress.loss import GuidedLoss, bind
 from compress.loss.logits import Hard
 from compress.models import ResNet
@@ -63,9 +64,9 @@ def train(group: Group, arguments: argparse.Namespace) -> dict[str, Any]:
     count = arguments.batch * arguments.accumulate * (arguments.updates + WARM_UP)
     images = drawn.integers(0, 256, (count + 4, 3, 32, 32), dtype=np.uint8)
     samples = Samples(images, drawn.integers(0, 10, count + 4))
-    ends = {"train": (0, count)} | {
-        role: (count + place, count + place + 1) for place, role in enumerate(("calibration", "select", "test"))
-    }
+    others: tuple[Role, ...] = ("calibration", "select", "test")
+    ends: dict[Role, tuple[int, int]] = {"train": (0, count)}
+    ends |= {role: (count + place, count + place + 1) for place, role in enumerate(others)}
     data = Data(roles={role: samples.take(np.arange(*of)) for role, of in ends.items()}, classes=tuple("0123456789"))
     task = ImageClassification.of(data, augment=None)
     torch.manual_seed(0)
