@@ -96,7 +96,7 @@ def scores(logits: NDArray[np.float32], task: ImageClassification, role: Samples
     """Return logits as if a file had given them."""
     measures = task.tallies(logits, role)
     nowhere = Artifact(Path(), "scores", key="", digest="", inputs={}, facts={})
-    return Scores(artifact=nowhere, logits=logits, tally=measures[task.measure], measures=measures)
+    return Scores(artifact=nowhere, logits=logits, tally=measures[task.measure], measures=measures, task=task)
 
 
 def several(samples: int, classes: int, *, rounds: int) -> list[Cost]:
