@@ -23,7 +23,8 @@ from compress.tasks import Judge, Symbols, TransductionTask
 from compress.tasks.pieces import load_pieces
 from compress.tasks.special import BEGIN, END, PAD
 
-FAMILIES = ["own", "gpt2", "llama", "qwen2"]
+PUBLISHED = ["gpt2", "llama", "qwen2"]
+of_published = pytest.mark.parametrize("family", PUBLISHED, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def data():
     return causal_zoo.data(200, before=" ")
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=["own", *PUBLISHED])
 def family(request):
     return request.param
 
@@ -161,9 +162,8 @@ def published(folder, task, batch):
     return AutoModelForCausalLM.from_pretrained(folder).eval(), ids, prompt, mask, completion
 
 
+@of_published
 def test_logits_are_those_of_transformers_for_a_prompt_and_its_completion(folder, task, module, batch):
-    if folder is None:
-        pytest.skip("of no published model")
     theirs, ids, prompt, mask, completion = published(folder, task, batch)
     with torch.no_grad():
         found = module(prompt, mask, completion)
@@ -178,9 +178,8 @@ def test_logits_are_those_of_transformers_for_a_prompt_and_its_completion(folder
         assert float(total) < 1e-6  # what it has not takes no probability from what it has
 
 
+@of_published
 def test_greedy_texts_are_those_of_generate(folder, task, module, batch):
-    if folder is None:
-        pytest.skip("of no published model")
     theirs, ids, prompt, mask, _ = published(folder, task, batch)
     pieces = task.vocabularies.target
     written = in_torch(module, Writing(max_length=10)).write(prompt.numpy(), mask.numpy())
@@ -197,10 +196,9 @@ def test_greedy_texts_are_those_of_generate(folder, task, module, batch):
         assert pieces.decode(ours.tolist()) == pieces._tokenizer.decode(made)
 
 
+@of_published
 @pytest.mark.parametrize("how", ["first", "evenly"])
 def test_some_layers_are_kept_with_their_weights(folder, task, module, batch, how):
-    if folder is None:
-        pytest.skip("of no published model")
     cut = CausalLM(path=str(folder), decoder_layers=2, layers=how).build(task.signature, code=()).eval()
     kept = {"first": [0, 1], "evenly": [0, 2]}[how]
     for layer, position in zip(layers_of(cut.model), kept, strict=True):
@@ -213,9 +211,8 @@ def test_some_layers_are_kept_with_their_weights(folder, task, module, batch, ho
     assert np.abs(force(in_torch(cut, Writing(max_length=4)), *given) - whole)[real].max() < 1e-4
 
 
+@of_published
 def test_a_model_from_scratch_has_the_symbols_of_the_task_and_a_sign_between(folder, data):
-    if folder is None:
-        pytest.skip("of no published model")
     task = causal_zoo.task(data)
     model = CausalLM(path=str(folder), pretrained=False)
     module = model.build(task.signature, code=()).eval()
