@@ -20,9 +20,8 @@ from compress.store.notes import Notes
 if TYPE_CHECKING:
     from compress.recipe import Recipe
 
-# What drivers show of accelerators, and what hides some of them from torch.
-DRIVERS = ("/dev/nvidia*", "/dev/kfd", "/dev/dri/*", "/dev/dxg", "/dev/accel*")
-HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+# What drivers show of accelerators. Whether torch can use them, only torch can tell: there no plan is kept.
+DRIVERS = ("/dev/nvidia*", "/dev/kfd", "/dev/dri/render*", "/dev/dxg", "/dev/accel*")
 LAUNCHED = ("RANK", "WORLD_SIZE")  # set by who starts several processes, which decide some of a plan
 
 
@@ -69,12 +68,18 @@ class Typed:
         """
         if os.environ.keys() & {*LAUNCHED} or not recipe.is_file():
             return None
+        try:
+            text = hash_file(recipe)
+        except OSError:  # told by who reads it
+            return None
         words = {name: repr(value) for name, value in options.items()}
-        words |= {"recipe": str(recipe.absolute()), "text": hash_file(recipe), "here": str(Path.cwd())}
+        words |= {"recipe": str(recipe.absolute()), "text": text, "here": str(Path.cwd())}
         return cls(store.expanduser().absolute(), words, code, smoke)
 
     def find_plan(self) -> Plan | None:
         """Return what was answered; None when it was not asked before, or anything is no longer as it was."""
+        if list_accelerators():
+            return None
         notes = Notes(self.root)
         names = notes.find({"named": self.words}, of=None)
         noted = None if names is None else notes.find({"typed": self.words}, of=self._see(names))
@@ -84,9 +89,16 @@ class Typed:
         """Look at what the answer will depend on, before it is found; None where that cannot be told by looking."""
         from compress.stage.device import best_device
 
-        if not recipe.data.source.is_settled or best_device() != "cpu":  # another card may be called the same
+        if not recipe.data.source.is_settled or list_accelerators() or best_device() != "cpu":
             return None
-        names = named_in(recipe)
+        file = Path(self.words["recipe"])
+        if hash_file(file) != self.words["text"]:  # saved anew while the libraries were loaded
+            return None
+        named = named_in(recipe)
+        # A name that is a hub's today is that of a folder once there is one beside the recipe.
+        texts = {*named} - {"", "."}
+        beside = (os.path.join(file.parent, os.path.expanduser(text)) for text in texts)  # noqa: PTH111, PTH118
+        names = sorted({*named, *beside})
         return Around(names, self._see(names))
 
     def keep(self, plan: Plan, around: Around | None) -> None:
@@ -99,11 +111,10 @@ class Typed:
         return {
             "files": read_by(names, code=self.code),
             "store": stored(self.root, smoke=self.smoke),
-            "machine": [*machine(), list_accelerators()],
+            "machine": machine(),
         }
 
 
 def list_accelerators() -> list[str]:
-    """Return what is seen of accelerators without torch: while it is the same, torch finds the same."""
-    hidden = [f"{name}={os.environ[name]}" for name in HIDING if name in os.environ]
-    return sorted(path for pattern in DRIVERS for path in glob(pattern)) + hidden
+    """Return what is seen of accelerators without torch: where it is nothing, torch finds none."""
+    return sorted(path for pattern in DRIVERS for path in glob(pattern))

@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "data.npz").write_text("some")
     monkeypatch.chdir(tmp_path)
-    for name in (*module.LAUNCHED, *module.HIDING):
+    for name in module.LAUNCHED:
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -68,14 +68,36 @@ def test_what_changed_around_them_leaves_no_plan(folder, name):
     assert ask(folder).find_plan() == PLAN
 
 
+def test_a_recipe_that_is_saved_while_the_libraries_load_leaves_no_plan(folder):
+    typed = ask(folder)
+    (folder / "recipe.yaml").write_text("# another text\n" + RECIPE)
+    keep(typed, folder)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    assert ask(folder).find_plan() is None
+
+
+def test_a_name_that_becomes_a_folder_beside_the_recipe_leaves_no_plan(folder, monkeypatch):
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    named = RECIPE.replace("{mlp: {widths: [2]}}", "{huggingface: {path: org/tiny}}")
+    (folder / "recipe.yaml").write_text(named)
+    keep(ask(folder), folder)
+    assert ask(folder).find_plan() == PLAN
+    (folder / "org" / "tiny").mkdir(parents=True)
+    (folder / "org" / "tiny" / "config.json").write_text("{}")
+    assert ask(folder).find_plan() is None
+
+
 def test_another_machine_has_no_plan_and_one_with_an_accelerator_keeps_none(folder, monkeypatch):
     keep(ask(folder), folder)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert ask(folder).find_plan() is None
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(module, "machine", lambda: [64, []])
-    assert ask(folder).find_plan() is None
-    monkeypatch.undo()
+    with monkeypatch.context() as changed:
+        changed.setattr(module, "list_accelerators", lambda: ["/dev/nvidia0"])
+        assert ask(folder).find_plan() is None
+        assert ask(folder, until="a").look_around(Recipe.load(folder / "recipe.yaml")) is None
+    with monkeypatch.context() as changed:
+        changed.setattr(module, "machine", lambda: [64, []])
+        assert ask(folder).find_plan() is None
     monkeypatch.setattr("compress.stage.device.best_device", lambda: "cuda:0")
     assert ask(folder, until="a").look_around(Recipe.load(folder / "recipe.yaml")) is None
 
