@@ -20,6 +20,7 @@ from compress.surgery.groups import Group, Kept, find_removed
 from compress.tasks.special import PAD
 
 HEAD_SIZES = ("attention_head_size", "head_dim", "key_value_proj_dim")
+PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
 SOFTMAXES = (F.softmax, torch.softmax, Tensor.softmax)
 DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout)
 
@@ -197,6 +198,8 @@ class _Exact(TorchFunctionMode):
             return args[0] if args else named["input"]
         if func in SOFTMAXES and named.get("dtype") == torch.float32 and args[0].dtype == torch.float64:
             named["dtype"] = torch.float64
+        if func in PRODUCTS and {value.dtype for value in args} == {torch.float32, torch.float64}:
+            args = [value.double() for value in args]  # positions in whole numbers, which asked for float32
         if func is F.scaled_dot_product_attention:
             args, named = (
                 (*args[:4], *((0.0,) if len(args) > 4 else ()), *args[5:]),
