@@ -81,6 +81,6 @@ def _lost(ranks: list[int], size: int) -> LostProcessError:
     return LostProcessError(
         f"nothing is heard of process {named} of {size}",
         expected="a sign of life every second",
-        got=f"none for {SILENCE} seconds: its machine, or the network between, is gone",
+        got=f"none for {SILENCE} seconds: its machine, the network, or the launcher's store is gone",
         hint="the same command goes on from the last checkpoint, with any number of processes",
     )

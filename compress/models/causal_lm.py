@@ -153,9 +153,10 @@ class CausalLM(Model):
         if vars(model.config).get("scale_attn_by_inverse_layer_idx"):
             raise ModelError("layers that know their number cannot be left out", got=count, where=str(self))
         kept = spread(len(layers), count, how=self.layers)
+        kinds = vars(model.config).get("layer_types")
         keep_layers(model, LAYERS[model.config.model_type], kept)
-        if vars(model.config).get("layer_types"):
-            model.config.layer_types = [model.config.layer_types[position] for position in kept]
+        if kinds:
+            model.config.layer_types = [kinds[position] for position in kept]
 
     @property
     def writing(self) -> Mapping[str, Any]:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from compress.errors import ModelError
+from compress.models.causal import CausalTransformer
+from compress.models.causal_lm import CausalLogits
 from compress.surgery import encoders, writers
 from compress.surgery.encoders import Unit
 from compress.surgery.groups import Group
@@ -51,6 +54,7 @@ def mapped_groups(model: nn.Module, units: Sequence[Unit], *, protected: frozens
     Raises:
         ModelError: the family cannot be cut, or not in these units; a parameter has no known place.
     """
+    _refuse_causal(model, verb="prune")
     if (writer := writers.writer(model)) is not None:
         return writers.groups(writer, units, protected=protected)
     encoder = encoders.encoder(model)
@@ -63,6 +67,7 @@ def layer_lists(model: nn.Module, *, verb: str) -> dict[str, LayerList]:
     Raises:
         ModelError: it is a model of transformers that is in no table.
     """
+    _refuse_causal(model, verb=verb)
     if (writer := writers.writer(model, verb=verb)) is not None:
         lengths = {path: len(list(model.get_submodule(path).children())) for path in writer.stacks}
         sides = (LayerList(path, length, length) for path, length in lengths.items())
@@ -74,3 +79,13 @@ def layer_lists(model: nn.Module, *, verb: str) -> dict[str, LayerList]:
     listed = len(encoder.each_layer)
     found = LayerList(encoder.layer_list, listed, encoder.depth, tuple(staying), why, encoder.family.repeats)
     return {"encoder": found}
+
+
+def _refuse_causal(model: nn.Module, *, verb: str) -> None:
+    if isinstance(model, CausalTransformer | CausalLogits):
+        raise ModelError(
+            f"{verb} does not know causal models yet",
+            expected="an encoder, or an encoder-decoder",
+            got=type(model).__name__,
+            hint="distil into a student of fewer layers: decoder_layers of causal_lm keeps published ones",
+        )

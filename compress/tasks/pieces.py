@@ -1,5 +1,6 @@
 """Pieces of words by number: what a tokenizer of the library tokenizers makes of texts that are read and written."""
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -139,6 +140,12 @@ class Pieces:
     def names(self) -> tuple[str, ...]:
         """Of all numbers, the special ones first."""
         return (*SPECIAL, *(self._tokenizer.id_to_token(own) or "" for own in self.ids[len(SPECIAL) :]))
+
+    @cached_property
+    def signs(self) -> "re.Pattern[str] | None":
+        """What finds a sign of the tokenizer's, such as that of an end, in a text; None where it has none."""
+        found = [entry.content for entry in self._tokenizer.get_added_tokens_decoder().values() if entry.special]
+        return re.compile("|".join(map(re.escape, found))) if found else None
 
     def encode_all(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
         """Return the numbers of texts to be written, without the end.

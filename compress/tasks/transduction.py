@@ -101,6 +101,8 @@ class TransductionTask(Task):
         else:
             source = pieces or vocabulary_of(read, kind=symbols.text)
             target = pieces or vocabulary_of(written, kind=symbols.target_text)
+        if isinstance(target, Pieces):
+            _refuse_signs(target, data)
         sides = Vocabularies(source, target, symbols.max_length, written_limit, data.continues)
         task = cls(vocabularies=sides, judge=judge)
         chosen = judge.choose(FITTING)
@@ -371,3 +373,23 @@ def force(sources: tuple[Tensor, ...], targets: Ragged, rows: NDArray[np.integer
 def perplexity(total: Numbers) -> Numbers:
     """Return e to the mean of nats."""
     return np.exp(ratio(total))
+
+
+def _refuse_signs(pieces: Pieces, data: Data) -> None:
+    """Refuse texts to be written that hold a sign of the tokenizer's: it ends them, or is never written.
+
+    Raises:
+        DataError: with the first of them.
+    """
+    if (signs := pieces.signs) is None:
+        return
+    for role, samples in data.roles.items():
+        for row, texts in enumerate(samples.labels if samples.labels is not None else ()):
+            if found := next(filter(None, map(signs.search, texts)), None):
+                raise DataError(
+                    "a text to be written holds a sign of the tokenizer's own",
+                    expected="the text alone: a model learns its end by itself",
+                    got=f"{found[0]} in {found.string[-80:]!r}",
+                    where=f"{role}, sample {row}",
+                    hint="leave the sign out of the column",
+                )

@@ -51,7 +51,9 @@ class Backward(Values):
         return {"artifact": read_artifact(self.artifact, verify=False).digest, "drop_fraction": self.drop_fraction}
 
     def check(self, task: TransductionTask, data: Data) -> None:
-        """Refuse a model that does not write, and one whose symbols are not those of the data, the other way round.
+        """Refuse a model that does not write, and one that does not know the symbols of the data, the other way round.
+
+        Where both sides have the same symbols, as with one tokenizer, which way a model goes cannot be told by them.
 
         Args:
             task: as the student reads samples.

@@ -83,8 +83,8 @@ class Voices:
             last = token[:, None].to(self._mask.device)
             logits, self._past[number] = model.step(last, self._mask, cross, self._past[number])
             logits = logits.to(self.device).double()
-            for number in NEVER:
-                logits[:, number] = -torch.inf
+            for never in NEVER:
+                logits[:, never] = -torch.inf
             if self._first is not None:
                 others = torch.arange(logits.shape[1], device=self.device) != self._first
                 logits = logits.masked_fill(others, -torch.inf)

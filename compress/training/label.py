@@ -92,7 +92,8 @@ class Label(Values):
         if self.sources is None:
             return ()
         lines = _lines(self.sources)
-        taken = {role: len(set(lines).intersection(samples.array.tolist())) for role, samples in data.roles.items()}
+        own = {line.strip() for line in lines}
+        taken = {role: len(own & {text.strip() for text in samples.array}) for role, samples in data.roles.items()}
         told = ", ".join(f"{role} {count:,}" for role, count in taken.items() if count)
         left = f"; those that a role has are left out ({told})" if told else ""
         return (f"{len(lines):,} further sources to write for{left}",)
@@ -284,15 +285,15 @@ def _drop_unlikely(kept: list[tuple[str, Written]], how: Label, counts: Counts) 
 
 
 def _further(path: Path, data: Data) -> list[str]:
-    """Return the lines of a file that no role has, each once."""
-    taken = {text for samples in data.roles.values() for text in samples.array}
-    return [line for line in _lines(path) if line not in taken]
+    """Return the lines of a file that no role has, each once; white space around a text makes no other of it."""
+    taken = {text.strip() for samples in data.roles.values() for text in samples.array}
+    return [line for line in _lines(path) if line.strip() not in taken]
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the different lines of a file that are not empty."""
+    """Return the different lines of a file that are not empty, as they are: a prompt may end in a space."""
     lines = _read(path, lambda file: decode(file.read_bytes(), file)).splitlines()
-    return [line for line in dict.fromkeys(line.strip() for line in lines) if line]
+    return [line for line in dict.fromkeys(lines) if line.strip()]
 
 
 def _read(path: Path, how: Callable[[Path], str]) -> str:

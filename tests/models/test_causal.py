@@ -19,6 +19,7 @@ from compress.export.program import check_program, force, in_torch, program_of
 from compress.models import CausalLM, DecoderOnly, HuggingFace, Seq2Seq, load_model, save_model
 from compress.models.causal import CausalTransformer
 from compress.models.causal_lm import layers_of
+from compress.surgery.maps import layer_lists, mapped_groups
 from compress.tasks import Judge, Symbols, TransductionTask
 from compress.tasks.pieces import load_pieces
 from compress.tasks.special import BEGIN, END, PAD
@@ -303,3 +304,22 @@ def test_a_tokenizer_with_fewer_rows_than_tokens_is_refused(gpt2, data, tmp_path
     with pytest.raises(ModelError, match="tokens that the model does not know"):
         CausalLM(path=str(tmp_path)).build(task.signature, code=())
     assert replace(task, vocabularies=replace(task.vocabularies, continues=False)).digest != task.digest
+
+
+def test_a_completion_with_a_sign_of_the_tokenizer_is_refused(gpt2, data):
+    pieces = load_pieces(str(gpt2), continues=True)
+    sign = json.loads(pieces.tokenizer)["added_tokens"][0]["content"]
+    train = data.roles["train"]
+    labels = train.labels.copy()
+    labels[3] = (labels[3][0] + sign,)
+    marked = replace(data, roles=data.roles | {"train": replace(train, labels=labels)})
+    with pytest.raises(DataError, match="sign of the tokenizer") as refused:
+        TransductionTask.of(marked, symbols=Symbols(max_length=12), judge=Judge(), pieces=pieces)
+    assert "train, sample 3" in str(refused.value)
+
+
+def test_stages_that_cut_do_not_know_causal_models(module):
+    with pytest.raises(ModelError, match="prune does not know causal models"):
+        mapped_groups(module, ("heads",), protected=frozenset())
+    with pytest.raises(ModelError, match="shorten does not know causal models"):
+        layer_lists(module, verb="shorten")
