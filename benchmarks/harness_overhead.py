@@ -1,6 +1,6 @@
 """Does the harness report the latency that a bare ONNX Runtime loop sees?
 
-Usage: python benchmarks/harness_overhead.py MODEL.onnx SAMPLES.npz [PAIRS]
+    python benchmarks/harness_overhead.py MODEL.onnx SAMPLES.npz [--pairs 12]
 
 Each pair is a bare session and a harness worker, each in a fresh process, one thread, batch 1, in alternating blocks.
 Which of the two goes first changes with every round. The interval is taken over pairs and not over blocks: where a
@@ -9,8 +9,8 @@ loops too. For the same reason one process cannot serve the bare sessions of all
 no interval would show it.
 """
 
+import argparse
 import os
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -70,8 +70,13 @@ def one_pair(model: Path, samples: Path) -> tuple[float, float]:
     return float(np.median(bare[WARM_UP_ROUNDS:])), float(np.median(harness[WARM_UP_ROUNDS:]))
 
 
-def main(model: Path, samples: Path, pairs: int) -> None:
-    found = np.array([one_pair(model, samples) for _ in range(pairs)])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("samples", type=Path, help="named inputs, a row a sample")
+    parser.add_argument("--pairs", type=int, default=12)
+    given = parser.parse_args()
+    found = np.array([one_pair(given.model, given.samples) for _ in range(given.pairs)])
     ratio = estimate_ratio(np.log(found[:, 1] / found[:, 0]), seed=0)
     print(
         f"bare loop {np.median(found[:, 0]):.4f} ms, harness {np.median(found[:, 1]):.4f} ms; "
@@ -80,4 +85,4 @@ def main(model: Path, samples: Path, pairs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 12)
+    main()

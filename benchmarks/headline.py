@@ -5,6 +5,7 @@
 Run it after `compressor run pipelines/spam/recipe.yaml --readme pipelines/spam/README.md`; a test compares both.
 """
 
+import argparse
 import re
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def around(readme: str) -> tuple[str, str, str]:
 
 def main() -> None:
     """Write the README's headline."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     before, _, after = around(README.read_text(encoding="utf-8"))
     lines = headline(SOURCE.read_text(encoding="utf-8"))
     README.write_text(f"{before}\n{lines}\n{after}", encoding="utf-8")

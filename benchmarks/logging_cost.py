@@ -177,7 +177,7 @@ def _wait_for(url: str) -> None:
 
 def main() -> None:
     """Measure and print, or write, one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path, help="a finished run directory in its store")
     parser.add_argument("--points", type=int, help="log and serve this many points instead")
     parser.add_argument("--repeats", type=int, default=5)

@@ -47,15 +47,15 @@ class Batches(CalibrationDataReader):
     def __init__(self, images: np.ndarray) -> None:
         self._batches = iter([{"image": images[:64]}, {"image": images[64:128]}])
 
-    def get_next(self) -> dict[str, np.ndarray]:  # noqa: D102
+    def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]  # None at the end, as its own do
         return next(self._batches, None)
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    raw = load_digits()
-    order = np.random.default_rng(0).permutation(len(raw.target))
-    images = np.kron(raw.images[order], np.ones((4, 4)))[:, None].astype(np.float32) / 8 - 1
-    return images, raw.target[order]
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    images = np.kron(pixels[order].reshape(-1, 8, 8), np.ones((4, 4)))[:, None].astype(np.float32) / 8 - 1
+    return images, np.asarray(labels)[order]
 
 
 def train(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> nn.Module:

@@ -35,6 +35,7 @@ from compress.store.store import Store
 from compress.tasks import ImageClassification, Task
 from compress.training.loader import RoleLoader
 from compress.training.loop import fit
+from compress.training.numerics import lay_out
 
 BATCH = 128
 MODEL = ResNet(width=16, blocks=(1, 1, 1))
@@ -43,7 +44,8 @@ MODEL = ResNet(width=16, blocks=(1, 1, 1))
 def bare_loop(task: Task, samples: Samples) -> float:
     """Return images per second of the fastest loop we can write."""
     torch.manual_seed(0)
-    module = MODEL.build(task.signature, code=()).to(memory_format=torch.channels_last).train()
+    module = MODEL.build(task.signature, code=()).train()
+    lay_out(module, torch.channels_last)
     batch = task.batch(samples, torch.arange(len(samples)))
     images = batch.inputs[0].to(memory_format=torch.channels_last)
     labels = batch.labels

@@ -17,11 +17,13 @@ the student alone (mean gain of at most 0)? Of the settings that exist with and 
 distilled on the shifted images lose more than LOSS against its twin?
 """
 
+import argparse
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -264,7 +266,7 @@ def thresholds_table(results: Mapping[str, Tested]) -> list[str]:
     return lines
 
 
-def predictions_table(found: Mapping[str, object]) -> list[str]:
+def predictions_table(found: Mapping[str, Any]) -> list[str]:
     rows = sorted(found["rows"], key=lambda row: row["gain"])
     lines = ["| setting, testing half | predicted, points | pilot | realised |", "|---|---:|---:|---:|"]
     for row in rows:
@@ -322,6 +324,7 @@ def deliberate_table(found: Sequence[dict], results: Mapping[str, Tested]) -> li
 
 def main() -> None:
     """Fit, test and write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     found = cells()
     results, plain, shifted = results_of(found)
     foretold = prediction(plain)

@@ -121,7 +121,7 @@ class Grid:
         data = recipe.data.load()
         bounds = np.cumsum([0, max(IMAGES), POOL, SELECT, HELD_OUT])
         parts = [data.train.take(np.arange(low, high)) for low, high in zip(bounds, bounds[1:], strict=False)]
-        task = ImageClassification.of(data, augment=None, normalize=recipe.data.normalize)
+        task = ImageClassification.of(data, augment=None)
         execution = Execution(threads=threads, precision="float32")
         host = Host(store=store, execution=execution, reporter=Reporter(quiet=True))
         return cls(Work(task, data, recipe.loss, seed=0), host, *parts)
@@ -189,7 +189,7 @@ def teacher_of(setting: Setting, grid: Grid) -> Artifact:
     if setting.teacher == "sharp":
         module = load_model(teacher_of(replace(setting, teacher="good"), grid).path)
         with torch.no_grad():
-            for value in module.head.parameters():
+            for value in module.get_submodule("head").parameters():
                 value.mul_(SHARPENED)
     else:
         module = build(model, work, 700_001)
@@ -369,7 +369,7 @@ def cheap(setting: Setting, grid: Grid, work: Work, teacher: nn.Module) -> list[
         *measures.of_teacher(few, host, train, reference=None),
         *measures.capacity(student, teacher, example),
         *measures.softness(train, loss),
-        *measures.pairing(loss, student, teacher, few),
+        *measures.pairing(loss, student, teacher, few, host),
         *measures.audit(loss, few, host, student=student, teacher=teacher),
         pilot.memorise(lesson_of(setting), work, host, fresh),
     ]

@@ -33,6 +33,7 @@ from torch import nn
 
 from compress.benchmark.environment import count_allowed_cores, describe
 from compress.loss import GuidedLoss, Targets, bind
+from compress.loss.logits import Kl
 from compress.models import Cnn, load_model
 from compress.pipeline.run import Options, host_of, work_of
 from compress.progress import Reporter
@@ -198,7 +199,7 @@ def run_cell(arm: str, work: Work, host: Host, *, seed: int) -> None:
     select = work.data.select
     logits = predict(student, work.task, host, select)
     theirs = teacher_outputs(work, host, select, views=(None,)).logits(None)
-    divergence = GuidedLoss.model_validate({"kl": {"temperature": 1}}).terms["kl"]
+    divergence = Kl(temperature=1)
     result = {
         "arm": arm,
         "seed": seed,

@@ -106,7 +106,7 @@ def fresh_weights(pruned: Artifact, work: Work, host: Host) -> Artifact:
     for layer in module.modules():
         if isinstance(layer, (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear)):
             layer.reset_parameters()
-    return Create(name="fresh", model=structure.model).commit(
+    return Create.model_validate({"name": "fresh", "model": structure.model}).commit(
         module,
         pruned,
         work,
