@@ -9,6 +9,9 @@ another number of threads changes on the CPU alone); the teacher is trained and 
 each precision that it has, timed; the student is pruned and recovers; all are exported, run in torch on the device, and
 raced in ONNX Runtime on whatever of its CPU, CUDA and TensorRT providers is installed.
 
+Needs torch (2.11 will do), onnx, onnxruntime, onnxscript, torch-pruning, pydantic, safetensors, scipy, rich and
+filelock, and no network; the package need not be installed where PYTHONPATH names the folder that it lies in.
+
 Writes ``gpu_<device>.json`` after each section. A section that fails is noted there and the next ones go on; one that
 would begin after the minutes are over is not begun, and that is noted too. Exit code 1 then.
 """
@@ -17,6 +20,7 @@ import argparse
 import copy
 import json
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -279,15 +283,15 @@ def main() -> None:
     device, started_s = check_device(arguments.device), time.perf_counter()
     if device == "cpu" and not arguments.smoke:
         raise SystemExit("there is no accelerator; --smoke shows on the CPU that the script runs")
-    models = arguments.output / "gpu_models"
-    models.mkdir(parents=True, exist_ok=True)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     torch_device = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     told: dict[str, Any] = {"device": torch_device, "smoke": arguments.smoke, "subjects": {}}
     told["environment"] = asdict(describe(seed=0))
     path = arguments.output / f"gpu_{torch.device(device).type}.json"
     record = Record(path, told, started_s + 60 * arguments.minutes)
-    for subject in subjects(smoke=arguments.smoke):
-        study(subject, device, models, record, smoke=arguments.smoke)
+    with tempfile.TemporaryDirectory() as models:
+        for subject in subjects(smoke=arguments.smoke):
+            study(subject, device, Path(models), record, smoke=arguments.smoke)
     told["seconds"] = time.perf_counter() - started_s
     path.write_text(json.dumps(told, indent=1) + "\n")
     print(path.read_text())
