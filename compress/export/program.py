@@ -92,14 +92,6 @@ def split(module: nn.Module) -> Mapping[str, Part]:
     }
 
 
-def deployed(signature: Signature) -> Signature:
-    """Return what a program takes and gives, from the signature of its module."""
-    return Signature(
-        inputs=signature.inputs[:2],
-        outputs=(_declare("tokens", "int64", "batch", "length"), _declare("log_probability", "float32", "batch")),
-    )
-
-
 def _declare(name: str, dtype: str, *shape: int | str) -> Declared:
     return Declared(name=name, dtype=dtype, shape=shape)
 

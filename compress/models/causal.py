@@ -22,7 +22,26 @@ from torch.nn import functional as F
 from compress.errors import ModelError
 from compress.models.dropout import Dropout
 from compress.models.spec import Model, read_symbols
-from compress.models.transducer import Attention, Cache, FeedForward, Positions, sinusoids
+from compress.models.writing import (
+    BEAM,
+    Attention,
+    Beams,
+    Cache,
+    FeedForward,
+    Heads,
+    Layers,
+    LengthPenalty,
+    Positions,
+    Share,
+    Units,
+    Width,
+    add_places,
+    draw_layers,
+    draw_symbols,
+    joined,
+    refuse_uneven,
+    table_of,
+)
 from compress.tasks.signature import Signature
 from compress.tasks.task import Task
 from compress.tasks.transduction import CONTINUING
@@ -46,20 +65,19 @@ class DecoderOnly(Model):
     """
 
     family: Literal["causal"] = "causal"
-    width: Annotated[int, Field(ge=2, le=8192)] = 128
-    heads: Annotated[int, Field(ge=1, le=128)] = 4
-    feed_forward: Annotated[int, Field(ge=1, le=65536)] = 512
-    decoder_layers: Annotated[int, Field(ge=1, le=64)] = 4
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    width: Width = 128
+    heads: Heads = 4
+    feed_forward: Units = 512
+    decoder_layers: Layers = 4
+    dropout: Share = 0.1
     max_length: Annotated[int, Field(ge=8, le=200_000)] = 512
     positions: Positions = "learned"
-    beams: Annotated[int, Field(ge=1, le=64)] = 1
-    length_penalty: Annotated[float, Field(ge=0, le=10)] = 1.0
+    beams: Beams = 1
+    length_penalty: LengthPenalty = 1.0
 
     def model_post_init(self, _context: object) -> None:
         """Refuse heads of different widths."""
-        if self.width % self.heads or self.width % 2:
-            raise ValueError(f"expected an even width that {self.heads} heads divide, got {self.width}")
+        refuse_uneven(self.width, self.heads)
 
     def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:  # noqa: ARG002
         """Return the network with freshly drawn weights.
@@ -68,14 +86,12 @@ class DecoderOnly(Model):
             ModelError: when the task does not continue prompts.
         """
         read_symbols(signature, CONTINUING, family=self.family)
-        return CausalTransformer(
-            symbols=len(signature.classes), **self.model_dump(exclude={"family", "beams", "length_penalty"})
-        )
+        return CausalTransformer(symbols=len(signature.classes), **self.model_dump(exclude={"family", *BEAM}))
 
     @property
     def writing(self) -> Mapping[str, Any]:
         """Its beam."""
-        return {"beams": self.beams, "length_penalty": self.length_penalty}
+        return self.model_dump(include={*BEAM})
 
     def check(self, module: nn.Module, task: Task, *, where: object) -> None:
         """Refuse prompts with completions that are longer than there are positions.
@@ -121,24 +137,15 @@ class CausalTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.max_length = max_length
-        self.symbols = nn.Embedding(symbols, width)
-        nn.init.normal_(self.symbols.weight, std=width**-0.5)
-        self.scale = math.sqrt(width)  # as in `Embedding` of the transducer
-        if positions == "learned":
-            self.places = nn.Embedding(max_length, width)
-            nn.init.normal_(self.places.weight)
-        else:
-            self.register_buffer("places", sinusoids(max_length, width), persistent=False)
+        self.symbols, self.scale = draw_symbols(symbols, width), math.sqrt(width)
+        add_places(self, width, max_length=max_length, positions=positions)
         self.dropout = Dropout(dropout)
         sizes = {"width": width, "heads": heads, "feed_forward": feed_forward, "dropout": dropout}
         self.decoder = nn.ModuleList(CausalLayer(**sizes) for _ in range(decoder_layers))
         self.decoder_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, symbols, bias=False)
         self.head.weight = self.symbols.weight
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear) and layer is not self.head:
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        draw_layers(self, head=self.head)
 
     def forward(self, prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor) -> Tensor:
         """Return the logits of the symbol after each of the completion's, [N, T, V].
@@ -184,9 +191,7 @@ class CausalTransformer(nn.Module):
 
     def _decode(self, ids: Tensor, places: Tensor, seen: Tensor, cross: Cache, past: Cache) -> tuple[Tensor, Cache]:
         """Return the last layer's output, and all layers' keys and values of what is not the prompt of ``cross``."""
-        table = self.places.weight if isinstance(self.places, nn.Embedding) else self.places
-        assert isinstance(table, Tensor)
-        hidden = self.dropout(self.symbols(ids) * self.scale + F.embedding(places, table))
+        hidden = self.dropout(self.symbols(ids) * self.scale + F.embedding(places, table_of(self.places)))
         present: list[Tensor] = []
         for number, layer in enumerate(self.decoder):
             pair = slice(2 * number, 2 * number + 2)
@@ -210,11 +215,6 @@ class CausalLayer(nn.Module):
         present = joined(past, self.attention.project(normed))
         hidden = hidden + self.dropout(self.attention(normed, *joined(cross, present), seen))
         return hidden + self.dropout(self.feed_forward(hidden)), present
-
-
-def joined(first: Cache, second: Cache) -> Cache:
-    """Return keys and values of two parts of a sequence, [N, heads, L, size] each; of no first part the second's."""
-    return tuple(torch.cat(pair, dim=2) for pair in zip(first, second, strict=True)) if first else second
 
 
 def places_of(mask: Tensor, length: int) -> Tensor:

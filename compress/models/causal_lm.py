@@ -1,7 +1,7 @@
 """Causal models of transformers (GPT-2, Llama, Qwen2): models that continue a prompt, with or without their weights.
 
 They are driven as encoder-decoders are, and their prompts are padded on the right, as `compress.models.causal` says.
-Symbols are in our order, as in `compress.models.seq2seq`. Sizes are named N: sequences, S: symbols of a prompt, T:
+Symbols are in our order, as in `compress.models.published`. Sizes are named N: sequences, S: symbols of a prompt, T:
 symbols of a completion, V: symbols there are, P: symbols of the completion that were read.
 """
 
@@ -15,25 +15,27 @@ from torch import Tensor, nn
 
 from compress.config import HubOrFolder
 from compress.errors import ModelError
-from compress.models.causal import joined, places_of, refuse_long, visible, visible_last
+from compress.models.causal import places_of, refuse_long, visible, visible_last
 from compress.models.huggingface import Logits, quiet
-from compress.models.layer_lists import Which, keep_layers, spread
-from compress.models.seq2seq import (
-    Count,
+from compress.models.layer_lists import Count, Spread
+from compress.models.published import (
     cache_of,
     configuration_of,
     count_symbols,
     identify,
+    keep_some,
     load_published,
     name_of,
     read_configuration,
+    refuse_other_tokenizer,
     refuse_symbols,
+    refuse_unpublished,
     renumber,
     told,
 )
 from compress.models.spec import Model, read_symbols
-from compress.models.transducer import Cache
-from compress.tasks.pieces import Pieces, load_pieces
+from compress.models.writing import BEAM, Beams, Cache, LengthPenalty, joined
+from compress.tasks.pieces import load_pieces
 from compress.tasks.signature import Signature
 from compress.tasks.special import BEGIN
 from compress.tasks.task import Task
@@ -71,18 +73,15 @@ class CausalLM(Model):
     pretrained: bool = True
     change: dict[str, int | float | str | bool] = Field(default={})
     decoder_layers: Count | None = None
-    layers: Which = "evenly"
+    layers: Spread = "evenly"
     separator: bool | None = None
-    beams: Annotated[int, Field(ge=1, le=64)] = 1
-    length_penalty: Annotated[float, Field(ge=0, le=10)] = 1.0
+    beams: Beams = 1
+    length_penalty: LengthPenalty = 1.0
     config: dict[str, Any] | None = None
 
     def model_post_init(self, _context: object) -> None:
         """Refuse published weights for a changed architecture, and layers of a model that has none yet."""
-        if self.pretrained and self.change:
-            raise ValueError("published weights fit the published configuration; set pretrained: false to change it")
-        if not self.pretrained and self.decoder_layers:
-            raise ValueError("layers are kept of published weights; of a model from scratch, change its configuration")
+        refuse_unpublished(pretrained=self.pretrained, change=self.change, kept=[self.decoder_layers])
 
     def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:  # noqa: ARG002
         """Return the model as a plain module that writes.
@@ -143,25 +142,18 @@ class CausalLM(Model):
         Raises:
             ModelError: when there are fewer.
         """
-        layers, count = layers_of(model), self.decoder_layers
-        if count is None:
-            return
-        if count > len(layers):
-            raise ModelError(
-                "the model has fewer layers", expected=f"at most {len(layers)}", got=count, where=str(self)
-            )
-        if vars(model.config).get("scale_attn_by_inverse_layer_idx"):
-            raise ModelError("layers that know their number cannot be left out", got=count, where=str(self))
-        kept = spread(len(layers), count, how=self.layers)
-        kinds = vars(model.config).get("layer_types")
-        keep_layers(model, LAYERS[model.config.model_type], kept)
+        if self.decoder_layers is not None and vars(model.config).get("scale_attn_by_inverse_layer_idx"):
+            raise ModelError("layers that know their number cannot be left out", where=str(self))
+        path, kinds = LAYERS[model.config.model_type], vars(model.config).get("layer_types")
+        before = [*layers_of(model)]
+        keep_some(model, path, self.decoder_layers, how=self.layers, what="model", where=str(self))
         if kinds:
-            model.config.layer_types = [kinds[position] for position in kept]
+            model.config.layer_types = [kinds[before.index(layer)] for layer in layers_of(model)]
 
     @property
     def writing(self) -> Mapping[str, Any]:
         """Its beam."""
-        return {"beams": self.beams, "length_penalty": self.length_penalty}
+        return self.model_dump(include={*BEAM})
 
     @property
     def published(self) -> bool:
@@ -177,14 +169,7 @@ class CausalLM(Model):
         assert isinstance(module, CausalLogits)
         assert isinstance(task, TransductionTask)
         refuse_long(task, module.model.config.max_position_embeddings, where=where)
-        side = task.vocabularies.target
-        if module.ids is not None and (not isinstance(side, Pieces) or side.ids != module.ids):
-            raise ModelError(
-                "the model's weights are of another tokenizer than the task's",
-                expected="the tokenizer of the teacher",
-                got=f"that of {self.path}",
-                where=where,
-            )
+        refuse_other_tokenizer(module.ids, task.vocabularies.target, path=self.path, where=where)
 
     def identity(self, *, code: Sequence[Path] = ()) -> dict[str, Any]:  # noqa: ARG002
         """Replace the path of a folder by the content that is read from it."""
@@ -198,8 +183,7 @@ class CausalLM(Model):
             pretrained=False,
             separator=module.separated,
             config=configuration_of(module.model),
-            beams=self.beams,
-            length_penalty=self.length_penalty,
+            **self.writing,
         )
 
 

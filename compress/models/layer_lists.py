@@ -1,12 +1,14 @@
 """Lists of layers that become shorter: which layers stay, and what a model has to know of that."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 from torch import nn
 
-Which = Literal["first", "last", "evenly"]
+Count = Annotated[int, Field(ge=1, le=1000)]
+Spread = Literal["first", "last", "evenly"]
 
 # A configuration's number of layers, by its families that have a name of their own for it, and by side.
 COUNTS = {"t5": ("num_layers", "num_decoder_layers"), "mt5": ("num_layers", "num_decoder_layers")}
@@ -14,7 +16,7 @@ COUNTS_ELSE = ("encoder_layers", "decoder_layers")
 KIND = "attention_type"  # of a layer of transformers: whether it sees all tokens or those around, as `layer_types` says
 
 
-def spread(count: int, kept: int, *, how: Which) -> list[int]:
+def spread(count: int, kept: int, *, how: Spread) -> list[int]:
     """Return which of some layers are kept, ascending: the first, the last, or evenly spread ones."""
     if how == "evenly":
         return [int(position) for position in np.linspace(0, count - 1, kept).round()]

@@ -1,13 +1,11 @@
 """Encoder-decoders of transformers (Marian, T5, BART): models that write, with or without their weights.
 
-Tasks that write number symbols in a way of their own: padding, begin, end and unknown first. So rows of embeddings and
-of the output layer are brought into that order when a model is built, and everything after it knows one numbering.
-Sizes are named N: sequences, S: source length, T: target length, V: target symbols, P: target symbols already read.
+Symbols are in our order, as in `compress.models.published`. Sizes are named N: sequences, S: source length, T: target
+length, V: target symbols, P: target symbols already read.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -16,15 +14,28 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.config import HubOrFolder
-from compress.errors import CompressError, EnvironmentFault, ModelError
-from compress.models.external import LIBRARY_ERRORS
-from compress.models.huggingface import Logits, first_line, hub_is_silent, list_drawn, quiet
-from compress.models.layer_lists import Which, keep_layers, spread
+from compress.errors import ModelError
+from compress.models.huggingface import Logits, quiet
+from compress.models.layer_lists import Count, Spread
+from compress.models.published import (
+    cache_of,
+    configuration_of,
+    count_symbols,
+    identify,
+    keep_some,
+    load_published,
+    name_of,
+    read_configuration,
+    refuse_other_tokenizer,
+    refuse_symbols,
+    refuse_unpublished,
+    renumber,
+    told,
+)
 from compress.models.spec import Model, read_symbols
-from compress.store.digest import hash_file, hash_values
-from compress.tasks.pieces import Pieces, load_pieces
+from compress.models.writing import BEAM, Beams, Cache, LengthPenalty
+from compress.tasks.pieces import load_pieces
 from compress.tasks.signature import Signature
-from compress.tasks.special import BEGIN, END, PAD
 from compress.tasks.task import Problem, Task
 from compress.tasks.tokenizer import import_transformers
 from compress.tasks.transduction import ANSWERING, TransductionTask
@@ -33,9 +44,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 FAMILIES = ("marian", "t5", "mt5", "bart", "mbart")  # whose layers and caches we know
-READ = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-Cache = tuple[Tensor, ...]  # keys and values, layer by layer
-Count = Annotated[int, Field(ge=1, le=1000)]
 
 
 class Seq2Seq(Model):
@@ -63,17 +71,15 @@ class Seq2Seq(Model):
     change: dict[str, int | float | str | bool] = Field(default={})
     encoder_layers: Count | None = None
     decoder_layers: Count | None = None
-    layers: Which = "evenly"
-    beams: Annotated[int, Field(ge=1, le=64)] = 1
-    length_penalty: Annotated[float, Field(ge=0, le=10)] = 1.0
+    layers: Spread = "evenly"
+    beams: Beams = 1
+    length_penalty: LengthPenalty = 1.0
     config: dict[str, Any] | None = None
 
     def model_post_init(self, _context: object) -> None:
         """Refuse published weights for a changed architecture, and layers of a model that has none yet."""
-        if self.pretrained and self.change:
-            raise ValueError("published weights fit the published configuration; set pretrained: false to change it")
-        if not self.pretrained and (self.encoder_layers or self.decoder_layers):
-            raise ValueError("layers are kept of published weights; of a model from scratch, change its configuration")
+        kept = (self.encoder_layers, self.decoder_layers)
+        refuse_unpublished(pretrained=self.pretrained, change=self.change, kept=kept)
 
     def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:  # noqa: ARG002
         """Return the model as a plain module that writes.
@@ -130,19 +136,13 @@ class Seq2Seq(Model):
         counts = {"encoder": self.encoder_layers, "decoder": self.decoder_layers}
         for side, count in counts.items():
             layers = layers_of(model, side)
-            if count is None:
-                continue
-            if count > len(layers):
-                raise ModelError(
-                    f"the {side} has fewer layers", expected=f"at most {len(layers)}", got=count, where=str(self)
-                )
             path = next(path for path, part in model.named_modules() if part is layers)
-            keep_layers(model, path, spread(len(layers), count, how=self.layers))
+            keep_some(model, path, count, how=self.layers, what=side, where=str(self))
 
     @property
     def writing(self) -> Mapping[str, Any]:
         """Its beam."""
-        return {"beams": self.beams, "length_penalty": self.length_penalty}
+        return self.model_dump(include={*BEAM})
 
     @property
     def published(self) -> bool:
@@ -167,13 +167,7 @@ class Seq2Seq(Model):
                 hint=f"set data.tokenize.max_length: {positions}",
             )
         for side in (task.vocabularies.source, task.vocabularies.target):
-            if module.ids is not None and (not isinstance(side, Pieces) or side.ids != module.ids):
-                raise ModelError(
-                    "the model's weights are of another tokenizer than the task's",
-                    expected="the tokenizer of the teacher",
-                    got=f"that of {self.path}",
-                    where=where,
-                )
+            refuse_other_tokenizer(module.ids, side, path=self.path, where=where)
 
     def identity(self, *, code: Sequence[Path] = ()) -> dict[str, Any]:  # noqa: ARG002
         """Replace the path of a folder by the content that is read from it."""
@@ -182,8 +176,8 @@ class Seq2Seq(Model):
     def strip(self, module: nn.Module) -> Model:
         """Keep the module's configuration and of a folder the name; leave the weights out, the stored ones are read."""
         assert isinstance(module, Seq2SeqLogits)
-        kept = {"beams": self.beams, "length_penalty": self.length_penalty}
-        return Seq2Seq(path=name_of(self.path), pretrained=False, config=configuration_of(module.model), **kept)
+        config = configuration_of(module.model)
+        return Seq2Seq(path=name_of(self.path), pretrained=False, config=config, **self.writing)
 
     def files(
         self,
@@ -302,128 +296,6 @@ class Seq2SeqLogits(Logits):
         return (self.model.get_encoder(),)
 
 
-@contextmanager
-def told(path: str, *, kind: str) -> Iterator[None]:
-    """Turn what transformers raises inside the block into an error of ours.
-
-    Raises:
-        EnvironmentFault: when the hub is needed and does not answer.
-        ModelError: when the model cannot be built.
-    """
-    try:
-        yield
-    except CompressError:
-        raise
-    except LIBRARY_ERRORS as error:
-        if hub_is_silent(error):
-            raise EnvironmentFault(
-                "the Hugging Face hub cannot be reached, and the model was not downloaded before",
-                got=first_line(error),
-                where=f"model {path}",
-                hint="check the network, or give a local folder as path",
-            ) from error
-        raise ModelError(
-            "transformers cannot build the model",
-            expected=f"the hub id or folder of {kind} with safetensors weights",
-            got=first_line(error),
-            where=f"model {path}",
-        ) from error
-
-
-def load_published(auto: Any, path: str, config: "PreTrainedConfig") -> "PreTrainedModel":
-    """Return a published model in float32, read from safetensors; remote code is never trusted.
-
-    Args:
-        auto: transformers' class of such models.
-        path: hub id or folder.
-        config: of the model.
-
-    Raises:
-        ModelError: when a layer has no weight there.
-    """
-    with quiet():
-        model, loaded = auto.from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    if missing := list_drawn(loaded):
-        raise ModelError(
-            "the weights do not fit the model",
-            expected="a weight for every layer",
-            got=f"none, or another shape, for {len(missing)} of them: {', '.join(missing[:4])}",
-            where=f"model {path}",
-        )
-    return model
-
-
-def refuse_symbols(path: str, pieces: Pieces, *, got: object) -> ModelError:
-    """Return the refusal of a task whose symbols are not those of a published model's tokenizer."""
-    return ModelError(
-        "the task has other symbols than the model's tokenizer",
-        expected=f"{len(pieces.ids)} symbols to read and to write",
-        got=got,
-        where=f"model {path}",
-        hint="leave data.symbols out, and name its tokenizer: data.tokenize.tokenizer",
-    )
-
-
-def read_configuration(
-    path: str, config: Mapping[str, Any] | None, change: Mapping[str, Any], *, check: Callable[[Any], None]
-) -> "PreTrainedConfig":
-    """Return a configuration, changed, for a model in float32 whose attention can be exported.
-
-    Args:
-        path: hub id or folder.
-        config: used instead of what is there.
-        change: values to change.
-        check: refuses another kind of model, before anything is changed.
-
-    Raises:
-        ModelError: when there is no such value, or ``check`` says so.
-    """
-    from transformers import AutoConfig
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    if config is not None:
-        found = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
-    else:
-        found = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    check(found)
-    for name, value in change.items():
-        if not hasattr(found, name):
-            known = sorted(key for key in found.to_dict() if not key.startswith("_"))
-            raise ModelError("no such value of the configuration", expected=", ".join(known), got=name)
-        setattr(found, name, value)
-    found._attn_implementation = "eager"  # one form in every version, which can be exported
-    found.dtype = torch.float32
-    return found
-
-
-def identify(model: Model, path: str, *, pretrained: bool) -> dict[str, Any]:
-    """Return a description's fields with the content that is read of a folder in place of its path."""
-    fields, folder = model.model_dump(mode="json"), Path(path)
-    if not folder.is_dir():
-        return fields
-    weights = sorted(folder.glob("*.safetensors*")) if pretrained else []
-    files = [path for path in (*(folder / name for name in READ), *weights) if path.is_file()]
-    return fields | {"path": hash_values({path.name: hash_file(path) for path in files})}
-
-
-def configuration_of(model: "PreTrainedModel") -> dict[str, Any]:
-    """Return a model's configuration as JSON values, without what is of this machine, and code that does not ship."""
-    config = json.loads(model.config.to_json_string(use_diff=False))
-    return {name: value for name, value in config.items() if name not in ("_name_or_path", "auto_map")}
-
-
-def name_of(path: str) -> str:
-    """Return what a folder is called; a hub id as it is."""
-    return Path(path).name if Path(path).is_dir() else path
-
-
 def layers_of(model: "PreTrainedModel", side: str) -> nn.ModuleList:
     """Return the layers of the encoder or the decoder."""
     stack = model.get_encoder() if side == "encoder" else model.get_decoder()
@@ -431,56 +303,6 @@ def layers_of(model: "PreTrainedModel", side: str) -> nn.ModuleList:
     layers = found["block"] if "block" in found else found["layers"]
     assert isinstance(layers, nn.ModuleList)
     return layers
-
-
-def renumber(model: "PreTrainedModel", ids: Sequence[int]) -> None:
-    """Bring the rows of embeddings and of the output layer into another order, in place; what is shared stays shared.
-
-    Args:
-        model: an encoder-decoder.
-        ids: which row each of the new ones is; -1 for one that nothing stands for, which becomes that of the padding,
-            or of the end where there is none.
-    """
-    spare = ids[PAD] if ids[PAD] >= 0 else ids[END]
-    rows = torch.tensor([spare if own < 0 else own for own in ids])
-    fresh: dict[int, nn.Parameter] = {}
-    before = [*_tables(model)]
-    olds = [table.weight for table in before]  # kept, so that no other tensor gets the id of one
-    for table, old in zip(before, olds, strict=True):
-        table.weight = fresh.setdefault(id(old), nn.Parameter(old.detach()[rows].clone()))
-        if isinstance(table, nn.Linear):
-            table.out_features = len(rows)
-        else:
-            table.num_embeddings = len(rows)
-            table.padding_idx = None if table.padding_idx is None else PAD
-    bias = dict(model.named_buffers()).get("final_logits_bias")
-    if bias is not None:
-        model.register_buffer("final_logits_bias", bias[:, rows].clone())
-    count_symbols(model.config, len(rows))
-
-
-def _tables(model: "PreTrainedModel") -> Iterator[nn.Embedding | nn.Linear]:
-    """Yield the layers of a model that have a row for each symbol, each once."""
-    found = (
-        model.get_input_embeddings(),
-        *(layer for name, layer in model.named_modules() if name.rpartition(".")[2] in ("shared", "embed_tokens")),
-        model.get_output_embeddings(),
-    )
-    seen: set[int] = set()
-    for layer in found:
-        assert isinstance(layer, nn.Embedding | nn.Linear)
-        if id(layer) not in seen:
-            seen.add(id(layer))
-            yield layer
-
-
-def count_symbols(config: "PreTrainedConfig", count: int) -> None:
-    """Say in a configuration how many symbols there are, and which of them are the special ones."""
-    told = {"vocab_size": count, "decoder_vocab_size": count, "pad_token_id": PAD, "bos_token_id": BEGIN}
-    told |= {"decoder_start_token_id": BEGIN, "eos_token_id": END, "forced_eos_token_id": None}
-    for name, value in told.items():
-        if hasattr(config, name) or name == "decoder_start_token_id":
-            setattr(config, name, value)
 
 
 def _project(layer: nn.Module, hidden: Tensor) -> Cache:
@@ -497,13 +319,3 @@ def _keys_and_values(layer: nn.Module, of: Literal["self", "cross"]) -> tuple[nn
         return found.k, found.v, found.key_value_proj_dim
     found = layer.get_submodule("self_attn" if of == "self" else "encoder_attn")
     return found.k_proj, found.v_proj, found.head_dim
-
-
-def cache_of(states: Cache) -> Any:
-    """Return keys and values, layer by layer, as transformers keeps them."""
-    from transformers.cache_utils import DynamicCache
-
-    found = DynamicCache()
-    for layer in range(len(states) // 2):
-        found.update(states[2 * layer], states[2 * layer + 1], layer)
-    return found

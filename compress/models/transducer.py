@@ -12,17 +12,33 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from compress.errors import ModelError
 from compress.models.dropout import Dropout
 from compress.models.spec import Model, read_symbols
+from compress.models.writing import (
+    BEAM,
+    Attention,
+    Beams,
+    Cache,
+    FeedForward,
+    Heads,
+    Layers,
+    LengthPenalty,
+    Positions,
+    Share,
+    Units,
+    Width,
+    add_places,
+    draw_layers,
+    draw_symbols,
+    joined,
+    refuse_uneven,
+    table_of,
+)
 from compress.tasks.signature import Signature
 from compress.tasks.task import Task
 from compress.tasks.transduction import ANSWERING
-
-Positions = Literal["learned", "sinusoidal"]
-Cache = tuple[Tensor, ...]  # keys and values, layer by layer
 
 
 class EncoderDecoder(Model):
@@ -42,21 +58,20 @@ class EncoderDecoder(Model):
     """
 
     family: Literal["transducer"] = "transducer"
-    width: Annotated[int, Field(ge=2, le=8192)] = 128
-    heads: Annotated[int, Field(ge=1, le=128)] = 4
-    feed_forward: Annotated[int, Field(ge=1, le=65536)] = 512
-    encoder_layers: Annotated[int, Field(ge=1, le=64)] = 3
-    decoder_layers: Annotated[int, Field(ge=1, le=64)] = 1
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    width: Width = 128
+    heads: Heads = 4
+    feed_forward: Units = 512
+    encoder_layers: Layers = 3
+    decoder_layers: Layers = 1
+    dropout: Share = 0.1
     max_length: Annotated[int, Field(ge=4, le=100_000)] = 256
     positions: Positions = "learned"
-    beams: Annotated[int, Field(ge=1, le=64)] = 1
-    length_penalty: Annotated[float, Field(ge=0, le=10)] = 1.0
+    beams: Beams = 1
+    length_penalty: LengthPenalty = 1.0
 
     def model_post_init(self, _context: object) -> None:
         """Refuse heads of different widths."""
-        if self.width % self.heads or self.width % 2:
-            raise ValueError(f"expected an even width that {self.heads} heads divide, got {self.width}")
+        refuse_uneven(self.width, self.heads)
 
     def build(self, signature: Signature, *, code: Sequence[Path]) -> nn.Module:  # noqa: ARG002
         """Return the network with freshly drawn weights.
@@ -67,13 +82,13 @@ class EncoderDecoder(Model):
         return Transducer(
             source_symbols=read_symbols(signature, ANSWERING, family=self.family),
             target_symbols=len(signature.classes),
-            **self.model_dump(exclude={"family", "beams", "length_penalty"}),
+            **self.model_dump(exclude={"family", *BEAM}),
         )
 
     @property
     def writing(self) -> Mapping[str, Any]:
         """Its beam."""
-        return {"beams": self.beams, "length_penalty": self.length_penalty}
+        return self.model_dump(include={*BEAM})
 
     def check(self, module: nn.Module, task: Task, *, where: object) -> None:
         """Refuse sequences that are longer than there are positions.
@@ -120,10 +135,7 @@ class Transducer(nn.Module):
         self.decoder_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, target_symbols, bias=False)
         self.head.weight = self.target.symbols.weight
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear) and layer is not self.head:
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        draw_layers(self, head=self.head)
 
     def forward(self, source_ids: Tensor, source_mask: Tensor, target_ids: Tensor) -> Tensor:
         """Return the logits of the symbol after each of the target's, [N, T, V].
@@ -205,21 +217,14 @@ class Embedding(nn.Module):
 
     def __init__(self, symbols: int, width: int, *, dropout: float, max_length: int, positions: Positions) -> None:
         super().__init__()
-        self.symbols = nn.Embedding(symbols, width)
-        nn.init.normal_(self.symbols.weight, std=width**-0.5)
-        self.scale = math.sqrt(width)  # as Vaswani et al. scale what is tied to the output layer
-        if positions == "learned":
-            self.places = nn.Embedding(max_length, width)
-            nn.init.normal_(self.places.weight)
-        else:
-            self.register_buffer("places", sinusoids(max_length, width), persistent=False)
+        self.symbols, self.scale = draw_symbols(symbols, width), math.sqrt(width)
+        add_places(self, width, max_length=max_length, positions=positions)
         self.dropout = Dropout(dropout)
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
         """Return the embeddings of symbols that begin at a position."""
-        places = self.places.weight if isinstance(self.places, nn.Embedding) else self.places
-        assert isinstance(places, Tensor)
-        return self.dropout(self.symbols(ids) * self.scale + places[start : start + ids.shape[1]])
+        places = table_of(self.places)[start : start + ids.shape[1]]
+        return self.dropout(self.symbols(ids) * self.scale + places)
 
 
 class EncoderLayer(nn.Module):
@@ -253,56 +258,10 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Tensor, Cache]:
         """Return the layer's output, and the keys and values of all symbols so far."""
         normed = self.attention_norm(hidden)
-        present = self.attention.project(normed)
-        if past:
-            present = tuple(torch.cat([old, new], dim=2) for old, new in zip(past, present, strict=True))
+        present = joined(past, self.attention.project(normed))
         hidden = hidden + self.dropout(self.attention(normed, *present, seen))
         hidden = hidden + self.dropout(self.cross(self.cross_norm(hidden), *cross, source_seen))
         return hidden + self.dropout(self.feed_forward(hidden)), present
-
-
-class FeedForward(nn.Module):
-    """Norm, linear, ReLU, linear; over the last axis."""
-
-    def __init__(self, width: int, units: int, *, dropout: float) -> None:
-        super().__init__()
-        self.norm, self.dropout = nn.LayerNorm(width), Dropout(dropout)
-        self.inner, self.outer = nn.Linear(width, units), nn.Linear(units, width)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return what is to be added."""
-        return self.outer(self.dropout(F.relu(self.inner(self.norm(hidden)))))
-
-
-class Attention(nn.Module):
-    """Scaled dot products of several heads, on keys and values that may have been kept."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.num_heads = heads
-        self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
-
-    def project(self, hidden: Tensor) -> Cache:
-        """Return keys and values, [N, heads, L, width / heads] each, of [N, L, width]."""
-        return self._split(self.key(hidden)), self._split(self.value(hidden))
-
-    def forward(self, hidden: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> Tensor:
-        """Return the attended values, [N, T, width]; ``seen`` broadcasts to [N, heads, T, L], None means all."""
-        queries = self._split(self.query(hidden))
-        scores = queries @ keys.transpose(-1, -2) / math.sqrt(keys.shape[-1])
-        if seen is not None:
-            scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
-        return self.output((scores.softmax(dim=-1) @ values).transpose(1, 2).flatten(2))
-
-    def _split(self, hidden: Tensor) -> Tensor:
-        return hidden.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-
-def sinusoids(length: int, width: int) -> Tensor:
-    """Return sines in the first half and cosines in the second, float32 [length, width] (Vaswani et al. 2017, 3.5)."""
-    rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10_000.0) / width))
-    angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
 def _heads_of(mask: Tensor) -> Tensor:

@@ -10,12 +10,11 @@ from compress.config import Values
 from compress.errors import ModelError, StageError
 from compress.models import load_model, load_structure
 from compress.models.huggingface import Logits
-from compress.models.layer_lists import keep_layers, spread
+from compress.models.layer_lists import Count, keep_layers, spread
 from compress.stage import Host, Need, Quantity, Stage, Work
 from compress.store.artifact import Artifact
 from compress.surgery.maps import LayerList, layer_lists
 
-Count = Annotated[int, Field(ge=1, le=1000)]
 Position = Annotated[int, Field(ge=0, le=1000)]
 
 

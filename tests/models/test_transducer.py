@@ -8,7 +8,7 @@ from compress import EncoderDecoder, load_model
 from compress.errors import ModelError
 from compress.models import Transducer, save_model
 from compress.models.dropout import Dropout
-from compress.models.transducer import sinusoids
+from compress.models.writing import sinusoids
 from compress.tasks import Signature, Tensor
 from compress.tasks.symbols import BEGIN, PAD
 
