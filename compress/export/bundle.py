@@ -33,7 +33,7 @@ from compress.export.session import Session, can_be_exact
 
 # How far outputs on another machine may be from the reference, relative to max(1, largest output). fp16 keeps 11 bits;
 # integers differ where a CPU without VNNI saturates, so int8 is judged by its decisions.
-TOLERANCES: dict[str, float | None] = {"fp32": 1e-4, "fp16": 2e-2, "int8": None}
+TOLERANCES: dict[str, float | None] = {"fp32": 1e-4, "fp16": 2e-2, "int8": None, "int4": None}
 MIN_AGREEMENT = 0.98
 
 # How predict.py opens the primary file; where its weights are in a file of their own, they are found by its path.
@@ -70,7 +70,7 @@ def write_bundle(
         directory: exists.
         fp32: the float model that the variants are made from; the reference holds its outputs in any case.
         variants: name to model; a name starts with its precision (``fp32``, ``fp16-gpu``, ``int8-x86``,
-            ``int8-x86-7bit``). The graphs get our metadata, in place.
+            ``int8-x86-7bit``, ``int4-weights``). The graphs get our metadata, in place.
         primary: the name of the variant that the headline is about.
         metadata: its ``variant`` is replaced by each variant's name.
         inputs: one preprocessed array per graph input, 32 rows or more; they become public with the bundle.

@@ -212,7 +212,7 @@ def _bounds(name: str, value: Any, files: Mapping[str, Content]) -> Bounds:
         f"{LEAST_AGREEMENT} to 1",
         holds=lambda value: LEAST_AGREEMENT <= value <= 1,
     )
-    if tolerance is not None or not name.startswith("int8"):  # integers are judged by their decisions alone
+    if tolerance is not None or not name.startswith(("int8", "int4")):  # integers are judged by their decisions alone
         _number(
             tolerance, f"{field}.tolerance", f"0 to {MAX_TOLERANCE}", holds=lambda value: 0 <= value <= MAX_TOLERANCE
         )

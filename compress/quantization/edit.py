@@ -43,12 +43,18 @@ class Editor:
         return self.constant(unique, array)
 
     def add(
-        self, op_type: str, inputs: list[str], outputs: list[str], *, attributes: Mapping[str, int] | None = None
+        self,
+        op_type: str,
+        inputs: list[str],
+        outputs: list[str],
+        *,
+        attributes: Mapping[str, int] | None = None,
+        domain: str = "",
     ) -> str:
         """Adds a node called after its first output, unless this editor made it before; returns that output."""
         if outputs[0] not in self._made:
             self._made.add(outputs[0])
-            node = helper.make_node(op_type, inputs, outputs, name=outputs[0])
+            node = helper.make_node(op_type, inputs, outputs, name=outputs[0], domain=domain)
             node.attribute.extend(helper.make_attribute(key, value) for key, value in (attributes or {}).items())
             self._nodes.append(node)
         return outputs[0]

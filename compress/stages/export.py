@@ -2,7 +2,7 @@
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -24,12 +24,14 @@ from compress.export.program_file import file_of
 from compress.export.stored import deployable_of
 from compress.models import Model, load_model, load_structure
 from compress.quantization.plans import quantized, read_plans
+from compress.quantization.weight_only import has_products, write_weight_only
 from compress.stage import Host, Need, Stage, Work
 from compress.store.artifact import Artifact, ancestry
 from compress.store.manifest import Kind
 
-Variant = Literal["fp32", "fp16-gpu", "int8-x86", "int8-x86-7bit"]
+Variant = Literal["fp32", "fp16-gpu", "int8-x86", "int8-x86-7bit", "int8-weights", "int4-weights"]
 INT8: tuple[Variant, ...] = ("int8-x86", "int8-x86-7bit")
+WEIGHT_ONLY: Mapping[str, int] = {"int8-weights": 8, "int4-weights": 4}  # bits
 
 
 class Export(Stage):
@@ -41,6 +43,8 @@ class Export(Stage):
             first. ``auto`` takes the one that serves the gates best on select, once all are measured.
             int8-x86-7bit is the same plan with weights of 7 bits, whose products saturate on no CPU: for those without
             VNNI, in programs that cannot ask ONNX Runtime for exact products.
+            int8-weights and int4-weights need no quant plan: weights of 8 or 4 bits for products in float, for models
+            that write (docs/programs.md says where they are faster).
         opset: of every variant.
         reference_rows: inputs of the select role that ship with their outputs, to check another machine by.
         synthetic_reference: ship noise instead, when data may not leave; parity is measured on real inputs anyway.
@@ -65,7 +69,7 @@ class Export(Stage):
             raise ValueError(f"variants must name at least one variant, each once; got {list(self.variants)}")
         if self.variants is not None and self.primary not in (None, "auto", *self.variants):
             raise ValueError(f"primary must be one of the variants {list(self.variants)}; got {self.primary!r}")
-        if self.variants is None and self.primary in ("fp16-gpu", "int8-x86-7bit"):
+        if self.variants is None and self.primary in ("fp16-gpu", "int8-x86-7bit", *WEIGHT_ONLY):
             raise ValueError(f"{self.primary} is no default variant; name it under variants too")
         return self
 
@@ -168,14 +172,25 @@ class Export(Stage):
     def foresee(
         self, module: nn.Module, model: Model, work: Work, host: Host, *, after: Sequence[Stage] = ()
     ) -> tuple[str, ...]:
-        """Refuse half precision of a model that writes; see `Stage.foresee`.
+        """Refuse half precision of a model that writes, and weights of few bits of one without products.
 
         Raises:
             StageError: likewise.
         """
-        del module, work, host, after
+        del after
         if model.writing is not None and "fp16-gpu" in (*(self.variants or ()), self.primary):
             raise _refuse_half()
+        if few := [name for name in self.variants or () if name in WEIGHT_ONLY]:
+            example = work.task.batch(work.data.select, torch.arange(2)).inputs
+            made = deployable_of(module, model, work.task.signature, work.task, example, host, opset=self.opset)
+            if not any(map(has_products, made.graphs.values())):
+                raise StageError(
+                    "the model has no products whose weights could have few bits",
+                    expected="a layer that is Gemm or MatMul in its graph",
+                    got=few,
+                    where=self.title,
+                    hint="leave them out of `variants`",
+                )
         return ()
 
     def _variants(self, source: Artifact) -> tuple[Variant, ...]:
@@ -217,6 +232,8 @@ def variant_of(fp32: Deployable, name: Variant, source: Artifact) -> Deployable:
     Raises:
         StageError: for half precision of a program.
     """
+    if name in WEIGHT_ONLY:
+        return fp32.map(lambda _, graph: write_weight_only(graph, bits=WEIGHT_ONLY[name]))
     if name == "fp16-gpu":
         if fp32.writing is not None:
             raise _refuse_half()

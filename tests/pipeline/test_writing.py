@@ -11,7 +11,7 @@ import pytest
 import writing_zoo
 from rich.console import Console
 
-from compress import Quantize
+from compress import Export, Quantize
 from compress.benchmark.process import Worker
 from compress.benchmark.tables import markdown
 from compress.errors import ArtifactError, ModelError, StageError
@@ -19,6 +19,7 @@ from compress.export.feed import first_inputs
 from compress.export.onnx_file import external_files, size_bytes
 from compress.export.program_file import open_model, open_program
 from compress.export.verify import verify_bundle
+from compress.models import load_model, load_structure
 from compress.pipeline.check import check
 from compress.pipeline.plan import plan
 from compress.pipeline.run import Options, host_of, prepare, run, work_of
@@ -259,3 +260,24 @@ def test_what_a_program_cannot_have_is_refused(recipe, options, outcome, fields,
     artifact = host.store.find(source.key)
     with pytest.raises(StageError, match=words):
         Quantize(**fields).run(artifact, work.reading(artifact), host)
+
+
+def test_weights_of_few_bits_ship_beside_the_others(recipe, options, outcome, tmp_path):
+    recipe, _, data = prepare(recipe, options)
+    work, host = (
+        work_of(recipe, data),
+        host_of(options, store=Store.open(options.store), execution=Execution(threads=1, precision="float32")),
+    )
+    artifact = host.store.find(next(row for row in outcome.report.stages if row.name == "distill").key)
+    stage = Export(variants=("fp32", "int8-weights", "int4-weights"), primary="int4-weights")
+    module = load_model(artifact.path)
+    stage.foresee(module, load_structure(artifact.path).model, work, host)
+    bundle = stage.run(artifact, work.reading(artifact), host)
+    sizes = {name: found["size_bytes"] for name, found in bundle.facts["variants"].items()}
+    assert [*sizes] == ["fp32", "int8-weights", "int4-weights"]
+    assert json.loads((bundle.path / "bundle.json").read_text())["primary"] == "int4-weights.json"
+    assert verify_bundle(bundle.path).passed
+    done = subprocess.run(
+        [sys.executable, str(bundle.path / "predict.py"), "kate"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip()
