@@ -37,9 +37,11 @@ MAX_BATCH_SIZE = 64  # that Triton gathers; `config.pbtxt` is the place to chang
 # https://huggingface.co/docs/transformers.js/guides/dtypes: the file of each precision, and what asks for it
 BROWSER_FILES = {
     "fp32": "model.onnx", "fp16-gpu": "model_fp16.onnx", "int8-x86": "model_quantized.onnx",
-    "int8-x86-7bit": "model_int8.onnx",
+    "int8-x86-7bit": "model_int8.onnx", "int4-weights": "model_q4.onnx",
 }  # fmt: skip
-BROWSER_DTYPES = {"fp32": "fp32", "fp16-gpu": "fp16", "int8-x86": "q8", "int8-x86-7bit": "int8"}
+BROWSER_DTYPES = {
+    "fp32": "fp32", "fp16-gpu": "fp16", "int8-x86": "q8", "int8-x86-7bit": "int8", "int4-weights": "q4",
+}  # fmt: skip
 PROCESSOR = "preprocessor_config.json"
 
 
@@ -169,13 +171,23 @@ def _write_browser(bundle: Path, manifest: Manifest, target: Path, name: str) ->
             where=bundle,
             hint="--for plain or mlflow",
         )
+    primary = next(name for name, bounds in manifest.variants.items() if bounds.file == manifest.primary)
+    if primary not in BROWSER_FILES:
+        raise UsageError(
+            "transformers.js has no name for the primary file",
+            expected=f"one of {', '.join(BROWSER_FILES)}",
+            got=primary,
+            where=bundle,
+            hint="export another primary variant",
+        )
     _copy_configuration(bundle, manifest, target)
     (target / "onnx").mkdir()
     for variant, bounds in manifest.variants.items():
+        if variant not in BROWSER_FILES:
+            continue
         shutil.copyfile(bundle / bounds.file, target / "onnx" / BROWSER_FILES[variant])
     task = f"{kind}-classification"
-    dtype = next(BROWSER_DTYPES[name] for name, bounds in manifest.variants.items() if bounds.file == manifest.primary)
-    return f'await pipeline("{task}", "{target.name}", {{ dtype: "{dtype}" }})'
+    return f'await pipeline("{task}", "{target.name}", {{ dtype: "{BROWSER_DTYPES[primary]}" }})'
 
 
 def _write_optimum(bundle: Path, manifest: Manifest, target: Path, name: str) -> str:
