@@ -24,6 +24,7 @@ from compress.benchmark.environment import describe
 from compress.export.decoding import Decoder, Writing
 from compress.export.deployable import Deployable
 from compress.export.program import program_of
+from compress.export.program_file import ProgramSession
 from compress.models.transducer import Transducer
 from compress.quantization.placement import place_dynamic
 from compress.quantization.plan import dynamic_plan
@@ -88,7 +89,7 @@ def forms_of(size: str) -> dict[str, Deployable]:
 def time_size(size: str, *, symbols: int, rounds: int) -> list[Timed]:
     """Return the times of all forms of a size."""
     forms = forms_of(size)
-    opened = {name: form.open().decoder for name, form in forms.items()}
+    opened = {name: decoder_of(form) for name, form in forms.items()}
     source = np.random.default_rng(0).integers(4, SIZES[size][-1], (1, SOURCE))
     found = []
     for beams in BEAMS:
@@ -104,6 +105,13 @@ def time_size(size: str, *, symbols: int, rounds: int) -> list[Timed]:
         for timed in found[-len(forms) :]:
             print(asdict(timed), flush=True)
     return found
+
+
+def decoder_of(form: Deployable) -> Decoder:
+    """Return the opened decoder of a program."""
+    session = form.open()
+    assert isinstance(session, ProgramSession)
+    return session.decoder
 
 
 def write_ms(decoder: Decoder, source: np.ndarray, *, beams: int, symbols: int) -> float:
