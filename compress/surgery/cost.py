@@ -21,6 +21,7 @@ from compress.surgery.groups import Group, Kept, inside
 # Kernels of the CPU that torch 2.13 does not count: fused attention, and a layer of an LSTM.
 FUSED_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FUSED_RECURRENT = torch.ops.aten.mkldnn_rnn_layer
+ANGLES = "RotaryEmbedding"  # how transformers' classes end that make a table of angles: a product without heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +146,21 @@ def cost_model(model: nn.Module, groups: Sequence[Group], inputs: tuple[Tensor, 
             alike = len(per_channel.unique()) == 1
             used.append((member.path, member.side, int(per_channel[0]) if alike else per_channel))
             if found.kind == "Attention":
-                products[member.path] = bare.get(member.path, 0)
+                products[member.path] = _products(model, member.path, bare)
         uses[group.name] = tuple(used)
     other_macs = bare[""] - sum(products.values())
     widths = {group.name: group.width for group in groups}
     return CostModel(shapes, weights, products, other_macs, sizes, dims, uses, widths, _layers(model, groups))
+
+
+def _products(model: nn.Module, path: str, bare: Mapping[str, int]) -> int:
+    """MACs of an attention module's products that shrink with its heads: all but those of tables of angles made in it.
+
+    With transformers 4 each attention of ModernBERT makes its own; other children's products are by head.
+    """
+    inside_it = model.get_submodule(path).named_modules(prefix=path)
+    tables = [name for name, module in inside_it if type(module).__name__.endswith(ANGLES)]
+    return bare.get(path, 0) - sum(bare.get(name, 0) for name in tables)
 
 
 def _layers(model: nn.Module, groups: Sequence[Group]) -> dict[str, tuple[str, int]]:

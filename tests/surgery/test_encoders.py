@@ -6,7 +6,6 @@ import math
 import subprocess
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -111,9 +110,6 @@ def test_removing_equals_the_reference_with_padding_and_costs_what_was_predicted
     assert verify.against_masked(model, smaller, groups, kept, batch) <= 1e-9
     predicted = cost_model(model, groups, batch).cost(kept)
     measured = model_cost(smaller, batch)
-    if FOUR and name == "modernbert":  # its rotary table, made in each attention there, is taken to shrink with heads
-        assert predicted.macs == pytest.approx(measured.macs, rel=1e-3)
-        predicted = replace(predicted, macs=measured.macs)
     assert predicted == measured
     assert predicted.parameters == sum(parameter.numel() for parameter in smaller.parameters())
 
