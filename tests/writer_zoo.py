@@ -2,9 +2,21 @@
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSeq2SeqLM, BartConfig, MarianConfig, MBartConfig, MT5Config, T5Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    GPT2Config,
+    LlamaConfig,
+    MarianConfig,
+    MBartConfig,
+    MT5Config,
+    Qwen2Config,
+    T5Config,
+)
 
-from compress.models import Transducer
+from compress.models import CausalTransformer, Transducer
+from compress.models.causal_lm import CausalLogits
 from compress.models.seq2seq import Seq2SeqLogits
 from compress.tasks import Signature
 from compress.tasks import Tensor as Declared
@@ -25,6 +37,16 @@ CONFIGS = {
     "mt5": lambda: MT5Config(**RELATIVE, **NUMBERS),
 }
 FAMILIES = ("transducer", *CONFIGS)
+ROTARY = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+          "intermediate_size": 24, "max_position_embeddings": 32, "vocab_size": SYMBOLS}  # fmt: skip
+GPT2 = {"n_embd": 16, "n_layer": 3, "n_head": 4, "n_inner": 24, "n_positions": 32, "vocab_size": SYMBOLS}
+CAUSAL_CONFIGS = {
+    "gpt2": lambda: GPT2Config(**GPT2),
+    "llama": lambda: LlamaConfig(**ROTARY),
+    "qwen2": lambda: Qwen2Config(**ROTARY | {"num_key_value_heads": 1}),
+    "llama-each": lambda: LlamaConfig(**ROTARY | {"num_key_value_heads": 4}),
+}
+CAUSAL = ("causal", *CAUSAL_CONFIGS)
 SIGNATURE = Signature(
     inputs=(
         Declared(name="source_ids", dtype="int64", shape=("batch", "source"), symbols=11),
@@ -43,6 +65,12 @@ def build(name: str) -> nn.Module:
             source_symbols=11, target_symbols=SYMBOLS, width=16, heads=4, feed_forward=24, encoder_layers=2,
             decoder_layers=3, max_length=16,
         )  # fmt: skip
+    elif name == "causal":
+        model = CausalTransformer(symbols=SYMBOLS, width=16, heads=4, feed_forward=24, decoder_layers=3, max_length=16)
+    elif name in CAUSAL:
+        config = CAUSAL_CONFIGS[name]()
+        config._attn_implementation = "eager"
+        model = CausalLogits(AutoModelForCausalLM.from_config(config), separated=name == "qwen2")
     else:
         config = CONFIGS[name]()
         config._attn_implementation = "eager"

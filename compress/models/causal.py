@@ -39,6 +39,7 @@ from compress.models.writing import (
     draw_layers,
     draw_symbols,
     joined,
+    keep_rows,
     refuse_uneven,
     table_of,
 )
@@ -188,6 +189,17 @@ class CausalTransformer(nn.Module):
     def empty_past(self, cross: Cache) -> Cache:
         """Return the keys and values of no symbol, [N, heads, 0, width / heads]."""
         return tuple(part[:, :, :0] for part in cross)
+
+    def keep_symbols(self, source: Tensor, target: Tensor) -> None:
+        """Keep some symbols, in place, in ascending order; see `Transducer.keep_symbols`.
+
+        Args:
+            source: int64, their numbers.
+            target: the same: prompts and completions have one table.
+        """
+        assert torch.equal(source, target)
+        keep_rows(self.symbols, target)
+        self.head.weight, self.head.out_features = self.symbols.weight, len(target)
 
     def _decode(self, ids: Tensor, places: Tensor, seen: Tensor, cross: Cache, past: Cache) -> tuple[Tensor, Cache]:
         """Return the last layer's output, and all layers' keys and values of what is not the prompt of ``cross``."""

@@ -144,11 +144,8 @@ class CausalLM(Model):
         """
         if self.decoder_layers is not None and vars(model.config).get("scale_attn_by_inverse_layer_idx"):
             raise ModelError("layers that know their number cannot be left out", where=str(self))
-        path, kinds = LAYERS[model.config.model_type], vars(model.config).get("layer_types")
-        before = [*layers_of(model)]
+        path = LAYERS[model.config.model_type]
         keep_some(model, path, self.decoder_layers, how=self.layers, what="model", where=str(self))
-        if kinds:
-            model.config.layer_types = [kinds[before.index(layer)] for layer in layers_of(model)]
 
     @property
     def writing(self) -> Mapping[str, Any]:
@@ -272,6 +269,17 @@ class CausalLogits(Logits):
         """Return the keys and values of no symbol, [N, heads, 0, size]."""
         kept = cross if self.separated else cross[:-1]
         return tuple(part[:, :, :0] for part in kept)
+
+    def keep_symbols(self, source: Tensor, target: Tensor) -> None:
+        """Keep some symbols, in place, in ascending order; see `Transducer.keep_symbols`.
+
+        Args:
+            source: int64, their numbers.
+            target: the same: prompts and completions have one table.
+        """
+        assert torch.equal(source, target)
+        renumber(self.model, target.tolist())
+        self.absent, self.ids = self.absent[target], None
 
     def _continue(self, ids: Tensor, prompt_ids: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return symbols with a prompt's last one for the sign of the beginning, and the mask without that one."""

@@ -44,7 +44,7 @@ def keep_layers(module: nn.Module, path: str, kept: Sequence[int]) -> None:
         for part in layer.modules():
             if "layer_idx" in vars(part):
                 vars(part)["layer_idx"] = position
-    _count(module, path, before=before, now=len(remaining))
+    _count(module, path, before=before, kept=kept)
     say_kinds(module, path)
 
 
@@ -70,8 +70,8 @@ def _pass_bias_on(before: nn.Module, after: nn.Module) -> None:
     vars(new)["has_relative_attention_bias"] = True
 
 
-def _count(module: nn.Module, path: str, *, before: int, now: int) -> None:
-    """Say in the configurations how many layers there are."""
+def _count(module: nn.Module, path: str, *, before: int, kept: Sequence[int]) -> None:
+    """Say in the configurations how many layers there are, and of what kind each is where they say so."""
     configs: list[Any] = [found for part in module.modules() if (found := getattr(part, "config", None)) is not None]
     whole = next((config for config in configs if getattr(config, "is_encoder_decoder", False)), None)
     if whole is None:
@@ -81,4 +81,6 @@ def _count(module: nn.Module, path: str, *, before: int, now: int) -> None:
         named = [(whole, names["decoder" in path.split(".")])]
     for config, name in named:
         if getattr(config, name, None) == before:
-            setattr(config, name, now)
+            setattr(config, name, len(kept))
+            if whole is None and len(getattr(config, "layer_types", None) or ()) == before:
+                config.layer_types = [config.layer_types[position] for position in kept]

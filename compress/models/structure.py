@@ -49,10 +49,12 @@ SIZES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.RNNBase: ("input_size", "hidden_size"),
 }
 
+CONV1D_SIZES = ("nx", "nf")  # inputs and outputs of `is_conv1d`
+
 # What attention modules of transformers count in whole heads, and what they measure in channels of all heads together.
 # Several versions and families; a module has some of each.
 HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads")
-HEAD_WIDTHS = ("all_head_size", "dim", "inner_dim")
+HEAD_WIDTHS = ("all_head_size", "dim", "inner_dim", "split_size")
 
 
 @dataclass(frozen=True)
@@ -208,11 +210,18 @@ def _shorten(module: nn.Module, path: str, length: int) -> None:
         keep_layers(module, path, range(length))
 
 
+def is_conv1d(layer: nn.Module) -> bool:
+    """Whether a layer is transformers' Conv1D: the linear layer of GPT-2, whose weight is [inputs, outputs]."""
+    return type(layer).__name__ == "Conv1D" and all(name in vars(layer) for name in CONV1D_SIZES)
+
+
 def _sizes(layer: nn.Module) -> dict[str, Any] | None:
     """Return the size attributes of a layer that surgery may have changed; None for one that it leaves alone."""
     for kind, names in SIZES.items():
         if isinstance(layer, kind):
             return {name: vars(layer)[name] for name in names}
+    if is_conv1d(layer):
+        return {name: vars(layer)[name] for name in CONV1D_SIZES}
     if (found := counted(layer)) is not None:
         return {name: vars(layer)[name] for name in (*found.counts, *found.widths)}
     if any(name in vars(layer) for name in (*HEAD_COUNTS, KIND)):

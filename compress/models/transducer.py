@@ -33,6 +33,7 @@ from compress.models.writing import (
     draw_layers,
     draw_symbols,
     joined,
+    keep_rows,
     refuse_uneven,
     table_of,
 )
@@ -188,9 +189,8 @@ class Transducer(nn.Module):
             source: int64, their numbers, of those that are read.
             target: of those that are written; embedding and output layer stay one.
         """
-        for table, kept in ((self.source.symbols, source), (self.target.symbols, target)):
-            table.weight = nn.Parameter(table.weight.detach()[kept].clone())
-            table.num_embeddings = len(kept)
+        keep_rows(self.source.symbols, source)
+        keep_rows(self.target.symbols, target)
         self.head.weight, self.head.out_features = self.target.symbols.weight, len(target)
 
     @property

@@ -81,6 +81,17 @@ def draw_symbols(count: int, width: int) -> nn.Embedding:
     return table
 
 
+def keep_rows(table: nn.Embedding, kept: Tensor) -> None:
+    """Keep some symbols of a table, in place.
+
+    Args:
+        table: of symbols.
+        kept: int64, their numbers, ascending.
+    """
+    table.weight = nn.Parameter(table.weight.detach()[kept].clone())
+    table.num_embeddings = len(kept)
+
+
 def add_places(module: nn.Module, width: int, *, max_length: int, positions: Positions) -> None:
     """Give a module its ``places``: a layer with weights, or a buffer."""
     if positions == "learned":

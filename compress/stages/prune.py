@@ -44,8 +44,9 @@ class Prune(Stage):
 
     In transformers (BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa version 2 and 3, ViT, DeiT) these are whole attention
     heads, feed-forward channels, channels of the hidden state and whole layers, and each layer may keep other numbers.
-    In models that write (the built-in transducer, Marian, BART, T5) they are those of encoder and decoder, but for the
-    hidden state, and the cost is that of a text that is given: its source is read, and each of its symbols, once.
+    In models that write (the transducer and the causal model of ours, Marian, BART, T5, GPT-2, Llama, Qwen2) they are
+    those of encoder and decoder, but for the hidden state, and the cost is that of a text that is given: its source is
+    read, and each of its symbols, once. Queries that share a head of keys and values leave with it.
     The result is checked against a masked copy of the unpruned model in float64.
 
     Attributes:

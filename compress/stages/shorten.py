@@ -57,7 +57,7 @@ class Shorten(Stage):
         layers: of an encoder: ``every-other`` (the first, the third and so on, as DistilBERT), positions from 0,
             ``{first: 1, last: 2}``, or ``{evenly: 3}``.
         encoder: the same, of a model that writes: of the layers that read; None keeps all.
-        decoder: of those that write, which run once for each symbol.
+        decoder: of those that write, which run once for each symbol. A causal model has these alone.
     """
 
     cuts: ClassVar[bool] = True

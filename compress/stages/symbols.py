@@ -16,7 +16,8 @@ from torch import nn
 
 from compress.data import Data, Samples
 from compress.errors import ModelError, StageError
-from compress.models import Transducer
+from compress.models import CausalTransformer, Transducer
+from compress.models.causal_lm import CausalLogits
 from compress.models.fold import duplicate
 from compress.models.seq2seq import Seq2SeqLogits
 from compress.tasks import TransductionTask
@@ -24,6 +25,7 @@ from compress.tasks.pieces import Pieces
 from compress.tasks.symbols import UNKNOWN
 
 ROLES = ("train", "select")  # that what is lost is counted on
+WRITERS = (Transducer, Seq2SeqLogits, CausalTransformer, CausalLogits)  # with `keep_symbols`
 EQUAL = 1e-12  # as a fraction of the largest logit, in float64
 
 
@@ -86,15 +88,15 @@ def choose_symbols(
         StageError: when all symbols are needed.
     """
     source, target = task.vocabularies.source, task.vocabularies.target
-    if not isinstance(module, Transducer | Seq2SeqLogits):
+    if not isinstance(module, WRITERS):
         raise ModelError(
             "where the model keeps its symbols is not known",
-            expected="the transducer, or an encoder-decoder of transformers",
+            expected="a model of a family that writes",
             got=type(module).__name__,
             where=where,
             hint="leave prune-vocabulary out",
         )
-    shared = isinstance(module, Seq2SeqLogits)
+    shared = not isinstance(module, Transducer)
     if shared and source != target:
         raise ModelError(
             "source and target have one table of embeddings, in which each numbers symbols of its own",
@@ -149,6 +151,8 @@ def check_logits(before: nn.Module, after: nn.Module, fewer: Fewer, samples: Sam
             for task, module in ((fewer.task, after), (fewer.before, before))
         )
     expected = expected[:, torch.from_numpy(fewer.target)]
+    if isinstance(after, CausalLogits):  # what it has not is as far below the least likely of those that are left
+        found, expected = found[:, ~after.absent], expected[:, ~after.absent]
     apart, scale = float((found - expected).abs().max()), float(expected.abs().max())
     if not apart <= EQUAL * scale:
         raise StageError(

@@ -14,9 +14,8 @@ from torch import nn
 
 from compress.data import Samples
 from compress.errors import DataError, ModelError, StageError
-from compress.models import Model, Transducer, load_model, load_structure, save_model
+from compress.models import Model, load_model, load_structure, save_model
 from compress.models.huggingface import TextLogits
-from compress.models.seq2seq import Seq2SeqLogits
 from compress.stage import Host, Need, Quantity, Stage, Work
 from compress.stages import symbols
 from compress.store.artifact import Artifact
@@ -95,7 +94,7 @@ class PruneVocabulary(Stage):
         """Do the step for a model that writes."""
         structure, fewer = load_structure(source.path), self._choose_symbols(module, task, work)
         smaller = load_model(source.path, code=host.code)
-        assert isinstance(smaller, Transducer | Seq2SeqLogits)
+        assert isinstance(smaller, symbols.WRITERS)
         smaller.keep_symbols(torch.from_numpy(fewer.source), torch.from_numpy(fewer.target))
         symbols.check_logits(module, smaller, fewer, work.data.train, most=CHECKED, where=self.title)
         facts = fewer.facts(work.data)

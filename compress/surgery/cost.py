@@ -182,8 +182,9 @@ def _weight_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     named = {name: tuple(tensor.shape) for name, tensor in module.named_parameters(recurse=False)}
     if isinstance(module, nn.RNNBase):
         return {name: shape for name, shape in named.items() if name.startswith("weight")}
-    assert isinstance(module, layers.PRODUCERS)
-    return {"weight": tuple(module.weight.shape)}
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return {"weight": tuple(weight.shape)}
 
 
 @torch.no_grad()
@@ -211,7 +212,7 @@ def _count(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Counter[str], 
     hooks = [
         module.register_forward_hook(record(path))
         for path, module in model.named_modules()
-        if isinstance(module, (*layers.PRODUCERS, nn.RNNBase))
+        if layers.multiplies(module)
     ]
     training = model.training
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}

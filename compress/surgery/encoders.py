@@ -222,7 +222,7 @@ class Encoder:
 
     def projections(self, attention: str) -> tuple[list[str], list[str]]:
         """Query, key and value layers of an attention module, or the one for all; further layers by head."""
-        fused = self.there(f"{attention}.{layers.FUSED}")
+        fused = self.there(*(f"{attention}.{name}" for name in layers.FUSED))
         names = [] if fused else next(names for names in NAMES if f"{attention}.{names[0]}" in self.paths)
         return fused or [f"{attention}.{name}" for name in names], self.there(
             *(f"{attention}.{name}" for name in self.family.positions)

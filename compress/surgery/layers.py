@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from compress.loss.attention import NAMES
 from compress.models.attention import Attention, counted
-from compress.models.structure import HEAD_COUNTS, HEAD_WIDTHS
+from compress.models.structure import CONV1D_SIZES, HEAD_COUNTS, HEAD_WIDTHS, is_conv1d
 
 Side = Literal["out", "in"]
 
@@ -37,7 +37,10 @@ PRODUCERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 _KINDS = (*PRODUCERS, *RUNNING_NORMS, nn.GroupNorm, nn.PReLU)
 MAPPED = ("Parameters", "Attention", "ModuleList")
 GATES: dict[type, int] = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
-FUSED, FUSED_WIDTH = "Wqkv", "head_dim"  # what ModernBERT calls the layer for all three, and the width of a head
+FUSED = ("Wqkv", "c_attn")  # what ModernBERT and GPT-2 call the layer for queries, keys and values
+HEAD_WIDTH = "head_dim"
+GROUPED = ("q_proj", "k_proj", "v_proj", "o_proj")  # of Llama and its kin, whose heads are counted by their layers
+GROUP_SIZE = "num_key_value_groups"  # queries that share one head of keys and values
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +80,8 @@ def layout(module: nn.Module, side: Side) -> Layout | None:
             if side == "out"
             else Layout(str(kind), module.in_channels, (("weight", 0),), ("in_channels",))
         )
-    elif isinstance(module, nn.Linear):
-        found = (
-            Layout("Linear", module.out_features, (("weight", 0), ("bias", 0)), ("out_features",))
-            if side == "out"
-            else Layout("Linear", module.in_features, (("weight", 1),), ("in_features",))
-        )
+    elif isinstance(module, nn.Linear) or is_conv1d(module):
+        found = _linear(module, side)
     elif isinstance(module, nn.RNNBase):
         found = None if module.proj_size else _recurrent(module, side)
     elif side == "in":
@@ -144,7 +143,13 @@ def _map(module: nn.Module) -> Layout | None:
     own = dict(module.named_parameters(recurse=False))
     if (fused := fused_projection(module)) is not None and not own:
         counts, sizes = (tuple(name for name in names if name in vars(module)) for names in (HEAD_COUNTS, HEAD_WIDTHS))
-        return Layout("Attention", fused.out_features // 3, (), sizes, run=vars(module)[FUSED_WIDTH], counts=counts)
+        width = layout(fused, "out")
+        assert width is not None
+        return Layout("Attention", width.size // 3, (), sizes, run=vars(module)[HEAD_WIDTH], counts=counts)
+    if (queries := grouped_queries(module)) is not None and not own:
+        return Layout(
+            "Attention", queries.out_features, (), (), run=vars(module)[HEAD_WIDTH] * vars(module)[GROUP_SIZE]
+        )
     if (projections := attention_projections(module)) is not None and not own:
         counts = tuple(name for name in HEAD_COUNTS if name in vars(module))
         sizes = tuple(name for name in HEAD_WIDTHS if name in vars(module))
@@ -164,10 +169,37 @@ def attention_projections(module: nn.Module) -> tuple[nn.Linear, ...] | None:
     return found if len(found) == 3 and any(name in vars(module) for name in HEAD_COUNTS) else None
 
 
-def fused_projection(module: nn.Module) -> nn.Linear | None:
+def fused_projection(module: nn.Module) -> nn.Module | None:
     """The layer that writes all queries, then all keys, then all values, of a module that knows a head's width."""
-    found = dict(module.named_children()).get(FUSED)
-    return found if isinstance(found, nn.Linear) and isinstance(vars(module).get(FUSED_WIDTH), int) else None
+    children = dict(module.named_children())
+    found = next((children[name] for name in FUSED if name in children), None)
+    known = isinstance(found, nn.Linear) or (found is not None and is_conv1d(found))
+    return found if known and isinstance(vars(module).get(HEAD_WIDTH), int) else None
+
+
+def grouped_queries(module: nn.Module) -> nn.Linear | None:
+    """The layer that writes the queries, of a module of transformers whose layers say how many heads there are."""
+    children, said = dict(module.named_children()), vars(module)
+    linear = all(isinstance(children.get(name), nn.Linear) for name in GROUPED)
+    known = all(isinstance(said.get(name), int) for name in (HEAD_WIDTH, GROUP_SIZE))
+    found = children[GROUPED[0]] if linear and known and not any(name in said for name in HEAD_COUNTS) else None
+    return found if isinstance(found, nn.Linear) else None
+
+
+def multiplies(module: nn.Module) -> bool:
+    """Whether a layer applies weights of its own by products that are counted."""
+    return isinstance(module, (*PRODUCERS, nn.RNNBase)) or is_conv1d(module)
+
+
+def _linear(module: nn.Module, side: Side) -> Layout:
+    if is_conv1d(module):
+        inputs, outputs = (vars(module)[name] for name in CONV1D_SIZES)
+        written = Layout("Conv1D", outputs, (("weight", 1), ("bias", 0)), ("nf",))
+        return written if side == "out" else Layout("Conv1D", inputs, (("weight", 0),), ("nx",))
+    assert isinstance(module, nn.Linear)
+    if side == "out":
+        return Layout("Linear", module.out_features, (("weight", 0), ("bias", 0)), ("out_features",))
+    return Layout("Linear", module.in_features, (("weight", 1),), ("in_features",))
 
 
 def _recurrent(module: nn.RNNBase, side: Side) -> Layout:
@@ -285,6 +317,8 @@ def expect_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     elif isinstance(module, nn.Linear):
         shapes["weight"] = (module.out_features, module.in_features)
         shapes["bias"] = (module.out_features,)
+    elif is_conv1d(module):
+        shapes = {"weight": (vars(module)["nx"], vars(module)["nf"]), "bias": (vars(module)["nf"],)}
     elif isinstance(module, RUNNING_NORMS):
         shapes = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (module.num_features,))
     elif isinstance(module, nn.GroupNorm):

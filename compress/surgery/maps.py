@@ -5,9 +5,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from compress.errors import ModelError
-from compress.models.causal import CausalTransformer
-from compress.models.causal_lm import CausalLogits
 from compress.surgery import encoders, writers
 from compress.surgery.encoders import Unit
 from compress.surgery.groups import Group
@@ -54,7 +51,6 @@ def mapped_groups(model: nn.Module, units: Sequence[Unit], *, protected: frozens
     Raises:
         ModelError: the family cannot be cut, or not in these units; a parameter has no known place.
     """
-    _refuse_causal(model, verb="prune")
     if (writer := writers.writer(model)) is not None:
         return writers.groups(writer, units, protected=protected)
     encoder = encoders.encoder(model)
@@ -64,14 +60,18 @@ def mapped_groups(model: nn.Module, units: Sequence[Unit], *, protected: frozens
 def layer_lists(model: nn.Module, *, verb: str) -> dict[str, LayerList]:
     """Return each list of layers of a transformer, by its side: ``encoder``, ``decoder``; empty for others.
 
+    A causal model has a decoder alone.
+
     Raises:
         ModelError: it is a model of transformers that is in no table.
     """
-    _refuse_causal(model, verb=verb)
     if (writer := writers.writer(model, verb=verb)) is not None:
-        lengths = {path: len(list(model.get_submodule(path).children())) for path in writer.stacks}
-        sides = (LayerList(path, length, length) for path, length in lengths.items())
-        return dict(zip(("encoder", "decoder"), sides, strict=True))
+        lists = {}
+        for side, path in writer.stacks.items():
+            count = len(writer.each_layer(path))
+            staying = tuple(range(count)) if writer.why_staying else ()
+            lists[side] = LayerList(path, count, count, staying, writer.why_staying)
+        return lists
     encoder = encoders.encoder(model, verb=verb)
     if encoder is None:
         return {}
@@ -79,13 +79,3 @@ def layer_lists(model: nn.Module, *, verb: str) -> dict[str, LayerList]:
     listed = len(encoder.each_layer)
     found = LayerList(encoder.layer_list, listed, encoder.depth, tuple(staying), why, encoder.family.repeats)
     return {"encoder": found}
-
-
-def _refuse_causal(model: nn.Module, *, verb: str) -> None:
-    if isinstance(model, CausalTransformer | CausalLogits):
-        raise ModelError(
-            f"{verb} does not know causal models yet",
-            expected="an encoder, or an encoder-decoder",
-            got=type(model).__name__,
-            hint="distil into a student of fewer layers: decoder_layers of causal_lm keeps published ones",
-        )

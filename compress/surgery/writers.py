@@ -1,5 +1,7 @@
 """Where models that write keep what can be cut: heads, feed-forward width and layers of their encoder and decoder.
 
+A causal model has a decoder alone.
+
 A table, as `encoders` is for transformers that decide, and for its reasons. What it says is proved by a trial cut of a
 copy. Every parameter within a layer must be in the table; one that is not is named, and nothing is cut. What is
 outside the layers (embeddings, norms, the output layer) has the width of the hidden state, which stays.
@@ -7,10 +9,13 @@ outside the layers (embeddings, norms, the output layer) has the width of the hi
 T5's first layer holds one table of relative positions, with a column for each head, which all layers of its side add
 to their scores. So there a head leaves in all of them at once, and that layer stays.
 
+Where several queries share a head of keys and values (Llama, Qwen2), they leave with it. GPT-2's layers stay where they
+scale their scores by their number.
+
 Lacks on purpose: the hidden width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +23,7 @@ from torch import nn
 
 from compress.errors import ModelError
 from compress.loss.attention import NAMES
+from compress.models.causal import CausalTransformer
 from compress.models.transducer import Transducer
 from compress.surgery import layers
 from compress.surgery.encoders import UNITS, Unit
@@ -28,8 +34,8 @@ from compress.surgery.groups import Group, Kind, Member, inside
 class Family:
     """Paths of one family; those that a layer has not are passed over."""
 
-    stacks: tuple[str, str]
-    """Lists of the layers that read, and of those that write, in the model."""
+    stacks: Mapping[str, str]
+    """Lists of layers in the model, by side: those that read, where there are such, and those that write."""
     attentions: tuple[str, ...]
     """In a layer: attention to its own sequence, and to the source."""
     output: str
@@ -45,7 +51,7 @@ class Family:
 
 
 TRANSDUCER = Family(
-    stacks=("encoder", "decoder"),
+    stacks={"encoder": "encoder", "decoder": "decoder"},
     attentions=("attention", "cross"),
     output="output",
     ups=("feed_forward.inner",),
@@ -53,7 +59,7 @@ TRANSDUCER = Family(
     norms=("attention_norm", "cross_norm", "feed_forward.norm"),
 )
 BART = Family(
-    stacks=("model.encoder.layers", "model.decoder.layers"),
+    stacks={"encoder": "model.encoder.layers", "decoder": "model.decoder.layers"},
     attentions=("self_attn", "encoder_attn"),
     output="out_proj",
     ups=("fc1",),
@@ -61,7 +67,7 @@ BART = Family(
     norms=("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
 )
 T5 = Family(
-    stacks=("encoder.block", "decoder.block"),
+    stacks={"encoder": "encoder.block", "decoder": "decoder.block"},
     attentions=("layer.0.SelfAttention", "layer.1.EncDecAttention"),
     output="o",
     ups=tuple(f"layer.{place}.DenseReluDense.{name}" for place in (1, 2) for name in ("wi", "wi_0", "wi_1")),
@@ -69,7 +75,36 @@ T5 = Family(
     norms=tuple(f"layer.{place}.layer_norm" for place in range(3)),
     table="relative_attention_bias",
 )
-FAMILIES = {"marian": BART, "bart": BART, "mbart": BART, "t5": T5, "mt5": T5}
+CAUSAL = Family(
+    stacks={"decoder": "decoder"},
+    attentions=("attention",),
+    output="output",
+    ups=("feed_forward.inner",),
+    downs=("feed_forward.outer",),
+    norms=("attention_norm", "feed_forward.norm"),
+)
+GPT2 = Family(
+    stacks={"decoder": "transformer.h"},
+    attentions=("attn",),
+    output="c_proj",
+    ups=("mlp.c_fc",),
+    downs=("mlp.c_proj",),
+    norms=("ln_1", "ln_2"),
+)
+LLAMA = Family(
+    stacks={"decoder": "model.layers"},
+    attentions=("self_attn",),
+    output="o_proj",
+    ups=("mlp.gate_proj", "mlp.up_proj"),
+    downs=("mlp.down_proj",),
+    norms=("input_layernorm", "post_attention_layernorm"),
+)
+BUILT_IN = {Transducer: "transducer", CausalTransformer: "causal"}
+FAMILIES = {
+    "transducer": TRANSDUCER, "marian": BART, "bart": BART, "mbart": BART, "t5": T5, "mt5": T5,
+    "causal": CAUSAL, "gpt2": GPT2, "llama": LLAMA, "qwen2": LLAMA,
+}  # fmt: skip
+NUMBERED = "scale_attn_by_inverse_layer_idx"  # of GPT-2's configuration
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +114,11 @@ class Writer:
     model: nn.Module
     family: Family
     name: str
-    """``transducer``, or the configuration's ``model_type``."""
-    stacks: tuple[str, str]
-    """Paths of the lists of layers of encoder and decoder."""
+    """``transducer``, ``causal``, or the configuration's ``model_type``."""
+    stacks: Mapping[str, str]
+    """Paths of the lists of layers, by side."""
+    why_staying: str
+    """Why no layer can leave; empty where they can."""
 
     def there(self, *paths: str) -> list[str]:
         """Those of some paths that the model has."""
@@ -98,9 +135,9 @@ class Writer:
         return self.there(*(f"{layer}.{name}" for name in names))
 
     def projections(self, attention: str) -> list[str]:
-        """Query, key and value layers of an attention module."""
+        """Query, key and value layers of an attention module, or the one for all."""
         names = next((names for names in NAMES if _has(self.model, f"{attention}.{names[0]}")), ())
-        return [f"{attention}.{name}" for name in names]
+        return [f"{attention}.{name}" for name in names] or self.in_layer(attention, layers.FUSED)
 
 
 def writer(model: nn.Module, *, verb: str = "prune") -> Writer | None:
@@ -116,14 +153,17 @@ def writer(model: nn.Module, *, verb: str = "prune") -> Writer | None:
         ModelError: a layer has a parameter that its family has not, or shares one; names it.
     """
     for path, part in model.named_modules():
-        built_in, config = isinstance(part, Transducer), getattr(part, "config", None)
-        name = "transducer" if built_in else getattr(config, "model_type", "")
-        family = TRANSDUCER if built_in else FAMILIES.get(name)
+        config = getattr(part, "config", None)
+        built_in = (name for kind, name in BUILT_IN.items() if isinstance(part, kind))
+        name = next(built_in, getattr(config, "model_type", ""))
+        family = FAMILIES.get(name)
         if family is not None:
             prefix = f"{path}." if path else ""
-            reads, writes = (prefix + stack for stack in family.stacks)
-            found = Writer(model, family, name, (reads, writes))
-            if found.there(reads, writes) == [reads, writes]:
+            stacks = {side: prefix + stack for side, stack in family.stacks.items()}
+            numbered = getattr(config, NUMBERED, False)
+            why = f"its layers scale their scores by their number ({NUMBERED})" if numbered else ""
+            found = Writer(model, family, name, stacks, why)
+            if found.there(*stacks.values()) == [*stacks.values()]:
                 _check_mapped(found, verb=verb)
                 return found
     return None
@@ -147,10 +187,10 @@ def groups(found: Writer, units: Sequence[Unit], *, protected: frozenset[str]) -
             got="units: hidden",
             where=found.name,
         )
-    made = [group for stack in found.stacks for group in _in_stack(found, stack, units)]
+    made = [group for stack in found.stacks.values() for group in _in_stack(found, stack, units)]
     free = [group for group in made if not any(inside(path, protected) for path in _outs(group))]
-    if "layers" in units:
-        for stack in found.stacks:
+    if "layers" in units and not found.why_staying:
+        for stack in found.stacks.values():
             first = 1 if found.family.table else 0
             paths = found.each_layer(stack)
             indices = [index for index in range(first, len(paths)) if not inside(paths[index], protected)]
@@ -182,7 +222,8 @@ def _heads(found: Writer, attentions: Sequence[str]) -> Group:
     layout = layers.layout(model.get_submodule(attentions[0]), "out")
     assert layout is not None
     for attention in attentions:
-        members += [_member(model, path, "out") for path in (attention, *found.projections(attention))]
+        written = (attention, *found.projections(attention))
+        members += [_member(model, path, "out", of=layout) for path in written]
         for table in found.there(f"{attention}.{found.family.table}") if found.family.table else ():
             columns = torch.arange(layout.size // layout.run)
             members.append(Member(table, "out", "Embedding", columns * layout.run, columns))
@@ -190,12 +231,23 @@ def _heads(found: Writer, attentions: Sequence[str]) -> Group:
     return _group(attentions[0], layout.size, members, kind="heads", run=layout.run)
 
 
-def _member(model: nn.Module, path: str, side: layers.Side) -> Member:
-    """One side of a layer in which channel c of the group is index c."""
+def _member(model: nn.Module, path: str, side: layers.Side, *, of: layers.Layout | None = None) -> Member:
+    """One side of a layer.
+
+    Args:
+        model: has it.
+        path: of the layer.
+        side: of it.
+        of: the heads of the group. A layer has their channels in order, once or more, or fewer for each of the units
+            that leave together: then those stand for the first of the unit. None where channel c is index c.
+    """
     found = layers.layout(model.get_submodule(path), side)
     assert found is not None
-    channels = torch.arange(found.size)
-    return Member(path, side, found.kind, channels, channels)
+    indices = channels = torch.arange(found.size)
+    if of is not None:
+        each = min(of.run, found.size * of.run // of.size)
+        channels = indices // each * of.run % of.size + indices % each
+    return Member(path, side, found.kind, channels, indices)
 
 
 def _group(name: str, width: int, members: list[Member], *, kind: Kind, run: int = 1) -> Group:
@@ -218,7 +270,7 @@ def _has(model: nn.Module, path: str) -> bool:
 def _check_mapped(found: Writer, *, verb: str) -> None:
     family = found.family
     owners: dict[int, str] = {}
-    for stack in found.stacks:
+    for stack in found.stacks.values():
         for layer in found.each_layer(stack):
             known = {*found.in_layer(layer, (*family.ups, *family.downs, *family.norms))}
             for attention in found.in_layer(layer, family.attentions):

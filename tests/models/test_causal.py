@@ -19,7 +19,6 @@ from compress.export.program import check_program, force, in_torch, program_of
 from compress.models import CausalLM, DecoderOnly, HuggingFace, Seq2Seq, load_model, save_model
 from compress.models.causal import CausalTransformer
 from compress.models.causal_lm import layers_of
-from compress.surgery.maps import layer_lists, mapped_groups
 from compress.tasks import Judge, Symbols, TransductionTask
 from compress.tasks.pieces import load_pieces
 from compress.tasks.special import BEGIN, END, PAD
@@ -316,10 +315,3 @@ def test_a_completion_with_a_sign_of_the_tokenizer_is_refused(gpt2, data):
     with pytest.raises(DataError, match="sign of the tokenizer") as refused:
         TransductionTask.of(marked, symbols=Symbols(max_length=12), judge=Judge(), pieces=pieces)
     assert "train, sample 3" in str(refused.value)
-
-
-def test_stages_that_cut_do_not_know_causal_models(module):
-    with pytest.raises(ModelError, match="prune does not know causal models"):
-        mapped_groups(module, ("heads",), protected=frozenset())
-    with pytest.raises(ModelError, match="shorten does not know causal models"):
-        layer_lists(module, verb="shorten")

@@ -7,17 +7,20 @@ import torch
 import writer_zoo
 from surgery_zoo import find_groups
 from torch import nn
-from writer_zoo import FAMILIES, build, inputs
+from writer_zoo import CAUSAL, CAUSAL_CONFIGS, FAMILIES, build, inputs
 
 from compress.errors import ModelError, StageError
 from compress.export.decoding import Writing
 from compress.export.program import check_program, program_of
 from compress.functional import prune
-from compress.models import EncoderDecoder, Transducer, load_model, save_model
+from compress.models import CausalLM, EncoderDecoder, Transducer, load_model, save_model
+from compress.models.published import configuration_of
 from compress.surgery import cut, verify, writers
 from compress.surgery.cost import cost_model, model_cost
+from compress.surgery.find import find
 from compress.surgery.groups import Group, Kept, keep_all
 from compress.surgery.importance import taylor
+from compress.surgery.maps import layer_lists
 
 
 @cache
@@ -54,7 +57,26 @@ def test_encoder_and_decoder_have_their_heads_widths_and_layers(name):
         assert [len(group.members) for group in groups if group.kind == "feed_forward"] == [3] * 5
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_causal_model_loses_queries_with_the_keys_that_they_share(name):
+    groups = found(name)
+    heads = [group for group in groups if group.kind == "heads"]
+    units = {"llama": 2, "qwen2": 1}.get(name, 4)  # heads of keys and values
+    assert [group.width // group.unit for group in heads] == [units] * 3
+    assert sum(group.kind == "feed_forward" for group in groups) == 3
+    assert [group.width for group in groups if group.kind == "layers"] == [3]
+
+
+def test_layers_that_know_their_number_stay():
+    model = build("gpt2")
+    model.model.config.scale_attn_by_inverse_layer_idx = True
+    (kept,) = layer_lists(model, verb="shorten").values()
+    assert kept.staying == (0, 1, 2)
+    (told,) = find(model, inputs(), units=("heads", "layers")).left
+    assert "scale their scores by their number" in str(told)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *CAUSAL])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_cut_model_is_the_masked_copy_step_by_step_too_and_costs_what_was_foreseen(name, seed):
     kept, model = drawn(name, seed=seed), build(name)
@@ -66,13 +88,13 @@ def test_the_cut_model_is_the_masked_copy_step_by_step_too_and_costs_what_was_fo
     assert foreseen.parameters == sum(value.numel() for value in smaller.parameters())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *CAUSAL])
 def test_keeping_everything_is_the_bitwise_identity(name):
     assert torch.equal(cut_to(name, keep_all(found(name)))(*inputs()), build(name)(*inputs()))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["transducer", "marian", "bart", "t5-gated"])
+@pytest.mark.parametrize("name", ["transducer", "marian", "bart", "t5-gated", *CAUSAL])
 def test_the_program_of_a_cut_model_has_its_cache_and_writes_what_it_writes(name):
     smaller = cut_to(name, drawn(name))
     program = program_of(smaller, Writing(max_length=5))
@@ -123,6 +145,19 @@ def test_scores_are_of_each_head_and_a_head_that_does_nothing_has_none():
     assert all(bool((value > 0).any()) for value in importance.scores.values())
 
 
+@pytest.mark.parametrize("name", CAUSAL_CONFIGS)
+def test_a_pruned_causal_model_is_stored_and_loaded(name, tmp_path):
+    smaller = cut_to(name, drawn(name))
+    family = CausalLM(path="none", pretrained=False, config=configuration_of(smaller.model))
+    names = ("prompt_ids", "prompt_mask", "completion_ids")
+    declared = tuple(
+        tensor.model_copy(update={"name": name, "symbols": writer_zoo.SYMBOLS if name == names[0] else None})
+        for tensor, name in zip(writer_zoo.SIGNATURE.inputs, names, strict=True)
+    )
+    save_model(smaller, tmp_path, model=family, signature=writer_zoo.SIGNATURE.model_copy(update={"inputs": declared}))
+    assert torch.equal(load_model(tmp_path)(*inputs()), smaller(*inputs()))
+
+
 def test_a_pruned_model_is_stored_and_loaded_with_its_heads_and_layers(tmp_path):
     smaller = cut_to("transducer", drawn("transducer"))
     family = EncoderDecoder(width=16, heads=4, feed_forward=24, encoder_layers=2, decoder_layers=3, max_length=16)
@@ -133,7 +168,7 @@ def test_a_pruned_model_is_stored_and_loaded_with_its_heads_and_layers(tmp_path)
     assert {group.kind for group in again} == {"heads", "feed_forward", "layers"}
 
 
-@pytest.mark.parametrize("name", ["transducer", "t5"])
+@pytest.mark.parametrize("name", ["transducer", "t5", "gpt2", "llama"])
 def test_the_methods_prune_takes_a_model_that_writes(name):
     pruned = prune(build(name), inputs(), kept_macs_fraction=0.6, round_to=1, quiet=True)
     assert 0.5 < pruned.choice.reached <= 0.6
