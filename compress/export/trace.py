@@ -5,6 +5,7 @@ branches on one is refused. What their values do decide, folding of constants ab
 in. A graph that was filled is, byte for byte, the one that a fresh export of the same model gives.
 """
 
+import itertools
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ class Trace:
         import onnx_ir
 
         graph, own = program.model.graph, tensors(model)
+        _set_apart(graph)
         for name, value in graph.initializers.items():
             weight = value.const_value
             if name in own and weight is not None:
@@ -73,6 +75,22 @@ class Trace:
         program = torch.onnx.ONNXProgram(traced, None)
         program.optimize()
         return program.model_proto
+
+
+def _set_apart(graph: "onnx_ir.Graph") -> None:
+    """Give values that are called as a weight or an input another name, in place.
+
+    The exporter calls the value of an operation after it, ``mean``, and a weight of the model by its path, which may be
+    ``mean`` as well. Graphs in a file know values by their names alone.
+    """
+    taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
+    values = [value for node in graph.all_nodes() for value in node.outputs]
+    given = taken | {value.name for value in values}
+    for value in values:
+        if value.name in taken:
+            number = next(number for number in itertools.count(1) if f"{value.name}_{number}" not in given)
+            value.name = f"{value.name}_{number}"
+            given.add(value.name)
 
 
 def tensors(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -77,7 +77,7 @@ def refuse_naive(outputs: NDArray[np.floating], task: Task, samples: Samples, *,
     value, low, high = (100 * number for number in leads[rival])
     raise ModelError(
         "the teacher is not better than an answer that needs no model, and nothing is to be learnt from it",
-        expected=f"a {task.measure} on select above that of {rival}, by more than the draw of samples explains",
+        expected=f"{task.measure} on select above that of {rival}, by more than the draw of samples explains",
         got=f"{100 * task.tally(outputs, samples).value:.2f}%, which is {value:+.2f} points [{low:+.2f}, {high:+.2f}]",
         where=name,
         hint=f"look for {CAUSES}; where most samples are of one class, judge by another measure (data.judge.measure); "

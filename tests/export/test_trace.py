@@ -107,6 +107,29 @@ def test_tied_weights_constants_and_buffers_of_every_kind_are_filled_in():
     torch.testing.assert_close(torch.from_numpy(found), other(x).detach())
 
 
+class Namesakes(nn.Module):
+    """A buffer and a weight that are called as the exporter calls the values of two operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.arange(4.0))
+        self.add = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) + self.add - x.mean(dim=1, keepdim=True)
+
+
+def test_weights_may_be_called_as_operations_are():
+    signature = Signature(
+        inputs=(Tensor(name="x", dtype="float32", shape=("batch", 4)),),
+        outputs=(Tensor(name="y", dtype="float32", shape=("batch", 4)),),
+    )
+    model, x = Namesakes(), torch.rand(3, 4)
+    filled = fill(trace(model, signature, (torch.zeros(2, 4),)), model, signature)
+    (found,) = onnx.reference.ReferenceEvaluator(filled).run(None, {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(x).detach())
+
+
 def test_the_values_of_weights_cannot_decide_a_graph(signature):
     """What a trace rests on: the exporter refuses a module that branches on them."""
 
