@@ -28,8 +28,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
         path: ``.safetensors``, or a ``.pt`` / ``.pth`` file, read with ``weights_only=True`` and never otherwise.
 
     Raises:
-        ModelError: when the file is missing, damaged, a pickled object, does not fit the module, or holds several sets
-            of weights that do.
+        ModelError: when the file is missing, damaged, a pickled object, does not fit the module, holds NaN, or
+            several sets of weights that fit.
     """
     target = module.state_dict()
     found = {key: _strip_prefix(tensors, target) for key, tensors in _state_dicts(path).items()}
@@ -54,7 +54,16 @@ def load_weights(module: nn.Module, path: Path) -> None:
             where=f"{path}, {key}" if key else path,
             hint="check the model's arguments",
         )
-    module.load_state_dict(found[fitting[0]], strict=True)
+    weights = found[fitting[0]]
+    if unknown := [name for name, value in weights.items() if value.is_floating_point() and value.isnan().any()]:
+        raise ModelError(
+            "the weights hold values that are no numbers",
+            expected="a checkpoint of a training that did not diverge",
+            got=f"NaN in {listing(unknown)}",
+            where=path,
+            hint="take an earlier checkpoint",
+        )
+    module.load_state_dict(weights, strict=True)
 
 
 def _state_dicts(path: Path) -> dict[str, Mapping[str, Tensor]]:

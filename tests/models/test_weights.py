@@ -102,3 +102,13 @@ def test_what_holds_no_weights_says_what_it_holds(tmp_path):
     torch.save({"epoch": 1, "loss": [0.5]}, tmp_path / "log.pt")
     with pytest.raises(ModelError, match="(?s)no state dict.*epoch, loss"):
         load_weights(net(), tmp_path / "log.pt")
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name_and_masks_of_infinity_are_not(tmp_path):
+    model = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.full((2, 2), -torch.inf))
+    save_file(model.state_dict(), tmp_path / "good.safetensors")
+    load_weights(model, tmp_path / "good.safetensors")
+    save_file(model.state_dict() | {"bias": torch.tensor([0, torch.nan])}, tmp_path / "bad.safetensors")
+    with pytest.raises(ModelError, match="NaN in bias"):
+        load_weights(model, tmp_path / "bad.safetensors")
