@@ -294,6 +294,14 @@ def test_an_example_that_does_not_run_or_is_too_small_is_refused(tmp_path):
                 method(example)
 
 
+def test_names_of_classes_are_as_many_as_there_are_outputs_and_a_scripted_module_is_refused(tmp_path):
+    for names in (["a", "b"], ["a", "b", "b"]):
+        with pytest.raises(CompressError, match="names of the classes do not fit"):
+            export(mlp(seed=1), torch.randn(4, 8), tmp_path / "x.onnx", classes=names)
+    with pytest.raises(CompressError, match="the model is compiled"):
+        export(torch.jit.script(mlp(seed=1)), torch.randn(4, 8), tmp_path / "x.onnx")
+
+
 def test_calibration_is_a_tensor_or_batches_and_gives_one_plan(batches):
     module, (inputs, _) = mlp(seed=1), batches[0]
     whole = torch.cat([x for x, _ in batches])

@@ -20,7 +20,7 @@ from compress.export.metadata import Lineage, Metadata, write_metadata
 from compress.export.onnx_file import size_bytes, write_model
 from compress.export.parity import check_parity
 from compress.loss.taps import evaluating
-from compress.models.outputs import USUAL
+from compress.models.outputs import USUAL, refuse_compiled
 from compress.store.digest import hash_file
 from compress.tasks.signature import Signature, Tensor
 
@@ -134,9 +134,12 @@ def read_signature(
         classes: names along the last axis of the first output.
 
     Raises:
-        ModelError: when the module returns something else than tensors in tuples, lists and dicts.
+        ModelError: when the module is scripted, returns something else than tensors in tuples, lists and dicts, or has
+            other classes.
         StageError: when the example is too short along a dynamic axis.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        refuse_compiled(module, where="module")
     axes = BATCH_AXIS | dict(axes or {})
     names = _argument_names(module, len(example))
     for name, tensor in zip(names, example, strict=True):
@@ -163,6 +166,13 @@ def read_signature(
         Tensor(name=title, dtype=_dtype(tensor), shape=tuple(shape.get(axis, size) for axis, size in _sizes(tensor)))
         for title, tensor, shape in zip(titles, found.values(), dynamic, strict=True)
     )
+    if classes and (len(classes) != outputs[0].shape[-1] or len(set(classes)) != len(classes)):
+        raise ModelError(
+            "the names of the classes do not fit the module's outputs",
+            expected=f"{outputs[0].shape[-1]} names, one for each output of {outputs[0].name}, all different",
+            got=f"{len(classes)}, {len(set(classes))} of them different",
+            where="classes",
+        )
     return Signature(inputs=inputs, outputs=outputs, classes=tuple(classes))
 
 

@@ -18,7 +18,7 @@ from compress.config.user_code import call_user, run_user_file, user_function
 from compress.config.user_modules import content_of, folders_of
 from compress.data.preprocess import Published
 from compress.errors import ModelError
-from compress.models.outputs import Reading, read_outputs
+from compress.models.outputs import Reading, read_outputs, refuse_compiled
 from compress.models.spec import Model, image_sizes
 from compress.store.digest import hash_file
 from compress.tasks.image_classification import Normalize
@@ -83,6 +83,7 @@ class UserFile(Model):
                 got=type(model).__name__,
                 where=path,
             )
+        refuse_compiled(model, where=path)
         read_outputs(model, Reading(signature.outputs[0].shape, self.output, where=self))
         return model
 

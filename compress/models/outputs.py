@@ -126,6 +126,23 @@ class Returned(nn.Module):
     _compress_reading: ClassVar[Reading]
 
 
+def refuse_compiled(module: nn.Module, *, where: object) -> None:
+    """Refuse a module whose code is no longer Python's: scripted, traced, or compiled.
+
+    Raises:
+        ModelError: saying what to give instead.
+    """
+    if isinstance(module, torch.jit.ScriptModule) or type(module).forward is nn.Module.forward:
+        raise ModelError(
+            "the model is compiled, and its layers cannot be followed",
+            expected="a module with a forward in Python",
+            got=type(module).__name__,
+            where=where,
+            hint="give the module that went into torch.jit.script, torch.jit.trace or torch.compile; its weights are "
+            "read from the state dict of either",
+        )
+
+
 def read_outputs(module: nn.Module, reading: Reading) -> None:
     """Make a model return its logits alone, in place; its parts, weights and their paths stay as they are.
 

@@ -16,7 +16,14 @@ from compress.stage import Host, Need, Stage, Work
 from compress.store.artifact import Artifact, read_artifact
 from compress.store.digest import hash_file
 from compress.store.manifest import Kind
+from compress.tasks.batch import Batch, split
 from compress.tasks.probabilities import refuse_probabilities
+
+SAME = 1e-3  # of outputs that are computed twice: ten times what is allowed between a module and its file
+CHANGING = "leave out noise, F.dropout without training=self.training, and buffers that forward changes"
+TOGETHER = (
+    "in evaluation mode forward must not depend on x.shape[0] or statistics of a batch; squeeze() may take its axis"
+)
 
 
 class Create(Stage):
@@ -84,22 +91,11 @@ class Create(Stage):
         return self.model
 
     def _check_outputs(self, module: nn.Module, work: Work) -> None:
-        """Run the plain module on two samples: what does not fit is refused before anything is exported or trained."""
+        """Run the plain module on two samples and on one, so that what does not fit is refused early."""
         batch = work.task.batch(work.data.select, torch.arange(2))
         expected = [batch.num_units, len(work.task.classes)]
         module.eval()
-        try:
-            with torch.no_grad():
-                outputs = work.task.forward(module, batch)
-        except CompressError:
-            raise
-        except USER_ERRORS as error:
-            raise ModelError(
-                "the model does not take the task's inputs",
-                expected=f"inputs {[list(value.shape) for value in batch.inputs]}",
-                got="\n".join(f"{type(error).__name__}: {error}".splitlines()[:1]),
-                where="; ".join([f"model {self.model}", *users_lines(error)[-1:]]),
-            ) from error
+        outputs = self._forward(module, work, batch)
         if not isinstance(outputs, torch.Tensor) or list(outputs.shape) != expected:
             raise ModelError(
                 "the model's outputs do not match the task's, and so not the teacher's",
@@ -112,6 +108,37 @@ class Create(Stage):
         check_outputs(module, batch.inputs, single_label=single_label, where=f"model {self.model}")
         if single_label:
             refuse_probabilities(outputs, module, where=f"model {self.model}")
+        if self.model.from_user:
+            self._check_constancy(module, work, batch, outputs)
+
+    def _check_constancy(self, module: nn.Module, work: Work, batch: Batch, outputs: torch.Tensor) -> None:
+        """Refuse a module that answers otherwise the next time, or for a sample alone: no file could agree with it."""
+        for given, message, hint in (
+            (batch, "the model's outputs for the same samples differ from time to time in evaluation mode", CHANGING),
+            (split(batch, 1)[0], "the model's outputs for a sample depend on the samples beside it", TOGETHER),
+        ):
+            expected, found = outputs[: given.num_units], self._forward(module, work, given)
+            if found.shape != expected.shape or not torch.allclose(
+                found, expected, rtol=SAME, atol=SAME, equal_nan=True
+            ):
+                shapes = f"{list(found.shape)} instead of {list(expected.shape)}"
+                differs = found.shape == expected.shape and f"a difference of {(found - expected).abs().max():.3g}"
+                raise ModelError(message, got=differs or shapes, where=f"model {self.model}", hint=hint)
+
+    def _forward(self, module: nn.Module, work: Work, batch: Batch) -> Any:
+        """Return what the module makes of samples, without gradients."""
+        try:
+            with torch.no_grad():
+                return work.task.forward(module, batch)
+        except CompressError:
+            raise
+        except USER_ERRORS as error:
+            raise ModelError(
+                "the model does not take the task's inputs",
+                expected=f"inputs {[list(value.shape) for value in batch.inputs]}",
+                got="\n".join(f"{type(error).__name__}: {error}".splitlines()[:1]),
+                where="; ".join([f"model {self.model}", *users_lines(error)[-1:]]),
+            ) from error
 
     def inputs(self, source: Artifact | None, work: Work, host: Host) -> dict[str, Any]:
         """Add the content of the files that the fields name, and leave their paths out.

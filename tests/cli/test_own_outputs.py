@@ -97,6 +97,29 @@ class Detector(Body):
         return self.output(self.features(x))
 
 
+class Noisy(Column):
+    def forward(self, x):
+        return super().forward(x + torch.rand_like(x))
+
+
+class Summed(Column):
+    def forward(self, x):
+        return super().forward(x) * len(x)
+
+
+class Squeezed(Column):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+def Scripted(width, outputs):
+    return torch.jit.script(Column(width, outputs))
+
+
+def Compiled(width, outputs):
+    return torch.compile(Column(width, outputs))
+
+
 def build(kind, width=8, outputs=2):
     return globals()[kind](width, outputs)
 
@@ -202,6 +225,11 @@ def test_plan_takes_outputs_whose_meaning_is_clear_and_says_so(project, kind, ou
         (of_student("Sigmoid", outputs=1), "went through a sigmoid already"),
         (of_student("TurnedHeads"), r"(?s)output of another head would be taken.*output: 1"),
         (of_student("Detector"), r"(?s)does not run in training mode.*targets should not.*distill; .*mine\.py:7\d"),
+        (of_student("Noisy"), "differ from time to time in evaluation mode"),
+        (of_student("Summed"), "depend on the samples beside it"),
+        (of_student("Squeezed"), r"(?s)depend on the samples beside it.*\[2, 2\] instead of \[1, 2\]"),
+        (of_student("Scripted"), "(?s)the model is compiled.*ScriptModule"),
+        (of_student("Compiled"), "(?s)the model is compiled.*OptimizedModule"),
         (of_student("OneLogit", outputs=3), r"(?s)outputs do not match.*\[2, 2\].*\[2, 3\]"),
         (
             ("teacher.model.file.arguments={kind: Detector}",),
