@@ -25,6 +25,7 @@ from compress.export.onnx_file import check_model, read_graph, write_model
 from compress.export.program_file import DECODER, ENCODER, ProgramFile
 from compress.tasks.special import BEGIN, END, PAD, UNKNOWN
 
+CAUSAL = "a causal student as two graphs, one for prompts, which are padded behind, and one for each symbol"
 CONFIG, VOCABULARY = "config.json", "vocabulary.json"
 # As optimum looks for them. "Merged" is a decoder that serves the first step and the others.
 ENCODER_FILE, DECODER_FILE = "encoder_model.onnx", "decoder_model_merged.onnx"
@@ -46,6 +47,8 @@ def write_optimum_program(bundle: Path, manifest: Manifest, target: Path) -> str
     """
     vocabulary = json.loads((bundle / VOCABULARY).read_text(encoding="utf-8"))
     source, target_side = vocabulary["source"], vocabulary["target"]
+    if vocabulary.get("continues"):
+        raise _refuse("one graph that reads a prompt and goes on with it, for ORTModelForCausalLM", CAUSAL, bundle)
     if CONFIG not in manifest.files:
         raise _refuse("a bundle with config.json, as the family seq2seq writes it", "none", bundle)
     if source.get("tokenizer") is None or source["tokenizer"] != target_side.get("tokenizer"):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import causal_zoo
 import numpy as np
 import pytest
 import torch
@@ -214,3 +215,11 @@ def test_optimum_is_refused_what_it_cannot_read(program, tmp_path, fields, match
     with pytest.raises(UsageError, match=match):
         packaged(program, tmp_path, **fields)
     assert not (tmp_path / "package").exists()
+
+
+def test_a_causal_student_is_refused_by_optimum_with_the_reason(tmp_path):
+    words = causal_zoo.task(causal_zoo.data(200)).vocabularies
+    (tmp_path / "vocabulary.json").write_text(words.text)
+    manifest = Manifest.__new__(Manifest)  # is not read before
+    with pytest.raises(UsageError, match="(?s)ORTModelForCausalLM.*two graphs"):
+        write_optimum_program(tmp_path, manifest, tmp_path / "package")
