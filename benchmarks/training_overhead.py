@@ -95,6 +95,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=count_allowed_cores())
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error("an interval needs at least 2 rounds")
     torch.set_num_threads(arguments.threads)
     train = Idx(directory=arguments.data).load(code=()).roles["train"].take(np.arange(arguments.images))
     roles = dict.fromkeys(ROLES, train)

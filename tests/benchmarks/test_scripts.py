@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import compress.pipeline.run  # noqa: F401 # once, and not in each fork
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix()
