@@ -57,8 +57,9 @@ $(VENV)-optimum/.installed: pyproject.toml constraints.txt constraints-optimum.t
 TRANSFORMERS_TESTS := tests/surgery/test_encoders.py tests/models/test_huggingface.py \
 	tests/tasks/test_text.py tests/tasks/test_vocabulary.py \
 	tests/stages/test_shorten.py tests/stages/test_vocabulary.py tests/stages/test_text_problems.py \
-	tests/stages/test_distill_families.py \
-	tests/export/test_transformers.py tests/quantization/test_transformers.py tests/loss/test_attention.py
+	tests/stages/test_distill_families.py tests/export/test_transformers.py \
+	tests/quantization/test_transformers.py tests/loss/test_attention.py tests/models/test_seq2seq.py \
+	tests/models/test_causal.py
 
 test-optimum: $(VENV)-optimum/.installed
 	COMPRESS_NEEDS_OPTIMUM=1 $(VENV)-optimum/bin/python -m pytest -m "not slow" -n auto --dist loadfile tests/optimum $(TRANSFORMERS_TESTS)

@@ -13,6 +13,7 @@ from compress.measures.tally import Tally
 from compress.stage import Writing
 from compress.tasks import TransductionTask
 from compress.tasks.symbols import PAD
+from compress.training.label import error_rate
 
 QUARTERS = 4  # of the samples by the length of what is right
 
@@ -28,8 +29,7 @@ def measure_texts(task: TransductionTask, texts: NDArray[Any], samples: Samples,
     """
     tallies = judge_texts(task, texts, samples)
     length_ratio = measure({"length": tallies["length-ratio"]}, seed=SEED)["length"]
-    steps = task.vocabularies.steps(task.sources(samples).lengths)
-    runaway = int(((texts != PAD).sum(axis=1) >= steps).sum())  # the end takes a step, too
+    runaway = int(find_runaway(task, texts, samples).sum())
     return [
         Measure("length-ratio", length_ratio, subject),
         Measure("runaway", wilson_interval(runaway, len(texts)), subject, f"{runaway} of {len(texts):,} texts"),
@@ -59,6 +59,8 @@ def measure_choice(
 ) -> list[Measure]:
     """Measure how many sources are left where a label drops what the teacher writes wrongly and keeps nothing else.
 
+    Errors are counted in symbols, as the label counts them, and not in the words that models are judged by.
+
     Args:
         task: as the teacher reads samples.
         texts: what it wrote for samples that were not trained on, [N, length].
@@ -68,9 +70,19 @@ def measure_choice(
     """
     if writing.max_error_rate is None or writing.given:
         return []
-    edits, symbols = np.asarray(judge_texts(task, texts, samples)["token-error-rate"].counts).T
-    kept = int((edits / symbols <= writing.max_error_rate).sum())
+    assert samples.labels is not None
+    lengths, target, kept = (texts != PAD).sum(axis=1), task.vocabularies.target, 0
+    fine = (lengths > 0) & ~find_runaway(task, texts, samples)  # no others are ever learnt
+    for row in np.flatnonzero(fine):
+        right = target.encode_all(list(samples.labels[row]))
+        kept += error_rate(texts[row, : lengths[row]].tolist(), right) <= writing.max_error_rate
     return [Measure("correct-only", wilson_interval(kept, len(samples)), subject, "of select, its first text each")]
+
+
+def find_runaway(task: TransductionTask, texts: NDArray[Any], samples: Samples) -> NDArray[np.bool_]:
+    """Return which of the texts, [N, length], did not come to their end, bool [N]."""
+    steps = task.vocabularies.steps(task.sources(samples).lengths)
+    return (texts != PAD).sum(axis=1) >= steps  # the end takes a step, too
 
 
 def judge_texts(task: TransductionTask, texts: NDArray[Any], samples: Samples) -> dict[str, Tally]:

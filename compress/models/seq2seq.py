@@ -259,11 +259,14 @@ class Seq2SeqLogits(Logits):
         cache = EncoderDecoderCache(cache_of(past), cache_of(cross))
         for layer in range(len(cross) // 2):
             cache.is_updated[layer] = True
+        # One symbol sees all before it. Without a mask transformers 4 traces one that is a position too long.
+        seen = cross[0].new_zeros(1, 1, 1, past[0].shape[2] + 1)
         # Of the encoder's output only the shape is read, because keys and values are there.
         hidden = cross[0].new_zeros(token.shape[0], source_mask.shape[1], self.model.config.d_model)
         found = self.model(
             attention_mask=self.prepare(source_mask),
             decoder_input_ids=token,
+            decoder_attention_mask=seen,
             encoder_outputs=(hidden,),
             past_key_values=cache,
             use_cache=True,

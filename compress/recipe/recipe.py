@@ -282,11 +282,22 @@ class Recipe(Values):
         return [*self.list_unshipped(), *self.list_untimed(), *self.list_unstated(), *self.list_untaught()]
 
     def misfits(self) -> list[tuple[int, str]]:
-        """Return the stages that cannot work with the loss, by position, and why; of unread code nothing is told."""
+        """Return the stages that cannot work with the loss, or where they stand, by position, and why.
+
+        Of unread code nothing is told.
+        """
         if names_code(self.loss):
             return []
-        stages = [(index, stage) for index, stage in enumerate(self.stages) if not names_code(stage)]
-        return [(index, message) for index, stage in stages for message in stage.misfits(self.loss)]
+        drawn = self.student != "teacher" and not names_code(self.student) and not self.student.published
+        found: list[tuple[int, str]] = []
+        for index, stage in enumerate(self.stages):
+            if names_code(stage):
+                continue
+            after = self.stages[:index]
+            found += [(index, message) for message in stage.misfits(self.loss)]
+            if not any(map(names_code, after)):
+                found += [(index, message) for message in stage.misplaced(self.loss, after=after, drawn=drawn)]
+        return found
 
     def list_unshipped(self) -> list[tuple[tuple[str, ...], str]]:
         """Return the variants whose gates judge no file, and why: only files besides the primary one have their own."""

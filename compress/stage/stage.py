@@ -38,6 +38,7 @@ class Stage(Values):
         libraries: distributions whose version decides its result.
         cuts: whether it makes the model worse on purpose, so that the training after it recovers and counts with it.
         scales: whether it can be asked for any fraction of the model's cost.
+        renumbers: whether its model reads or writes other symbols than its source.
 
     Attributes:
         verb: the class's name in a recipe.
@@ -51,6 +52,7 @@ class Stage(Values):
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
     cuts: ClassVar[bool] = False
     scales: ClassVar[bool] = False
+    renumbers: ClassVar[bool] = False
 
     verb: Any = ""  # each stage narrows it to a literal of its own
     name: str = ""
@@ -128,6 +130,17 @@ class Stage(Values):
     def misfits(self, loss: GuidedLoss) -> list[str]:
         """Return why this stage cannot work with a pipeline's loss, if it cannot; told before anything runs."""
         del loss
+        return []
+
+    def misplaced(self, loss: GuidedLoss, *, after: Sequence["Stage"], drawn: bool) -> list[str]:
+        """Return why this stage cannot stand where it does, if it cannot; told before anything runs.
+
+        Args:
+            loss: the pipeline's.
+            after: the stages before it.
+            drawn: whether the student begins with drawn weights, and not with its teacher's or published ones.
+        """
+        del loss, after, drawn
         return []
 
     def check(self, module: nn.Module, work: Work) -> None:

@@ -16,12 +16,14 @@ from compress.models.seq2seq import Seq2SeqLogits
 from compress.stage import CACHE_LIMIT_GB, Host, Member, Need, Optimization, Stage, Training, Work, coupling_faults
 from compress.store.artifact import Artifact
 from compress.store.digest import hash_values
+from compress.tasks.pieces import Pieces
 from compress.training import packing
 from compress.training.checks import refuse_untrainable
 from compress.training.guided import fit_guided
 from compress.training.label import AnyLabel, label
 from compress.training.loop import Fit
 from compress.training.teacher import measure_packing
+from compress.training.writing import writing_task
 
 
 class Distill(Optimization, Stage):
@@ -216,9 +218,29 @@ class Distill(Optimization, Stage):
     def foresee(
         self, module: nn.Module, model: Model, work: Work, host: Host, *, after: Sequence[Stage] = ()
     ) -> tuple[str, ...]:
-        """Return how many further sources there are to write for, and how many are left out because a role has them."""
-        del module, model, host, after
-        return () if self.label is None else self.label.tell_sources(work.data)
+        """Return how many further sources there are to write for, and how many are left out because a role has them.
+
+        Raises:
+            StageError: for a backward model of the other direction; and where teachers write pieces that the student
+                may not have, and are compared with it piece by piece.
+        """
+        del module, model
+        if self.label is None:
+            return ()
+        task = writing_task(work.task)
+        renumbering = [stage.title for stage in after if stage.renumbers]
+        pieces = isinstance(task.vocabularies.target, Pieces)
+        if pieces and renumbering and self.guided_loss(work.loss).needs_teacher:
+            raise StageError(
+                "the student may split what the teacher writes otherwise: they cannot be compared piece by piece",
+                expected="a loss on labels alone, such as sequence, or all of the teacher's pieces",
+                got=f"a loss that reads the teacher, after {', '.join(renumbering)}",
+                where=self.title,
+                hint="put prune-vocabulary after it, or leave label out",
+            )
+        if self.label.backward is not None:
+            self.label.backward.prove(task, work.data, host)
+        return self.label.tell_sources(work.data)
 
     def tell_outputs(self, work: Work, host: Host) -> tuple[str, ...]:
         """Return what is lost where the teachers' outputs are stored in less, measured as a run measures it."""
@@ -244,6 +266,18 @@ class Distill(Optimization, Stage):
         loss = self.guided_loss(loss)
         stored = ["outputs: packed are stored, and of on_policy texts nothing is; leave `outputs` out"]
         return coupling_faults(loss, self) + (stored if loss.on_policy and self.outputs == "packed" else [])
+
+    def misplaced(self, loss: GuidedLoss, *, after: Sequence[Stage], drawn: bool) -> list[str]:
+        """A frozen encoder has learnt before; who writes a text for a teacher has the teacher's symbols."""
+        found: list[str] = []
+        if self.freeze is not None and drawn and not any(stage.training for stage in after):
+            told = "freeze: encoder keeps weights that were drawn and never trained"
+            found.append(f"{told}; begin with `student: teacher`, published weights, or a distill without `freeze`")
+        renumbering = [stage.title for stage in after if stage.renumbers]
+        if self.guided_loss(loss).on_policy and renumbering:
+            told = f"on_policy has the teacher read what the student writes, which after {', '.join(renumbering)}"
+            found.append(f"{told} has symbols of its own; put it before, or leave on_policy out of the loss")
+        return found
 
     @property
     def training(self) -> Training:

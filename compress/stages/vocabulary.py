@@ -44,6 +44,7 @@ class PruneVocabulary(Stage):
 
     version: ClassVar[int] = 2  # positions follow the padding token's number
     cuts: ClassVar[bool] = True
+    renumbers: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"data"})
     libraries: ClassVar[tuple[str, ...]] = ("torch", "tokenizers")
 

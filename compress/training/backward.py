@@ -27,6 +27,7 @@ from compress.training.numerics import numerics, place_batch, placed
 
 ROWS = 256  # pairs of an ordinary length that are scored at a time
 PROBED = 1000  # pairs of train on which it is seen what it reads and writes
+PROVED = 256  # on which it is measured whether it goes that way
 MAX_UNKNOWN = 0.1  # of their symbols
 
 
@@ -53,7 +54,8 @@ class Backward(Values):
     def check(self, task: TransductionTask, data: Data) -> None:
         """Refuse a model that does not write, and one that does not know the symbols of the data, the other way round.
 
-        Where both sides have the same symbols, as with one tokenizer, which way a model goes cannot be told by them.
+        Where both sides have the same symbols, as with one tokenizer, they do not tell which way a model goes;
+        ``prove`` does.
 
         Args:
             task: as the student reads samples.
@@ -88,6 +90,43 @@ class Backward(Values):
                     where=self.artifact,
                     hint="train it on a recipe with text and target_text in each other's place",
                 )
+
+    def prove(self, task: TransductionTask, data: Data, host: Host) -> None:
+        """Refuse a model to which train's pairs mean nothing, or mean more the other way round.
+
+        What a pair means is how much likelier a text is after its own than after another pair's, in nats a symbol.
+
+        Args:
+            task: as the student reads samples.
+            data: train is looked at.
+            host: execution, progress.
+
+        Raises:
+            StageError: likewise.
+        """
+        assert data.train.labels is not None
+        sources, targets = data.train.array[:PROVED].tolist(), [texts[0] for texts in data.train.labels[:PROVED]]
+        count = len(sources)
+        others = [*range(count // 2, count), *range(count // 2)]  # far away: neighbours may have one source
+        ways = [(sources, targets), (targets, sources)]
+        pairs = [
+            (text, read[place])
+            for text_side, read in ways
+            for order in (range(count), others)
+            for text, place in zip(text_side, order, strict=True)
+        ]
+        scores = self.score(pairs, task, host).reshape(2, 2, count)
+        own, apart = scores[:, 0], scores[:, 1]
+        ours, theirs = (float(np.mean(gain[np.isfinite(gain)])) for gain in own - apart)
+        if ours <= max(0.0, theirs / 2):
+            raise StageError(
+                "the backward model does not write train's sources from its targets",
+                expected="sources that are likelier after their own targets than after others, and not the other way "
+                "round",
+                got=f"by {ours:.3g} nats a symbol; targets after their own sources by {theirs:.3g}",
+                where=self.artifact,
+                hint="train it on a recipe with text and target_text in each other's place, until it has learnt",
+            )
 
     def score(self, pairs: Sequence[tuple[str, str]], task: TransductionTask, host: Host) -> NDArray[np.float64]:
         """Return the log-probability a symbol, its end among them, of each source given its text, float64 [N].

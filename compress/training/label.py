@@ -225,6 +225,7 @@ def label(work: Work, host: Host, how: Label) -> tuple[Data, Counts]:
     kept = _drop_unlikely(kept, how, counts)
     texts = [(source, task.vocabularies.target.decode(text.ids)) for source, text in kept]
     if how.backward is not None and texts:
+        how.backward.prove(task, work.data, host)
         scores = how.backward.score(texts, task, host)
         counts.backward = int(how.backward.drop_fraction * len(texts))
         fine = np.sort(np.argsort(scores, kind="stable")[counts.backward :])
@@ -260,17 +261,23 @@ def _choose(texts: list[Written], right: Sequence[tuple[int, ...]], how: Label, 
     counts.runaway += len(texts) - len(ended)
     counts.empty += sum(not text.ids for text in ended)
     if how.choose == "nearest" and right:
-        found = sorted(found, key=lambda text: _error_rate(text, right))
+        found = sorted(found, key=lambda text: error_rate(text.ids, right))
     chosen = found if how.choose == "all" else found[:1]
     if how.max_error_rate is None or not right:
         return chosen
-    near = [text for text in chosen if _error_rate(text, right) <= how.max_error_rate]
+    near = [text for text in chosen if error_rate(text.ids, right) <= how.max_error_rate]
     counts.wrong += len(chosen) - len(near)
     return near
 
 
-def _error_rate(text: Written, right: Sequence[tuple[int, ...]]) -> float:
-    edits, symbols = nearest(text.ids, right)
+def error_rate(written: Sequence[int], right: Sequence[Sequence[int]]) -> float:
+    """Return what ``max_error_rate`` is compared with: edits of symbols, over those of the nearest right text.
+
+    Args:
+        written: numbers, without the end.
+        right: each right, none of them empty.
+    """
+    edits, symbols = nearest(written, right)
     return edits / symbols
 
 

@@ -77,7 +77,7 @@ def test_greedy_texts_are_those_of_generate(folder, task, module, batch):
         assert texts[0] == texts[1][: texts[1].index(end) if end in texts[1] else None]
         assert pieces.decode(number for number in ours.tolist()) == pieces._tokenizer.decode(texts[1]).strip()
     # So small an mBART repeats one symbol after the sign that it is made to write.
-    assert len({tuple(row) for row in written.tokens.tolist()}) > 3 or pieces.first is not None
+    assert len({tuple(row) for row in written.tokens.tolist()}) > 1 or pieces.first is not None
 
 
 @pytest.mark.slow

@@ -71,8 +71,7 @@ def bundle_of(family, folder, data):
     return bundle
 
 
-# With transformers 4.57, which optimum wants here, a step of Marian's and BART's decoders cannot be traced.
-@pytest.mark.parametrize("family", ["t5"])
+@pytest.mark.parametrize("family", ["t5", "marian", "bart"])
 def test_generate_writes_what_predict_writes(family, data, tmp_path):
     bundle = bundle_of(family, tmp_path, data)
     told = package(bundle, tmp_path / "package", layout="optimum", name="student")

@@ -12,11 +12,12 @@ from setting import Setting
 
 from compress import Distill, EncoderDecoder, Greedy, Label, Optimization, Prune, PruneVocabulary, Seq2Seq, Shorten
 from compress.data.samples import Samples
-from compress.errors import ModelError, StageError
+from compress.errors import ModelError, RecipeError, StageError
 from compress.loss import GuidedLoss
 from compress.models import load_model, load_structure
 from compress.models.dropout import Dropout
 from compress.progress import Reporter
+from compress.recipe import Recipe
 from compress.stage import Execution
 from compress.stages.create import Create
 from compress.stages.shorten import Ends, Evenly
@@ -147,6 +148,36 @@ def test_generations_and_models_that_decide_have_no_encoder_to_freeze(setting):
         Distill(freeze="encoder").check(torch.nn.Linear(2, 2), setting.work)
 
 
+RECIPE = """
+schema: 1
+name: cut
+data: {source: {table: {path: words.csv, text: word, target_text: sounds}}}
+teacher: {model: {transducer: {width: 32}}, train: {epochs: 1}}
+student: {transducer: {width: 16}}
+loss: gkd
+stages:
+  - distill: {name: first, freeze: encoder, loss: word}
+  - prune-vocabulary: {min_count: 2}
+  - distill: {freeze: encoder}
+  - export
+"""
+
+
+def test_an_encoder_that_was_drawn_and_symbols_of_its_own_are_refused_together_by_the_recipe(tmp_path):
+    with pytest.raises(RecipeError) as refused:
+        Recipe.parse(RECIPE, origin="recipe.yaml", directory=tmp_path)
+    told = str(refused.value)
+    assert "the recipe has 2 fault(s)" in told
+    assert "recipe.yaml:9" in told
+    assert "freeze: encoder keeps weights that were drawn and never trained" in told
+    assert "after prune-vocabulary has symbols of its own" in told
+    taught = RECIPE.replace("name: first, freeze: encoder,", "name: first,").replace("loss: gkd", "loss: word")
+    assert not Recipe.parse(taught, origin="recipe.yaml", directory=tmp_path).misfits()
+    for begins in ("teacher", "{seq2seq: {path: my-marian, decoder_layers: 1}}"):
+        other = RECIPE.replace("{transducer: {width: 16}}", begins).replace("loss: gkd", "loss: word")
+        assert not Recipe.parse(other, origin="recipe.yaml", directory=tmp_path).misfits()
+
+
 def rare(setting: Setting) -> Setting:
     """With letters and sounds that occur once in train."""
     train = setting.data.train
@@ -225,6 +256,13 @@ def test_pieces_that_train_does_not_write_leave_the_tokenizer_too(setting, tmp_p
         for reading, one in ((here.task, fewer), (task, source))
     )
     assert (kept - whole[:, torch.from_numpy(here.task.columns_of(task))]).abs().max() < 1e-9
+    both = Distill(loss=GuidedLoss(preset="distil-whisper"), label=Label(decoding=Greedy()))
+    asked = (load_model(source.path), Seq2Seq(path=str(folder)), own.work, own.host)
+    with pytest.raises(StageError, match=r"(?s)may split what the teacher writes otherwise.*after prune-vocabulary"):
+        both.foresee(*asked, after=[PruneVocabulary()])
+    assert both.foresee(*asked) == ()
+    alone = both.model_copy(update={"loss": GuidedLoss(preset="sequence")})
+    assert alone.foresee(*asked, after=[PruneVocabulary()]) == ()
 
 
 def test_one_table_for_two_numberings_is_refused(setting, tmp_path):

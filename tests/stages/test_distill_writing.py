@@ -246,14 +246,15 @@ def test_both_levels_at_once_force_what_was_written(setting):
 
 @pytest.fixture(scope="module")
 def backward(setting):
-    """A model of sources and targets in each other's place, not trained."""
+    """A model of sources and targets in each other's place, trained a little."""
     swapped = {
         role: Samples(objects(text for (text, *_) in samples.labels), objects((word,) for word in samples.inputs))
         for role, samples in setting.data.roles.items()
     }
     data = replace(setting.data, roles=swapped)
     task = writing_zoo.task(data, text="words", target_text="characters")
-    return Create(model=writing_zoo.TINY).run(None, *replace(setting, task=task, data=data))
+    own = replace(setting, task=task, data=data)
+    return Train(epochs=5, **UPDATES).run(Create(model=writing_zoo.TINY).run(None, *own), *own)
 
 
 def test_the_pairs_that_a_backward_model_finds_worst_are_dropped(setting, backward):
@@ -292,6 +293,41 @@ def test_a_backward_model_that_cannot_be_one_is_refused_before_anything_is_train
         Distill(label=Label(backward=Backward(artifact=decides.path))).check(module, setting.work)
     with pytest.raises(ArtifactError):
         Distill(label=Label(backward=Backward(artifact=context.store.root / "none"))).check(module, setting.work)
+
+
+@pytest.fixture(scope="module")
+def shifted(setting):
+    """A model that writes each letter's successor, and its data: both sides have the same symbols."""
+    letters = [*writing_zoo.LETTERS]
+    successor = str.maketrans(dict(zip(letters, letters[1:] + letters[:1], strict=True)))
+    words = {
+        role: (samples.inputs, [text.translate(successor) for text in samples.inputs])
+        for role, samples in setting.data.roles.items()
+    }
+    ways = [
+        {
+            role: Samples(objects(sides[way]), objects((text,) for text in sides[1 - way]))
+            for role, sides in words.items()
+        }
+        for way in (0, 1)
+    ]
+    forth, back = (replace(setting.data, roles=roles) for roles in ways)
+    task = writing_zoo.task(forth, target_text="characters")
+    own = replace(setting, task=task, data=forth)
+    created = Create(model=writing_zoo.TINY).run(None, *own)
+    return Train(epochs=8, **UPDATES).run(created, *own), created, own, replace(own, data=back)
+
+
+def test_a_model_of_the_wrong_direction_is_refused_though_it_knows_the_symbols(shifted):
+    model, created, forth, back = shifted
+    for artifact, setting in ((model, forth), (created, back)):
+        stage = Distill(label=Label(backward=Backward(artifact=artifact.path)))
+        stage.check(load_model(model.path), setting.work)  # by their symbols they are as they should be
+        with pytest.raises(StageError, match="does not write train's sources from its targets"):
+            stage.foresee(load_model(model.path), writing_zoo.TINY, setting.work, setting.host)
+        with pytest.raises(StageError, match="does not write train's sources from its targets"):
+            label_with(replace(setting, teacher=model), decoding="greedy", backward={"artifact": artifact.path})
+    Backward(artifact=model.path).prove(back.task, back.data, back.host)
 
 
 def test_labels_that_make_no_sense_are_refused(setting, make_context):
