@@ -170,6 +170,8 @@ class Measurement:
     writing_ms: dict[str, float] = field(default_factory=dict)
     """Of a program: milliseconds to the first symbol and for each further one, greedy and with its beam, of texts of
     one length; the median over launches. Empty for other files."""
+    writing_per_s: dict[str, float] = field(default_factory=dict)
+    """Of a program: symbols a second of the same texts as a whole; likewise."""
     macs: int | None = None
     """Multiply-accumulates of one sample as `model_file.macs` counts them; None for a directory and where unknown."""
 
@@ -210,7 +212,7 @@ class Subject:
         self._loads: list[Started] = []
         self._memory: list[dict[str, int | None]] = []
         self._warm_ups: list[WarmUp] = []
-        self._writing_ms: list[dict[str, float]] = []
+        self._writing: list[dict[str, dict[str, float]]] = []
         self._block_times_ms: list[list[float]] = []
         self._compute_ms: list[float] = []
         self._block_elapsed_ms: list[float] = []
@@ -298,7 +300,7 @@ class Subject:
         assert self._worker is not None
         self._memory.append(self._worker.memory_bytes())
         if is_program(self._path):
-            self._writing_ms.append(self._worker.writing_ms(symbols=WRITTEN_SYMBOLS))
+            self._writing.append(self._worker.writing(symbols=WRITTEN_SYMBOLS))
 
     def measurement(self) -> Measurement:
         """The numbers of all launches."""
@@ -334,10 +336,8 @@ class Subject:
             parameters=None if inside is None else inside.parameters,
             initializer_bytes={} if inside is None else inside.initializer_bytes,
             macs=None if inside is None else inside.macs,
-            writing_ms={
-                name: stdlib_statistics.median(launch[name] for launch in self._writing_ms)
-                for name in (self._writing_ms or [{}])[0]
-            },
+            writing_ms=self._median_writing("writing_ms"),
+            writing_per_s=self._median_writing("writing_per_s"),
         )
 
     def _half_launch_p99_ms(self) -> list[float]:
@@ -352,6 +352,12 @@ class Subject:
         ]
         known = [bound for bound in bounds if bound is not None]
         return known if len(known) == halves else []
+
+    def _median_writing(self, quantity: str) -> dict[str, float]:
+        """Return the medians over launches of what a program takes to write."""
+        launches = [launch[quantity] for launch in self._writing]
+        names = launches[0] if launches else ()
+        return {name: stdlib_statistics.median(launch[name] for launch in launches) for name in names}
 
     def _degraded(self, warm_up: WarmUp, *, busy_s: float, num_calls: int) -> list[str]:
         found = [] if warm_up.stable else ["the warm-up did not become stable"]

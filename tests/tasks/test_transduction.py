@@ -3,19 +3,21 @@
 from dataclasses import replace
 from pathlib import Path
 
+import causal_zoo
 import numpy as np
 import pytest
 import torch
 import writing_zoo
 from torch.nn import functional as F
 
-from compress import DataConfig, Judge, Recipe, Sample, Symbols, Table, WrittenLimit
+from compress import DataConfig, Judge, Recipe, Sample, Symbols, Table, Targets, WrittenLimit
 from compress.data.answers import objects
 from compress.data.roles import Split, assign
 from compress.data.samples import Data, Samples
 from compress.data.source import Raw
 from compress.errors import DataError, ModelError
 from compress.export.decoding import Writing
+from compress.loss import GuidedLoss
 from compress.models import Mlp
 from compress.stages.create import Adopt, Create
 from compress.tasks import TransductionTask
@@ -89,6 +91,50 @@ def test_the_loss_is_a_mean_over_symbols_whatever_the_batches(task, data):
     assert float((torch.stack(by_hand) * weights).sum() / weights.sum()) == pytest.approx(
         float(together.detach().mean())
     )
+
+
+@pytest.mark.parametrize("preset", ["word", "sequence", "shrink-and-fine-tune", "distil-whisper", "gkd"])
+@pytest.mark.parametrize("zoo", [writing_zoo, causal_zoo], ids=["transduction", "generation"])
+def test_a_loss_and_its_gradient_depend_neither_on_padding_nor_on_the_parts_of_an_update(zoo, preset):
+    data = zoo.data(200)
+    task, loss, index = zoo.task(data), GuidedLoss(preset=preset), torch.arange(12)
+    torch.manual_seed(0)
+    student, teacher = (zoo.TINY.build(task.signature, code=()).eval() for _ in range(2))
+    weights = [*student.parameters()]
+    whole = task.batch(data.train, index)
+    assert not whole.units.all(), "some are padded"
+
+    def learn(size: int) -> tuple[float, list[torch.Tensor]]:
+        total = torch.zeros(())
+        for part in index.split(size):
+            batch = task.batch(data.train, part)
+            with torch.no_grad():
+                theirs = task.forward(teacher, batch)
+            ours = task.forward(student, batch)
+            targets = Targets(teachers=(theirs,), labels=batch.labels, hard=task.hard_loss(ours, batch))
+            terms = loss.on_logits(ours, targets)
+            total = total + terms.objective(units=whole.num_units, samples=len(index))
+        return float(total.detach()), [*torch.autograd.grad(total, weights, allow_unused=True)]
+
+    expected, gradients = learn(len(index))
+    assert expected > 0.01
+    for size in (5, 1):  # of one sample nothing is padded
+        found, others = learn(size)
+        assert found == pytest.approx(expected, rel=1e-5)
+        for ours, theirs in zip(others, gradients, strict=True):
+            assert (ours is None) == (theirs is None)
+            assert ours is None or (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max().clamp(min=1e-2)
+
+
+def test_prompts_and_completions_are_cut_counted_and_unknown_as_sources_are():
+    data = causal_zoo.data(200)
+    found = samples(("akakak", ("K",)), ("a", ("KKKK",)), ("a", ("K",)), ("%", ("K%",)))
+    task = TransductionTask.of(data, symbols=Symbols(max_length=4), judge=Judge())
+    assert task.count_truncated(found) == 2
+    assert task.units(found).tolist()[:3] == [2, 4, 2]
+    batch = task.batch(found, torch.tensor([3]))
+    assert batch.inputs[0].tolist() == [[UNKNOWN]]
+    assert batch.labels.tolist()[-2:] == [UNKNOWN, END]
 
 
 def test_orders_and_parts_hold_every_sample_once(task, data):

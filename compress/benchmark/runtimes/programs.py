@@ -48,8 +48,13 @@ class CpuProgram:
         """Write whole texts."""
         return self.decoder.write(*feed)
 
-    def time_writing(self, feeds: "Sequence[tuple[NDArray[Any], NDArray[Any]]]", *, symbols: int) -> dict[str, float]:
-        """Return milliseconds to the first symbol and for each further one, greedy and with the program's beam.
+    def time_writing(
+        self, feeds: "Sequence[tuple[NDArray[Any], NDArray[Any]]]", *, symbols: int
+    ) -> dict[str, dict[str, float]]:
+        """Return how long writing takes, greedy and with the program's beam.
+
+        ``writing_ms`` are milliseconds to the first symbol and for each further one, of all texts of a feed at once;
+        ``writing_per_s`` are symbols a second of whole texts, all of a feed counted.
 
         Every text is as long as every other: no end is written. Medians over the feeds, of the best of three.
 
@@ -58,7 +63,7 @@ class CpuProgram:
             symbols: that are written of each text, above 1; fewer where the program writes no more.
         """
         how = self.decoder.writing
-        found: dict[str, float] = {}
+        found: dict[str, dict[str, float]] = {"writing_ms": {}, "writing_per_s": {}}
         length = max(2, min(symbols, how.max_length))
         for beams in sorted({1, how.beams}):
             endless = replace(how, end=how.pad, beams=beams, limit=None)  # what is never written ends nothing
@@ -68,7 +73,9 @@ class CpuProgram:
                 took.append([min(_time_ms(decoder.write, feed) for _ in range(3)) for feed in feeds])
             further = [(whole - first) / (length - 1) for first, whole in zip(*took, strict=True)]
             name = "greedy" if beams == 1 else f"beam {beams}"
-            found |= {f"first symbol, {name}": median(took[0]), f"each symbol, {name}": median(further)}
+            found["writing_ms"] |= {f"first symbol, {name}": median(took[0]), f"each symbol, {name}": median(further)}
+            rates = [1e3 * length * len(ids) / whole for (ids, _), whole in zip(feeds, took[1], strict=True)]
+            found["writing_per_s"][f"symbols a second, {name}"] = median(rates)
         return found
 
     def outputs(self, result: Any) -> "list[NDArray[Any]]":

@@ -9,7 +9,7 @@ process with its traceback there: `process.Worker` turns it into a message.
     {"do": "block", "block_ms": 100, ...} -> the fields of Block
     {"do": "outputs", "size": 1234}       -> outputs for the batch in the .npz that follows the line
     {"do": "memory"}                      -> memory_bytes: peak after each phase so far
-    {"do": "writing", "symbols": 32}      -> writing_ms: of a program, see `programs.CpuProgram.time_writing`
+    {"do": "writing", "symbols": 32}      -> what `programs.CpuProgram.time_writing` returns
     {"do": "usable", "name": ...}         -> found: the fields of Usability, and logged: whether standard error tells
                                              more
     {"do": "close"}                       -> {} and the process ends
@@ -160,8 +160,8 @@ class Model:
         _check_finite(found)
         return found
 
-    def writing_ms(self, symbols: int) -> dict[str, float]:
-        """What a program takes for the first and for each further symbol of texts of one length."""
+    def writing(self, symbols: int) -> dict[str, dict[str, float]]:
+        """How long a program takes to write texts of one length."""
         assert isinstance(self._loaded, CpuProgram), "only programs write"
         return self._loaded.time_writing(self._feeds, symbols=symbols)
 
@@ -317,7 +317,7 @@ class Answers:
             np.savez(held, *found)
             return {"outputs": base64.b64encode(held.getvalue()).decode()}
         if action == "writing":
-            return {"writing_ms": model.writing_ms(request["symbols"])}
+            return model.writing(request["symbols"])
         if action == "memory":
             model.memory_bytes["runs"] = peak_memory_bytes()
             return {"memory_bytes": model.memory_bytes}
