@@ -31,6 +31,7 @@ from compress.models.published import (
     refuse_symbols,
     refuse_unpublished,
     renumber,
+    tell_unfollowed,
     told,
 )
 from compress.models.spec import Model, read_symbols
@@ -146,6 +147,13 @@ class CausalLM(Model):
             raise ModelError("layers that know their number cannot be left out", where=str(self))
         path = LAYERS[model.config.model_type]
         keep_some(model, path, self.decoder_layers, how=self.layers, what="model", where=str(self))
+
+    def tell(self, module: nn.Module) -> tuple[str, ...]:
+        """Return what its published settings of ``generate`` ask for, where it is not followed."""
+        assert isinstance(module, CausalLogits)
+        if not self.pretrained:
+            return ()
+        return tell_unfollowed(module.model, beams=self.beams, length_penalty=self.length_penalty)
 
     @property
     def writing(self) -> Mapping[str, Any]:

@@ -26,6 +26,21 @@ from compress.tasks.special import BEGIN, END, PAD
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+# Of a generation_config: what we do in our own way or is told apart, and what is read by sampling alone.
+OURS = frozenset(
+    {
+        "max_length",
+        "max_new_tokens",
+        "num_beams",
+        "length_penalty",
+        "early_stopping",
+        "use_cache",
+        "cache_implementation",
+    }
+    | {"num_return_sequences", "renormalize_logits", "transformers_version", "low_memory", "disable_compile"}
+)
+SAMPLING = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"})
+NEUTRAL = (None, False, 0, 1, [], {})  # values that ask for nothing
 READ = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -142,6 +157,35 @@ def load_published(auto: Any, path: str, config: "PreTrainedConfig") -> "PreTrai
             where=f"model {path}",
         )
     return model
+
+
+def tell_unfollowed(model: "PreTrainedModel", *, beams: int, length_penalty: float) -> tuple[str, ...]:
+    """Return a line about what ``generate`` of transformers would do otherwise, as its generation_config asks for it.
+
+    A published model is often scored with such settings; without them it writes other texts.
+
+    Args:
+        model: with its generation_config.
+        beams: texts that are followed here.
+        length_penalty: of such a beam.
+    """
+    config = model.generation_config
+    assert config is not None
+    asked = {name: value for name, value in config.to_diff_dict().items() if value is True or value not in NEUTRAL}
+    if asked.get("bad_words_ids") == [[config.pad_token_id]]:  # padding is never written here
+        del asked["bad_words_ids"]
+    unread = OURS if asked.get("do_sample") else OURS | SAMPLING
+    found = {name: value for name, value in asked.items() if name not in unread and not name.endswith("_token_id")}
+    found = {name: value for name, value in found.items() if not name.startswith(("_", "output_", "return_"))}
+    if (config.num_beams or 1) != beams:
+        found["num_beams"] = config.num_beams or 1
+    if beams > 1 and config.length_penalty not in (None, length_penalty):
+        found["length_penalty"] = config.length_penalty
+    if not found:
+        return ()
+    told = ", ".join(f"{name} {value}" for name, value in sorted(found.items()))
+    how = f"beams: {beams}" + (f", length_penalty: {length_penalty:g}" if beams > 1 else "")
+    return (f"its generation_config asks for {told}; here it writes with {how}, and is scored so",)
 
 
 def refuse_symbols(path: str, pieces: Pieces, *, got: object) -> ModelError:

@@ -30,6 +30,7 @@ from compress.models.published import (
     refuse_symbols,
     refuse_unpublished,
     renumber,
+    tell_unfollowed,
     told,
 )
 from compress.models.spec import Model, read_symbols
@@ -138,6 +139,13 @@ class Seq2Seq(Model):
             layers = layers_of(model, side)
             path = next(path for path, part in model.named_modules() if part is layers)
             keep_some(model, path, count, how=self.layers, what=side, where=str(self))
+
+    def tell(self, module: nn.Module) -> tuple[str, ...]:
+        """Return what its published settings of ``generate`` ask for, where it is not followed."""
+        assert isinstance(module, Seq2SeqLogits)
+        if not self.pretrained:
+            return ()
+        return tell_unfollowed(module.model, beams=self.beams, length_penalty=self.length_penalty)
 
     @property
     def writing(self) -> Mapping[str, Any]:

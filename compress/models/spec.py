@@ -57,6 +57,14 @@ class Model(Values):
             ModelError: when the model has too few tokens or positions.
         """
 
+    def tell(self, module: nn.Module) -> tuple[str, ...]:  # noqa: ARG002
+        """Return what a user should know of the built module, a line each; told by ``plan`` and by ``run``.
+
+        Args:
+            module: what this was built into.
+        """
+        return ()
+
     @property
     def writing(self) -> Mapping[str, Any] | None:
         """How it writes when it is deployed: fields of `compress.export.decoding.Writing`; None where it does not."""

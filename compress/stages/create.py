@@ -81,10 +81,10 @@ class Create(Stage):
     def foresee(
         self, module: nn.Module, model: Model, work: Work, host: Host, *, after: Sequence[Stage] = ()
     ) -> tuple[str, ...]:
-        """What is made of the model's outputs, where they are no plain logits."""
-        del model, host, after
+        """What is made of the model's outputs, where they are no plain logits, and what the model tells of itself."""
+        del host, after
         told = describe_outputs(module, work.task.batch(work.data.select, torch.arange(2)).inputs)
-        return (told,) if told else ()
+        return (*([told] if told else []), *model.tell(module))
 
     def family(self) -> Model:
         """The one that the recipe names."""

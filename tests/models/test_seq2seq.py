@@ -1,6 +1,7 @@
 """Encoder-decoders of transformers against transformers: logits, cached steps, greedy texts, layers, programs."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -204,3 +205,27 @@ def test_what_does_not_fit_is_refused(folder, data, task):
         model.model_copy(update={"decoder_layers": 4}).build(task.signature, code=())
     with pytest.raises(ValueError, match="of a model from scratch"):
         Seq2Seq(path=str(folder), pretrained=False, decoder_layers=1)
+
+
+def test_settings_of_generate_that_are_not_followed_are_told(folder, task, module, tmp_path):
+    model = Seq2Seq(path=str(folder))
+    assert model.tell(module) == ()
+    assert (
+        model.model_copy(update={"beams": 3}).tell(module)[0].startswith("its generation_config asks for num_beams 1;")
+    )
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    asked = {"no_repeat_ngram_size": 2, "num_beams": 4, "length_penalty": 2.0, "min_length": 0, "max_length": 99}
+    file = other / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | asked))
+    model = Seq2Seq(path=str(other))
+    told = model.tell(model.build(task.signature, code=()))
+    asks = "its generation_config asks for no_repeat_ngram_size 2, num_beams 4"
+    assert told == (f"{asks}; here it writes with beams: 1, and is scored so",)
+    beam = model.model_copy(update={"beams": 4})
+    assert "length_penalty 2.0, no_repeat_ngram_size 2;" in beam.tell(beam.build(task.signature, code=()))[0]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"do_sample": True, "top_p": 0.9}))
+    assert (
+        "do_sample True, no_repeat_ngram_size 2, num_beams 4, top_p 0.9;"
+        in model.tell(model.build(task.signature, code=()))[0]
+    )
