@@ -224,14 +224,15 @@ class CausalLogits(Logits):
         """
         length = completion_ids.shape[1]
         completion, mask = self._continue(completion_ids, prompt_ids, prompt_mask)
-        found = self.model(
+        found = self.model.base_model(
             input_ids=torch.cat([prompt_ids, completion], dim=1),
             attention_mask=self._scores(visible(mask, length)),
             position_ids=places_of(mask, length),
             use_cache=False,
             return_dict=True,
         )
-        return self._logits(found.logits[:, prompt_ids.shape[1] :])
+        head: Any = self.model.get_output_embeddings()  # of a prompt's symbols no logits are read
+        return self._logits(head(found.last_hidden_state[:, prompt_ids.shape[1] :]))
 
     def encode(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Cache:
         """Return what the layers read of a prompt: keys and values of each, [N, heads, S, size], and then its numbers.

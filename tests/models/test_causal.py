@@ -178,6 +178,13 @@ def test_logits_are_those_of_transformers_for_a_prompt_and_its_completion(folder
         assert float(total) < 1e-6  # what it has not takes no probability from what it has
 
 
+def test_no_logits_are_made_of_a_prompt(folder, module, batch):
+    read, head = [], module.head if folder is None else module.model.get_output_embeddings()
+    with torch.no_grad(), head.register_forward_pre_hook(lambda _, given: read.append(given[0].shape[1])):
+        module(*batch.inputs)
+    assert read == [batch.inputs[2].shape[1]]
+
+
 @of_published
 def test_greedy_texts_are_those_of_generate(folder, task, module, batch):
     theirs, ids, prompt, mask, _ = published(folder, task, batch)
