@@ -94,7 +94,9 @@ class Backward(Values):
     def prove(self, task: TransductionTask, data: Data, host: Host) -> None:
         """Refuse a model to which train's pairs mean nothing, or mean more the other way round.
 
-        What a pair means is how much likelier a text is after its own than after another pair's, in nats a symbol.
+        What a pair means is how much likelier a text is after its own than after another pair's, in nats a text: what
+        two texts tell of each other is the same both ways, however long they are. A mean within two standard errors of
+        nothing is nothing.
 
         Args:
             task: as the student reads samples.
@@ -107,7 +109,7 @@ class Backward(Values):
         assert data.train.labels is not None
         sources, targets = data.train.array[:PROVED].tolist(), [texts[0] for texts in data.train.labels[:PROVED]]
         count = len(sources)
-        others = [*range(count // 2, count), *range(count // 2)]  # far away: neighbours may have one source
+        others = np.random.default_rng(0).permutation(count)
         ways = [(sources, targets), (targets, sources)]
         pairs = [
             (text, read[place])
@@ -115,15 +117,18 @@ class Backward(Values):
             for order in (range(count), others)
             for text, place in zip(text_side, order, strict=True)
         ]
-        scores = self.score(pairs, task, host).reshape(2, 2, count)
-        own, apart = scores[:, 0], scores[:, 1]
-        ours, theirs = (float(np.mean(gain[np.isfinite(gain)])) for gain in own - apart)
-        if ours <= max(0.0, theirs / 2):
+        means, symbols = self._score(pairs, task, host)
+        scores = (means * symbols).reshape(2, 2, count)
+        gains = scores[:, 0] - scores[:, 1]
+        gains = gains[:, np.isfinite(gains).all(axis=0)]
+        ours, theirs = gains.mean(axis=1) if gains.size else (0.0, 0.0)
+        error = gains[0].std() / gains.shape[1] ** 0.5 if gains.size else 0.0
+        if ours <= max(2 * error, theirs / 2):
             raise StageError(
                 "the backward model does not write train's sources from its targets",
                 expected="sources that are likelier after their own targets than after others, and not the other way "
                 "round",
-                got=f"by {ours:.3g} nats a symbol; targets after their own sources by {theirs:.3g}",
+                got=f"by {ours:.3g} ± {error:.2g} nats a text; targets after their own sources by {theirs:.3g}",
                 where=self.artifact,
                 hint="train it on a recipe with text and target_text in each other's place, until it has learnt",
             )
@@ -139,9 +144,15 @@ class Backward(Values):
         Raises:
             KeyboardInterrupt: when ``host.interrupted`` says so.
         """
+        return self._score(pairs, task, host)[0]
+
+    def _score(
+        self, pairs: Sequence[tuple[str, str]], task: TransductionTask, host: Host
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return ``score``, and how many symbols each source has with its end; 0 where nothing can be read."""
         own = task.reading(self.artifact)
         samples = Samples(objects(text for _, text in pairs), objects((source,) for source, _ in pairs))
-        found = np.full(len(pairs), -np.inf)
+        found, symbols = np.full(len(pairs), -np.inf), np.zeros(len(pairs), np.int64)
         readable = torch.from_numpy(np.flatnonzero(own.sources(samples).lengths))
         model = load_model(self.artifact, code=host.code)
         showing = host.reporter.bar("backward model", len(pairs))
@@ -156,7 +167,8 @@ class Backward(Values):
                     logits = own.forward(model, batch)
                 nats = torch.zeros(batch.units.shape, dtype=torch.float32, device=host.device)
                 nats[batch.units] = -torch.nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
-                means = nats.sum(dim=1) / batch.units.sum(dim=1)
-                found[readable[part].numpy()] = means.cpu().double().numpy()
+                counts = batch.units.sum(dim=1)
+                found[readable[part].numpy()] = (nats.sum(dim=1) / counts).cpu().double().numpy()
+                symbols[readable[part].numpy()] = counts.cpu().numpy()
                 bar.advance(len(part))
-        return found
+        return found, symbols
