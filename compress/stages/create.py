@@ -19,7 +19,9 @@ from compress.store.manifest import Kind
 from compress.tasks.batch import Batch, split
 from compress.tasks.probabilities import refuse_probabilities
 
-SAME = 1e-3  # of outputs that are computed twice: ten times what is allowed between a module and its file
+SAME = (
+    1e-3  # of the largest output, or of 1, when computed twice: ten times what is allowed between a module and its file
+)
 CHANGING = "leave out noise, F.dropout without training=self.training, and buffers that forward changes"
 TOGETHER = (
     "in evaluation mode forward must not depend on x.shape[0] or statistics of a batch; squeeze() may take its axis"
@@ -112,15 +114,18 @@ class Create(Stage):
             self._check_constancy(module, work, batch, outputs)
 
     def _check_constancy(self, module: nn.Module, work: Work, batch: Batch, outputs: torch.Tensor) -> None:
-        """Refuse a module that answers otherwise the next time, or for a sample alone: no file could agree with it."""
+        """Refuse a module that answers otherwise the next time, or for a sample alone: no file could agree with it.
+
+        Nor with statistics of a batch in evaluation mode: a file has them, and is used at other batches than it is
+        judged at.
+        """
         for given, message, hint in (
             (batch, "the model's outputs for the same samples differ from time to time in evaluation mode", CHANGING),
             (split(batch, 1)[0], "the model's outputs for a sample depend on the samples beside it", TOGETHER),
         ):
             expected, found = outputs[: given.num_units], self._forward(module, work, given)
-            if found.shape != expected.shape or not torch.allclose(
-                found, expected, rtol=SAME, atol=SAME, equal_nan=True
-            ):
+            near = SAME * max(1.0, float(expected.nan_to_num().abs().max()))
+            if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=near, equal_nan=True):
                 shapes = f"{list(found.shape)} instead of {list(expected.shape)}"
                 differs = found.shape == expected.shape and f"a difference of {(found - expected).abs().max():.3g}"
                 raise ModelError(message, got=differs or shapes, where=f"model {self.model}", hint=hint)
