@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 
 import onnx
-from onnx import shape_inference
+from onnx import helper, shape_inference
 
 from compress.errors import ModelError
 from compress.export.deployable import Deployable
@@ -47,8 +47,10 @@ def contents(path: Path) -> Contents:
     models = [read_graph(file) for file in graph_files(path)]
     for model in models:
         hidden = [tensor for tensor in inner_tensors(model) if num_bytes(tensor) >= SMALL_BYTES]
+        products = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
+        packed = {node.input[1]: 8 // helper.get_node_attr_value(node, "bits") for node in products}  # in a byte
         for tensor in (*model.graph.initializer, *hidden):
-            parameters += prod(tensor.dims)
+            parameters += prod(tensor.dims) * packed.get(tensor.name, 1)
             kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
             sizes["float32" if kind == "float" else kind] += num_bytes(tensor)
     counted = _together(models)

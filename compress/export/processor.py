@@ -22,9 +22,10 @@ def cpu_flags() -> frozenset[str]:
 def can_saturate(variant: str) -> bool:
     """Whether the products of a variant, given by its name or its file's, may saturate where the CPU's do.
 
-    Two products of uint8 and 7 bits fit into the 16 bits that they are added in: 2 * 255 * 63 < 2**15.
+    Two products of uint8 and 7 bits fit into the 16 bits that they are added in: 2 * 255 * 63 < 2**15. Weights of
+    blocks (``int8-weights``) are multiplied by other kernels.
     """
-    return variant.startswith("int8") and "-7bit" not in variant
+    return variant.startswith("int8") and not any(other in variant for other in ("-7bit", "-weights"))
 
 
 def saturates() -> bool:

@@ -1,4 +1,4 @@
-"""Weights of few bits for products that stay in float: MatMulNBits of ONNX Runtime.
+"""Weights of few bits that need no ranges of activations: MatMulNBits of ONNX Runtime.
 
 A step of writing multiplies one symbol's vector with every weight of the decoder, so it waits for the weights to come
 from memory, and fewer bytes are less waiting. Blocks of 32 weights along the inputs share a scale, found by ONNX
@@ -27,8 +27,7 @@ ROUNDERS = {4: "quantize_matmul_4bits", 8: "quantize_matmul_8bits"}
 def has_products(model: onnx.ModelProto) -> bool:
     """Whether a float graph has a Gemm or MatMul whose weights could have few bits."""
     view = GraphView(model.graph)
-    found = (node for node in layers(view) if find_obstacle(view, node) is None)
-    return any(node.op_type in {"Gemm", "MatMul"} for node in found)
+    return any(_is_product(view, node) for node in layers(view))
 
 
 def write_weight_only(model: onnx.ModelProto, *, bits: int) -> onnx.ModelProto:
@@ -37,16 +36,21 @@ def write_weight_only(model: onnx.ModelProto, *, bits: int) -> onnx.ModelProto:
     made.CopyFrom(model)
     view, editor = GraphView(made.graph), Editor(made.graph)
     for node in layers(view):
-        if find_obstacle(view, node) is not None or node.op_type not in {"Gather", "Gemm", "MatMul"}:
-            continue
-        if node.op_type == "Gather":
-            write_embedding(editor, view, node, reduce_range=False)
-        else:
+        if _is_product(view, node):
             _write_layer(editor, view, node, bits=bits)
+        elif node.op_type == "Gather" and find_obstacle(view, node) is None:
+            write_embedding(editor, view, node, reduce_range=False)
     editor.finish()
     made.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     check_model(made)
     return made
+
+
+def _is_product(view: GraphView, node: onnx.NodeProto) -> bool:
+    """Whether a layer is a product with a float32 matrix."""
+    if node.op_type not in {"Gemm", "MatMul"} or find_obstacle(view, node) is not None:
+        return False
+    return view.constants[node.input[1]].data_type == onnx.TensorProto.FLOAT
 
 
 def _write_layer(editor: Editor, view: GraphView, node: onnx.NodeProto, *, bits: int) -> None:

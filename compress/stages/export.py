@@ -43,8 +43,8 @@ class Export(Stage):
             first. ``auto`` takes the one that serves the gates best on select, once all are measured.
             int8-x86-7bit is the same plan with weights of 7 bits, whose products saturate on no CPU: for those without
             VNNI, in programs that cannot ask ONNX Runtime for exact products.
-            int8-weights and int4-weights need no quant plan: weights of 8 or 4 bits for products in float, for models
-            that write (docs/programs.md says where they are faster).
+            int8-weights and int4-weights need no quant plan: blocks of weights of 8 or 4 bits, for models that write
+            (docs/programs.md says where they are faster).
         opset: of every variant.
         reference_rows: inputs of the select role that ship with their outputs, to check another machine by.
         synthetic_reference: ship noise instead, when data may not leave; parity is measured on real inputs anyway.

@@ -70,6 +70,27 @@ def test_the_runtime_multiplies_with_them_and_the_file_holds_nothing_in_float(gr
     assert not np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_gemm_with_its_bias_is_what_the_rounded_weights_give(bits):
+    torch.manual_seed(0)
+    signature = Signature(
+        inputs=(Tensor(name="x", dtype="float32", shape=("batch", 72)),),
+        outputs=(Tensor(name="y", dtype="float32", shape=("batch", 24)),),
+    )
+    layer = nn.Linear(72, 24).eval()
+    graph = to_onnx(layer, signature, (torch.ones(2, 72),))
+    assert [node.op_type for node in graph.graph.node] == ["Gemm"]
+    made = write_weight_only(graph, bits=bits)
+    assert [node.op_type for node in made.graph.node] == ["MatMulNBits", "Add"]
+    x = np.random.default_rng(0).standard_normal((5, 72)).astype(np.float32)
+    weight = layer.weight.detach().numpy().T
+    expected = x @ restored(np.ascontiguousarray(weight), bits) + layer.bias.detach().numpy()
+    (found,) = Session(made)(x)
+    # What is left are activations of 8 bits: half a step of each, on 72 weights.
+    assert np.abs(found - expected).max() < 72 * np.abs(x).max() / 254 * np.abs(weight).max()
+    assert np.abs(found - expected).max() < np.abs(x @ weight).max() / 40
+
+
 def test_what_has_no_products_is_told(graph):
     assert has_products(graph)
     bare = onnx.ModelProto()
