@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnx_ir  # brings sympy, a sixth of what a plan imports that traces nothing
 
 NEXT_NAME = "compress.next_value_name"
+APART = "weight:"  # before the path of a weight that is called as an input or an output is
 WEIGHTS = "weights"  # the file that a trace says its weights are in; there is none
 
 
@@ -47,7 +48,7 @@ class Trace:
         _set_apart(graph)
         for name, value in graph.initializers.items():
             weight = value.const_value
-            if name in own and weight is not None:
+            if name.removeprefix(APART) in own and weight is not None:
                 value.const_value = onnx_ir.ExternalTensor(
                     WEIGHTS, 0, weight.nbytes, weight.dtype, shape=onnx_ir.Shape(weight.shape.numpy()), name=name
                 )
@@ -70,8 +71,8 @@ class Trace:
         _spend_names(traced.graph, before=traced.metadata_props.pop(NEXT_NAME))
         own = tensors(model)
         for name, value in traced.graph.initializers.items():
-            if name in own:
-                value.const_value = TorchTensor(_plain(own[name]), name=name)
+            if (path := name.removeprefix(APART)) in own:
+                value.const_value = TorchTensor(_plain(own[path]), name=name)
         program = torch.onnx.ONNXProgram(traced, None)
         program.optimize()
         return program.model_proto
@@ -81,8 +82,12 @@ def _set_apart(graph: "onnx_ir.Graph") -> None:
     """Give values that are called as a weight or an input another name, in place.
 
     The exporter calls the value of an operation after it, ``mean``, and a weight of the model by its path, which may be
-    ``mean`` as well. Graphs in a file know values by their names alone.
+    ``mean`` as well. Graphs in a file know values by their names alone. What goes in and out has the signature's names,
+    so a weight of such a name gives way.
     """
+    said = {value.name for value in (*graph.inputs, *graph.outputs)}
+    for value in [value for name, value in graph.initializers.items() if name in said]:
+        value.name = f"{APART}{value.name}"
     taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
     values = [value for node in graph.all_nodes() for value in node.outputs]
     given = taken | {value.name for value in values}

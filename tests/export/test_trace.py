@@ -108,18 +108,19 @@ def test_tied_weights_constants_and_buffers_of_every_kind_are_filled_in():
 
 
 class Namesakes(nn.Module):
-    """A buffer and a weight that are called as the exporter calls the values of two operations."""
+    """Buffers and weights that are called as values are: of two operations, what goes in, what comes out."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.arange(4.0))
-        self.add = nn.Parameter(torch.ones(4))
+        self.register_buffer("x", torch.full((4,), 2.0))
+        self.add, self.y = nn.Parameter(torch.ones(4)), nn.Parameter(torch.full((4,), 3.0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - self.mean) + self.add - x.mean(dim=1, keepdim=True)
+        return (x * self.x - self.mean) + self.add - x.mean(dim=1, keepdim=True) * self.y
 
 
-def test_weights_may_be_called_as_operations_are():
+def test_weights_may_be_called_as_values_are():
     signature = Signature(
         inputs=(Tensor(name="x", dtype="float32", shape=("batch", 4)),),
         outputs=(Tensor(name="y", dtype="float32", shape=("batch", 4)),),
