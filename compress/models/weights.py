@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from compress.errors import ModelError, listing
 
 SHOWN = 6  # faults
+STATISTICS = ("running_mean", "running_var")  # buffers that a training changes
 AVERAGED = "n_averaged"  # a counter beside the weights of torch.optim.swa_utils.AveragedModel
 
 
@@ -55,7 +56,9 @@ def load_weights(module: nn.Module, path: Path) -> None:
             hint="check the model's arguments",
         )
     weights = found[fitting[0]]
-    if unknown := [name for name, value in weights.items() if value.is_floating_point() and value.isnan().any()]:
+    trained = dict(module.named_parameters(remove_duplicate=False))
+    read = {name: value for name, value in weights.items() if name in trained or name.endswith(STATISTICS)}
+    if unknown := [name for name, value in read.items() if value.is_floating_point() and value.isnan().any()]:
         raise ModelError(
             "the weights hold values that are no numbers",
             expected="a checkpoint of a training that did not diverge",
