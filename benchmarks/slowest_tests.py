@@ -1,7 +1,7 @@
 """Are the slowest tests of an earlier state of the code faster today? CPU seconds of each, side by side.
 
-    git worktree add --detach /tmp/before 00fea3e^
-    python benchmarks/slowest_tests.py --before /tmp/before [--rounds 2] [TEST ...]
+    git worktree add --detach ../before 00fea3e^
+    python benchmarks/slowest_tests.py --before ../before [--rounds 2] [TEST ...]
 
 Each test runs by itself in both trees, one after the other, in the same environment on one thread. What is counted is
 the processor time of all processes that it starts: other work on the machine lengthens the wait, and hardly this. What

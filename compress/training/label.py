@@ -275,10 +275,10 @@ def error_rate(written: Sequence[int], right: Sequence[Sequence[int]]) -> float:
 
     Args:
         written: numbers, without the end.
-        right: each right, none of them empty.
+        right: each right.
     """
     edits, symbols = nearest(written, right)
-    return edits / symbols
+    return edits / max(1, symbols)
 
 
 def _drop_unlikely(kept: list[tuple[str, Written]], how: Label, counts: Counts) -> list[tuple[str, Written]]:

@@ -32,7 +32,7 @@ def test_a_script_says_how_it_is_called(script, capfd):
     # A fork, because scripts set variables and paths, and because torch is imported here already.
     asked = multiprocessing.get_context("fork").Process(target=ask_for_help, args=(script,))
     asked.start()
-    asked.join()
+    asked.join(timeout=120)
     said, problem = capfd.readouterr()
     assert asked.exitcode == 0, problem
     assert f"python {script}" in said, "its own call is in its docstring"
