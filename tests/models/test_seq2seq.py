@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import transformers
 import writing_zoo
 from seq2seq_zoo import make_model, make_tokenizer
 from transformers import AutoModelForSeq2SeqLM, GPT2Config, MBartConfig, T5Config
@@ -78,7 +79,9 @@ def test_greedy_texts_are_those_of_generate(folder, task, module, batch):
         assert texts[0] == texts[1][: texts[1].index(end) if end in texts[1] else None]
         assert pieces.decode(number for number in ours.tolist()) == pieces._tokenizer.decode(texts[1]).strip()
     # So small an mBART repeats one symbol after the sign that it is made to write.
-    assert len({tuple(row) for row in written.tokens.tolist()}) > 1 or pieces.first is not None
+    # Versions draw other weights, and with those of transformers 4 a Marian writes little that differs.
+    least = 3 if transformers.__version__.startswith("5.") else 1
+    assert len({tuple(row) for row in written.tokens.tolist()}) > least or pieces.first is not None
 
 
 @pytest.mark.slow
